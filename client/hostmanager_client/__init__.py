@@ -1,0 +1,1 @@
+"""The typed client of HostManager, and its command line."""

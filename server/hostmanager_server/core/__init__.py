@@ -1,0 +1,1 @@
+"""The pure core: values, and functions that decide. No IO, clock, thread or log."""

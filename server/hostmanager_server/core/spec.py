@@ -1,0 +1,157 @@
+"""What the site config asks for, validated: the values that config produces and the engine runs on."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from enum import Enum
+
+# The seed timings of OCS (ocs/agents/host_manager/drivers.py): 15 s for a start to
+# be seen, 5 s before one that was not seen is tried again. Its WAIT_DEAD_TIME is 11 s;
+# here the first, polite stage of a stop lasts 10 s and then escalates.
+START_TIMEOUT = 15.0
+START_TIMEOUT_RETRY = 5.0
+STOP_GRACE = 10.0
+TERM_GRACE = 5.0
+
+
+class Management(Enum):
+    """How an instance is managed; values are OCS's words."""
+
+    HOST = "host"
+    DOCKER = "docker"
+    RETIRED = "retired"
+
+
+class Target(Enum):
+    """What is wanted of an instance; values are OCS's words."""
+
+    UP = "up"
+    DOWN = "down"
+    PASSIVE = "passive"
+
+
+class RestartWhen(Enum):
+    """After which ends of a run that was not asked to end it is started again."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays between restarts: `initial` s after the first failure, times `factor` for each further one,
+    at most `maximum` s; forgotten after `reset_after` s up."""
+
+    initial: float = 0.1
+    factor: float = 2.0
+    maximum: float = 30.0
+    reset_after: float = 60.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the `failures`-th consecutive failure (1 or more)."""
+        if self.initial <= 0.0:
+            return 0.0
+        try:
+            return min(self.maximum, self.initial * self.factor ** max(0, failures - 1))
+        except OverflowError:
+            return self.maximum
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    when: RestartWhen = RestartWhen.ALWAYS
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class StopPolicy:
+    """`signal` to the main process, after `grace` s TERM to the whole tree, after `term_grace` s KILL."""
+
+    signal: int = signal.SIGINT
+    grace: float = STOP_GRACE
+    term_grace: float = TERM_GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class TcpProbe:
+    """Ready when a TCP connection to host:port is accepted."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProbe:
+    """Ready when a GET of `url` answers 200 to 399."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandProbe:
+    """Ready when the command, run with the instance's environment, directory and user, exits 0."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asked every `interval` s, each try at most `timeout` s, from the start until it first succeeds."""
+
+    check: TcpProbe | HttpProbe | CommandProbe
+    interval: float = 0.5
+    timeout: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPolicy:
+    """Output goes to a file in `directory` (empty: the daemon's default), which is rotated when it exceeds
+    `size` bytes; `keep` rotated files are kept."""
+
+    directory: str = ""
+    size: int = 10 * 1024 * 1024
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What is exec'ed, and in which surroundings. A running process that differs from this needs a restart."""
+
+    argv: tuple[str, ...]
+    source: str = field(default="command", compare=False)  # where the command was found
+    env: tuple[tuple[str, str], ...] = ()  # added to the daemon's own, sorted by name
+    working_dir: str = "/"
+    user: str = ""  # empty: the daemon's own
+    limits: tuple[tuple[str, int | None], ...] = ()  # by `ulimit`-like name, None: unlimited, sorted
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One entry of `agent-instances`, with every default filled in."""
+
+    instance_id: str
+    agent_class: str
+    management: Management = Management.HOST
+    initial_target: Target = Target.UP
+    process: ProcessSpec | None = None  # None: not operable, and `problem` says why
+    problem: str = ""
+    ready: Probe | None = None
+    log: LogPolicy = field(default_factory=LogPolicy)
+    start_timeout: float = START_TIMEOUT
+    stop: StopPolicy = field(default_factory=StopPolicy)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    depends_on: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.agent_class}:{self.instance_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """What one host is to run, as its site config says."""
+
+    host: str
+    instances: tuple[InstanceSpec, ...] = ()

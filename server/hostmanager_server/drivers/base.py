@@ -1,0 +1,71 @@
+"""The contract between the supervisor and its drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hostmanager_server.core.events import DriverEvent, Instant, RunKey
+from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+
+Post = Callable[[DriverEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A run that an earlier daemon started, found alive and verified.
+
+    When only others of its tree are left alive, Exited and, in time, Gone are posted as for any other run.
+    """
+
+    run: RunKey
+    pid: int
+    started: Instant
+    process: ProcessSpec
+
+
+class Timer(Protocol):
+    def cancel(self) -> None:
+        """Never call back. A second call changes nothing."""
+
+
+class Poller(Protocol):
+    """The supervisor's one wait, as drivers see it. To be called on the supervisor thread only."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` once each time `fd` turns readable or hangs up, until `unwatch`."""
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching; the caller closes the descriptor afterwards. Unknown descriptors are ignored."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` once, `seconds` from now."""
+
+    def now(self) -> Instant:
+        """This moment."""
+
+
+class Driver(Protocol):
+    """Carries out what the core decides. Called on the supervisor thread; every call returns at once.
+
+    What comes of a call arrives as events: for each launch either one StartFailed, or Started, then Ready
+    when it is ready, and in the end Exited and Gone, in this order. Events may be posted from inside the
+    call.
+    """
+
+    def launch(self, run: RunKey, spec: InstanceSpec) -> None:
+        """Start a run. Never raises for what the spec or the system does wrong: StartFailed says it."""
+
+    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        """Send a signal to the main process, or to the whole tree. With SIGKILL to the whole tree the
+        driver goes on until nothing of it is left. A run that is gone or unknown is ignored."""
+
+    def adopt(self) -> list[Adopted]:
+        """Take back the verified runs of an earlier daemon. Called once, before any launch."""
+
+    def disown(self) -> None:
+        """Let go of every run without stopping it; post nothing more. The next daemon adopts them."""
+
+    def close(self) -> None:
+        """Release what the driver holds. To be called when nothing runs any more, or after disown."""
