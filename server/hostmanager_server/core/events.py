@@ -18,7 +18,7 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a run ended: an exit code (0 to 255), a signal number, or neither when the kernel could not tell."""
+    """How a run ended: an exit code (0 to 255), a signal number, or neither when the kernel cannot tell."""
 
     code: int | None = None
     signal: int | None = None

@@ -117,7 +117,7 @@ class LogPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What is exec'ed, and in which surroundings. A running process that differs from this needs a restart."""
+    """What is exec'ed, and in which surroundings. A process that runs something else needs a restart."""
 
     argv: tuple[str, ...]
     source: str = field(default="command", compare=False)  # where the command was found
