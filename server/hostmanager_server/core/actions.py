@@ -1,0 +1,72 @@
+"""Actions: what the core wants done, for the supervisor to carry out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.model import Exit
+from hostmanager_server.core.spec import InstanceSpec
+
+
+class Kind(Enum):
+    """What an event of the log is about."""
+
+    DAEMON = "daemon"
+    MANAGER = "manager"
+    CONFIG = "config"
+    REQUEST = "request"
+    INSTANCE = "instance"
+    LAUNCH = "launch"
+    UP = "up"
+    EXIT = "exit"
+    START_FAILED = "start_failed"
+    STOP = "stop"
+    DOWN = "down"
+
+
+class Severity(Enum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a run through the driver."""
+
+    run: RunKey
+    spec: InstanceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Send a signal to a run's main process, or to its whole tree."""
+
+    run: RunKey
+    signum: int
+    whole_tree: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Put something that happened into the event log."""
+
+    kind: Kind
+    reason: str
+    message: str
+    at: Instant
+    instance_id: str = ""
+    severity: Severity = Severity.INFO
+    exit: Exit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take a retired instance off the list."""
+
+    instance_id: str
+
+
+Action = Launch | Stop | Note | Remove

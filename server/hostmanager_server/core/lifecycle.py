@@ -1,0 +1,395 @@
+"""The life of an instance: every transition of its state machine.
+
+`fold` turns an event into facts and moves nothing; `decide` looks at the facts and moves. So a lost or doubled
+event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may follow what:
+`decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from hostmanager_server.core import restart
+from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity, Stop
+from hostmanager_server.core.events import (
+    DriverEvent,
+    Exited,
+    ExitStatus,
+    Gone,
+    Instant,
+    Ready,
+    RunKey,
+    Started,
+    StartFailed,
+)
+from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, StopStage, new_instance
+from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, Target
+
+TRANSITIONS: Mapping[State, Mapping[State, str]] = {
+    State.DOWN: {
+        State.START: "target is up",
+        State.START_AT: "target is up, after a failure",
+        State.UP: "found running",
+        State.UNKNOWN: "no command",
+    },
+    State.START_AT: {
+        State.START: "the moment has come",
+        State.DOWN: "no longer wanted",
+        State.UNKNOWN: "no command",
+    },
+    State.START: {
+        State.WAIT_START: "launch",
+        State.DOWN: "no longer wanted",
+        State.UNKNOWN: "no command",
+    },
+    State.WAIT_START: {
+        State.UP: "ready",
+        State.START_AT: "start failed",
+        State.WAIT_DEAD: "out of time, no longer wanted, or ended with others of its tree left",
+        State.DOWN: "ended, and nothing more is wanted",
+    },
+    State.UP: {
+        State.START_AT: "lost",
+        State.WAIT_DEAD: "stop, or ended with others of its tree left",
+        State.DOWN: "ended, and nothing more is wanted",
+    },
+    State.WAIT_DEAD: {State.DOWN: "the whole tree is gone"},
+    State.UNKNOWN: {State.DOWN: "a command was found"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    instance: Instance
+    actions: tuple[Action, ...] = ()
+
+
+def describe(status: ExitStatus) -> str:
+    """How a run ended, in words: `code 3`, `signal SIGKILL`, or `status unknown`."""
+    if status.code is not None:
+        hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
+        return f"code {status.code}{hint}"
+    if status.signal is not None:
+        return f"signal {signal_name(status.signal)}"
+    return "status unknown"
+
+
+def signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"SIG{signum}"
+
+
+# --- facts ---------------------------------------------------------------------------------------------
+
+
+def fold(instance: Instance, event: DriverEvent) -> Instance:
+    """The instance with what the event tells. An event of another run than the present one changes nothing."""
+    run = instance.run
+    if run is None or event.run.number != run.number:
+        return instance
+    match event:
+        case Started():
+            if run.phase is not Phase.LAUNCHING:
+                return instance
+            return replace(
+                instance,
+                run=replace(run, phase=Phase.RUNNING, pid=event.pid, started=event.at),
+                start_error="",
+            )
+        case Ready():
+            if run.phase not in (Phase.LAUNCHING, Phase.RUNNING):
+                return instance
+            return replace(instance, run=replace(run, phase=Phase.READY))
+        case StartFailed():
+            return replace(instance, run=None, start_error=event.why)
+        case Exited():
+            if run.phase is Phase.ENDING:
+                return instance
+            exit_ = _exit_of(instance, run, event.status, event.at)
+            return replace(instance, run=replace(run, phase=Phase.ENDING), last_exit=exit_)
+        case Gone():
+            if run.phase is not Phase.ENDING:  # an exit that nobody saw is an exit all the same
+                exit_ = _exit_of(instance, run, ExitStatus(), event.at)
+                return replace(instance, run=None, last_exit=exit_)
+            return replace(instance, run=None)
+    assert_never(event)
+
+
+def _exit_of(instance: Instance, run: Run, status: ExitStatus, at: Instant) -> Exit:
+    expected = run.stop_stage is not None
+    how = describe(status)
+    why = f"ended with {how} after being asked to" if expected else f"ended with {how}"
+    return Exit(status, at, expected, why, run.started, run.pid)
+
+
+# --- the decision ----------------------------------------------------------------------------------------
+
+# Every pass moves at most one state on, and no chain of states is longer than there are states.
+_LONGEST_CHAIN = 2 * len(State)
+
+
+def decide(instance: Instance, now: Instant) -> Decision:
+    """What becomes of the instance, given its facts. Deciding again at once changes nothing more."""
+    actions: list[Action] = []
+    for _ in range(_LONGEST_CHAIN):
+        before = instance
+        instance = _step(instance, now, actions)
+        if instance is before or instance == before:
+            break
+    else:  # pragma: no cover - a cycle is a bug of this file, which the property tests look for
+        raise AssertionError(f"{instance.spec.full_name} does not come to rest in {instance.state}")
+    fails = restart.remember(instance.fail_times, now)
+    if fails != instance.fail_times:
+        instance = replace(instance, fail_times=fails)
+    if instance.settled and instance.observed_generation != instance.generation:
+        instance = replace(instance, observed_generation=instance.generation)
+    if instance.retired and instance.run is None and instance.state in (State.DOWN, State.UNKNOWN):
+        actions.append(
+            Note(Kind.INSTANCE, "Removed", "retired and down: off the list", now, instance.instance_id)
+        )
+        actions.append(Remove(instance.instance_id))
+    return Decision(instance, tuple(actions))
+
+
+def next_deadline(instance: Instance) -> Instant | None:
+    """When `decide` is to be asked again although nothing happened; None: never."""
+    deadlines = [instance.at] if instance.at is not None else []
+    if instance.fail_times:  # stability changes when the oldest failure leaves the window
+        deadlines.append(instance.fail_times[0].plus(restart.WINDOW))
+    return min(deadlines, default=None)
+
+
+def _step(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    match i.state:
+        case State.DOWN:
+            return _down(i, now, do)
+        case State.START_AT:
+            return _start_at(i, now)
+        case State.START:
+            return _start(i, now, do)
+        case State.WAIT_START:
+            return _wait_start(i, now, do)
+        case State.UP:
+            return _up(i, now, do)
+        case State.WAIT_DEAD:
+            return _wait_dead(i, now, do)
+        case State.UNKNOWN:
+            return _unknown(i)
+    assert_never(i.state)
+
+
+def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    if i.run is not None:
+        return replace(i, state=State.UP, at=None, reason="Running", message="found running")
+    if i.successor is not None:
+        do.append(Note(Kind.INSTANCE, "Reset", "the old one is down; starting afresh", now, i.instance_id))
+        return replace(new_instance(i.successor, generation=i.generation), runs=i.runs, last_exit=i.last_exit)
+    if i.retired:
+        return i
+    if i.spec.process is None:
+        return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
+    if i.restart_wanted:
+        return replace(i, restart_wanted=False, retry_at=None, finished=False)
+    if not i.wanted:
+        return i
+    if i.retry_at is not None and now.mono < i.retry_at.mono:
+        return _backing_off(i)
+    return replace(i, state=State.START, at=None, retry_at=None, reason="Starting", message="about to start")
+
+
+def _backing_off(i: Instance) -> Instance:
+    what = f"start failed: {i.start_error}" if i.start_error else f"last exit: {_last_exit(i)}"
+    return replace(
+        i,
+        state=State.START_AT,
+        at=i.retry_at,
+        reason="BackingOff",
+        message=f"{what}; waiting to restart (attempt {i.failures + 1})",
+    )
+
+
+def _last_exit(i: Instance) -> str:
+    return describe(i.last_exit.status) if i.last_exit is not None else "unknown"
+
+
+def _start_at(i: Instance, now: Instant) -> Instance:
+    if not i.wanted or i.spec.process is None:
+        return _to_down(i)
+    if i.at is None or now.mono >= i.at.mono or i.retry_at is None:
+        return replace(
+            i, state=State.START, at=None, retry_at=None, reason="Starting", message="about to start"
+        )
+    return i
+
+
+def _start(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    if not i.wanted or i.spec.process is None:
+        return _to_down(i)
+    if i.waiting_for:
+        message = f"waiting for {', '.join(i.waiting_for)} to be up"
+        return replace(i, reason="WaitingForDependencies", message=message)
+    number = i.runs + 1
+    key = RunKey(i.instance_id, number)
+    do.append(Note(Kind.LAUNCH, "Launching", f"starting {i.spec.full_name}", now, i.instance_id))
+    do.append(Launch(key, i.spec))
+    return replace(
+        i,
+        run=Run(number, Phase.LAUNCHING, i.spec.process),
+        runs=number,
+        restarts=i.restarts + (1 if i.failures else 0),
+        start_error="",
+        state=State.WAIT_START,
+        at=now.plus(i.spec.start_timeout),
+        reason="Starting",
+        message="started; not ready yet" if i.spec.ready is not None else "starting",
+    )
+
+
+def _wait_start(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    if i.run is None:
+        if i.start_error:
+            do.append(
+                Note(Kind.START_FAILED, "StartFailed", i.start_error, now, i.instance_id, Severity.ERROR)
+            )
+        return _lost(i, now, do)
+    if i.run.phase is Phase.ENDING:
+        return _clean_up(_failed(i, now, do), now, do)
+    if not i.wanted:
+        return _stop(i, now, do)
+    if i.run.phase is Phase.READY:
+        do.append(Note(Kind.UP, "Up", f"{i.spec.full_name} is up (pid {i.run.pid})", now, i.instance_id))
+        forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
+        return replace(i, state=State.UP, at=forget, reason="Running", message="running")
+    if i.at is not None and now.mono >= i.at.mono:
+        message = f"not ready after {i.spec.start_timeout:g} s; ending it, to try again"
+        do.append(Note(Kind.START_FAILED, "StartTimedOut", message, now, i.instance_id, Severity.ERROR))
+        i = _count_failure(i, now, at_least=START_TIMEOUT_RETRY)
+        return _stop(replace(i, start_error=f"not ready after {i.spec.start_timeout:g} s"), now, do)
+    return i
+
+
+def _up(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    if i.run is None:
+        return _lost(i, now, do)
+    if i.run.phase is Phase.ENDING:
+        return _clean_up(_failed(i, now, do), now, do)
+    if i.target is not Target.PASSIVE and not i.wanted:
+        if i.held_by:
+            message = f"to be stopped once {', '.join(i.held_by)} is down"
+            return replace(i, at=None, reason="WaitingForDependents", message=message)
+        return _stop(i, now, do)
+    if i.failures and i.at is not None and now.mono >= i.at.mono:
+        return replace(i, failures=0, at=None)
+    if i.reason == "WaitingForDependents":  # wanted again before its turn to stop had come
+        forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
+        return replace(i, at=forget, reason="Running", message="running")
+    return i
+
+
+def _wait_dead(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    if i.run is None:
+        do.append(Note(Kind.DOWN, "Down", "the whole process tree is gone", now, i.instance_id))
+        return _to_down(i)
+    if i.at is not None and now.mono >= i.at.mono:
+        return _stop(i, now, do)
+    return i
+
+
+def _unknown(i: Instance) -> Instance:
+    if i.spec.process is not None or i.run is not None or i.successor is not None:
+        return _to_down(i)
+    if i.reason != "NotOperable" or i.message != i.spec.problem:
+        return replace(i, reason="NotOperable", message=i.spec.problem)
+    return i
+
+
+# --- pieces of transitions ---------------------------------------------------------------------------------
+
+
+def _to_down(i: Instance) -> Instance:
+    message = f"last exit: {_last_exit(i)}" if i.last_exit is not None else "never started"
+    return replace(i, state=State.DOWN, at=None, reason="Stopped", message=message)
+
+
+def _lost(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    """The run ended by itself, and nothing of its tree is left."""
+    i = _failed(i, now, do)
+    if i.wanted and i.retry_at is not None:
+        return _backing_off(i)
+    message = f"ended with {_last_exit(i)}, not to be restarted" if i.finished else i.message
+    return replace(_to_down(i), reason="Finished" if i.finished else "Stopped", message=message)
+
+
+def _failed(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    """Draw the consequences of an end that nobody asked for."""
+    if i.run is None and i.start_error:
+        return _count_failure(i, now)
+    exit_ = i.last_exit
+    assert exit_ is not None
+    message = f"{i.spec.full_name} {exit_.why}"
+    do.append(Note(Kind.EXIT, "Exited", message, now, i.instance_id, Severity.WARNING, exit_))
+    when = i.spec.restart.when
+    if when is RestartWhen.NEVER or (when is RestartWhen.ON_FAILURE and exit_.status.success):
+        finished = i.target is Target.UP
+        if exit_.status.success:
+            return replace(i, finished=finished)
+        return replace(i, finished=finished, fail_times=(*i.fail_times, now))
+    return _count_failure(i, now)
+
+
+def _count_failure(i: Instance, now: Instant, at_least: float = 0.0) -> Instance:
+    failures = i.failures + 1
+    delay = max(i.spec.restart.backoff.delay(failures), at_least)
+    return replace(i, failures=failures, fail_times=(*i.fail_times, now), retry_at=now.plus(delay))
+
+
+def _clean_up(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    """The main process has ended, others of its tree live: end those before anything else."""
+    assert i.run is not None
+    i = replace(i, run=replace(i.run, stop_stage=StopStage.SIGNAL))
+    message = f"main process ended with {_last_exit(i)}; ending what it left behind"
+    return replace(_stop(i, now, do), message=message)
+
+
+def _stop(i: Instance, now: Instant, do: list[Action]) -> Instance:
+    """Send the next, stronger signal."""
+    assert i.run is not None
+    policy = i.spec.stop
+    stage, signum, grace = _next_stage(i.run.stop_stage, policy.signal, policy.grace, policy.term_grace)
+    whole_tree = stage is not StopStage.SIGNAL
+    do.append(Stop(i.run_key(), signum, whole_tree))
+    if i.run.stop_stage is not StopStage.KILL:  # KILL is repeated in silence until the kernel lets go
+        who = "the whole process tree" if whole_tree else f"pid {i.run.pid}" if i.run.pid else "the process"
+        severity = Severity.INFO if i.run.stop_stage is None else Severity.WARNING
+        do.append(
+            Note(Kind.STOP, "Stopping", f"{signal_name(signum)} to {who}", now, i.instance_id, severity)
+        )
+    return replace(
+        i,
+        run=replace(i.run, stop_stage=stage),
+        state=State.WAIT_DEAD,
+        at=now.plus(grace),
+        reason="Stopping" if stage is StopStage.SIGNAL else "StopEscalated",
+        message=f"sent {signal_name(signum)}; waiting for the whole process tree to end",
+    )
+
+
+# How often KILL is repeated on a tree that the kernel holds on to (uninterruptible sleep, endless forks), in s.
+KILL_REPEAT = 5.0
+
+
+def _next_stage(
+    stage: StopStage | None, first: int, grace: float, term_grace: float
+) -> tuple[StopStage, int, float]:
+    if stage is None and first not in (signal.SIGTERM, signal.SIGKILL):
+        return StopStage.SIGNAL, first, grace
+    if stage is None and first == signal.SIGTERM:
+        return StopStage.TERM, signal.SIGTERM, grace
+    if stage is StopStage.SIGNAL:
+        return StopStage.TERM, signal.SIGTERM, term_grace
+    return StopStage.KILL, signal.SIGKILL, KILL_REPEAT

@@ -1,0 +1,148 @@
+"""An instance: what is wanted of it, what was seen of it, where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hostmanager_server.core.events import ExitStatus, Instant, RunKey
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+
+
+class State(Enum):
+    """Where an instance stands: OCS's `next_action`, with its words."""
+
+    DOWN = "down"
+    START_AT = "start_at"
+    START = "start"
+    WAIT_START = "wait_start"
+    UP = "up"
+    WAIT_DEAD = "wait_dead"
+    UNKNOWN = "?"
+
+
+class Phase(Enum):
+    """How far a run has come."""
+
+    LAUNCHING = "launching"  # asked of the driver
+    RUNNING = "running"  # exec'ed
+    READY = "ready"  # runs, and its probe has succeeded
+    ENDING = "ending"  # the main process has ended, others of its tree may live
+
+
+class StopStage(Enum):
+    """How insistently a run is being ended."""
+
+    SIGNAL = "signal"  # the instance's stop signal, to the main process
+    TERM = "term"  # to the whole tree
+    KILL = "kill"  # to the whole tree, until nothing is left
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One life of an instance, from the launch until its whole process tree is gone."""
+
+    number: int
+    phase: Phase
+    process: ProcessSpec  # what it was started from
+    pid: int = 0
+    started: Instant | None = None
+    adopted: bool = False
+    stop_stage: StopStage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a run ended."""
+
+    status: ExitStatus
+    at: Instant
+    expected: bool
+    why: str
+    started: Instant | None = None
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One managed thing. `decide` in core/lifecycle.py is what moves it."""
+
+    spec: InstanceSpec
+    management: Management
+    target: Target
+
+    # observed
+    run: Run | None = None  # None: nothing of it is alive
+    last_exit: Exit | None = None
+    start_error: str = ""  # why the last launch came to nothing
+    waiting_for: tuple[str, ...] = ()  # not yet up, and this depends on them
+    held_by: tuple[str, ...] = ()  # being brought down first, as they depend on this
+
+    # asked for
+    restart_wanted: bool = False  # down and up again, once
+    successor: InstanceSpec | None = None  # takes its place when it is down (class or management changed)
+
+    # where it stands
+    state: State = State.DOWN
+    at: Instant | None = None  # the deadline of this state
+    reason: str = "Stopped"
+    message: str = ""
+    runs: int = 0  # launches so far; the number of the newest run
+    restarts: int = 0  # launches nobody asked for
+    failures: int = 0  # consecutive, what the backoff is computed from
+    fail_times: tuple[Instant, ...] = ()
+    retry_at: Instant | None = None  # not to be started before this
+    finished: bool = False  # ended, and its restart policy says that this was it
+    generation: int = 1
+    observed_generation: int = 0
+
+    @property
+    def instance_id(self) -> str:
+        return self.spec.instance_id
+
+    @property
+    def operable(self) -> bool:
+        return self.spec.process is not None or self.run is not None
+
+    @property
+    def retired(self) -> bool:
+        return self.management is Management.RETIRED
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to run now."""
+        return (
+            self.target is Target.UP
+            and not self.finished
+            and not self.retired
+            and not self.restart_wanted
+            and self.successor is None
+        )
+
+    @property
+    def restart_required(self) -> bool:
+        """It runs something other than what the config now says."""
+        return self.run is not None and self.run.process != self.spec.process
+
+    @property
+    def settled(self) -> bool:
+        """All that was asked of it has been carried out."""
+        if self.restart_wanted or self.successor is not None or self.retired:
+            return False
+        if self.target is Target.UP:
+            return self.state is State.UP or (self.finished and self.state is State.DOWN)
+        return self.state in (State.DOWN, State.UNKNOWN) or self.target is Target.PASSIVE
+
+    def run_key(self) -> RunKey:
+        assert self.run is not None
+        return RunKey(self.instance_id, self.run.number)
+
+
+def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation: int = 1) -> Instance:
+    """An instance as first tracked, with its configured target unless told otherwise."""
+    return Instance(
+        spec=spec,
+        management=spec.management,
+        target=spec.initial_target if target is None else target,
+        generation=generation,
+    )

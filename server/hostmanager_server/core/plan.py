@@ -1,0 +1,184 @@
+"""Requests against the tracked instances: what a new config, a target change or a restart makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.model import Instance, State, new_instance
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
+
+ALL = "all"
+
+Instances = Mapping[str, Instance]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetChange:
+    """`who` is an instance id, or ALL."""
+
+    who: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """One entry of a request that cannot be carried out. `index` counts from 0."""
+
+    index: int
+    why: str
+    unknown: bool = False  # the instance is not tracked
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Instances as they are to be: those that differ from the present ones, and what to say about it."""
+
+    changed: Mapping[str, Instance]
+    notes: tuple[Note, ...] = ()
+
+
+def check_targets(known: Iterable[str], changes: Iterable[TargetChange]) -> list[BadEntry]:
+    """Every entry that cannot be carried out on these ids."""
+    ids = set(known)
+    bad = []
+    for index, change in enumerate(changes):
+        if change.who != ALL and change.who not in ids:
+            bad.append(BadEntry(index, f"no instance {change.who!r} on this host", unknown=True))
+    return bad
+
+
+def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[str, Instance]:
+    """The instances named, with their new targets, in order: a later change overrides an earlier one.
+
+    An instance that is on its way out (retired) is left alone. A new request for `up` starts at once what was
+    backing off or finished. Passive instances are only nudged: their target stands until it is reached.
+    """
+    changed: dict[str, Instance] = {}
+    for change in changes:
+        ids = sorted(instances) if change.who == ALL else [change.who]
+        for instance_id in ids:
+            old = changed.get(instance_id, instances[instance_id])
+            if not old.retired:
+                changed[instance_id] = _with_target(old, change.target)
+    return {
+        # However often one request names an instance, it is one change.
+        instance_id: replace(new, generation=instances[instance_id].generation + 1)
+        for instance_id, new in changed.items()
+    }
+
+
+def _with_target(instance: Instance, target: Target) -> Instance:
+    if instance.successor is not None:
+        successor = replace(instance.successor, initial_target=target)
+        return replace(instance, successor=successor, target=target)
+    if target is Target.UP:
+        return replace(instance, target=target, finished=False, retry_at=None)
+    return replace(instance, target=target, finished=False, restart_wanted=False, retry_at=None)
+
+
+def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
+    """Every id that cannot be restarted."""
+    bad = []
+    for index, instance_id in enumerate(ids):
+        instance = instances.get(instance_id)
+        if instance is None:
+            bad.append(BadEntry(index, f"no instance {instance_id!r} on this host", unknown=True))
+        elif instance.retired:
+            bad.append(BadEntry(index, f"{instance_id!r} is retired and being brought down"))
+        elif instance.target is not Target.UP:
+            why = f"the target of {instance_id!r} is {instance.target.value}; set it to up instead"
+            bad.append(BadEntry(index, why))
+        elif instance.spec.process is None:
+            bad.append(BadEntry(index, f"{instance_id!r} is not operable: {instance.spec.problem}"))
+    return bad
+
+
+def restart(instances: Instances, ids: Iterable[str]) -> dict[str, Instance]:
+    """The instances named, to go down and up again."""
+    return {
+        instance_id: replace(
+            instances[instance_id],
+            restart_wanted=True,
+            finished=False,
+            retry_at=None,
+            generation=instances[instance_id].generation + 1,
+        )
+        for instance_id in ids
+    }
+
+
+def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
+    """What `update(reload_config)` of OCS does: new instances get their configured target, known ones keep
+    theirs, vanished ones retire, a change of class or management resets. Other changes take effect with the
+    next start, and show as `restart_required` until then."""
+    changed: dict[str, Instance] = {}
+    notes: list[Note] = []
+
+    def note(reason: str, message: str, instance_id: str) -> None:
+        notes.append(Note(Kind.INSTANCE, reason, message, now, instance_id))
+
+    for spec in host.instances:
+        old = instances.get(spec.instance_id)
+        if old is None:
+            changed[spec.instance_id] = new_instance(spec)
+            note("Added", f"{spec.full_name} added, target {spec.initial_target.value}", spec.instance_id)
+        elif old.retired:  # back before it was gone: the old one ends first
+            changed[spec.instance_id] = _reset(old, spec)
+            note("Reset", f"{spec.full_name} is back in the config; starting afresh", spec.instance_id)
+        elif old.spec.agent_class != spec.agent_class or old.spec.management is not spec.management:
+            changed[spec.instance_id] = _reset(old, spec)
+            was = f"{old.spec.agent_class}, {old.spec.management.value}"
+            to = f"{spec.agent_class}, {spec.management.value}"
+            note("Reset", f"class or management changed ({was} -> {to}); being reset", spec.instance_id)
+        elif old.spec != spec or old.successor is not None:
+            changed[spec.instance_id] = replace(old, spec=spec, successor=None)
+            if old.run is not None and old.run.process != spec.process and not old.restart_required:
+                note("RestartRequired", "what it runs differs from the config now", spec.instance_id)
+    listed = {spec.instance_id for spec in host.instances}
+    for instance_id in sorted(set(instances) - listed):
+        old = instances[instance_id]
+        if not old.retired:
+            changed[instance_id] = retire(old)
+            note("Retired", f"{old.spec.full_name} is no longer in the config; being retired", instance_id)
+    return Plan(changed, tuple(notes))
+
+
+def retire(instance: Instance) -> Instance:
+    return replace(
+        instance,
+        management=Management.RETIRED,
+        target=Target.DOWN,
+        successor=None,
+        restart_wanted=False,
+        generation=instance.generation + 1,
+    )
+
+
+def _reset(old: Instance, spec: InstanceSpec) -> Instance:
+    generation = old.generation + 1
+    if old.run is None and old.state is not State.WAIT_START:
+        return replace(new_instance(spec, generation=generation), runs=old.runs)
+    return replace(
+        old,
+        management=old.spec.management,
+        successor=spec,
+        target=spec.initial_target,
+        generation=generation,
+    )
+
+
+def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
+    """What the instance depends on and is not up."""
+    return tuple(
+        d for d in instance.spec.depends_on if (i := instances.get(d)) is None or i.state is not State.UP
+    )
+
+
+def held_by(instances: Instances, instance: Instance, dependents: Iterable[str]) -> tuple[str, ...]:
+    """Those of its dependents that are on their way down, and are to be there first."""
+    return tuple(
+        d for d in dependents if (i := instances.get(d)) is not None and i.run is not None and not i.wanted
+    )
