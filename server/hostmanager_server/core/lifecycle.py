@@ -1,8 +1,8 @@
 """The life of an instance: every transition of its state machine.
 
-`fold` turns an event into facts and moves nothing; `decide` looks at the facts and moves. So a lost or doubled
-event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may follow what:
-`decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
+`fold` turns an event into facts and moves nothing; `decide` looks at the facts and moves. So a lost or
+doubled event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may follow
+what: `decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def signal_name(signum: int) -> str:
 
 
 def fold(instance: Instance, event: DriverEvent) -> Instance:
-    """The instance with what the event tells. An event of another run than the present one changes nothing."""
+    """The instance with what the event tells. An event of another run than the present one is ignored."""
     run = instance.run
     if run is None or event.run.number != run.number:
         return instance
@@ -96,11 +96,8 @@ def fold(instance: Instance, event: DriverEvent) -> Instance:
         case Started():
             if run.phase is not Phase.LAUNCHING:
                 return instance
-            return replace(
-                instance,
-                run=replace(run, phase=Phase.RUNNING, pid=event.pid, started=event.at),
-                start_error="",
-            )
+            run = replace(run, phase=Phase.RUNNING, pid=event.pid, started=event.at)
+            return replace(instance, run=run, start_error="")
         case Ready():
             if run.phase not in (Phase.LAUNCHING, Phase.RUNNING):
                 return instance
@@ -199,6 +196,10 @@ def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return i
     if i.retry_at is not None and now.mono < i.retry_at.mono:
         return _backing_off(i)
+    return _about_to_start(i)
+
+
+def _about_to_start(i: Instance) -> Instance:
     return replace(i, state=State.START, at=None, retry_at=None, reason="Starting", message="about to start")
 
 
@@ -221,9 +222,7 @@ def _start_at(i: Instance, now: Instant) -> Instance:
     if not i.wanted or i.spec.process is None:
         return _to_down(i)
     if i.at is None or now.mono >= i.at.mono or i.retry_at is None:
-        return replace(
-            i, state=State.START, at=None, retry_at=None, reason="Starting", message="about to start"
-        )
+        return _about_to_start(i)
     return i
 
 
@@ -379,7 +378,7 @@ def _stop(i: Instance, now: Instant, do: list[Action]) -> Instance:
     )
 
 
-# How often KILL is repeated on a tree that the kernel holds on to (uninterruptible sleep, endless forks), in s.
+# How often, in s, KILL is repeated on a tree that the kernel holds on to (uninterruptible sleep, forks).
 KILL_REPEAT = 5.0
 
 

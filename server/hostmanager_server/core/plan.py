@@ -171,9 +171,11 @@ def _reset(old: Instance, spec: InstanceSpec) -> Instance:
 
 
 def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
-    """What the instance depends on and is not up."""
+    """What the instance depends on and is not up to stay."""
     return tuple(
-        d for d in instance.spec.depends_on if (i := instances.get(d)) is None or i.state is not State.UP
+        d
+        for d in instance.spec.depends_on
+        if (i := instances.get(d)) is None or i.state is not State.UP or not i.wanted
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hostmanager_server.core.events import Instant
 
-# OCS, ocs/agents/host_manager/drivers.py, stability_factor: each failure t seconds ago costs 5/t within 120 s.
+# OCS (ocs/agents/host_manager/drivers.py, stability_factor): each failure t s ago costs 5/t, within 120 s.
 WINDOW = 120.0
 COST = 5.0
 # A crash loop without backoff could fail hundreds of times within the window; beyond this many the number
