@@ -62,7 +62,8 @@ class Driver(Protocol):
         driver goes on until nothing of it is left. A run that is gone or unknown is ignored."""
 
     def adopt(self) -> list[Adopted]:
-        """Take back the verified runs of an earlier daemon. Called once, before any launch."""
+        """Take back the verified runs of an earlier daemon. Called once, before any launch. What is seen of
+        them is posted after this has returned."""
 
     def disown(self) -> None:
         """Let go of every run without stopping it; post nothing more. The next daemon adopts them."""

@@ -1,0 +1,222 @@
+"""The engine: facts in, decisions out, through a driver and into the store. No thread, no wait of its own.
+
+Everything here runs on the supervisor's thread, or in a test that plays that thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from hostmanager_server.core import plan
+from hostmanager_server.core.actions import Launch, Note, Remove, Stop
+from hostmanager_server.core.events import DriverEvent, Instant, StartFailed
+from hostmanager_server.core.lifecycle import decide, fold, next_deadline
+from hostmanager_server.core.manager import Manager
+from hostmanager_server.core.model import Instance
+from hostmanager_server.drivers.base import Driver
+from hostmanager_server.store import Store
+
+log = logging.getLogger(__name__)
+
+# Instances decided on before the loop looks at its descriptors again: starting 500 must not delay the
+# restart of one that dies meanwhile by more than this many launches take.
+BATCH = 32
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the next publication will make visible."""
+
+    changed: dict[str, Instance] = field(default_factory=dict)
+    removed: dict[str, None] = field(default_factory=dict)
+    manager: Manager | None = None
+    notes: list[Note] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed or self.manager or self.notes)
+
+
+class Engine:
+    """Owns the instances. `driver` is set once, right after construction, as the two know each other."""
+
+    driver: Driver
+
+    def __init__(self, store: Store, now: Callable[[], Instant]) -> None:
+        self._store = store
+        self._now = now
+        self._instances: dict[str, Instance] = {}
+        self._dirty: dict[str, None] = {}  # to be decided on, in order
+        self._deadlines: list[tuple[float, str]] = []
+        self._armed: dict[str, float] = {}  # the deadline of each instance that is in force
+        self._dependents: dict[str, tuple[str, ...]] = {}
+        self._pending = _Pending()
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        return self._instances
+
+    # --- facts
+
+    def post(self, event: DriverEvent) -> None:
+        """Fold a driver's event."""
+        instance = self._instances.get(event.run.instance_id)
+        if instance is not None:
+            self._set(fold(instance, event))
+
+    def apply(self, changed: Mapping[str, Instance], notes: Iterable[Note] = ()) -> None:
+        """Put instances in as a request made them."""
+        for instance in changed.values():
+            known = self._instances.get(instance.instance_id)
+            self._set(instance)
+            if known is None or known.spec.depends_on != instance.spec.depends_on:
+                self._index_dependencies()
+        self.note(*notes)
+
+    def forget_all(self) -> None:
+        """Drop every instance. Nothing of them may be alive."""
+        for instance_id in list(self._instances):
+            self._remove(instance_id)
+
+    def note(self, *notes: Note) -> None:
+        """Put something into the event log with the next publication."""
+        self._pending.notes.extend(notes)
+
+    def set_manager(self, manager: Manager) -> None:
+        self._pending.manager = manager
+
+    # --- decisions
+
+    def step(self) -> bool:
+        """Decide on what changed or came due, at most BATCH instances, carry it out, publish. True: there
+        is more to do at once."""
+        self._collect_due()
+        for _ in range(BATCH):
+            if not self._dirty:
+                break
+            instance_id = next(iter(self._dirty))
+            del self._dirty[instance_id]
+            self._decide(instance_id)
+        self.publish()
+        return bool(self._dirty)
+
+    def next_deadline(self) -> float | None:
+        """The moment (mono, s) at which `step` has something to do again; None: not by itself."""
+        while self._deadlines and self._armed.get(self._deadlines[0][1]) != self._deadlines[0][0]:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def publish(self) -> int:
+        """Make everything visible that is not yet; the revision that shows it."""
+        pending = self._pending
+        if not pending:
+            return self._store.revision
+        self._pending = _Pending()
+        return self._store.publish(pending.changed.values(), pending.removed, pending.manager, pending.notes)
+
+    def _collect_due(self) -> None:
+        if not self._deadlines:
+            return
+        moment = self._now().mono
+        while (deadline := self.next_deadline()) is not None and deadline <= moment:
+            _, instance_id = heapq.heappop(self._deadlines)
+            del self._armed[instance_id]
+            self._dirty[instance_id] = None
+
+    def _decide(self, instance_id: str) -> None:
+        instance = self._instances.get(instance_id)
+        if instance is None:
+            return
+        instance = self._with_dependency_facts(instance)
+        decision = decide(instance, self._now())
+        self._set(decision.instance, dirty=False)
+        self._arm(decision.instance)
+        for action in decision.actions:
+            match action:
+                case Launch():
+                    self._launch(action)
+                case Stop(run, signum, whole_tree):
+                    self.driver.stop(run, signum, whole_tree)
+                case Note():
+                    self._pending.notes.append(action)
+                case Remove():
+                    self._remove(action.instance_id)
+                case _:
+                    assert_never(action)
+
+    def _launch(self, action: Launch) -> None:
+        try:
+            self.driver.launch(action.run, action.spec)
+        except Exception as error:  # a bug of the driver: this start failed, the others are not to suffer
+            log.exception("the driver raised on launching %s", action.run)
+            why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
+            self.post(StartFailed(action.run, why, self._now()))
+
+    def _arm(self, instance: Instance) -> None:
+        deadline = next_deadline(instance)
+        if deadline is None:
+            self._armed.pop(instance.instance_id, None)
+        elif self._armed.get(instance.instance_id) != deadline.mono:
+            self._armed[instance.instance_id] = deadline.mono
+            heapq.heappush(self._deadlines, (deadline.mono, instance.instance_id))
+
+    # --- the table of instances
+
+    def _set(self, instance: Instance, *, dirty: bool = True) -> None:
+        instance_id = instance.instance_id
+        known = self._instances.get(instance_id)
+        if instance is known:
+            return
+        self._instances[instance_id] = instance
+        if dirty:
+            self._dirty[instance_id] = None
+        if instance != known:
+            self._pending.changed[instance_id] = instance
+            self._pending.removed.pop(instance_id, None)
+            self._touch_neighbours(known, instance)
+
+    def _remove(self, instance_id: str) -> None:
+        instance = self._instances.pop(instance_id)
+        self._dirty.pop(instance_id, None)
+        self._armed.pop(instance_id, None)
+        self._pending.changed.pop(instance_id, None)
+        self._pending.removed[instance_id] = None
+        self._touch_neighbours(instance, None)
+
+    # --- who waits for whom
+
+    def _index_dependencies(self) -> None:
+        dependents: dict[str, list[str]] = {}
+        for instance in self._instances.values():
+            for dependency in instance.spec.depends_on:
+                dependents.setdefault(dependency, []).append(instance.instance_id)
+        self._dependents = {dependency: tuple(ids) for dependency, ids in dependents.items()}
+
+    def _touch_neighbours(self, before: Instance | None, after: Instance | None) -> None:
+        """Whoever's facts may differ now is to be decided on."""
+        instance = after or before
+        assert instance is not None
+        if not self._dependents:
+            return
+        if before is not None and after is not None and _as_seen(before) == _as_seen(after):
+            return
+        neighbours = (*self._dependents.get(instance.instance_id, ()), *instance.spec.depends_on)
+        self._dirty.update((n, None) for n in neighbours if n in self._instances)
+
+    def _with_dependency_facts(self, instance: Instance) -> Instance:
+        dependents = self._dependents.get(instance.instance_id, ())
+        if not dependents and not instance.spec.depends_on and not instance.waiting_for:
+            return replace(instance, held_by=()) if instance.held_by else instance
+        waiting_for = plan.waiting_for(self._instances, instance)
+        held_by = plan.held_by(self._instances, instance, dependents)
+        if (waiting_for, held_by) == (instance.waiting_for, instance.held_by):
+            return instance
+        return replace(instance, waiting_for=waiting_for, held_by=held_by)
+
+
+def _as_seen(instance: Instance) -> tuple[object, ...]:
+    """What neighbours in the dependency graph look at."""
+    return instance.state, instance.wanted, instance.run is None

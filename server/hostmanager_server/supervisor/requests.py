@@ -1,0 +1,60 @@
+"""What a request is answered with: an acceptance, or the reason why nothing was done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.plan import BadEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request is being carried out; `revision` shows it accepted.
+
+    `generations` are those of the instances that the request named, for a client to wait for.
+    """
+
+    revision: int
+    generations: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
+
+
+class RequestError(Exception):
+    """A request was rejected, and nothing was changed."""
+
+
+class InvalidRequestError(RequestError):
+    """Entries of the request cannot be carried out; `entries` says which and why."""
+
+    def __init__(self, entries: list[BadEntry]) -> None:
+        super().__init__("; ".join(entry.why for entry in entries))
+        self.entries = entries
+
+
+class WrongStateError(RequestError):
+    """The manager is in the wrong state for it; `state` says in which."""
+
+    def __init__(self, what: str, state: ManagerState, remedy: str) -> None:
+        super().__init__(f"cannot {what}: the manager is {state.value}; {remedy}")
+        self.state = state
+
+
+class ConfigError(RequestError):
+    """The site config has errors; the last good one stays in force."""
+
+    def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:
+        lines = "\n".join(str(problem) for problem in problems)
+        super().__init__(f"cannot use the site config {file}; nothing was changed. Correct this:\n{lines}")
+        self.problems = problems
+
+
+class StaleEpochError(RequestError):
+    """The request was meant for an earlier life of the daemon."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(
+            f"the request is for epoch {expected}, this daemon's is {actual}: "
+            "it was started again since; ask for its status and decide anew"
+        )
