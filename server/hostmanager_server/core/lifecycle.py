@@ -1,8 +1,8 @@
 """The life of an instance: every transition of its state machine.
 
-`fold` turns an event into facts and moves nothing; `decide` looks at the facts and moves. So a lost or
-doubled event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may follow
-what: `decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
+`fold` (core/facts.py) turns an event into facts and moves nothing; `decide` looks at the facts and moves. So
+a lost or doubled event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may
+follow what: `decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,12 @@ from typing import assert_never
 
 from hostmanager_server.core import restart
 from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity, Stop
-from hostmanager_server.core.events import (
-    DriverEvent,
-    Exited,
-    ExitStatus,
-    Gone,
-    Instant,
-    Ready,
-    RunKey,
-    Started,
-    StartFailed,
-)
-from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, StopStage, new_instance
+from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.facts import describe, fold, signal_name
+from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, Target
+
+__all__ = ["TRANSITIONS", "Decision", "decide", "describe", "fold", "next_deadline", "signal_name"]
 
 TRANSITIONS: Mapping[State, Mapping[State, str]] = {
     State.DOWN: {
@@ -37,13 +30,11 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
     },
     State.START_AT: {
         State.START: "the moment has come",
-        State.DOWN: "no longer wanted",
-        State.UNKNOWN: "no command",
+        State.DOWN: "no longer wanted, or no command",
     },
     State.START: {
         State.WAIT_START: "launch",
-        State.DOWN: "no longer wanted",
-        State.UNKNOWN: "no command",
+        State.DOWN: "no longer wanted, or no command",
     },
     State.WAIT_START: {
         State.UP: "ready",
@@ -57,7 +48,7 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.DOWN: "ended, and nothing more is wanted",
     },
     State.WAIT_DEAD: {State.DOWN: "the whole tree is gone"},
-    State.UNKNOWN: {State.DOWN: "a command was found"},
+    State.UNKNOWN: {State.DOWN: "a command was found, or it runs"},
 }
 
 
@@ -67,64 +58,10 @@ class Decision:
     actions: tuple[Action, ...] = ()
 
 
-def describe(status: ExitStatus) -> str:
-    """How a run ended, in words: `code 3`, `signal SIGKILL`, or `status unknown`."""
-    if status.code is not None:
-        hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
-        return f"code {status.code}{hint}"
-    if status.signal is not None:
-        return f"signal {signal_name(status.signal)}"
-    return "status unknown"
-
-
-def signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:
-        return f"SIG{signum}"
-
-
-# --- facts ---------------------------------------------------------------------------------------------
-
-
-def fold(instance: Instance, event: DriverEvent) -> Instance:
-    """The instance with what the event tells. An event of another run than the present one is ignored."""
-    run = instance.run
-    if run is None or event.run.number != run.number:
-        return instance
-    match event:
-        case Started():
-            if run.phase is not Phase.LAUNCHING:
-                return instance
-            run = replace(run, phase=Phase.RUNNING, pid=event.pid, started=event.at)
-            return replace(instance, run=run, start_error="")
-        case Ready():
-            if run.phase not in (Phase.LAUNCHING, Phase.RUNNING):
-                return instance
-            return replace(instance, run=replace(run, phase=Phase.READY))
-        case StartFailed():
-            return replace(instance, run=None, start_error=event.why)
-        case Exited():
-            if run.phase is Phase.ENDING:
-                return instance
-            exit_ = _exit_of(instance, run, event.status, event.at)
-            return replace(instance, run=replace(run, phase=Phase.ENDING), last_exit=exit_)
-        case Gone():
-            if run.phase is not Phase.ENDING:  # an exit that nobody saw is an exit all the same
-                exit_ = _exit_of(instance, run, ExitStatus(), event.at)
-                return replace(instance, run=None, last_exit=exit_)
-            return replace(instance, run=None)
-    assert_never(event)
-
-
-def _exit_of(instance: Instance, run: Run, status: ExitStatus, at: Instant) -> Exit:
-    expected = run.stop_stage is not None
-    how = describe(status)
-    why = f"ended with {how} after being asked to" if expected else f"ended with {how}"
-    return Exit(status, at, expected, why, run.started, run.pid)
-
-
 # --- the decision ----------------------------------------------------------------------------------------
+
+# A start that failed is not tried again sooner than this, in s: with no backoff it would spin.
+START_FAILED_RETRY = 0.1
 
 # Every pass moves at most one state on, and no chain of states is longer than there are states.
 _LONGEST_CHAIN = 2 * len(State)
@@ -145,6 +82,8 @@ def decide(instance: Instance, now: Instant) -> Decision:
         instance = replace(instance, fail_times=fails)
     if instance.settled and instance.observed_generation != instance.generation:
         instance = replace(instance, observed_generation=instance.generation)
+    if instance.passive_tracking and instance.target is not Target.PASSIVE and instance.settled:
+        instance = replace(instance, target=Target.PASSIVE)  # as OCS: a request is carried out, not enforced
     if instance.retired and instance.run is None and instance.state in (State.DOWN, State.UNKNOWN):
         actions.append(
             Note(Kind.INSTANCE, "Removed", "retired and down: off the list", now, instance.instance_id)
@@ -185,41 +124,36 @@ def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return replace(i, state=State.UP, at=None, reason="Running", message="found running")
     if i.successor is not None:
         do.append(Note(Kind.INSTANCE, "Reset", "the old one is down; starting afresh", now, i.instance_id))
-        return replace(new_instance(i.successor, generation=i.generation), runs=i.runs, last_exit=i.last_exit)
+        return successor_of(i, i.successor, i.target)
     if i.retired:
-        return i
+        return _to_down(i)
     if i.spec.process is None:
         return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
     if i.restart_wanted:
         return replace(i, restart_wanted=False, retry_at=None, finished=False)
     if not i.wanted:
-        return i
+        return _to_down(i)
     if i.retry_at is not None and now.mono < i.retry_at.mono:
         return _backing_off(i)
     return _about_to_start(i)
 
 
 def _about_to_start(i: Instance) -> Instance:
-    return replace(i, state=State.START, at=None, retry_at=None, reason="Starting", message="about to start")
+    return replace(i, state=State.START, at=None, reason="Starting", message="about to start")
 
 
 def _backing_off(i: Instance) -> Instance:
-    what = f"start failed: {i.start_error}" if i.start_error else f"last exit: {_last_exit(i)}"
     return replace(
         i,
         state=State.START_AT,
         at=i.retry_at,
         reason="BackingOff",
-        message=f"{what}; waiting to restart (attempt {i.failures + 1})",
+        message=f"{_how_it_ended(i)}; waiting to restart (attempt {i.failures + 1})",
     )
 
 
-def _last_exit(i: Instance) -> str:
-    return describe(i.last_exit.status) if i.last_exit is not None else "unknown"
-
-
 def _start_at(i: Instance, now: Instant) -> Instance:
-    if not i.wanted or i.spec.process is None:
+    if not i.wanted or i.spec.process is None or i.run is not None:
         return _to_down(i)
     if i.at is None or now.mono >= i.at.mono or i.retry_at is None:
         return _about_to_start(i)
@@ -227,7 +161,7 @@ def _start_at(i: Instance, now: Instant) -> Instance:
 
 
 def _start(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if not i.wanted or i.spec.process is None:
+    if not i.wanted or i.spec.process is None or i.run is not None:
         return _to_down(i)
     if i.waiting_for:
         message = f"waiting for {', '.join(i.waiting_for)} to be up"
@@ -240,7 +174,8 @@ def _start(i: Instance, now: Instant, do: list[Action]) -> Instance:
         i,
         run=Run(number, Phase.LAUNCHING, i.spec.process),
         runs=number,
-        restarts=i.restarts + (1 if i.failures else 0),
+        restarts=i.restarts + (1 if i.retry_at is not None else 0),  # whoever asks for a start clears it
+        retry_at=None,
         start_error="",
         state=State.WAIT_START,
         at=now.plus(i.spec.start_timeout),
@@ -258,17 +193,20 @@ def _wait_start(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return _lost(i, now, do)
     if i.run.phase is Phase.ENDING:
         return _clean_up(_failed(i, now, do), now, do)
-    if not i.wanted:
+    if i.leaving:
         return _stop(i, now, do)
+    if i.target is Target.PASSIVE:
+        message = "running; only observed"
+        return replace(i, state=State.UP, at=None, reason="Running", message=message, start_error="")
     if i.run.phase is Phase.READY:
         do.append(Note(Kind.UP, "Up", f"{i.spec.full_name} is up (pid {i.run.pid})", now, i.instance_id))
         forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
         return replace(i, state=State.UP, at=forget, reason="Running", message="running")
     if i.at is not None and now.mono >= i.at.mono:
-        message = f"not ready after {i.spec.start_timeout:g} s; ending it, to try again"
-        do.append(Note(Kind.START_FAILED, "StartTimedOut", message, now, i.instance_id, Severity.ERROR))
-        i = _count_failure(i, now, at_least=START_TIMEOUT_RETRY)
-        return _stop(replace(i, start_error=f"not ready after {i.spec.start_timeout:g} s"), now, do)
+        why = f"not ready after {i.spec.start_timeout:g} s"
+        do.append(Note(Kind.START_FAILED, "StartTimedOut", why, now, i.instance_id, Severity.ERROR))
+        i = _count_failure(replace(i, start_error=why), now, at_least=START_TIMEOUT_RETRY)
+        return i if i.target is Target.PASSIVE else _stop(i, now, do)
     return i
 
 
@@ -277,7 +215,7 @@ def _up(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return _lost(i, now, do)
     if i.run.phase is Phase.ENDING:
         return _clean_up(_failed(i, now, do), now, do)
-    if i.target is not Target.PASSIVE and not i.wanted:
+    if i.leaving:
         if i.held_by:
             message = f"to be stopped once {', '.join(i.held_by)} is down"
             return replace(i, at=None, reason="WaitingForDependents", message=message)
@@ -296,6 +234,8 @@ def _wait_dead(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return _to_down(i)
     if i.at is not None and now.mono >= i.at.mono:
         return _stop(i, now, do)
+    if i.run.phase is Phase.ENDING and i.run.stop_stage is StopStage.SIGNAL:
+        return _stop(i, now, do)  # the signal went to the main process alone, which can pass it on no more
     return i
 
 
@@ -311,47 +251,56 @@ def _unknown(i: Instance) -> Instance:
 
 
 def _to_down(i: Instance) -> Instance:
-    message = f"last exit: {_last_exit(i)}" if i.last_exit is not None else "never started"
-    return replace(i, state=State.DOWN, at=None, reason="Stopped", message=message)
+    if i.finished:
+        reason, message = "Finished", f"{_how_it_ended(i)}; not to be restarted"
+    else:
+        reason, message = "Stopped", _how_it_ended(i)
+    return replace(i, state=State.DOWN, at=None, reason=reason, message=message)
+
+
+def _how_it_ended(i: Instance) -> str:
+    if i.start_error:
+        return f"start failed: {i.start_error}"
+    return f"last exit: {describe(i.last_exit.status)}" if i.last_exit is not None else "never started"
 
 
 def _lost(i: Instance, now: Instant, do: list[Action]) -> Instance:
     """The run ended by itself, and nothing of its tree is left."""
     i = _failed(i, now, do)
-    if i.wanted and i.retry_at is not None:
-        return _backing_off(i)
-    message = f"ended with {_last_exit(i)}, not to be restarted" if i.finished else i.message
-    return replace(_to_down(i), reason="Finished" if i.finished else "Stopped", message=message)
+    return _backing_off(i) if i.wanted and i.retry_at is not None else _to_down(i)
 
 
 def _failed(i: Instance, now: Instant, do: list[Action]) -> Instance:
     """Draw the consequences of an end that nobody asked for."""
     if i.run is None and i.start_error:
-        return _count_failure(i, now)
+        return _count_failure(i, now, at_least=START_FAILED_RETRY)
     exit_ = i.last_exit
     assert exit_ is not None
     message = f"{i.spec.full_name} {exit_.why}"
     do.append(Note(Kind.EXIT, "Exited", message, now, i.instance_id, Severity.WARNING, exit_))
-    when = i.spec.restart.when
-    if when is RestartWhen.NEVER or (when is RestartWhen.ON_FAILURE and exit_.status.success):
-        finished = i.target is Target.UP
-        if exit_.status.success:
-            return replace(i, finished=finished)
-        return replace(i, finished=finished, fail_times=(*i.fail_times, now))
+    if exit_.status.success and i.spec.restart.when is not RestartWhen.ALWAYS:
+        return replace(i, finished=i.target is Target.UP)
     return _count_failure(i, now)
 
 
 def _count_failure(i: Instance, now: Instant, at_least: float = 0.0) -> Instance:
+    """Remember a failure; it is tried again after the backoff, and no sooner than `at_least` s from now."""
+    if i.target is Target.PASSIVE or i.passive_tracking:  # only observed, or a request that came to nothing
+        return replace(i, target=Target.PASSIVE)
+    fail_times = (*i.fail_times, now)
+    if i.spec.restart.when is RestartWhen.NEVER:
+        return replace(i, finished=i.target is Target.UP, fail_times=fail_times)
     failures = i.failures + 1
     delay = max(i.spec.restart.backoff.delay(failures), at_least)
-    return replace(i, failures=failures, fail_times=(*i.fail_times, now), retry_at=now.plus(delay))
+    return replace(i, failures=failures, fail_times=fail_times, retry_at=now.plus(delay))
 
 
 def _clean_up(i: Instance, now: Instant, do: list[Action]) -> Instance:
     """The main process has ended, others of its tree live: end those before anything else."""
     assert i.run is not None
     i = replace(i, run=replace(i.run, stop_stage=StopStage.SIGNAL))
-    message = f"main process ended with {_last_exit(i)}; ending what it left behind"
+    assert i.last_exit is not None
+    message = f"main process ended with {describe(i.last_exit.status)}; ending what it left behind"
     return replace(_stop(i, now, do), message=message)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
@@ -120,6 +120,16 @@ class Instance:
         )
 
     @property
+    def passive_tracking(self) -> bool:
+        """It is observed, and started or stopped on request once, but not kept so."""
+        return self.spec.initial_target is Target.PASSIVE
+
+    @property
+    def leaving(self) -> bool:
+        """If anything of it is alive, that is to end. Never so for one that is only observed."""
+        return not self.wanted and (self.target is not Target.PASSIVE or self.successor is not None)
+
+    @property
     def restart_required(self) -> bool:
         """It runs something other than what the config now says."""
         return self.run is not None and self.run.process != self.spec.process
@@ -145,4 +155,14 @@ def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation
         management=spec.management,
         target=spec.initial_target if target is None else target,
         generation=generation,
+    )
+
+
+def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
+    """A fresh instance in the place of `old`, of which nothing is alive. What counts up goes on counting."""
+    return replace(
+        new_instance(spec, target, generation=old.generation),
+        runs=old.runs,
+        last_exit=old.last_exit,
+        observed_generation=old.observed_generation,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Instance, State, new_instance
+from hostmanager_server.core.model import Instance, State, new_instance, successor_of
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 
 ALL = "all"
@@ -71,9 +71,8 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
 
 
 def _with_target(instance: Instance, target: Target) -> Instance:
-    if instance.successor is not None:
-        successor = replace(instance.successor, initial_target=target)
-        return replace(instance, successor=successor, target=target)
+    if instance.successor is not None:  # which takes the target over
+        return replace(instance, target=target)
     if target is Target.UP:
         return replace(instance, target=target, finished=False, retry_at=None)
     return replace(instance, target=target, finished=False, restart_wanted=False, retry_at=None)
@@ -128,7 +127,10 @@ def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
         elif old.retired:  # back before it was gone: the old one ends first
             changed[spec.instance_id] = _reset(old, spec)
             note("Reset", f"{spec.full_name} is back in the config; starting afresh", spec.instance_id)
-        elif old.spec.agent_class != spec.agent_class or old.spec.management is not spec.management:
+        elif old.successor is not None and _same_kind(old.successor, spec):  # being reset to this already
+            if old.successor != spec:
+                changed[spec.instance_id] = replace(old, successor=spec)
+        elif not _same_kind(old.spec, spec):
             changed[spec.instance_id] = _reset(old, spec)
             was = f"{old.spec.agent_class}, {old.spec.management.value}"
             to = f"{spec.agent_class}, {spec.management.value}"
@@ -146,6 +148,10 @@ def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
     return Plan(changed, tuple(notes))
 
 
+def _same_kind(one: InstanceSpec, other: InstanceSpec) -> bool:
+    return one.agent_class == other.agent_class and one.management is other.management
+
+
 def retire(instance: Instance) -> Instance:
     return replace(
         instance,
@@ -158,16 +164,10 @@ def retire(instance: Instance) -> Instance:
 
 
 def _reset(old: Instance, spec: InstanceSpec) -> Instance:
-    generation = old.generation + 1
-    if old.run is None and old.state is not State.WAIT_START:
-        return replace(new_instance(spec, generation=generation), runs=old.runs)
-    return replace(
-        old,
-        management=old.spec.management,
-        successor=spec,
-        target=spec.initial_target,
-        generation=generation,
-    )
+    bumped = replace(old, generation=old.generation + 1)
+    if old.run is None:
+        return successor_of(bumped, spec, spec.initial_target)
+    return replace(bumped, management=old.spec.management, successor=spec, target=spec.initial_target)
 
 
 def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
@@ -175,12 +175,12 @@ def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
     return tuple(
         d
         for d in instance.spec.depends_on
-        if (i := instances.get(d)) is None or i.state is not State.UP or not i.wanted
+        if (i := instances.get(d)) is None or i.state is not State.UP or i.leaving
     )
 
 
 def held_by(instances: Instances, instance: Instance, dependents: Iterable[str]) -> tuple[str, ...]:
     """Those of its dependents that are on their way down, and are to be there first."""
     return tuple(
-        d for d in dependents if (i := instances.get(d)) is not None and i.run is not None and not i.wanted
+        d for d in dependents if (i := instances.get(d)) is not None and i.run is not None and i.leaving
     )

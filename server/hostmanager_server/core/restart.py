@@ -14,7 +14,7 @@ MEMORY = 50
 
 def remember(fail_times: tuple[Instant, ...], now: Instant) -> tuple[Instant, ...]:
     """The failures still within the window, oldest first, at most MEMORY of them."""
-    recent = tuple(t for t in fail_times if now.mono - t.mono < WINDOW)
+    recent = tuple(t for t in fail_times if now.mono < t.plus(WINDOW).mono)
     return recent[-MEMORY:] if len(recent) > MEMORY else recent
 
 
@@ -22,9 +22,9 @@ def stability(fail_times: tuple[Instant, ...], now: Instant) -> float:
     """1.0 without failures; each one `t` seconds ago within WINDOW costs COST/t; never below 0.0."""
     cost = 0.0
     for t in fail_times:
-        age = now.mono - t.mono
-        if age >= WINDOW:
+        if now.mono >= t.plus(WINDOW).mono:
             continue
+        age = now.mono - t.mono
         if age <= COST:
             return 0.0
         cost += COST / age
