@@ -1,0 +1,97 @@
+"""What to exec for a process spec: the command line, environment and user, checked beforehand."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hostmanager_server.core.spec import ProcessSpec
+
+from . import gate
+
+RUN_MARKER = "HOSTMANAGER_RUN"
+INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
+
+# What the daemon sets for its own libraries, and the marker of a manager that may be above it.
+_NOT_INHERITED = ("GRPC_ENABLE_FORK_SUPPORT", RUN_MARKER, INSTANCE_MARKER)
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class CommandError(Exception):
+    """A spec that cannot be run on this host; its text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the gate is to exec."""
+
+    argv: list[str]
+    working_dir: str
+    env: dict[str, str]
+
+
+def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of the daemon's environment that agents get."""
+    env = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    env.setdefault("PATH", _DEFAULT_PATH)
+    return env
+
+
+def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> Command:
+    """How to run `argv` in the surroundings of `spec`. Raises CommandError.
+
+    Looks the user up with getpwnam, and the program along the agent's own PATH.
+    """
+    if not argv or not argv[0]:
+        raise CommandError("its command is empty; give it one")
+    working_dir = os.path.abspath(spec.working_dir)
+    if not os.path.isdir(working_dir):
+        raise CommandError(
+            f"its working directory '{working_dir}' does not exist; create it or change 'working-dir'"
+        )
+    env = dict(inherited)
+    prefix = _as_user(spec.user, env) if spec.user else []
+    env.update(spec.env)
+    env["PWD"] = working_dir
+    _check_program(argv[0], env.get("PATH", _DEFAULT_PATH), working_dir)
+    return Command(prefix + gate.shell_safe(list(argv), env), working_dir, env)
+
+
+def _as_user(user: str, env: dict[str, str]) -> list[str]:
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise CommandError(f"there is no user '{user}' on this host; create it or change 'user'") from None
+    env.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
+    if os.geteuid() == entry.pw_uid == os.getuid():
+        return []
+    if os.geteuid() != 0:
+        raise CommandError(
+            f"it is to run as '{entry.pw_name}', and the daemon, which is not root, cannot switch users; "
+            "run the daemon as root or remove 'user'"
+        )
+    setpriv = shutil.which("setpriv", path=_DEFAULT_PATH)
+    if setpriv is None:
+        raise CommandError(f"running it as '{entry.pw_name}' needs the program 'setpriv'; install util-linux")
+    return [setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
+
+
+def _check_program(name: str, path: str, working_dir: str) -> None:
+    if "/" in name:
+        program = os.path.join(working_dir, name)
+        if os.path.isfile(program):
+            if os.access(program, os.X_OK):
+                return
+            raise CommandError(f"'{program}' is not executable; chmod +x it")
+        what = "is a directory" if os.path.isdir(program) else "does not exist"
+        raise CommandError(f"its program '{program}' {what}; correct 'command'")
+    for folder in path.split(":"):
+        program = os.path.join(working_dir, folder, name)
+        if os.access(program, os.X_OK) and os.path.isfile(program):
+            return
+    raise CommandError(
+        f"its program '{name}' is not found in PATH ({path}); install it or give its full path"
+    )

@@ -1,0 +1,225 @@
+"""The process trees of all runs, followed until nothing of them is left."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import identity
+from .base import Poller, Timer
+from .records import Records
+from .tree import Member, ProcessTable, Tree, open_member
+
+_SHARE = 3.0  # rest after a look, in durations of the look: looking takes at most a quarter of the time
+_AGAIN = 0.001  # s until a look that did not settle is repeated
+_NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
+_LOCK_AGAIN_MAX = 1.0  # s; a lock whose holder cannot be seen is asked after ever more rarely, up to this
+_LOCK_WARN = 10
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Plant:
+    """What is to be done about one tree."""
+
+    tree: Tree
+    instance_id: str
+    gone: Callable[[], None]
+    leaderless: bool = False
+    signum: int = 0  # to be sent to the members; 0: none
+    signalled: set[Member] = field(default_factory=set)
+    watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
+    lock_tries: int = 0
+
+    @property
+    def waits(self) -> bool:
+        return self.leaderless or bool(self.signum)
+
+
+class Forest:
+    """Tracks trees from the launch of their leader to the end of their last process.
+
+    One look at the process table answers for all trees that wait for one. The first comes at once, so that
+    a lost agent is replaced without delay; when many are asked for they are spaced out.
+    """
+
+    def __init__(self, poller: Poller, records: Records) -> None:
+        self._poller = poller
+        self._records = records
+        self._table = ProcessTable()
+        self._trees: dict[bytes, Tree] = {}
+        self._plants: dict[Tree, _Plant] = {}
+        self._waiting: dict[Tree, _Plant] = {}
+        self._timer: Timer | None = None
+        self._due = 0.0
+        self._rest_until = 0.0
+
+    def plant(self, tree: Tree, instance_id: str, gone: Callable[[], None]) -> None:
+        """Track a tree; `gone` is called once when nothing of it is left, after `leader_ended`."""
+        self._trees[tree.token] = tree
+        self._plants[tree] = _Plant(tree, instance_id, gone)
+        if tree.leader:
+            self._table.leaders.add(str(tree.leader))
+
+    def leader_ended(self, tree: Tree) -> None:
+        """Find out, now or shortly, what is left of the tree."""
+        plant = self._plants[tree]
+        if tree.leader:
+            self._table.leaders.discard(str(tree.leader))
+            tree.leader = 0
+        plant.leaderless = True
+        self._waiting[tree] = plant
+        self._request(0.0)
+
+    def signal_members(self, tree: Tree, signum: int) -> None:
+        """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left."""
+        plant = self._plants[tree]
+        if plant.signum != signal.SIGKILL:
+            plant.signum = signum
+            plant.signalled.clear()
+        self._waiting[tree] = plant
+        self._request(0.0)
+
+    def survey(self, trees: list[Tree]) -> list[Tree]:
+        """Those of these (not yet planted) trees of which a member is alive, after at most a few looks."""
+        by_token = {tree.token: tree for tree in trees}
+        for _ in range(3):
+            if not by_token or self._table.look(by_token):
+                break
+        return [tree for tree in trees if tree.members]
+
+    def clear(self) -> None:
+        """Let go of every tree."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for plant in self._plants.values():
+            self._unwatch(plant, list(plant.watched))
+        self._plants.clear()
+        self._waiting.clear()
+        self._trees.clear()
+        self._table.leaders.clear()
+
+    def _request(self, delay: float) -> None:
+        now = time.monotonic()
+        due = max(now + delay, self._rest_until)
+        if self._timer is not None:
+            if due >= self._due:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due <= now:
+            self._look()
+        else:
+            self._due = due
+            self._timer = self._poller.call_later(due - now, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._look()
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        gone: list[_Plant] = []
+        again: list[float] = []
+        try:
+            settled = self._table.look(self._trees)
+            if not settled:
+                again.append(_AGAIN)
+            for plant in list(self._waiting.values()):
+                delay = self._attend(plant, settled)
+                if delay is not None:
+                    again.append(delay)
+                elif plant.leaderless and settled and not plant.tree.members:
+                    gone.append(plant)
+        except OSError as error:
+            _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
+            again.append(_NO_DESCRIPTORS)
+        for plant in gone:
+            self._waiting.pop(plant.tree, None)
+            self._plants.pop(plant.tree, None)
+            self._trees.pop(plant.tree.token, None)
+            self._unwatch(plant, list(plant.watched))
+        ended = time.monotonic()
+        self._rest_until = ended + _SHARE * (ended - began)
+        if again and self._waiting:
+            self._request(min(again))
+        for plant in gone:
+            plant.gone()
+
+    def _attend(self, plant: _Plant, settled: bool) -> float | None:
+        """Does what is due for a tree that waits; s until its next look, None when something else will
+        cause that."""
+        again = self._signal(plant, settled) if plant.signum else None
+        if plant.leaderless:
+            self._watch_survivors(plant)
+            if not plant.tree.members:
+                return self._check_lock(plant) if settled else _AGAIN
+        elif not plant.signum:
+            self._waiting.pop(plant.tree, None)
+        return again
+
+    def _signal(self, plant: _Plant, settled: bool) -> float | None:
+        fresh = [member for member in plant.tree.members.values() if member not in plant.signalled]
+        for member in fresh:
+            pidfd = open_member(member)
+            if pidfd is not None:
+                identity.send_signal(pidfd, plant.signum)
+                os.close(pidfd)
+                plant.signalled.add(member)
+        if plant.signum == signal.SIGKILL:
+            return _AGAIN if fresh else None  # whom they started before they died is next
+        if settled:
+            plant.signum = 0
+            plant.signalled.clear()
+        return None
+
+    def _watch_survivors(self, plant: _Plant) -> None:
+        members = plant.tree.members
+        self._unwatch(plant, [member for member in plant.watched if members.get(str(member.pid)) != member])
+        for member in list(members.values()):
+            if member not in plant.watched:
+                pidfd = open_member(member)
+                if pidfd is None:
+                    del members[str(member.pid)]
+                    self._request(_AGAIN)
+                    continue
+                plant.watched[member] = pidfd
+                self._poller.watch(pidfd, functools.partial(self._survivor_ended, plant, member))
+
+    def _survivor_ended(self, plant: _Plant, member: Member) -> None:
+        self._unwatch(plant, [member])
+        if plant.tree.members.get(str(member.pid)) == member:
+            del plant.tree.members[str(member.pid)]
+        self._table.dead(member)
+        if not plant.watched:
+            self._request(0.0)
+
+    def _unwatch(self, plant: _Plant, members: list[Member]) -> None:
+        for member in members:
+            pidfd = plant.watched.pop(member, None)
+            if pidfd is not None:
+                self._poller.unwatch(pidfd)
+                os.close(pidfd)
+
+    def _check_lock(self, plant: _Plant) -> float | None:
+        if not self._records.is_locked(plant.instance_id):
+            return None
+        file = self._records.file_of(plant.instance_id)
+        holders = self._table.holders(file) if file is not None else []
+        if holders:
+            self._table.adopt(plant.tree, holders)
+            return 0.0
+        plant.lock_tries += 1
+        if plant.lock_tries == _LOCK_WARN:
+            _log.warning(
+                "something of '%s' is alive and cannot be seen: its lock is held by another user's process; "
+                "end it by hand, or run the daemon as root",
+                plant.instance_id,
+            )
+        return min(_LOCK_AGAIN_MAX, _AGAIN * 2.0**plant.lock_tries)

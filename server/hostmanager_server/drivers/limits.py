@@ -1,0 +1,52 @@
+"""Resource limits by the names operators write, set on a process before it runs."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterable
+
+_LOCKS = 10  # RLIMIT_LOCKS of asm-generic/resource.h; the resource module does not have it
+
+# Values are what setrlimit(2) takes: bytes, seconds, counts; not the kilobytes of a shell's `ulimit`.
+LIMITS: dict[str, int] = {
+    "as": resource.RLIMIT_AS,
+    "core": resource.RLIMIT_CORE,
+    "cpu": resource.RLIMIT_CPU,
+    "data": resource.RLIMIT_DATA,
+    "fsize": resource.RLIMIT_FSIZE,
+    "locks": _LOCKS,
+    "memlock": resource.RLIMIT_MEMLOCK,
+    "msgqueue": resource.RLIMIT_MSGQUEUE,
+    "nice": resource.RLIMIT_NICE,
+    "nofile": resource.RLIMIT_NOFILE,
+    "nproc": resource.RLIMIT_NPROC,
+    "rss": resource.RLIMIT_RSS,
+    "rtprio": resource.RLIMIT_RTPRIO,
+    "sigpending": resource.RLIMIT_SIGPENDING,
+    "stack": resource.RLIMIT_STACK,
+}
+
+
+class LimitError(Exception):
+    """A limit that could not be set; its text is for the operator."""
+
+
+def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
+    """Sets soft and hard limits of a process; None is unlimited. Raises LimitError naming the limit."""
+    for name, value in limits:
+        number = LIMITS.get(name)
+        if number is None:
+            raise LimitError(f"there is no limit '{name}' (known: {', '.join(LIMITS)})")
+        wanted = resource.RLIM_INFINITY if value is None else value
+        shown = "unlimited" if value is None else str(value)
+        try:
+            resource.prlimit(pid, number, (wanted, wanted))
+        except PermissionError as error:
+            _, hard = resource.prlimit(pid, number)
+            most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+            raise LimitError(
+                f"the limit '{name}' cannot be set to {shown}: the daemon's own is {most} and only root may "
+                "raise it; lower the value or raise the daemon's limit"
+            ) from error
+        except (OSError, ValueError, OverflowError) as error:
+            raise LimitError(f"the limit '{name}' cannot be set to {shown}: {error}") from error

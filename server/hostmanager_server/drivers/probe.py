@@ -1,0 +1,171 @@
+"""Readiness probes: asks agents whether they are ready, on one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
+from urllib.parse import urlsplit
+
+from hostmanager_server.core.events import ExitStatus
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+
+from . import gate, identity
+from .command import Command
+
+CallSoon = Callable[[Callable[[], None]], None]
+
+
+class Prober:
+    """Runs probes until they succeed or are cancelled. Without probes its thread sleeps; without a first
+    one there is none.
+
+    `call_soon` runs a callable on the supervisor thread, and may be called from any thread. The methods
+    here belong to the supervisor thread.
+    """
+
+    def __init__(self, call_soon: CallSoon) -> None:
+        self._call_soon = call_soon
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, probe: Probe, command: Command | None, ready: Callable[[], None]) -> Callable[[], None]:
+        """Ask until the answer is yes, then call `ready` on the supervisor thread. Returns what cancels it:
+        `ready` is not called any more after that. `command` is what a CommandProbe runs."""
+        loop = self._running_loop()
+        cancelled = False
+        task: asyncio.Task[None] | None = None
+
+        def answered() -> None:
+            if not cancelled:
+                ready()
+
+        def begin() -> None:
+            nonlocal task
+            if not cancelled:
+                task = loop.create_task(self._ask(probe, command, answered))
+
+        def end() -> None:
+            if task is not None:
+                task.cancel()
+
+        def cancel() -> None:
+            nonlocal cancelled
+            if not cancelled:
+                cancelled = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(end)
+
+        loop.call_soon_threadsafe(begin)
+        return cancel
+
+    def close(self) -> None:
+        """End every probe and the thread."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop = self._thread = None
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_run, args=(self._loop,), name="hostmanager-probes", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    async def _ask(self, probe: Probe, command: Command | None, answered: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                async with asyncio.timeout(probe.timeout):
+                    if await _try(probe, command):
+                        self._call_soon(answered)
+                        return
+            except (OSError, ValueError, EOFError):  # not reachable, no HTTP, out of time: not ready yet
+                pass
+            await asyncio.sleep(max(0.0, began + probe.interval - loop.time()))
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def _try(probe: Probe, command: Command | None) -> Coroutine[Any, Any, bool]:
+    match probe.check:
+        case TcpProbe(host, port):
+            return _connects(host, port)
+        case HttpProbe(url):
+            return _answers(url)
+        case CommandProbe():
+            if command is None:
+                raise AssertionError("a command probe comes with its command")
+            return _succeeds(command)
+        case other:
+            assert_never(other)
+
+
+async def _connects(host: str, port: int) -> bool:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    return True
+
+
+async def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    context = ssl.create_default_context() if parts.scheme == "https" else None
+    port = parts.port or (443 if context else 80)
+    host = parts.hostname or "localhost"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        authority = parts.netloc.rpartition("@")[2]
+        head = f"GET {target} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode("utf-8"))
+        status = await reader.readline()  # HTTP/1.1 200 OK
+        protocol, _, rest = status.partition(b" ")
+        return protocol.startswith(b"HTTP/") and 200 <= int(rest[:3]) < 400
+    finally:
+        writer.close()
+
+
+async def _succeeds(command: Command) -> bool:
+    loop = asyncio.get_running_loop()
+    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
+    pidfd = identity.open_pidfd(pid)
+    if pidfd is None:
+        raise AssertionError("a child that nobody reaps has a pidfd")
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, functools.partial(_resolve, ended))
+    try:
+        await ended
+        return identity.reap(pidfd, block=True) == ExitStatus(code=0)
+    except asyncio.CancelledError:
+        # Unreaped, so the group is still its own, with whatever the command started.
+        os.killpg(pid, signal.SIGKILL)
+        identity.reap(pidfd, block=True)
+        raise
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,277 @@
+"""The driver of native processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
+from hostmanager_server.core.spec import CommandProbe, InstanceSpec, LogPolicy, ProcessSpec
+
+from . import command, gate, identity
+from .base import Adopted, Poller, Post
+from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from .forest import Forest
+from .gate import Gate
+from .identity import Identity
+from .limits import LimitError, apply_limits
+from .probe import CallSoon, Prober
+from .records import Draft, Record, Records
+from .tree import Tree
+
+_log = logging.getLogger(__name__)
+
+
+class Output(Protocol):
+    """Where agents write to."""
+
+    def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
+        """An append-mode, close-on-exec descriptor of the instance's output file, for the caller to close.
+
+        Raises OSError.
+        """
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    key: RunKey
+    identity: Identity
+    tree: Tree
+    pidfd: int | None  # None: the leader has ended
+    cancel_probe: Callable[[], None] | None = None
+
+
+class ProcessDriver:
+    """Runs agents as processes of this host; see `Driver` for the contract.
+
+    `state_dir` gets the runtime records. `epoch` must be different for each daemon: with a count it makes the
+    markers by which the processes of a run are known. `call_soon` runs a callable on the supervisor thread,
+    and may be called from any thread.
+    """
+
+    def __init__(
+        self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon
+    ) -> None:
+        gate.seal_descriptors()
+        self._poller = poller
+        self._post = post
+        self._output = output
+        self._epoch = epoch
+        self._count = itertools.count(1)
+        self._inherited = command.inherited_environment(os.environ)
+        self._records = Records(state_dir / "runs")
+        self._forest = Forest(poller, self._records)
+        self._prober = Prober(call_soon)
+        self._runs: dict[str, _Run] = {}
+
+    def launch(self, run: RunKey, spec: InstanceSpec) -> None:
+        """See `Driver.launch`."""
+        try:
+            if spec.process is None:
+                raise CommandError(spec.problem or "it has no command; give it one")
+            if run.instance_id in self._runs:
+                raise CommandError("its last run is still there; stop that first")
+            to_probe = _probe_command(spec, spec.process, self._inherited)
+            started = self._start(run, spec, spec.process)
+        except (CommandError, LimitError) as error:
+            self._start_failed(run, str(error))
+        except OSError as error:
+            self._start_failed(run, gate.explain(error))
+        except ValueError as error:  # what a system call cannot take, such as a NUL byte
+            self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
+        else:
+            self._runs[run.instance_id] = started
+            self._follow(started)
+            self._post(Started(run, started.identity.pid, self._poller.now()))
+            if spec.ready is None:
+                self._post(Ready(run, self._poller.now()))
+            else:
+                started.cancel_probe = self._prober.start(
+                    spec.ready, to_probe, functools.partial(self._is_ready, started)
+                )
+
+    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        """See `Driver.stop`."""
+        known = self._find(run)
+        if known is None:
+            return
+        if known.pidfd is not None:
+            identity.send_signal(known.pidfd, signum)
+        if whole_tree:
+            self._forest.signal_members(known.tree, signum)
+
+    def adopt(self) -> list[Adopted]:
+        """See `Driver.adopt`. Waits for runs that an earlier daemon died over before it released them to
+        leave."""
+        adopted: list[tuple[Record, int | None]] = []
+        leaderless: list[tuple[Record, Tree]] = []
+        for record in self._records.read():
+            if record.identity.boot_id != identity.boot_id():
+                self._records.remove(record.run.instance_id)
+                continue
+            pidfd = identity.open_verified(record.identity)
+            if pidfd is not None and _leaves_the_gate(record.identity, pidfd):
+                pidfd = None
+            if pidfd is None:
+                # Its session's number may have been given away since: only marker and lock count.
+                leaderless.append((record, Tree(record.token.encode(), 0, 0)))
+            else:
+                adopted.append((record, pidfd))
+        left = set(self._forest.survey([tree for _, tree in leaderless]))
+        for record, tree in leaderless:
+            if tree in left or self._records.is_locked(record.run.instance_id):
+                adopted.append((record, None))
+            else:
+                self._records.remove(record.run.instance_id)
+        return [self._take_back(record, pidfd) for record, pidfd in adopted]
+
+    def disown(self) -> None:
+        """See `Driver.disown`."""
+        for run in self._runs.values():
+            self._let_go(run)
+        self._runs.clear()
+        self._forest.clear()
+
+    def close(self) -> None:
+        """See `Driver.close`."""
+        self.disown()
+        self._prober.close()
+
+    def _start(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> _Run:
+        prepared = command.prepare(process, process.argv, self._inherited)
+        token = f"{self._epoch}.{next(self._count)}"
+        prepared.env[RUN_MARKER] = token
+        prepared.env[INSTANCE_MARKER] = run.instance_id
+        with contextlib.ExitStack() as stack:
+            try:
+                output = self._output.open_for_append(run.instance_id, spec.log)
+            except PermissionError as error:
+                raise CommandError(
+                    f"its log '{error.filename}' cannot be written: {error.strerror}; "
+                    "change 'log-dir' or its owner"
+                ) from error
+            stack.callback(os.close, output)
+            draft = self._records.draft(run.instance_id)
+            stack.callback(draft.close)
+            stack.callback(draft.discard)
+            child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
+            stack.callback(os.close, child.descriptor)
+            return self._pass_gate(run, token, process, draft, child)
+
+    def _pass_gate(self, run: RunKey, token: str, process: ProcessSpec, draft: Draft, child: Gate) -> _Run:
+        """Records the child and lets it become the agent. When that fails, nothing of it is left."""
+        pidfd = None
+        committed = False
+        try:
+            pidfd = os.pidfd_open(child.pid)
+            who = identity.identify(child.pid, pidfd)
+            if who is None:
+                raise CommandError("its process vanished; somebody else reaps the daemon's children")
+            draft.commit(Record(run, token, who, self._poller.now(), process))
+            committed = True
+            apply_limits(child.pid, process.limits)
+        except BaseException:
+            # Unreaped, so the pid is still the child's.
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            if pidfd is not None:
+                os.close(pidfd)
+            if committed:
+                self._records.remove(run.instance_id)
+            raise
+        child.release()
+        return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)
+
+    def _start_failed(self, run: RunKey, why: str) -> None:
+        self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))
+
+    def _follow(self, run: _Run) -> None:
+        self._forest.plant(run.tree, run.key.instance_id, functools.partial(self._gone, run))
+        if run.pidfd is not None:
+            self._poller.watch(run.pidfd, functools.partial(self._leader_ended, run))
+
+    def _leader_ended(self, run: _Run) -> None:
+        pidfd = run.pidfd
+        if pidfd is None:
+            return
+        try:
+            status = identity.reap(pidfd)
+        except ChildProcessError:
+            status = identity.exit_status_of_stranger(run.identity, pidfd)
+        if status is None:
+            return
+        self._let_go(run)
+        self._post(Exited(run.key, status, self._poller.now()))
+        self._forest.leader_ended(run.tree)
+
+    def _gone(self, run: _Run) -> None:
+        self._records.remove(run.key.instance_id)
+        del self._runs[run.key.instance_id]
+        self._post(Gone(run.key, self._poller.now()))
+
+    def _is_ready(self, run: _Run) -> None:
+        run.cancel_probe = None
+        self._post(Ready(run.key, self._poller.now()))
+
+    def _find(self, key: RunKey) -> _Run | None:
+        run = self._runs.get(key.instance_id)
+        return run if run is not None and run.key == key else None
+
+    def _let_go(self, run: _Run) -> None:
+        if run.cancel_probe is not None:
+            run.cancel_probe()
+            run.cancel_probe = None
+        if run.pidfd is not None:
+            self._poller.unwatch(run.pidfd)
+            os.close(run.pidfd)
+            run.pidfd = None
+
+    def _take_back(self, record: Record, pidfd: int | None) -> Adopted:
+        leader = 0 if pidfd is None else record.identity.pid
+        run = _Run(record.run, record.identity, Tree(record.token.encode(), leader, leader), pidfd)
+        self._runs[record.run.instance_id] = run
+        self._follow(run)
+        if pidfd is None:
+            self._post(Exited(run.key, ExitStatus(), self._poller.now()))
+            self._forest.leader_ended(run.tree)
+        return Adopted(record.run, record.identity.pid, record.started, record.process)
+
+
+def _probe_command(
+    spec: InstanceSpec, process: ProcessSpec, inherited: dict[str, str]
+) -> command.Command | None:
+    if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):
+        return None
+    try:
+        return command.prepare(process, spec.ready.check.argv, inherited)
+    except CommandError as error:
+        raise CommandError(f"its readiness command cannot be run: {error}") from error
+
+
+def _leaves_the_gate(who: Identity, pidfd: int) -> bool:
+    """Whether the process had not become the agent; then it is ended, and `pidfd` closed.
+
+    Its pipe closed with the daemon that spawned it, so it is leaving; a record is not kept waiting for it.
+    """
+    try:
+        if not gate.still_in_gate(identity.read_file(f"/proc/{who.pid}/cmdline")):
+            return False
+    except OSError:
+        return False
+    identity.send_signal(pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(1000)
+    with contextlib.suppress(ChildProcessError):
+        identity.reap(pidfd)
+    os.close(pidfd)
+    return True

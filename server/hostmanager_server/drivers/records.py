@@ -1,0 +1,237 @@
+"""Runtime records: the file per run by which the next daemon finds what this one started.
+
+A record is also the run's lock: the agent inherits a descriptor of the file that holds an flock, and
+whoever of its tree keeps that open keeps the lock, however it hides otherwise. The descriptor is read-only:
+an agent cannot forge what the daemon will act upon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.spec import ProcessSpec
+
+from .identity import Identity, read_file
+
+VERSION = 1
+_LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One run as written down: who it is, and what it runs. `token` is the value of its environment
+    marker."""
+
+    run: RunKey
+    token: str
+    identity: Identity
+    started: Instant
+    process: ProcessSpec
+
+    def to_json(self) -> bytes:
+        process = self.process
+        return json.dumps(
+            {
+                "version": VERSION,
+                "instance_id": self.run.instance_id,
+                "number": self.run.number,
+                "token": self.token,
+                "boot_id": self.identity.boot_id,
+                "pid": self.identity.pid,
+                "start": self.identity.start,
+                "inode": self.identity.inode,
+                "started_mono": self.started.mono,
+                "started_wall": self.started.wall,
+                "process": {
+                    "argv": process.argv,
+                    "source": process.source,
+                    "env": process.env,
+                    "working_dir": process.working_dir,
+                    "user": process.user,
+                    "limits": process.limits,
+                },
+            }
+        ).encode("ascii")
+
+    @staticmethod
+    def from_json(data: bytes) -> Record:
+        """Raises ValueError, saying what is wrong with it."""
+        try:
+            fields = json.loads(data)
+            if fields["version"] != VERSION:
+                raise ValueError(f"it has version {fields['version']}, not {VERSION}")
+            return Record(
+                run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
+                token=_text(fields["token"]),
+                identity=Identity(
+                    _text(fields["boot_id"]), int(fields["pid"]), int(fields["start"]), int(fields["inode"])
+                ),
+                started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
+                process=_process(fields["process"]),
+            )
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"it is not a record: {error!r}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _process(fields: Any) -> ProcessSpec:
+    return ProcessSpec(
+        argv=tuple(_text(word) for word in fields["argv"]),
+        source=str(fields["source"]),
+        env=tuple((_text(name), str(value)) for name, value in fields["env"]),
+        working_dir=_text(fields["working_dir"]),
+        user=str(fields["user"]),
+        limits=tuple(
+            (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record that is not yet valid. `lock` is what the child is to inherit; `close` both descriptors in
+    the end."""
+
+    lock: int
+    _file: int
+    _draft: str
+    _final: str
+
+    def commit(self, record: Record) -> None:
+        """Makes the record valid at once, or not at all. Raises OSError.
+
+        It is not synced: what a power cut loses, the boot id would have voided.
+        """
+        data = record.to_json()
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.rename(self._draft, self._final)
+
+    def discard(self) -> None:
+        """Removes the draft, if it was not committed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._draft)
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self.lock)
+
+
+class Records:
+    """The directory of records, one file per instance, readable by the daemon's user only."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+
+    def draft(self, instance_id: str) -> Draft:
+        """Opens a locked draft for the next run of an instance. Raises OSError."""
+        final = self._path(instance_id)
+        draft = final.removesuffix(".json") + ".new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            file = os.open(draft, flags, 0o600)
+        except FileExistsError:  # of a daemon that died in the middle; its gate has left or is leaving
+            os.unlink(draft)
+            file = os.open(draft, flags, 0o600)
+        try:
+            lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(file)
+            os.unlink(draft)
+            raise
+        opened = Draft(lock, file, draft, final)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            opened.discard()
+            opened.close()
+            raise
+        return opened
+
+    def is_locked(self, instance_id: str) -> bool:
+        """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
+        descriptors)."""
+        try:
+            descriptor = os.open(self._path(instance_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def file_of(self, instance_id: str) -> tuple[int, int] | None:
+        """Device and inode of the instance's record, by which its open descriptors are known."""
+        try:
+            info = os.stat(self._path(instance_id))
+        except FileNotFoundError:
+            return None
+        return info.st_dev, info.st_ino
+
+    def remove(self, instance_id: str) -> None:
+        """Removes the record, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(instance_id))
+
+    def read(self) -> list[Record]:
+        """Every record there is. What cannot be read as one is set aside as `*.corrupt`, and logged."""
+        records = []
+        for name in sorted(os.listdir(self._directory)):
+            path = str(self._directory / name)
+            if name.endswith(".new"):
+                os.unlink(path)
+            elif name.endswith(".json"):
+                try:
+                    record = Record.from_json(read_file(path))
+                    if self._path(record.run.instance_id) != path:
+                        raise ValueError(f"it is of instance '{record.run.instance_id}'")
+                    records.append(record)
+                except (OSError, ValueError) as error:
+                    _set_aside(path, error)
+        return records
+
+    def _path(self, instance_id: str) -> str:
+        return f"{self._directory}/{file_name(instance_id)}.json"
+
+
+def file_name(instance_id: str) -> str:
+    """A file name of its own for each instance id, whatever characters are in it."""
+    name = quote(os.fsencode(instance_id), safe="")
+    if len(name) > _LONGEST_NAME:
+        # No quoted name has a '%' before a '-'.
+        name = f"{name[:100]}%-{hashlib.sha256(name.encode()).hexdigest()}"
+    return name
+
+
+def _set_aside(path: str, why: Exception) -> None:
+    aside = path.removesuffix(".json") + ".corrupt"
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        _log.error("cannot read the runtime record '%s' (%s) nor set it aside: %s", path, why, error)
+    else:
+        _log.error("cannot read the runtime record '%s': %s; it is now '%s'", path, why, aside)
