@@ -1,21 +1,24 @@
 """The supervisor: the one thread that owns the state."""
 
+from hostmanager_server.supervisor.loop import now
 from hostmanager_server.supervisor.requests import (
     Accepted,
-    InvalidRequestError,
     ConfigError,
-    WrongStateError,
+    InvalidRequestError,
     RequestError,
     StaleEpochError,
+    WrongStateError,
 )
-from hostmanager_server.supervisor.thread import Supervisor
+from hostmanager_server.supervisor.thread import CallSoon, Supervisor
 
 __all__ = [
     "Accepted",
-    "InvalidRequestError",
+    "CallSoon",
     "ConfigError",
-    "WrongStateError",
+    "InvalidRequestError",
     "RequestError",
     "StaleEpochError",
     "Supervisor",
+    "WrongStateError",
+    "now",
 ]

@@ -22,8 +22,8 @@ from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.requests import (
     Accepted,
-    InvalidRequestError,
     ConfigError,
+    InvalidRequestError,
     WrongStateError,
 )
 
@@ -51,8 +51,8 @@ class Supervisor:
     """Runs the engine on a thread of its own. Every method may be called from any thread and returns at once;
     a future fails with a RequestError when the request is rejected.
 
-    `load_config` is called on a thread of its own for each reload, one at a time. `on_failure` is called on the
-    supervisor's thread should that end by a bug; the daemon is of no use from then on.
+    `load_config` is called on a thread of its own for each reload, one at a time. `on_failure` is called on
+    the supervisor's thread should that end by a bug; the daemon is of no use from then on.
     """
 
     def __init__(
@@ -173,10 +173,8 @@ class Supervisor:
         try:
             self._loop.run(self._step)
         except BaseException:
-            log.critical(
-                "the supervisor thread ended by a bug; nothing is supervised any more", exc_info=True
-            )
-            raise
+            log.critical("the supervisor ended by a bug: nothing is supervised any more", exc_info=True)
+            self._on_failure()
 
     def _step(self) -> float | None:
         more = self._engine.step()

@@ -1,0 +1,214 @@
+"""The composition root: builds everything, starts it in order, stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import math
+import os
+import secrets
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from hostmanager_server.config.load import LoadedConfig, load_site_config
+from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.spec import Target
+from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.output import OutputFiles
+from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.convert import Daemon, InstanceConverter
+from hostmanager_server.rpc.errors import RpcError
+from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.server import Limits, Listen, Server
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor import CallSoon, RequestError, Supervisor, now
+
+log = logging.getLogger(__name__)
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the daemon is told when it starts."""
+
+    site_file: Path
+    state_dir: Path
+    listen: tuple[Listen, ...]
+    host: str | None = None  # None: this machine's name, else `localhost`
+    working_dir: Path = field(default_factory=Path.cwd)
+    initial_state: Target | None = None  # None: what the config says
+    tcp_reflection: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+class StateDir:
+    """The daemon's directory, locked: one daemon per state directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateDirError(
+                f"cannot use the state directory {path}: {error.strerror}: {error.filename}; "
+                "choose another with --state-dir"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._fd, 64).decode(errors="replace").strip()
+            os.close(self._fd)
+            who = f"the daemon with pid {holder}" if holder else "another daemon"
+            raise StateDirError(
+                f"cannot use the state directory {path}: {who} holds it; "
+                "stop that one first, or choose another with --state-dir"
+            ) from error
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        os.truncate(self._fd, 0)
+        os.close(self._fd)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    disown: bool  # leave what runs to the next daemon
+    code: int
+
+
+class App:
+    """One daemon, on the running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[_End] = self._loop.create_future()
+        self._impatient = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor: Supervisor | None = None
+
+    async def run(self, ready: Callable[[list[str]], None]) -> int:
+        """Serve until asked to end; the exit code: 0, or 1 when the supervision broke down. `ready` is called
+        with the addresses once they are served. Raises StateDirError or AddressError when nothing was
+        started."""
+        settings = self._settings
+        state_dir = StateDir(settings.state_dir)
+        daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
+        store = Store(
+            daemon.epoch, Manager(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
+        )
+        outputs = OutputFiles(state_dir.path / "logs")
+
+        def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+            return ProcessDriver(poller, post, call_soon, state_dir.path, outputs)
+
+        supervisor = Supervisor(store, self._load_config, make_driver, self._broke_down)
+        limits = settings.limits
+        hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
+        convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
+        context = Context(daemon, store, supervisor, hub, convert, outputs, now, self.exit)
+        server = Server(context, list(settings.listen), limits, tcp_reflection=settings.tcp_reflection)
+        disown = True  # whatever goes wrong below, what runs is left to the next daemon
+        try:
+            addresses = await server.start()
+            self._spawn(_log_events(store, hub))
+            supervisor.start()
+            self._supervisor = supervisor
+            supervisor.note(Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now()))
+            initial = settings.initial_state
+            changes = [] if initial is None else [TargetChange(ALL, initial)]
+            await asyncio.wrap_future(supervisor.start_manager(changes, tolerant=True))
+            ready(addresses)
+            end = await self._end
+            disown = end.disown or not await self._bring_down(supervisor)
+            return end.code
+        finally:
+            await server.stop()
+            supervisor.close(disown=disown)
+            outputs.close()
+            state_dir.close()
+
+    # --- what is asked of the daemon, on the event loop
+
+    def exit(self, disown: bool) -> None:
+        """End the daemon: `disown` leaves what runs to the next one, otherwise everything is brought down."""
+        self._finish(_End(disown, 0))
+
+    def terminate(self) -> None:
+        """A signal asks to end: bring everything down first. When it comes again, leave at once what still
+        runs to the next daemon."""
+        if self._end.done():
+            log.warning("asked to end a second time: what still runs is left to the next daemon")
+            self._impatient.set()
+        else:
+            log.info("ending: bringing everything down first; a second signal leaves it running")
+            self._finish(_End(False, 0))
+
+    def reload(self) -> None:
+        """Read the site config anew, as update(reload_config) does."""
+        self._spawn(self._reload())
+
+    # --- pieces
+
+    def _finish(self, end: _End) -> None:
+        if not self._end.done():
+            self._end.set_result(end)
+
+    def _broke_down(self) -> None:
+        # On the supervisor's thread, which ends. Exiting lets whoever started the daemon start it again.
+        self._loop.call_soon_threadsafe(self._finish, _End(True, 1))
+
+    def _load_config(self) -> LoadedConfig:
+        settings = self._settings
+        return load_site_config(settings.site_file, host=settings.host, working_dir=settings.working_dir)
+
+    async def _reload(self) -> None:
+        if self._supervisor is None:
+            return
+        try:
+            await asyncio.wrap_future(self._supervisor.update(reload_config=True))
+        except RequestError as error:
+            log.error("reload: %s", error)
+
+    async def _bring_down(self, supervisor: Supervisor) -> bool:
+        """Whether everything is down: not so when a second signal came first, or the supervision is broken."""
+        stopped = asyncio.wrap_future(supervisor.stop_manager())
+        impatient = asyncio.ensure_future(self._impatient.wait())
+        await asyncio.wait({stopped, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        return stopped.done()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+
+_LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+
+
+async def _log_events(store: Store, hub: Hub) -> None:
+    """Write what happens into the daemon's log, off the supervisor's thread."""
+    cursor = 0
+    with hub.watcher("log", silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
+        while True:
+            seen = hub.revision
+            news = store.events_since(cursor)
+            for event in news.events:
+                note = event.note
+                who = f"{note.instance_id}: " if note.instance_id else ""
+                log.log(_LEVELS[note.severity], "%s%s: %s", who, note.reason, note.message)
+            cursor = news.last
+            await watcher.wait(seen)

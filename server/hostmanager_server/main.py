@@ -1,0 +1,176 @@
+"""`hostmanager serve`: flags, signals, logging."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+# The daemon starts children beside a live gRPC server; gRPC's fork handlers would abort some of them. It has
+# to be said before grpc is imported, and the children are not to inherit it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import click
+
+from hostmanager_server.app import App, Settings, StateDirError
+from hostmanager_server.config.load import default_site_file, load_site_config
+from hostmanager_server.core.spec import Target
+from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
+
+log = logging.getLogger(__name__)
+
+
+def default_socket(environ: dict[str, str]) -> Path:
+    """Where the daemon listens unless told otherwise, in a directory of mode 0700: /run/hostmanager for root,
+    else $XDG_RUNTIME_DIR/hostmanager, else /tmp/hostmanager-UID. The client looks in the same places."""
+    if os.geteuid() == 0:
+        return Path("/run/hostmanager/hostmanager.sock")
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) / "hostmanager" if runtime else Path(f"/tmp/hostmanager-{os.geteuid()}")  # noqa: S108
+    return folder / "hostmanager.sock"
+
+
+def default_state_dir(environ: dict[str, str]) -> Path:
+    """Where the daemon keeps what outlives it: /var/lib/hostmanager for root, else
+    $XDG_STATE_HOME/hostmanager (~/.local/state/hostmanager)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/hostmanager")
+    state = environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path("~/.local/state").expanduser()) / "hostmanager"
+
+
+def private_folder(socket: Path) -> None:
+    """Make the default socket's directory, with mode 0700. Raises AddressError when it belongs to somebody
+    else, or others may enter it."""
+    folder = socket.parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise AddressError(f"cannot listen on unix:{socket}: {error.strerror}: {error.filename}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise AddressError(
+            f"cannot listen on unix:{socket}: {folder} must belong to you and have mode 0700; "
+            "correct that, or say --listen unix:PATH"
+        )
+
+
+@click.command(name="serve", context_settings={"show_default": True})
+@click.argument("site_file", required=False, type=click.Path(path_type=Path))
+@click.option("--site-file", "site_file_option", type=click.Path(path_type=Path), hidden=True)
+@click.option(
+    "--host",
+    "--site-host",
+    "host",
+    help="The host entry to run. Default: this machine's name, else localhost.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    envvar="HOSTMANAGER_STATE_DIR",
+    help="Where locks, records and output files live. Default: /var/lib/hostmanager for root, else ~/.local/state/hostmanager.",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="unix:PATH or HOST:PORT; may be given more than once. Default: a socket in a directory only you can enter.",
+)
+@click.option("--insecure", is_flag=True, help="Serve loopback TCP without any credential.")
+@click.option("--reflection", is_flag=True, help="Offer server reflection over TCP too.")
+@click.option(
+    "--initial-state", type=click.Choice(["up", "down"]), help="One target for all instances at start."
+)
+@click.option(
+    "--working-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="What relative paths in the site config are relative to. Default: where you are.",
+)  # fmt: skip
+@click.option(
+    "--max-watchers", type=click.IntRange(1), default=Limits().watchers, help="Watch streams at once."
+)
+@click.option(
+    "--max-watchers-per-client", type=click.IntRange(1), default=Limits().watchers_per_client,
+    help="Watch streams at once from one client host.",
+)  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
+def serve_command(
+    site_file: Path | None,
+    site_file_option: Path | None,
+    host: str | None,
+    state_dir: Path | None,
+    listen: tuple[str, ...],
+    insecure: bool,
+    reflection: bool,
+    initial_state: str | None,
+    working_dir: Path | None,
+    max_watchers: int,
+    max_watchers_per_client: int,
+    quiet: bool,
+) -> None:
+    """Run the daemon for the host that SITE_FILE describes (default: $OCS_CONFIG_DIR/default.yaml).
+
+    SIGTERM and SIGINT bring everything down and end the daemon; a second one leaves what still runs to the
+    next daemon. SIGHUP reads the site config anew. Exits 0 when asked to end, 1 when it cannot start, or
+    cannot go on.
+    """
+    environ = dict(os.environ)
+    try:
+        site = site_file or site_file_option or default_site_file(environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    working_dir = (working_dir or Path.cwd()).absolute()
+    options = load_site_config(site.absolute(), host=host, working_dir=working_dir).options
+    quiet = quiet or options.quiet
+    _set_up_logging(quiet)
+    try:
+        if listen:
+            addresses = tuple(parse_listen(text, insecure=insecure) for text in listen)
+        elif options.address:
+            addresses = (parse_listen(options.address, insecure=insecure),)
+        else:
+            socket = default_socket(environ)
+            private_folder(socket)
+            addresses = (parse_listen(f"unix:{socket}", insecure=insecure),)
+        settings = Settings(
+            site_file=site.absolute(),
+            state_dir=(state_dir or default_state_dir(environ)).absolute(),
+            listen=addresses,
+            host=host,
+            working_dir=working_dir,
+            initial_state=Target(initial_state) if initial_state else options.initial_state,
+            tcp_reflection=reflection,
+            limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
+        )
+        code = asyncio.run(_serve(settings))
+    except (StateDirError, AddressError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(code)
+
+
+async def _serve(settings: Settings) -> int:
+    app = App(settings)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, app.terminate)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
+
+    def ready(addresses: list[str]) -> None:
+        log.info("serving %s on %s", settings.site_file, ", ".join(addresses))
+
+    return await app.run(ready)
+
+
+def _set_up_logging(quiet: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+if __name__ == "__main__":
+    serve_command()

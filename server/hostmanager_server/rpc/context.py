@@ -1,0 +1,87 @@
+"""What every RPC works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
+from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
+from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor import RequestError, Supervisor
+
+T = TypeVar("T")
+
+DEFAULT_HEARTBEAT = 15.0
+MIN_HEARTBEAT, MAX_HEARTBEAT = 1.0, 3600.0
+
+
+class Line(Protocol):
+    """A line of output; `continues` when it is a part and the next one goes on."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def continues(self) -> bool: ...
+
+
+class OutputReader(Protocol):
+    """Reads what instances wrote."""
+
+    def read(
+        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+    ) -> AsyncIterator[list[Line]]:
+        """The last `lines` lines, then with `follow` every new one, in batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Built once by the composition root."""
+
+    daemon: Daemon
+    store: Store
+    supervisor: Supervisor
+    hub: Hub
+    convert: InstanceConverter
+    outputs: OutputReader
+    now: Callable[[], Instant]
+    exit_daemon: Callable[[bool], None]  # True: leave what runs to the next daemon
+
+    def token(self, position: int) -> str:
+        return token(self.daemon.epoch, position)
+
+
+async def carry_out(future: Future[T], entries: str = "requests") -> T:
+    """The outcome of a supervisor's request. Raises RpcError when it was rejected; `entries` is the path of
+    the request's field that bad entries are counted in."""
+    try:
+        return await asyncio.wrap_future(future)
+    except RequestError as error:
+        raise from_request_error(error, entries) from error
+
+
+def heartbeat_interval(given: Duration, is_set: bool) -> float:
+    """The longest silence a stream is to have, in s. Raises RpcError when it is out of range."""
+    if not is_set:
+        return DEFAULT_HEARTBEAT
+    seconds = given.seconds + given.nanos / 1e9
+    if not MIN_HEARTBEAT <= seconds <= MAX_HEARTBEAT:
+        text = f"heartbeat_interval must be {MIN_HEARTBEAT:g} s to {MAX_HEARTBEAT:g} s, not {seconds:g} s"
+        raise invalid(text, Violation("heartbeat_interval", text))
+    return seconds
+
+
+def page_size(given: int, default: int) -> int:
+    """Entries a page. Raises RpcError when it is out of range."""
+    if not 0 <= given <= 1000:
+        text = f"page_size must be 1 to 1000, or 0 for the default ({default}), not {given}"
+        raise invalid(text, Violation("page_size", text))
+    return given or default

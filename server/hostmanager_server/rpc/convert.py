@@ -1,0 +1,290 @@
+"""Between the core's values and protobuf messages: the only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.core.actions import Kind, Severity
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.lifecycle import signal_name
+from hostmanager_server.core.manager import Manager, ManagerState, ParseStatus, Problem
+from hostmanager_server.core.model import Exit, Instance, State
+from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.restart import stability
+from hostmanager_server.core.spec import InstanceSpec, Management, Target
+from hostmanager_server.rpc.errors import RpcError, Violation, invalid
+from hostmanager_server.store import Event, Tracked
+
+MANAGEMENT = {
+    Management.HOST: pb.MANAGEMENT_HOST,
+    Management.DOCKER: pb.MANAGEMENT_DOCKER,
+    Management.RETIRED: pb.MANAGEMENT_RETIRED,
+}
+TARGET = {
+    Target.UP: pb.TARGET_STATE_UP,
+    Target.DOWN: pb.TARGET_STATE_DOWN,
+    Target.PASSIVE: pb.TARGET_STATE_PASSIVE,
+}
+NEXT_ACTION = {
+    State.DOWN: pb.NEXT_ACTION_DOWN,
+    State.START_AT: pb.NEXT_ACTION_START_AT,
+    State.START: pb.NEXT_ACTION_START,
+    State.WAIT_START: pb.NEXT_ACTION_WAIT_START,
+    State.UP: pb.NEXT_ACTION_UP,
+    State.WAIT_DEAD: pb.NEXT_ACTION_WAIT_DEAD,
+    State.UNKNOWN: pb.NEXT_ACTION_UNKNOWN,
+}
+MANAGER_STATE = {
+    ManagerState.RUNNING: pb.MANAGER_STATE_RUNNING,
+    ManagerState.STOPPING: pb.MANAGER_STATE_STOPPING,
+    ManagerState.STOPPED: pb.MANAGER_STATE_STOPPED,
+}
+EVENT_KIND = {
+    Kind.DAEMON: pb.EVENT_KIND_DAEMON,
+    Kind.MANAGER: pb.EVENT_KIND_MANAGER,
+    Kind.CONFIG: pb.EVENT_KIND_CONFIG,
+    Kind.REQUEST: pb.EVENT_KIND_REQUEST,
+    Kind.INSTANCE: pb.EVENT_KIND_INSTANCE,
+    Kind.LAUNCH: pb.EVENT_KIND_LAUNCH,
+    Kind.UP: pb.EVENT_KIND_UP,
+    Kind.EXIT: pb.EVENT_KIND_EXIT,
+    Kind.START_FAILED: pb.EVENT_KIND_START_FAILED,
+    Kind.STOP: pb.EVENT_KIND_STOP,
+    Kind.DOWN: pb.EVENT_KIND_DOWN,
+}
+SEVERITY = {
+    Severity.INFO: pb.SEVERITY_INFO,
+    Severity.WARNING: pb.SEVERITY_WARNING,
+    Severity.ERROR: pb.SEVERITY_ERROR,
+}
+# What OCS shows as `agent_script` of an instance that is started through its plugin system.
+PLUGIN = "__plugin__"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the daemon says of itself."""
+
+    version: str
+    epoch: str
+    pid: int
+    started: Instant
+
+
+def timestamp(instant: Instant) -> Timestamp:
+    return wall_timestamp(instant.wall)
+
+
+def wall_timestamp(wall: float) -> Timestamp:
+    """Seconds since 1970 as a Timestamp, to the microsecond."""
+    seconds, micros = divmod(round(wall * 1e6), 1_000_000)
+    return Timestamp(seconds=seconds, nanos=micros * 1000)
+
+
+# --- out -------------------------------------------------------------------------------------------------
+
+
+def shown_class(instance: Instance) -> str:
+    """The agent class with OCS's suffix: `[d?]` for a compose service that was not found."""
+    suffix = "[d?]" if instance.spec.management is Management.DOCKER else ""
+    return instance.spec.agent_class + suffix
+
+
+def child_state(instance: Instance, now: Instant) -> pb.ChildState:
+    return pb.ChildState(
+        next_action=NEXT_ACTION[instance.state],
+        target_state=TARGET[instance.target],
+        stability=stability(instance.fail_times, now) if instance.fail_times else 1.0,
+        agent_class=shown_class(instance),
+        instance_id=instance.instance_id,
+        operable=instance.operable,
+        restart_required=instance.restart_required,
+    )
+
+
+class InstanceConverter:
+    """Makes ManagedInstance messages, each once per change. For one thread."""
+
+    def __init__(self, log_file: Callable[[InstanceSpec], str]) -> None:
+        self._log_file = log_file
+        self._made: dict[str, tuple[Tracked, pb.ManagedInstance]] = {}
+
+    def __call__(self, tracked: Tracked, now: Instant) -> pb.ManagedInstance:
+        """The message; not to be changed by the caller."""
+        instance = tracked.instance
+        made = self._made.get(instance.instance_id)
+        if made is not None and made[0] is tracked:
+            message = made[1]
+            if instance.fail_times:  # stability is a matter of time, not of change
+                message = pb.ManagedInstance()
+                message.CopyFrom(made[1])
+                message.stability = stability(instance.fail_times, now)
+            return message
+        message = self._convert(instance, tracked.revision, now)
+        self._made[instance.instance_id] = (tracked, message)
+        return message
+
+    def forget(self, instance_ids: Iterable[str]) -> None:
+        """These are gone."""
+        for instance_id in instance_ids:
+            self._made.pop(instance_id, None)
+
+    def _convert(self, i: Instance, revision: int, now: Instant) -> pb.ManagedInstance:
+        docker = i.spec.management is Management.DOCKER
+        message = pb.ManagedInstance(
+            instance_id=i.instance_id,
+            agent_class=shown_class(i),
+            full_name=i.spec.full_name,
+            management=MANAGEMENT[i.management],
+            operable=i.operable,
+            retired=i.retired,
+            passive_tracking=i.target is Target.PASSIVE,
+            agent_script="" if docker else PLUGIN,
+            restart_required=i.restart_required,
+            target_state=TARGET[i.target],
+            next_action=NEXT_ACTION[i.state],
+            at=timestamp(i.at) if i.at is not None else None,
+            fail_times=[timestamp(t) for t in i.fail_times],
+            stability=stability(i.fail_times, now),
+            reason=i.reason,
+            message=i.message,
+            generation=i.generation,
+            observed_generation=i.observed_generation,
+            revision=revision,
+            start_time=timestamp(i.run.started) if i.run is not None and i.run.started is not None else None,
+            restart_count=i.restarts,
+            consecutive_failures=i.failures,
+            last_exit=exit_(i.last_exit) if i.last_exit is not None else None,
+            waiting_for=_waiting_for(i),
+        )
+        if docker:
+            message.compose_service.exit_code = 127
+            message.compose_service.image_id = "unknown"
+        else:
+            self._fill_process(message.process, i)
+        return message
+
+    def _fill_process(self, message: pb.HostProcess, i: Instance) -> None:
+        process = i.run.process if i.run is not None else i.spec.process
+        message.run = i.runs
+        message.log_file = self._log_file(i.spec)
+        if i.run is not None:
+            message.pid = i.run.pid
+            message.adopted = i.run.adopted
+        if process is not None:
+            message.command.extend(process.argv)
+            message.command_source = process.source
+            message.user = process.user
+            message.working_dir = process.working_dir
+
+
+def _waiting_for(i: Instance) -> Sequence[str]:
+    match i.state:
+        case State.START:
+            return i.waiting_for
+        case State.UP if not i.wanted:
+            return i.held_by
+    return ()
+
+
+def exit_(value: Exit) -> pb.Exit:
+    message = pb.Exit(
+        time=timestamp(value.at), expected=value.expected, message=value.why, pid=value.pid,
+        start_time=timestamp(value.started) if value.started is not None else None,
+    )  # fmt: skip
+    if value.status.code is not None:
+        message.code = value.status.code
+    elif value.status.signal is not None:
+        message.signal = signal_name(value.status.signal)
+    return message
+
+
+def problem(value: Problem) -> pb.ConfigProblem:
+    return pb.ConfigProblem(
+        severity=SEVERITY[value.severity], file=value.file, line=value.line, column=value.column,
+        message=value.message,
+    )  # fmt: skip
+
+
+def parse_status(value: ParseStatus) -> pb.ParseStatus:
+    return pb.ParseStatus(
+        success=value.success,
+        time=timestamp(value.at),
+        message=value.message,
+        problems=[problem(p) for p in value.problems],
+    )
+
+
+def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
+    return pb.ManagerStatus(
+        state=MANAGER_STATE[value.state],
+        host=value.host,
+        version=daemon.version,
+        epoch=daemon.epoch,
+        start_time=timestamp(daemon.started),
+        pid=daemon.pid,
+        config_parse_status={name: parse_status(status) for name, status in value.parse_status.items()},
+        site_config_file=value.site_config_file,
+    )
+
+
+def event(value: Event) -> pb.Event:
+    note = value.note
+    return pb.Event(
+        sequence=value.sequence,
+        time=timestamp(note.at),
+        kind=EVENT_KIND[note.kind],
+        severity=SEVERITY[note.severity],
+        instance_id=note.instance_id,
+        reason=note.reason,
+        message=note.message,
+        exit=exit_(note.exit) if note.exit is not None else None,
+        revision=value.revision,
+    )
+
+
+# --- in --------------------------------------------------------------------------------------------------
+
+
+def target_changes(requests: Sequence[pb.TargetChange]) -> list[TargetChange]:
+    """The changes asked for. Raises RpcError with a violation for every entry that makes no sense."""
+    changes, bad = [], []
+    for index, request in enumerate(requests):
+        where = f"requests[{index}]"
+        who = ALL if request.all else request.instance_id
+        if not who:
+            text = "name an instance_id, or set all to true"
+            bad.append(Violation(f"{where}.instance_id", text))
+        target = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}.get(request.target_state)
+        if target is None:
+            bad.append(Violation(f"{where}.target_state", f"{who or where}: the target must be UP or DOWN"))
+        else:
+            changes.append(TargetChange(who, target))
+    if bad:
+        raise invalid("; ".join(v.description for v in bad), *bad)
+    return changes
+
+
+# --- resume tokens -----------------------------------------------------------------------------------------
+
+
+def token(epoch: str, position: int) -> str:
+    """Where a stream left off: a position (revision or sequence) in an epoch."""
+    return f"{epoch}.{position}"
+
+
+def read_token(text: str, field: str = "resume_token") -> tuple[str, int]:
+    """Epoch and position of a token. Raises RpcError when it is none of ours."""
+    epoch, dot, position = text.rpartition(".")
+    if not dot or not epoch or not position.isascii() or not position.isdigit() or len(position) > 18:
+        raise _bad_token(field)
+    return epoch, int(position)
+
+
+def _bad_token(field: str) -> RpcError:
+    message = f"{field} is not one that this API gave out; leave it empty to start afresh"
+    return invalid(message, Violation(field, message))

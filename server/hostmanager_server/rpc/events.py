@@ -1,0 +1,97 @@
+"""ListEvents, WatchEvents: what happened, in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.context import Context, heartbeat_interval, page_size
+from hostmanager_server.rpc.errors import Violation, invalid
+from hostmanager_server.store import EVENTS_KEPT, Event, Events
+
+DEFAULT_PAGE = 100
+# Events in one message of a stream: some 100 KiB.
+BATCH = 500
+
+
+class EventRpcs:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        context = self._context
+        size = page_size(request.page_size, DEFAULT_PAGE)
+        if request.newest < 0 or request.newest > EVENTS_KEPT:
+            text = f"newest must be 0 (all that are kept) to {EVENTS_KEPT}, not {request.newest}"
+            raise invalid(text, Violation("newest", text))
+        wanted = frozenset(request.instance_ids)
+        after = 0
+        if request.page_token:
+            epoch, after = convert.read_token(request.page_token, "page_token")
+            if epoch != context.daemon.epoch:
+                text = "page_token is of an earlier life of the daemon; start afresh without it"
+                raise invalid(text, Violation("page_token", text))
+        kept = context.store.events_since(after)
+        chosen = [e for e in kept.events if _concerns(e, wanted)]
+        if request.newest and not request.page_token:
+            chosen = chosen[-request.newest :]
+        page, rest = chosen[:size], chosen[size:]
+        last = page[-1].sequence if rest else kept.last
+        return pb.ListEventsResponse(
+            events=[convert.event(e) for e in page],
+            next_page_token=context.token(last) if rest else "",
+            resume_token=context.token(last),
+        )
+
+    async def watch_events(
+        self, request: pb.WatchEventsRequest, peer: str
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        context = self._context
+        silence = heartbeat_interval(request.heartbeat_interval, request.HasField("heartbeat_interval"))
+        wanted = frozenset(request.instance_ids)
+        cursor = context.store.last_sequence
+        if request.resume_token:
+            epoch, cursor = convert.read_token(request.resume_token)
+            if epoch != context.daemon.epoch or cursor > context.store.last_sequence:
+                text = "the daemon was started again since; what happened in between is not known"
+                yield self._message([], 0, pb.EventGap(message=text))
+                cursor = 0
+        with context.hub.watcher(peer, silence) as watcher:
+            while True:
+                seen = context.hub.revision
+                news = context.store.events_since(cursor, BATCH)
+                message = self._batch(news, wanted)
+                if message is not None:
+                    yield message
+                    watcher.sent()
+                if news.last != cursor:
+                    cursor = news.last
+                    continue
+                if not await watcher.wait(seen):
+                    yield self._message([], cursor)
+
+    def _batch(self, news: Events, wanted: frozenset[str]) -> pb.WatchEventsResponse | None:
+        events = [e for e in news.events if _concerns(e, wanted)]
+        gap = None
+        if news.missed:
+            text = f"{news.missed} events are no longer kept"
+            gap = pb.EventGap(missed=news.missed, message=text)
+        if not events and gap is None:
+            return None
+        return self._message(events, news.last, gap)
+
+    def _message(
+        self, events: list[Event], cursor: int, gap: pb.EventGap | None = None
+    ) -> pb.WatchEventsResponse:
+        return pb.WatchEventsResponse(
+            events=[convert.event(e) for e in events],
+            gap=gap,
+            resume_token=self._context.token(cursor),
+            time=convert.timestamp(self._context.now()),
+        )
+
+
+def _concerns(event: Event, wanted: frozenset[str]) -> bool:
+    return not wanted or event.note.instance_id in wanted

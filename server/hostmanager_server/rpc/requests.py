@@ -1,0 +1,95 @@
+"""StartManager, StopManager, Update, Restart, Die: what changes something."""
+
+from __future__ import annotations
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.context import Context, carry_out
+from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
+from hostmanager_server.supervisor import Accepted, StaleEpochError
+
+
+class RequestRpcs:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def start_manager(self, request: pb.StartManagerRequest) -> pb.StartManagerResponse:
+        context = self._context
+        changes = convert.target_changes(request.requests)
+        reload_config = request.reload_config if request.HasField("reload_config") else True
+        done = await carry_out(context.supervisor.start_manager(changes, reload_config=reload_config))
+        return pb.StartManagerResponse(
+            revision=done.revision, epoch=context.daemon.epoch, resume_token=self._before(done)
+        )
+
+    async def stop_manager(self, request: pb.StopManagerRequest) -> pb.StopManagerResponse:
+        done = await carry_out(self._context.supervisor.stop_manager())
+        return pb.StopManagerResponse(revision=done.revision, epoch=self._context.daemon.epoch)
+
+    async def update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:
+        context = self._context
+        changes = convert.target_changes(request.requests)
+        if not changes and not request.reload_config:
+            text = "nothing to do: give requests, or set reload_config"
+            raise invalid(text, Violation("requests", text))
+        done = await carry_out(
+            context.supervisor.update(
+                changes, reload_config=request.reload_config, validate_only=request.validate_only
+            )
+        )
+        return pb.UpdateResponse(
+            revision=done.revision,
+            epoch=context.daemon.epoch,
+            resume_token=self._before(done),
+            generations=_generations(done),
+            config_warnings=[convert.problem(p) for p in done.warnings],
+        )
+
+    async def restart(self, request: pb.RestartRequest) -> pb.RestartResponse:
+        context = self._context
+        if bool(request.instance_ids) == request.all:
+            text = "give instance_ids, or set all to true; not both"
+            raise invalid(text, Violation("instance_ids", text))
+        ids = None if request.all else list(request.instance_ids)
+        done = await carry_out(context.supervisor.restart(ids), "instance_ids")
+        return pb.RestartResponse(
+            revision=done.revision,
+            epoch=context.daemon.epoch,
+            resume_token=self._before(done),
+            generations=_generations(done),
+        )
+
+    async def die(self, request: pb.DieRequest) -> pb.DieResponse:
+        context = self._context
+        epoch = context.daemon.epoch
+        if request.expected_epoch and request.expected_epoch != epoch:
+            raise from_request_error(StaleEpochError(request.expected_epoch, epoch), "")
+        left = [
+            what
+            for what, disown in (
+                ("native processes", request.disown_processes),
+                ("compose services", request.disown_dockers),
+            )
+            if disown
+        ]
+        message = f"the daemon is to exit, leaving {' and '.join(left)} running" if left else (
+            "the daemon is to exit after bringing everything down"
+        )  # fmt: skip
+        context.supervisor.note(Note(Kind.DAEMON, "Die", message, context.now()))
+        if not request.disown_processes:
+            await carry_out(context.supervisor.stop_manager())
+        context.exit_daemon(request.disown_processes)
+        return pb.DieResponse(epoch=epoch)
+
+    def _before(self, done: Accepted) -> str:
+        """A token to watch from that shows the accepted change itself, too."""
+        return self._context.token(done.revision - 1)
+
+
+def _generations(done: Accepted) -> list[pb.InstanceGeneration]:
+    return [
+        pb.InstanceGeneration(instance_id=instance_id, generation=generation)
+        for instance_id, generation in done.generations.items()
+    ]

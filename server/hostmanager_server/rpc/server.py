@@ -1,0 +1,188 @@
+"""The gRPC server: its addresses, limits, health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from hostmanager_server.rpc import reflect, service
+from hostmanager_server.rpc.context import Context
+
+log = logging.getLogger(__name__)
+
+# How long a stopping server waits for calls that are under way, s.
+STOP_GRACE = 2.0
+
+
+class AddressError(Exception):
+    """An address cannot be listened on; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what clients can make grow (DESIGN section 10); counts unless stated otherwise."""
+
+    watchers: int = 4096
+    watchers_per_client: int = 2048
+    calls: int = 8192  # under way at once
+    connections: int = 1024
+    streams_per_connection: int = 2048
+    request_bytes: int = 1024 * 1024
+    handshake_seconds: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One address to serve on: a unix socket's path, or host and port of a loopback address."""
+
+    text: str
+    socket: Path | None = None
+
+    @property
+    def is_unix(self) -> bool:
+        return self.socket is not None
+
+
+def parse_listen(text: str, *, insecure: bool) -> Listen:
+    """Read `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError."""
+    if text.startswith("unix:") or "/" in text:
+        path = Path(text.removeprefix("unix:").replace("//", "/", 1)).expanduser().absolute()
+        if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, unix(7)
+            raise AddressError(
+                f"cannot listen on {path}: a socket path has at most 107 bytes; use a shorter one"
+            )
+        return Listen(f"unix:{path}", path)
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not port.isdigit() or int(port) > 65535 or not host:
+        raise AddressError(
+            f"cannot listen on {text!r}: give HOST:PORT such as 127.0.0.1:5555, or unix:PATH for a socket"
+        )
+    if not _is_loopback(host):
+        raise AddressError(
+            f"cannot listen on {text}: without TLS only loopback addresses are served; "
+            "use 127.0.0.1, and an SSH tunnel from elsewhere"
+        )
+    if not insecure:
+        raise AddressError(
+            f"cannot listen on {text}: every user of this machine could reach it without a credential; "
+            "add --insecure if that is wanted, or use a unix socket"
+        )
+    return Listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Server:
+    """Serves on every address; `start` and `stop` belong to the event loop."""
+
+    def __init__(
+        self, context: Context, listen: list[Listen], limits: Limits, *, tcp_reflection: bool
+    ) -> None:
+        self._hub = context.hub
+        self._listen = listen
+        self._locks: list[int] = []
+        self._server = grpc.aio.server(
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.calls,
+            handlers=[service.handlers(context), *reflect.handlers(tcp=tcp_reflection)],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> list[str]:
+        """Bind and serve; the addresses, with the ports that were chosen for port 0. Raises AddressError."""
+        bound = []
+        for listen in self._listen:
+            if listen.socket is not None:
+                self._prepare_socket(listen.socket)
+            mask = os.umask(0o177)  # a socket that only its owner can connect to
+            try:
+                port = self._server.add_insecure_port(listen.text)
+            except RuntimeError as error:
+                raise AddressError(f"cannot listen on {listen.text}: {_why(listen)}") from error
+            finally:
+                os.umask(mask)
+            bound.append(listen.text if listen.is_unix else f"{listen.text.rpartition(':')[0]}:{port}")
+        await self._server.start()
+        await self.set_serving(True)
+        return bound
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the health service says."""
+        answer = health_pb2.HealthCheckResponse
+        status = answer.SERVING if serving else answer.NOT_SERVING
+        for name in ("", service.SERVICE.full_name):
+            await self._health.set(name, status)
+
+    async def stop(self) -> None:
+        """End the streams, let calls finish, close."""
+        await self.set_serving(False)
+        self._hub.close()
+        await self._server.stop(STOP_GRACE)
+        for listen in self._listen:
+            if listen.socket is not None:
+                listen.socket.unlink(missing_ok=True)
+        for fd in self._locks:
+            os.close(fd)
+        await asyncio.sleep(0)  # let handlers that were cancelled run their `finally`
+
+    def _prepare_socket(self, path: Path) -> None:
+        # gRPC unlinks a socket that is in its way, even one that another daemon serves: hence the lock.
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise AddressError(f"cannot listen on unix:{path}: {error.strerror}: {error.filename}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise AddressError(
+                f"cannot listen on unix:{path}: another daemon serves there; stop it, or use another --listen"
+            ) from error
+        self._locks.append(fd)
+        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise AddressError(
+                f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
+            )
+
+
+def _why(listen: Listen) -> str:
+    if listen.is_unix:
+        return "the directory cannot be written, or is not there"
+    return "the address is in use, or not one of this machine; choose another port"
+
+
+def _options(limits: Limits) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # or two daemons share a port in silence
+        ("grpc.max_receive_message_length", limits.request_bytes),
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", limits.handshake_seconds * 1000),
+        ("grpc.max_metadata_size", 16 * 1024),
+        # A client that pings on a quiet watch is not a nuisance.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Notice clients whose machine has vanished.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]

@@ -1,0 +1,92 @@
+"""The methods of HostManagerService: which function answers which, and what all of them have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.errors import RpcError, internal, trailers
+from hostmanager_server.rpc.events import EventRpcs
+from hostmanager_server.rpc.logs import LogRpcs
+from hostmanager_server.rpc.requests import RequestRpcs
+from hostmanager_server.rpc.status import StatusRpcs
+from hostmanager_server.rpc.watch import WatchRpcs
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
+
+Request = TypeVar("Request", bound=Message)
+ServicerContext = grpc.aio.ServicerContext[Any, Any]
+
+
+def handlers(context: Context) -> grpc.GenericRpcHandler:
+    """Everything that HostManagerService answers."""
+    status, requests = StatusRpcs(context), RequestRpcs(context)
+    watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
+    methods = {
+        "StartManager": _unary(pb.StartManagerRequest, requests.start_manager),
+        "StopManager": _unary(pb.StopManagerRequest, requests.stop_manager),
+        "GetStatus": _unary(pb.GetStatusRequest, status.get_status),
+        "ListInstances": _unary(pb.ListInstancesRequest, status.list_instances),
+        "GetInstance": _unary(pb.GetInstanceRequest, status.get_instance),
+        "WatchStatus": _stream(pb.WatchStatusRequest, watch.watch_status),
+        "Update": _unary(pb.UpdateRequest, requests.update),
+        "Restart": _unary(pb.RestartRequest, requests.restart),
+        "TailLogs": _stream(pb.TailLogsRequest, logs.tail_logs),
+        "ListEvents": _unary(pb.ListEventsRequest, events.list_events),
+        "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
+        "Die": _unary(pb.DieRequest, requests.die),
+    }
+    missing = {method.name for method in SERVICE.methods} ^ set(methods)
+    assert not missing, f"the contract and the handlers differ in {missing}"
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+
+
+def _unary(
+    request_type: type[Request], answer: Callable[[Request], Awaitable[Message]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def call(request: Request, context: ServicerContext) -> Message:
+        try:
+            return await answer(request)
+        except Exception as error:
+            await _abort(context, error)
+            raise  # not reached: abort raises
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=request_type.FromString, response_serializer=_serialize
+    )
+
+
+def _stream(
+    request_type: type[Request], answer: Callable[[Request, str], AsyncIterator[Message | bytes]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def call(request: Request, context: ServicerContext) -> AsyncIterator[Message | bytes]:
+        try:
+            async for message in answer(request, context.peer()):
+                yield message
+        except Exception as error:
+            await _abort(context, error)
+
+    return grpc.unary_stream_rpc_method_handler(
+        call, request_deserializer=request_type.FromString, response_serializer=_serialize
+    )
+
+
+def _serialize(message: Message | bytes) -> bytes:
+    # What many readers get alike comes serialized already.
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+async def _abort(context: ServicerContext, error: Exception) -> None:
+    """End the call with the error's status; a bug gets a generic text, its traceback goes to the log."""
+    if not isinstance(error, RpcError):
+        log.error("a call failed by a bug of the daemon", exc_info=error)
+        error = internal()
+    await context.abort(error.code, error.message, trailers(error))

@@ -1,0 +1,93 @@
+"""GetStatus, ListInstances, GetInstance: what there is now."""
+
+from __future__ import annotations
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.context import Context, page_size
+from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
+from hostmanager_server.store import Snapshot
+
+DEFAULT_PAGE = 500
+
+
+class StatusRpcs:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def get_status(self, request: pb.GetStatusRequest) -> pb.GetStatusResponse:
+        context = self._context
+        now = context.now()
+        snapshot = context.store.snapshot()
+        instances = snapshot.instances
+        return pb.GetStatusResponse(
+            revision=snapshot.revision,
+            time=convert.timestamp(now),
+            manager=convert.manager_status(snapshot.manager, context.daemon),
+            child_states=[convert.child_state(instances[i].instance, now) for i in sorted(instances)],
+            resume_token=context.token(snapshot.revision),
+        )
+
+    async def list_instances(self, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
+        context = self._context
+        size = page_size(request.page_size, DEFAULT_PAGE)
+        snapshot = context.store.snapshot()
+        ids = sorted(_chosen(snapshot, list(request.instance_ids)))
+        if request.page_token:
+            after = _read_page_token(request.page_token)
+            ids = [i for i in ids if i > after]
+        page, rest = ids[:size], ids[size:]
+        now = context.now()
+        return pb.ListInstancesResponse(
+            instances=[context.convert(snapshot.instances[i], now) for i in page],
+            next_page_token=_page_token(page[-1]) if rest else "",
+            revision=snapshot.revision,
+            resume_token=context.token(snapshot.revision),
+        )
+
+    async def get_instance(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
+        context = self._context
+        snapshot = context.store.snapshot()
+        tracked = find(snapshot, request.instance_id)
+        return pb.GetInstanceResponse(
+            instance=context.convert(snapshot.instances[tracked], context.now()),
+            revision=snapshot.revision,
+            resume_token=context.token(snapshot.revision),
+        )
+
+
+def find(snapshot: Snapshot, instance_id: str) -> str:
+    """The id, when there is such an instance. Raises RpcError otherwise."""
+    if not instance_id:
+        raise invalid("name an instance_id", Violation("instance_id", "must not be empty"))
+    if instance_id not in snapshot.instances:
+        text = f"no instance {instance_id!r} on this host"
+        raise unknown_instances([Violation("instance_id", text)])
+    return instance_id
+
+
+def _chosen(snapshot: Snapshot, ids: list[str]) -> set[str]:
+    unknown = [
+        Violation(f"instance_ids[{index}]", f"no instance {instance_id!r} on this host")
+        for index, instance_id in enumerate(ids)
+        if instance_id not in snapshot.instances
+    ]
+    if unknown:
+        raise unknown_instances(unknown)
+    return set(ids) or set(snapshot.instances)
+
+
+# A page goes on after the last id of the one before: instances that come and go meanwhile do no harm.
+_PREFIX = "after:"
+
+
+def _page_token(last: str) -> str:
+    return _PREFIX + last
+
+
+def _read_page_token(text: str) -> str:
+    if not text.startswith(_PREFIX):
+        message = "page_token is not one that this API gave out; leave it empty to start afresh"
+        raise invalid(message, Violation("page_token", message))
+    return text.removeprefix(_PREFIX)
