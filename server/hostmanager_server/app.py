@@ -183,7 +183,7 @@ class App:
             log.error("reload: %s", error)
 
     async def _bring_down(self, supervisor: Supervisor) -> bool:
-        """Whether everything is down: not so when a second signal came first, or the supervision is broken."""
+        """Whether everything is down: not when a second signal came first."""
         stopped = asyncio.wrap_future(supervisor.stop_manager())
         impatient = asyncio.ensure_future(self._impatient.wait())
         await asyncio.wait({stopped, impatient}, return_when=asyncio.FIRST_COMPLETED)

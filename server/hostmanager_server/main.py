@@ -72,13 +72,15 @@ def private_folder(socket: Path) -> None:
     "--state-dir",
     type=click.Path(path_type=Path),
     envvar="HOSTMANAGER_STATE_DIR",
-    help="Where locks, records and output files live. Default: /var/lib/hostmanager for root, else ~/.local/state/hostmanager.",
+    help="Where the lock, records and output files live. "
+    "Default: /var/lib/hostmanager for root, else ~/.local/state/hostmanager.",
 )
 @click.option(
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="unix:PATH or HOST:PORT; may be given more than once. Default: a socket in a directory only you can enter.",
+    help="unix:PATH or HOST:PORT; may be given more than once. "
+    "Default: a socket in a directory that only you can enter.",
 )
 @click.option("--insecure", is_flag=True, help="Serve loopback TCP without any credential.")
 @click.option("--reflection", is_flag=True, help="Offer server reflection over TCP too.")
