@@ -60,6 +60,7 @@ check-imports: $(VENV)/.installed-dev
 
 check-contract: $(VENV)/.installed-dev
 	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
 	scripts/check-breaking
 
 check-stubs: $(VENV)/.installed-dev

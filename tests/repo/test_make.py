@@ -1,0 +1,90 @@
+"""The make targets, and the set-up they do themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = ("help", "demo", "test", "check", "fmt", "proto", "bench")
+
+
+def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=kept | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def fake(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_make_alone_lists_the_targets() -> None:
+    done = run(["make"])
+    assert done.returncode == 0
+    assert tuple(re.findall(r"^ +make (\S+)", done.stdout, re.MULTILINE)) == TARGETS
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check", "proto", "bench", "fmt"])
+def test_each_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
+    done = run(["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"])
+    assert done.returncode == 0
+    wanted = "scripts/setup-venv ." if target == "demo" else "scripts/setup-venv '.[dev]'"
+    assert done.stdout.count("scripts/setup-venv") == 1
+    assert wanted in done.stdout.splitlines()
+
+
+def test_nothing_is_set_up_twice(tmp_path: Path) -> None:
+    for stamp in (".installed", ".installed-dev"):
+        (tmp_path / stamp).touch()
+    for target in ("demo", "test", "check"):
+        done = run(["make", "--dry-run", target, f"VENV={tmp_path}"])
+        assert "setup-venv" not in done.stdout
+
+
+def test_a_python_that_is_too_old_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    old = fake(tmp_path / "python", "exit 1")
+    done = run(["scripts/setup-venv", "."], VENV=str(tmp_path / "venv"), PYTHON=str(old))
+    assert done.returncode != 0
+    assert "no Python 3.11 or newer" in done.stdout
+    assert "apt-get install python3 python3-venv" in done.stdout
+
+
+def test_a_python_without_ensurepip_names_the_package_to_install(tmp_path: Path) -> None:
+    bare = fake(
+        tmp_path / "python", f'case "$2" in "import ensurepip"*) exit 1;; esac; exec {sys.executable} "$@"'
+    )
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    fake(tools / "id", "echo 1000")  # not root: nothing may be installed
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    done = run(
+        ["scripts/setup-venv", "."],
+        VENV=str(tmp_path / "venv"),
+        PYTHON=str(bare),
+        PATH=f"{tools}:{os.environ['PATH']}",
+    )
+    assert done.returncode != 0
+    assert f"apt-get install python{version}-venv" in done.stdout
+
+
+def test_ci_runs_the_commands_of_the_readme_and_no_others() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    commands = re.findall(r"^make .*$", script, re.MULTILINE)
+    assert commands == ["make check", "make test"]
+    assert set(commands) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
