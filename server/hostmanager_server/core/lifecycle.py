@@ -191,13 +191,13 @@ def _wait_start(i: Instance, now: Instant, do: list[Action]) -> Instance:
                 Note(Kind.START_FAILED, "StartFailed", i.start_error, now, i.instance_id, Severity.ERROR)
             )
         return _lost(i, now, do)
+    if i.target is Target.PASSIVE and not i.leaving:
+        message = "running; only observed"
+        return replace(i, state=State.UP, at=None, reason="Running", message=message, start_error="")
     if i.run.phase is Phase.ENDING:
         return _clean_up(_failed(i, now, do), now, do)
     if i.leaving:
         return _stop(i, now, do)
-    if i.target is Target.PASSIVE:
-        message = "running; only observed"
-        return replace(i, state=State.UP, at=None, reason="Running", message=message, start_error="")
     if i.run.phase is Phase.READY:
         do.append(Note(Kind.UP, "Up", f"{i.spec.full_name} is up (pid {i.run.pid})", now, i.instance_id))
         forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
@@ -214,6 +214,8 @@ def _up(i: Instance, now: Instant, do: list[Action]) -> Instance:
     if i.run is None:
         return _lost(i, now, do)
     if i.run.phase is Phase.ENDING:
+        if i.target is Target.PASSIVE and not i.leaving:
+            return i  # only observed: what it left behind is not ended, its end is waited for
         return _clean_up(_failed(i, now, do), now, do)
     if i.leaving:
         if i.held_by:
@@ -301,7 +303,7 @@ def _clean_up(i: Instance, now: Instant, do: list[Action]) -> Instance:
     i = replace(i, run=replace(i.run, stop_stage=StopStage.SIGNAL))
     assert i.last_exit is not None
     message = f"main process ended with {describe(i.last_exit.status)}; ending what it left behind"
-    return replace(_stop(i, now, do), message=message)
+    return replace(_stop(i, now, do), reason="CleaningUp", message=message)
 
 
 def _stop(i: Instance, now: Instant, do: list[Action]) -> Instance:
@@ -322,7 +324,7 @@ def _stop(i: Instance, now: Instant, do: list[Action]) -> Instance:
         run=replace(i.run, stop_stage=stage),
         state=State.WAIT_DEAD,
         at=now.plus(grace),
-        reason="Stopping" if stage is StopStage.SIGNAL else "StopEscalated",
+        reason="Stopping" if i.run.stop_stage is None else "StopEscalated",
         message=f"sent {signal_name(signum)}; waiting for the whole process tree to end",
     )
 
