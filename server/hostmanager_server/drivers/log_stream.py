@@ -1,0 +1,372 @@
+"""The output of one instance as one endless stream of bytes: the live file, its archives, their offsets.
+
+The live file `<name>.log` is appended to by the child alone. Its head is moved to `<name>.log.1`, and what
+was there to `.2` … `.keep`; the oldest goes. A head ends at a block boundary, so a line may begin in one
+file and go on in the next: archives, oldest first, and then the live file, put together, are the exact
+bytes that were written.
+
+A *position* counts bytes of that stream. It stays what it is when its byte moves from the live file to an
+archive, so readers go by positions. Positions hold for one life of the daemon.
+
+Between the copy of a head and its removal the daemon may die. The copy is `<name>.log.copying` until it is
+whole; one that is left over is deleted, for its bytes are still in the live file. It is `<name>.log.cut`
+from just before the removal until it becomes `.1`; one that is left over becomes `.1`: nothing is lost, and
+if the daemon died between the two system calls the piece is there twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hostmanager_server.drivers.fallocate import HeadRemoval, UnsupportedError, data_start, remove_head
+
+_log = logging.getLogger(__name__)
+_COPY_STEP = 1 << 20  # bytes per sendfile(2)
+_MOST_ARCHIVES = 10_000  # for an archive taken over before the policy is known
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """Positions `start` to `stop` are in the archive number `index`, or in the removed file open as `fd`,
+    whose offset 0 is position `base`."""
+
+    start: int
+    stop: int
+    base: int
+    index: int = 0
+    fd: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes from position `start`; `skipped` bytes before that are in no file any more."""
+
+    start: int
+    data: bytes
+    skipped: int = 0
+
+
+class LogStream:
+    """Thread-safe. Only one thread may rotate; readers are kept waiting for some system calls at most."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._identity: tuple[int, int] | None = None  # device and inode of the live file
+        self._base = 0  # position of the live file's offset 0
+        self._head = 0  # offset where its data begin: what is before was punched out
+        self._size = 0  # of the live file, when last looked at
+        self._archives: list[_Archive] = []  # oldest first
+        self._loaded = False
+        self._removal = HeadRemoval.COLLAPSE
+        self._readers = 0
+        self._subscribers: tuple[
+            Callable[[], None], ...
+        ] = ()  # replaced, never changed: read without the lock
+        self._fd = -1  # the live file, held while there are readers, so that they finish one that is removed
+
+    # -- readers
+
+    def acquire(self) -> None:
+        """Begin to read: until `release`, a live file that is removed or replaced stays readable."""
+        with self._lock:
+            self._readers += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                for archive in self._archives:
+                    if archive.fd >= 0:
+                        os.close(archive.fd)
+                self._archives = [archive for archive in self._archives if archive.fd < 0]
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, on any thread, whenever a process is given this file to write to."""
+        self._subscribers = (*self._subscribers, changed)
+
+    def unsubscribe(self, changed: Callable[[], None]) -> None:
+        self._subscribers = tuple(subscriber for subscriber in self._subscribers if subscriber is not changed)
+
+    def announce(self) -> None:
+        """A process is given this file to write to. Never waits."""
+        for changed in self._subscribers:
+            changed()
+
+    def end(self) -> int:
+        """Position after the last byte written. It counts on when the file is truncated or replaced."""
+        with self._lock:
+            self._refresh()
+            return self._base + self._size
+
+    def read(self, position: int, limit: int) -> Extent:
+        """At most `limit` bytes from `position`, or from the next position that still is in a file. No
+        data: the end."""
+        with self._lock:
+            self._refresh()
+            live = self._base + self._head
+            start = position
+            for archive in self._archives:
+                if archive.stop <= start:
+                    continue
+                start = max(start, archive.start)
+                data = self._read_archive(archive, start, min(limit, archive.stop - start))
+                if data:
+                    return Extent(start, data, start - position)
+                start = archive.stop
+            start = max(start, live)
+            data = b""
+            if self._fd >= 0 and start < self._base + self._size:
+                data = os.pread(self._fd, limit, start - self._base)
+            return Extent(start, data, start - position)
+
+    def read_before(self, position: int, limit: int) -> bytes:
+        """At most `limit` bytes that end just before `position`; none when nothing older is kept."""
+        with self._lock:
+            self._refresh()
+            start = self._base + self._head
+            if self._fd >= 0 and start < position <= self._base + self._size:
+                begin = max(start, position - limit)
+                return os.pread(self._fd, position - begin, begin - self._base)
+            for archive in reversed(self._archives):
+                if archive.start < position <= archive.stop:
+                    begin = max(archive.start, position - limit)
+                    return self._read_archive(archive, begin, position - begin)
+            return b""
+
+    def live_descriptor(self) -> int:
+        """The live file, for a reader to watch; -1 when there is none. It is the stream's: not to be
+        closed."""
+        with self._lock:
+            self._refresh()
+            return self._fd
+
+    def _read_archive(self, archive: _Archive, start: int, limit: int) -> bytes:
+        if archive.fd >= 0:
+            return os.pread(archive.fd, limit, start - archive.base)
+        try:
+            fd = os.open(self._archive_path(archive.index), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed by hand
+            return b""
+        try:
+            return os.pread(fd, limit, start - archive.base)
+        finally:
+            os.close(fd)
+
+    # -- rotation
+
+    def live_size(self) -> int | None:
+        """Bytes in the live file, holes not counted; None when there is no such file."""
+        with self._lock:
+            return self._size - self._head if self._refresh() else None
+
+    def rotate(self, size: int, keep: int) -> bool:
+        """Archive heads of at most `size` bytes (a block at least) until no more than that is live.
+
+        Of a live file so large that it would fill more than `keep` archives, the oldest bytes are dropped,
+        as they would have been had it been rotated in time. False, for good: the file system cannot free
+        the head of a file, and nothing was lost. Raises OSError, and has not changed the live file since
+        the last whole piece, when the disk is full or broken.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            block = max(os.fstatvfs(fd).f_bsize, os.fstat(fd).st_blksize)
+            piece = max(size // block, 1) * block
+            while self._removal is not HeadRemoval.NONE:
+                with self._lock:
+                    self._refresh()
+                    status = os.fstat(fd)
+                    if self._identity != (status.st_dev, status.st_ino):
+                        return True
+                    mark = self._mark()
+                    head, live = self._head, self._size - self._head
+                if live <= max(size, block):
+                    return True
+                pieces = (live - 1) // piece
+                if pieces > keep:
+                    self._cut(fd, mark, (head + (pieces - keep) * piece) // block * block, keep, copied=False)
+                    continue
+                stop = (head + piece) // block * block
+                self._copy(fd, head, stop)
+                self._cut(fd, mark, stop, keep, copied=True)
+            return False
+        finally:
+            os.close(fd)
+            with suppress(FileNotFoundError):
+                self._side_path("copying").unlink()
+
+    def prune(self, keep: int) -> None:
+        """Delete the archives beyond `keep`."""
+        with self._lock:
+            self._refresh()
+            self._drop(keep)
+
+    def _copy(self, fd: int, start: int, stop: int) -> None:
+        """To disk, as the removal that follows may be: a power failure must not leave neither."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        copy = os.open(self._side_path("copying"), flags, 0o640)
+        try:
+            while start < stop:
+                sent = os.sendfile(copy, fd, start, min(_COPY_STEP, stop - start))
+                if sent == 0:  # truncated by hand meanwhile: `_cut` sees it
+                    break
+                start += sent
+            os.fdatasync(copy)
+        finally:
+            os.close(copy)
+
+    def _cut(self, fd: int, mark: tuple[object, ...], stop: int, keep: int, copied: bool) -> None:
+        with self._lock:
+            self._refresh()
+            if mark != self._mark() or stop >= self._size:
+                return  # replaced or truncated by hand since: what was copied is not its head any more
+            if copied:
+                self._side_path("copying").rename(self._side_path("cut"))
+            try:
+                remove_head(fd, self._removal, self._head, stop)
+            except OSError as error:
+                if copied:
+                    self._side_path("cut").unlink()
+                if not isinstance(error, UnsupportedError):
+                    raise
+                self._removal = self._removal.next_best
+                return
+            start = self._base + self._head
+            archive = _Archive(start, self._base + stop, base=start, index=1)
+            if self._removal is HeadRemoval.COLLAPSE:
+                self._base += stop
+                self._size -= stop
+                self._head = 0
+            else:
+                self._head = stop
+            if copied:
+                self._make_room(keep)
+                self._side_path("cut").rename(self._archive_path(1))
+                self._archives.append(archive)
+            else:
+                self._drop(0)
+
+    def _make_room(self, keep: int) -> None:
+        """Free the number 1, by moving up what is before the first gap, or without one by dropping the
+        oldest."""
+        self._drop(keep)
+        gap = 1
+        while self._archive_path(gap).exists():
+            gap += 1
+        if gap > keep:
+            gap = keep
+            self._drop(keep - 1)
+        for index in range(gap - 1, 0, -1):
+            self._archive_path(index).rename(self._archive_path(index + 1))
+        self._archives = [
+            replace(archive, index=archive.index + 1) if 0 < archive.index < gap else archive
+            for archive in self._archives
+        ]
+
+    def _drop(self, keep: int) -> None:
+        dropped = [archive for archive in self._archives if archive.index > keep]
+        for archive in dropped:
+            with suppress(FileNotFoundError):
+                self._archive_path(archive.index).unlink()
+        self._archives = [archive for archive in self._archives if archive not in dropped]
+
+    # -- what the files are now; the lock is held
+
+    def _mark(self) -> tuple[object, ...]:
+        return self._identity, self._base, self._head
+
+    def _refresh(self) -> bool:
+        """Learn what the child, and whoever truncates or removes files by hand, did since the last look.
+        False: there is no live file at the path.
+
+        A file that was truncated and has grown beyond its former size since cannot be told from one that
+        only grew.
+        """
+        try:
+            status = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._fd >= 0:
+                self._resized(os.fstat(self._fd).st_size)
+            elif not self._loaded:
+                self._load()
+            return False
+        if not self._loaded:
+            self._load()
+        if self._identity != (status.st_dev, status.st_ino):
+            self._replaced()
+        elif self._fd < 0 and self._readers:
+            self._open()
+        self._resized(status.st_size if self._fd < 0 else os.fstat(self._fd).st_size)
+        return True
+
+    def _replaced(self) -> None:
+        if self._fd >= 0:
+            self._size = os.fstat(self._fd).st_size
+            start, stop = self._base + self._head, self._base + self._size
+            self._archives.append(_Archive(start, stop, base=self._base, fd=self._fd))
+            self._fd = -1
+        self._restart()
+        self._open()
+
+    def _restart(self) -> None:
+        """What the live file held is gone: it starts anew at the position that comes next."""
+        self._base += self._size
+        self._head = self._size = 0
+
+    def _open(self) -> None:
+        """Look at the live file, and hold it while there are readers."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        status = os.fstat(fd)
+        identity = (status.st_dev, status.st_ino)
+        if identity != self._identity:
+            self._restart()
+            self._identity = identity
+            self._head = data_start(fd)
+            self._base -= self._head
+        if self._readers:
+            self._fd = fd
+        else:
+            os.close(fd)
+
+    def _resized(self, size: int) -> None:
+        if size < self._size:
+            self._restart()
+        self._size = size
+
+    def _load(self) -> None:
+        """Take over what an earlier daemon left: archives end where the live file begins, at position 0."""
+        with suppress(FileNotFoundError):
+            self._side_path("copying").unlink()
+        if self._side_path("cut").exists():
+            self._make_room(_MOST_ARCHIVES)
+            self._side_path("cut").rename(self._archive_path(1))
+            _log.info("%s: took over an archive that an earlier daemon had not finished", self.path)
+        prefix = f"{self.path.name}."
+        with suppress(FileNotFoundError):
+            names = {
+                name.removeprefix(prefix) for name in os.listdir(self.path.parent) if name.startswith(prefix)
+            }
+            stop = 0
+            for index in sorted(int(name) for name in names if name.isdecimal() and not name.startswith("0")):
+                size = self._archive_path(index).stat().st_size
+                self._archives.insert(0, _Archive(stop - size, stop, base=stop - size, index=index))
+                stop -= size
+        self._loaded = True
+
+    def _archive_path(self, index: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{index}")
+
+    def _side_path(self, suffix: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{suffix}")

@@ -1,0 +1,100 @@
+"""The files that native agents write their output to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from urllib.parse import quote
+
+from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.log_lines import LogLine
+from hostmanager_server.drivers.log_stream import LogStream
+from hostmanager_server.drivers.rotation import Rotator
+from hostmanager_server.drivers.tail import WriteWatches, read_lines
+
+_LONGEST_STEM = 200  # of the 255 bytes of a file name, what follows needs some
+
+
+def file_stem(instance_id: str) -> str:
+    """The instance id as a file name: two ids never have the same."""
+    stem = quote(instance_id, safe=" +,=@")
+    if stem.startswith("."):
+        stem = f"%2E{stem[1:]}"
+    if len(stem) > _LONGEST_STEM:  # "%-" is in no quoted text
+        stem = f"{stem[: _LONGEST_STEM - 34]}%-{hashlib.sha256(instance_id.encode()).hexdigest()[:32]}"
+    return stem or "%"
+
+
+class OutputFiles:
+    """One file per instance, `<directory>/<instance id>.log`, that its process holds open in append mode.
+
+    No pipe and no work of the daemon per line: the output goes on when the daemon does not. Rotation
+    happens behind the process's back and loses no byte (see log_stream), on a thread of its own (see
+    rotation).
+    """
+
+    def __init__(self, default_dir: Path) -> None:
+        """`default_dir` holds the files of instances whose policy names no directory; created when needed."""
+        self._default_dir = default_dir
+        self._lock = threading.Lock()
+        self._streams: dict[Path, LogStream] = {}
+        self._rotator = Rotator()
+        self._watches = WriteWatches()
+
+    def path(self, instance_id: str, policy: LogPolicy) -> Path:
+        """Where the instance's output goes. The file need not exist."""
+        directory = Path(policy.directory) if policy.directory else self._default_dir
+        return directory / f"{file_stem(instance_id)}.log"
+
+    def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
+        """Open the instance's file, created when missing (0640), for a process to inherit; rotate it from
+        now on.
+
+        Returns a descriptor, close-on-exec, that the caller closes. Does not wait for a rotation; any
+        thread may call. Raises OSError.
+        """
+        path = self.path(instance_id, policy)
+        # Not to hang on a FIFO that somebody put there; cleared, as the process shares it.
+        mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(path, mode, 0o640)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            fd = os.open(path, mode, 0o640)
+        os.set_blocking(fd, True)
+        stream = self._stream(path)
+        self._rotator.track(stream, policy)
+        stream.announce()
+        return fd
+
+    def resume(self, instance_id: str, policy: LogPolicy) -> None:
+        """Rotate the file of a process that an earlier daemon started and that still writes. Returns at
+        once."""
+        self._rotator.track(self._stream(self.path(instance_id, policy)), policy)
+
+    def forget(self, instance_id: str, policy: LogPolicy) -> None:
+        """Rotate the instance's file no more, for it is not managed any longer; the files stay."""
+        self._rotator.forget(self._stream(self.path(instance_id, policy)))
+
+    def read(
+        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+    ) -> AsyncGenerator[list[LogLine], None]:
+        """The instance's last `lines` lines, then with `follow` every new one, in batches; see read_lines.
+
+        To be iterated on an asyncio loop, and closed (`aclose`) when it is left before its end.
+        """
+        return read_lines(self._stream(self.path(instance_id, policy)), self._watches, lines, follow)
+
+    def close(self) -> None:
+        """Stop rotating. Descriptors and files stay; a second call changes nothing."""
+        self._rotator.close()
+
+    def _stream(self, path: Path) -> LogStream:
+        with self._lock:
+            stream = self._streams.get(path)
+            if stream is None:
+                stream = self._streams[path] = LogStream(path)
+            return stream
