@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Kind, Note, Severity
@@ -27,14 +27,11 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Listen, Server
+from hostmanager_server.state_dir import StateDir
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import CallSoon, RequestError, Supervisor, now
 
 log = logging.getLogger(__name__)
-
-
-class StateDirError(Exception):
-    """The state directory cannot be used; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +46,6 @@ class Settings:
     initial_state: Target | None = None  # None: what the config says
     tcp_reflection: bool = False
     limits: Limits = field(default_factory=Limits)
-
-
-class StateDir:
-    """The daemon's directory, locked: one daemon per state directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StateDirError(
-                f"cannot use the state directory {path}: {error.strerror}: {error.filename}; "
-                "choose another with --state-dir"
-            ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(self._fd, 64).decode(errors="replace").strip()
-            os.close(self._fd)
-            who = f"the daemon with pid {holder}" if holder else "another daemon"
-            raise StateDirError(
-                f"cannot use the state directory {path}: {who} holds it; "
-                "stop that one first, or choose another with --state-dir"
-            ) from error
-        os.truncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def close(self) -> None:
-        os.truncate(self._fd, 0)
-        os.close(self._fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +78,7 @@ class App:
         outputs = OutputFiles(state_dir.path / "logs")
 
         def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
-            return ProcessDriver(poller, post, call_soon, state_dir.path, outputs)
+            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon)
 
         supervisor = Supervisor(store, self._load_config, make_driver, self._broke_down)
         limits = settings.limits
@@ -184,8 +150,8 @@ class App:
 
     async def _bring_down(self, supervisor: Supervisor) -> bool:
         """Whether everything is down: not when a second signal came first."""
-        stopped = asyncio.wrap_future(supervisor.stop_manager())
-        impatient = asyncio.ensure_future(self._impatient.wait())
+        stopped: asyncio.Future[Any] = asyncio.wrap_future(supervisor.stop_manager())
+        impatient: asyncio.Future[Any] = asyncio.ensure_future(self._impatient.wait())
         await asyncio.wait({stopped, impatient}, return_when=asyncio.FIRST_COMPLETED)
         impatient.cancel()
         return stopped.done()

@@ -16,10 +16,11 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
-from hostmanager_server.app import App, Settings, StateDirError
+from hostmanager_server.app import App, Settings
 from hostmanager_server.config.load import default_site_file, load_site_config
 from hostmanager_server.core.spec import Target
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
+from hostmanager_server.state_dir import StateDirError
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -38,7 +38,7 @@ class OutputReader(Protocol):
 
     def read(
         self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
-    ) -> AsyncIterator[list[Line]]:
+    ) -> AsyncIterator[Sequence[Line]]:
         """The last `lines` lines, then with `follow` every new one, in batches."""
 
 

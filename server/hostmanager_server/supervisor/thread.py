@@ -6,7 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 from hostmanager_server.core import plan
@@ -170,6 +172,8 @@ class Supervisor:
         return future
 
     def _run(self) -> None:
+        with suppress(OSError):  # so that `top -H` shows which thread it is
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("supervisor")
         try:
             self._loop.run(self._step)
         except BaseException:

@@ -1,0 +1,194 @@
+"""A real daemon on a site of the test's own, driven with the generated stubs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+import yaml
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
+
+# How long a condition may take to come true on a busy machine, s. Nothing waits this long when all is well.
+PATIENCE = 30.0
+COMMAND = Path(sys.executable).with_name("hostmanager")
+
+
+def eventually(condition: Callable[[], T], what: str = "condition", patience: float = PATIENCE) -> T:
+    """The condition's value as soon as it is true; fails when it never is."""
+    deadline = time.monotonic() + patience
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {patience:g} s for: {what}")
+        pause.wait(0.01)
+
+
+def marked(state_dir: Path) -> list[int]:
+    """Live processes whose environment names this daemon's site: everything it ever started, and left."""
+    needle = b"TEST_SITE=" + os.fsencode(state_dir)
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            environ = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if needle in environ and state != "Z":
+            found.append(int(entry))
+    return found
+
+
+class Site:
+    """A site config file, and the daemons that are started on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "site.yaml"
+        self.state_dir = folder / "state"
+        self.socket = folder / "hm.sock"
+        self.daemons: list[Daemon] = []
+
+    def write(self, instances: list[dict[str, Any]], **top: Any) -> None:
+        """Instances as in `agent-instances`; those without a class get one."""
+        for instance in instances:
+            instance.setdefault("agent-class", "Test")
+        site = {"hosts": {"localhost": {"agent-instances": instances}}, **top}
+        self.file.write_text(yaml.safe_dump(site, sort_keys=False))
+
+    def start(self, *flags: str, wait: bool = True) -> Daemon:
+        daemon = Daemon(self, flags)
+        self.daemons.append(daemon)
+        if wait:
+            daemon.wait_until_serving()
+        return daemon
+
+    def processes(self) -> list[int]:
+        """Everything any of its daemons started that is alive, daemons excluded."""
+        daemons = {daemon.pid for daemon in self.daemons}
+        return [pid for pid in marked(self.state_dir) if pid not in daemons]
+
+
+class Daemon:
+    def __init__(self, site: Site, flags: tuple[str, ...]) -> None:
+        self.site = site
+        self.log = site.folder / f"daemon{len(site.daemons)}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    COMMAND,
+                    "serve",
+                    site.file,
+                    "--state-dir",
+                    site.state_dir,
+                    "--listen",
+                    f"unix:{site.socket}",
+                    *flags,
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=site.folder,
+                env={**os.environ, "OCS_CONFIG_DIR": str(site.folder)},
+            )
+        self.channel = grpc.insecure_channel(f"unix:{site.socket}")
+        self.stub = pb_grpc.HostManagerServiceStub(self.channel)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_until_serving(self) -> None:
+        def serving() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(f"the daemon ended:\n{self.log.read_text()}")
+            try:
+                status = self.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+            except grpc.RpcError:
+                return False
+            return status.manager.state == pb.MANAGER_STATE_RUNNING and bool(
+                status.manager.config_parse_status
+            )
+
+        eventually(serving, "the daemon to serve")
+
+    def instance(self, instance_id: str) -> pb.ManagedInstance:
+        request = pb.GetInstanceRequest(instance_id=instance_id)
+        return self.stub.GetInstance(request, timeout=20).instance
+
+    def instances(self) -> dict[str, pb.ManagedInstance]:
+        found: dict[str, pb.ManagedInstance] = {}
+        token = ""
+        while True:
+            page = self.stub.ListInstances(pb.ListInstancesRequest(page_token=token), timeout=20)
+            found.update({i.instance_id: i for i in page.instances})
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def wait_for(
+        self, instance_id: str, state: pb.NextAction.ValueType, patience: float = PATIENCE
+    ) -> pb.ManagedInstance:
+        def reached() -> pb.ManagedInstance | None:
+            instance = self.instance(instance_id)
+            return instance if instance.next_action == state else None
+
+        name = pb.NextAction.Name(state)
+        found = eventually(reached, f"{instance_id} to be {name}", patience)
+        assert found is not None
+        return found
+
+    def wait_for_all(self, state: pb.NextAction.ValueType, patience: float = PATIENCE) -> None:
+        def reached() -> bool:
+            states = self.stub.GetStatus(pb.GetStatusRequest(), timeout=20).child_states
+            return all(child.next_action == state for child in states)
+
+        eventually(reached, f"all to be {pb.NextAction.Name(state)}", patience)
+
+    def update(self, **targets: str) -> pb.UpdateResponse:
+        words = {"up": pb.TARGET_STATE_UP, "down": pb.TARGET_STATE_DOWN}
+        changes = [
+            pb.TargetChange(all=True, target_state=words[t])
+            if who == "all"
+            else pb.TargetChange(instance_id=who, target_state=words[t])
+            for who, t in targets.items()
+        ]
+        return self.stub.Update(pb.UpdateRequest(requests=changes), timeout=20)
+
+    def reload(self) -> pb.UpdateResponse:
+        return self.stub.Update(pb.UpdateRequest(reload_config=True), timeout=20)
+
+    def events(self, instance_id: str = "") -> list[pb.Event]:
+        request = pb.ListEventsRequest(instance_ids=[instance_id] if instance_id else [], page_size=1000)
+        return list(self.stub.ListEvents(request, timeout=20).events)
+
+    def thread(self, name: str) -> Path:
+        """The /proc folder of the daemon's thread of this name."""
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            if (task / "comm").read_text().strip() == name[:15]:
+                return task
+        raise LookupError(name)
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.channel.close()
