@@ -1,0 +1,128 @@
+"""Where a daemon listens: how an address is written, found and checked.
+
+The server has a copy of the default rule (neither package imports the other); docs/client.md states it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from hostmanager_client.errors import InvalidAddress
+
+ADDRESS_VARIABLE = "HOSTMANAGER_ADDRESS"
+SOCKET_NAME = "hostmanager.sock"
+# The kernel's limit: sun_path holds 108 bytes with the final NUL.
+LONGEST_SOCKET_PATH = 107
+HOW_TO_WRITE = "write unix:/path/of/the.sock, a path with a '/', or HOST:PORT"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address that was understood. `path` is empty for TCP, `host` for a unix socket."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    @property
+    def is_unix(self) -> bool:
+        return bool(self.path)
+
+    @property
+    def grpc_target(self) -> str:
+        """The same in gRPC's words. gRPC decodes percent signs in the path, so they are encoded here."""
+        if self.path:
+            return f"unix:{quote(self.path)}"
+        return f"dns:///{self}"
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Understand `unix:///path`, `unix:path`, a plain path that has a '/', or `host:port`.
+
+    A relative path is taken from the working directory, `~` is the home directory. Raises InvalidAddress.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if path.startswith("//"):
+            path = path.removeprefix("//")
+            if not path.startswith("/"):
+                raise InvalidAddress(
+                    f"cannot use {text!r} as an address: after unix:// comes an absolute path, as in "
+                    f"unix:///{path}"
+                )
+        return _unix(text, path)
+    if "/" in text:
+        if "://" in text:
+            raise InvalidAddress(f"cannot use {text!r} as an address: it is a URL; {HOW_TO_WRITE}")
+        return _unix(text, text)
+    return _tcp(text)
+
+
+def _unix(text: str, path: str) -> Address:
+    if not path or "\0" in path or path.endswith("/"):
+        raise InvalidAddress(f"cannot use {text!r} as an address: no socket is named; {HOW_TO_WRITE}")
+    absolute = os.path.abspath(os.path.expanduser(path))
+    if len(os.fsencode(absolute)) > LONGEST_SOCKET_PATH:
+        raise InvalidAddress(
+            f"cannot use {absolute!r} as an address: the path of a unix socket is at most "
+            f"{LONGEST_SOCKET_PATH} bytes long; use a shorter one"
+        )
+    return Address(path=absolute)
+
+
+def _tcp(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InvalidAddress(
+            f"cannot use {text!r} as an address: an IPv6 host is written in brackets, as in [::1]:8765"
+        )
+    if not colon or not host or any(c.isspace() or not c.isprintable() for c in host):
+        raise InvalidAddress(f"cannot use {text!r} as an address: {HOW_TO_WRITE}")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise InvalidAddress(f"cannot use {text!r} as an address: {port!r} is no port (1 to 65535)")
+    return Address(host=host, port=int(port))
+
+
+def default_address(environ: Mapping[str, str] | None = None, uid: int | None = None) -> Address:
+    """Where the daemon of this user listens when nobody says so.
+
+    `$HOSTMANAGER_ADDRESS`; else `hostmanager.sock` in /run/hostmanager for root, in
+    $XDG_RUNTIME_DIR/hostmanager for others, in /tmp/hostmanager-UID when that variable is unset. When only
+    the socket of the other (the user's for root, the system's for a user) exists, that one.
+    """
+    environ = os.environ if environ is None else environ
+    if said := environ.get(ADDRESS_VARIABLE, "").strip():
+        return parse_address(said)
+    candidates = _candidates(environ, os.geteuid() if uid is None else uid)
+    for path in candidates:
+        if _is_socket(path):
+            return Address(path=str(path))
+    return Address(path=str(candidates[0]))
+
+
+def _candidates(environ: Mapping[str, str], uid: int) -> list[Path]:
+    system = Path("/run/hostmanager")
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    private = Path(runtime) / "hostmanager" if runtime else Path(f"/tmp/hostmanager-{uid}")  # noqa: S108
+    directories = [system, private] if uid == 0 else [private, system]
+    return [directory / SOCKET_NAME for directory in directories]
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,274 @@
+"""The asyncio client: a thin shell that does the IO which calls.py, streams.py and waiting.py ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+import grpc.aio
+from grpc.aio import UsageError
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
+
+from hostmanager_client import calls
+from hostmanager_client.address import Address, default_address, parse_address
+from hostmanager_client.calls import Call, Changes, EventListing, Listing, Response
+from hostmanager_client.channel import channel_options
+from hostmanager_client.errors import HostManagerError, Unreachable
+from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
+from hostmanager_client.rpc_errors import error_from_rpc
+from hostmanager_client.state import HostState, StatusUpdate, make_state
+from hostmanager_client.streams import (
+    DEFAULT_HEARTBEAT,
+    EventStream,
+    LogStream,
+    StatusStream,
+    Stream,
+    closed_by_daemon,
+    fell_silent,
+)
+from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
+
+Item = TypeVar("Item")
+
+
+class AsyncHostManagerClient:
+    """Talks to one daemon. Opens no connection before the first call; close it, or use it in an `async with`.
+
+    `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
+    call; None for each call's own (10 s; 120 s for stop_manager and die). All methods raise what
+    hostmanager_client.errors lists. A client belongs to the event loop it is first used in.
+    """
+
+    def __init__(
+        self,
+        address: str | Address | None = None,
+        *,
+        timeout: float | None = None,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        if address is None:
+            address = default_address()
+        self.address = parse_address(address) if isinstance(address, str) else address
+        self._timeout = timeout
+        self._reconnect = reconnect or Reconnect()
+        self._channel = grpc.aio.insecure_channel(self.address.grpc_target, channel_options(self.address))
+        self._stub = HostManagerServiceStub(self._channel)
+        self._closed = asyncio.Event()
+
+    async def close(self) -> None:
+        """Ends the connection, and every stream that is still open: their iterators stop."""
+        self._closed.set()
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- unary calls
+
+    async def get_status(self) -> pb.GetStatusResponse:
+        """The manager and all instances, in brief: one consistent snapshot."""
+        return await self._call(calls.get_status())
+
+    async def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
+        """Everything about these instances; about all when none are named. NotFound for unknown ids."""
+        pages = calls.InstancePages(instance_ids)
+        while (call := pages.next_call()) is not None:
+            pages.received(await self._call(call))
+        return pages.result()
+
+    async def get_instance(self, instance_id: str) -> pb.ManagedInstance:
+        """Everything about one instance. NotFound when it is not tracked."""
+        return (await self._call(calls.get_instance(instance_id))).instance
+
+    async def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
+        """The manager and these instances (all when none are named), to look at or to watch on from."""
+        status = await self.get_status()
+        listing = await self.list_instances(instance_ids)
+        return make_state(status, listing.instances, listing.revision)
+
+    async def update(
+        self, changes: Changes = (), *, reload_config: bool = False, validate_only: bool = False
+    ) -> pb.UpdateResponse:
+        """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
+        return await self._call(calls.update(changes, reload_config, validate_only))
+
+    async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
+        """Take instances, or `all_up` whose target is up, down and up again; targets stay as they are."""
+        return await self._call(calls.restart(instance_ids, all_up))
+
+    async def start_manager(
+        self, changes: Changes = (), *, reload_config: bool = True
+    ) -> pb.StartManagerResponse:
+        """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
+        return await self._call(calls.start_manager(changes, reload_config))
+
+    async def stop_manager(self) -> pb.StopManagerResponse:
+        """Bring everything down; returns when it is, and the manager sleeps."""
+        return await self._call(calls.stop_manager())
+
+    async def list_events(self, instance_ids: Iterable[str] = (), *, newest: int = 0) -> EventListing:
+        """What happened, oldest first: the `newest` so many events, 0 for all that are kept."""
+        pages = calls.EventPages(instance_ids, newest)
+        while (call := pages.next_call()) is not None:
+            pages.received(await self._call(call))
+        return pages.result()
+
+    async def die(
+        self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
+    ) -> pb.DieResponse:
+        """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
+        return await self._call(calls.die(disown_dockers, disown_processes, expected_epoch))
+
+    # --- streams. Each ends its call when the iterator is closed or forgotten.
+
+    def watch(
+        self,
+        instance_ids: Iterable[str] = (),
+        *,
+        since: HostState | None = None,
+        heartbeat: float = DEFAULT_HEARTBEAT,
+        on_connection: OnConnection = ignore,
+    ) -> AsyncGenerator[StatusUpdate]:
+        """The state, and then every change of it, over lost connections.
+
+        `since`: go on from an earlier state of the same instances. `heartbeat`: 1 to 3600 s; after a
+        silence of 2.5 of them the connection counts as dead. `on_connection` is told of losses and
+        returns. Raises Unreachable when the first connection fails, and what cannot be tried again.
+        """
+        return self._follow(StatusStream(instance_ids, heartbeat, since), on_connection)
+
+    def watch_events(
+        self,
+        instance_ids: Iterable[str] = (),
+        *,
+        resume_token: str = "",
+        heartbeat: float = DEFAULT_HEARTBEAT,
+        on_connection: OnConnection = ignore,
+    ) -> AsyncGenerator[pb.Event | pb.EventGap]:
+        """Every event from `resume_token` (of list_events) on, or from now on; a gap says what was lost."""
+        return self._follow(EventStream(instance_ids, resume_token, heartbeat), on_connection)
+
+    def tail_logs(
+        self,
+        instance_id: str,
+        *,
+        lines: int | None = None,
+        follow: bool = False,
+        on_connection: OnConnection = ignore,
+    ) -> AsyncGenerator[pb.LogLine]:
+        """The last lines of an instance (None: 100); with `follow` every new one, over lost connections."""
+        silence = self._timeout or calls.PLAIN_TIMEOUT
+        return self._follow(LogStream(instance_id, lines, follow, silence), on_connection)
+
+    async def wait_for(
+        self,
+        generations: Mapping[str, int],
+        *,
+        targets: Mapping[str, calls.Target] | None = None,
+        epoch: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 -- asyncio.timeout could not name who is late
+        on_progress: OnProgress | None = None,
+        on_connection: OnConnection = ignore,
+    ) -> WaitProgress:
+        """Follow until every instance has carried out its generation and stands where its target wants it.
+
+        `generations` and `epoch` are of the answer of update or restart; `targets` what was asked for, when
+        it is known. `timeout` in s, None for ever. Raises TargetNotReached, which names those that are not
+        there; those that cannot get there (not operable, changed again) are given up at once.
+        """
+        waiting = Waiting(generations, targets, epoch)
+        if not waiting.instance_ids:
+            return waiting.observe(await self.get_state())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        stream = StatusStream(waiting.instance_ids)
+        async with aclosing(self._follow(stream, on_connection, deadline)) as updates:
+            async for update in updates:
+                progress = waiting.observe(update.state)
+                if on_progress is not None:
+                    on_progress(progress)
+                if progress.done:
+                    break
+        return waiting.check(timeout, str(self.address))
+
+    # --- IO
+
+    async def _call(self, call: Call[Response]) -> Response:
+        method: Callable[..., Any] = getattr(self._stub, call.method)
+        try:
+            return cast("Response", await method(call.request, timeout=self._timeout or call.timeout))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, call.what, self.address) from error
+        except UsageError as error:  # the channel is closed
+            raise Unreachable(f"cannot {call.what}: this client is closed") from error
+
+    async def _follow(
+        self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
+    ) -> AsyncGenerator[Item]:
+        """The items of a stream over all of its connections, until `deadline`."""
+        link = Link(self._reconnect, on_connection)
+        while True:
+            lost: HostManagerError
+            try:
+                async with aclosing(self._connection(stream, deadline)) as messages:
+                    async for message in messages:
+                        items = stream.receive(message)
+                        link.received(time.monotonic(), complete=stream.complete)
+                        for item in items:
+                            yield item
+                if not stream.reconnects:
+                    return
+                lost = closed_by_daemon(stream, str(self.address))
+            except HostManagerError as error:
+                lost = error
+            if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                return
+            if not stream.reconnects:
+                raise lost
+            stream.disconnected()
+            pause = link.lost(lost, time.monotonic())
+            if deadline is not None:
+                pause = min(pause, max(0.0, deadline - time.monotonic()))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), pause)
+
+    async def _connection(self, stream: Stream[Item], deadline: float | None) -> AsyncGenerator[Any]:
+        """The messages of one connection. Raises what ended it, unless the daemon did in good order."""
+        method: Callable[..., Any] = getattr(self._stub, stream.method)
+        try:
+            call = method(stream.request())
+        except UsageError as error:  # the channel is closed
+            raise Unreachable(f"cannot {stream.what}: this client is closed") from error
+        try:
+            while True:
+                limits = [] if stream.silence is None else [stream.silence]
+                if deadline is not None:
+                    limits.append(max(0.0, deadline - time.monotonic()))
+                async with asyncio.timeout(min(limits, default=None)):
+                    message = await call.read()
+                if message is grpc.aio.EOF:
+                    return
+                yield message
+        except TimeoutError as error:
+            raise fell_silent(stream, str(self.address)) from error
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, stream.what, self.address) from error
+        except asyncio.CancelledError:
+            if not self._closed.is_set():
+                raise
+            # Not this task was cancelled but the call, by close(): the iterator just stops.
+        finally:
+            call.cancel()  # an aio stream that is merely forgotten goes on for ever

@@ -1,0 +1,174 @@
+"""The unary calls: what each request says, how long its answer may take, and what failed when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_client.errors import InvalidRequest
+
+Response = TypeVar("Response", bound=Message)
+
+PLAIN_TIMEOUT = 10.0  # s
+# Bringing everything down takes as long as the most stubborn instance: its stop graces in full.
+STOP_TIMEOUT = 120.0  # s
+
+Target: TypeAlias = "pb.TargetState.ValueType"
+UP = pb.TARGET_STATE_UP
+DOWN = pb.TARGET_STATE_DOWN
+# One id (or "all") and its target, in the order in which they are applied.
+Change = tuple[str, Target]
+Changes = Mapping[str, Target] | Iterable[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Response]):
+    """One unary call. `what` could not be done when it fails."""
+
+    method: str
+    request: Message
+    what: str
+    timeout: float
+    response: type[Response]
+
+
+def get_status() -> Call[pb.GetStatusResponse]:
+    return Call("GetStatus", pb.GetStatusRequest(), "get the status", PLAIN_TIMEOUT, pb.GetStatusResponse)
+
+
+def get_instance(instance_id: str) -> Call[pb.GetInstanceResponse]:
+    request = pb.GetInstanceRequest(instance_id=instance_id)
+    return Call("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
+
+
+def update(changes: Changes, reload_config: bool, validate_only: bool) -> Call[pb.UpdateResponse]:
+    request = pb.UpdateRequest(
+        requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
+    )
+    what = "reload the site config" if reload_config and not request.requests else "update targets"
+    return Call("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse)
+
+
+def restart(instance_ids: Sequence[str], all_up: bool) -> Call[pb.RestartResponse]:
+    ids = _ids(instance_ids)
+    if bool(ids) == all_up:
+        raise InvalidRequest("cannot restart: name one or more instances, or all of them, and not both")
+    request = pb.RestartRequest(instance_ids=ids, all=all_up)
+    return Call("Restart", request, f"restart {', '.join(ids) or 'all'}", PLAIN_TIMEOUT, pb.RestartResponse)
+
+
+def start_manager(changes: Changes, reload_config: bool) -> Call[pb.StartManagerResponse]:
+    request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
+    return Call("StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse)
+
+
+def stop_manager() -> Call[pb.StopManagerResponse]:
+    request = pb.StopManagerRequest()
+    return Call("StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse)
+
+
+def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> Call[pb.DieResponse]:
+    request = pb.DieRequest(
+        disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
+    )
+    return Call("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse)
+
+
+def target_changes(changes: Changes) -> list[pb.TargetChange]:
+    """The changes as the contract has them, in order."""
+    pairs = changes.items() if isinstance(changes, Mapping) else changes
+    return [pb.TargetChange(instance_id=who, target_state=target) for who, target in pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Instances, and where a watch goes on from."""
+
+    instances: tuple[pb.ManagedInstance, ...]
+    revision: int
+    resume_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventListing:
+    """Events, oldest first, and where a watch of events goes on from."""
+
+    events: tuple[pb.Event, ...]
+    resume_token: str
+
+
+class InstancePages:
+    """The calls that make one listing of instances."""
+
+    PAGE_SIZE = 1000
+
+    def __init__(self, instance_ids: Iterable[str]) -> None:
+        self._ids = _ids(instance_ids)
+        self._instances: list[pb.ManagedInstance] = []
+        self._first: pb.ListInstancesResponse | None = None
+        self._page_token: str | None = ""
+
+    def next_call(self) -> Call[pb.ListInstancesResponse] | None:
+        """The next call; None when the last page has come."""
+        if self._page_token is None:
+            return None
+        request = pb.ListInstancesRequest(
+            instance_ids=self._ids, page_size=self.PAGE_SIZE, page_token=self._page_token
+        )
+        return Call("ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse)
+
+    def received(self, page: pb.ListInstancesResponse) -> None:
+        self._first = self._first or page
+        self._instances += page.instances
+        self._page_token = page.next_page_token or None
+
+    def result(self) -> Listing:
+        assert self._first is not None
+        return Listing(tuple(self._instances), self._first.revision, self._first.resume_token)
+
+
+class EventPages:
+    """The calls that make one listing of events."""
+
+    PAGE_SIZE = 1000
+
+    def __init__(self, instance_ids: Iterable[str], newest: int) -> None:
+        if newest < 0:
+            raise InvalidRequest(f"cannot list the newest {newest} events: it is a number from 0 (all) on")
+        self._ids = _ids(instance_ids)
+        self._newest = newest
+        self._events: list[pb.Event] = []
+        self._resume_token = ""
+        self._page_token: str | None = ""
+
+    def next_call(self) -> Call[pb.ListEventsResponse] | None:
+        """The next call; None when the last page has come."""
+        if self._page_token is None:
+            return None
+        request = pb.ListEventsRequest(
+            instance_ids=self._ids,
+            page_size=self.PAGE_SIZE,
+            page_token=self._page_token,
+            newest=self._newest,
+        )
+        return Call("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
+
+    def received(self, page: pb.ListEventsResponse) -> None:
+        self._events += page.events
+        self._resume_token = page.resume_token
+        self._page_token = page.next_page_token or None
+
+    def result(self) -> EventListing:
+        return EventListing(tuple(self._events), self._resume_token)
+
+
+def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(instance_ids, str):  # each letter of it would be taken for an id
+        raise InvalidRequest(
+            f"cannot use {instance_ids!r} as a list of instance ids: write [{instance_ids!r}]"
+        )
+    return tuple(instance_ids)

@@ -1,0 +1,176 @@
+"""The demo's lab: the example site in a temporary directory, with a real daemon that runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from hostmanager_client.address import LONGEST_SOCKET_PATH
+from hostmanager_client.demo.processes import Mark
+from hostmanager_client.errors import HostManagerError
+from hostmanager_client.sync import HostManagerClient
+
+REGISTRY_PORT = "18080"  # of the example site; another demo, or anything else, may have it
+SERVING_WITHIN = 30.0  # s
+# All stop graces of the example site in a row are shorter.
+DOWN_WITHIN = 30.0  # s
+KILLED_WITHIN = 10.0  # s
+
+
+class DemoError(click.ClickException):
+    """The demo could not be shown as it should; the text says what went wrong."""
+
+
+def find_examples() -> Path:
+    """The example site: part of an installed wheel, beside the packages in a source tree."""
+    installed = Path(str(files("hostmanager_client"))) / "examples"
+    source = Path(__file__).resolve().parents[3] / "examples"
+    for folder in (installed, source):
+        if (folder / "site.yaml").is_file():
+            return folder
+    raise DemoError(f"cannot find the example site: neither {installed} nor {source} has it")
+
+
+@dataclass(slots=True)
+class Lab:
+    """One running lab. Nothing is started or written before `open`."""
+
+    mark: Mark = field(default_factory=Mark)
+    folder: Path = Path()
+    hurry: bool = False  # `close` is to kill rather than to wait
+    _daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def site_file(self) -> Path:
+        return self.folder / "examples/site.yaml"
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.folder / 'hm.sock'}"
+
+    @property
+    def command(self) -> str:
+        """The `hostmanager` that belongs to this Python. Raises DemoError when it is not there."""
+        beside = Path(sys.executable).with_name("hostmanager")
+        found = str(beside) if beside.is_file() else shutil.which("hostmanager")
+        if found is None:
+            raise DemoError(f"cannot find the command hostmanager: it is not in {beside.parent}, nor in PATH")
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the daemon, and for commands that talk to it. The agents' python3 is this one."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        return os.environ | {"PATH": path, "HOSTMANAGER_ADDRESS": self.address}
+
+    def client(self) -> HostManagerClient:
+        return HostManagerClient(self.address)
+
+    def open(self) -> None:
+        """Start the daemon; returns when it serves. Raises DemoError."""
+        examples = find_examples()
+        self.folder = _make_folder()
+        shutil.copytree(examples, self.folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+        site = self.site_file.read_text(encoding="utf-8")
+        self.site_file.write_text(site.replace(REGISTRY_PORT, str(_free_port())), encoding="utf-8")
+        with (self.folder / "daemon.log").open("wb") as log:
+            self._daemon = subprocess.Popen(
+                [
+                    *(self.command, "serve", str(self.site_file)),
+                    *("--state-dir", str(self.folder / "state")),
+                    *("--listen", self.address),
+                ],
+                cwd=self.folder,
+                env=self.environment | self.mark.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # The terminal's Ctrl-C is for the demo, which then ends the daemon in good order.
+                start_new_session=True,
+            )
+        self._wait_until_it_serves(self._daemon)
+
+    def _wait_until_it_serves(self, daemon: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + SERVING_WITHIN
+        with self.client() as client:
+            while True:
+                try:
+                    client.get_status()
+                    return
+                except HostManagerError as error:
+                    if time.monotonic() > deadline:
+                        raise DemoError(f"the daemon does not answer: {error}\n{self._log_tail()}") from error
+                try:
+                    code = daemon.wait(0.05)
+                except subprocess.TimeoutExpired:
+                    continue
+                raise DemoError(f"the daemon ended with exit code {code}:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        lines = (self.folder / "daemon.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-20:])
+
+    def close(self) -> None:
+        """End the daemon, and with it everything; raises DemoError when something had to be killed.
+
+        Waits for the daemon unless `hurry` is or becomes set. What carries the mark is dead afterwards, and
+        the folder is gone, in any case.
+        """
+        problems: list[str] = []
+        if self._daemon is not None and (problem := self._end(self._daemon)):
+            problems.append(problem)
+        killed = self.mark.kill(KILLED_WITHIN)
+        if self._daemon is not None:
+            self._daemon.poll()  # reap it when it was killed
+        if self.folder != Path():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if killed and not self.hurry:
+            problems.append(f"left behind, and killed: processes {_listed(killed)}")
+        if left := self.mark.pids():
+            problems.append(f"left behind, and cannot be killed: processes {_listed(left)}")
+        if problems:
+            raise DemoError("; ".join(problems))
+
+    def _end(self, daemon: subprocess.Popen[bytes]) -> str:
+        """End the daemon by SIGTERM, which brings everything down first; what went wrong, if anything."""
+        daemon.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + DOWN_WITHIN
+        while not self.hurry:
+            try:
+                code = daemon.wait(0.1)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    return f"the daemon did not end within {DOWN_WITHIN:g} s"
+            else:
+                return f"the daemon ended with exit code {code}" if code else ""
+        return ""
+
+
+def _make_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="hostmanager-demo-")
+    if len(os.fsencode(f"{folder}/hm.sock")) > LONGEST_SOCKET_PATH:
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="hostmanager-demo-", dir="/tmp")  # noqa: S108, mkdtemp makes it safe
+    return Path(folder).resolve()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _listed(pids: list[int]) -> str:
+    return ", ".join(map(str, pids))

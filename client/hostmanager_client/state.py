@@ -1,0 +1,168 @@
+"""The state of a host as a watcher sees it, folded from the messages of WatchStatus.
+
+Pure: messages in, views out. What is folded is whole or nothing: a snapshot that has not come to its last
+piece changes neither the view nor the token to resume from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_client.errors import ServerBug
+from hostmanager_client.words import snapshot_word, to_datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """Everything a daemon said about its host, at one revision.
+
+    `instances` is by instance id, in its order; never changed afterwards. The messages in it are shared
+    with later states: do not change them. `resume_token` is where a watch goes on from here.
+    """
+
+    revision: int
+    time: datetime
+    manager: pb.ManagerStatus
+    instances: Mapping[str, pb.ManagedInstance] = field(default_factory=lambda: MappingProxyType({}))
+    resume_token: str = ""
+
+    @property
+    def epoch(self) -> str:
+        """The life of the daemon that `revision` belongs to."""
+        return self.manager.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class StatusUpdate:
+    """The newest state, and what is different from the one before.
+
+    `snapshot` is empty for an ordinary change. Otherwise the daemon sent all there is, and it says why
+    (`initial`, `epoch_changed`, `history_compacted`, `slow_consumer`); `changed` and `removed` then still
+    name only what differs.
+    """
+
+    state: HostState
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    manager_changed: bool
+    snapshot: str = ""
+
+
+def make_state(
+    status: pb.GetStatusResponse, instances: Iterable[pb.ManagedInstance], revision: int
+) -> HostState:
+    """A state from the two unary calls. The manager is as old as `status`, the token belongs to it."""
+    return HostState(
+        revision=max(status.revision, revision),
+        time=to_datetime(status.time),
+        manager=status.manager,
+        instances=_frozen({i.instance_id: i for i in instances}),
+        resume_token=status.resume_token,
+    )
+
+
+class StatusFold:
+    """Folds the messages of one watch, over all of its connections."""
+
+    def __init__(self, since: HostState | None = None) -> None:
+        self._state = since
+        self._pieces: dict[str, pb.ManagedInstance] | None = None  # of a snapshot that is not whole yet
+        self._pieces_manager: pb.ManagerStatus | None = None
+
+    @property
+    def state(self) -> HostState | None:
+        return self._state
+
+    @property
+    def resume_token(self) -> str:
+        """Where the next connection is to go on; empty when it has to start with a snapshot."""
+        return self._state.resume_token if self._state is not None else ""
+
+    def disconnected(self) -> None:
+        """The stream is over: what came of an unfinished snapshot is void."""
+        self._pieces = self._pieces_manager = None
+
+    def start_over(self) -> None:
+        """The next connection is to start with a snapshot; the view stays until that is whole."""
+        self.disconnected()
+        if self._state is not None:
+            self._state = replace(self._state, resume_token="")
+
+    def receive(self, message: pb.WatchStatusResponse) -> StatusUpdate | None:
+        """Fold one message. None when it left everything as it was (heartbeats; pieces of a snapshot).
+
+        Raises ServerBug when the message cannot come at this place.
+        """
+        kind = message.WhichOneof("update")
+        if kind == "snapshot":
+            return self._snapshot(message)
+        if self._pieces is not None:
+            raise ServerBug("the daemon broke off a snapshot before its last piece")
+        if self._state is None:
+            raise ServerBug("the daemon sent changes before the first snapshot")
+        if kind == "delta":
+            return self._delta(self._state, message)
+        self._state = replace(
+            self._state, revision=message.revision, time=to_datetime(message.time),
+            resume_token=message.resume_token,
+        )  # fmt: skip
+        return None
+
+    def _snapshot(self, message: pb.WatchStatusResponse) -> StatusUpdate | None:
+        piece = message.snapshot
+        if piece.first:
+            self._pieces, self._pieces_manager = {}, None
+        if self._pieces is None:
+            raise ServerBug("the daemon sent a later piece of a snapshot without the first")
+        self._pieces.update((i.instance_id, i) for i in piece.instances)
+        if piece.HasField("manager"):
+            self._pieces_manager = piece.manager
+        if not piece.last:
+            return None
+        instances, manager = self._pieces, self._pieces_manager or pb.ManagerStatus()
+        self.disconnected()
+        return self._adopt(message, instances, manager, snapshot_word(piece.reason))
+
+    def _delta(self, state: HostState, message: pb.WatchStatusResponse) -> StatusUpdate | None:
+        delta = message.delta
+        instances = dict(state.instances)
+        for instance_id in delta.removed_instance_ids:
+            instances.pop(instance_id, None)
+        for instance in delta.instances:
+            known = instances.get(instance.instance_id)
+            if known is None or known.revision <= instance.revision:
+                instances[instance.instance_id] = instance
+        manager = delta.manager if delta.HasField("manager") else state.manager
+        return self._adopt(message, instances, manager, "")
+
+    def _adopt(
+        self,
+        message: pb.WatchStatusResponse,
+        instances: dict[str, pb.ManagedInstance],
+        manager: pb.ManagerStatus,
+        snapshot: str,
+    ) -> StatusUpdate | None:
+        before = self._state
+        old = before.instances if before is not None else {}
+        self._state = HostState(
+            revision=message.revision,
+            time=to_datetime(message.time),
+            manager=manager,
+            instances=_frozen(instances),
+            resume_token=message.resume_token,
+        )
+        changed = tuple(i for i, new in instances.items() if old.get(i) != new)
+        removed = tuple(i for i in old if i not in instances)
+        manager_changed = before is None or before.manager != manager
+        if not (changed or removed or manager_changed or snapshot):
+            return None
+        return StatusUpdate(self._state, changed, removed, manager_changed, snapshot)
+
+
+def _frozen(instances: dict[str, pb.ManagedInstance]) -> Mapping[str, pb.ManagedInstance]:
+    return MappingProxyType(dict(sorted(instances.items())))

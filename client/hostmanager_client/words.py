@@ -1,0 +1,138 @@
+"""The words and JSON of the contract's messages, as people and scripts read them.
+
+Every enum value has one word: its name without the enum's prefix, in lower case ("up", "wait_start",
+"host", "warning"), except that next_action's UNKNOWN is "?" as in OCS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from hostmanager.v1 import host_manager_pb2 as pb
+
+_IRREGULAR = {"NEXT_ACTION_UNKNOWN": "?"}
+
+
+@cache
+def enum_words(descriptor: EnumDescriptor) -> dict[int, str]:
+    """Number to word, for every value of an enum."""
+    values = list(descriptor.values)
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    return {v.number: _IRREGULAR.get(v.name) or v.name.removeprefix(prefix).lower() for v in values}
+
+
+def next_action_word(value: pb.NextAction.ValueType) -> str:
+    """`up`, `down`, `start_at`, `start`, `wait_start`, `wait_dead` or `?`."""
+    return _word(pb.NextAction.DESCRIPTOR, value)
+
+
+def target_word(value: pb.TargetState.ValueType) -> str:
+    """`up`, `down` or `passive`."""
+    return _word(pb.TargetState.DESCRIPTOR, value)
+
+
+def manager_word(value: pb.ManagerState.ValueType) -> str:
+    """`running`, `stopping` or `stopped`."""
+    return _word(pb.ManagerState.DESCRIPTOR, value)
+
+
+def severity_word(value: pb.Severity.ValueType) -> str:
+    """`info`, `warning` or `error`."""
+    return _word(pb.Severity.DESCRIPTOR, value)
+
+
+def event_word(value: pb.EventKind.ValueType) -> str:
+    """`launch`, `up`, `exit`, ..."""
+    return _word(pb.EventKind.DESCRIPTOR, value)
+
+
+def management_word(value: pb.Management.ValueType) -> str:
+    """`host`, `docker` or `retired`."""
+    return _word(pb.Management.DESCRIPTOR, value)
+
+
+def snapshot_word(value: pb.StatusSnapshot.Reason.ValueType) -> str:
+    """`initial`, `epoch_changed`, `history_compacted` or `slow_consumer`."""
+    return _word(pb.StatusSnapshot.Reason.DESCRIPTOR, value)
+
+
+def _word(descriptor: EnumDescriptor, value: int) -> str:
+    # A daemon newer than this client may know values that it does not.
+    return enum_words(descriptor).get(value, f"value {value}")
+
+
+def to_datetime(stamp: Timestamp) -> datetime:
+    """The moment, in UTC, with microseconds."""
+    return datetime.fromtimestamp(stamp.seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
+
+
+def to_seconds(stamp: Timestamp) -> float:
+    """The moment, in s since the epoch of Unix."""
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """The message as JSON values: every field is there, under its name in the contract.
+
+    An absent message or optional field is null. Unlike in protobuf's own JSON, 64-bit integers are
+    numbers (all of ours are far below 2**53) and enums are their words. Times are RFC 3339 in UTC,
+    durations seconds.
+    """
+    result: dict[str, Any] = {}
+    for name, presence, convert in _plan(message.DESCRIPTOR):
+        if presence and not message.HasField(name):
+            result[name] = None
+        else:
+            result[name] = convert(getattr(message, name))
+    return result
+
+
+def _time(stamp: Timestamp) -> str:
+    return to_datetime(stamp).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _duration(value: Duration) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "google.protobuf.Timestamp": _time,
+    "google.protobuf.Duration": _duration,
+}
+
+
+@cache
+def _plan(descriptor: Any) -> tuple[tuple[str, bool, Callable[[Any], Any]], ...]:
+    """How each field of a message is converted; worked out once for each type."""
+    return tuple((f.name, f.has_presence and not f.is_repeated, _converter(f)) for f in descriptor.fields)
+
+
+def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        value = _single(kind.fields_by_name["value"])
+        return lambda entries: {key: value(entries[key]) for key in sorted(entries)}
+    single = _single(field)
+    if field.is_repeated:
+        return lambda values: [single(value) for value in values]
+    return single
+
+
+def _single(field: FieldDescriptor) -> Callable[[Any], Any]:
+    if field.message_type is not None:
+        return _SCALARS.get(field.message_type.full_name, to_json)
+    if field.enum_type is not None:
+        words = enum_words(field.enum_type)
+        return lambda number: words.get(number, number)
+    return _same
