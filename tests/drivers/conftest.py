@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
 import select
-import threading
+import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from hostmanager_server.core.events import Instant
-from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers.base import Timer
+import pytest
+from hostmanager_server.core.events import (
+    DriverEvent,
+    ExitStatus,
+    Gone,
+    Instant,
+    RunKey,
+    Started,
+    StartFailed,
+)
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
+from hostmanager_server.drivers.base import Driver, Timer
+from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
+from hostmanager_server.drivers.process import Output, ProcessDriver
 
 DEADLINE = 30.0  # s; for conditions that hold at once on an idle machine
 
@@ -38,7 +52,6 @@ class EpollPoller:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._thread = threading.get_ident()
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         self._epoll.register(fd, select.EPOLLIN)
@@ -78,7 +91,7 @@ class EpollPoller:
                 call.callback()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Turn until the condition holds; it is looked at every 2 ms, as some of them are seen in /proc only."""
+        """Turn until the condition holds; looked at every 2 ms, as some are seen in /proc only."""
         deadline = time.monotonic() + DEADLINE
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come to hold"
@@ -103,3 +116,182 @@ class PlainOutput:
         self.directory.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         return os.open(self.directory / f"{instance_id}.log", flags, 0o644)
+
+
+class Harness(Protocol):
+    """One driver under test, and what a test may ask of its surroundings."""
+
+    events: list[DriverEvent]
+
+    @property
+    def driver(self) -> Driver: ...
+
+    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+        """An instance that behaves so."""
+
+    def settle(self, instance_id: str) -> None:
+        """Wait until the running agent has taken on its behaviour."""
+
+    def wait_for(self, condition: Callable[[], bool]) -> None: ...
+
+    def alive(self, instance_id: str) -> bool:
+        """Whether anything that the instance ever started is alive, as seen from outside the driver."""
+
+    def crash(self, instance_id: str) -> None:
+        """SIGKILL to the main process, from outside."""
+
+    def successor(self) -> None:
+        """Disown everything, and put a new driver in the place of the old one."""
+
+
+class FakeHarness:
+    def __init__(self) -> None:
+        self.poller = FakePoller()
+        self.host = FakeHost(self.poller)
+        self.events: list[DriverEvent] = []
+        self.driver: Driver = FakeDriver(self.poller, self.events.append, self.host)
+
+    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+        self.host.behave(instance_id, behaviour)
+        return InstanceSpec(instance_id, "Fake", process=ProcessSpec(("fake",)), ready=ready)
+
+    def settle(self, instance_id: str) -> None:
+        assert self.host.run_of(instance_id) is not None
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = self.poller.now().mono + DEADLINE
+        while not condition():
+            assert self.poller.now().mono < deadline, "the condition did not come to hold"
+            self.poller.advance(0.01)
+
+    def alive(self, instance_id: str) -> bool:
+        return self.host.run_of(instance_id) is not None
+
+    def crash(self, instance_id: str) -> None:
+        self.host.crash(instance_id, ExitStatus(signal=signal.SIGKILL))
+
+    def successor(self) -> None:
+        self.driver.disown()
+        self.driver = FakeDriver(self.poller, self.events.append, self.host)
+
+
+class RealHarness:
+    """The process driver over agents that are small shell scripts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.poller = EpollPoller()
+        self.events: list[DriverEvent] = []
+        self.driver: ProcessDriver = self._new_driver()
+
+    def _new_driver(self) -> ProcessDriver:
+        return self.new_driver(PlainOutput(self.directory / "log"))
+
+    def new_driver(self, output: Output) -> ProcessDriver:
+        """Another driver over the same state."""
+        return ProcessDriver(
+            self.poller,
+            self.events.append,
+            self.directory,
+            output,
+            epoch=os.urandom(8).hex(),
+            call_soon=self.poller.call_soon,
+        )
+
+    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+        if behaviour.cannot_start:
+            return self.command(instance_id, "/nonexistent/agent")
+        lines = []
+        if behaviour.ignores:
+            lines.append(f"trap '' {' '.join(str(number) for number in sorted(behaviour.ignores))}")
+        if behaviour.descendants:
+            lines.append("(setsid sleep 1000 &)")
+        lines.append(f": > {self.settled(instance_id)}")
+        if behaviour.exits_after is None:
+            lines.append("while :; do sleep 1000; done" if behaviour.ignores else "exec sleep 1000")
+        else:
+            lines.append(f"sleep {behaviour.exits_after}")
+            status = behaviour.status
+            lines.append(f"kill -{status.signal} $$" if status.signal else f"exit {status.code}")
+        return self.script(instance_id, "\n".join(lines), ready=ready)
+
+    def script(self, instance_id: str, text: str, ready: Probe | None = None) -> InstanceSpec:
+        """An instance that runs a shell script."""
+        return replace(self.command(instance_id, "/bin/sh", "-c", text), ready=ready)
+
+    def command(self, instance_id: str, *argv: str) -> InstanceSpec:
+        return InstanceSpec(instance_id, "Test", process=ProcessSpec(argv))
+
+    def settled(self, instance_id: str) -> Path:
+        """The file that the instance's agent makes when it has taken on its behaviour."""
+        return self.directory / f"{instance_id}.settled"
+
+    def settle(self, instance_id: str) -> None:
+        self.wait_for(self.settled(instance_id).exists)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        self.poller.wait_for(condition)
+
+    def alive(self, instance_id: str) -> bool:
+        return bool(marked(f"HOSTMANAGER_INSTANCE_ID={instance_id}"))
+
+    def crash(self, instance_id: str) -> None:
+        os.kill(self.pid(instance_id), signal.SIGKILL)
+
+    def pid(self, instance_id: str) -> int:
+        """Of the instance's latest run."""
+        pids = [e.pid for e in self.events if isinstance(e, Started) and e.run.instance_id == instance_id]
+        return pids[-1]
+
+    def run(self, spec: InstanceSpec, number: int = 1) -> str:
+        """Launch it and wait for its end; its output."""
+        key = RunKey(spec.instance_id, number)
+        self.driver.launch(key, spec)
+        self.wait_for(lambda: any(isinstance(e, Gone | StartFailed) and e.run == key for e in self.events))
+        log = self.directory / "log" / f"{spec.instance_id}.log"
+        return log.read_text() if log.exists() else ""
+
+    def successor(self) -> None:
+        self.driver.disown()
+        self.driver.close()
+        self.driver = self._new_driver()
+
+    def close(self) -> None:
+        self.driver.close()
+        for process in marked(f"{self.directory}"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for event in self.events:
+            if isinstance(event, Started):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(event.pid, 0)
+        self.poller.close()
+
+
+def marked(text: str) -> list[int]:
+    """The living processes with this in their environment, by a look of our own at /proc."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != str(os.getpid()):
+            with contextlib.suppress(OSError):
+                environ = Path("/proc", name, "environ").read_bytes()
+                if text.encode() in environ:
+                    found.append(int(name))
+    return found
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarness]:
+    # By which the agents of a failed test are found and ended.
+    monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
+    harness = RealHarness(tmp_path)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture(params=["fake", "real"])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    if request.param == "fake":
+        return FakeHarness()
+    found: RealHarness = request.getfixturevalue("real")
+    return found

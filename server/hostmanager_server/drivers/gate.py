@@ -23,7 +23,7 @@ SCRIPT = 'read -r HOSTMANAGER_GATE && cd "$1" && unset OLDPWD && shift && exec "
 _ARGV0 = (SHELL, "-c", SCRIPT, "gate")
 _CMDLINE = b"\0".join(os.fsencode(word) for word in _ARGV0) + b"\0"
 
-# High, so that scripts that number their own descriptors do not meet it.
+# High, so that scripts that number their own descriptors do not meet it; lower where the limit is.
 LOCK_DESCRIPTOR = 250
 
 # Ignored signals stay ignored across exec, and a shell's background job starts with INT ignored: an agent
@@ -53,6 +53,7 @@ def spawn(argv: list[str], working_dir: str, env: Mapping[str, str], output: int
     It gets `output` as stdout and stderr and `lock` under LOCK_DESCRIPTOR; every other descriptor must be
     close-on-exec (`seal_descriptors`). Raises OSError, or ValueError for a NUL byte.
     """
+    inherited_lock = min(LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         # posix_spawn, not Popen: half the cost, and it resets every signal.
@@ -64,7 +65,7 @@ def spawn(argv: list[str], working_dir: str, env: Mapping[str, str], output: int
                 (os.POSIX_SPAWN_DUP2, read_end, 0),
                 (os.POSIX_SPAWN_DUP2, output, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
-                (os.POSIX_SPAWN_DUP2, lock, LOCK_DESCRIPTOR),
+                (os.POSIX_SPAWN_DUP2, lock, inherited_lock),
             ],
             setsid=True,
             setsigmask=(),

@@ -64,11 +64,10 @@ def read_file(path: str) -> bytes:
     """The whole of a small file, cheaper than `open()`. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(descriptor, _READ)
-        if len(data) < _READ and not data:
-            return data
-        while more := os.read(descriptor, _READ):
-            data += more
+        data = part = os.read(descriptor, _READ)
+        while len(part) == _READ:
+            part = os.read(descriptor, _READ)
+            data += part
         return data
     finally:
         os.close(descriptor)

@@ -39,6 +39,8 @@ def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
             raise LimitError(f"there is no limit '{name}' (known: {', '.join(LIMITS)})")
         wanted = resource.RLIM_INFINITY if value is None else value
         shown = "unlimited" if value is None else str(value)
+        if value is not None and value < 0:
+            raise LimitError(f"the limit '{name}' cannot be set to {value}: it must be 0 or more")
         try:
             resource.prlimit(pid, number, (wanted, wanted))
         except PermissionError as error:

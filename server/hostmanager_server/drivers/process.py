@@ -162,8 +162,11 @@ class ProcessDriver:
             stack.callback(os.close, output)
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
-            stack.callback(draft.discard)
-            child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
+            try:
+                child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
+            except BaseException:
+                draft.discard()
+                raise
             stack.callback(os.close, child.descriptor)
             return self._pass_gate(run, token, process, draft, child)
 
@@ -187,6 +190,8 @@ class ProcessDriver:
                 os.close(pidfd)
             if committed:
                 self._records.remove(run.instance_id)
+            else:
+                draft.discard()
             raise
         child.release()
         return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)

@@ -128,9 +128,8 @@ class Draft:
         os.rename(self._draft, self._final)
 
     def discard(self) -> None:
-        """Removes the draft, if it was not committed."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._draft)
+        """Removes a draft that was not committed."""
+        os.unlink(self._draft)
 
     def close(self) -> None:
         os.close(self._file)

@@ -1,0 +1,231 @@
+"""What every driver promises: run over the fake one and the real one."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from hostmanager_server.core.events import (
+    DriverEvent,
+    Exited,
+    ExitStatus,
+    Gone,
+    Ready,
+    RunKey,
+    Started,
+    StartFailed,
+)
+from hostmanager_server.core.spec import CommandProbe, InstanceSpec, Probe
+from hostmanager_server.drivers.fake import Behaviour
+
+if TYPE_CHECKING:
+    from tests.drivers.conftest import Harness
+
+STEADY = Behaviour()
+IGNORES_INT = Behaviour(ignores=frozenset({signal.SIGINT}))
+IGNORES_BOTH = Behaviour(ignores=frozenset({signal.SIGINT, signal.SIGTERM}))
+DAEMONISES = Behaviour(descendants=True)
+EXITS_3 = Behaviour(exits_after=0.0, status=ExitStatus(code=3))
+
+
+def of(harness: Harness, run: RunKey) -> list[DriverEvent]:
+    return [event for event in harness.events if event.run == run]
+
+
+def seen(harness: Harness, run: RunKey, kind: type[DriverEvent]) -> bool:
+    return any(isinstance(event, kind) for event in of(harness, run))
+
+
+def kinds(harness: Harness, run: RunKey) -> list[type[DriverEvent]]:
+    return [type(event) for event in of(harness, run)]
+
+
+def status(harness: Harness, run: RunKey) -> ExitStatus:
+    return next(event.status for event in of(harness, run) if isinstance(event, Exited))
+
+
+def start(harness: Harness, instance_id: str, behaviour: Behaviour, number: int = 1) -> RunKey:
+    run = RunKey(instance_id, number)
+    harness.driver.launch(run, harness.spec(instance_id, behaviour))
+    harness.settle(instance_id)
+    return run
+
+
+def wait_gone(harness: Harness, run: RunKey) -> None:
+    harness.wait_for(lambda: seen(harness, run, Gone))
+
+
+def test_a_run_is_started_then_ready_then_exited_then_gone(harness: Harness) -> None:
+    run = RunKey("a", 1)
+    harness.driver.launch(run, harness.spec("a", EXITS_3))
+    wait_gone(harness, run)
+    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
+    assert status(harness, run) == ExitStatus(code=3)
+    assert not harness.alive("a")
+
+
+def test_a_failed_start_is_one_event_that_names_the_instance(harness: Harness) -> None:
+    run = RunKey("a", 1)
+    harness.driver.launch(run, harness.spec("a", Behaviour(cannot_start="no such program")))
+    assert kinds(harness, run) == [StartFailed]
+    failed = harness.events[0]
+    assert isinstance(failed, StartFailed)
+    assert failed.why.startswith("cannot start 'a': ")
+    assert not harness.alive("a")
+
+
+def test_an_instance_without_a_command_says_its_problem(harness: Harness) -> None:
+    run = RunKey("a", 1)
+    harness.driver.launch(run, InstanceSpec("a", "Nobody", problem="agent class 'Nobody' has no command"))
+    failed = harness.events[0]
+    assert isinstance(failed, StartFailed)
+    assert "agent class 'Nobody' has no command" in failed.why
+
+
+def test_a_stop_signal_ends_the_run_and_shows_as_its_status(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
+    wait_gone(harness, run)
+    assert status(harness, run) == ExitStatus(signal=signal.SIGINT)
+
+
+def test_what_ignores_int_and_term_ends_by_kill(harness: Harness) -> None:
+    run = start(harness, "a", IGNORES_BOTH)
+    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    other = start(harness, "b", EXITS_3)
+    wait_gone(harness, other)
+    assert not seen(harness, run, Exited)
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    wait_gone(harness, run)
+    assert status(harness, run) == ExitStatus(signal=signal.SIGKILL)
+    assert not harness.alive("a")
+
+
+def test_term_to_the_whole_tree_ends_what_ignored_int(harness: Harness) -> None:
+    run = start(harness, "a", IGNORES_INT)
+    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(harness, run)
+    assert not harness.alive("a")
+
+
+def test_a_run_is_not_gone_while_a_descendant_lives(harness: Harness) -> None:
+    run = start(harness, "a", DAEMONISES)
+    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
+    harness.wait_for(lambda: seen(harness, run, Exited))
+    other = start(harness, "b", EXITS_3)
+    wait_gone(harness, other)
+    assert not seen(harness, run, Gone)
+    assert harness.alive("a")
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(harness, run)
+    assert not harness.alive("a")
+    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
+
+
+def test_a_crash_from_outside_is_seen(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    harness.crash("a")
+    wait_gone(harness, run)
+    assert status(harness, run) == ExitStatus(signal=signal.SIGKILL)
+
+
+def test_an_instance_can_be_launched_again_once_gone(harness: Harness) -> None:
+    first = start(harness, "a", STEADY)
+    harness.crash("a")
+    wait_gone(harness, first)
+    second = start(harness, "a", STEADY, number=2)
+    assert kinds(harness, second) == [Started, Ready]
+    harness.driver.stop(second, signal.SIGKILL, whole_tree=True)
+    wait_gone(harness, second)
+
+
+def test_a_second_launch_beside_a_living_run_is_refused(harness: Harness) -> None:
+    first = start(harness, "a", STEADY)
+    second = RunKey("a", 2)
+    harness.driver.launch(second, harness.spec("a", STEADY))
+    assert kinds(harness, second) == [StartFailed]
+    assert kinds(harness, first) == [Started, Ready]
+
+
+def test_stopping_an_older_or_unknown_run_does_nothing(harness: Harness) -> None:
+    run = start(harness, "a", STEADY, number=2)
+    harness.driver.stop(RunKey("a", 1), signal.SIGKILL, whole_tree=True)
+    harness.driver.stop(RunKey("nobody", 1), signal.SIGKILL, whole_tree=True)
+    other = start(harness, "b", EXITS_3)
+    wait_gone(harness, other)
+    assert kinds(harness, run) == [Started, Ready]
+
+
+def test_stopping_a_run_twice_ends_it_once(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    wait_gone(harness, run)
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
+
+
+def test_ready_comes_when_the_probe_succeeds_and_not_before_started(harness: Harness) -> None:
+    run = RunKey("a", 1)
+    probe = Probe(CommandProbe(("true",)), interval=0.01, timeout=10.0)
+    harness.driver.launch(run, harness.spec("a", STEADY, ready=probe))
+    assert kinds(harness, run) == [Started]
+    harness.wait_for(lambda: seen(harness, run, Ready))
+    assert kinds(harness, run) == [Started, Ready]
+
+
+def test_a_run_that_ends_before_it_is_ready_never_is(harness: Harness) -> None:
+    run = RunKey("a", 1)
+    probe = Probe(CommandProbe(("false",)), interval=0.01, timeout=10.0)
+    harness.driver.launch(run, harness.spec("a", Behaviour(ready_after=None), ready=probe))
+    harness.settle("a")
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(harness, run)
+    assert kinds(harness, run) == [Started, Exited, Gone]
+
+
+def test_a_disowned_run_lives_on_and_the_next_driver_adopts_it(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    started = harness.events[0]
+    assert isinstance(started, Started)
+    harness.successor()
+    adopted = harness.driver.adopt()
+    assert [(one.run, one.pid) for one in adopted] == [(run, started.pid)]
+    assert adopted[0].process.argv
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
+    wait_gone(harness, run)
+    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
+    assert not harness.alive("a")
+
+
+def test_a_disowned_run_posts_nothing_more(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    harness.driver.disown()
+    harness.crash("a")
+    harness.wait_for(lambda: not harness.alive("a"))
+    assert kinds(harness, run) == [Started, Ready]
+
+
+def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(harness: Harness) -> None:
+    run = start(harness, "a", DAEMONISES)
+    harness.driver.disown()
+    harness.crash("a")
+    harness.successor()
+    harness.wait_for(lambda: harness.alive("a"))
+    adopted = harness.driver.adopt()
+    assert [one.run for one in adopted] == [run]
+    harness.wait_for(lambda: seen(harness, run, Exited))
+    assert not seen(harness, run, Gone)
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    wait_gone(harness, run)
+    assert not harness.alive("a")
+
+
+def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
+    wait_gone(harness, run)
+    harness.successor()
+    assert harness.driver.adopt() == []
