@@ -1,0 +1,248 @@
+"""The core against a simulated host that does its worst: what must always hold, holds."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+from hostmanager_server.core import lifecycle, plan
+from hostmanager_server.core.actions import Action
+from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, Started
+from hostmanager_server.core.lifecycle import TRANSITIONS, next_deadline
+from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.restart import stability
+from hostmanager_server.core.spec import (
+    Backoff,
+    InstanceSpec,
+    ProcessSpec,
+    RestartPolicy,
+    RestartWhen,
+    StopPolicy,
+    Target,
+)
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.core.world import GOOD, Behaviour, World
+
+NAMES = ("a", "b", "c", "d")
+names = st.sampled_from(NAMES)
+targets = st.sampled_from([Target.UP, Target.UP, Target.DOWN, Target.DOWN, Target.PASSIVE])
+
+statuses = st.sampled_from([ExitStatus(0), ExitStatus(1), ExitStatus(signal=9), ExitStatus()])
+INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
+
+behaviours = st.builds(
+    Behaviour,
+    start_fails=st.sampled_from([False, False, False, True]),
+    ready_after=st.sampled_from([0.0, 0.0, 3.0, 16.0, None]),
+    ignores=st.sampled_from([frozenset[int](), frozenset({INT}), frozenset({INT, TERM})]),
+    leaves_grandchild=st.booleans(),
+)
+
+
+@st.composite
+def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
+    earlier = NAMES[: NAMES.index(name)]  # so the dependencies have no cycle
+    argv = draw(st.sampled_from(["one", "one", "two", ""]))
+    return InstanceSpec(
+        name,
+        draw(st.sampled_from(["Agent", "Agent", "Other"])),
+        initial_target=draw(st.sampled_from([Target.UP, Target.UP, Target.DOWN, Target.PASSIVE])),
+        process=ProcessSpec((argv,)) if argv else None,
+        problem="" if argv else "no command",
+        stop=StopPolicy(draw(st.sampled_from([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))),
+        restart=RestartPolicy(
+            draw(st.sampled_from([RestartWhen.ALWAYS, *RestartWhen])),
+            Backoff(initial=draw(st.sampled_from([0.1, 0.1, 0.0]))),
+        ),
+        depends_on=tuple(n for n in earlier if draw(st.booleans())),
+    )
+
+
+class Machine(RuleBasedStateMachine):
+    """Whatever operators, processes and the kernel do; `calm` then asks for what all this is to come to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.patch = pytest.MonkeyPatch()
+        step = lifecycle._step
+
+        def held_to_transitions(i: Instance, now: Instant, do: list[Action]) -> Instance:
+            after = step(i, now, do)
+            if after.state is not i.state:
+                assert after.state in TRANSITIONS[i.state], f"{i.state.value} -> {after.state.value}"
+            return after
+
+        self.patch.setattr(lifecycle, "_step", held_to_transitions)
+
+    def teardown(self) -> None:
+        try:
+            self.calm()
+        finally:
+            self.patch.undo()
+
+    @initialize(data=st.data())
+    def first_config(self, data: st.DataObject) -> None:
+        for name in NAMES[: data.draw(st.integers(1, len(NAMES)))]:
+            self.world.config[name] = data.draw(specs(name))
+        self.reload()
+        self.world.step()
+
+    # --- the operators
+
+    def reload(self) -> None:
+        result = plan.apply_config(self.world.instances, self.world.host(), self.world.now)
+        self.put(dict(result.changed))
+
+    def put(self, changed: dict[str, Instance]) -> None:
+        for name, instance in changed.items():
+            old = self.world.instances.get(name)
+            assert old is None or instance.generation >= old.generation
+            assert old is None or instance.observed_generation >= old.observed_generation
+            if old is None:  # the numbers of its runs begin anew; nothing of an earlier one is alive
+                assert not self.world.alive(name)
+                self.world.numbers.pop(name, None)
+                self.world.gone = {key for key in self.world.gone if key.instance_id != name}
+                self.world.mail = [event for event in self.world.mail if event.run.instance_id != name]
+                self.world.old_mail = [e for e in self.world.old_mail if e.run.instance_id != name]
+                for key in [key for key in self.world.processes if key.instance_id == name]:
+                    del self.world.processes[key]
+            self.world.instances[name] = instance
+
+    @rule(changes=st.lists(st.tuples(st.one_of(names, st.just(plan.ALL)), targets), min_size=1, max_size=3))
+    def set_targets(self, changes: list[tuple[str, Target]]) -> None:
+        wanted = [TargetChange(who, target) for who, target in changes]
+        known = [n for n, i in self.world.instances.items() if not i.retired]
+        bad = {entry.index for entry in plan.check_targets(known, wanted)}
+        good = [change for index, change in enumerate(wanted) if index not in bad]
+        self.put(plan.set_targets(self.world.instances, good))
+
+    @rule(name=names)
+    def restart(self, name: str) -> None:
+        if not plan.check_restart(self.world.instances, [name]):
+            self.put(plan.restart(self.world.instances, [name]))
+
+    @rule(name=names, data=st.data())
+    def change_config(self, name: str, data: st.DataObject) -> None:
+        self.world.config[name] = data.draw(specs(name))
+        self.reload()
+
+    @rule(name=names)
+    def drop_from_config(self, name: str) -> None:
+        self.world.config.pop(name, None)
+        self.reload()
+
+    # --- the processes
+
+    @rule(name=names, behaviour=behaviours)
+    def behave(self, name: str, behaviour: Behaviour) -> None:
+        self.world.behaviours[name] = behaviour
+
+    @rule(
+        name=names, status=st.sampled_from([ExitStatus(0), ExitStatus(1), ExitStatus(signal=9), ExitStatus()])
+    )
+    def crash(self, name: str, status: ExitStatus) -> None:
+        for key in self.world.alive(name):
+            if self.world.processes[key].main:
+                self.world.end_main(key, status)
+
+    @rule(name=names)
+    def grandchild_ends(self, name: str) -> None:
+        for key in self.world.alive(name):
+            self.world.end_grandchild(key)
+
+    # --- the ways of the events
+
+    @precondition(lambda self: self.world.mail)
+    @rule(data=st.data())
+    def lose_a_sighting(self, data: st.DataObject) -> None:
+        """Only that nothing is left may not be lost: the driver goes on until it is told so."""
+        losable = [e for e in self.world.mail if isinstance(e, Started | Ready | Exited)]
+        if losable:
+            self.world.mail.remove(data.draw(st.sampled_from(losable)))
+
+    @precondition(lambda self: self.world.mail)
+    @rule(data=st.data())
+    def double_an_event(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.world.mail) - 1))
+        self.world.mail.insert(index, self.world.mail[index])
+
+    @precondition(lambda self: self.world.old_mail)
+    @rule(data=st.data())
+    def repeat_an_old_event(self, data: st.DataObject) -> None:
+        self.world.mail.append(data.draw(st.sampled_from(self.world.old_mail[-20:])))
+
+    @precondition(lambda self: len(self.world.mail) > 1)
+    @rule(data=st.data())
+    def swap_started_and_ready(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.world.mail) - 2))
+        first, second = self.world.mail[index : index + 2]
+        if first.run != second.run or (isinstance(first, Started) and isinstance(second, Ready)):
+            self.world.mail[index : index + 2] = [second, first]
+
+    # --- the supervisor
+
+    @rule()
+    def decide_before_the_mail_is_read(self) -> None:
+        self.world.step()
+
+    @rule()
+    def read_the_mail(self) -> None:
+        self.world.deliver()
+        self.world.step()
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 16.0, 70.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.step()
+        self.world.advance(seconds)
+
+    @invariant()
+    def nobody_lives_twice(self) -> None:
+        for name in NAMES:
+            assert len(self.world.alive(name)) <= 1
+
+    @rule()
+    def calm(self) -> None:
+        """Everything behaves from now on: what is wanted comes true, and then it is quiet."""
+        world = self.world
+        world.behaviours.clear()
+        for process in world.processes.values():
+            process.behaviour = replace(process.behaviour, ready_after=GOOD.ready_after)
+        world.step()
+        world.advance(
+            150.0
+        )  # the longest: KILL after 15 s, thrice in a row for dependents; a backoff of 30 s
+        world.advance(125.0)
+        for name, i in world.instances.items():
+            assert not i.retired, f"{name} is still on the list"
+            assert i.successor is None
+            assert not i.restart_wanted
+            if i.spec.process is None and i.run is None:
+                assert i.state is State.UNKNOWN
+            elif world.expected_up(name):
+                assert i.state is State.UP, f"I3: {name} is {i.state.value} ({i.reason}: {i.message})"
+            elif i.target is Target.UP and not i.finished:
+                assert i.state is State.START, f"{name} is {i.state.value} ({i.reason}: {i.message})"
+                assert any(not world.expected_up(d) for d in i.spec.depends_on)
+            else:
+                assert i.state is State.DOWN, f"I3: {name} is {i.state.value} ({i.reason}: {i.message})"
+            if i.settled:
+                assert i.observed_generation == i.generation
+            assert stability(i.fail_times, world.now) == 1.0
+            assert next_deadline(i) is None, f"{name} is quiet, and yet it is to be looked at again"
+            if i.state is State.UP:
+                assert i.failures == 0, "forgotten after a minute up"
+
+
+Machine.TestCase.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+TestCore = Machine.TestCase

@@ -1,0 +1,232 @@
+"""Requests and configs against the tracked instances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hostmanager_server.core import plan
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.model import Instance, State, new_instance
+from hostmanager_server.core.plan import ALL, BadEntry, TargetChange
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
+
+from tests.core.script import PROCESS, Script, make, stops
+
+NOW = Instant(1000.0, 1e9)
+UP, DOWN = Target.UP, Target.DOWN
+
+
+def spec(instance_id: str = "a", agent_class: str = "Agent", **fields: object) -> InstanceSpec:
+    plain = InstanceSpec(instance_id, agent_class, process=PROCESS)
+    return replace(plain, **fields)  # type: ignore[arg-type]  # fields of the test's choice
+
+
+def table(*specs: InstanceSpec) -> dict[str, Instance]:
+    return {s.instance_id: new_instance(s) for s in specs}
+
+
+def apply(instances: dict[str, Instance], *specs: InstanceSpec) -> plan.Plan:
+    return plan.apply_config(instances, HostSpec("host", specs), NOW)
+
+
+def reload(script: Script, *specs: InstanceSpec) -> list[str]:
+    """Apply a config to a script's instance, and return the reasons of its notes."""
+    result = apply({"a": script.i}, *specs)
+    script.i = result.changed.get("a", script.i)
+    return [note.reason for note in result.notes]
+
+
+# --- targets
+
+
+def test_all_up_and_then_one_down_ends_with_exactly_that_one_down() -> None:
+    instances = table(spec("a"), spec("b"), spec("c"))
+    changed = plan.set_targets(instances, [TargetChange(ALL, UP), TargetChange("b", DOWN)])
+    assert {n: i.target for n, i in changed.items()} == {"a": UP, "b": DOWN, "c": UP}
+
+
+def test_however_often_a_request_names_an_instance_it_is_one_generation() -> None:
+    instances = table(spec("a"))
+    changed = plan.set_targets(instances, [TargetChange("a", UP), TargetChange(ALL, DOWN)])
+    assert changed["a"].generation == instances["a"].generation + 1
+
+
+def test_unknown_ids_are_named_with_their_place() -> None:
+    changes = [TargetChange("a", UP), TargetChange("x", UP), TargetChange(ALL, DOWN)]
+    (bad,) = plan.check_targets(["a"], changes)
+    assert (bad.index, bad.unknown) == (1, True)
+    assert "'x'" in bad.why
+
+
+def test_a_retired_instance_is_left_alone() -> None:
+    instances = {"a": plan.retire(new_instance(spec("a")))}
+    assert plan.set_targets(instances, [TargetChange(ALL, UP)]) == {}
+
+
+# --- restart
+
+
+def test_a_restart_is_refused_for_what_cannot_be_restarted() -> None:
+    instances = table(
+        spec("a"), spec("b", initial_target=DOWN), spec("c", process=None, problem="no command")
+    )
+    instances["d"] = plan.retire(new_instance(spec("d")))
+    bad = plan.check_restart(instances, ["a", "b", "c", "d", "x"])
+    assert [(entry.index, entry.unknown) for entry in bad] == [(1, False), (2, False), (3, False), (4, True)]
+    assert "down" in bad[0].why
+    assert "no command" in bad[1].why
+    assert "retired" in bad[2].why
+    assert bad[3] == BadEntry(4, "no instance 'x' on this host", unknown=True)
+
+
+def test_a_restart_counts_as_a_new_generation() -> None:
+    instances = table(spec("a"))
+    changed = plan.restart(instances, ["a"])
+    assert changed["a"].restart_wanted
+    assert changed["a"].generation == 2
+
+
+# --- config
+
+
+def test_new_instances_get_their_configured_target() -> None:
+    result = apply({}, spec("a"), spec("b", initial_target=DOWN))
+    assert {n: i.target for n, i in result.changed.items()} == {"a": UP, "b": DOWN}
+    assert [note.reason for note in result.notes] == ["Added", "Added"]
+
+
+def test_known_instances_keep_their_target() -> None:
+    instances = {"a": new_instance(spec("a"), DOWN)}
+    result = apply(instances, spec("a", start_timeout=99.0))
+    assert result.changed["a"].target is DOWN
+    assert result.changed["a"].spec.start_timeout == 99.0
+    assert apply(dict(result.changed), spec("a", start_timeout=99.0)).changed == {}
+
+
+def test_a_vanished_instance_retires_once() -> None:
+    instances = table(spec("a"))
+    result = apply(instances)
+    gone = result.changed["a"]
+    assert (gone.management, gone.target, gone.retired) == (Management.RETIRED, DOWN, True)
+    assert [note.reason for note in result.notes] == ["Retired"]
+    assert apply(dict(result.changed)).changed == {}
+
+
+def test_a_changed_command_shows_and_does_not_restart() -> None:
+    s = make().up()
+    other = spec("a", process=ProcessSpec(("other",)))
+    assert reload(s, other) == ["RestartRequired"]
+    assert s.decide() == []
+    assert s.i.restart_required
+    assert reload(s, other) == [], "it is said once"
+    s.restart()
+    s.ends()
+    assert not s.i.restart_required
+
+
+def test_where_a_command_was_found_is_no_reason_to_restart() -> None:
+    s = make().up()
+    assert reload(s, spec("a", process=replace(PROCESS, source="agent-classes"))) == []
+    assert not s.i.restart_required
+
+
+@pytest.mark.parametrize(
+    "changed", [spec("a", "Other", initial_target=DOWN), spec("a", management=Management.DOCKER)]
+)
+def test_a_change_of_class_or_management_ends_the_old_one_and_starts_afresh(changed: InstanceSpec) -> None:
+    s = make().up()
+    s.crash_and_return()
+    runs, generation = s.i.runs, s.i.generation
+    assert reload(s, changed) == ["Reset"]
+    assert stops(s.decide())
+    assert s.i.spec.agent_class == "Agent", "as long as the old one lives it is the old one"
+    s.ends()
+    assert s.i.spec == changed
+    assert s.i.target is changed.initial_target
+    assert s.i.fail_times == ()
+    assert s.i.runs >= runs, "run numbers are never used twice"
+    assert s.i.generation == generation + 1
+    assert s.i.last_exit is not None
+
+
+def test_a_reset_while_down_is_done_at_once() -> None:
+    s = make(DOWN)
+    s.decide()
+    reload(s, spec("a", "Other"))
+    assert s.i.spec.agent_class == "Other"
+    assert s.i.target is UP
+    assert s.i.observed_generation == 1, "what was observed is not taken back"
+
+
+def test_a_target_set_during_a_reset_is_that_of_the_successor() -> None:
+    s = make().up()
+    reload(s, spec("a", "Other"))
+    s.target(DOWN)
+    assert reload(s, spec("a", "Other", start_timeout=99.0)) == [], "it is being reset already"
+    assert s.ends() == []
+    assert (s.i.spec.agent_class, s.i.spec.start_timeout) == ("Other", 99.0)
+    assert s.i.target is DOWN
+    assert s.i.spec.initial_target is UP, "the config is not rewritten"
+
+
+def test_a_reset_taken_back_in_time_goes_on_with_the_old_one() -> None:
+    s = make().up()
+    reload(s, spec("a", "Other"))
+    reload(s, spec("a"))
+    assert s.i.successor is None
+    assert s.decide() == []
+    assert s.i.state is State.UP
+
+
+def test_a_passive_successor_does_not_keep_the_old_one_alive() -> None:
+    s = make().up()
+    reload(s, spec("a", "Other", initial_target=Target.PASSIVE))
+    assert stops(s.decide())
+
+
+def test_one_that_is_back_before_it_was_gone_ends_first_and_starts_afresh() -> None:
+    s = make().up()
+    reload(s)
+    assert stops(s.decide())
+    assert reload(s, spec("a")) == ["Reset"]
+    assert reload(s, spec("a")) == [], "and stays so when the config is read once more"
+    assert not s.i.retired
+    assert s.decide() == []
+    (launch,) = s.ends()
+    assert s.i.state is State.WAIT_START
+    assert s.i.target is UP
+    assert launch
+
+
+# --- dependencies
+
+
+def up(name: str, *depends_on: str) -> Instance:
+    s = make(depends_on=depends_on).up()
+    return replace(s.i, spec=replace(s.i.spec, instance_id=name))
+
+
+def test_it_waits_for_what_is_not_up_or_not_to_stay_or_not_there() -> None:
+    waiting = new_instance(spec("z", depends_on=("a", "b", "c", "d")))
+    instances = {
+        "a": up("a"),
+        "b": new_instance(spec("b")),
+        "c": plan.set_targets({"c": up("c")}, [TargetChange("c", DOWN)])["c"],
+    }
+    assert plan.waiting_for(instances, waiting) == ("b", "c", "d")
+
+
+def test_a_passive_dependency_that_runs_is_up() -> None:
+    waiting = new_instance(spec("z", depends_on=("a",)))
+    assert plan.waiting_for({"a": replace(up("a"), target=Target.PASSIVE)}, waiting) == ()
+
+
+def test_only_dependents_on_their_way_down_are_waited_for() -> None:
+    dependents = {
+        "leaving": replace(up("leaving", "a"), target=DOWN),
+        "staying": up("staying", "a"),
+        "passive": replace(up("passive", "a"), target=Target.PASSIVE),
+        "down": new_instance(spec("down"), DOWN),
+    }
+    assert plan.held_by(dependents, up("a"), [*dependents, "unknown"]) == ("leaving",)

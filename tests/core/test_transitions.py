@@ -1,0 +1,113 @@
+"""The table of transitions: all of it happens, nothing else does, and the docs show it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hostmanager_server.core import lifecycle
+from hostmanager_server.core.actions import Action
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.lifecycle import TRANSITIONS
+from hostmanager_server.core.model import Instance, Phase, Run, State
+from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
+
+from tests.core.script import PROCESS, make
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "states.md"
+SERVER = ROOT / "server" / "hostmanager_server"
+
+
+def live_through_everything() -> None:
+    s = make().up()
+    s.crash_and_return()
+    s.restart()  # from up
+    s.ends()
+    s.started()
+    s.ready()
+    s.ends(1)
+    s.target(Target.DOWN)  # while backing off
+    s.facts(waiting_for=("b",))
+    s.target(Target.UP)  # waits
+    s.target(Target.DOWN)
+    s.facts()
+    s.target(Target.UP)
+    s.until_state_deadline()  # the start runs out of time
+    s.ends()  # and is tried again
+    s.until_state_deadline()
+    s.start_failed()
+    s.until_state_deadline()
+    s.started()
+    s.target(Target.DOWN)
+    s.ends()
+    for ready in (True, False):
+        s = make(restart=RestartPolicy(RestartWhen.NEVER))
+        s.decide()
+        if ready:
+            s.ready()
+        s.ends(0)
+    s = make(process=None, problem="no command")
+    s.decide()
+    s.i = replace(s.i, spec=replace(s.i.spec, process=PROCESS))
+    s.decide()
+    s = make(Target.PASSIVE)
+    s.i = replace(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)
+    s.decide()
+
+
+def test_every_transition_of_the_table_happens_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[State, State]] = set()
+    step = lifecycle._step
+
+    def traced(i: Instance, now: Instant, do: list[Action]) -> Instance:
+        after = step(i, now, do)
+        if after.state is not i.state:
+            seen.add((i.state, after.state))
+        return after
+
+    monkeypatch.setattr(lifecycle, "_step", traced)
+    live_through_everything()
+    assert seen == {(state, to) for state, followers in TRANSITIONS.items() for to in followers}
+
+
+def test_the_page_shows_the_present_table() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "draw_states.py"))
+    page = PAGE.read_text(encoding="utf-8")
+    assert script["drawn"](page) == page, "run scripts/draw_states.py"
+    for state, followers in TRANSITIONS.items():
+        for to, why in followers.items():
+            name, follower = ("not_operable" if x is State.UNKNOWN else x.value for x in (state, to))
+            assert f"{name} --> {follower}: {why}" in page
+
+
+def test_the_page_explains_every_state() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {state.value for state in State} <= set(rows)
+
+
+# A reason is written down as the argument or the field it is, or as a choice between two of them.
+REASON = re.compile(
+    r"""(?:Note\(\s*Kind\.\w+,|\bnote\(|\breason(?:\s*:\s*str)?,?(?:\s*message)?\s*=)\s*
+        "([A-Z][A-Za-z]+)"(?:[^"\n]*\belse\s+"([A-Z][A-Za-z]+)")?""",
+    re.VERBOSE,
+)
+
+
+def reasons_in(source: str) -> set[str]:
+    return {word for match in REASON.findall(source) for word in match if word}
+
+
+def test_the_search_for_reasons_finds_those_of_each_way_to_write_them() -> None:
+    source = 'Note(\n Kind.UP, "One"); note("Two", x); reason="Three" if i else "Four"; reason: str = "Five"'
+    assert reasons_in(source) == {"One", "Two", "Three", "Four", "Five"}
+
+
+def test_the_page_lists_every_reason() -> None:
+    found = {word for path in SERVER.rglob("*.py") for word in reasons_in(path.read_text(encoding="utf-8"))}
+    assert {"BackingOff", "StartTimedOut", "Retired", "Finished", "Stopped"} <= found
+    listed = set(re.findall(r"`([A-Z][A-Za-z]+)`", PAGE.read_text(encoding="utf-8")))
+    assert found - listed == set(), "docs/states.md does not list these reasons"
