@@ -16,31 +16,17 @@ if the daemon died between the two system calls the piece is there twice.
 
 from __future__ import annotations
 
-import logging
 import os
+import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hostmanager_server.drivers.fallocate import HeadRemoval, UnsupportedError, data_start, remove_head
+from hostmanager_server.drivers.log_archives import Archive, Archives
 
-_log = logging.getLogger(__name__)
 _COPY_STEP = 1 << 20  # bytes per sendfile(2)
-_MOST_ARCHIVES = 10_000  # for an archive taken over before the policy is known
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """Positions `start` to `stop` are in the archive number `index`, or in the removed file open as `fd`,
-    whose offset 0 is position `base`."""
-
-    start: int
-    stop: int
-    base: int
-    index: int = 0
-    fd: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +48,12 @@ class LogStream:
         self._base = 0  # position of the live file's offset 0
         self._head = 0  # offset where its data begin: what is before was punched out
         self._size = 0  # of the live file, when last looked at
-        self._archives: list[_Archive] = []  # oldest first
+        self._archives = Archives(path)
         self._loaded = False
         self._removal = HeadRemoval.COLLAPSE
         self._readers = 0
-        self._subscribers: tuple[
-            Callable[[], None], ...
-        ] = ()  # replaced, never changed: read without the lock
+        # Replaced, never changed: it is read without the lock.
+        self._subscribers: tuple[Callable[[], None], ...] = ()
         self._fd = -1  # the live file, held while there are readers, so that they finish one that is removed
 
     # -- readers
@@ -82,20 +67,19 @@ class LogStream:
         with self._lock:
             self._readers -= 1
             if self._readers == 0:
-                for archive in self._archives:
-                    if archive.fd >= 0:
-                        os.close(archive.fd)
-                self._archives = [archive for archive in self._archives if archive.fd < 0]
+                self._archives.release_removed()
                 if self._fd >= 0:
                     os.close(self._fd)
                     self._fd = -1
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed`, on any thread, whenever a process is given this file to write to."""
-        self._subscribers = (*self._subscribers, changed)
+        with self._lock:
+            self._subscribers = (*self._subscribers, changed)
 
     def unsubscribe(self, changed: Callable[[], None]) -> None:
-        self._subscribers = tuple(subscriber for subscriber in self._subscribers if subscriber is not changed)
+        with self._lock:
+            self._subscribers = tuple(other for other in self._subscribers if other is not changed)
 
     def announce(self) -> None:
         """A process is given this file to write to. Never waits."""
@@ -113,17 +97,10 @@ class LogStream:
         data: the end."""
         with self._lock:
             self._refresh()
-            live = self._base + self._head
-            start = position
-            for archive in self._archives:
-                if archive.stop <= start:
-                    continue
-                start = max(start, archive.start)
-                data = self._read_archive(archive, start, min(limit, archive.stop - start))
-                if data:
-                    return Extent(start, data, start - position)
-                start = archive.stop
-            start = max(start, live)
+            if archived := self._archives.read(position, limit):
+                start, data = archived
+                return Extent(start, data, start - position)
+            start = max(position, self._base + self._head)
             data = b""
             if self._fd >= 0 and start < self._base + self._size:
                 data = os.pread(self._fd, limit, start - self._base)
@@ -137,11 +114,7 @@ class LogStream:
             if self._fd >= 0 and start < position <= self._base + self._size:
                 begin = max(start, position - limit)
                 return os.pread(self._fd, position - begin, begin - self._base)
-            for archive in reversed(self._archives):
-                if archive.start < position <= archive.stop:
-                    begin = max(archive.start, position - limit)
-                    return self._read_archive(archive, begin, position - begin)
-            return b""
+            return self._archives.read_before(position, limit)
 
     def live_descriptor(self) -> int:
         """The live file, for a reader to watch; -1 when there is none. It is the stream's: not to be
@@ -149,18 +122,6 @@ class LogStream:
         with self._lock:
             self._refresh()
             return self._fd
-
-    def _read_archive(self, archive: _Archive, start: int, limit: int) -> bytes:
-        if archive.fd >= 0:
-            return os.pread(archive.fd, limit, start - archive.base)
-        try:
-            fd = os.open(self._archive_path(archive.index), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # removed by hand
-            return b""
-        try:
-            return os.pread(fd, limit, start - archive.base)
-        finally:
-            os.close(fd)
 
     # -- rotation
 
@@ -184,6 +145,7 @@ class LogStream:
             while self._removal is not HeadRemoval.NONE:
                 with self._lock:
                     self._refresh()
+                    self._archives.settle(keep)
                     status = os.fstat(fd)
                     if self._identity != (status.st_dev, status.st_ino):
                         return True
@@ -201,19 +163,18 @@ class LogStream:
             return False
         finally:
             os.close(fd)
-            with suppress(FileNotFoundError):
-                self._side_path("copying").unlink()
+            self._archives.copying.unlink(missing_ok=True)
 
     def prune(self, keep: int) -> None:
         """Delete the archives beyond `keep`."""
         with self._lock:
             self._refresh()
-            self._drop(keep)
+            self._archives.drop(keep)
 
     def _copy(self, fd: int, start: int, stop: int) -> None:
         """To disk, as the removal that follows may be: a power failure must not leave neither."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        copy = os.open(self._side_path("copying"), flags, 0o640)
+        copy = os.open(self._archives.copying, flags, 0o640)
         try:
             while start < stop:
                 sent = os.sendfile(copy, fd, start, min(_COPY_STEP, stop - start))
@@ -230,18 +191,18 @@ class LogStream:
             if mark != self._mark() or stop >= self._size:
                 return  # replaced or truncated by hand since: what was copied is not its head any more
             if copied:
-                self._side_path("copying").rename(self._side_path("cut"))
+                self._archives.begin_cut()
             try:
                 remove_head(fd, self._removal, self._head, stop)
             except OSError as error:
                 if copied:
-                    self._side_path("cut").unlink()
+                    self._archives.cancel_cut()
                 if not isinstance(error, UnsupportedError):
                     raise
                 self._removal = self._removal.next_best
                 return
-            start = self._base + self._head
-            archive = _Archive(start, self._base + stop, base=start, index=1)
+            if copied:
+                self._archives.end_cut(self._base + self._head, self._base + stop)
             if self._removal is HeadRemoval.COLLAPSE:
                 self._base += stop
                 self._size -= stop
@@ -249,35 +210,9 @@ class LogStream:
             else:
                 self._head = stop
             if copied:
-                self._make_room(keep)
-                self._side_path("cut").rename(self._archive_path(1))
-                self._archives.append(archive)
+                self._archives.settle(keep)
             else:
-                self._drop(0)
-
-    def _make_room(self, keep: int) -> None:
-        """Free the number 1, by moving up what is before the first gap, or without one by dropping the
-        oldest."""
-        self._drop(keep)
-        gap = 1
-        while self._archive_path(gap).exists():
-            gap += 1
-        if gap > keep:
-            gap = keep
-            self._drop(keep - 1)
-        for index in range(gap - 1, 0, -1):
-            self._archive_path(index).rename(self._archive_path(index + 1))
-        self._archives = [
-            replace(archive, index=archive.index + 1) if 0 < archive.index < gap else archive
-            for archive in self._archives
-        ]
-
-    def _drop(self, keep: int) -> None:
-        dropped = [archive for archive in self._archives if archive.index > keep]
-        for archive in dropped:
-            with suppress(FileNotFoundError):
-                self._archive_path(archive.index).unlink()
-        self._archives = [archive for archive in self._archives if archive not in dropped]
+                self._archives.drop(0)
 
     # -- what the files are now; the lock is held
 
@@ -288,8 +223,8 @@ class LogStream:
         """Learn what the child, and whoever truncates or removes files by hand, did since the last look.
         False: there is no live file at the path.
 
-        A file that was truncated and has grown beyond its former size since cannot be told from one that
-        only grew.
+        Without a hole at its head, a file that was truncated and has grown beyond its former size since
+        cannot be told from one that only grew.
         """
         try:
             status = os.stat(self.path)
@@ -305,6 +240,8 @@ class LogStream:
             self._replaced()
         elif self._fd < 0 and self._readers:
             self._open()
+        if self._head > 0 and self._hole_is_gone():
+            self._restart()
         self._resized(status.st_size if self._fd < 0 else os.fstat(self._fd).st_size)
         return True
 
@@ -312,7 +249,7 @@ class LogStream:
         if self._fd >= 0:
             self._size = os.fstat(self._fd).st_size
             start, stop = self._base + self._head, self._base + self._size
-            self._archives.append(_Archive(start, stop, base=self._base, fd=self._fd))
+            self._archives.hold_removed(Archive(start, stop, self._base, fd=self._fd))
             self._fd = -1
         self._restart()
         self._open()
@@ -328,16 +265,33 @@ class LogStream:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return
-        status = os.fstat(fd)
-        identity = (status.st_dev, status.st_ino)
-        if identity != self._identity:
-            self._restart()
-            self._identity = identity
-            self._head = data_start(fd)
-            self._base -= self._head
+        try:
+            status = os.fstat(fd)
+            identity = (status.st_dev, status.st_ino)
+            if identity != self._identity:
+                head = data_start(fd) if stat.S_ISREG(status.st_mode) else 0
+                self._identity = identity
+                self._head = head
+                self._base -= head
+        except BaseException:
+            os.close(fd)
+            raise
         if self._readers:
             self._fd = fd
         else:
+            os.close(fd)
+
+    def _hole_is_gone(self) -> bool:
+        """Data where a hole was punched: truncated by hand, and written since."""
+        if self._fd >= 0:
+            return data_start(self._fd) < self._head
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return data_start(fd) < self._head
+        finally:
             os.close(fd)
 
     def _resized(self, size: int) -> None:
@@ -346,27 +300,5 @@ class LogStream:
         self._size = size
 
     def _load(self) -> None:
-        """Take over what an earlier daemon left: archives end where the live file begins, at position 0."""
-        with suppress(FileNotFoundError):
-            self._side_path("copying").unlink()
-        if self._side_path("cut").exists():
-            self._make_room(_MOST_ARCHIVES)
-            self._side_path("cut").rename(self._archive_path(1))
-            _log.info("%s: took over an archive that an earlier daemon had not finished", self.path)
-        prefix = f"{self.path.name}."
-        with suppress(FileNotFoundError):
-            names = {
-                name.removeprefix(prefix) for name in os.listdir(self.path.parent) if name.startswith(prefix)
-            }
-            stop = 0
-            for index in sorted(int(name) for name in names if name.isdecimal() and not name.startswith("0")):
-                size = self._archive_path(index).stat().st_size
-                self._archives.insert(0, _Archive(stop - size, stop, base=stop - size, index=index))
-                stop -= size
+        self._archives.load()
         self._loaded = True
-
-    def _archive_path(self, index: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{index}")
-
-    def _side_path(self, suffix: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{suffix}")

@@ -160,10 +160,9 @@ class Rotator:
     def _look_at(self, entry: _Entry) -> None:
         try:
             self._rotate(entry)
-        except FileNotFoundError:  # removed by hand; the next start makes a new one
-            return
         except OSError as error:
-            self._failed(entry, error)
+            if entry.stream.path.exists():  # else removed by hand; the next start makes a new one
+                self._failed(entry, error)
 
     def _rotate(self, entry: _Entry) -> None:
         stream, policy = entry.stream, entry.policy
@@ -217,7 +216,7 @@ class Rotator:
         wait = min(LONGEST_WAIT * 2.0**entry.failures, LONGEST_RETRY)
         if entry.failures == 0:
             _log.warning(
-                "cannot rotate %s, which goes on growing: %s; trying again in %.0f s and then ever more rarely",
+                "cannot rotate %s, which goes on growing: %s; trying again in %.0f s, then more rarely",
                 entry.stream.path,
                 error,
                 wait,
@@ -228,8 +227,9 @@ class Rotator:
     def _say_unwatched(self, error: OSError) -> None:
         self._say(
             "inotify",
-            f"cannot watch output files for writes ({error}): looking at them every {LONGEST_WAIT:.0f} s instead;"
-            " raise fs.inotify.max_user_watches or fs.inotify.max_user_instances",
+            f"cannot watch output files for writes ({error}): looking at them every"
+            f" {LONGEST_WAIT:.0f} s instead; raise fs.inotify.max_user_watches"
+            " or fs.inotify.max_user_instances",
         )
 
     def _say(self, key: str, message: str) -> None:

@@ -1,0 +1,90 @@
+"""What our output files cost a child that writes much: its rate, beside a plain append-mode file in the same run."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output import OutputFiles
+
+MIB = 1 << 20
+WRITTEN = 256 * MIB  # bytes a round; the disk is to be left out of it
+ROUNDS = 3
+
+# Lines of 100 bytes in blocks of 64 KiB, as a child whose output is buffered writes them.
+_CHILD = """
+import os, sys, time
+block = (b"x" * 99 + b"\\n") * 656
+block, left = block[:65536], int(sys.argv[1])
+begin = time.monotonic()
+while left > 0:
+    left -= os.write(1, block)
+print(time.monotonic() - begin, file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement: the median of the rounds."""
+
+    what: str
+    mib_per_second: float
+    daemon_cpu_seconds: float  # user and system time of the process that rotates, per GiB written
+
+
+def _write(fd: int) -> float:
+    """MiB/s of one child writing to `fd`."""
+    command = [sys.executable, "-c", _CHILD, str(WRITTEN)]
+    seconds = float(subprocess.run(command, stdout=fd, stderr=subprocess.PIPE, check=True).stderr)
+    return WRITTEN / MIB / seconds
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(directory: Path | None = None) -> list[Row]:
+    """Ours and the plain file, round by round in turn, in a temporary directory (below `directory`)."""
+    ours: list[float] = []
+    plain: list[float] = []
+    cpu: list[float] = []
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        path = Path(name)
+        outputs = OutputFiles(path / "logs")
+        try:
+            for number in range(ROUNDS):
+                fd = os.open(path / "plain", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o640)
+                plain.append(_write(fd))
+                os.ftruncate(fd, 0)  # drop its dirty pages: they are not ours to write back
+                os.close(fd)
+                before = _cpu()
+                fd = outputs.open_for_append(f"child{number}", LogPolicy())
+                ours.append(_write(fd))
+                os.close(fd)
+                cpu.append((_cpu() - before) * 1024 * MIB / WRITTEN)
+        finally:
+            outputs.close()
+    middle = ROUNDS // 2
+    return [
+        Row("a plain append-mode file", sorted(plain)[middle], 0.0),
+        Row("an output file, rotated at 10 MiB, 5 kept", sorted(ours)[middle], sorted(cpu)[middle]),
+    ]
+
+
+def main() -> None:
+    rows = run()
+    for row in rows:
+        cpu = f"{row.daemon_cpu_seconds:6.2f} CPU-s of the daemon per GiB"
+        print(f"{row.what:45} {row.mib_per_second:8.0f} MiB/s {cpu}")
+    print(f"ratio {rows[1].mib_per_second / rows[0].mib_per_second:.2f}")
+
+
+if __name__ == "__main__":
+    main()
