@@ -442,6 +442,15 @@ def test_a_restart_while_backing_off_starts_at_once() -> None:
     assert isinstance(launch, Launch)
 
 
+def test_a_restart_is_over_when_the_command_is_lost_meanwhile() -> None:
+    s = make().up()
+    s.restart()
+    s.i = replace(s.i, spec=replace(s.i.spec, process=None, problem="no command"))
+    s.ends()
+    assert s.state() is State.UNKNOWN
+    assert not s.i.restart_wanted
+
+
 # --- not operable
 
 

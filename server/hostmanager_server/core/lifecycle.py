@@ -127,10 +127,10 @@ def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return successor_of(i, i.successor, i.target)
     if i.retired:
         return _to_down(i)
-    if i.spec.process is None:
-        return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
     if i.restart_wanted:
         return replace(i, restart_wanted=False, retry_at=None, finished=False)
+    if i.spec.process is None:
+        return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
     if not i.wanted:
         return _to_down(i)
     if i.retry_at is not None and now.mono < i.retry_at.mono:
