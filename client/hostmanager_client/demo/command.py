@@ -2,59 +2,79 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
-from hostmanager_client.demo.lab import DemoError, Lab
-from hostmanager_client.demo.live import show_live
-from hostmanager_client.demo.signals import Ended, ending_signals
-from hostmanager_client.demo.tour import take_tour
-from hostmanager_client.errors import HostManagerError
+if TYPE_CHECKING:
+    from hostmanager_client.demo.lab import Lab
 
 
 @click.command("demo")
-@click.option("--tour/--live", default=None, help="The tour, or the live table; default: as fits the output.")
+@click.option(
+    "--tour/--live", default=None, help="The tour, or the live table. Default: the table on a terminal."
+)
 def demo_command(tour: bool | None) -> None:
     """Show a daemon at work with a small lab in a temporary directory.
 
-    On a terminal: a live table, until Ctrl-C. Elsewhere: a tour of half a minute (status, a kill, the recovery,
-    an update, an agent that ignores INT, a reload). Either way everything is brought down in the end and
-    nothing is left behind; the exit code is 0 when all of it went as it should, 1 when not.
+    On a terminal: a live table, until Ctrl-C. Elsewhere: a tour of half a minute (status, a kill and the
+    recovery, an update, an agent that ignores INT, a reload). Either way everything is brought down in the
+    end and nothing is left behind; the exit code is 0 when all of it went as it should, 1 when not.
     """
     if tour is None:
-        tour = not (sys.stdout.isatty() and sys.stdin.isatty())
-    lab = Lab()
+        tour = not (sys.stdin.isatty() and sys.stdout.isatty())
+    environment = dict(os.environ)
+    # gRPC reads these when it is imported, which is only now. They are for this process, not for the lab's.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from hostmanager_client.demo.lab import Lab
+    from hostmanager_client.demo.signals import ending_signals
+
+    lab = Lab(environment)
     with ending_signals(lab):
         try:
             ended_by = _show(lab, tour)
-        finally:
-            _close(lab)
-    # A shell that runs the demo in a script learns what ended it; Ctrl-C is how the live table is left.
-    if ended_by not in (0, signal.SIGINT) or (ended_by and tour):
+        except BaseException:
+            try:
+                _close(lab)
+            except click.ClickException as also:
+                also.show()  # the first failure is the one to raise
+            raise
+        _close(lab)
+    # Ctrl-C is how the live table is left; everything else was not to end the demo.
+    if ended_by and (tour or ended_by != signal.SIGINT):
         sys.exit(128 + ended_by)
 
 
 def _show(lab: Lab, tour: bool) -> int:
     """Show the demo; the signal that ended it, 0 when it came to its end."""
+    from hostmanager_client.demo.signals import Ended
+
     try:
         click.echo("starting a daemon with the example site ...")
         lab.open()
-        click.echo(f"it serves on {lab.address}")
+        click.echo(f"it listens on {lab.address}")
         if tour:
+            from hostmanager_client.demo.tour import take_tour
+
             take_tour(lab)
         else:
+            from hostmanager_client.demo.live import show_live
+
             show_live(lab)
     except Ended as ended:
         return ended.signum
-    except HostManagerError as error:
-        raise DemoError(str(error)) from error
     return 0
 
 
 def _close(lab: Lab) -> None:
-    count = len(lab.mark.pids())
-    click.echo(f"\nbringing everything down ({count} processes) ...")
+    lab.closing = True
+    with suppress(OSError):  # the terminal may be gone, which is no reason to leave anything behind
+        click.echo("\nbringing everything down ...")
     lab.close()
-    click.echo("everything is down; no process and no file is left behind")
+    with suppress(OSError):
+        click.echo("everything is down; no process and no file is left behind")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -33,21 +34,21 @@ class DemoError(click.ClickException):
 
 
 def find_examples() -> Path:
-    """The example site: part of an installed wheel, beside the packages in a source tree."""
-    installed = Path(str(files("hostmanager_client"))) / "examples"
-    source = Path(__file__).resolve().parents[3] / "examples"
-    for folder in (installed, source):
-        if (folder / "site.yaml").is_file():
-            return folder
-    raise DemoError(f"cannot find the example site: neither {installed} nor {source} has it")
+    """The example site, which is part of this package. Raises DemoError when it is not there."""
+    folder = Path(str(files("hostmanager_client"))) / "examples"
+    if not (folder / "site.yaml").is_file():
+        raise DemoError(f"cannot find the example site: there is no site.yaml in {folder}")
+    return folder
 
 
 @dataclass(slots=True)
 class Lab:
     """One running lab. Nothing is started or written before `open`."""
 
+    environ: Mapping[str, str]  # of whoever started the demo
     mark: Mark = field(default_factory=Mark)
     folder: Path = Path()
+    closing: bool = False  # what asks the demo to end now only sets `hurry`
     hurry: bool = False  # `close` is to kill rather than to wait
     _daemon: subprocess.Popen[bytes] | None = None
 
@@ -71,8 +72,8 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """For the daemon, and for commands that talk to it. The agents' python3 is this one."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        return os.environ | {"PATH": path, "HOSTMANAGER_ADDRESS": self.address}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{self.environ.get('PATH', os.defpath)}"
+        return {**self.environ, "PATH": path, "HOSTMANAGER_ADDRESS": self.address}
 
     def client(self) -> HostManagerClient:
         return HostManagerClient(self.address)
@@ -137,6 +138,8 @@ class Lab:
             shutil.rmtree(self.folder, ignore_errors=True)
         if killed and not self.hurry:
             problems.append(f"left behind, and killed: processes {_listed(killed)}")
+        if self.folder != Path() and self.folder.exists():
+            problems.append(f"cannot remove {self.folder}")
         if left := self.mark.pids():
             problems.append(f"left behind, and cannot be killed: processes {_listed(left)}")
         if problems:
@@ -161,7 +164,7 @@ def _make_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="hostmanager-demo-")
     if len(os.fsencode(f"{folder}/hm.sock")) > LONGEST_SOCKET_PATH:
         os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="hostmanager-demo-", dir="/tmp")  # noqa: S108, mkdtemp makes it safe
+        folder = tempfile.mkdtemp(prefix="hostmanager-demo-", dir="/tmp")
     return Path(folder).resolve()
 
 

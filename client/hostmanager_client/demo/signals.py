@@ -23,12 +23,13 @@ class Ended(BaseException):
 
 @contextmanager
 def ending_signals(lab: Lab) -> Iterator[None]:
-    """Within, the first signal that asks to end raises Ended, and a further one tells the lab to hurry."""
+    """Within, the first signal that asks to end raises Ended. A further one, and any that comes while the
+    lab is closing, tells the lab to hurry."""
     asked = False
 
     def handle(signum: int, _: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked or lab.closing:
             lab.hurry = True
             return
         asked = True

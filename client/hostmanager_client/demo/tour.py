@@ -11,8 +11,8 @@ from contextlib import closing
 
 import click
 import yaml
-
 from hostmanager.v1 import host_manager_pb2 as pb
+
 from hostmanager_client.demo.lab import DemoError, Lab
 from hostmanager_client.demo.signals import time_limit
 from hostmanager_client.sync import HostManagerClient
@@ -129,9 +129,7 @@ class Tour:
         if done.returncode:
             raise DemoError(f"'{shown}' ended with exit code {done.returncode}")
 
-    def _show_events(
-        self, instance_id: str, since: str, start: float, until: pb.EventKind.ValueType
-    ) -> None:
+    def _show_events(self, instance_id: str, since: str, start: float, until: pb.EventKind.ValueType) -> None:
         """Print the events of an instance from a resume token up to one kind, with seconds since `start`."""
         with closing(self._client.watch_events([instance_id], resume_token=since)) as events:
             for event in events:

@@ -1,0 +1,41 @@
+"""The live table of the demo's lab, for terminals."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import click
+
+from hostmanager_client.cli.live import LiveLines
+from hostmanager_client.cli.view import status_lines
+from hostmanager_client.demo.lab import DemoError, Lab
+from hostmanager_client.state import HostState
+
+
+def show_live(lab: Lab) -> None:
+    """Show the lab until a signal asks to end. Raises HostManagerError, or DemoError when the watch ends."""
+    hints = (
+        "",
+        click.style("try, in another terminal:", dim=True),
+        click.style(f"  export HOSTMANAGER_ADDRESS={lab.address}", dim=True),
+        click.style(
+            f"  {lab.command} down readout --wait   (kill -9 a PID, events -f, logs -f ...)", dim=True
+        ),
+        click.style("Ctrl-C ends the demo", dim=True),
+    )
+    with lab.client() as client:
+        seen: list[tuple[HostState, float]] = []
+
+        def lines() -> list[str]:
+            if not seen:
+                return []
+            state, received = seen[-1]
+            now = state.time.timestamp() + time.monotonic() - received
+            return [*status_lines(state, now, lab.address), *hints]
+
+        with closing(client.watch()) as updates, LiveLines(lines) as live:
+            for update in updates:
+                seen[:] = [(update.state, time.monotonic())]
+                live.refresh()
+    raise DemoError("the daemon ended the watch")
