@@ -1,0 +1,43 @@
+"""`hostmanager die`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hostmanager_client.cli.options import common_options
+from hostmanager_client.cli.session import pass_session, print_json
+
+
+@click.command("die")
+@click.option("--disown-dockers", is_flag=True, help="Leave compose services running.")
+@click.option("--disown-processes", is_flag=True, help="Leave native processes running.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. Only asked on a terminal.")
+@common_options
+def die_command(disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
+    """Bring everything down that is not disowned, and end the daemon; returns when that is done.
+
+    Native processes that are left running are taken back by the next daemon.
+    """
+    session = pass_session()
+    with session.connect() as client:
+        # The epoch makes sure that it is this daemon that ends, and not one started meanwhile.
+        manager = client.get_status().manager
+        if not yes and sys.stdin.isatty() and sys.stdout.isatty():
+            click.confirm(f"End the daemon (pid {manager.pid}) at {client.address}?", abort=True)
+        answer = client.die(
+            disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=manager.epoch
+        )
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer))
+    else:
+        left = [
+            word
+            for word, disowned in (("compose services", disown_dockers), ("processes", disown_processes))
+            if disowned
+        ]
+        rest = f"; {' and '.join(left)} were left as they are" if left else ""
+        click.echo(f"the daemon (pid {manager.pid}) has ended{rest}")

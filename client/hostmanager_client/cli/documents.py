@@ -1,0 +1,59 @@
+"""The JSON documents that the command line prints, beyond the contract's own messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostmanager_client.reconnect import ConnectionChange, Disconnected
+from hostmanager_client.state import HostState, StatusUpdate
+from hostmanager_client.words import to_json
+
+
+def state_json(state: HostState) -> dict[str, Any]:
+    """What `status --json` prints."""
+    return {
+        "revision": state.revision,
+        "time": _time(state),
+        "manager": to_json(state.manager),
+        "instances": [to_json(instance) for instance in state.instances.values()],
+        "resume_token": state.resume_token,
+    }
+
+
+def update_json(update: StatusUpdate) -> dict[str, Any]:
+    """A line of `watch --json`."""
+    state = update.state
+    return {
+        "type": "status",
+        "revision": state.revision,
+        "time": _time(state),
+        "snapshot": update.snapshot or None,
+        "manager": to_json(state.manager) if update.manager_changed else None,
+        "instances": [to_json(state.instances[i]) for i in update.changed],
+        "removed_instance_ids": list(update.removed),
+        "resume_token": state.resume_token,
+    }
+
+
+def connection_json(change: ConnectionChange) -> dict[str, Any]:
+    """A line of the following commands' --json when the connection is lost or back."""
+    if isinstance(change, Disconnected):
+        return {
+            "type": "disconnected",
+            "message": str(change.error),
+            "attempt": change.attempt,
+            "retry_in": round(change.retry_in, 3),
+        }
+    return {"type": "reconnected", "outage": round(change.outage, 3), "complete": change.complete}
+
+
+def connection_line(change: ConnectionChange) -> str:
+    """The same for people."""
+    if isinstance(change, Disconnected):
+        return f"connection lost ({change.error}); trying again in {change.retry_in:.1f} s"
+    rest = "" if change.complete else "; something may be missing here"
+    return f"connected again after {change.outage:.1f} s{rest}"
+
+
+def _time(state: HostState) -> str:
+    return state.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

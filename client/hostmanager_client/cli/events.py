@@ -1,0 +1,69 @@
+"""`hostmanager events`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hostmanager_client.cli.options import common_options, ids_argument
+from hostmanager_client.cli.session import pass_session, print_json
+
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+
+@click.command("events")
+@ids_argument()
+@click.option("--follow", "-f", is_flag=True, help="Go on with every new event.")
+@click.option(
+    "--lines",
+    "-n",
+    "newest",
+    type=click.IntRange(0, 100_000),
+    default=50,
+    show_default=True,
+    help="How many of the last events to show.",
+)
+@common_options
+def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> None:
+    """Show what happened, oldest first: to all, or to the instances named."""
+    session = pass_session()
+    with session.connect() as client:
+        # To follow from here, one event has to be listed even when none is to be shown.
+        listing = client.list_events(instance_ids, newest=max(newest, 1))
+        for event in listing.events[len(listing.events) - newest if newest else len(listing.events) :]:
+            _show(event, as_json=session.json)
+        if not follow:
+            return
+        from hostmanager_client.cli.follow import connection_teller
+
+        stream = client.watch_events(
+            instance_ids, resume_token=listing.resume_token, on_connection=connection_teller(session)
+        )
+        for event_or_gap in stream:
+            _show(event_or_gap, as_json=session.json)
+
+
+def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    from hostmanager_client import words
+    from hostmanager_client.cli.text import one_line
+
+    if isinstance(event, pb.EventGap):
+        if as_json:
+            print_json({"type": "gap", **words.to_json(event)}, lines=True)
+        else:
+            missed = f"{event.missed} events are" if event.missed else "events may be"
+            click.echo(f"--- {missed} missing here: {one_line(event.message)}")
+        return
+    if as_json:
+        print_json({"type": "event", **words.to_json(event)}, lines=True)
+        return
+    when = f"{words.to_datetime(event.time).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
+    color = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}.get(event.severity)
+    severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
+    who = one_line(event.instance_id) or "-"
+    text = f"{event.reason}: {one_line(event.message)}" if event.message else event.reason
+    click.echo(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")

@@ -1,0 +1,83 @@
+"""How a failure ends a command: its exit code, and what it says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from hostmanager_client import errors
+
+FAILED = 1
+USAGE = 2
+UNREACHABLE = 3
+NOT_FOUND = 4
+PRECONDITION = 5
+PERMISSION = 6
+BUG = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+EXIT_CODES = """\
+\b
+Exit codes:
+  0    done
+  1    refused or failed; the target was not reached
+  2    the command line is wrong
+  3    no answer from the daemon
+  4    no such instance
+  5    the manager is not in the state for this, or the site config cannot be used
+  6    permission denied
+  70   a bug of this program
+  130  interrupted (Ctrl-C)
+  141  the reader of the output went away"""
+
+_CODES: tuple[tuple[type[errors.HostManagerError], int], ...] = (
+    (errors.Unreachable, UNREACHABLE),
+    (errors.DeadlineExceeded, UNREACHABLE),
+    (errors.InvalidAddress, USAGE),
+    (errors.NotFound, NOT_FOUND),
+    (errors.PreconditionFailed, PRECONDITION),
+    (errors.Aborted, PRECONDITION),
+    (errors.PermissionDenied, PERMISSION),
+)
+
+
+def exit_code(error: errors.HostManagerError) -> int:
+    """The exit code for an error; FAILED for those that have none of their own."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
+    """Tell of an error on standard error."""
+    if as_json:
+        click.echo(json.dumps(error_json(error), ensure_ascii=False), err=True)
+        return
+    click.echo(f"Error: {error}", err=True)
+    for violation in error.violations:
+        if violation.description not in error.message:
+            click.echo(f"  {violation.field}: {violation.description}", err=True)
+
+
+def error_json(error: errors.HostManagerError) -> dict[str, Any]:
+    """What --json prints on standard error instead of a sentence."""
+    body: dict[str, Any] = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "reason": error.reason,
+        "violations": [{"field": v.field, "description": v.description} for v in error.violations],
+    }
+    if isinstance(error, errors.TargetNotReached):
+        body["unreached"] = [unreached_json(one) for one in error.unreached]
+    return {"error": body}
+
+
+def unreached_json(one: errors.Unreached) -> dict[str, Any]:
+    return {
+        "instance_id": one.instance_id,
+        "state": one.state,
+        "reason": one.reason,
+        "message": one.message,
+        "hopeless": one.hopeless,
+    }

@@ -1,0 +1,35 @@
+"""`hostmanager logs`."""
+
+from __future__ import annotations
+
+import click
+
+from hostmanager_client.cli.options import common_options, id_argument
+from hostmanager_client.cli.session import pass_session, print_json
+
+
+@click.command("logs")
+@id_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on with every new line.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    show_default=True,
+    help="How many of the last lines to show.",
+)
+@common_options
+def logs_command(instance_id: str, follow: bool, lines: int) -> None:
+    """Show the last lines of what an instance wrote to its output."""
+    session = pass_session()
+    from hostmanager_client.cli.follow import connection_teller
+    from hostmanager_client.words import to_json
+
+    with session.connect() as client:
+        tell = connection_teller(session)
+        for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=tell):
+            if session.json:
+                print_json(to_json(line), lines=True)
+            else:
+                click.echo(line.text, nl=not line.continues)

@@ -1,0 +1,87 @@
+"""`hostmanager manager start|stop|status`."""
+
+from __future__ import annotations
+
+import click
+
+from hostmanager_client.cli.options import common_options, wait_option
+from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.targets import changes_argument, to_changes
+
+
+@click.group("manager", subcommand_metavar="start|stop|status")
+@common_options
+def manager_command() -> None:
+    """Start, stop or look at the manager: what keeps the instances at their targets."""
+
+
+@manager_command.command("start")
+@changes_argument
+@click.option(
+    "--reload/--no-reload",
+    "reload_config",
+    default=True,
+    show_default=True,
+    help="Forget the instances and read the site config afresh.",
+)
+@wait_option
+@common_options
+def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wait: bool) -> None:
+    """Start the manager, and then apply the changes of targets, in order."""
+    session = pass_session()
+    with session.connect() as client:
+        answer = client.start_manager(to_changes(changes), reload_config=reload_config)
+        progress = None
+        if not session.json:
+            click.echo("manager started")
+        if wait:
+            from hostmanager_client.cli.progress import follow_all
+
+            progress = follow_all(session, client)
+    if session.json:
+        from hostmanager_client.cli.progress import wait_json
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
+    elif progress is not None:
+        click.echo(f"{len(progress.reached)} instances reached the target")
+
+
+@manager_command.command("stop")
+@common_options
+def stop_command() -> None:
+    """Bring every instance down, then let the manager sleep; returns when that is done.
+
+    --timeout bounds the waiting (default 120 s), not the stopping: that goes on.
+    """
+    session = pass_session()
+    with session.connect() as client:
+        answer = client.stop_manager()
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer))
+    else:
+        click.echo("manager stopped, all instances are down")
+
+
+@manager_command.command("status")
+@common_options
+def status_command() -> None:
+    """Show the manager alone."""
+    session = pass_session()
+    with session.connect() as client:
+        answer = client.get_status()
+        address = str(client.address)
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer.manager))
+        return
+    from hostmanager_client.cli.view import manager_line, problem_lines
+    from hostmanager_client.words import to_seconds
+
+    lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
+    if answer.manager.site_config_file:
+        lines.append(f"site config: {answer.manager.site_config_file}")
+    click.echo("\n".join(lines))

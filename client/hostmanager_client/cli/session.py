@@ -1,0 +1,94 @@
+"""What the options say, and the client that they lead to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostmanager_client.errors import HostManagerError, NotFound
+
+if TYPE_CHECKING:
+    from hostmanager_client.sync import HostManagerClient
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command line."""
+
+    address: str | None = None
+    json: bool = False
+    timeout: float | None = None
+
+    @contextmanager
+    def connect(self, timeout: float | None = None) -> Iterator[HostManagerClient]:
+        """A client of the daemon that the options name. `timeout` stands in for an absent --timeout."""
+        # gRPC reads these when it is imported. Its warnings are not for users; its fork handlers are for
+        # programs that fork without exec, and cost a little.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        from hostmanager_client.sync import HostManagerClient
+
+        with HostManagerClient(self.address, timeout=timeout or self.timeout) as client:
+            try:
+                yield client
+            except NotFound as error:
+                raise _with_suggestions(error, client) from error
+
+
+def current_session(ctx: click.Context) -> Session:
+    """The session of this run; also while completing, when no group was invoked."""
+    return ctx.find_root().ensure_object(Session)
+
+
+def pass_session(ctx: click.Context | None = None) -> Session:
+    """The session of the command that runs now."""
+    return current_session(ctx or click.get_current_context())
+
+
+def print_json(value: Any, *, lines: bool = False) -> None:
+    """Print a value as JSON: indented, or for a stream (`lines`) on one line, sent at once."""
+    if lines:
+        click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    else:
+        click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
+    """The error, with what the unknown ids may have been meant to be."""
+    from difflib import get_close_matches
+
+    try:
+        known = [child.instance_id for child in client.get_status().child_states]
+    except HostManagerError:
+        return error  # the first error tells more than this one
+    asked = [word for word in _words_asked() if word not in known]
+    near = [close for word in asked if (close := get_close_matches(word, known, n=3))]
+    if near:
+        hint = " ".join(f"did you mean {' or '.join(map(repr, close))}?" for close in near)
+    elif known:
+        hint = f"known: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+    else:
+        hint = "the daemon has no instances"
+    return NotFound(
+        f"{error.message}; {hint}",
+        reason=error.reason,
+        metadata=error.metadata,
+        violations=error.violations,
+        address=error.address,
+    )
+
+
+def _words_asked() -> list[str]:
+    """The instance ids on the command line of the command that runs now."""
+    params = click.get_current_context().params
+    words: list[str] = []
+    for name in ("instance_ids", "instance_id", "changes"):
+        value = params.get(name) or ()
+        words += [value] if isinstance(value, str) else [v if isinstance(v, str) else v[0] for v in value]
+    return words

@@ -1,0 +1,230 @@
+"""The commands that change what is wanted: `up`, `down`, `restart`, `update`, `reload`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostmanager_client.cli.options import (
+    common_options,
+    complete_changes,
+    ids_argument,
+    wait_option,
+)
+from hostmanager_client.cli.session import Session, pass_session, print_json
+
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    from hostmanager_client.calls import Change, Target
+    from hostmanager_client.sync import HostManagerClient
+    from hostmanager_client.waiting import WaitProgress
+
+ALL = "all"  # the word of the contract, and of OCS
+
+
+def all_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--all", "everything", is_flag=True, help="All instances.")(command)
+
+
+def parse_changes(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """`ID=up` or `ID=down`, any number of them. Raises BadParameter."""
+    pairs = []
+    for text in value:
+        who, equals, target = text.rpartition("=")
+        if not who or not equals or target not in ("up", "down"):
+            raise click.BadParameter(f"{text!r} is not of the form ID=up, ID=down, all=up or all=down")
+        pairs.append((who, target))
+    return tuple(pairs)
+
+
+def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Any number of ID=TARGET."""
+    return click.argument(
+        "changes",
+        metavar="[ID=up|down]...",
+        nargs=-1,
+        callback=parse_changes,
+        shell_complete=complete_changes,
+    )(command)
+
+
+def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
+    from hostmanager_client.calls import DOWN, UP
+
+    return [(who, UP if word == "up" else DOWN) for who, word in pairs]
+
+
+@click.command("up")
+@ids_argument()
+@all_option
+@wait_option
+@common_options
+def up_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
+    """Set the target of instances to up."""
+    ids = _named(instance_ids, everything)
+    _update(pass_session(), [(i, "up") for i in ids], wait=wait)
+
+
+@click.command("down")
+@ids_argument()
+@all_option
+@wait_option
+@common_options
+def down_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
+    """Set the target of instances to down."""
+    ids = _named(instance_ids, everything)
+    _update(pass_session(), [(i, "down") for i in ids], wait=wait)
+
+
+@click.command("restart")
+@ids_argument()
+@all_option
+@wait_option
+@common_options
+def restart_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
+    """Take instances down and up again. Their targets, which must be up, stay as they are.
+
+    --all restarts every instance whose target is up.
+    """
+    _named(instance_ids, everything)
+    session = pass_session()
+    with session.connect(timeout=_call_timeout(session, wait)) as client:
+        answer = client.restart(instance_ids, all_up=everything)
+        if not session.json:
+            _say(f"{g.instance_id}: restarting" for g in answer.generations)
+        progress = _wait(session, client, answer, {}) if wait else None
+    _finish(session, answer, progress)
+
+
+@click.command("update")
+@changes_argument
+@click.option("--reload", "reload_config", is_flag=True, help="Read the site config first.")
+@click.option("--validate-only", is_flag=True, help="Check everything, change nothing.")
+@wait_option
+@common_options
+def update_command(
+    changes: tuple[tuple[str, str], ...], reload_config: bool, validate_only: bool, wait: bool
+) -> None:
+    """Change several targets at once, in order; all or nothing.
+
+    `hostmanager update all=up data1=down` leaves everything up but data1.
+    """
+    if not changes and not reload_config:
+        raise click.UsageError("Nothing to change: name changes like data1=up, or say --reload.")
+    if validate_only and wait:
+        raise click.UsageError("--wait has nothing to wait for with --validate-only.")
+    _update(pass_session(), changes, wait=wait, reload_config=reload_config, validate_only=validate_only)
+
+
+@click.command("reload")
+@wait_option
+@common_options
+def reload_command(wait: bool) -> None:
+    """Read the site config again.
+
+    New instances get their configured target, known ones keep theirs, vanished ones are brought down and
+    leave. What runs with an older command or environment shows as "restart required".
+    """
+    _update(pass_session(), (), wait=wait, reload_config=True)
+
+
+def _named(instance_ids: tuple[str, ...], everything: bool) -> tuple[str, ...]:
+    if bool(instance_ids) == everything:
+        raise click.UsageError("Name one or more instances, or say --all (and not both).")
+    return (ALL,) if everything else instance_ids
+
+
+def _call_timeout(session: Session, wait: bool) -> float | None:
+    """With --wait, --timeout is for the waiting: the calls have their own."""
+    from hostmanager_client.calls import PLAIN_TIMEOUT
+
+    return PLAIN_TIMEOUT if wait else session.timeout
+
+
+def _update(
+    session: Session,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    wait: bool,
+    reload_config: bool = False,
+    validate_only: bool = False,
+) -> None:
+    with session.connect(timeout=_call_timeout(session, wait)) as client:
+        changes = to_changes(pairs)
+        answer = client.update(changes, reload_config=reload_config, validate_only=validate_only)
+        ids = [g.instance_id for g in answer.generations]
+        targets = last_targets(changes, ids)
+        if not session.json:
+            _warn(answer)
+            _say(_sentences(targets, reload_config, validate_only))
+        progress = None
+        if wait and reload_config:
+            from hostmanager_client.cli.progress import follow_all
+
+            progress = follow_all(session, client)
+        elif wait:
+            progress = _wait(session, client, answer, targets)
+    _finish(session, answer, progress)
+
+
+def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict[str, Target]:
+    """The target that each instance has in the end, as later changes overrule earlier ones."""
+    ids = list(instance_ids)
+    targets: dict[str, Target] = {}
+    for who, target in changes:
+        targets |= dict.fromkeys(ids if who == ALL else [who], target)
+    return targets
+
+
+def _sentences(targets: Mapping[str, Target], reload_config: bool, validate_only: bool) -> Iterable[str]:
+    from hostmanager_client.words import target_word
+
+    if reload_config:
+        yield "site config checked" if validate_only else "site config read"
+    would = "would be " if validate_only else ""
+    for instance_id, target in targets.items():
+        yield f"{instance_id}: target {would}{target_word(target)}"
+
+
+def _wait(
+    session: Session,
+    client: HostManagerClient,
+    answer: pb.UpdateResponse | pb.RestartResponse,
+    targets: Mapping[str, Target],
+) -> WaitProgress:
+    from hostmanager_client.cli.progress import follow
+
+    generations = {g.instance_id: g.generation for g in answer.generations}
+    return follow(session, client, generations, targets, answer.epoch)
+
+
+def _warn(answer: pb.UpdateResponse) -> None:
+    if answer.config_warnings:
+        from hostmanager_client.cli.view import problem_line
+
+        for problem in answer.config_warnings:
+            click.echo(problem_line(problem), err=True)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _finish(
+    session: Session, answer: pb.UpdateResponse | pb.RestartResponse, progress: WaitProgress | None
+) -> None:
+    """The last of the output, when all went well."""
+    if session.json:
+        from hostmanager_client.cli.progress import wait_json
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
+    elif progress is not None:
+        count = len(progress.reached)
+        click.echo(f"{count} {'instance' if count == 1 else 'instances'} reached the target")

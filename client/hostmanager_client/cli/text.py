@@ -1,0 +1,74 @@
+"""Plain text for terminals: aligned tables, colours, and times as people say them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A piece of text and its colour (a click colour name; empty: the terminal's own)."""
+
+    text: str
+    color: str = ""
+    bold: bool = False
+
+    def styled(self, width: int = 0) -> str:
+        padded = self.text + " " * (width - display_width(self.text))
+        if not self.color and not self.bold:
+            return padded
+        return click.style(padded, fg=self.color or None, bold=self.bold or None)
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[Cell]], right: frozenset[int] = frozenset()
+) -> list[str]:
+    """Lines of a table with aligned columns; those whose index is in `right` to the right."""
+    head = [Cell(title, bold=True) for title in header]
+    lines = [head, *rows]
+    widths = [max(display_width(line[i].text) for line in lines) for i in range(len(header))]
+    last = len(header) - 1
+    result = []
+    for line in lines:
+        parts = []
+        for i, cell in enumerate(line):
+            if i in right:
+                parts.append(" " * (widths[i] - display_width(cell.text)) + cell.styled())
+            else:
+                parts.append(cell.styled(0 if i == last else widths[i]))
+        result.append("  ".join(parts).rstrip())
+    return result
+
+
+def display_width(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)
+
+
+def one_line(text: str) -> str:
+    """The text without what would move the cursor or colour the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `1.6 s`, `42 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"

@@ -1,0 +1,163 @@
+"""The status of a host as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_client.cli.text import Cell, duration, one_line, table
+from hostmanager_client.state import HostState
+from hostmanager_client.words import (
+    manager_word,
+    next_action_word,
+    severity_word,
+    target_word,
+    to_seconds,
+)
+
+HEADER = ("INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE")
+_RIGHT = frozenset({4, 5, 6, 7})
+_STATE_COLORS = {
+    pb.NEXT_ACTION_UP: "green",
+    pb.NEXT_ACTION_DOWN: "",
+    pb.NEXT_ACTION_START_AT: "red",
+    pb.NEXT_ACTION_START: "yellow",
+    pb.NEXT_ACTION_WAIT_START: "yellow",
+    pb.NEXT_ACTION_WAIT_DEAD: "yellow",
+    pb.NEXT_ACTION_UNKNOWN: "red",
+}
+_SEVERITY_COLORS = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}
+# Failures t seconds ago, within the window, cost this much over t (DESIGN: OCS's measure).
+_STABILITY_WINDOW = 120.0
+_STABILITY_COST = 5.0
+
+
+def status_lines(state: HostState, now: float, address: str) -> list[str]:
+    """The manager, its instances, and what is wrong. `now` is by the daemon's clock, s since 1970."""
+    lines = [manager_line(state.manager, now, address), *problem_lines(state.manager)]
+    if not state.instances:
+        return [*lines, "no instances"]
+    rows = [_row(instance, now) for instance in state.instances.values()]
+    return [*lines, "", *table(HEADER, rows, _RIGHT)]
+
+
+def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
+    """The manager in one line."""
+    running = manager.state == pb.MANAGER_STATE_RUNNING
+    word = Cell(manager_word(manager.state), "green" if running else "yellow").styled()
+    parts = [f"manager {word}"]
+    if manager.host:
+        parts.append(f"host {one_line(manager.host)}")
+    parts.append(f"hostmanager {manager.version}")
+    if manager.pid:
+        parts.append(f"pid {manager.pid}")
+    if manager.HasField("start_time"):
+        parts.append(f"up {duration(now - to_seconds(manager.start_time))}")
+    return ", ".join([*parts, address])
+
+
+def problem_lines(manager: pb.ManagerStatus) -> list[str]:
+    """What is wrong with the config, and what of docker wants a decision; a line each."""
+    lines = []
+    for name in sorted(manager.config_parse_status):
+        status = manager.config_parse_status[name]
+        if status.problems:
+            lines += [problem_line(problem) for problem in status.problems]
+        elif not status.success:
+            lines.append(f"{Cell('config error', 'red').styled()}: {one_line(status.message)}")
+    if manager.orphans:
+        names = ", ".join(sorted(orphan.service for orphan in manager.orphans.values()))
+        lines.append(f"orphaned containers: {one_line(names)}")
+    if manager.new_tags:
+        names = ", ".join(f"{who} ({tag})" for who, tag in sorted(manager.new_tags.items()))
+        lines.append(f"images to pull: {one_line(names)}")
+    return lines
+
+
+def problem_line(problem: pb.ConfigProblem) -> str:
+    """`config warning: site.yaml:3:5: ...`."""
+    severity = Cell(f"config {severity_word(problem.severity)}", _SEVERITY_COLORS.get(problem.severity, ""))
+    place = problem.file
+    if problem.line:
+        place += f":{problem.line}"
+        if problem.column:
+            place += f":{problem.column}"
+    return f"{severity.styled()}: {place + ': ' if place else ''}{one_line(problem.message)}"
+
+
+def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
+    stable = stability(instance, now)
+    pid = instance.process.pid if instance.HasField("process") else 0
+    return [
+        Cell(one_line(instance.instance_id)),
+        Cell(one_line(instance.agent_class)),
+        Cell(target_word(instance.target_state)),
+        Cell(next_action_word(instance.next_action), _STATE_COLORS.get(instance.next_action, "")),
+        Cell(_since(instance, now)),
+        Cell(str(pid) if pid else "-"),
+        Cell(str(instance.restart_count)),
+        Cell(f"{stable:.2f}", "" if stable > 0.9 else "yellow" if stable > 0.5 else "red"),
+        Cell(describe(instance, now), "yellow" if instance.restart_required else ""),
+    ]
+
+
+def _since(instance: pb.ManagedInstance, now: float) -> str:
+    """For how long it runs; else since when nothing does."""
+    if instance.HasField("start_time"):
+        return duration(now - to_seconds(instance.start_time))
+    if instance.HasField("last_exit"):
+        return duration(now - to_seconds(instance.last_exit.time))
+    return "-"
+
+
+def stability(instance: pb.ManagedInstance, now: float) -> float:
+    """The stability as of `now`, followed from the failure times."""
+    ages = (max(now - to_seconds(t), 1e-3) for t in instance.fail_times)
+    cost = sum(_STABILITY_COST / age for age in ages if age < _STABILITY_WINDOW)
+    return max(0.0, 1.0 - cost)
+
+
+def describe(instance: pb.ManagedInstance, now: float) -> str:
+    """Why it is where it is, with times counted from now."""
+    return "; ".join(part for part in _descriptions(instance, now) if part)
+
+
+def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
+    left = to_seconds(instance.at) - now if instance.HasField("at") else None
+    ended = exit_words(instance.last_exit, now) if instance.HasField("last_exit") else ""
+    match instance.next_action:
+        case pb.NEXT_ACTION_START_AT:
+            # "last exit: ..." with its times beats the daemon's sentence; a failed start is told by that.
+            what, _, _ = instance.message.partition("; ")
+            yield ended if ended and what.startswith("last exit") else one_line(what)
+            when = f"in {duration(left)}" if left is not None else "soon"
+            yield f"restarting {when} (attempt {instance.consecutive_failures + 1})"
+        case pb.NEXT_ACTION_UP:
+            yield one_line(instance.message) if instance.message != "running" else ""
+        case pb.NEXT_ACTION_DOWN:
+            yield f"last exit: {ended}" if ended else one_line(instance.message)
+        case pb.NEXT_ACTION_WAIT_START:
+            yield one_line(instance.message)
+            yield f"gives up in {duration(left)}" if left is not None else ""
+        case pb.NEXT_ACTION_WAIT_DEAD:
+            yield one_line(instance.message)
+            yield f"a stronger signal in {duration(left)}" if left is not None else ""
+        case _:
+            yield one_line(instance.message)
+    if instance.restart_required:
+        yield "restart required"
+    if instance.retired:
+        yield "retired"
+
+
+def exit_words(last: pb.Exit, now: float) -> str:
+    """`code 3, 2.0 s ago`."""
+    match last.WhichOneof("status"):
+        case "code":
+            how = f"code {last.code}"
+        case "signal":
+            how = f"signal {last.signal}"
+        case _:
+            how = "status unknown"
+    return f"{how}, {duration(now - to_seconds(last.time))} ago"

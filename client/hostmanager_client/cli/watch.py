@@ -1,0 +1,68 @@
+"""`hostmanager watch`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from hostmanager_client.cli.options import common_options, ids_argument
+from hostmanager_client.cli.session import pass_session, print_json
+
+if TYPE_CHECKING:
+    from hostmanager_client.reconnect import ConnectionChange
+    from hostmanager_client.sync import HostManagerClient
+
+
+@click.command("watch")
+@ids_argument()
+@common_options
+def watch_command(instance_ids: tuple[str, ...]) -> None:
+    """Follow the status (of all, or of the instances named) until Ctrl-C.
+
+    A live table on a terminal. With --json, or when the output is no terminal, one JSON object a line: first
+    all there is, then what changes.
+    """
+    session = pass_session()
+    with session.connect() as client:
+        if not session.json and sys.stdout.isatty():
+            _live(client, instance_ids)
+            return
+        from hostmanager_client.cli.documents import update_json
+        from hostmanager_client.cli.follow import connection_teller
+
+        session.json = True
+        for update in client.watch(instance_ids, on_connection=connection_teller(session)):
+            print_json(update_json(update), lines=True)
+
+
+def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
+    from hostmanager_client.cli.documents import connection_line
+    from hostmanager_client.cli.live import LiveLines
+    from hostmanager_client.cli.view import status_lines
+    from hostmanager_client.reconnect import Disconnected
+    from hostmanager_client.state import HostState
+
+    newest: list[tuple[HostState, float]] = []
+    trouble: list[str] = []
+
+    def lines() -> list[str]:
+        if not newest:
+            return [*trouble, f"waiting for the daemon at {client.address}"]
+        state, received = newest[-1]
+        # Ages by the daemon's clock, so that a difference between two hosts' clocks does not show.
+        now = state.time.timestamp() + (time.monotonic() - received)
+        return [*trouble, *status_lines(state, now, str(client.address))]
+
+    def connection(change: ConnectionChange) -> None:
+        trouble[:] = (
+            [click.style(connection_line(change), fg="red")] if isinstance(change, Disconnected) else []
+        )
+        live.refresh()
+
+    with LiveLines(lines) as live:
+        for update in client.watch(instance_ids, on_connection=connection):
+            newest[:] = [(update.state, time.monotonic())]
+            live.refresh()
