@@ -20,8 +20,10 @@ from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.journal import Journal
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.errors import RpcError
@@ -80,7 +82,13 @@ class App:
         def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
             return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon)
 
-        supervisor = Supervisor(store, self._load_config, make_driver, self._broke_down)
+        journal = Journal(state_dir.path / "journal.sqlite", boot_id())
+        recovered = journal.open()
+        # Targets outlive a daemon that died, or was replaced; one that was asked to end, or a reboot, starts
+        # from the config, as OCS does.
+        died = not recovered.ended and recovered.boot_id == boot_id()
+        restore = recovered.targets if died and settings.initial_state is None else {}
+        supervisor = Supervisor(store, self._load_config, make_driver, journal, self._broke_down, restore)
         limits = settings.limits
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
@@ -96,6 +104,8 @@ class App:
             initial = settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
             await asyncio.wrap_future(supervisor.start_manager(changes, tolerant=True))
+            if died and recovered.manager is not ManagerState.RUNNING:
+                supervisor.stop_manager()  # it slept, or was about to
             ready(addresses)
             end = await self._end
             disown = end.disown or not await self._bring_down(supervisor)
@@ -104,6 +114,7 @@ class App:
             await server.stop()
             supervisor.close(disown=disown)
             outputs.close()
+            journal.close(ended=not disown)
             state_dir.close()
 
     # --- what is asked of the daemon, on the event loop

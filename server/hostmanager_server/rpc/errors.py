@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hostmanager_server.supervisor import (
     ConfigError,
     InvalidRequestError,
+    NotDurableError,
     RequestError,
     StaleEpochError,
     WrongStateError,
@@ -94,6 +95,8 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             )
         case ConfigError():
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "CONFIG_UNUSABLE", str(error))
+        case NotDurableError():
+            return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
         case StaleEpochError():
             return RpcError(grpc.StatusCode.ABORTED, "STALE_EPOCH", str(error))
     raise TypeError(f"no status for {error!r}") from error

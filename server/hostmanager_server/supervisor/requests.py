@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from hostmanager_server.core.manager import ManagerState, Problem
 from hostmanager_server.core.plan import BadEntry
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,16 @@ class ConfigError(RequestError):
         self.problems = problems
 
 
+class NotDurableError(RequestError):
+    """The change is in force, but could not be stored."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the change is in force, but could not be stored ({why}): a daemon that dies would forget it; "
+            "see to the state directory, and ask again"
+        )
+
+
 class StaleEpochError(RequestError):
     """The request was meant for an earlier life of the daemon."""
 
@@ -58,3 +72,21 @@ class StaleEpochError(RequestError):
             f"the request is for epoch {expected}, this daemon's is {actual}: "
             "it was started again since; ask for its status and decide anew"
         )
+
+
+def answer(future: Future[T], result: T, stored: Future[None] | None) -> None:
+    """Answer a request once what it asked for is on disk."""
+    if stored is None:
+        future.set_result(result)
+        return
+
+    def on_disk(done: Future[None]) -> None:
+        error = done.exception()
+        if error is None:
+            future.set_result(result)
+        else:
+            failure = NotDurableError(str(error))
+            failure.__cause__ = error
+            future.set_exception(failure)
+
+    stored.add_done_callback(on_disk)

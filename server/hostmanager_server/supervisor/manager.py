@@ -1,0 +1,288 @@
+"""The manager: what requests, configs and what an earlier daemon left make of the instances.
+
+Everything here runs on the supervisor's thread, or in a test that plays that thread. A method raises a
+RequestError when it rejects a request; then nothing has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import NoReturn, Protocol
+
+from hostmanager_server.core import plan
+from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus, Problem
+from hostmanager_server.core.manager import Manager as ManagerView
+from hostmanager_server.core.model import Instance, Phase, Run, State
+from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.requests import (
+    Accepted,
+    ConfigError,
+    InvalidRequestError,
+    WrongStateError,
+    answer,
+)
+
+
+class Config(Protocol):
+    """A site config as it was read. `spec` is None when it has errors."""
+
+    @property
+    def spec(self) -> HostSpec | None: ...
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+
+
+class Journal(Protocol):
+    """Where what was asked for outlives the daemon."""
+
+    def save(
+        self,
+        *,
+        manager: ManagerState | None = None,
+        targets: Mapping[str, Target] | None = None,
+        forget: Sequence[str] = (),
+    ) -> Future[None]:
+        """Store a change; the future is done when it is on disk. Returns at once."""
+
+
+class Manager:
+    """Owns the manager's state. One for each engine.
+
+    `restore` holds targets of an earlier daemon that died; they take effect with the first good config.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        journal: Journal,
+        now: Callable[[], Instant],
+        restore: Mapping[str, Target],
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._journal = journal
+        self._now = now
+        self._manager: ManagerView = store.snapshot().manager
+        self._stopped: list[Future[Accepted]] = []  # who waits for the manager to be stopped
+        self._adopted = False
+        self._restore = restore
+        self._journaled: tuple[ManagerState | None, dict[str, Target]] = (None, dict(restore))
+
+    # --- requests
+
+    def start(self, config: Config | None, changes: Sequence[TargetChange], tolerant: bool) -> Accepted:
+        """Start. `tolerant`: run with no instances when the config has errors, instead of refusing."""
+        if self._manager.state is not ManagerState.STOPPED:
+            raise WrongStateError("start the manager", self._manager.state, "stop it first")
+        if config is not None and config.spec is None and not tolerant:
+            self._reject(config)
+        known: set[str] = set()
+        if config is None:
+            known = set(self._engine.instances)
+        elif config.spec is not None:
+            known = {spec.instance_id for spec in config.spec.instances}
+        _raise_if(plan.check_targets(known, changes))
+
+        moment = self._now()
+        self._set_manager(replace(self._manager, state=ManagerState.RUNNING))
+        self._engine.note(Note(Kind.MANAGER, "Started", "the manager runs", moment))
+        if config is not None:
+            if self._adopted:
+                self._engine.forget_all()
+            self._take_config(config, moment)
+        generations = self._set_targets(changes, moment)
+        return Accepted(self._engine.publish(), generations, config.problems if config else ())
+
+    def update(self, config: Config | None, changes: Sequence[TargetChange], validate_only: bool) -> Accepted:
+        """Take the config, when there is one, then the changes, in order; all or nothing."""
+        if self._manager.state is not ManagerState.RUNNING:
+            raise WrongStateError("update", self._manager.state, "start it with StartManager")
+        known = {i.instance_id for i in self._engine.instances.values() if not i.retired}
+        if config is not None:
+            if config.spec is None:
+                if validate_only:
+                    raise ConfigError(config.file, config.problems)
+                self._reject(config)
+            known = {spec.instance_id for spec in config.spec.instances}
+        _raise_if(plan.check_targets(known, changes))
+        warnings = config.problems if config is not None else ()
+        if validate_only:
+            return Accepted(self._store.revision, {}, warnings)
+        moment = self._now()
+        if config is not None:
+            self._take_config(config, moment)
+        generations = self._set_targets(changes, moment)
+        return Accepted(self._engine.publish(), generations, warnings)
+
+    def restart(self, instance_ids: Sequence[str] | None) -> Accepted:
+        """Down and up again; None: all that can be."""
+        if self._manager.state is not ManagerState.RUNNING:
+            raise WrongStateError("restart", self._manager.state, "start it with StartManager")
+        instances = self._engine.instances
+        if instance_ids is None:
+            chosen = [i for i in sorted(instances) if not plan.check_restart(instances, [i])]
+        else:
+            chosen = list(dict.fromkeys(instance_ids))
+            _raise_if(plan.check_restart(instances, chosen))
+        changed = plan.restart(instances, chosen)
+        message = f"restart of {', '.join(chosen) or 'nothing'}"
+        self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
+        return Accepted(self._engine.publish(), {i: changed[i].generation for i in chosen})
+
+    def stop(self, future: Future[Accepted]) -> None:
+        """Bring everything down; the future is done when everything is."""
+        self._stopped.append(future)
+        if self._manager.state is ManagerState.RUNNING:
+            moment = self._now()
+            self._adopt(HostSpec(self._manager.host), moment)
+            self._set_manager(replace(self._manager, state=ManagerState.STOPPING))
+            self._engine.note(Note(Kind.MANAGER, "Stopping", "everything is being brought down", moment))
+            down = [
+                TargetChange(i.instance_id, Target.DOWN)
+                for i in self._engine.instances.values()
+                if i.target is not Target.PASSIVE
+            ]
+            self._engine.apply(plan.set_targets(self._engine.instances, down))
+            self.save()
+        # Whether that is done already, `finish_stopping` finds out after this round.
+        elif self._manager.state is ManagerState.STOPPED:
+            self._answer_stopped(self._store.revision)
+
+    def finish_stopping(self) -> None:
+        """To be called after every round of the engine: a manager that is stopping has stopped when all is
+        down."""
+        if self._manager.state is not ManagerState.STOPPING:
+            return
+        if any(i.run is not None and i.target is not Target.PASSIVE for i in self._engine.instances.values()):
+            return
+        self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
+        self._engine.note(
+            Note(Kind.MANAGER, "Stopped", "everything is down; the manager sleeps", self._now())
+        )
+        self._answer_stopped(self._engine.publish())
+
+    def _answer_stopped(self, revision: int) -> None:
+        waiting, self._stopped = self._stopped, []
+        stored = self.save()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                answer(future, Accepted(revision), stored)
+
+    # --- the config
+
+    def _reject(self, config: Config) -> NoReturn:
+        self._note_config(config, self._now())
+        self._engine.publish()
+        raise ConfigError(config.file, config.problems)
+
+    def _take_config(self, config: Config, moment: Instant) -> None:
+        self._note_config(config, moment)
+        if config.spec is None:
+            return
+        if config.host != self._manager.host:
+            self._set_manager(replace(self._manager, host=config.host))
+        self._adopt(config.spec, moment)
+        changes = plan.apply_config(self._engine.instances, config.spec, moment)
+        self._engine.apply(changes.changed, changes.notes)
+        self._restore_targets(moment)
+
+    def _note_config(self, config: Config, moment: Instant) -> None:
+        status = ParseStatus(config.spec is not None, moment, config.problems)
+        self._set_manager(replace(self._manager, parse_status={**self._manager.parse_status, SCF: status}))
+        if status.success:
+            self._engine.note(Note(Kind.CONFIG, "ConfigRead", f"read {config.file}", moment))
+        else:
+            message = f"cannot use {config.file}; the last good config stays in force"
+            self._engine.note(Note(Kind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR))
+        for problem in config.problems:
+            self._engine.note(
+                Note(Kind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
+            )
+
+    def _adopt(self, host: HostSpec, moment: Instant) -> None:
+        """Take back, once, what an earlier daemon left running. Not before a config says what is known: what
+        it does not list would be retired."""
+        if self._adopted:
+            return
+        self._adopted = True
+        specs = {spec.instance_id: spec for spec in host.instances}
+        found: dict[str, Instance] = {}
+        for adopted in self._engine.driver.adopt():
+            instance_id = adopted.run.instance_id
+            spec = specs.get(instance_id)
+            run = Run(
+                adopted.run.number, Phase.READY, adopted.process, adopted.pid, adopted.started, adopted=True
+            )
+            if spec is None:
+                unknown = InstanceSpec(instance_id, "unknown", process=adopted.process)
+                management, target = Management.RETIRED, Target.DOWN
+            else:
+                unknown, management, target = spec, spec.management, spec.initial_target
+            found[instance_id] = Instance(
+                unknown, management, target, run=run, state=State.UP, runs=run.number,
+                reason="Running", message="taken back from an earlier daemon",
+            )  # fmt: skip
+            message = f"pid {adopted.pid} was started by an earlier daemon and is taken back"
+            self._engine.note(Note(Kind.DAEMON, "Adopted", message, moment, instance_id))
+        self._engine.apply(found)
+
+    def _restore_targets(self, moment: Instant) -> None:
+        restore, self._restore = self._restore, {}
+        instances = self._engine.instances
+        changes = [
+            TargetChange(instance_id, target)
+            for instance_id, target in sorted(restore.items())
+            if (i := instances.get(instance_id)) is not None
+            and target is not Target.PASSIVE
+            and i.target is not target
+        ]
+        if changes:
+            what = ", ".join(f"{change.who} {change.target.value}" for change in changes)
+            message = f"targets asked of the daemon that died: {what}"
+            note = Note(Kind.DAEMON, "TargetsRestored", message, moment)
+            self._engine.apply(plan.set_targets(instances, changes), [note])
+
+    def _set_targets(self, changes: Sequence[TargetChange], moment: Instant) -> dict[str, int]:
+        if not changes:
+            return {}
+        changed = plan.set_targets(self._engine.instances, changes)
+        asked = ", ".join(f"{change.who} {change.target.value}" for change in changes)
+        self._engine.apply(changed, [Note(Kind.REQUEST, "Update", f"targets: {asked}", moment)])
+        return {instance_id: instance.generation for instance_id, instance in changed.items()}
+
+    # --- what outlives the daemon
+
+    def save(self) -> Future[None] | None:
+        """Store what was asked for and is not on disk yet; None when all of it is."""
+        manager, targets = self._journaled
+        state = self._manager.state
+        now = targets  # before the first good config there is nothing to say about any instance
+        if self._adopted:
+            now = {i.instance_id: i.target for i in self._engine.instances.values() if not i.retired}
+        changed = {instance_id: t for instance_id, t in now.items() if targets.get(instance_id) is not t}
+        gone = [instance_id for instance_id in targets if instance_id not in now]
+        if state is manager and not changed and not gone:
+            return None
+        self._journaled = (state, now)
+        return self._journal.save(manager=None if state is manager else state, targets=changed, forget=gone)
+
+    def _set_manager(self, manager: ManagerView) -> None:
+        self._manager = manager
+        self._engine.set_manager(manager)
+
+
+def _raise_if(bad: list[plan.BadEntry]) -> None:
+    if bad:
+        raise InvalidRequestError(bad)
