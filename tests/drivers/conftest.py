@@ -97,6 +97,11 @@ class EpollPoller:
             assert time.monotonic() < deadline, "the condition did not come to hold"
             self.turn(0.002)
 
+    def wake_all(self) -> None:
+        """Call every callback, though nothing happened."""
+        for callback in list(self._callbacks.values()):
+            callback()
+
     @property
     def watched(self) -> int:
         return len(self._callbacks)

@@ -193,6 +193,8 @@ class Forest:
                 self._poller.watch(pidfd, functools.partial(self._survivor_ended, plant, member))
 
     def _survivor_ended(self, plant: _Plant, member: Member) -> None:
+        if not identity.has_ended(plant.watched[member]):
+            return
         self._unwatch(plant, [member])
         if plant.tree.members.get(str(member.pid)) == member:
             del plant.tree.members[str(member.pid)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 from dataclasses import dataclass
@@ -157,6 +158,13 @@ def send_signal(pidfd: int, signum: int) -> bool:
     except PermissionError:
         return signum == 0  # it exists
     return True
+
+
+def has_ended(pidfd: int, timeout: int = 0) -> bool:
+    """Whether the process has ended, threads and all, at the latest after `timeout` ms."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout))
 
 
 def reap(pidfd: int, block: bool = False) -> ExitStatus | None:

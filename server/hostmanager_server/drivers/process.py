@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import logging
 import os
-import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from .probe import CallSoon, Prober
 from .records import Draft, Record, Records
 from .tree import Tree
 
-_log = logging.getLogger(__name__)
+_GATE_ENDS = 1_000  # ms for a killed gate to end
 
 
 class Output(Protocol):
@@ -110,29 +108,27 @@ class ProcessDriver:
             self._forest.signal_members(known.tree, signum)
 
     def adopt(self) -> list[Adopted]:
-        """See `Driver.adopt`. Waits for runs that an earlier daemon died over before it released them to
-        leave."""
-        adopted: list[tuple[Record, int | None]] = []
-        leaderless: list[tuple[Record, Tree]] = []
+        """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
+        alive: list[tuple[Record, int]] = []
+        leaderless: list[tuple[Record, ExitStatus, Tree]] = []
         for record in self._records.read():
             if record.identity.boot_id != identity.boot_id():
                 self._records.remove(record.run.instance_id)
                 continue
-            pidfd = identity.open_verified(record.identity)
-            if pidfd is not None and _leaves_the_gate(record.identity, pidfd):
-                pidfd = None
-            if pidfd is None:
+            found = _find_leader(record.identity)
+            if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker and lock count.
-                leaderless.append((record, Tree(record.token.encode(), 0, 0)))
+                leaderless.append((record, found, Tree(record.token.encode(), 0, 0)))
             else:
-                adopted.append((record, pidfd))
-        left = set(self._forest.survey([tree for _, tree in leaderless]))
-        for record, tree in leaderless:
+                alive.append((record, found))
+        adopted = [self._take_back(record, pidfd) for record, pidfd in alive]
+        left = set(self._forest.survey([tree for _, _, tree in leaderless]))
+        for record, status, tree in leaderless:
             if tree in left or self._records.is_locked(record.run.instance_id):
-                adopted.append((record, None))
+                adopted.append(self._take_back(record, status))
             else:
                 self._records.remove(record.run.instance_id)
-        return [self._take_back(record, pidfd) for record, pidfd in adopted]
+        return adopted
 
     def disown(self) -> None:
         """See `Driver.disown`."""
@@ -206,14 +202,10 @@ class ProcessDriver:
 
     def _leader_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
-        if pidfd is None:
+        # A wake-up may be meant for an earlier owner of the descriptor's number.
+        if pidfd is None or not identity.has_ended(pidfd):
             return
-        try:
-            status = identity.reap(pidfd)
-        except ChildProcessError:
-            status = identity.exit_status_of_stranger(run.identity, pidfd)
-        if status is None:
-            return
+        status = _status_of_ended(run.identity, pidfd)
         self._let_go(run)
         self._post(Exited(run.key, status, self._poller.now()))
         self._forest.leader_ended(run.tree)
@@ -240,13 +232,15 @@ class ProcessDriver:
             os.close(run.pidfd)
             run.pidfd = None
 
-    def _take_back(self, record: Record, pidfd: int | None) -> Adopted:
-        leader = 0 if pidfd is None else record.identity.pid
-        run = _Run(record.run, record.identity, Tree(record.token.encode(), leader, leader), pidfd)
+    def _take_back(self, record: Record, leader: int | ExitStatus) -> Adopted:
+        """Follows a run again; `leader` is the pidfd of its main process, or how that ended."""
+        pidfd = None if isinstance(leader, ExitStatus) else leader
+        pid = record.identity.pid if pidfd is not None else 0
+        run = _Run(record.run, record.identity, Tree(record.token.encode(), pid, pid), pidfd)
         self._runs[record.run.instance_id] = run
         self._follow(run)
-        if pidfd is None:
-            self._post(Exited(run.key, ExitStatus(), self._poller.now()))
+        if isinstance(leader, ExitStatus):
+            self._post(Exited(run.key, leader, self._poller.now()))
             self._forest.leader_ended(run.tree)
         return Adopted(record.run, record.identity.pid, record.started, record.process)
 
@@ -262,21 +256,36 @@ def _probe_command(
         raise CommandError(f"its readiness command cannot be run: {error}") from error
 
 
-def _leaves_the_gate(who: Identity, pidfd: int) -> bool:
-    """Whether the process had not become the agent; then it is ended, and `pidfd` closed.
+def _find_leader(who: Identity) -> int | ExitStatus:
+    """A pidfd of the recorded main process, or how it ended as far as that can be told.
 
-    Its pipe closed with the daemon that spawned it, so it is leaving; a record is not kept waiting for it.
+    A process that had not become the agent when its daemon died is leaving, as its pipe is closed; it is not
+    waited for but ended.
     """
+    pidfd = identity.open_verified(who)
+    if pidfd is None:
+        return ExitStatus()
+    stat = identity.read_stat(who.pid)
+    if stat is not None and stat.alive:
+        if not _in_gate(who.pid):
+            return pidfd
+        identity.send_signal(pidfd, signal.SIGKILL)
+        identity.has_ended(pidfd, _GATE_ENDS)
     try:
-        if not gate.still_in_gate(identity.read_file(f"/proc/{who.pid}/cmdline")):
-            return False
-    except OSError:
+        return _status_of_ended(who, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _in_gate(pid: int) -> bool:
+    try:
+        return gate.still_in_gate(identity.read_file(f"/proc/{pid}/cmdline"))
+    except OSError:  # it ended meanwhile
         return False
-    identity.send_signal(pidfd, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll(1000)
-    with contextlib.suppress(ChildProcessError):
-        identity.reap(pidfd)
-    os.close(pidfd)
-    return True
+
+
+def _status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
+    try:
+        return identity.reap(pidfd) or ExitStatus()
+    except ChildProcessError:
+        return identity.exit_status_of_stranger(who, pidfd)
