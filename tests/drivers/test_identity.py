@@ -1,0 +1,88 @@
+"""Identities, by themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+from hostmanager_server.core.events import ExitStatus
+from hostmanager_server.drivers import identity
+from hostmanager_server.drivers.records import file_name
+
+STAT = (
+    "12 ({name}) {state} 3 4 5 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 777 0 0" + " 0" * 27 + " 2304\n"
+)
+
+
+def stat(name: str = "sh", state: str = "S", flags: int = 0, threads: int = 1) -> identity.Stat:
+    return identity.parse_stat(STAT.format(name=name, state=state, flags=flags, threads=threads).encode())
+
+
+@pytest.mark.parametrize("name", ["sh", "a b", ") S 1 (", "x) R 9 9 9", "\n"])
+def test_a_command_name_cannot_forge_its_stat(name: str) -> None:
+    found = stat(name)
+    assert (found.state, found.parent, found.session, found.start) == ("S", 3, 5, 777)
+    assert found.wait_status == 2304
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "alive"),
+    [("R", 1, True), ("D", 1, True), ("Z", 1, False), ("Z", 2, True), ("X", 1, False)],
+)
+def test_who_counts_as_alive(state: str, threads: int, alive: bool) -> None:
+    assert stat(state=state, threads=threads).alive is alive
+
+
+def test_kernel_threads_are_known() -> None:
+    assert stat(flags=0x00208040).kernel_thread
+    assert not stat(flags=0x00400100).kernel_thread
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(0, ExitStatus(code=0)), (3 << 8, ExitStatus(code=3)), (9, ExitStatus(signal=9))]
+)
+def test_wait_statuses(status: int, expected: ExitStatus) -> None:
+    assert identity.decode_wait_status(status) == expected
+
+
+def test_an_identity_opens_its_process_and_no_other() -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        who = identity.identify(child.pid, pidfd)
+        assert who is not None
+        again = identity.open_verified(who)
+        assert again is not None
+        os.close(again)
+        assert identity.open_verified(replace(who, start=who.start + 1)) is None
+        assert identity.open_verified(replace(who, boot_id="another")) is None
+        assert identity.open_verified(replace(who, pid=os.getpid())) is None
+    finally:
+        child.kill()
+        child.wait()
+    assert identity.open_verified(who) is None
+    assert not identity.exists(pidfd)
+    assert not identity.send_signal(pidfd, 0)
+    os.close(pidfd)
+
+
+def test_the_status_of_a_reaped_process_is_known_from_its_pidfd() -> None:
+    child = subprocess.Popen(["sh", "-c", "exit 5"])
+    pidfd = os.pidfd_open(child.pid)
+    who = identity.identify(child.pid, pidfd)
+    assert who is not None
+    assert identity.has_ended(pidfd, 10_000)
+    assert identity.exit_status_of_stranger(who, pidfd) == ExitStatus(code=5)  # a zombie
+    child.wait()
+    # From Linux 6.15; before, nobody can tell.
+    assert identity.exit_status_of_stranger(who, pidfd) in (ExitStatus(code=5), ExitStatus())
+    os.close(pidfd)
+
+
+def test_every_instance_id_has_a_file_name_of_its_own() -> None:
+    ids = ["a", "A", "a/b", "a%2Fb", ".", "..", "", "x" * 181, "x" * 182, "y" * 1_000, "ü", "a.json", "\n"]
+    names = [file_name(name) for name in ids]
+    assert len(set(names)) == len(ids)
+    assert all("/" not in name and len(name) < 200 for name in names)

@@ -1,0 +1,167 @@
+"""Readiness probes against real listeners and commands."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hostmanager_server.core.events import Gone, Ready, RunKey, StartFailed
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.drivers.identity import read_stat
+
+if TYPE_CHECKING:
+    from tests.drivers.conftest import RealHarness
+
+A = RunKey("a", 1)
+
+
+class Site:
+    """An HTTP server that answers with `code`."""
+
+    def __init__(self) -> None:
+        self.code = 503
+        self.asked: list[str] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append(self.path)
+                self.send_response(site.code)
+                self.end_headers()
+
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def launch(real: RealHarness, check: TcpProbe | HttpProbe | CommandProbe, timeout: float = 10.0) -> None:
+    probe = Probe(check, interval=0.01, timeout=timeout)
+    real.driver.launch(A, replace(real.command("a", "sleep", "1000"), ready=probe))
+
+
+def is_ready(real: RealHarness) -> bool:
+    return any(isinstance(event, Ready) and event.run == A for event in real.events)
+
+
+def stop(real: RealHarness) -> None:
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))
+
+
+@pytest.mark.parametrize("code", [200, 204, 302, 399])
+def test_an_http_probe_succeeds_from_200_to_399(real: RealHarness, site: Site, code: int) -> None:
+    launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}/health?deep=1"))
+    real.wait_for(lambda: len(site.asked) > 1)
+    assert not is_ready(real)
+    site.code = code
+    real.wait_for(lambda: is_ready(real))
+    assert set(site.asked) == {"/health?deep=1"}
+    stop(real)
+
+
+def test_a_probe_is_not_asked_again_once_it_succeeded(real: RealHarness, site: Site) -> None:
+    site.code = 200
+    launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}"))
+    real.wait_for(lambda: is_ready(real))
+    real.run(real.script("b", "sleep 0.05"))
+    assert site.asked == ["/"]
+    stop(real)
+
+
+def test_a_probe_of_something_that_speaks_no_http_goes_on(real: RealHarness) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        launch(real, HttpProbe(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+        for answer in (b"", b"200 OK\r\n", b"HTTP/1.1 ok\r\n", b"HTTP/1.1 500 200\r\n"):
+            connection, _ = listener.accept()
+            connection.sendall(answer)
+            connection.close()
+        real.poller.turn(0.01)
+        assert not is_ready(real)
+        connection, _ = listener.accept()
+        connection.sendall(b"HTTP/1.0 200\r\n")
+        connection.close()
+        real.wait_for(lambda: is_ready(real))
+    stop(real)
+
+
+def test_a_command_probe_runs_in_the_agent_s_surroundings(real: RealHarness) -> None:
+    text = f'echo "$COLOUR $PWD" > {real.directory}/said'
+    spec = real.command("a", "sleep", "1000")
+    assert spec.process is not None
+    process = replace(spec.process, env=(("COLOUR", "blue"),), working_dir=str(real.directory))
+    probe = Probe(CommandProbe(("sh", "-c", text)), interval=0.01, timeout=10.0)
+    real.driver.launch(A, replace(spec, process=process, ready=probe))
+    real.wait_for(lambda: is_ready(real))
+    assert Path(real.directory, "said").read_text() == f"blue {real.directory}\n"
+    stop(real)
+
+
+def test_a_command_probe_is_asked_until_it_exits_0(real: RealHarness) -> None:
+    launch(real, CommandProbe(("sh", "-c", f"echo x >> {real.directory}/n; test -e {real.directory}/go")))
+    tries = real.directory / "n"
+    real.wait_for(lambda: tries.exists() and len(tries.read_text().split()) > 2)
+    assert not is_ready(real)
+    (real.directory / "go").touch()
+    real.wait_for(lambda: is_ready(real))
+    stop(real)
+
+
+@pytest.mark.parametrize("end", ["timeout", "stop", "close"])
+def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: RealHarness, end: str) -> None:
+    said = real.directory / "pid"
+    text = f"echo $$ > {said}.new; mv {said}.new {said}; sleep 1000"
+    launch(real, CommandProbe(("sh", "-c", text)), timeout=0.1 if end == "timeout" else 1_000.0)
+    real.wait_for(said.exists)
+    pid = int(said.read_text())
+    if end == "stop":
+        stop(real)
+    elif end == "close":
+        real.driver.close()
+    real.wait_for(lambda: read_stat(pid) is None)
+    assert not is_ready(real)
+    if end == "timeout":
+        stop(real)
+
+
+def test_a_probe_command_that_does_not_exist_fails_the_start(real: RealHarness) -> None:
+    launch(real, CommandProbe(("no-such-check",)))
+    failed = real.events[0]
+    assert isinstance(failed, StartFailed)
+    assert "its readiness command cannot be run: its program 'no-such-check' is not found" in failed.why
+
+
+def test_without_probes_there_is_no_thread(real: RealHarness) -> None:
+    before = threading.active_count()
+    real.run(real.command("b", "true"))
+    assert threading.active_count() == before
+
+
+def test_closing_ends_the_thread(real: RealHarness) -> None:
+    before = threading.active_count()
+    launch(real, TcpProbe("127.0.0.1", 1))
+    assert threading.active_count() == before + 1
+    stop(real)
+    real.driver.close()
+    assert threading.active_count() == before
