@@ -27,6 +27,8 @@ from .records import Draft, Record, Records
 from .tree import Tree
 
 _GATE_ENDS = 1_000  # ms for a killed gate to end
+_SHORTLY = 20  # ms for an exec or an exit to get on
+_PATIENCE = 10
 
 
 class Output(Protocol):
@@ -265,9 +267,13 @@ def _find_leader(who: Identity) -> int | ExitStatus:
     pidfd = identity.open_verified(who)
     if pidfd is None:
         return ExitStatus()
-    stat = identity.read_stat(who.pid)
-    if stat is not None and stat.alive:
-        if not _in_gate(who.pid):
+    for _ in range(_PATIENCE):
+        # In the middle of an exec or an exit the command line reads empty.
+        cmdline = _command_line(who.pid)
+        if cmdline or identity.has_ended(pidfd, _SHORTLY):
+            break
+    if not identity.has_ended(pidfd):
+        if not gate.still_in_gate(cmdline):
             return pidfd
         identity.send_signal(pidfd, signal.SIGKILL)
         identity.has_ended(pidfd, _GATE_ENDS)
@@ -277,11 +283,11 @@ def _find_leader(who: Identity) -> int | ExitStatus:
         os.close(pidfd)
 
 
-def _in_gate(pid: int) -> bool:
+def _command_line(pid: int) -> bytes:
     try:
-        return gate.still_in_gate(identity.read_file(f"/proc/{pid}/cmdline"))
+        return identity.read_file(f"/proc/{pid}/cmdline")
     except OSError:  # it ended meanwhile
-        return False
+        return b""
 
 
 def _status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
