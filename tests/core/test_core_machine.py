@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from hostmanager_server.core import lifecycle, plan
 from hostmanager_server.core.actions import Action
-from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, Started
+from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, RunKey, Started
 from hostmanager_server.core.lifecycle import TRANSITIONS, next_deadline
-from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.restart import stability
 from hostmanager_server.core.spec import (
@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.core.world import GOOD, Behaviour, World
+from tests.core.world import GOOD, Behaviour, Process, World
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
@@ -47,19 +47,19 @@ behaviours = st.builds(
 @st.composite
 def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
     earlier = NAMES[: NAMES.index(name)]  # so the dependencies have no cycle
-    argv = draw(st.sampled_from(["one", "one", "two", ""]))
+    argv = draw(st.sampled_from(["one"] * 6 + ["two"] * 2 + [""]))
     return InstanceSpec(
         name,
         draw(st.sampled_from(["Agent", "Agent", "Other"])),
-        initial_target=draw(st.sampled_from([Target.UP, Target.UP, Target.DOWN, Target.PASSIVE])),
+        initial_target=draw(st.sampled_from([Target.UP] * 6 + [Target.DOWN, Target.PASSIVE])),
         process=ProcessSpec((argv,)) if argv else None,
         problem="" if argv else "no command",
         stop=StopPolicy(draw(st.sampled_from([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))),
         restart=RestartPolicy(
-            draw(st.sampled_from([RestartWhen.ALWAYS, *RestartWhen])),
+            draw(st.sampled_from([RestartWhen.ALWAYS] * 3 + [RestartWhen.ON_FAILURE, RestartWhen.NEVER])),
             Backoff(initial=draw(st.sampled_from([0.1, 0.1, 0.0]))),
         ),
-        depends_on=tuple(n for n in earlier if draw(st.booleans())),
+        depends_on=tuple(n for n in earlier if draw(st.sampled_from([False, False, True]))),
     )
 
 
@@ -90,6 +90,7 @@ class Machine(RuleBasedStateMachine):
     def first_config(self, data: st.DataObject) -> None:
         for name in NAMES[: data.draw(st.integers(1, len(NAMES)))]:
             self.world.config[name] = data.draw(specs(name))
+            self.world.behaviours[name] = data.draw(behaviours)
         self.reload()
         self.world.step()
 
@@ -143,18 +144,34 @@ class Machine(RuleBasedStateMachine):
     def behave(self, name: str, behaviour: Behaviour) -> None:
         self.world.behaviours[name] = behaviour
 
-    @rule(
-        name=names, status=st.sampled_from([ExitStatus(0), ExitStatus(1), ExitStatus(signal=9), ExitStatus()])
-    )
-    def crash(self, name: str, status: ExitStatus) -> None:
-        for key in self.world.alive(name):
-            if self.world.processes[key].main:
-                self.world.end_main(key, status)
+    def alive(self, data: st.DataObject) -> RunKey:
+        return data.draw(st.sampled_from([key for name in NAMES for key in self.world.alive(name)]))
+
+    @precondition(lambda self: any(map(self.world.alive, NAMES)))
+    @rule(data=st.data(), status=statuses, told=st.booleans())
+    def crash(self, data: st.DataObject, status: ExitStatus, told: bool) -> None:
+        key = self.alive(data)
+        if self.world.processes[key].main:
+            self.world.end_main(key, status)
+        if told:
+            self.read_the_mail()
+
+    @precondition(lambda self: any(map(self.world.alive, NAMES)))
+    @rule(data=st.data())
+    def grandchild_ends(self, data: st.DataObject) -> None:
+        self.world.end_grandchild(self.alive(data))
 
     @rule(name=names)
-    def grandchild_ends(self, name: str) -> None:
-        for key in self.world.alive(name):
-            self.world.end_grandchild(key)
+    def found_running(self, name: str) -> None:
+        """Something started by others, as a driver may find it."""
+        i = self.world.instances.get(name)
+        if i is None or i.run is not None or i.spec.process is None or self.world.alive(name):
+            return
+        key = RunKey(name, i.runs + 1)
+        self.world.numbers[name] = key.number
+        self.world.processes[key] = Process(GOOD, self.world.now.mono, ready_said=True)
+        run = Run(key.number, Phase.READY, i.spec.process, 99, self.world.now, adopted=True)
+        self.world.instances[name] = replace(i, run=run, runs=key.number)
 
     # --- the ways of the events
 
@@ -196,7 +213,7 @@ class Machine(RuleBasedStateMachine):
         self.world.deliver()
         self.world.step()
 
-    @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 16.0, 70.0]))
+    @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 15.0, 16.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.step()
         self.world.advance(seconds)

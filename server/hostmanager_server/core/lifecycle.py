@@ -121,7 +121,7 @@ def _step(i: Instance, now: Instant, do: list[Action]) -> Instance:
 
 def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
     if i.run is not None:
-        return replace(i, state=State.UP, at=None, reason="Running", message="found running")
+        return _to_up(i, now, "found running")
     if i.successor is not None:
         do.append(Note(Kind.INSTANCE, "Reset", "the old one is down; starting afresh", now, i.instance_id))
         return successor_of(i, i.successor, i.target)
@@ -192,16 +192,14 @@ def _wait_start(i: Instance, now: Instant, do: list[Action]) -> Instance:
             )
         return _lost(i, now, do)
     if i.target is Target.PASSIVE and not i.leaving:
-        message = "running; only observed"
-        return replace(i, state=State.UP, at=None, reason="Running", message=message, start_error="")
+        return _to_up(replace(i, start_error=""), now, "running; only observed")
     if i.run.phase is Phase.ENDING:
         return _clean_up(_failed(i, now, do), now, do)
     if i.leaving:
         return _stop(i, now, do)
     if i.run.phase is Phase.READY:
         do.append(Note(Kind.UP, "Up", f"{i.spec.full_name} is up (pid {i.run.pid})", now, i.instance_id))
-        forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
-        return replace(i, state=State.UP, at=forget, reason="Running", message="running")
+        return _to_up(i, now, "running")
     if i.at is not None and now.mono >= i.at.mono:
         why = f"not ready after {i.spec.start_timeout:g} s"
         do.append(Note(Kind.START_FAILED, "StartTimedOut", why, now, i.instance_id, Severity.ERROR))
@@ -225,8 +223,7 @@ def _up(i: Instance, now: Instant, do: list[Action]) -> Instance:
     if i.failures and i.at is not None and now.mono >= i.at.mono:
         return replace(i, failures=0, at=None)
     if i.reason == "WaitingForDependents":  # wanted again before its turn to stop had come
-        forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
-        return replace(i, at=forget, reason="Running", message="running")
+        return _to_up(i, now, "running")
     return i
 
 
@@ -250,6 +247,11 @@ def _unknown(i: Instance) -> Instance:
 
 
 # --- pieces of transitions ---------------------------------------------------------------------------------
+
+
+def _to_up(i: Instance, now: Instant, message: str) -> Instance:
+    forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
+    return replace(i, state=State.UP, at=forget, reason="Running", message=message)
 
 
 def _to_down(i: Instance) -> Instance:
