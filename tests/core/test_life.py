@@ -520,6 +520,16 @@ def test_nothing_is_launched_beside_what_is_found_running(before: State) -> None
     assert s.state() is State.UP
 
 
+def test_what_is_found_running_after_failures_forgets_them_in_time() -> None:
+    s = make().up()
+    s.ends(1)
+    s.i = replace(s.i, run=Run(2, Phase.READY, PROCESS, 4711), runs=2)
+    s.decide()
+    assert s.i.failures == 1
+    s.wait(60.0)
+    assert s.i.failures == 0
+
+
 # --- passive
 
 
