@@ -227,6 +227,10 @@ class RealHarness:
     def command(self, instance_id: str, *argv: str) -> InstanceSpec:
         return InstanceSpec(instance_id, "Test", process=ProcessSpec(argv))
 
+    def records(self) -> list[str]:
+        """The names of the runtime records in force."""
+        return [name for name in os.listdir(self.directory / "runs") if not name.endswith(".free")]
+
     def settled(self, instance_id: str) -> Path:
         """The file that the instance's agent makes when it has taken on its behaviour."""
         return self.directory / f"{instance_id}.settled"

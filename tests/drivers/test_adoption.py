@@ -124,7 +124,7 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str)
     touched = real.directory / "touched"
     said = daemon_that_dies(real, "touch", str(touched), crash=crash)
     assert real.driver.adopt() == []
-    assert os.listdir(real.directory / "runs") == []
+    assert real.records() == []
     if said:
         real.wait_for(lambda: not runs(int(said)))
     real.wait_for(lambda: not real.alive("a"))
@@ -240,3 +240,14 @@ def test_a_process_known_by_its_lock_alone_is_adopted(real: RealHarness) -> None
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
     assert not any(isinstance(event, Started) for event in real.events)
+
+
+def test_a_short_record_after_a_long_one_is_read_as_itself(real: RealHarness) -> None:
+    real.run(real.command("a", "true", "x" * 5_000))
+    run = RunKey("a", 2)
+    real.driver.launch(run, real.command("a", "sleep", "1000"))
+    real.successor()
+    real.wait_for(lambda: Path(f"/proc/{real.pid('a')}/cmdline").read_bytes().startswith(b"sleep"))
+    assert [one.process.argv for one in real.driver.adopt()] == [("sleep", "1000")]
+    real.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == 2)

@@ -34,7 +34,7 @@ def why_failed(real: RealHarness, spec: InstanceSpec) -> str:
     assert [type(event) for event in real.events] == [StartFailed]
     failed = real.events[0]
     assert isinstance(failed, StartFailed)
-    assert os.listdir(real.directory / "runs") == []
+    assert real.records() == []
     return failed.why
 
 
@@ -235,7 +235,7 @@ def test_without_descriptors_a_start_fails_and_leaves_nothing(real: RealHarness,
         assert "no file descriptors left" in first.why
         assert not real.alive("a")
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert os.listdir(real.directory / "runs") == []
+    assert real.records() == []
 
 
 def test_descriptors_return_to_their_baseline_after_200_runs(real: RealHarness) -> None:
@@ -246,7 +246,7 @@ def test_descriptors_return_to_their_baseline_after_200_runs(real: RealHarness) 
     real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == 201)
     assert len(os.listdir("/proc/self/fd")) == before
     assert real.poller.watched == 0
-    assert os.listdir(real.directory / "runs") == []
+    assert real.records() == []
 
 
 def test_a_signal_to_a_run_in_its_gate_ends_it(real: RealHarness) -> None:
@@ -270,7 +270,7 @@ def test_instance_ids_may_contain_anything(real: RealHarness) -> None:
     for name in ids:
         real.driver.launch(RunKey(name, 1), real.command(name, "sleep", "1000"))
     assert [event.run.instance_id for event in real.events if isinstance(event, Started)] == ids
-    assert len(os.listdir(real.directory / "runs")) == len(ids)
+    assert len(real.records()) == len(ids)
     for name in ids:
         real.driver.stop(RunKey(name, 1), signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == len(ids))

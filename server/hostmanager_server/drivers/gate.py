@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import resource
 import signal
 from collections.abc import Mapping
@@ -29,8 +28,6 @@ LOCK_DESCRIPTOR = 250
 # Ignored signals stay ignored across exec, and a shell's background job starts with INT ignored: an agent
 # of a daemon started so would not hear its stop signal. 32 and 33 are the C library's own.
 _DEFAULTED = [n for n in range(1, signal.SIGRTMAX + 1) if n not in (signal.SIGKILL, signal.SIGSTOP, 32, 33)]
-
-_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,9 @@ def still_in_gate(cmdline: bytes) -> bool:
 
 def shell_safe(argv: list[str], env: Mapping[str, str]) -> list[str]:
     """`argv` such that the shell hands all of `env` on: it drops what it could not name as a variable."""
-    unnameable = [f"{name}={value}" for name, value in env.items() if not _SHELL_NAME.match(name)]
+    unnameable = [
+        f"{name}={value}" for name, value in env.items() if not (name.isascii() and name.isidentifier())
+    ]
     return ["env", "--", *unnameable, *argv] if unnameable else argv
 
 

@@ -160,25 +160,19 @@ class ProcessDriver:
             stack.callback(os.close, output)
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
-            try:
-                child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
-            except BaseException:
-                draft.discard()
-                raise
+            child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
             stack.callback(os.close, child.descriptor)
             return self._pass_gate(run, token, process, draft, child)
 
     def _pass_gate(self, run: RunKey, token: str, process: ProcessSpec, draft: Draft, child: Gate) -> _Run:
         """Records the child and lets it become the agent. When that fails, nothing of it is left."""
         pidfd = None
-        committed = False
         try:
             pidfd = os.pidfd_open(child.pid)
             who = identity.identify(child.pid, pidfd)
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
             draft.commit(Record(run, token, who, self._poller.now(), process))
-            committed = True
             apply_limits(child.pid, process.limits)
         except BaseException:
             # Unreaped, so the pid is still the child's.
@@ -186,10 +180,7 @@ class ProcessDriver:
             os.waitpid(child.pid, 0)
             if pidfd is not None:
                 os.close(pidfd)
-            if committed:
-                self._records.remove(run.instance_id)
-            else:
-                draft.discard()
+            self._records.remove(run.instance_id)
             raise
         child.release()
         return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)

@@ -109,12 +109,12 @@ def _process(fields: Any) -> ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A record that is not yet valid. `lock` is what the child is to inherit; `close` both descriptors in
-    the end."""
+    """A record that is not yet valid. `lock` is for the child to inherit; `close` both descriptors in the
+    end."""
 
     lock: int
     _file: int
-    _draft: str
+    _free: str
     _final: str
 
     def commit(self, record: Record) -> None:
@@ -123,13 +123,10 @@ class Draft:
         It is not synced: what a power cut loses, the boot id would have voided.
         """
         data = record.to_json()
+        data += b" " * (os.fstat(self._file).st_size - len(data))  # over what stood there before
         while data:
             data = data[os.write(self._file, data) :]
-        os.rename(self._draft, self._final)
-
-    def discard(self) -> None:
-        """Removes a draft that was not committed."""
-        os.unlink(self._draft)
+        os.rename(self._free, self._final)
 
     def close(self) -> None:
         os.close(self._file)
@@ -137,7 +134,12 @@ class Draft:
 
 
 class Records:
-    """The directory of records, one file per instance, readable by the daemon's user only."""
+    """The directory of records, one file per instance, readable by the daemon's user only.
+
+    A record is called `*.json` from the release of its run to the end of it. Before and after, its file is
+    called `*.free` and kept for the instance's next run: to create and remove one each time costs ten times
+    as much.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,27 +148,12 @@ class Records:
     def draft(self, instance_id: str) -> Draft:
         """Opens a locked draft for the next run of an instance. Raises OSError."""
         final = self._path(instance_id)
-        draft = final.removesuffix(".json") + ".new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        free = _free(final)
         try:
-            file = os.open(draft, flags, 0o600)
-        except FileExistsError:  # of a daemon that died in the middle; its gate has left or is leaving
-            os.unlink(draft)
-            file = os.open(draft, flags, 0o600)
-        try:
-            lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            os.close(file)
-            os.unlink(draft)
-            raise
-        opened = Draft(lock, file, draft, final)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            opened.discard()
-            opened.close()
-            raise
-        return opened
+            return _open_draft(free, final)
+        except BlockingIOError:  # a gate that an earlier daemon died over holds it, and is leaving
+            os.unlink(free)
+            return _open_draft(free, final)
 
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
@@ -192,16 +179,17 @@ class Records:
         return info.st_dev, info.st_ino
 
     def remove(self, instance_id: str) -> None:
-        """Removes the record, if there is one."""
+        """Makes the record void, if there is one."""
+        path = self._path(instance_id)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(instance_id))
+            os.rename(path, _free(path))
 
     def read(self) -> list[Record]:
         """Every record there is. What cannot be read as one is set aside as `*.corrupt`, and logged."""
         records = []
         for name in sorted(os.listdir(self._directory)):
             path = str(self._directory / name)
-            if name.endswith(".new"):
+            if name.endswith(".free"):
                 os.unlink(path)
             elif name.endswith(".json"):
                 try:
@@ -224,6 +212,26 @@ def file_name(instance_id: str) -> str:
         # No quoted name has a '%' before a '-'.
         name = f"{name[:100]}%-{hashlib.sha256(name.encode()).hexdigest()}"
     return name
+
+
+def _free(final: str) -> str:
+    return final.removesuffix(".json") + ".free"
+
+
+def _open_draft(free: str, final: str) -> Draft:
+    file = os.open(free, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(free, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        os.close(file)
+        raise
+    draft = Draft(lock, file, free, final)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        draft.close()
+        raise
+    return draft
 
 
 def _set_aside(path: str, why: Exception) -> None:
