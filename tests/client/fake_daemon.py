@@ -1,0 +1,451 @@
+"""A small daemon in memory that honours the contract, for the tests of the client.
+
+Instances come up and go down at once unless they are told to be `stubborn`. A test scripts it: `fail_next`
+answers the next call with an error, `drop_streams` breaks every stream, `silent` stops all heartbeats.
+"""
+
+# ruff: noqa: N802 -- the methods have the names of the contract
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+
+
+def packed_details(
+    code: grpc.StatusCode, message: str, reason: str, violations: list[tuple[str, str]]
+) -> tuple[str, bytes]:
+    """The details that the contract promises, as trailing metadata."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain="hostmanager")]
+    if violations:
+        bad = error_details_pb2.BadRequest()
+        for where, what in violations:
+            bad.field_violations.add(field=where, description=what)
+        details.append(bad)
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return "grpc-status-details-bin", status.SerializeToString()
+
+
+@dataclass
+class FakeDaemon(pb_grpc.HostManagerServiceServicer):
+    """The service. `epoch` and `revision` are those of its one life; `restart` begins the next."""
+
+    socket: Path
+    epoch: str = "epoch-1"
+    revision: int = 1
+    instances: dict[str, pb.ManagedInstance] = field(default_factory=dict)
+    removals: dict[str, int] = field(default_factory=dict)
+    stubborn: set[str] = field(default_factory=set)
+    events: list[pb.Event] = field(default_factory=list)
+    logs: dict[str, list[str]] = field(default_factory=dict)
+    manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
+    problems: list[pb.ConfigProblem] = field(default_factory=list)
+    fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
+    requests: list[Message] = field(default_factory=list)
+    pieces: int = 2
+    silent: bool = False
+    hold: bool = False
+    streams: int = 0
+    generation_of_streams: int = 0
+    died: bool = False
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition()
+        self.hanging = threading.Event()  # cleared: no call is answered
+        self.hanging.set()
+        self.server: grpc.Server | None = None
+
+    # --- life
+
+    def start(self) -> None:
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=16), options=[("grpc.so_reuseport", 0)]
+        )
+        pb_grpc.add_HostManagerServiceServicer_to_server(self, self.server)
+        assert self.server.add_insecure_port(f"unix:{self.socket}")
+        self.server.start()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.drop_streams()
+            self.server.stop(None).wait()
+            self.server = None
+
+    def restart(self, epoch: str) -> None:
+        """Another life of the daemon: a new epoch, revisions from 1 on."""
+        self.stop()
+        self.epoch, self.revision = epoch, 1
+        self.removals.clear()
+        for instance in self.instances.values():
+            instance.revision = 1
+        self.start()
+
+    def drop_streams(self) -> None:
+        with self.changed:
+            self.generation_of_streams += 1
+            self.changed.notify_all()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout=30)
+
+    # --- its host
+
+    def add(self, instance_id: str, **fields: Any) -> pb.ManagedInstance:
+        values: dict[str, Any] = {
+            "instance_id": instance_id,
+            "agent_class": "FakeData",
+            "full_name": f"FakeData:{instance_id}",
+            "management": pb.MANAGEMENT_HOST,
+            "operable": True,
+            "target_state": pb.TARGET_STATE_UP,
+            "next_action": pb.NEXT_ACTION_UP,
+            "stability": 1.0,
+            "reason": "Running",
+            "message": "running",
+            "generation": 1,
+            "observed_generation": 1,
+        } | fields
+        instance = pb.ManagedInstance(**values)
+        if "process" not in fields:
+            instance.process.pid = 4000 + len(self.instances)
+            instance.process.command.extend(["agent", instance_id])
+        instance.start_time.GetCurrentTime()
+        self.publish(instance)
+        return instance
+
+    def publish(self, *instances: pb.ManagedInstance) -> None:
+        with self.changed:
+            self.revision += 1
+            for instance in instances:
+                instance.revision = self.revision
+                copy = pb.ManagedInstance()
+                copy.CopyFrom(instance)
+                self.instances[instance.instance_id] = copy
+            self.changed.notify_all()
+
+    def change(self, instance_id: str, **fields: Any) -> None:
+        instance = pb.ManagedInstance()
+        instance.CopyFrom(self.instances[instance_id])
+        for name, value in fields.items():
+            setattr(instance, name, value)
+        self.publish(instance)
+
+    def remove(self, instance_id: str) -> None:
+        with self.changed:
+            self.revision += 1
+            del self.instances[instance_id]
+            self.removals[instance_id] = self.revision
+            self.changed.notify_all()
+
+    def happen(self, message: str, instance_id: str = "", **fields: Any) -> None:
+        with self.changed:
+            event = pb.Event(
+                sequence=len(self.events) + 1, message=message, instance_id=instance_id, **fields
+            )
+            event.time.GetCurrentTime()
+            self.events.append(event)
+            self.changed.notify_all()
+
+    def write(self, instance_id: str, *lines: str) -> None:
+        with self.changed:
+            self.logs.setdefault(instance_id, []).extend(lines)
+            self.changed.notify_all()
+
+    def settle(self, instance_id: str) -> None:
+        """Carry out what is asked of an instance."""
+        instance = self.instances[instance_id]
+        up = instance.target_state == pb.TARGET_STATE_UP
+        self.change(
+            instance_id,
+            next_action=pb.NEXT_ACTION_UP if up else pb.NEXT_ACTION_DOWN,
+            reason="Running" if up else "Stopped",
+            message="running" if up else "never started",
+            observed_generation=instance.generation,
+        )
+
+    # --- helpers
+
+    def _enter(self, request: Message, context: grpc.ServicerContext) -> None:
+        self.hanging.wait(30)
+        self.requests.append(request)
+        if self.fail_next is not None:
+            failure, self.fail_next = self.fail_next, None
+            self._fail(context, *failure)
+
+    def _fail(
+        self,
+        context: grpc.ServicerContext,
+        code: grpc.StatusCode,
+        message: str,
+        reason: str,
+        violations: list[tuple[str, str]],
+    ) -> NoReturn:
+        context.set_trailing_metadata((packed_details(code, message, reason, violations),))
+        context.abort(code, message)
+        raise AssertionError
+
+    def _check(self, context: grpc.ServicerContext, ids: dict[str, str]) -> None:
+        unknown = [(where, f"no instance {i!r}") for where, i in ids.items() if i not in self.instances]
+        if unknown:
+            text = "unknown instance: " + ", ".join(ids[where] for where, _ in unknown)
+            self._fail(context, grpc.StatusCode.NOT_FOUND, text, "UNKNOWN_INSTANCE", unknown)
+
+    def _token(self) -> str:
+        return f"{self.epoch}:{self.revision}"
+
+    def manager(self) -> pb.ManagerStatus:
+        manager = pb.ManagerStatus(
+            state=self.manager_state, host="daq1", version="0.1.0", epoch=self.epoch, pid=4242,
+            site_config_file="/etc/site.yaml",
+        )  # fmt: skip
+        manager.start_time.FromSeconds(1_700_000_000)
+        status = manager.config_parse_status["[SCF]"]
+        status.success = not any(p.severity == pb.SEVERITY_ERROR for p in self.problems)
+        status.problems.extend(self.problems)
+        return manager
+
+    # --- unary
+
+    def GetStatus(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        answer = pb.GetStatusResponse(
+            revision=self.revision, manager=self.manager(), resume_token=self._token()
+        )
+        answer.time.GetCurrentTime()
+        for i in sorted(self.instances.values(), key=lambda i: i.instance_id):
+            answer.child_states.add(instance_id=i.instance_id, next_action=i.next_action, operable=i.operable)
+        return answer
+
+    def ListInstances(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        wanted = sorted(request.instance_ids or self.instances)
+        start, size = int(request.page_token or 0), min(request.page_size or 500, 3)
+        page = wanted[start : start + size]
+        more = str(start + size) if start + size < len(wanted) else ""
+        return pb.ListInstancesResponse(
+            instances=[self.instances[i] for i in page],
+            next_page_token=more,
+            revision=self.revision,
+            resume_token=self._token(),
+        )
+
+    def GetInstance(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {"instance_id": request.instance_id})
+        return pb.GetInstanceResponse(
+            instance=self.instances[request.instance_id], revision=self.revision, resume_token=self._token()
+        )
+
+    def Update(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        if self.manager_state != pb.MANAGER_STATE_RUNNING:
+            text = "the manager is stopped; start it first"
+            self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "MANAGER_NOT_RUNNING", [])
+        named = {f"requests[{n}].instance_id": c.instance_id for n, c in enumerate(request.requests)}
+        self._check(context, {where: i for where, i in named.items() if i != "all"})
+        touched: dict[str, pb.TargetState.ValueType] = {}
+        for change in request.requests:
+            ids = sorted(self.instances) if change.instance_id == "all" else [change.instance_id]
+            touched |= dict.fromkeys(ids, change.target_state)
+        answer = pb.UpdateResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
+        answer.config_warnings.extend(p for p in self.problems if request.reload_config)
+        if request.validate_only:
+            return answer
+        for instance_id, target in touched.items():
+            generation = self.instances[instance_id].generation + 1
+            self.change(instance_id, target_state=target, generation=generation)
+            if instance_id not in self.stubborn:
+                self.settle(instance_id)
+            answer.generations.add(instance_id=instance_id, generation=generation)
+        answer.revision, answer.resume_token = self.revision, self._token()
+        return answer
+
+    def Restart(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        up = [i for i, v in sorted(self.instances.items()) if v.target_state == pb.TARGET_STATE_UP]
+        bad = [i for i in request.instance_ids if i not in up]
+        if bad:
+            violations = [("instance_ids[0]", f"the target of {bad[0]!r} is down")]
+            self._fail(context, grpc.StatusCode.INVALID_ARGUMENT, "bad request", "TARGET_IS_DOWN", violations)
+        answer = pb.RestartResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
+        for instance_id in request.instance_ids or up:
+            generation = self.instances[instance_id].generation + 1
+            self.change(instance_id, generation=generation, next_action=pb.NEXT_ACTION_WAIT_DEAD)
+            if instance_id not in self.stubborn:
+                self.settle(instance_id)
+            answer.generations.add(instance_id=instance_id, generation=generation)
+        return answer
+
+    def StartManager(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        if self.manager_state == pb.MANAGER_STATE_RUNNING:
+            text = "the manager runs already"
+            self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "MANAGER_RUNNING", [])
+        self.manager_state = pb.MANAGER_STATE_RUNNING
+        return pb.StartManagerResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
+
+    def StopManager(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self.manager_state = pb.MANAGER_STATE_STOPPED
+        return pb.StopManagerResponse(revision=self.revision, epoch=self.epoch)
+
+    def Die(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        if request.expected_epoch not in ("", self.epoch):
+            self._fail(context, grpc.StatusCode.ABORTED, "another daemon runs", "STALE_EPOCH", [])
+        self.died = True
+        return pb.DieResponse(epoch=self.epoch)
+
+    def ListEvents(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        wanted = [e for e in self.events if not request.instance_ids or e.instance_id in request.instance_ids]
+        if request.newest:
+            wanted = wanted[-request.newest :]
+        start, size = int(request.page_token or 0), min(request.page_size or 100, 3)
+        more = str(start + size) if start + size < len(wanted) else ""
+        return pb.ListEventsResponse(
+            events=wanted[start : start + size],
+            next_page_token=more,
+            resume_token=f"{self.epoch}:{len(self.events)}",
+        )
+
+    # --- streams
+
+    def _stream(
+        self, context: grpc.ServicerContext, heartbeat: float, turn: Callable[[bool], list[Any]]
+    ) -> Iterator[Any]:
+        """Yield what each turn gives, when something changed or a heartbeat is due, until dropped."""
+        with self.changed:
+            mine = self.generation_of_streams
+            self.streams += 1
+            self.changed.notify_all()
+
+        def wake() -> None:
+            with self.changed:
+                self.changed.notify_all()
+
+        context.add_callback(wake)
+        try:
+            due = False
+            while context.is_active() and mine == self.generation_of_streams:
+                messages = [] if self.hold else turn(due and not self.silent)
+                yield from messages
+                if self.hold or not messages or due:
+                    with self.changed:
+                        due = not self.changed.wait(heartbeat)
+            if context.is_active():
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
+        finally:
+            with self.changed:
+                self.streams -= 1
+                self.changed.notify_all()
+
+    def WatchStatus(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        ids = set(request.instance_ids)
+        epoch, _, token = request.resume_token.partition(":")
+        cursor = int(token) if token and epoch == self.epoch else -1
+        reason = pb.StatusSnapshot.REASON_EPOCH_CHANGED if token else pb.StatusSnapshot.REASON_INITIAL
+
+        def message(**fields: Any) -> pb.WatchStatusResponse:
+            made = pb.WatchStatusResponse(revision=self.revision, resume_token=self._token(), **fields)
+            made.time.GetCurrentTime()
+            return made
+
+        def turn(heartbeat_due: bool) -> list[Any]:
+            nonlocal cursor
+            with self.changed:
+                seen = {i: v for i, v in self.instances.items() if not ids or i in ids}
+                if cursor < 0:
+                    cursor = self.revision
+                    return self._snapshot(message, list(seen.values()), reason)
+                changed = [v for v in seen.values() if v.revision > cursor]
+                removed = [i for i, r in self.removals.items() if r > cursor and i not in self.instances]
+                cursor = self.revision
+                if changed or removed:
+                    return [message(delta=pb.StatusDelta(instances=changed, removed_instance_ids=removed))]
+                return [message(heartbeat=pb.Heartbeat())] if heartbeat_due else []
+
+        heartbeat = request.heartbeat_interval.ToMilliseconds() / 1000
+        yield from self._stream(context, heartbeat or 15.0, turn)
+
+    def _snapshot(self, message: Any, instances: list[Any], reason: Any) -> list[Any]:
+        size = max(1, -(-len(instances) // self.pieces))
+        chunks = [instances[n : n + size] for n in range(0, len(instances), size)] or [[]]
+        return [
+            message(
+                snapshot=pb.StatusSnapshot(
+                    reason=reason,
+                    manager=self.manager() if n == 0 else None,
+                    instances=chunk,
+                    first=n == 0,
+                    last=n == len(chunks) - 1,
+                )
+            )
+            for n, chunk in enumerate(chunks)
+        ]
+
+    def WatchEvents(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        ids = set(request.instance_ids)
+        epoch, _, token = request.resume_token.partition(":")
+        gap = pb.EventGap(message="an earlier life of the daemon") if token and epoch != self.epoch else None
+        cursor = int(token) if token and gap is None else len(self.events)
+
+        def turn(heartbeat_due: bool) -> list[Any]:
+            nonlocal cursor, gap
+            with self.changed:
+                new = [e for e in self.events[cursor:] if not ids or e.instance_id in ids]
+                cursor = len(self.events)
+                if not (new or gap or heartbeat_due):
+                    return []
+                answer = pb.WatchEventsResponse(events=new, gap=gap, resume_token=f"{self.epoch}:{cursor}")
+                gap = None
+                return [answer]
+
+        yield from self._stream(context, request.heartbeat_interval.ToMilliseconds() / 1000 or 15.0, turn)
+
+    def TailLogs(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {"instance_id": request.instance_id})
+        lines = self.logs.setdefault(request.instance_id, [])
+        wanted = request.lines if request.HasField("lines") else 100
+        cursor = max(0, len(lines) - wanted)
+
+        def turn(_: bool) -> list[Any]:
+            nonlocal cursor
+            with self.changed:
+                new, cursor = lines[cursor:], len(lines)
+            texts = [pb.LogLine(text=t, stream=pb.LOG_STREAM_COMBINED) for t in new]
+            return [pb.TailLogsResponse(lines=texts)] if texts else []
+
+        if request.follow:
+            yield from self._stream(context, 3600.0, turn)
+        else:
+            yield from turn(False)
+
+
+def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+    """Wait for a condition that nothing announces."""
+    end = time.monotonic() + timeout
+    event = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        event.wait(0.01)

@@ -1,0 +1,166 @@
+"""Unary calls and errors, of both clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client import (
+    DOWN,
+    UP,
+    Aborted,
+    DeadlineExceeded,
+    HostManagerError,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    ServerBug,
+    Unreachable,
+    Unsupported,
+    Violation,
+)
+
+from tests.client.conftest import MakeClient
+from tests.client.fake_daemon import FakeDaemon
+
+
+def test_a_listing_has_every_page_and_the_token_of_the_first(daemon: FakeDaemon, client: Any) -> None:
+    for n in range(8):
+        daemon.add(f"data{n}")
+    listing = client.list_instances()
+    assert [i.instance_id for i in listing.instances] == [f"data{n}" for n in range(8)]
+    assert listing.resume_token == f"epoch-1:{daemon.revision}"
+
+
+def test_a_state_has_the_manager_and_the_instances_asked_for(daemon: FakeDaemon, client: Any) -> None:
+    for n in range(5):
+        daemon.add(f"data{n}")
+    state = client.get_state(["data3", "data1"])
+    assert list(state.instances) == ["data1", "data3"]
+    assert state.manager.host == "daq1"
+    assert state.epoch == "epoch-1"
+
+
+def test_changes_are_applied_in_order(daemon: FakeDaemon, client: Any) -> None:
+    for n in range(3):
+        daemon.add(f"data{n}", target_state=DOWN)
+    answer = client.update({"all": UP, "data1": DOWN})
+    targets = {i: v.target_state for i, v in daemon.instances.items()}
+    assert targets == {"data0": UP, "data1": DOWN, "data2": UP}
+    assert [g.instance_id for g in answer.generations] == ["data0", "data1", "data2"]
+
+
+def test_every_call_says_what_was_asked(daemon: FakeDaemon, client: Any) -> None:
+    daemon.add("data1")
+    client.update([("data1", UP)], reload_config=True, validate_only=True)
+    client.restart(["data1"])
+    client.restart(all_up=True)
+    client.stop_manager()
+    client.start_manager({"data1": DOWN}, reload_config=False)
+    client.die(disown_dockers=True, disown_processes=True, expected_epoch="epoch-1")
+    change = pb.TargetChange(instance_id="data1", target_state=UP)
+    assert daemon.requests == [
+        pb.UpdateRequest(requests=[change], reload_config=True, validate_only=True),
+        pb.RestartRequest(instance_ids=["data1"]),
+        pb.RestartRequest(all=True),
+        pb.StopManagerRequest(),
+        pb.StartManagerRequest(
+            requests=[pb.TargetChange(instance_id="data1", target_state=DOWN)], reload_config=False
+        ),
+        pb.DieRequest(disown_dockers=True, disown_processes=True, expected_epoch="epoch-1"),
+    ]
+
+
+def test_the_newest_events_are_listed_over_pages(daemon: FakeDaemon, client: Any) -> None:
+    for n in range(9):
+        daemon.happen(f"event {n}", "data1" if n % 2 else "data2")
+    assert [e.message for e in client.list_events(newest=5).events] == [f"event {n}" for n in range(4, 9)]
+    assert [e.sequence for e in client.list_events(["data1"]).events] == [2, 4, 6, 8]
+
+
+def test_log_lines_end_without_follow(daemon: FakeDaemon, client: Any) -> None:
+    daemon.add("data1")
+    daemon.write("data1", *(f"line {n}" for n in range(5)))
+    assert [line.text for line in client.tail_logs("data1", lines=2)] == ["line 3", "line 4"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (grpc.StatusCode.NOT_FOUND, NotFound),
+        (grpc.StatusCode.FAILED_PRECONDITION, PreconditionFailed),
+        (grpc.StatusCode.ABORTED, Aborted),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, PermissionDenied),
+        (grpc.StatusCode.UNIMPLEMENTED, Unsupported),
+        (grpc.StatusCode.UNAVAILABLE, Unreachable),
+        (grpc.StatusCode.INTERNAL, ServerBug),
+        (grpc.StatusCode.UNKNOWN, ServerBug),
+    ],
+)
+def test_each_status_is_its_own_error_with_its_details(
+    daemon: FakeDaemon, client: Any, code: grpc.StatusCode, kind: type[HostManagerError]
+) -> None:
+    daemon.fail_next = (code, "no such thing", "SOME_REASON", [("requests[1].who", "is wrong")])
+    with pytest.raises(HostManagerError) as caught:
+        client.update({"data1": UP})
+    assert type(caught.value) is kind
+    assert caught.value.reason == "SOME_REASON"
+    assert caught.value.violations == (Violation("requests[1].who", "is wrong"),)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert "cannot update targets" in str(caught.value)
+
+
+def test_an_unknown_instance_is_not_found_in_a_stream_too(daemon: FakeDaemon, client: Any) -> None:
+    with pytest.raises(NotFound, match="data9"):
+        list(client.tail_logs("data9", follow=True))
+
+
+def test_no_daemon_is_unreachable_and_the_error_says_what_to_do(daemon: FakeDaemon, client: Any) -> None:
+    daemon.stop()
+    with pytest.raises(
+        Unreachable, match=r"no such socket\. Is it running\? Start it with `hostmanager serve"
+    ):
+        client.get_status()
+
+
+def test_a_first_watch_of_no_daemon_is_unreachable(daemon: FakeDaemon, client: Any) -> None:
+    daemon.stop()
+    with pytest.raises(Unreachable):
+        next(client.watch())
+
+
+def test_no_answer_in_time_is_a_deadline_exceeded(daemon: FakeDaemon, make_client: MakeClient) -> None:
+    client = make_client(daemon, timeout=0.05)
+    daemon.hanging.clear()
+    with pytest.raises(DeadlineExceeded, match="not known"):
+        client.get_status()
+    daemon.hanging.set()
+
+
+def test_requests_that_make_no_sense_are_rejected_without_a_call(daemon: FakeDaemon, client: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        client.restart()
+    with pytest.raises(InvalidRequest):
+        client.restart(["data1"], all_up=True)
+    with pytest.raises(InvalidRequest, match=r"\['data1'\]"):
+        client.list_instances("data1")
+    with pytest.raises(InvalidRequest, match="heartbeat"):
+        next(client.watch(heartbeat=0.5))
+    assert daemon.requests == []
+
+
+def test_a_closed_client_is_an_error_and_no_hang(daemon: FakeDaemon, client: Any) -> None:
+    client.get_status()
+    if hasattr(client, "client"):
+        client.run(client.client.close())
+    else:
+        client.close()
+    with pytest.raises(Unreachable, match="closed"):
+        client.get_status()

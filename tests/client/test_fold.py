@@ -1,0 +1,234 @@
+"""The watch without IO: whatever happens on the way, it converges and repeats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client.errors import NotFound, ServerBug, Unreachable
+from hostmanager_client.reconnect import Disconnected, Link, Reconnect, Reconnected
+from hostmanager_client.state import StatusFold, StatusUpdate
+from hostmanager_client.streams import StatusStream, overlap
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@dataclass
+class Model:
+    """A daemon as a watcher may meet it: changes, forgets removals, starts again."""
+
+    epoch: int = 1
+    revision: int = 1
+    instances: dict[str, tuple[int, int]] = field(default_factory=dict)  # value, revision
+    removals: dict[str, int] = field(default_factory=dict)
+    compacted: int = 0
+
+    def change(self, instance_id: str, value: int) -> None:
+        self.revision += 1
+        self.instances[instance_id] = (value, self.revision)
+        self.removals.pop(instance_id, None)
+
+    def remove(self, instance_id: str) -> None:
+        if instance_id in self.instances:
+            self.revision += 1
+            del self.instances[instance_id]
+            self.removals[instance_id] = self.revision
+
+    def compact(self) -> None:
+        self.compacted = self.revision
+        self.removals.clear()
+
+    def restart(self) -> None:
+        self.epoch += 1
+        self.revision, self.compacted = 1, 0
+        self.removals.clear()
+        self.instances = {i: (value, 1) for i, (value, _) in self.instances.items()}
+
+    def message(self, instance_ids: list[str], revision: int) -> pb.WatchStatusResponse:
+        return pb.WatchStatusResponse(revision=revision, resume_token=f"{self.epoch}:{revision}")
+
+    def instance(self, instance_id: str) -> pb.ManagedInstance:
+        value, revision = self.instances[instance_id]
+        return pb.ManagedInstance(instance_id=instance_id, restart_count=value, revision=revision)
+
+    def stream(self, token: str, pieces: int) -> Iterator[pb.WatchStatusResponse]:
+        """What a watch sends from `token` on; each item as of when it is asked for."""
+        epoch, _, revision = token.partition(":")
+        cursor = int(revision) if revision else -1
+        if not token or int(epoch) != self.epoch or cursor < self.compacted or cursor > self.revision:
+            cursor = self.revision
+            instances = [self.instance(i) for i in self.instances]
+            manager = pb.ManagerStatus(epoch=str(self.epoch))
+            at = self.message([], cursor)
+            for n in range(pieces):
+                piece = pb.WatchStatusResponse()
+                piece.CopyFrom(at)
+                piece.snapshot.first, piece.snapshot.last = n == 0, n == pieces - 1
+                piece.snapshot.reason = pb.StatusSnapshot.REASON_INITIAL
+                piece.snapshot.instances.extend(instances[n::pieces])
+                if n == 0:
+                    piece.snapshot.manager.CopyFrom(manager)
+                yield piece
+        while True:
+            message = self.message([], self.revision)
+            changed = [self.instance(i) for i, (_, r) in self.instances.items() if r > cursor]
+            removed = [i for i, r in self.removals.items() if r > cursor]
+            cursor = self.revision
+            if changed or removed:
+                message.delta.instances.extend(changed)
+                message.delta.removed_instance_ids.extend(removed)
+            else:
+                message.heartbeat.SetInParent()
+            yield message
+
+
+IDS = st.sampled_from(["a", "b", "c", "d"])
+STEPS = st.one_of(
+    st.tuples(st.just("change"), IDS, st.integers(0, 3)),
+    st.tuples(st.just("remove"), IDS, st.just(0)),
+    st.tuples(st.sampled_from(["compact", "restart", "disconnect"]), st.just(""), st.just(0)),
+    st.tuples(st.just("read"), st.just(""), st.integers(1, 4)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEPS, max_size=60), st.integers(1, 4))
+def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]], pieces: int) -> None:
+    model, fold = Model(), StatusFold()
+    view: dict[str, pb.ManagedInstance] = {}
+    connection: Iterator[pb.WatchStatusResponse] | None = None
+
+    def see(update: StatusUpdate | None) -> None:
+        if update is None:
+            return
+        for instance_id in update.changed:
+            new = update.state.instances[instance_id]
+            assert view.get(instance_id) != new, "a repeat"
+            view[instance_id] = new
+        for instance_id in update.removed:
+            del view[instance_id]
+        assert view == dict(update.state.instances)
+
+    def read(count: int) -> None:
+        nonlocal connection
+        if connection is None:
+            connection = model.stream(fold.resume_token, pieces)
+        for _ in range(count):
+            before = fold.resume_token
+            message = next(connection)
+            see(fold.receive(message))
+            part = message.WhichOneof("update") == "snapshot" and not message.snapshot.last
+            assert fold.resume_token == (before if part else message.resume_token)
+
+    for kind, instance_id, number in steps:
+        match kind:
+            case "change":
+                model.change(instance_id, number)
+            case "remove":
+                model.remove(instance_id)
+            case "compact":
+                # A stream that is behind would be sent a snapshot: here it is cut off, which is harder.
+                model.compact()
+                connection = None
+                fold.disconnected()
+            case "restart":
+                model.restart()
+                connection = None
+                fold.disconnected()
+            case "disconnect":
+                connection = None
+                fold.disconnected()
+            case "read":
+                read(number)
+    read(pieces + 1)
+    assert {i: v.restart_count for i, v in view.items()} == {i: v for i, (v, _) in model.instances.items()}
+
+
+def piece(first: bool, last: bool, *ids: str, token: str = "1:5") -> pb.WatchStatusResponse:
+    snapshot = pb.StatusSnapshot(
+        first=first, last=last, instances=[pb.ManagedInstance(instance_id=i) for i in ids]
+    )
+    return pb.WatchStatusResponse(revision=5, resume_token=token, snapshot=snapshot)
+
+
+def test_a_snapshot_that_was_cut_off_leaves_the_view_and_the_token() -> None:
+    fold = StatusFold()
+    fold.receive(piece(True, True, "a", token="1:1"))
+    fold.receive(piece(True, False, "b", token="1:5"))
+    fold.disconnected()
+    assert fold.resume_token == "1:1"
+    assert fold.state is not None
+    assert list(fold.state.instances) == ["a"]
+    with pytest.raises(ServerBug, match="without the first"):
+        fold.receive(piece(False, True, "c"))
+
+
+def test_a_change_before_any_snapshot_is_asked_for_again_from_the_start() -> None:
+    stream = StatusStream()
+    delta = pb.WatchStatusResponse(revision=3, resume_token="1:3", delta=pb.StatusDelta())
+    with pytest.raises(Unreachable, match="before the first snapshot"):
+        stream.receive(delta)
+    assert stream.request().resume_token == ""
+
+
+def test_an_older_state_of_an_instance_does_not_replace_a_newer_one() -> None:
+    fold = StatusFold()
+    new, old = (
+        pb.ManagedInstance(instance_id="a", revision=5),
+        pb.ManagedInstance(instance_id="a", revision=4),
+    )
+    snapshot = pb.StatusSnapshot(first=True, last=True, instances=[new])
+    fold.receive(pb.WatchStatusResponse(revision=5, snapshot=snapshot))
+    assert fold.receive(pb.WatchStatusResponse(revision=6, delta=pb.StatusDelta(instances=[old]))) is None
+
+
+def test_pauses_double_to_their_longest_and_jitter_only_shortens_them() -> None:
+    policy = Reconnect(first=0.1, longest=1.0, jitter=0.5)
+    assert [policy.pause(n, 0.0) for n in (1, 2, 3, 4, 5, 100)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert policy.pause(5, 1.0) == 0.5
+
+
+def test_the_pause_starts_small_again_after_a_message() -> None:
+    told: list[Disconnected | Reconnected] = []
+    link = Link(Reconnect(jitter=0), told.append, lambda: 0.0)
+    link.received(0.0, complete=True)
+    assert [link.lost(Unreachable("gone"), 1.0) for _ in range(3)] == [0.1, 0.2, 0.4]
+    link.received(9.0, complete=False)
+    assert told[-1] == Reconnected(8.0, False)
+    assert link.lost(Unreachable("gone"), 10.0) == 0.1
+
+
+def test_an_error_that_trying_again_cannot_help_is_raised() -> None:
+    link = Link(Reconnect())
+    link.received(0.0, complete=True)
+    with pytest.raises(NotFound):
+        link.lost(NotFound("no such instance"), 1.0)
+
+
+def test_giving_up_counts_from_the_beginning_of_the_outage() -> None:
+    link = Link(Reconnect(first=1, longest=100, jitter=0, give_up_after=10))
+    link.received(0.0, complete=True)
+    assert link.lost(Unreachable("gone"), 5.0) == 1
+    assert link.lost(Unreachable("gone"), 14.0) == 1, "no pause lasts beyond the limit"
+    with pytest.raises(Unreachable):
+        link.lost(Unreachable("gone"), 15.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "again", "skipped"),
+    [
+        ("", "abc", 0),
+        ("abc", "abc", 3),
+        ("abc", "abcde", 3),
+        ("abc", "bcde", 2),
+        ("abc", "cde", 1),
+        ("abc", "xyz", None),
+        ("abc", "", None),
+        ("aaa", "aaab", 3),
+        ("abab", "abababc", 6),
+    ],
+)
+def test_lines_that_were_seen_are_found_again(seen: str, again: str, skipped: int | None) -> None:
+    assert overlap(list(seen), list(again)) == skipped
