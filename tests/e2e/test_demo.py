@@ -18,6 +18,11 @@ from tests.e2e.daemon import COMMAND, eventually, marked
 
 TOOK_TOO_LONG = 110.0  # s
 
+# Takes its standard input for its controlling terminal, which Popen cannot do, and becomes the command.
+ON_A_TERMINAL = (
+    "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
 
 class Demo:
     """One run of the demo; what it started is known by a variable in its environment."""
@@ -27,9 +32,10 @@ class Demo:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self._output = bytearray()
-        master, slave = pty.openpty() if terminal else os.pipe()
+        self._master, slave = pty.openpty() if terminal else os.pipe()
+        command = [str(COMMAND), "demo", *arguments]
         self._process = subprocess.Popen(
-            [COMMAND, "demo", *arguments],
+            [sys.executable, "-c", ON_A_TERMINAL, *command] if terminal else command,
             env=os.environ | {"TEST_SITE": str(self.mark), "TMPDIR": str(self.temporary), "COLUMNS": "160"},
             stdin=slave if terminal else subprocess.DEVNULL,
             stdout=slave,
@@ -37,11 +43,11 @@ class Demo:
             start_new_session=True,
         )
         os.close(slave)
-        self._reader = threading.Thread(target=self._read, args=(master,))
+        self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def _read(self, master: int) -> None:
-        with open(master, "rb", buffering=0) as output:
+    def _read(self) -> None:
+        with open(self._master, "rb", buffering=0) as output:
             while True:
                 try:
                     piece = output.read(65536)
@@ -58,6 +64,10 @@ class Demo:
 
     def signal(self, signum: int) -> None:
         self._process.send_signal(signum)
+
+    def type(self, keys: bytes) -> None:
+        """Type on its terminal."""
+        os.write(self._master, keys)
 
     def wait(self) -> int:
         code = self._process.wait(TOOK_TOO_LONG)
@@ -90,7 +100,7 @@ def test_off_a_terminal_it_gives_the_tour(demos: list[Demo], tmp_path: Path) -> 
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
     assert list(demo.temporary.iterdir()) == []
-    titles = re.findall(r"^\d\. (.*)$", demo.output, re.MULTILINE)
+    titles = re.findall(r"^=== \d\. (.*)$", demo.output, re.MULTILINE)
     assert len(titles) == 6
     assert "SIGKILL" in demo.output
     assert "restart required" in demo.output
@@ -102,11 +112,23 @@ def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo
     demos.append(demo)
     eventually(lambda: re.search(r"scanner.* up ", demo.output), "the live table to show the lab up")
     assert len(demo.leftovers()) > 8
-    demo.signal(signal.SIGINT)
+    demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
     assert list(demo.temporary.iterdir()) == []
     assert "no process and no file is left behind" in demo.output
+
+
+def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Demo], tmp_path: Path) -> None:
+    demo = Demo(tmp_path, terminal=True)
+    demos.append(demo)
+    eventually(lambda: re.search(r"readout.* up ", demo.output), "the live table to show the lab up")
+    demo.type(b"\x03")
+    eventually(lambda: "bringing everything down" in demo.output, "the demo to begin to end")
+    demo.type(b"\x03")
+    assert demo.wait() == 0, demo.output
+    assert demo.leftovers() == []
+    assert list(demo.temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])

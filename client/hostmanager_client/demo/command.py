@@ -57,7 +57,7 @@ def _show(lab: Lab, tour: bool) -> int:
     try:
         click.echo("starting a daemon with the example site ...")
         lab.open()
-        click.echo(f"it listens on {lab.address}")
+        click.echo(f"it listens on {lab.address}, and has its files beside that")
         if tour:
             from hostmanager_client.demo.tour import take_tour
 

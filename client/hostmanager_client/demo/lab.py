@@ -20,6 +20,7 @@ import click
 from hostmanager_client.address import LONGEST_SOCKET_PATH
 from hostmanager_client.demo.processes import Mark
 from hostmanager_client.errors import HostManagerError
+from hostmanager_client.reconnect import ConnectionChange
 from hostmanager_client.sync import HostManagerClient
 
 REGISTRY_PORT = "18080"  # of the example site; another demo, or anything else, may have it
@@ -122,6 +123,11 @@ class Lab:
         lines = (self.folder / "daemon.log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-20:])
 
+    def notice(self, _change: ConnectionChange) -> None:
+        """For watches, to be told of lost connections: raises DemoError when the daemon has ended."""
+        if self._daemon is not None and (code := self._daemon.poll()) is not None:
+            raise DemoError(f"the daemon ended, with exit code {code}:\n{self._log_tail()}")
+
     def close(self) -> None:
         """End the daemon, and with it everything; raises DemoError when something had to be killed.
 
@@ -129,7 +135,7 @@ class Lab:
         the folder is gone, in any case.
         """
         problems: list[str] = []
-        if self._daemon is not None and (problem := self._end(self._daemon)):
+        if self._daemon is not None and self._daemon.poll() is None and (problem := self._end(self._daemon)):
             problems.append(problem)
         killed = self.mark.kill(KILLED_WITHIN)
         if self._daemon is not None:

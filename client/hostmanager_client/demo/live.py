@@ -17,12 +17,11 @@ def show_live(lab: Lab) -> None:
     """Show the lab until a signal asks to end. Raises HostManagerError, or DemoError when the watch ends."""
     hints = (
         "",
-        click.style("try, in another terminal:", dim=True),
-        click.style(f"  export HOSTMANAGER_ADDRESS={lab.address}", dim=True),
-        click.style(
-            f"  {lab.command} down readout --wait   (kill -9 a PID, events -f, logs -f ...)", dim=True
-        ),
-        click.style("Ctrl-C ends the demo", dim=True),
+        "try, in another terminal:",
+        f"  export HOSTMANAGER_ADDRESS={lab.address}",
+        f"  {lab.command} down readout --wait",
+        "  kill -9 PID",
+        "Ctrl-C ends the demo",
     )
     with lab.client() as client:
         seen: list[tuple[HostState, float]] = []
@@ -32,9 +31,9 @@ def show_live(lab: Lab) -> None:
                 return []
             state, received = seen[-1]
             now = state.time.timestamp() + time.monotonic() - received
-            return [*status_lines(state, now, lab.address), *hints]
+            return [*status_lines(state, now, lab.address), *(click.style(hint, dim=True) for hint in hints)]
 
-        with closing(client.watch()) as updates, LiveLines(lines) as live:
+        with closing(client.watch(on_connection=lab.notice)) as updates, LiveLines(lines) as live:
             for update in updates:
                 seen[:] = [(update.state, time.monotonic())]
                 live.refresh()

@@ -35,23 +35,26 @@ class Tour:
         self._client = client
 
     def take(self) -> None:
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("The lab comes up", self._come_up),
-            ("A thermometer is killed", self._kill),
-            ("Down and up on request", self._down_and_up),
-            ("A readout that ignores INT is brought down", self._escalate),
-            ("A camera server's daemonised frame grabbers go with it", self._whole_tree),
-            ("The site config changes", self._reload),
-        )
-        for number, (title, step) in enumerate(steps, start=1):
-            click.echo(f"\n{number}. {title}\n")
+        """Every step, in order."""
+        for number, (title, step) in enumerate(self._steps(), start=1):
+            click.echo(f"\n=== {number}. {title}")
             with time_limit(STEP_WITHIN, title):
                 step()
+
+    def _steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        return (
+            ("The lab comes up; the scanner waits for the registry to answer", self._come_up),
+            ("A thermometer is killed: it is back after the first backoff, 0.1 s", self._kill),
+            ("An instance goes down and up on request", self._down_and_up),
+            ("A readout that ignores INT goes down: TERM follows", self._escalate),
+            ("A camera server goes down, and its daemonised frame grabbers with it", self._whole_tree),
+            ("The site config changes: what is new starts, what changed waits for a restart", self._reload),
+        )
 
     # --- the steps
 
     def _come_up(self) -> None:
-        with closing(self._client.watch()) as updates:
+        with closing(self._client.watch(on_connection=self._lab.notice)) as updates:
             for update in updates:
                 wanted = (i for i in update.state.instances.values() if i.target_state == pb.TARGET_STATE_UP)
                 if all(i.next_action == pb.NEXT_ACTION_UP for i in wanted):
@@ -62,7 +65,7 @@ class Tour:
     def _kill(self) -> None:
         pid = self._client.get_instance("thermo1").process.pid
         since = self._client.list_events(newest=1).resume_token
-        click.echo(f"$ kill -9 {pid}")
+        click.echo(f"\n$ kill -9 {pid}")
         killed = time.time()
         os.kill(pid, signal.SIGKILL)
         self._show_events("thermo1", since, killed, until=pb.EVENT_KIND_UP)
@@ -80,13 +83,13 @@ class Tour:
     def _whole_tree(self) -> None:
         pids = self._lab.mark.pids("cameras")
         sessions = {os.getsid(pid) for pid in pids}
-        click.echo(f"cameras: {len(pids)} processes in {len(sessions)} sessions")
+        click.echo(f"\ncameras: {len(pids)} processes in {len(sessions)} sessions")
         if len(sessions) < 2:
             raise DemoError("the camera server has no daemonised frame grabbers to show")
         self._run("down", "cameras", "--wait")
         if left := self._lab.mark.pids("cameras"):
             raise DemoError(f"'cameras' is down, and yet there are processes of it: {left}")
-        click.echo("cameras: no process left")
+        click.echo("\ncameras: no process left")
 
     def _reload(self) -> None:
         site_file = self._lab.site_file
@@ -96,9 +99,9 @@ class Tour:
         instances.append(thermo2 | {"instance-id": "thermo3"})
         thermo2["arguments"] = ["--setpoint", "0.1"]
         site_file.write_text(yaml.safe_dump(site, sort_keys=False), encoding="utf-8")
-        click.echo("in the site config: a new instance thermo3, and another setpoint for thermo2")
+        click.echo("\nin the site config: a new instance thermo3, and another setpoint for thermo2")
         self._run("reload")
-        with closing(self._client.watch(["thermo3"])) as updates:
+        with closing(self._client.watch(["thermo3"], on_connection=self._lab.notice)) as updates:
             for update in updates:
                 thermo3 = update.state.instances.get("thermo3")
                 if thermo3 is not None and thermo3.next_action == pb.NEXT_ACTION_UP:
@@ -115,7 +118,7 @@ class Tour:
     def _run(self, *arguments: str) -> None:
         """Run a `hostmanager` command and show it with what it prints."""
         shown = " ".join(("hostmanager", *arguments))
-        click.echo(f"$ {shown}")
+        click.echo(f"\n$ {shown}")
         done = subprocess.run(
             [self._lab.command, *arguments],
             env=self._lab.environment | self._lab.mark.environment,
@@ -131,7 +134,9 @@ class Tour:
 
     def _show_events(self, instance_id: str, since: str, start: float, until: pb.EventKind.ValueType) -> None:
         """Print the events of an instance from a resume token up to one kind, with seconds since `start`."""
-        with closing(self._client.watch_events([instance_id], resume_token=since)) as events:
+        with closing(
+            self._client.watch_events([instance_id], resume_token=since, on_connection=self._lab.notice)
+        ) as events:
             for event in events:
                 if isinstance(event, pb.EventGap):
                     raise DemoError(f"events were lost: {event.message}")
