@@ -110,8 +110,8 @@ def test_off_a_terminal_it_gives_the_tour(demos: list[Demo], tmp_path: Path) -> 
 def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path, terminal=True)
     demos.append(demo)
-    eventually(lambda: re.search(r"scanner.* up ", demo.output), "the live table to show the lab up")
-    assert len(demo.leftovers()) > 8
+    eventually(lambda: re.search(r"scanner .* up +up ", demo.output), "the live table to show the lab up")
+    assert len(demo.leftovers()) > 10
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
@@ -122,7 +122,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo
 def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path, terminal=True)
     demos.append(demo)
-    eventually(lambda: re.search(r"readout.* up ", demo.output), "the live table to show the lab up")
+    eventually(lambda: re.search(r"readout .* up +up ", demo.output), "the live table to show the lab up")
     demo.type(b"\x03")
     eventually(lambda: "bringing everything down" in demo.output, "the demo to begin to end")
     demo.type(b"\x03")
