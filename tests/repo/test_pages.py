@@ -1,0 +1,36 @@
+"""The pages say what is so: their links lead somewhere, and the commands they name exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import click
+import pytest
+from hostmanager_client.cli.app import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if not target.startswith(("http:", "https:", "mailto:"))]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `hostmanager ([a-z\\|]+)", readme, re.MULTILINE)
+    named = {name for row in rows for name in row.replace("\\", "").split("|")}
+    assert named == set(cli.list_commands(click.Context(cli)))
+
+
+def test_the_python_sample_of_the_readme_is_python() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    samples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert samples
+    for sample in samples:
+        ast.parse(sample)
