@@ -142,7 +142,7 @@ class InstanceConverter:
             management=MANAGEMENT[i.management],
             operable=i.operable,
             retired=i.retired,
-            passive_tracking=i.target is Target.PASSIVE,
+            passive_tracking=i.passive_tracking or i.target is Target.PASSIVE,
             agent_script="" if docker else PLUGIN,
             restart_required=i.restart_required,
             target_state=TARGET[i.target],

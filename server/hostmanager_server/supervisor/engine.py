@@ -219,4 +219,4 @@ class Engine:
 
 def _as_seen(instance: Instance) -> tuple[object, ...]:
     """What neighbours in the dependency graph look at."""
-    return instance.state, instance.wanted, instance.run is None
+    return instance.state, instance.wanted, instance.leaving, instance.run is None
