@@ -8,6 +8,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 VENV ?= .venv
 PYTHON ?=
@@ -56,7 +57,7 @@ check-types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check-imports: $(VENV)/.installed-dev
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 check-contract: $(VENV)/.installed-dev
 	$(BIN)/buf lint
