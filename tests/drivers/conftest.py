@@ -242,7 +242,9 @@ class RealHarness:
         self.poller.wait_for(condition)
 
     def alive(self, instance_id: str) -> bool:
-        return bool(marked(f"HOSTMANAGER_INSTANCE_ID={instance_id}"))
+        return bool(
+            marked(f"HOSTMANAGER_TEST={self.directory}\0", f"HOSTMANAGER_INSTANCE_ID={instance_id}\0")
+        )
 
     def crash(self, instance_id: str) -> None:
         os.kill(self.pid(instance_id), signal.SIGKILL)
@@ -267,7 +269,7 @@ class RealHarness:
 
     def close(self) -> None:
         self.driver.close()
-        for process in marked(f"{self.directory}"):
+        for process in marked(f"HOSTMANAGER_TEST={self.directory}\0"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         for event in self.events:
@@ -277,14 +279,14 @@ class RealHarness:
         self.poller.close()
 
 
-def marked(text: str) -> list[int]:
-    """The living processes with this in their environment, by a look of our own at /proc."""
+def marked(*texts: str) -> list[int]:
+    """The living processes with all of this in their environment, by a look of our own at /proc."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and name != str(os.getpid()):
             with contextlib.suppress(OSError):
                 environ = Path("/proc", name, "environ").read_bytes()
-                if text.encode() in environ:
+                if all(text.encode() in environ for text in texts):
                     found.append(int(name))
     return found
 

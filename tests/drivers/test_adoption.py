@@ -44,6 +44,8 @@ def die(*_):
 state, argv, crash = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 if crash == "before release":
     gate.Gate.release = die
+elif crash == "before release, the gate frozen":
+    gate.Gate.release = lambda self: die(os.kill(self.pid, signal.SIGSTOP))
 elif crash == "before record":
     spawn = gate.spawn
     def spawn_and_die(*arguments):
@@ -119,7 +121,7 @@ def test_an_adopted_agent_can_be_stopped_with_its_tree(real: RealHarness) -> Non
     assert not real.alive("a")
 
 
-@pytest.mark.parametrize("crash", ["before record", "before release"])
+@pytest.mark.parametrize("crash", ["before record", "before release", "before release, the gate frozen"])
 def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str) -> None:
     touched = real.directory / "touched"
     said = daemon_that_dies(real, "touch", str(touched), crash=crash)

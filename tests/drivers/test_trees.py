@@ -101,6 +101,19 @@ def test_a_process_that_daemonised_keeps_the_run_from_being_gone(real: RealHarne
     assert not runs(escaped)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_that_hides_in_every_other_way_is_known_by_its_parent(real: RealHarness, signum: int) -> None:
+    pid_file = real.directory / "hidden"
+    code = f"import subprocess, time\nSLEEP = {SLEEP!r}\n"
+    code += f"hidden = [{sys.executable!r}, '-c', SLEEP, {str(pid_file)!r}]\n"
+    code += "subprocess.Popen(hidden, env={}, start_new_session=True, close_fds=True)\ntime.sleep(1000)"
+    real.driver.launch(A, real.command("a", sys.executable, "-c", code))
+    real.wait_for(pid_file.exists)
+    real.driver.stop(A, signum, whole_tree=True)
+    real.wait_for(lambda: has(real, Gone))
+    assert not runs(int(pid_file.read_text()))
+
+
 @pytest.mark.parametrize("how", ESCAPES)
 def test_killing_the_whole_tree_reaches_a_process_that_daemonised(real: RealHarness, how: str) -> None:
     escaped = leave_behind(real, ESCAPES[how])

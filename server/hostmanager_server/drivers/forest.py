@@ -17,6 +17,8 @@ from .tree import Member, ProcessTable, Tree, open_member
 
 _SHARE = 3.0  # rest after a look, in durations of the look: looking takes at most a quarter of the time
 _AGAIN = 0.001  # s until a look that did not settle is repeated
+_FRESH = 0.05  # s for which a look serves the stops that follow it: many are stopped at once
+_SURVEY_LOOKS = 100
 _NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
 _LOCK_AGAIN_MAX = 1.0  # s; a lock whose holder cannot be seen is asked after ever more rarely, up to this
 _LOCK_WARN = 10
@@ -58,6 +60,7 @@ class Forest:
         self._timer: Timer | None = None
         self._due = 0.0
         self._rest_until = 0.0
+        self._looked = 0.0
 
     def plant(self, tree: Tree, instance_id: str, gone: Callable[[], None]) -> None:
         """Track a tree; `gone` is called once when nothing of it is left, after `leader_ended`."""
@@ -76,6 +79,15 @@ class Forest:
         self._waiting[tree] = plant
         self._request(0.0)
 
+    def refresh(self) -> None:
+        """Make sure that the members are known as of a moment ago.
+
+        To be called before a leader is signalled: once it has ended, descent no longer tells who its
+        children were.
+        """
+        if time.monotonic() - self._looked > _FRESH:
+            self._look()
+
     def signal_members(self, tree: Tree, signum: int) -> None:
         """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left."""
         plant = self._plants[tree]
@@ -86,12 +98,13 @@ class Forest:
         self._request(0.0)
 
     def survey(self, trees: list[Tree]) -> list[Tree]:
-        """Those of these (not yet planted) trees of which a member is alive, after at most a few looks."""
+        """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
         by_token = {tree.token: tree for tree in trees}
-        for _ in range(3):
-            if not by_token or self._table.look(by_token):
-                break
-        return [tree for tree in trees if tree.members]
+        for _ in range(_SURVEY_LOOKS):
+            if not trees or self._table.look(by_token):
+                return [tree for tree in trees if tree.members]
+            time.sleep(_AGAIN)
+        return trees
 
     def clear(self) -> None:
         """Let go of every tree."""
@@ -146,6 +159,7 @@ class Forest:
             self._trees.pop(plant.tree.token, None)
             self._unwatch(plant, list(plant.watched))
         ended = time.monotonic()
+        self._looked = ended
         self._rest_until = ended + _SHARE * (ended - began)
         if again and self._waiting:
             self._request(min(again))

@@ -104,6 +104,7 @@ class ProcessDriver:
         known = self._find(run)
         if known is None:
             return
+        self._forest.refresh()
         if known.pidfd is not None:
             identity.send_signal(known.pidfd, signum)
         if whole_tree:
