@@ -35,6 +35,8 @@ from hostmanager_client.watchdog import Watchdog
 
 Item = TypeVar("Item")
 
+_CLOSE_TIMEOUT = 1.0  # s
+
 
 class HostManagerClient:
     """Talks to one daemon. Opens no connection before the first call; close it, or use it in a `with`.
@@ -63,7 +65,11 @@ class HostManagerClient:
     def close(self) -> None:
         """Ends the connection, and every stream that is still open: their iterators stop."""
         self._closed.set()
-        self._channel.close()
+        # A Ctrl-C in the middle of opening a stream leaves gRPC with a call that nobody serves, and its
+        # close() waits for it for ever (grpcio 1.85). Nothing of ours depends on that wait.
+        closer = threading.Thread(target=self._channel.close, name="hostmanager-close", daemon=True)
+        closer.start()
+        closer.join(_CLOSE_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self

@@ -57,6 +57,7 @@ class FakeDaemon(pb_grpc.HostManagerServiceServicer):
     fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
     requests: list[Message] = field(default_factory=list)
     pieces: int = 2
+    page_limit: int = 3
     silent: bool = False
     hold: bool = False
     streams: int = 0
@@ -235,7 +236,7 @@ class FakeDaemon(pb_grpc.HostManagerServiceServicer):
         self._enter(request, context)
         self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
         wanted = sorted(request.instance_ids or self.instances)
-        start, size = int(request.page_token or 0), min(request.page_size or 500, 3)
+        start, size = int(request.page_token or 0), min(request.page_size or 500, self.page_limit)
         page = wanted[start : start + size]
         more = str(start + size) if start + size < len(wanted) else ""
         return pb.ListInstancesResponse(
@@ -318,7 +319,7 @@ class FakeDaemon(pb_grpc.HostManagerServiceServicer):
         wanted = [e for e in self.events if not request.instance_ids or e.instance_id in request.instance_ids]
         if request.newest:
             wanted = wanted[-request.newest :]
-        start, size = int(request.page_token or 0), min(request.page_size or 100, 3)
+        start, size = int(request.page_token or 0), min(request.page_size or 100, self.page_limit)
         more = str(start + size) if start + size < len(wanted) else ""
         return pb.ListEventsResponse(
             events=wanted[start : start + size],

@@ -18,7 +18,7 @@ def main() -> None:
     import click
 
     from hostmanager_client.cli.app import cli
-    from hostmanager_client.cli.failure import BUG, INTERRUPTED, PIPE_CLOSED
+    from hostmanager_client.cli.failure import BUG, INTERRUPTED, pipe_closed
 
     debug = bool(os.environ.get(DEBUG_VARIABLE))
     try:
@@ -36,9 +36,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
-        # The reader has enough. Python would complain when it flushes at exit: there is nowhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = PIPE_CLOSED
+        code = pipe_closed()
     except Exception as error:  # the last boundary: no traceback is for users, whatever went wrong
         if debug:
             raise

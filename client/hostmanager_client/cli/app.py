@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from hostmanager_client.cli import DEBUG_VARIABLE
-from hostmanager_client.cli.failure import EXIT_CODES, exit_code, show_error
+from hostmanager_client.cli.failure import EXIT_CODES, exit_code, pipe_closed, show_error
 from hostmanager_client.cli.options import common_options
 from hostmanager_client.cli.session import current_session
 from hostmanager_client.errors import HostManagerError
@@ -77,6 +77,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # before click sees it, which exits 1
+            raise click.exceptions.Exit(pipe_closed()) from error
         except HostManagerError as error:
             if os.environ.get(DEBUG_VARIABLE):
                 traceback.print_exc()

@@ -39,7 +39,9 @@ def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> 
         from hostmanager_client.cli.follow import connection_teller
 
         stream = client.watch_events(
-            instance_ids, resume_token=listing.resume_token, on_connection=connection_teller(session)
+            instance_ids,
+            resume_token=listing.resume_token,
+            on_connection=connection_teller(as_json=session.json),
         )
         for event_or_gap in stream:
             _show(event_or_gap, as_json=session.json)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any
 
 import click
@@ -47,6 +49,12 @@ _CODES: tuple[tuple[type[errors.HostManagerError], int], ...] = (
 def exit_code(error: errors.HostManagerError) -> int:
     """The exit code for an error; FAILED for those that have none of their own."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def pipe_closed() -> int:
+    """The reader of the output has enough: let what is still to be flushed go nowhere. The exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED
 
 
 def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.documents import connection_json, connection_line
-from hostmanager_client.cli.session import Session, print_json
+from hostmanager_client.cli.session import print_json
 from hostmanager_client.reconnect import ConnectionChange, Disconnected, OnConnection
 
 
-def connection_teller(session: Session) -> OnConnection:
+def connection_teller(*, as_json: bool) -> OnConnection:
     """Tells of a loss and of the return: as a JSON line among the others, or on standard error.
 
     Of an outage only the first attempt to end it is told, not each.
@@ -18,7 +18,7 @@ def connection_teller(session: Session) -> OnConnection:
     def tell(change: ConnectionChange) -> None:
         if isinstance(change, Disconnected) and change.attempt > 1:
             return
-        if session.json:
+        if as_json:
             print_json(connection_json(change), lines=True)
         else:
             click.echo(connection_line(change), err=True)

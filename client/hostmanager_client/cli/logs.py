@@ -27,7 +27,7 @@ def logs_command(instance_id: str, follow: bool, lines: int) -> None:
     from hostmanager_client.words import to_json
 
     with session.connect() as client:
-        tell = connection_teller(session)
+        tell = connection_teller(as_json=session.json)
         for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=tell):
             if session.json:
                 print_json(to_json(line), lines=True)

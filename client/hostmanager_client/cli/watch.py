@@ -33,8 +33,7 @@ def watch_command(instance_ids: tuple[str, ...]) -> None:
         from hostmanager_client.cli.documents import update_json
         from hostmanager_client.cli.follow import connection_teller
 
-        session.json = True
-        for update in client.watch(instance_ids, on_connection=connection_teller(session)):
+        for update in client.watch(instance_ids, on_connection=connection_teller(as_json=True)):
             print_json(update_json(update), lines=True)
 
 

@@ -1,0 +1,340 @@
+"""The command line against a fake daemon: what it prints, what it exits with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client import DOWN, UP
+from hostmanager_client.cli.app import COMMANDS, cli
+
+from tests.client.fake_daemon import FakeDaemon
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("HOSTMANAGER_ADDRESS", str(socket))
+
+    def invoke(*args: str) -> Result:
+        return CliRunner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
+
+    return invoke
+
+
+def crashed(daemon: FakeDaemon, instance_id: str = "data2") -> None:
+    """An instance that ended 2 s ago and is started again in 1.6 s."""
+    instance = daemon.add(
+        instance_id,
+        next_action=pb.NEXT_ACTION_START_AT,
+        reason="BackingOff",
+        message="last exit: code 3; waiting to restart (attempt 5)",
+        consecutive_failures=4,
+        restart_count=4,
+    )
+    instance.ClearField("start_time")
+    instance.process.pid = 0
+    instance.at.GetCurrentTime()
+    instance.last_exit.time.CopyFrom(instance.at)
+    instance.fail_times.add().CopyFrom(instance.at)
+    instance.fail_times[0].seconds -= 20
+    instance.last_exit.time.seconds -= 2
+    instance.at.seconds += 1
+    instance.at.nanos = min(instance.at.nanos + 600_000_000, 999_999_999)
+    instance.last_exit.code = 3
+    daemon.publish(instance)
+
+
+def test_status_shows_where_everything_stands_and_why(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    crashed(daemon)
+    daemon.change("data1", restart_required=True)
+    result = run("status")
+    assert result.exit_code == 0
+    manager, _, header, data1, data2 = result.output.splitlines()
+    assert manager.startswith("manager running, host daq1, hostmanager 0.1.0, pid 4242, up ")
+    assert header.split() == [
+        "INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE"
+    ]  # fmt: skip
+    assert data1.split()[:4] == ["data1", "FakeData", "up", "up"]
+    assert data1.endswith("restart required")
+    assert "code 3, 2." in data2
+    assert "ago; restarting in " in data2
+    assert data2.endswith("(attempt 5)")
+    assert "0.7" in data2, "the stability is followed from the failure times: 1 - 5/20"
+
+
+def test_status_shows_problems_of_the_config(daemon: FakeDaemon, run: Run) -> None:
+    problem = pb.ConfigProblem(
+        severity=pb.SEVERITY_ERROR, file="site.yaml", line=3, column=5, message="bad manage"
+    )
+    daemon.problems.append(problem)
+    assert "config error: site.yaml:3:5: bad manage" in run("status").output
+
+
+def test_status_of_some_shows_only_those(daemon: FakeDaemon, run: Run) -> None:
+    for n in range(3):
+        daemon.add(f"data{n}")
+    output = run("status", "data2", "data0").output
+    assert "data0" in output
+    assert "data1" not in output
+
+
+def test_status_as_json_has_the_contract_s_names_and_ocs_words(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    for args in (["--json", "status"], ["status", "--json"]):
+        document = json.loads(run(*args).output)
+        assert list(document) == ["revision", "time", "manager", "instances", "resume_token"]
+        assert document["manager"]["state"] == "running"
+        (instance,) = document["instances"]
+        assert instance["next_action"] == "up"
+        assert instance["process"]["pid"] == 4000
+
+
+def test_the_address_may_stand_on_either_side_of_the_command(
+    daemon: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTMANAGER_ADDRESS", "/nowhere/at/all.sock")
+    assert run("--address", str(daemon.socket), "status").exit_code == 0
+    assert run("status", "-a", f"unix:{daemon.socket}").exit_code == 0
+    assert run("status").exit_code == 3
+
+
+def test_output_has_no_colours_off_a_terminal(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    assert "\x1b" not in run("status").output
+
+
+def test_up_and_down_set_targets(daemon: FakeDaemon, run: Run) -> None:
+    for n in range(3):
+        daemon.add(f"data{n}")
+    assert run("down", "--all").exit_code == 0
+    result = run("up", "data1")
+    assert result.output == "data1: target up\n"
+    assert [i.target_state for i in daemon.instances.values()] == [DOWN, UP, DOWN]
+
+
+def test_update_applies_changes_in_order(daemon: FakeDaemon, run: Run) -> None:
+    for n in range(3):
+        daemon.add(f"data{n}", target_state=DOWN)
+    result = run("update", "all=up", "data1=down", "--wait")
+    assert result.exit_code == 0
+    assert [i.target_state for i in daemon.instances.values()] == [UP, DOWN, UP]
+    assert "data1: target down" in result.output
+    assert "3 instances reached the target" in result.output
+
+
+def test_update_can_only_check(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    result = run("update", "data1=down", "--validate-only", "--reload")
+    assert result.exit_code == 0
+    assert daemon.instances["data1"].target_state == UP
+    assert daemon.requests[-1] == pb.UpdateRequest(
+        requests=[pb.TargetChange(instance_id="data1", target_state=DOWN)],
+        reload_config=True,
+        validate_only=True,
+    )
+
+
+def test_waiting_exits_1_and_says_who_is_not_there(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    daemon.add("data2")
+    daemon.stubborn.add("data2")
+    result = run("down", "--all", "--wait", "--timeout", "0.3")
+    assert result.exit_code == 1
+    assert "data1: reached the target" in result.stderr
+    assert "Error: 1 instance did not reach the target within 0.3 s: data2 is up" in result.stderr
+
+
+def test_waiting_as_json_is_one_document(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    document = json.loads(run("restart", "data1", "--wait", "--json").stdout)
+    assert document["generations"] == [{"instance_id": "data1", "generation": 2}]
+    assert document["wait"] == {"reached": ["data1"]}
+    daemon.stubborn.add("data1")
+    result = run("down", "data1", "--wait", "--json", "--timeout", "0.2")
+    assert result.exit_code == 1
+    error = json.loads(result.stderr)["error"]
+    assert error["kind"] == "TargetNotReached"
+    assert [one["instance_id"] for one in error["unreached"]] == ["data1"]
+
+
+def test_reload_shows_the_warnings_of_the_config(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    daemon.problems.append(
+        pb.ConfigProblem(
+            severity=pb.SEVERITY_WARNING, file="site.yaml", line=7, message="unknown key 'argumets'"
+        )
+    )
+    result = run("reload", "--wait")
+    assert result.exit_code == 0
+    assert "config warning: site.yaml:7: unknown key 'argumets'" in result.stderr
+    assert "site config read" in result.stdout
+
+
+def test_show_tells_everything_about_one(daemon: FakeDaemon, run: Run) -> None:
+    crashed(daemon, "data1")
+    output = run("show", "data1").output
+    assert "command:" in output
+    assert "agent data1" in output
+    assert "last exit:" in output
+    assert json.loads(run("show", "data1", "--json").output)["last_exit"]["code"] == 3
+
+
+def test_logs_prints_lines_as_they_are(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    daemon.write("data1", "one", "two", "three")
+    assert run("logs", "data1", "-n", "2").output == "two\nthree\n"
+    lines = [json.loads(line) for line in run("logs", "data1", "--json").output.splitlines()]
+    assert lines[0] == {"text": "one", "stream": "combined", "continues": False}
+
+
+def test_events_are_printed_oldest_first(daemon: FakeDaemon, run: Run) -> None:
+    for n in range(5):
+        daemon.happen(
+            f"event {n}", "data1", kind=pb.EVENT_KIND_EXIT, severity=pb.SEVERITY_WARNING, reason="Exited"
+        )
+    lines = run("events", "-n", "2").output.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("Exited: event 3")
+    assert "warning" in lines[1]
+    assert json.loads(run("events", "--json", "-n", "1").output)["kind"] == "exit"
+    assert run("events", "-n", "0").output == ""
+
+
+def test_the_manager_is_stopped_and_started(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    assert run("manager", "start").exit_code == 5
+    assert run("manager", "stop").exit_code == 0
+    assert "manager stopped" in run("manager", "status").output
+    result = run("up", "data1")
+    assert (result.exit_code, "start it first" in result.stderr) == (5, True)
+    assert run("manager", "start", "--no-reload", "all=up", "--wait").exit_code == 0
+    start = next(r for r in reversed(daemon.requests) if isinstance(r, pb.StartManagerRequest))
+    assert start.reload_config is False
+    assert start.requests[0].instance_id == "all"
+
+
+def test_die_names_the_daemon_it_means(daemon: FakeDaemon, run: Run) -> None:
+    result = run("die", "--disown-processes", "--yes")
+    assert result.exit_code == 0
+    assert daemon.requests[-1] == pb.DieRequest(disown_processes=True, expected_epoch="epoch-1")
+    assert "processes were left" in result.output
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1),
+        (grpc.StatusCode.INTERNAL, 1),
+        (grpc.StatusCode.UNAVAILABLE, 3),
+        (grpc.StatusCode.NOT_FOUND, 4),
+        (grpc.StatusCode.FAILED_PRECONDITION, 5),
+        (grpc.StatusCode.ABORTED, 5),
+        (grpc.StatusCode.PERMISSION_DENIED, 6),
+    ],
+)
+def test_each_failure_has_its_exit_code(
+    daemon: FakeDaemon, run: Run, code: grpc.StatusCode, exit_code: int
+) -> None:
+    daemon.fail_next = (code, "that went wrong", "SOME_REASON", [("requests[0]", "is odd")])
+    result = run("reload")
+    assert result.exit_code == exit_code
+    assert "that went wrong" in result.stderr
+    assert "requests[0]: is odd" in result.stderr
+
+
+def test_an_unknown_instance_is_told_with_what_was_meant(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("thermo1")
+    for command in (["show", "termo1"], ["up", "termo1"], ["logs", "termo1"], ["update", "termo1=up"]):
+        result = run(*command)
+        assert result.exit_code == 4
+        assert "did you mean 'thermo1'?" in result.stderr
+
+
+def test_an_error_as_json_goes_to_standard_error(daemon: FakeDaemon, run: Run) -> None:
+    result = run("show", "data9", "--json")
+    assert result.stdout == ""
+    error = json.loads(result.stderr)["error"]
+    assert error["kind"] == "NotFound"
+    assert error["reason"] == "UNKNOWN_INSTANCE"
+    assert error["violations"] == [{"field": "instance_id", "description": "no instance 'data9'"}]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["up"],
+        ["up", "data1", "--all"],
+        ["update"],
+        ["update", "data1"],
+        ["update", "data1=sideways"],
+        ["update", "data1=up", "--validate-only", "--wait"],
+        ["status", "--timeout", "0"],
+        ["logs"],
+        ["logs", "data1", "-n", "-1"],
+        ["--address", "garbage", "status"],
+        ["status", "-a", "unix://relative"],
+        ["completion", "tcsh"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_command_line_exits_2(daemon: FakeDaemon, run: Run, args: list[str]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert daemon.requests == []
+
+
+def test_a_mistyped_command_is_told_with_what_was_meant(run: Run) -> None:
+    assert "Did you mean 'status'" in run("statsu").stderr
+    assert "Did you mean" in run("manager", "strt").stderr
+
+
+def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:
+    output = run("--help").output
+    for name in COMMANDS:
+        assert f"  {name} " in output
+        assert run(name, "--help").exit_code == 0
+    assert "130" in output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(run: Run, shell: str) -> None:
+    assert "_HOSTMANAGER_COMPLETE" in run("completion", shell).output
+
+
+def complete(run: Run, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
+    monkeypatch.setenv("_HOSTMANAGER_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["hostmanager", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    return [line.partition(",")[2] for line in run().output.splitlines() if line]
+
+
+def test_instance_ids_are_completed_from_the_daemon(
+    daemon: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for instance_id in ("data1", "data2", "thermo1"):
+        daemon.add(instance_id)
+    assert complete(run, monkeypatch, "up", "da") == ["data1", "data2"]
+    assert complete(run, monkeypatch, "-a", str(daemon.socket), "show", "th") == ["thermo1"]
+    assert complete(run, monkeypatch, "update", "thermo1=d") == ["thermo1=down"]
+    assert "status" in complete(run, monkeypatch, "st")
+
+
+def test_completion_is_quiet_without_a_daemon(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complete(run, monkeypatch, "up", "da") == []
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, message="bad \x1b[2J\nname")
+    output: Any = run("status").output
+    assert "\x1b" not in output
+    assert len(output.splitlines()) == 4

@@ -1,0 +1,261 @@
+"""The command line as a process of its own: signals, pipes, terminals, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.client.fake_daemon import FakeDaemon, until
+
+COMMAND = [sys.executable, "-c", "from hostmanager_client.cli import main; main()"]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(socket: Path) -> Iterator[Start]:
+    """Starts a command line; what still runs in the end is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def popen(*args: str, env: dict[str, str] | None = None, **kwargs: Any) -> subprocess.Popen[str]:
+        environment = {**os.environ, "HOSTMANAGER_ADDRESS": str(socket), **(env or {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | kwargs
+        running.append(subprocess.Popen([*COMMAND, *args], env=environment, text=True, **pipes))
+        return running[-1]
+
+    yield popen
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return process.returncode, out or "", err
+
+
+def line_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    value: dict[str, Any] = json.loads(process.stdout.readline())
+    return value
+
+
+def test_status_of_a_running_daemon(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    code, out, err = finish(start("status"))
+    assert (code, err) == (0, "")
+    assert "data1" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "says"),
+    [
+        (["status"], 3, "no such socket. Is it running? Start it with `hostmanager serve SITE.yaml`"),
+        (["watch"], 3, "no such socket"),
+        (["logs", "-f", "data1"], 3, "no such socket"),
+        (["events", "-f"], 3, "no such socket"),
+        (["die", "--yes"], 3, "no such socket"),
+        (["status", "-a", "127.0.0.1:1"], 3, "connection refused"),
+        (["status", "-a", "no-such-host.invalid:80", "--timeout", "20"], 3, "no-such-host.invalid"),
+        (["status", "-a", "\x02\x01:"], 2, "as an address"),
+        (["status", "-a", "::::"], 2, "as an address"),
+    ],
+)
+def test_no_daemon_is_told_in_a_sentence(start: Start, args: list[str], exit_code: int, says: str) -> None:
+    code, out, err = finish(start(*args))
+    assert (code, out) == (exit_code, "")
+    assert says in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_socket_nobody_listens_on_is_told_as_such(daemon: FakeDaemon, start: Start) -> None:
+    import socket as sockets
+
+    path = daemon.socket.with_name("stale.sock")
+    with sockets.socket(sockets.AF_UNIX) as stale:
+        stale.bind(str(path))
+    code, _, err = finish(start("status", "-a", str(path)))
+    assert code == 3
+    assert "nothing listens on it" in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_closed_directory_is_a_permission_error(daemon: FakeDaemon, socket: Path) -> None:
+    # What another user sees; root is refused nothing, so the sentence is made in a child that is nobody.
+    socket.parent.chmod(0o700)
+    program = (
+        "import os, grpc\n"
+        "from hostmanager_client.address import parse_address\n"
+        "from hostmanager_client.rpc_errors import make_error\n"
+        "os.setuid(65534)\n"
+        f"e = make_error(grpc.StatusCode.UNAVAILABLE, 'x', (), 'look', parse_address({str(socket)!r}))\n"
+        "print(type(e).__name__, e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("PermissionDenied cannot reach the daemon")
+    assert "Run as the user that runs the daemon" in done.stdout
+
+
+def test_watch_in_a_pipe_prints_a_json_object_a_line(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    process = start("watch")
+    first = line_of(process)
+    assert (first["type"], first["snapshot"], len(first["instances"])) == ("status", "initial", 1)
+    daemon.change("data1", next_action=pb.NEXT_ACTION_WAIT_DEAD)
+    second = line_of(process)
+    assert second["instances"][0]["next_action"] == "wait_dead"
+    assert second["manager"] is None
+    daemon.remove("data1")
+    assert line_of(process)["removed_instance_ids"] == ["data1"]
+
+
+def test_a_watch_survives_the_death_of_the_daemon(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    process = start("watch", "--json")
+    line_of(process)
+    daemon.restart("epoch-2")
+    seen = [line_of(process) for _ in range(3)]
+    assert [one["type"] for one in seen] == ["disconnected", "reconnected", "status"]
+    assert seen[2]["snapshot"] == "epoch_changed"
+
+
+@pytest.mark.parametrize("args", [["watch"], ["logs", "-f", "data1"], ["events", "-f"]])
+def test_ctrl_c_ends_a_following_command_quietly(daemon: FakeDaemon, start: Start, args: list[str]) -> None:
+    daemon.add("data1")
+    process = start(*args)
+    daemon.wait_until(lambda: daemon.streams == 1)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert err.strip() == ""
+    daemon.wait_until(lambda: daemon.streams == 0)
+
+
+def test_ctrl_c_while_waiting_exits_130(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    daemon.stubborn.add("data1")
+    process = start("down", "data1", "--wait")
+    daemon.wait_until(lambda: daemon.streams == 1)
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 130
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    daemon.write("data1", *("x" * 100 for _ in range(5000)))
+    process = start("logs", "data1", "-n", "5000")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+
+
+def test_a_bug_is_told_without_a_traceback_unless_asked_for(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import hostmanager_client.address as a\n"
+        "def broken(*_):\n    raise RuntimeError('boom')\n"
+        "a.default_address = broken\n"
+    )
+    code, _, err = finish(start("status", env={"PYTHONPATH": str(tmp_path)}))
+    assert code == 70
+    assert "HOSTMANAGER_DEBUG=1" in err
+    process = start("status", env={"PYTHONPATH": str(tmp_path), "HOSTMANAGER_DEBUG": "1"})
+    assert "Traceback" in process.communicate(timeout=60)[1]
+
+
+def test_the_live_table_on_a_terminal(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    controller, terminal = pty.openpty()
+    env = {"TERM": "xterm", "COLUMNS": "140", "LINES": "30"}
+    process = start("watch", stdout=terminal, stdin=terminal, env=env)
+    os.close(terminal)
+    shown = bytearray()
+
+    def sees(text: bytes) -> None:
+        while text not in shown:
+            shown.extend(os.read(controller, 65536))
+
+    sees(b"data1")
+    sees(b"FakeData")
+    daemon.change("data1", next_action=pb.NEXT_ACTION_WAIT_DEAD, message="sent SIGINT")
+    sees(b"wait_dead")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    os.close(controller)
+
+
+def test_no_color_is_respected_on_a_terminal(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    outputs = []
+    for env in ({}, {"NO_COLOR": "1"}):
+        controller, terminal = pty.openpty()
+        process = start("status", stdout=terminal, env={"TERM": "xterm", **env})
+        os.close(terminal)
+        text = b""
+        try:
+            while piece := os.read(controller, 65536):
+                text += piece
+        except OSError:  # how a terminal says that the other end is closed
+            pass
+        process.wait(60)
+        os.close(controller)
+        outputs.append(text)
+    assert b"\x1b[" in outputs[0]
+    assert b"\x1b[" not in outputs[1]
+    assert b"data1" in outputs[1]
+
+
+def test_status_loads_nothing_it_does_not_need(daemon: FakeDaemon, socket: Path) -> None:
+    daemon.add("data1")
+    program = (
+        "import sys\n"
+        "from hostmanager_client.cli.app import cli\n"
+        "try:\n    cli.main(['status'], standalone_mode=False)\n"
+        "finally:\n    print('\\n'.join(sorted(sys.modules)))\n"
+    )
+    environment = {**os.environ, "HOSTMANAGER_ADDRESS": str(socket)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "hostmanager_client.sync" in loaded
+    # grpc imports asyncio and its own grpc.aio by itself; nothing of ours may add to it.
+    unwanted = {
+        "rich",
+        "hostmanager_server",
+        "hostmanager_client.aio",
+        "importlib.metadata",
+        "google.rpc",
+        "difflib",
+    }
+    assert not unwanted & loaded
+
+
+def test_status_prints_no_noise_of_grpc(daemon: FakeDaemon, start: Start) -> None:
+    daemon.stop()
+    _, _, err = finish(start("status"))
+    assert err.count("\n") == 1
+
+
+def test_one_watch_is_one_stream(daemon: FakeDaemon, start: Start) -> None:
+    process = start("watch")
+    line_of(process)
+    until(lambda: daemon.streams == 1)
+    process.kill()
+    daemon.wait_until(lambda: daemon.streams == 0)
