@@ -1,0 +1,1 @@
+"""The site config: a file in, validated specs out."""
