@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def demo_command(tour: bool | None) -> None:
     """Show a daemon at work with a small lab in a temporary directory.
 
-    On a terminal: a live table, until Ctrl-C. Elsewhere: a tour of half a minute (status, a kill and the
+    On a terminal: a live table, until Ctrl-C. Elsewhere: a short tour (status, a kill and the
     recovery, an update, an agent that ignores INT, a reload). Either way everything is brought down in the
     end and nothing is left behind; the exit code is 0 when all of it went as it should, 1 when not.
     """
