@@ -61,7 +61,7 @@ def load_site_config(file: Path, *, host: str | None = None, working_dir: Path |
 def load_all_hosts(file: Path, *, working_dir: Path | None = None) -> list[LoadedConfig]:
     """Read `file` for each of its hosts. When there is none, one result says why."""
     reader = Reader(str(file))
-    hosts, classes = _read_top(reader, working_dir or Path.cwd())
+    hosts, _ = _read_top(reader, working_dir or Path.cwd())
     if not hosts:
         return [LoadedConfig(reader.file, "", None, problems=tuple(reader.problems))]
     return [load_site_config(file, host=name, working_dir=working_dir) for name in hosts]
