@@ -80,7 +80,9 @@ def make_error(
     lost = re.search(r"stream removed|socket closed|rst_stream", text, re.IGNORECASE)
     if kind is ServerBug and lost and not details.reason:
         kind = Unreachable  # not the daemon's words (those carry an ErrorInfo): the connection broke
-    message = f"cannot {what}: {text or code.name.lower().replace('_', ' ')}"
+    text = text or code.name.lower().replace("_", " ")
+    # Much of what the daemon says is a whole sentence already.
+    message = text if text.startswith("cannot ") and details.reason else f"cannot {what}: {text}"
     if not details.reason and kind is Unreachable:
         kind, why = _why_unreachable(address, text)
         message = f"cannot reach the daemon at {address}: {why}"

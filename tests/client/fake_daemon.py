@@ -257,7 +257,7 @@ class FakeDaemon(pb_grpc.HostManagerServiceServicer):
         self._enter(request, context)
         if self.manager_state != pb.MANAGER_STATE_RUNNING:
             text = "the manager is stopped; start it first"
-            self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "MANAGER_NOT_RUNNING", [])
+            self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "MANAGER_STOPPED", [])
         named = {f"requests[{n}].instance_id": c.instance_id for n, c in enumerate(request.requests)}
         self._check(context, {where: i for where, i in named.items() if i != "all"})
         touched: dict[str, pb.TargetState.ValueType] = {}

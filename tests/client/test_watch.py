@@ -224,3 +224,11 @@ def test_closing_the_client_ends_its_streams(daemon: FakeDaemon, make_client: Ma
     timer.start()
     assert list(updates) == []
     timer.join()
+
+
+def test_a_daemon_that_takes_the_call_and_says_nothing_is_unreachable(
+    daemon: FakeDaemon, client: Any
+) -> None:
+    daemon.hold = True
+    with pytest.raises(Unreachable, match="no word"):
+        next(client.watch(heartbeat=1.0))

@@ -46,6 +46,12 @@ _CODES: tuple[tuple[type[errors.HostManagerError], int], ...] = (
 )
 
 
+# What the daemon's reasons ask for, in the words of this program.
+_HINTS = {
+    "MANAGER_STOPPED": "`hostmanager manager start`",
+}
+
+
 def exit_code(error: errors.HostManagerError) -> int:
     """The exit code for an error; FAILED for those that have none of their own."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
@@ -62,7 +68,8 @@ def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(error_json(error), ensure_ascii=False), err=True)
         return
-    click.echo(f"Error: {error}", err=True)
+    hint = _HINTS.get(error.reason, "")
+    click.echo(f"Error: {error}{hint and f' ({hint})'}", err=True)
     for violation in error.violations:
         if violation.description not in error.message:
             click.echo(f"  {violation.field}: {violation.description}", err=True)
