@@ -122,6 +122,9 @@ class PlainOutput:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         return os.open(self.directory / f"{instance_id}.log", flags, 0o644)
 
+    def resume(self, instance_id: str, policy: LogPolicy) -> None:
+        """Nothing is rotated here."""
+
 
 class Harness(Protocol):
     """One driver under test, and what a test may ask of its surroundings."""

@@ -102,7 +102,7 @@ def test_an_agent_outlives_its_daemon_and_how_it_ends_is_told_to_the_next(
     os.mkfifo(go_on)
     pid = int(daemon_that_dies(real, "sh", "-c", f": > {real.settled('a')}; read x < {go_on}; {end}"))
     real.settle("a")
-    adopted = real.driver.adopt()
+    adopted = real.driver.adopt({})
     assert [(one.run, one.pid, one.started.wall) for one in adopted] == [(A, pid, 2.0)]
     assert adopted[0].process.argv[0] == "sh"
     assert real.events == []
@@ -115,7 +115,7 @@ def test_an_agent_outlives_its_daemon_and_how_it_ends_is_told_to_the_next(
 def test_an_adopted_agent_can_be_stopped_with_its_tree(real: RealHarness) -> None:
     daemon_that_dies(real, "sh", "-c", f"(setsid sleep 1000 &); : > {real.settled('a')}; sleep 1000")
     real.settle("a")
-    assert [one.run for one in real.driver.adopt()] == [A]
+    assert [one.run for one in real.driver.adopt({})] == [A]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
     assert not real.alive("a")
@@ -125,7 +125,7 @@ def test_an_adopted_agent_can_be_stopped_with_its_tree(real: RealHarness) -> Non
 def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str) -> None:
     touched = real.directory / "touched"
     said = daemon_that_dies(real, "touch", str(touched), crash=crash)
-    assert real.driver.adopt() == []
+    assert real.driver.adopt({}) == []
     assert real.records() == []
     if said:
         real.wait_for(lambda: not runs(int(said)))
@@ -138,7 +138,7 @@ def test_a_run_that_ended_meanwhile_leaves_no_trace(real: RealHarness) -> None:
     daemon_that_dies(real, "sh", "-c", f": > {real.settled('a')}")
     real.settle("a")
     real.wait_for(lambda: not real.alive("a"))
-    assert real.driver.adopt() == []
+    assert real.driver.adopt({}) == []
     assert not record(real).exists()
 
 
@@ -162,7 +162,7 @@ def test_a_process_that_is_not_the_recorded_one_is_neither_adopted_nor_signalled
         forged: dict[str, Any] = {"start": who.start, "inode": who.inode, "boot_id": who.boot_id}
         forged[field] = "another boot" if field == "boot_id" else forged[field] + 1
         launch_steady_then_forge(real, pid=bystander.pid, **forged)
-        adopted = real.driver.adopt()
+        adopted = real.driver.adopt({})
         for one in adopted:
             real.driver.stop(one.run, signal.SIGKILL, whole_tree=True)
         assert adopted == []
@@ -202,7 +202,7 @@ def test_a_record_that_cannot_be_read_is_set_aside(
     real: RealHarness, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     record(real).write_text(content)
-    assert real.driver.adopt() == []
+    assert real.driver.adopt({}) == []
     assert not record(real).exists()
     assert record(real).with_suffix(".corrupt").read_text() == content
     assert str(record(real)) in caplog.text
@@ -212,7 +212,7 @@ def test_a_corrupt_record_does_not_keep_others_from_being_adopted(real: RealHarn
     pid = launch_steady(real)
     (real.directory / "runs" / "B.json").write_text("nonsense")
     real.successor()
-    assert [one.pid for one in real.driver.adopt()] == [pid]
+    assert [one.pid for one in real.driver.adopt({})] == [pid]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
 
@@ -236,7 +236,8 @@ def test_a_process_known_by_its_lock_alone_is_adopted(real: RealHarness) -> None
     )
     pid = int(daemon_that_dies(real, sys.executable, "-c", script))
     real.wait_for(lambda: not runs(pid))
-    assert [one.run for one in real.driver.adopt()] == [A]
+    assert [one.run for one in real.driver.adopt({})] == [A]
+    real.wait_for(lambda: bool(statuses(real)))
     # Known as long as nobody has reaped it.
     assert statuses(real) in ([ExitStatus()], [ExitStatus(code=0)])
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
@@ -250,6 +251,6 @@ def test_a_short_record_after_a_long_one_is_read_as_itself(real: RealHarness) ->
     real.driver.launch(run, real.command("a", "sleep", "1000"))
     real.successor()
     real.wait_for(lambda: Path(f"/proc/{real.pid('a')}/cmdline").read_bytes().startswith(b"sleep"))
-    assert [one.process.argv for one in real.driver.adopt()] == [("sleep", "1000")]
+    assert [one.process.argv for one in real.driver.adopt({})] == [("sleep", "1000")]
     real.driver.stop(run, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == 2)

@@ -191,7 +191,7 @@ def test_a_disowned_run_lives_on_and_the_next_driver_adopts_it(harness: Harness)
     started = harness.events[0]
     assert isinstance(started, Started)
     harness.successor()
-    adopted = harness.driver.adopt()
+    adopted = harness.driver.adopt({})
     assert [(one.run, one.pid) for one in adopted] == [(run, started.pid)]
     assert adopted[0].process.argv
     harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
@@ -214,7 +214,7 @@ def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(harne
     harness.crash("a")
     harness.successor()
     harness.wait_for(lambda: harness.alive("a"))
-    adopted = harness.driver.adopt()
+    adopted = harness.driver.adopt({})
     assert [one.run for one in adopted] == [run]
     harness.wait_for(lambda: seen(harness, run, Exited))
     assert not seen(harness, run, Gone)
@@ -228,4 +228,4 @@ def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:
     harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
     wait_gone(harness, run)
     harness.successor()
-    assert harness.driver.adopt() == []
+    assert harness.driver.adopt({}) == []

@@ -294,6 +294,9 @@ class _NullOutput:
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
+    def resume(self, instance_id: str, policy: LogPolicy) -> None:
+        """Nothing to do."""
+
 
 def test_a_spec_of_nothing_is_refused(real: RealHarness) -> None:
     assert "its command is empty" in why_failed(real, InstanceSpec("a", "Test", process=ProcessSpec(())))

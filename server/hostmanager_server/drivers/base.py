@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,9 +61,9 @@ class Driver(Protocol):
         """Send a signal to the main process, or to the whole tree. With SIGKILL to the whole tree the
         driver goes on until nothing of it is left. A run that is gone or unknown is ignored."""
 
-    def adopt(self) -> list[Adopted]:
-        """Take back the verified runs of an earlier daemon. Called once, before any launch. What is seen of
-        them is posted after this has returned."""
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
+        """Take back the verified runs of an earlier daemon; `specs` is what the config says of instances, by
+        id. Called once, before any launch. What is seen of them is posted after this has returned."""
 
     def disown(self) -> None:
         """Let go of every run without stopping it; post nothing more. The next daemon adopts them."""

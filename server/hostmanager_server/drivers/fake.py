@@ -7,7 +7,7 @@ import functools
 import heapq
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hostmanager_server.core.events import (
@@ -217,14 +217,15 @@ class FakeDriver:
         if followed is not None and followed.run.key == run:
             self._host.signal(followed.run, signum, whole_tree)
 
-    def adopt(self) -> list[Adopted]:
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""
         adopted = []
         for run in list(self._host.runs):
             self._follow(run)
             adopted.append(Adopted(run.key, run.pid, run.started, run.process))
             if not run.leader:
-                self._post(Exited(run.key, ExitStatus(), self._poller.now()))
+                exited = Exited(run.key, ExitStatus(), self._poller.now())
+                self._poller.call_later(0.0, functools.partial(self._post, exited))
         return adopted
 
     def disown(self) -> None:

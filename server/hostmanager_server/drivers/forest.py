@@ -22,6 +22,7 @@ _SURVEY_LOOKS = 100
 _NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
 _LOCK_AGAIN_MAX = 1.0  # s; a lock whose holder cannot be seen is asked after ever more rarely, up to this
 _LOCK_WARN = 10
+_LOOKS_TO_TELL = 3
 _log = logging.getLogger(__name__)
 
 
@@ -33,14 +34,20 @@ class _Plant:
     instance_id: str
     gone: Callable[[], None]
     leaderless: bool = False
+    looked: Callable[[], None] | None = None  # to be called after the first look without its leader
+    looks: int = 0
     signum: int = 0  # to be sent to the members; 0: none
     signalled: set[Member] = field(default_factory=set)
     watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
     lock_tries: int = 0
 
-    @property
-    def waits(self) -> bool:
-        return self.leaderless or bool(self.signum)
+    def tell(self, settled: bool) -> Callable[[], None] | None:
+        """Whom to tell that a look was taken; a few that do not settle count as one that does."""
+        self.looks += 1
+        if self.looked is None or not (settled or self.looks >= _LOOKS_TO_TELL):
+            return None
+        looked, self.looked = self.looked, None
+        return looked
 
 
 class Forest:
@@ -69,9 +76,11 @@ class Forest:
         if tree.leader:
             self._table.leaders.add(str(tree.leader))
 
-    def leader_ended(self, tree: Tree) -> None:
-        """Find out, now or shortly, what is left of the tree."""
+    def leader_ended(self, tree: Tree, looked: Callable[[], None]) -> None:
+        """Find out, now or some milliseconds from now, what is left of the tree. `looked` is called when that
+        is known; `gone` follows at once when nothing is."""
         plant = self._plants[tree]
+        plant.looked = looked
         if tree.leader:
             self._table.leaders.discard(str(tree.leader))
             tree.leader = 0
@@ -140,6 +149,7 @@ class Forest:
         began = time.monotonic()
         gone: list[_Plant] = []
         again: list[float] = []
+        settled = False
         try:
             settled = self._table.look(self._trees)
             if not settled:
@@ -153,6 +163,7 @@ class Forest:
         except OSError as error:
             _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
             again.append(_NO_DESCRIPTORS)
+        told = [told for plant in self._waiting.values() if (told := plant.tell(settled)) is not None]
         for plant in gone:
             self._waiting.pop(plant.tree, None)
             self._plants.pop(plant.tree, None)
@@ -163,6 +174,8 @@ class Forest:
         self._rest_until = ended + _SHARE * (ended - began)
         if again and self._waiting:
             self._request(min(again))
+        for looked in told:
+            looked()
         for plant in gone:
             plant.gone()
 

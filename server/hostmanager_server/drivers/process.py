@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,9 @@ class Output(Protocol):
 
         Raises OSError.
         """
+
+    def resume(self, instance_id: str, policy: LogPolicy) -> None:
+        """Look after the output file of a process that an earlier daemon started. Returns at once."""
 
 
 @dataclass(eq=False, slots=True)
@@ -110,7 +113,7 @@ class ProcessDriver:
         if whole_tree:
             self._forest.signal_members(known.tree, signum)
 
-    def adopt(self) -> list[Adopted]:
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
         alive: list[tuple[Record, int]] = []
         leaderless: list[tuple[Record, ExitStatus, Tree]] = []
@@ -131,6 +134,10 @@ class ProcessDriver:
                 adopted.append(self._take_back(record, status))
             else:
                 self._records.remove(record.run.instance_id)
+        for one in adopted:
+            spec = specs.get(one.run.instance_id)
+            if spec is not None:
+                self._output.resume(spec.instance_id, spec.log)
         return adopted
 
     def disown(self) -> None:
@@ -201,8 +208,13 @@ class ProcessDriver:
             return
         status = _status_of_ended(run.identity, pidfd)
         self._let_go(run)
-        self._post(Exited(run.key, status, self._poller.now()))
-        self._forest.leader_ended(run.tree)
+        self._report_end(run, status)
+
+    def _report_end(self, run: _Run, status: ExitStatus) -> None:
+        """Post Exited once it is known whether something of the tree is left: when nothing is, Gone follows
+        in the same breath, and nobody takes the tree for alive."""
+        exited = Exited(run.key, status, self._poller.now())
+        self._forest.leader_ended(run.tree, functools.partial(self._post, exited))
 
     def _gone(self, run: _Run) -> None:
         self._records.remove(run.key.instance_id)
@@ -234,8 +246,8 @@ class ProcessDriver:
         self._runs[record.run.instance_id] = run
         self._follow(run)
         if isinstance(leader, ExitStatus):
-            self._post(Exited(run.key, leader, self._poller.now()))
-            self._forest.leader_ended(run.tree)
+            # Not before `adopt` has returned and the caller knows the run.
+            self._poller.call_later(0.0, functools.partial(self._report_end, run, leader))
         return Adopted(record.run, record.identity.pid, record.started, record.process)
 
 

@@ -219,7 +219,7 @@ class Manager:
         self._adopted = True
         specs = {spec.instance_id: spec for spec in host.instances}
         found: dict[str, Instance] = {}
-        for adopted in self._engine.driver.adopt():
+        for adopted in self._engine.driver.adopt(specs):
             instance_id = adopted.run.instance_id
             spec = specs.get(instance_id)
             run = Run(
