@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from hostmanager_client.cli.app import cli
+from hostmanager_server.config.load import load_site_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,3 +35,28 @@ def test_the_python_sample_of_the_readme_is_python() -> None:
     assert samples
     for sample in samples:
         ast.parse(sample)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/site-config.md"], ids=lambda page: page.name
+)
+def test_the_site_configs_of_the_pages_are_good(page: Path, tmp_path: Path) -> None:
+    samples = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    sites = [sample for sample in samples if "\nhosts:" in sample]
+    assert sites
+    for site in sites:
+        file = tmp_path / "site.yaml"
+        file.write_text(site, encoding="utf-8")
+        assert_good(file)
+
+
+def test_the_example_site_is_good() -> None:
+    assert_good(ROOT / "examples/site.yaml")
+
+
+def assert_good(file: Path) -> None:
+    """The site config has no problem, and a command for every instance."""
+    loaded = load_site_config(file, host="localhost", working_dir=ROOT)
+    assert loaded.problems == ()
+    assert loaded.spec is not None
+    assert [instance.problem for instance in loaded.spec.instances if instance.problem] == []
