@@ -134,7 +134,7 @@ def test_one_bad_entry_and_nothing_changes(site: Site) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         daemon.update(data1="down", nosuch="down")
     assert failure.value.code() == grpc.StatusCode.NOT_FOUND
-    assert "nosuch" in failure.value.details()
+    assert "nosuch" in str(failure.value.details())
     after = daemon.stub.GetStatus(pb.GetStatusRequest())
     assert after.revision == before
     assert all(child.target_state == pb.TARGET_STATE_UP for child in after.child_states)
@@ -326,7 +326,7 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
         [
             agent("kept"),
             agent("edited", env={"NEW": "1"}),
-            agent("reset", **{"agent-class": "Other"}),
+            {**agent("reset"), "agent-class": "Other"},
             agent("new", manage="down"),
         ]
     )
@@ -363,8 +363,10 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
             "sideways",
         ),
         (
-            ("hosts: {localhost: {agent-instances: "
-            "[{instance-id: a, agent-class: A}, {instance-id: a, agent-class: A}]}}"),
+            (
+                "hosts: {localhost: {agent-instances: "
+                "[{instance-id: a, agent-class: A}, {instance-id: a, agent-class: A}]}}"
+            ),
             "'a'",
         ),
         (None, "No such file"),
