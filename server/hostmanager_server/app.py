@@ -179,7 +179,7 @@ _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Sever
 async def _log_events(store: Store, hub: Hub) -> None:
     """Write what happens into the daemon's log, off the supervisor's thread."""
     cursor = 0
-    with hub.watcher("log", silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
+    with hub.own_watcher(silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
         while True:
             seen = hub.revision
             news = store.events_since(cursor)

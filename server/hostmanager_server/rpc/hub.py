@@ -101,22 +101,30 @@ class Hub:
     def watcher(self, peer: str, silence: float) -> Iterator[Watcher]:
         """A place to wait for one stream. Raises RpcError when there are too many."""
         client = _client_of(peer)
-        if len(self._watchers) >= self._max:
+        if sum(self._clients.values()) >= self._max:
             raise limit_reached("max-watchers", self._max, "close streams that are not needed")
         if self._clients.get(client, 0) >= self._max_per_client:
             remedy = f"close streams of {client} that are not needed"
             raise limit_reached("max-watchers-per-client", self._max_per_client, remedy)
+        self._clients[client] = self._clients.get(client, 0) + 1
+        try:
+            with self.own_watcher(silence) as watcher:
+                yield watcher
+        finally:
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+    @contextmanager
+    def own_watcher(self, silence: float) -> Iterator[Watcher]:
+        """A place to wait for the daemon itself, which takes none of a client's."""
         watcher = Watcher(self, silence)
         self._watchers.add(watcher)
-        self._clients[client] = self._clients.get(client, 0) + 1
         try:
             yield watcher
         finally:
             watcher.close()
             self._watchers.discard(watcher)
-            self._clients[client] -= 1
-            if not self._clients[client]:
-                del self._clients[client]
 
     async def until_closed(self, batches: AsyncIterator[T]) -> AsyncIterator[T]:
         """What the iterator gives, until it ends or (RpcError) the daemon shuts down."""
