@@ -162,6 +162,7 @@ def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
     """A fresh instance in the place of `old`, of which nothing is alive. What counts up goes on counting."""
     return replace(
         new_instance(spec, target, generation=old.generation),
+        waiting_for=spec.depends_on,  # until it is looked at which of them are up
         runs=old.runs,
         last_exit=old.last_exit,
         observed_generation=old.observed_generation,

@@ -52,7 +52,7 @@ class Engine:
         self._dirty: dict[str, None] = {}  # to be decided on, in order
         self._deadlines: list[tuple[float, str]] = []
         self._armed: dict[str, float] = {}  # the deadline of each instance that is in force
-        self._dependents: dict[str, tuple[str, ...]] = {}
+        self._dependents: dict[str, dict[str, None]] = {}  # by what they depend on; sets in order
         self._pending = _Pending()
 
     @property
@@ -70,10 +70,7 @@ class Engine:
     def apply(self, changed: Mapping[str, Instance], notes: Iterable[Note] = ()) -> None:
         """Put instances in as a request made them."""
         for instance in changed.values():
-            known = self._instances.get(instance.instance_id)
             self._set(instance)
-            if known is None or known.spec.depends_on != instance.spec.depends_on:
-                self._index_dependencies()
         self.note(*notes)
 
     def forget_all(self) -> None:
@@ -134,6 +131,8 @@ class Engine:
         decision = decide(instance, self._now())
         self._set(decision.instance, dirty=False)
         self._arm(decision.instance)
+        if decision.instance.spec is not instance.spec:  # a successor, whose neighbours are others
+            self._dirty[instance_id] = None
         for action in decision.actions:
             match action:
                 case Launch():
@@ -171,6 +170,9 @@ class Engine:
         if instance is known:
             return
         self._instances[instance_id] = instance
+        before = known.spec.depends_on if known is not None else ()
+        if before != instance.spec.depends_on:
+            self._move_dependent(instance_id, before, instance.spec.depends_on)
         if dirty:
             self._dirty[instance_id] = None
         if instance != known:
@@ -184,16 +186,22 @@ class Engine:
         self._armed.pop(instance_id, None)
         self._pending.changed.pop(instance_id, None)
         self._pending.removed[instance_id] = None
+        self._move_dependent(instance_id, instance.spec.depends_on, ())
         self._touch_neighbours(instance, None)
 
     # --- who waits for whom
 
-    def _index_dependencies(self) -> None:
-        dependents: dict[str, list[str]] = {}
-        for instance in self._instances.values():
-            for dependency in instance.spec.depends_on:
-                dependents.setdefault(dependency, []).append(instance.instance_id)
-        self._dependents = {dependency: tuple(ids) for dependency, ids in dependents.items()}
+    def _move_dependent(self, instance_id: str, before: Iterable[str], after: Iterable[str]) -> None:
+        """An instance depends on others than before."""
+        for dependency in dict.fromkeys(before):
+            dependents = self._dependents[dependency]
+            del dependents[instance_id]
+            if not dependents:
+                del self._dependents[dependency]
+            if dependency in self._instances:  # it may have been held by this one
+                self._dirty[dependency] = None
+        for dependency in after:
+            self._dependents.setdefault(dependency, {})[instance_id] = None
 
     def _touch_neighbours(self, before: Instance | None, after: Instance | None) -> None:
         """Whoever's facts may differ now is to be decided on."""
@@ -207,7 +215,7 @@ class Engine:
         self._dirty.update((n, None) for n in neighbours if n in self._instances)
 
     def _with_dependency_facts(self, instance: Instance) -> Instance:
-        dependents = self._dependents.get(instance.instance_id, ())
+        dependents = tuple(self._dependents.get(instance.instance_id, ()))
         if not dependents and not instance.spec.depends_on and not instance.waiting_for:
             return replace(instance, held_by=()) if instance.held_by else instance
         waiting_for = plan.waiting_for(self._instances, instance)

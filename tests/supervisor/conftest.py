@@ -1,0 +1,121 @@
+"""The engine and the manager, played by hand on a clock that a test turns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import pytest
+from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.manager import Manager as ManagerView
+from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.model import Instance
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec, Target
+from hostmanager_server.drivers.fake import FakeDriver, FakeHost, FakePoller
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.manager import Manager
+from hostmanager_server.supervisor.requests import Accepted
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """A site config as it was read."""
+
+    spec: HostSpec | None
+    problems: tuple[Problem, ...] = ()
+    file: str = "site.yaml"
+    host: str = "host"
+
+
+class MemoryJournal:
+    """Keeps nothing; says at once that it is on disk."""
+
+    def save(
+        self,
+        *,
+        manager: ManagerState | None = None,
+        targets: Mapping[str, Target] | None = None,
+        forget: Sequence[str] = (),
+    ) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+def spec(instance_id: str, agent_class: str = "Agent", **changes: object) -> InstanceSpec:
+    settings: dict[str, object] = {"process": ProcessSpec((instance_id,)), **changes}
+    return InstanceSpec(instance_id, agent_class, **settings)  # type: ignore[arg-type]  # one call site for all
+
+
+@dataclass
+class Bench:
+    """A manager without its thread. `turn` is one round of that."""
+
+    removals_kept: int = 10_000
+    poller: FakePoller = field(default_factory=FakePoller)
+
+    def __post_init__(self) -> None:
+        stopped = ManagerView(ManagerState.STOPPED, "host", "site.yaml")
+        self.store = Store("epoch", stopped, removals_kept=self.removals_kept)
+        self.engine = Engine(self.store, self.poller.now)
+        self.host = FakeHost(self.poller)
+        self.driver = FakeDriver(self.poller, self.engine.post, self.host)
+        self.engine.driver = self.driver
+        self.manager = Manager(self.engine, self.store, MemoryJournal(), self.poller.now, {})
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        return self.engine.instances
+
+    def start(self, *specs: InstanceSpec) -> Accepted:
+        return self.manager.start(ReadConfig(HostSpec("host", specs)), (), False)
+
+    def reload(self, *specs: InstanceSpec) -> Accepted:
+        return self.manager.update(ReadConfig(HostSpec("host", specs)), (), False)
+
+    def turn(self) -> None:
+        """Rounds until nothing is left to do at this moment."""
+        for _ in range(1000):
+            more = self.engine.step()
+            if not more:
+                self.manager.finish_stopping()
+            due = self.engine.next_deadline()
+            self.poller.advance(0.0)
+            if not more and (due is None or due > self.poller.now().mono) and not self.engine._dirty:
+                return
+        raise AssertionError("the engine never comes to rest")
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, waking up where the supervisor would."""
+        until = self.poller.now().mono + seconds
+        self.turn()
+        while True:
+            now = self.poller.now().mono
+            waits = [until - now]
+            if (due := self.engine.next_deadline()) is not None:
+                waits.append(due - now)
+            if (call := self.poller.next_call) is not None:
+                waits.append(call)
+            self.poller.advance(max(0.0, min(waits)))
+            self.turn()
+            if self.poller.now().mono >= until:
+                return
+
+    def alive(self, instance_id: str) -> list[RunKey]:
+        return [run.key for run in self.host.runs if run.key.instance_id == instance_id]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@contextlib.contextmanager
+def unchanged(read: Callable[[], object]) -> Iterator[None]:
+    """What `read` gives is the same after the block."""
+    before = read()
+    yield
+    assert read() == before
