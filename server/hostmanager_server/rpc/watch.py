@@ -91,6 +91,8 @@ class WatchRpcs:
             piece.reason = reason
             piece.first = start == starts[0]
             piece.last = start == starts[-1]
+            if not piece.last:
+                message.resume_token = ""  # whoever leaves off here lacks the rest: nothing to resume from
             if piece.first:
                 piece.manager.CopyFrom(convert.manager_status(snapshot.manager, context.daemon))
             now = context.now()
