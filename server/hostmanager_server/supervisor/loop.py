@@ -131,5 +131,6 @@ class Loop:
             log.exception("a callback of the supervisor failed; going on")
 
     def close(self) -> None:
+        self._awake.set()  # whoever still posts must not write to a descriptor that may be another's by then
         self._epoll.close()
         os.close(self._wake_fd)
