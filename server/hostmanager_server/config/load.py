@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from yaml.nodes import Node
-
-from hostmanager_server.config.instances import read_instances
+from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
+from hostmanager_server.config.file import read_text
+from hostmanager_server.config.instances import Context, read_instances
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.options import ManagerOptions
-from hostmanager_server.config.reader import Entry, Reader, is_null, suggest
-from hostmanager_server.config.settings import KEYS, Settings, read_settings
+from hostmanager_server.config.quantities import parse_whole
+from hostmanager_server.config.reader import Entry, Reader, is_null, shown, suggest
+from hostmanager_server.config.settings import KEYS, Settings, read_path, read_settings
+from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import HostSpec
 
 # The host entry that serves any machine which has none of its own name (OCS).
 ANY_HOST = "localhost"
 
+# What OCS reads of `hub`, of a host and of its `crossbar` (ocs/site_config.py), and what its documents have
+# beside that. There is no router here, so none of it is used.
+HUB_KEYS = ("wamp_server", "wamp_http", "wamp_realm", "address_root", "access_policy", "registry_address")
+CROSSBAR_KEYS = ("bin", "config-dir")
+IGNORED_HOST_KEYS = (
+    "agent-paths", "crossbar", "crossbar-timeout", "crossbar_timeout", "wamp_http", "wamp_realm",
+    "wamp_server",
+)  # fmt: skip
+
 TOP_KEYS = ("hub", "hosts", "agent-classes")
-HOST_KEYS = ("agent-instances", "log-dir", "crossbar", "crossbar_timeout", "address")
+HOST_KEYS = ("agent-instances", "log-dir", "address", *IGNORED_HOST_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class LoadedConfig:
     spec: HostSpec | None
     options: ManagerOptions = field(default_factory=ManagerOptions)
     problems: tuple[Problem, ...] = ()
+    local: bool = True  # the host is the one that this machine is
 
     @property
     def ok(self) -> bool:
@@ -49,84 +61,150 @@ def default_site_file(environ: Mapping[str, str]) -> Path:
 
 def load_site_config(file: Path, *, host: str | None = None, working_dir: Path | None = None) -> LoadedConfig:
     """Read `file` for `host` (None: this machine's name, else `localhost`). Never raises for what is in the
-    file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir`."""
-    reader = Reader(str(file))
-    hosts, classes = _read_top(reader, working_dir or Path.cwd())
-    name = _choose(reader, hosts, host)
+    file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir` (None:
+    the current directory)."""
+    site = _read_site(file, working_dir)
+    name = _choose(site.hosts, host)
     if name is None:
-        return LoadedConfig(reader.file, host or "", None, problems=tuple(reader.problems))
-    return _read_host(reader, name, hosts[name], classes, working_dir or Path.cwd())
+        reader = Reader(site.file, site.problems)
+        if site.hosts:
+            _no_such_host(reader, site.hosts, host)
+        return LoadedConfig(site.file, host or "", None, problems=reader.problems)
+    return _read_host(site, site.launchers(), name, local=True)
 
 
 def load_all_hosts(file: Path, *, working_dir: Path | None = None) -> list[LoadedConfig]:
     """Read `file` for each of its hosts. When there is none, one result says why."""
+    site = _read_site(file, working_dir)
+    if not site.hosts:
+        return [LoadedConfig(site.file, "", None, problems=site.problems)]
+    own, launchers = _choose(site.hosts, None), site.launchers()
+    return [_read_host(site, launchers, name, local=name == own) for name in site.hosts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What all hosts have in common."""
+
+    file: str
+    working_dir: Path
+    hosts: Mapping[str, Entry]
+    classes: Mapping[str, Settings]
+    problems: tuple[Problem, ...]
+
+    def launchers(self) -> Launchers:
+        commands = {cls: given.command for cls, given in self.classes.items() if given.command is not None}
+        return Launchers(Path(self.file).absolute(), self.working_dir, commands)
+
+
+def _read_site(file: Path, working_dir: Path | None) -> _Site:
     reader = Reader(str(file))
-    hosts, _ = _read_top(reader, working_dir or Path.cwd())
-    if not hosts:
-        return [LoadedConfig(reader.file, "", None, problems=tuple(reader.problems))]
-    return [load_site_config(file, host=name, working_dir=working_dir) for name in hosts]
+    folder = (working_dir or Path()).absolute()
+    hosts: dict[str, Entry] = {}
+    classes: dict[str, Settings] = {}
+    document = _document(reader, file)
+    if document is not None:
+        top = reader.mapping(document, "the site config")
+        reader.check_keys(top, TOP_KEYS, "the site config")
+        if "hub" in top:
+            reader.check_keys(reader.mapping(top["hub"].value, "'hub'"), HUB_KEYS, "'hub'")
+        if "agent-classes" in top:
+            classes = _read_classes(reader, top["agent-classes"].value, folder)
+        hosts = _read_hosts(reader, document, top)
+    return _Site(reader.file, folder, hosts, classes, reader.problems)
 
 
-def _read_top(reader: Reader, working_dir: Path) -> tuple[dict[str, Entry], dict[str, Settings]]:
-    document = reader.document()
-    if document is None:
-        return {}, {}
-    top = reader.mapping(document, "the site config")
-    reader.check_keys(top, TOP_KEYS, "the site config")
-    classes = {}
-    if "agent-classes" in top:
-        for name, entry in reader.mapping(top["agent-classes"].value, "'agent-classes'").items():
-            what = f"agent class {name!r}"
-            entries = reader.mapping(entry.value, what)
-            reader.check_keys(entries, KEYS, what)
-            classes[name] = read_settings(reader, entries, what, working_dir)
-    if "hosts" not in top:
-        reader.error(document, "the site config has no 'hosts'")
-        return {}, classes
-    hosts = reader.mapping(top["hosts"].value, "'hosts'")
-    if not hosts and not reader.failed:
-        reader.error(top["hosts"].value, "'hosts' has no entry; it needs one for this host")
-    return hosts, classes
-
-
-def _choose(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> str | None:
-    if not hosts:
+def _document(reader: Reader, file: Path) -> Node | None:
+    try:
+        text, writers = read_text(file)
+        document = compose(text)
+    except DocumentError as error:
+        reader.note(Problem(Severity.ERROR, error.message, reader.file, error.line, error.column))
         return None
-    names = [host] if host else _own_names()
-    for name in (*names, ANY_HOST):
-        if name in hosts:
-            return name
-    known = ", ".join(sorted(hosts))
-    hint = suggest(names[0], hosts)
-    text = f"has no host {names[0]!r}, and no {ANY_HOST!r} (hosts: {known}) {hint}".rstrip()
-    reader.error(None, f"{text}; say which with --host")
-    return None
+    for warning in writers:
+        reader.warn(None, warning)
+    if document is None:
+        reader.error(None, "is empty; it needs 'hosts', with an entry for this host")
+    return document
 
 
-def _own_names() -> list[str]:
+def _read_classes(reader: Reader, node: Node, working_dir: Path) -> dict[str, Settings]:
+    classes = {}
+    for name, entry in reader.mapping(node, "'agent-classes'").items():
+        what = f"agent class {shown(name)}"
+        entries = reader.mapping(entry.value, what)
+        reader.check_keys(entries, KEYS, what)
+        classes[name] = read_settings(reader, entries, what, working_dir)
+    return classes
+
+
+def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dict[str, Entry]:
+    if "hosts" not in top:
+        if isinstance(document, MapNode):
+            reader.error(document, "the site config has no 'hosts'")
+        return {}
+    value = top["hosts"].value
+    hosts = reader.mapping(value, "'hosts'")
+    if not hosts and (isinstance(value, MapNode) or is_null(value)):
+        reader.error(value, "'hosts' has no entry; it needs one for this host")
+    return hosts
+
+
+def _choose(hosts: Mapping[str, Entry], host: str | None) -> str | None:
+    return next((name for name in (*_names(host), ANY_HOST) if name in hosts), None)
+
+
+def _names(host: str | None) -> tuple[str, ...]:
+    if host:
+        return (host,)
     name = socket.gethostname()
-    return list(dict.fromkeys((name, name.partition(".")[0])))
+    return name, name.partition(".")[0]
 
 
-def _read_host(
-    reader: Reader, name: str, entry: Entry, classes: Mapping[str, Settings], working_dir: Path
-) -> LoadedConfig:
-    what = f"host {name!r}"
-    entries = reader.mapping(entry.value, what)
+def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> None:
+    name = _names(host)[0]
+    hint = suggest(name, hosts) or f"hosts: {', '.join(sorted(hosts)[:15])}"
+    text = f"has no host {shown(name)}, and no {ANY_HOST!r} ({hint}); say which with --host"
+    reader.error(next(iter(hosts.values())).key, text)
+
+
+def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> LoadedConfig:
+    reader = Reader(site.file, site.problems)
+    what = f"host {shown(name)}"
+    host = site.hosts[name]
+    entries = reader.mapping(host.value, what)
     reader.check_keys(entries, HOST_KEYS, what)
+    if "crossbar" in entries:
+        crossbar = reader.mapping(entries["crossbar"].value, f"'crossbar' of {what}")
+        reader.check_keys(crossbar, CROSSBAR_KEYS, f"'crossbar' of {what}")
     log_dir = ""
     if "log-dir" in entries and not is_null(entries["log-dir"].value):
-        text = reader.text(entries["log-dir"].value, f"'log-dir' of {what}")
-        log_dir = str(working_dir / Path(text).expanduser())
-    if "agent-instances" not in entries:
-        reader.error(entry.key, f"{what} has no 'agent-instances'; give it a list, be it empty")
-        nodes: Iterable[Node] = ()
-    else:
+        label = f"'log-dir' of {what}"
+        log_dir = read_path(reader, entries["log-dir"].value, label, site.working_dir) or ""
+    nodes: tuple[Node, ...] = ()
+    if "agent-instances" in entries:
         nodes = reader.sequence(entries["agent-instances"].value, f"'agent-instances' of {what}")
-    commands = {cls: s.command for cls, s in classes.items() if s.command is not None}
-    launchers = Launchers(Path(reader.file), name, working_dir, commands)
-    instances, options = read_instances(reader, nodes, classes, launchers, log_dir)
+    elif isinstance(host.value, MapNode) or is_null(host.value):
+        reader.error(host.key, f"{what} has no 'agent-instances'; give it a list, be it empty")
+    if local:
+        for problem in launchers.ocs.problems:
+            reader.warn(None, problem)
+    context = Context(name, site.classes, launchers, log_dir, local)
+    instances, options = read_instances(reader, nodes, context)
     if "address" in entries:
-        options = replace(options, address=reader.text(entries["address"].value, f"'address' of {what}"))
+        address = _address(reader, entries["address"].value, f"'address' of {what}")
+        options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, tuple(instances))
-    return LoadedConfig(reader.file, name, spec, options, tuple(reader.problems))
+    return LoadedConfig(site.file, name, spec, options, reader.problems, local)
+
+
+def _address(reader: Reader, node: Node, what: str) -> str | None:
+    text = reader.text(node, what)
+    if text is None or text.startswith("unix:") or "/" in text:
+        return text
+    host, _, digits = text.rpartition(":")
+    port = parse_whole(digits)
+    if host and port is not None and 0 <= port < 65536:
+        return text
+    reader.error(node, f"{what} must be HOST:PORT, or unix:PATH for a socket, not {shown(text)}")
+    return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from yaml.nodes import Node
-
-from hostmanager_server.config.reader import Reader, suggest
+from hostmanager_server.config.document import Scalar
+from hostmanager_server.config.reader import Reader, hint_at, shown
 from hostmanager_server.core.spec import Target
 
 
@@ -23,42 +22,76 @@ class ManagerOptions:
     address: str | None = None  # where it listens; None: the default
 
 
-_TAKES_VALUE = ("--initial-state", "--docker-compose", "--docker-service-prefix", "--docker-compose-bin")
-# What OCS gives every agent, and means nothing to a daemon without a message router.
-_OF_OCS = ("--log-dir", "--working-dir", "--site", "--site-file", "--site-host", "--site-hub", "--site-http",
-           "--site-realm", "--address-root", "--registry-address", "--crossbar-timeout", "--instance-id",
-           "--access-policy")  # fmt: skip
+QUIET = "--quiet"
+TAKES_VALUE = ("--initial-state", "--docker-compose", "--docker-service-prefix", "--docker-compose-bin")
+# What OCS gives every agent (its site_config.add_arguments). None of it means anything to this daemon: it
+# connects to no router, and has command line options of its own for its files.
+OF_OCS = (
+    "--access-policy", "--address-root", "--crossbar-timeout", "--instance-id", "--log-dir",
+    "--registry-address", "--site", "--site-file", "--site-host", "--site-http", "--site-hub", "--site-realm",
+    "--working-dir",
+)  # fmt: skip
+_KNOWN = (*TAKES_VALUE, *OF_OCS, QUIET)
 
 
-def read_options(reader: Reader, node: Node | None, words: Sequence[str]) -> ManagerOptions:
-    """The `arguments` of the HostManager entry, spelled as argparse takes them."""
+def read_options(reader: Reader, words: Sequence[Scalar]) -> ManagerOptions:
+    """The `arguments` of the HostManager entry, spelled as argparse takes them: `--option value`,
+    `--option=value`, or the beginning of an option's name that no other begins with."""
     options = ManagerOptions()
     rest = list(words)
     while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        if word == "--quiet":
+        word = rest.pop(0)
+        given, equals, value = word.text.partition("=")
+        name = _option(reader, word, given)
+        if name == QUIET:
+            if equals:
+                reader.error(word, f"{_what(QUIET)} takes no value")
             options = replace(options, quiet=True)
-            continue
-        if word not in _TAKES_VALUE and word not in _OF_OCS:
-            hint = suggest(word, (*_TAKES_VALUE, "--quiet"))
-            reader.warn(node, f"argument {word!r} of the HostManager entry is ignored {hint}".rstrip())
-            continue
-        if not equals:
-            if not rest:
-                reader.error(node, f"argument {word} of the HostManager entry needs a value")
-                break
-            value = rest.pop(0)
-        match word:
-            case "--docker-compose":
-                files = tuple(file.strip() for file in value.split(",") if file.strip())
-                options = replace(options, docker_compose=files)
-            case "--docker-service-prefix":
-                options = replace(options, docker_service_prefix=value)
-            case "--docker-compose-bin":
-                options = replace(options, docker_compose_bin=value)
-            case "--initial-state":
-                if value in ("up", "down"):
-                    options = replace(options, initial_state=Target(value))
-                else:
-                    reader.error(node, f"argument --initial-state must be up or down, not {value!r}")
+        elif name is not None:
+            if not equals:
+                if not rest or _is_option(rest[0].text):
+                    reader.error(word, f"{_what(name)} needs a value")
+                    continue
+                word = rest.pop(0)
+                value = word.text
+            options = _with(reader, options, name, value, word)
+    return options
+
+
+def _what(option: str) -> str:
+    return f"argument {option} of the HostManager entry"
+
+
+def _is_option(text: str) -> bool:
+    """Whether argparse would take it for one: a dash, and not a negative number."""
+    return text.startswith("-") and text != "-" and not text[1:].replace(".", "", 1).isdecimal()
+
+
+def _option(reader: Reader, word: Scalar, given: str) -> str | None:
+    if given in _KNOWN:
+        return given
+    begun = [name for name in _KNOWN if name.startswith(given)] if len(given) > 2 else []
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        reader.error(word, f"{_what(shown(given))} may be any of {', '.join(begun)}")
+    else:
+        hint = hint_at(given, (*TAKES_VALUE, QUIET))
+        reader.warn(word, f"{_what(shown(given))} is ignored ({hint})")
+    return None
+
+
+def _with(reader: Reader, options: ManagerOptions, name: str, value: str, word: Scalar) -> ManagerOptions:
+    match name:
+        case "--docker-compose":
+            files = tuple(file.strip() for file in value.split(",") if file.strip())
+            return replace(options, docker_compose=files)
+        case "--docker-service-prefix":
+            return replace(options, docker_service_prefix=value)
+        case "--docker-compose-bin":
+            return replace(options, docker_compose_bin=value)
+        case "--initial-state" if value in ("up", "down"):
+            return replace(options, initial_state=Target(value))
+        case "--initial-state":
+            reader.error(word, f"{_what(name)} must be up or down, not {shown(value)}")
     return options

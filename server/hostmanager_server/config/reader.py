@@ -1,232 +1,226 @@
-"""YAML read with the place of every value, so that each problem has a file, a line and a column."""
+"""Typed values read from the nodes of a document, with a problem at its place for each that is wrong."""
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
+from hostmanager_server.config.document import Kind, ListNode, MapNode, Node, Scalar
+from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser where it is present
-_NULL = "tag:yaml.org,2002:null"
-_MERGE = "tag:yaml.org,2002:merge"
-
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?\Z")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?[bB])?\Z")
-_UNITS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+# Each problem becomes an event and a line of the status: a file that is wrong throughout must not flood them.
+MAX_PROBLEMS = 200
+MAX_WORDS = 10_000
+# Keys for whatever a file wants to keep, such as a value with an anchor; docker compose has the same rule.
+EXTENSION = "x-"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of a mapping: the key's node, for its place, and the value's."""
+    """One key of a mapping: the key, for its place, and its value."""
 
-    key: Node
+    key: Scalar
     value: Node
 
 
 class Reader:
-    """Reads typed values, and collects what is wrong with them. A reading method answers None, or the given
-    default, after it has noted a problem."""
+    """Reads typed values and collects what is wrong. A method that reads a value answers None, or an empty
+    collection, after it has noted a problem."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, before: Iterable[Problem] = ()) -> None:
         self.file = file
-        self.problems: list[Problem] = []
+        self._problems: dict[Problem, None] = {}  # in order; what an alias repeats is said once
+        self._dropped = 0
+        self.failed = False
+        for problem in before:
+            self.note(problem)
 
     # --- problems
 
     def error(self, node: Node | None, message: str) -> None:
-        self._note(Severity.ERROR, node, message)
+        """The file cannot be used."""
+        self._note_at(Severity.ERROR, node, message)
 
     def warn(self, node: Node | None, message: str) -> None:
-        self._note(Severity.WARNING, node, message)
+        """The file can be used, and does not say what its writer meant."""
+        self._note_at(Severity.WARNING, node, message)
 
-    def _note(self, severity: Severity, node: Node | None, message: str) -> None:
-        line = column = 0
-        if node is not None:
-            line, column = node.start_mark.line + 1, node.start_mark.column + 1
-        self.problems.append(Problem(severity, message, self.file, line, column))
+    def note(self, problem: Problem) -> None:
+        self.failed = self.failed or problem.severity is Severity.ERROR
+        if problem in self._problems:
+            return
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[problem] = None
+        else:
+            self._dropped += 1
 
     @property
-    def failed(self) -> bool:
-        return any(problem.severity is Severity.ERROR for problem in self.problems)
+    def problems(self) -> tuple[Problem, ...]:
+        """All of them; beyond MAX_PROBLEMS, their number."""
+        if not self._dropped:
+            return tuple(self._problems)
+        severity = Severity.ERROR if self.failed else Severity.WARNING
+        return (*self._problems, Problem(severity, f"has {self._dropped} more problems", self.file))
 
-    # --- the document
+    def _note_at(self, severity: Severity, node: Node | None, message: str) -> None:
+        line, column = (node.line, node.column) if node is not None else (0, 0)
+        self.note(Problem(severity, message, self.file, line, column))
 
-    def document(self) -> Node | None:
-        """The file's only document."""
-        try:
-            data = Path(self.file).read_bytes()
-        except OSError as error:
-            self.error(None, f"cannot be read: {error.strerror}")
-            return None
-        try:
-            node: Node | None = yaml.compose(data.decode("utf-8-sig"), Loader=_Loader)
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-            self.problems.append(Problem(Severity.ERROR, "is not UTF-8 text here", self.file, line, column))
-            return None
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
-            text = f"is not valid YAML: {error.problem or error.context or error}"
-            self.problems.append(Problem(Severity.ERROR, text, self.file, *where))
-            return None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            self.error(None, f"is not valid YAML: {error}")
-            return None
-        if node is None:
-            self.error(None, "is empty; it needs `hosts`, with an entry for this host")
-        return node
-
-    # --- mappings and lists
+    # --- collections
 
     def mapping(self, node: Node, what: str) -> dict[str, Entry]:
-        """A mapping with text keys, each at most once; YAML's merge key `<<` is followed."""
-        if not isinstance(node, MappingNode):
-            if not is_null(node):
-                self.error(node, f"{what} must be a mapping (key: value), not {_kind(node)}")
-            return {}
-        found: dict[str, Entry] = {}
-        merged: dict[str, Entry] = {}
-        for key, value in node.value:
-            if key.tag == _MERGE:
-                for source in value.value if isinstance(value, SequenceNode) else [value]:
-                    if source is not node:
-                        merged = {**self._merge(source, what), **merged}
-            elif not isinstance(key, ScalarNode):
-                self.error(key, f"a key of {what} must be a word, not {_kind(key)}")
-            elif key.value in found:
-                first = found[key.value].key.start_mark.line + 1
-                self.error(key, f"{what} has the key {key.value!r} twice (first in line {first})")
-            else:
-                found[key.value] = Entry(key, value)
-        return {**merged, **found}
-
-    def _merge(self, node: Node, what: str) -> dict[str, Entry]:
-        try:
-            return self.mapping(node, f"what is merged into {what}")
-        except RecursionError:
-            self.error(node, f"{what} merges itself")
-            return {}
-
-    def sequence(self, node: Node, what: str) -> list[Node]:
-        if isinstance(node, SequenceNode):
-            return list(node.value)
+        """A mapping with words for keys, each at most once; YAML's merge key `<<` is followed."""
+        if isinstance(node, MapNode):
+            return self._entries(node, what)
         if not is_null(node):
-            self.error(node, f"{what} must be a list, not {_kind(node)}")
-        return []
+            self.error(node, f"{what} must be a mapping (key: value), not {describe(node)}")
+        return {}
+
+    def _entries(self, node: MapNode, what: str) -> dict[str, Entry]:
+        own: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        for key, value in node.pairs:
+            if not isinstance(key, Scalar):
+                self.error(key, f"a key of {what} must be a word, not {describe(key)}")
+            elif key.kind is Kind.MERGE:
+                self._merge(value, what, merged)
+            elif key.text in own:
+                first = own[key.text].key.line
+                self.error(key, f"{what} has the key {shown(key.text)} twice (first in line {first})")
+            else:
+                own[key.text] = Entry(key, value)
+        return {**merged, **own}
+
+    def _merge(self, value: Node, what: str, merged: dict[str, Entry]) -> None:
+        for source in value.items if isinstance(value, ListNode) else (value,):
+            if not isinstance(source, MapNode):
+                self.error(source, f"only a mapping can be merged into {what}, not {describe(source)}")
+                continue
+            for name, entry in self._entries(source, what).items():
+                merged.setdefault(name, entry)  # what is merged first wins
+
+    def sequence(self, node: Node, what: str) -> tuple[Node, ...]:
+        """A list; nothing given is an empty one."""
+        if isinstance(node, ListNode):
+            return node.items
+        if not is_null(node):
+            self.error(node, f"{what} must be a list, not {describe(node)}")
+        return ()
+
+    def words(self, node: Node, what: str) -> tuple[Scalar, ...]:
+        """A list of texts, lists in it flattened, as OCS takes `arguments`."""
+        found: list[Scalar] = []
+        rest = list(reversed(self.sequence(node, what)))
+        while rest and len(found) <= MAX_WORDS:
+            item = rest.pop()
+            if isinstance(item, ListNode):
+                rest.extend(reversed(item.items))
+            elif isinstance(item, Scalar) and self.text(item, f"an entry of {what}") is not None:
+                found.append(item)
+            elif isinstance(item, MapNode):
+                self.error(item, f"an entry of {what} must be a text, not {describe(item)}")
+        if len(found) > MAX_WORDS:
+            self.error(node, f"{what} has more than {MAX_WORDS} entries")
+        return tuple(found)
 
     def check_keys(self, entries: Mapping[str, Entry], known: Iterable[str], what: str) -> None:
         """A warning, with a suggestion, for every key that means nothing."""
         names = sorted(known)
         for name, entry in entries.items():
-            if name not in names:
-                hint = suggest(name, names) or f"known: {', '.join(names)}"
-                self.warn(entry.key, f"unknown key {name!r} in {what} is ignored ({hint})")
+            if name not in names and not name.startswith(EXTENSION):
+                hint = hint_at(name, names)
+                self.warn(entry.key, f"unknown key {shown(name)} in {what} is ignored ({hint})")
 
     # --- scalars
 
-    def text(self, node: Node, what: str, default: str = "") -> str:
-        """A text; what YAML takes for a number or a boolean is taken as it is written."""
-        if isinstance(node, ScalarNode) and not is_null(node):
-            return str(node.value)
-        self.error(node, f"{what} must be a text, not {_kind(node)}")
-        return default
-
-    def words(self, node: Node, what: str) -> list[str]:
-        """A list of texts, nested lists flattened, as OCS takes `arguments`."""
-        found: list[str] = []
-        self._flatten(node, what, found, 0)
-        return found
-
-    def _flatten(self, node: Node, what: str, found: list[str], depth: int) -> None:
-        if len(found) > 10_000 or depth > 20:
-            self.error(node, f"{what} is nested too deeply, or has too many entries")
-        elif isinstance(node, SequenceNode):
-            for child in node.value:
-                self._flatten(child, what, found, depth + 1)
-        elif isinstance(node, ScalarNode):
-            found.append(str(node.value))
+    def text(self, node: Node, what: str) -> str | None:
+        """A text. What YAML takes for a number or a boolean is taken as it is written."""
+        if not isinstance(node, Scalar):
+            self.error(node, f"{what} must be a text, not {describe(node)}")
+        elif is_null(node):
+            self.error(node, f"{what} has no value; write '' when an empty text is meant")
+        elif "\0" in node.text:
+            self.error(node, f"{what} has a NUL character, which no program can be given")
         else:
-            self.error(node, f"{what} must be a list of texts; {_kind(node)} is none")
+            return node.text
+        return None
 
-    def number(self, node: Node, what: str, low: float, high: float, default: float) -> float:
+    def number(self, node: Node, what: str, low: float, high: float) -> float | None:
         """A number from low to high."""
-        try:
-            value = float(node.value) if isinstance(node, ScalarNode) else None
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            self.error(node, f"{what} must be a number from {low:g} to {high:g}, not {_kind(node)}")
-            return default
-        return value
+        value = parse_number(node.text) if isinstance(node, Scalar) else None
+        if value is not None and low <= value <= high:
+            return value
+        self.error(node, f"{what} must be a number from {low:g} to {high:g}, not {describe(node)}")
+        return None
 
-    def whole(self, node: Node, what: str, low: int, high: int, default: int) -> int:
+    def whole(self, node: Node, what: str, low: int, high: int) -> int | None:
         """A whole number from low to high."""
-        text = node.value if isinstance(node, ScalarNode) else ""
-        if re.fullmatch(r"[+-]?\d{1,19}", text) and low <= int(text) <= high:
-            return int(text)
-        self.error(node, f"{what} must be a whole number from {low} to {high}, not {_kind(node)}")
-        return default
+        value = parse_whole(node.text) if isinstance(node, Scalar) else None
+        if value is not None and low <= value <= high:
+            return value
+        self.error(node, f"{what} must be a whole number from {low} to {high}, not {describe(node)}")
+        return None
 
-    def seconds(self, node: Node, what: str, low: float, high: float, default: float) -> float:
-        """A duration: a number of seconds, or a text such as 500ms, 2s, 1m30s, 1h."""
-        text = str(node.value).replace(" ", "") if isinstance(node, ScalarNode) else ""
-        value: float | None = None
-        match = _DURATION.match(text) if text else None
-        if match is not None:
-            hours, minutes, secs, millis = (float(group or 0) for group in match.groups())
-            value = hours * 3600 + minutes * 60 + secs + millis / 1000
-        else:
-            try:
-                value = float(text)
-            except ValueError:
-                value = None
-        if value is None or not low <= value <= high:
-            self.error(
-                node,
-                f"{what} must be a time from {low:g} to {high:g} seconds, such as 10, 500ms or 1m30s, "
-                f"not {_kind(node)}",
-            )
-            return default
-        return value
+    def seconds(self, node: Node, what: str, low: float, high: float) -> float | None:
+        """A duration in seconds, from low to high: see parse_duration."""
+        value = parse_duration(node.text) if isinstance(node, Scalar) else None
+        if value is not None and low <= value <= high:
+            return value
+        range_ = f"from {low:g} to {high:g} seconds, such as 10, 500ms or 1m30s"
+        self.error(node, f"{what} must be a time {range_}, not {describe(node)}")
+        return None
 
-    def size(self, node: Node, what: str, low: int, high: int, default: int) -> int:
-        """A size in bytes: a number, or a text such as 512k, 10M, 1G (powers of 1024)."""
-        match = _SIZE.match(str(node.value)) if isinstance(node, ScalarNode) else None
-        value = int(float(match[1]) * 1024 ** _UNITS[match[2]]) if match is not None else -1
-        if not low <= value <= high:
-            self.error(
-                node,
-                f"{what} must be a size from {low} to {high} bytes, such as 512k or 10M, not {_kind(node)}",
-            )
-            return default
-        return value
+    def size(self, node: Node, what: str, low: int, high: int) -> int | None:
+        """A size in bytes, from low to high: see parse_size."""
+        value = parse_size(node.text) if isinstance(node, Scalar) else None
+        if value is not None and low <= value <= high:
+            return value
+        range_ = f"from {low} to {high} bytes, such as 512k or 10M"
+        self.error(node, f"{what} must be a size {range_}, not {describe(node)}")
+        return None
+
+    def choice(self, node: Node, what: str, known: Sequence[str]) -> str | None:
+        """One of some words."""
+        text = self.text(node, what)
+        if text is None or text in known:
+            return text
+        close = suggest(text, known)
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        self.error(node, f"{what} must be {listed}, not {shown(text)}" + (f" ({close})" if close else ""))
+        return None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean …?`, or nothing when nothing is close."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean {close[0]!r}?" if close else ""
+    by_fold = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word[:100].casefold(), list(by_fold), 1)
+    return f"did you mean {by_fold[close[0]]!r}?" if close else ""
+
+
+def hint_at(word: str, known: Iterable[str], most: int = 15) -> str:
+    """What was probably meant, else what is known."""
+    names = list(known)
+    listed = ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    return suggest(word, names) or f"known: {listed or 'none'}"
 
 
 def is_null(node: Node) -> bool:
     """Whether nothing was given: `key:` with no value, or null."""
-    return isinstance(node, ScalarNode) and node.tag == _NULL
+    return isinstance(node, Scalar) and node.kind is Kind.NULL
 
 
-def _kind(node: Node) -> str:
-    if isinstance(node, MappingNode):
+def shown(text: str) -> str:
+    """A text in a message: quoted, and not longer than a line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def describe(node: Node) -> str:
+    """What a node is, in a message."""
+    if isinstance(node, MapNode):
         return "a mapping"
-    if isinstance(node, SequenceNode):
+    if isinstance(node, ListNode):
         return "a list"
-    return "nothing" if is_null(node) else repr(node.value)
+    return "nothing" if is_null(node) else shown(node.text)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TypeVar
 
-from yaml.nodes import Node, ScalarNode, SequenceNode
-
-from hostmanager_server.config.reader import Entry, Reader, suggest
+from hostmanager_server.config.command import read_command
+from hostmanager_server.config.document import ListNode, Node, Scalar
+from hostmanager_server.config.quantities import parse_size, parse_whole
+from hostmanager_server.config.reader import Entry, Reader, describe, hint_at, shown, suggest
+from hostmanager_server.config.ready import read_ready
 from hostmanager_server.core.spec import (
     STOP_GRACE,
     TERM_GRACE,
     Backoff,
-    CommandProbe,
-    HttpProbe,
     Probe,
     RestartPolicy,
     RestartWhen,
     StopPolicy,
-    TcpProbe,
 )
 
-DAY = 86_400.0
+T = TypeVar("T")
+
+DAY = 86_400.0  # s
+MAX_LIMIT = 2**62
+LOG_SIZES = (4096, 2**50)  # bytes
+MAX_LOGS_KEPT = 1000
 LIMITS = (
     "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
     "rtprio", "sigpending", "stack",
@@ -36,7 +39,6 @@ KEYS = (
 )  # fmt: skip
 RESTART_KEYS = ("policy", "backoff")
 BACKOFF_KEYS = ("initial", "factor", "maximum", "reset-after")
-READY_KEYS = ("tcp", "http", "command", "interval", "timeout")
 LOG_KEYS = ("size", "keep")
 
 
@@ -49,136 +51,183 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
+class Log:
+    """What `log` says: bytes after which a file is rotated, and the number of rotated files to keep."""
+
+    size: int | None = None
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What was given; None where nothing was."""
+    """What was given; None, or empty, where nothing was."""
 
     command: tuple[str, ...] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    working_dir: str | None = None
-    user: str | None = None
-    stop_signal: int | None = None
-    stop_timeout: tuple[float, float] | None = None
-    start_timeout: float | None = None
-    restart: RestartPolicy | None = None
-    ready: Probe | None = None
     depends_on: tuple[Dependency, ...] | None = None
-    limits: Mapping[str, int | None] = field(default_factory=dict)
-    log_size: int | None = None
-    log_keep: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
+    log: Log = Log()
+    ready: Probe | None = None
+    restart: RestartPolicy | None = None
+    start_timeout: float | None = None
+    stop_signal: int | None = None
+    stop_timeout: tuple[float, float] | None = None  # after the stop signal, after TERM
+    user: str | None = None
+    working_dir: str | None = None
 
     @property
     def stop(self) -> StopPolicy:
         grace, term_grace = self.stop_timeout or (STOP_GRACE, TERM_GRACE)
-        return StopPolicy(signal.SIGINT if self.stop_signal is None else self.stop_signal, grace, term_grace)
+        return StopPolicy(_or(self.stop_signal, signal.SIGINT), grace, term_grace)
 
 
 def merge(over: Settings, under: Settings) -> Settings:
-    """An instance's settings over its class's: key by key; `env` and `limits` name by name."""
-    values = {
-        name: getattr(under, name) if getattr(over, name) is None else getattr(over, name)
-        for name in Settings.__slots__
-    }
-    values["env"] = {**under.env, **over.env}
-    values["limits"] = {**under.limits, **over.limits}
-    return Settings(**values)
+    """An instance's settings over its class's: key by key; `env`, `limits` and `log` name by name."""
+    return Settings(
+        command=_or(over.command, under.command),
+        depends_on=_or(over.depends_on, under.depends_on),
+        env={**under.env, **over.env},
+        limits={**under.limits, **over.limits},
+        log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
+        ready=_or(over.ready, under.ready),
+        restart=_or(over.restart, under.restart),
+        start_timeout=_or(over.start_timeout, under.start_timeout),
+        stop_signal=_or(over.stop_signal, under.stop_signal),
+        stop_timeout=_or(over.stop_timeout, under.stop_timeout),
+        user=_or(over.user, under.user),
+        working_dir=_or(over.working_dir, under.working_dir),
+    )
 
 
 def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, working_dir: Path) -> Settings:
-    """Settings from those of the entries that are among KEYS."""
-    values: dict[str, object] = {}
-    for name in KEYS:
-        if name not in entries:
-            continue
-        node = entries[name].value
-        label = f"{name!r} of {what}"
-        match name:
-            case "command":
-                values["command"] = _command(reader, node, label)
-            case "env":
-                values["env"] = _env(reader, node, label)
-            case "working-dir":
-                values["working_dir"] = str(working_dir / Path(reader.text(node, label)).expanduser())
-            case "user":
-                values["user"] = reader.text(node, label)
-            case "stop-signal":
-                values["stop_signal"] = _signal(reader, node, label)
-            case "stop-timeout":
-                values["stop_timeout"] = _stop_timeout(reader, node, label)
-            case "start-timeout":
-                values["start_timeout"] = reader.seconds(node, label, 0.01, DAY, 15.0)
-            case "restart":
-                values["restart"] = _restart(reader, node, label)
-            case "ready":
-                values["ready"] = _ready(reader, node, label)
-            case "depends-on":
-                values["depends_on"] = _depends_on(reader, node, label)
-            case "limits":
-                values["limits"] = _limits(reader, node, label)
-            case "log":
-                log = reader.mapping(node, label)
-                reader.check_keys(log, LOG_KEYS, label)
-                if "size" in log:
-                    size = reader.size(log["size"].value, f"'size' in {label}", 4096, 2**50, 2**20)
-                    values["log_size"] = size
-                if "keep" in log:
-                    values["log_keep"] = reader.whole(log["keep"].value, f"'keep' in {label}", 0, 1000, 5)
-    return Settings(**values)  # type: ignore[arg-type]  # each value was read with the type of its field
+    """Settings from those of the entries that are among KEYS. `what` has them, for messages."""
+
+    def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
+        return how(reader, entries[name].value, f"{name!r} of {what}") if name in entries else None
+
+    return Settings(
+        command=read("command", read_command),
+        depends_on=read("depends-on", _depends_on),
+        env=read("env", _env) or {},
+        limits=read("limits", _limits) or {},
+        log=read("log", _log) or Log(),
+        ready=read("ready", read_ready),
+        restart=read("restart", _restart),
+        start_timeout=read("start-timeout", lambda r, node, label: r.seconds(node, label, 0.01, DAY)),
+        stop_signal=read("stop-signal", _signal),
+        stop_timeout=read("stop-timeout", _stop_timeout),
+        user=read("user", _user),
+        working_dir=read("working-dir", lambda r, node, label: read_path(r, node, label, working_dir)),
+    )
 
 
-def _command(reader: Reader, node: Node, what: str) -> tuple[str, ...]:
-    if isinstance(node, SequenceNode):
-        words = reader.words(node, what)
-    else:
-        try:
-            words = shlex.split(reader.text(node, what))
-        except ValueError as error:
-            reader.error(node, f"{what} cannot be split into words: {error}; give a list instead")
-            return ("false",)
-    if not words or not words[0]:
-        reader.error(node, f"{what} must name a program")
-    if any("\0" in word for word in words):
-        reader.error(node, f"{what} has a NUL character, which no argument may have")
-    return tuple(words) or ("false",)
+def read_path(reader: Reader, node: Node, what: str, working_dir: Path) -> str | None:
+    """A path made absolute: `~` is the user's home, and a relative one is relative to `working_dir`."""
+    text = reader.text(node, what)
+    if text is None:
+        return None
+    if not text:
+        reader.error(node, f"{what} must be a path, not an empty text")
+        return None
+    try:
+        return str(working_dir / Path(text).expanduser())
+    except RuntimeError as error:  # there is no such user
+        reader.error(node, f"{what} is {shown(text)}, which cannot be found: {error}")
+        return None
+
+
+def _or(first: T | None, second: T) -> T:
+    return second if first is None else first
+
+
+def _user(reader: Reader, node: Node, what: str) -> str | None:
+    text = reader.text(node, what)
+    if text == "":
+        reader.error(node, f"{what} must be a user's name or number, not an empty text")
+    return text or None
+
+
+def _depends_on(reader: Reader, node: Node, what: str) -> tuple[Dependency, ...]:
+    found: dict[str, Dependency] = {}
+    for child in reader.sequence(node, what):
+        instance_id = reader.text(child, f"an entry of {what}")
+        if instance_id is not None:
+            found.setdefault(instance_id, Dependency(instance_id, child))
+    return tuple(found.values())
 
 
 def _env(reader: Reader, node: Node, what: str) -> dict[str, str]:
     env = {}
     for name, entry in reader.mapping(node, what).items():
         if not name or "=" in name or "\0" in name:
-            reader.error(entry.key, f"{name!r} in {what} is no name for an environment variable")
+            reader.error(entry.key, f"{shown(name)} in {what} is no name for an environment variable")
             continue
-        value = reader.text(entry.value, f"{name!r} in {what}")
-        if "\0" in value:
-            reader.error(entry.value, f"{name!r} in {what} has a NUL character, which no variable may have")
-        env[name] = value
+        value = reader.text(entry.value, f"{shown(name)} in {what}")
+        if value is not None:
+            env[name] = value
     return env
 
 
-def _signal(reader: Reader, node: Node, what: str) -> int:
-    text = reader.text(node, what).upper()
-    if text.isdigit() and 1 <= int(text) < signal.NSIG:
-        return int(text)
-    name = text if text.startswith("SIG") else f"SIG{text}"
+def _limits(reader: Reader, node: Node, what: str) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    for name, entry in reader.mapping(node, what).items():
+        value = entry.value
+        if name not in LIMITS:
+            reader.error(entry.key, f"{what} has no limit {shown(name)} ({hint_at(name, LIMITS)})")
+        elif isinstance(value, Scalar) and value.text == "unlimited":
+            limits[name] = None
+        else:
+            limits[name] = _limit(reader, value, f"{name!r} in {what}")
+    return limits
+
+
+def _limit(reader: Reader, node: Node, what: str) -> int:
+    value = parse_size(node.text) if isinstance(node, Scalar) else None
+    if value is not None and value <= MAX_LIMIT:
+        return value
+    reader.error(node, f"{what} must be 'unlimited' or a number, such as 1024 or 512M, not {describe(node)}")
+    return 0
+
+
+def _log(reader: Reader, node: Node, what: str) -> Log:
+    entries = reader.mapping(node, what)
+    reader.check_keys(entries, LOG_KEYS, what)
+    size = keep = None
+    if "size" in entries:
+        size = reader.size(entries["size"].value, f"'size' in {what}", *LOG_SIZES)
+    if "keep" in entries:
+        keep = reader.whole(entries["keep"].value, f"'keep' in {what}", 0, MAX_LOGS_KEPT)
+    return Log(size, keep)
+
+
+def _signal(reader: Reader, node: Node, what: str) -> int | None:
+    text = reader.text(node, what)
+    if text is None:
+        return None
+    number = parse_whole(text)
+    if number is not None and 1 <= number < signal.NSIG:
+        return number
     known = [s.name for s in signal.Signals]
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
     if name in known:
         return int(signal.Signals[name])
-    hint = suggest(name, known) or "such as INT, TERM or 15"
-    reader.error(node, f"{what} must be a signal, not {text!r} ({hint})")
-    return signal.SIGINT
+    hint = suggest(name, known) if number is None else ""
+    reader.error(node, f"{what} must be a signal, not {shown(text)} ({hint or 'such as INT, TERM or 15'})")
+    return None
 
 
-def _stop_timeout(reader: Reader, node: Node, what: str) -> tuple[float, float]:
-    if not isinstance(node, SequenceNode):
-        return reader.seconds(node, what, 0, DAY, STOP_GRACE), TERM_GRACE
-    if len(node.value) != 2:
+def _stop_timeout(reader: Reader, node: Node, what: str) -> tuple[float, float] | None:
+    nodes = node.items if isinstance(node, ListNode) else (node,)
+    if len(nodes) not in (1, 2):
         reader.error(node, f"{what} must be a time, or two: after the stop signal, and after TERM")
-        return STOP_GRACE, TERM_GRACE
-    first, second = node.value
-    return reader.seconds(first, what, 0, DAY, STOP_GRACE), reader.seconds(second, what, 0, DAY, TERM_GRACE)
+        return None
+    times = [reader.seconds(child, what, 0, DAY) for child in nodes]
+    grace, term_grace = (*times, TERM_GRACE)[:2]
+    return (grace, term_grace) if grace is not None and term_grace is not None else None
 
 
 def _restart(reader: Reader, node: Node, what: str) -> RestartPolicy:
-    if isinstance(node, ScalarNode):
+    if isinstance(node, Scalar):
         return RestartPolicy(_policy(reader, node, what))
     entries = reader.mapping(node, what)
     reader.check_keys(entries, RESTART_KEYS, what)
@@ -186,85 +235,36 @@ def _restart(reader: Reader, node: Node, what: str) -> RestartPolicy:
     if "policy" in entries:
         when = _policy(reader, entries["policy"].value, f"'policy' in {what}")
     if "backoff" in entries:
-        label = f"'backoff' in {what}"
-        given = reader.mapping(entries["backoff"].value, label)
-        reader.check_keys(given, BACKOFF_KEYS, label)
-
-        def seconds(name: str, default: float) -> float:
-            if name not in given:
-                return default
-            return reader.seconds(given[name].value, f"{name!r} in {label}", 0, DAY, default)
-
-        factor = backoff.factor
-        if "factor" in given:
-            factor = reader.number(given["factor"].value, f"'factor' in {label}", 1, 100, factor)
-        backoff = Backoff(
-            initial=seconds("initial", backoff.initial),
-            factor=factor,
-            maximum=seconds("maximum", backoff.maximum),
-            reset_after=seconds("reset-after", backoff.reset_after),
-        )
+        backoff = _backoff(reader, entries["backoff"].value, f"'backoff' in {what}")
     return RestartPolicy(when, backoff)
 
 
 def _policy(reader: Reader, node: Node, what: str) -> RestartWhen:
-    text = reader.text(node, what)
-    known = [when.value for when in RestartWhen]
-    if text in known:
-        return RestartWhen(text)
-    hint = suggest(text, known)
-    reader.error(node, f"{what} must be {', '.join(known[:-1])} or {known[-1]}, not {text!r} {hint}".rstrip())
-    return RestartWhen.ALWAYS
+    word = reader.choice(node, what, [when.value for when in RestartWhen])
+    return RestartWhen.ALWAYS if word is None else RestartWhen(word)
 
 
-def _ready(reader: Reader, node: Node, what: str) -> Probe | None:
+def _backoff(reader: Reader, node: Node, what: str) -> Backoff:
     entries = reader.mapping(node, what)
-    reader.check_keys(entries, READY_KEYS, what)
-    kinds = [name for name in ("tcp", "http", "command") if name in entries]
-    if len(kinds) != 1:
-        reader.error(node, f"{what} needs one of tcp: HOST:PORT, http: URL or command: WORDS")
-        return None
-    probe = entries[kinds[0]].value
-    label = f"{kinds[0]!r} in {what}"
-    check: TcpProbe | HttpProbe | CommandProbe
-    if kinds[0] == "command":
-        check = CommandProbe(_command(reader, probe, label))
-    elif kinds[0] == "http":
-        url = reader.text(probe, label)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            reader.error(probe, f"{label} must be a URL such as http://127.0.0.1:8000/health, not {url!r}")
-        check = HttpProbe(url)
-    else:
-        host, _, port = reader.text(probe, label).rpartition(":")
-        if not port.isdigit() or not 0 < int(port) < 65536:
-            reader.error(probe, f"{label} must be HOST:PORT, such as 127.0.0.1:5000")
-            return None
-        check = TcpProbe(host.strip("[]") or "127.0.0.1", int(port))
-    interval, timeout = 0.5, 2.0
-    if "interval" in entries:
-        interval = reader.seconds(entries["interval"].value, f"'interval' in {what}", 0.01, 3600, interval)
-    if "timeout" in entries:
-        timeout = reader.seconds(entries["timeout"].value, f"'timeout' in {what}", 0.01, 3600, timeout)
-    return Probe(check, interval, timeout)
+    reader.check_keys(entries, BACKOFF_KEYS, what)
+    default = Backoff()
 
+    def seconds(name: str, otherwise: float) -> float:
+        if name not in entries:
+            return otherwise
+        return _or(reader.seconds(entries[name].value, f"{name!r} in {what}", 0, DAY), otherwise)
 
-def _depends_on(reader: Reader, node: Node, what: str) -> tuple[Dependency, ...]:
-    found: dict[str, Dependency] = {}
-    for child in reader.sequence(node, what):
-        instance_id = reader.text(child, f"an entry of {what}")
-        found.setdefault(instance_id, Dependency(instance_id, child))
-    return tuple(found.values())
-
-
-def _limits(reader: Reader, node: Node, what: str) -> dict[str, int | None]:
-    limits: dict[str, int | None] = {}
-    for name, entry in reader.mapping(node, what).items():
-        if name not in LIMITS:
-            hint = suggest(name, LIMITS) or f"known: {', '.join(LIMITS)}"
-            reader.error(entry.key, f"{what} has no limit {name!r} ({hint})")
-        elif reader.text(entry.value, f"{name!r} in {what}") == "unlimited":
-            limits[name] = None
-        else:
-            limits[name] = reader.whole(entry.value, f"{name!r} in {what}", 0, 2**62, 0)
-    return limits
+    factor = default.factor
+    if "factor" in entries:
+        factor = _or(reader.number(entries["factor"].value, f"'factor' in {what}", 1, 100), factor)
+    backoff = Backoff(
+        initial=seconds("initial", default.initial),
+        factor=factor,
+        maximum=seconds("maximum", default.maximum),
+        reset_after=seconds("reset-after", default.reset_after),
+    )
+    if "initial" in entries and backoff.initial > backoff.maximum:
+        reader.warn(
+            entries["initial"].value, f"'initial' in {what} is more than 'maximum', {backoff.maximum:g} s"
+        )
+    return backoff

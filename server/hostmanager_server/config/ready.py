@@ -1,0 +1,75 @@
+"""The probe that says when an instance is up: its `ready`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from hostmanager_server.config.command import read_command
+from hostmanager_server.config.document import Node
+from hostmanager_server.config.quantities import parse_whole
+from hostmanager_server.config.reader import Entry, Reader, shown
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+
+PROBES = ("tcp", "http", "command")
+READY_KEYS = (*PROBES, "interval", "timeout")
+HOUR = 3600.0  # s
+
+
+def read_ready(reader: Reader, node: Node, what: str) -> Probe | None:
+    """A probe, of exactly one of the PROBES."""
+    entries = reader.mapping(node, what)
+    reader.check_keys(entries, READY_KEYS, what)
+    kinds = [kind for kind in PROBES if kind in entries]
+    if len(kinds) != 1:
+        given = f", not {' and '.join(kinds)}" if kinds else ""
+        reader.error(node, f"{what} needs one of tcp: HOST:PORT, http: URL or command: WORDS{given}")
+        return None
+    check = _check(reader, kinds[0], entries[kinds[0]].value, f"{kinds[0]!r} in {what}")
+    interval = _seconds(reader, entries, "interval", what)
+    timeout = _seconds(reader, entries, "timeout", what)
+    if check is None:
+        return None
+    default = Probe(check)
+    return Probe(
+        check,
+        default.interval if interval is None else interval,
+        default.timeout if timeout is None else timeout,
+    )
+
+
+def _seconds(reader: Reader, entries: Mapping[str, Entry], name: str, what: str) -> float | None:
+    if name not in entries:
+        return None
+    return reader.seconds(entries[name].value, f"{name!r} in {what}", 0.01, HOUR)
+
+
+def _check(reader: Reader, kind: str, node: Node, what: str) -> TcpProbe | HttpProbe | CommandProbe | None:
+    if kind == "command":
+        argv = read_command(reader, node, what)
+        return CommandProbe(argv) if argv is not None else None
+    text = reader.text(node, what)
+    if text is None:
+        return None
+    return _http(reader, node, what, text) if kind == "http" else _tcp(reader, node, what, text)
+
+
+def _http(reader: Reader, node: Node, what: str, url: str) -> HttpProbe | None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        good = False
+    if good and url.isascii() and url.isprintable() and " " not in url:
+        return HttpProbe(url)
+    reader.error(node, f"{what} must be a URL such as http://127.0.0.1:8000/health, not {shown(url)}")
+    return None
+
+
+def _tcp(reader: Reader, node: Node, what: str, text: str) -> TcpProbe | None:
+    host, _, digits = text.rpartition(":")
+    port = parse_whole(digits)
+    if port is None or not 0 < port < 65536 or not host.isprintable() or " " in host:
+        reader.error(node, f"{what} must be HOST:PORT, such as 127.0.0.1:5000, or a port, not {shown(text)}")
+        return None
+    return TcpProbe(host.removeprefix("[").removesuffix("]") or "127.0.0.1", port)
