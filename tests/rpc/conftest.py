@@ -1,0 +1,264 @@
+"""A real server on a unix socket, with the real supervisor over fake agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_server.core.manager import Manager, ManagerState, Problem
+from hostmanager_server.core.model import State
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, ProcessSpec, Target
+from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.fake import FakeDriver, FakeHost
+from hostmanager_server.rpc.context import Context, Line
+from hostmanager_server.rpc.convert import Daemon, InstanceConverter
+from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.server import Limits, Server, parse_listen
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor import CallSoon, Supervisor, now
+
+T = TypeVar("T")
+PATIENCE = 60.0  # s, for what takes milliseconds on a quiet machine
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """A site config as it was read."""
+
+    spec: HostSpec | None
+    problems: tuple[Problem, ...] = ()
+    file: str = "site.yaml"
+    host: str = "host"
+
+
+class MemoryJournal:
+    """Says at once that everything is on disk."""
+
+    def save(
+        self,
+        *,
+        manager: ManagerState | None = None,
+        targets: Mapping[str, Target] | None = None,
+        forget: Sequence[str] = (),
+    ) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    text: str
+    continues: bool = False
+
+
+class FakeOutputs:
+    """Every instance wrote the lines 1 to 5, and with `follow` writes nothing more."""
+
+    async def read(
+        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+    ) -> AsyncIterator[Sequence[Line]]:
+        last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
+        if last:
+            yield last
+        if follow:
+            await asyncio.Event().wait()
+
+
+def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.UP) -> InstanceSpec:
+    return InstanceSpec(instance_id, agent_class, initial_target=target, process=ProcessSpec((instance_id,)))
+
+
+class House:
+    """One daemon's server half, and clients of it."""
+
+    def __init__(
+        self, directory: Path, specs: Sequence[InstanceSpec], limits: Limits, removals_kept: int
+    ) -> None:
+        self.config = ReadConfig(HostSpec("host", tuple(specs)))
+        self.epoch = "e0"
+        self.died: list[bool] = []
+        self.addresses: list[str] = []
+        self.server: Server  # set by `house`
+        self.channels: list[grpc.aio.Channel] = []
+        self.address = f"unix:{directory}/s"
+        self.store = Store(
+            self.epoch, Manager(ManagerState.STOPPED, "host", "site.yaml"), removals_kept=removals_kept
+        )
+        self.supervisor = Supervisor(
+            self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: self.died.append(True)
+        )
+        self.hub = Hub(
+            self.store,
+            max_watchers=limits.watchers,
+            max_watchers_per_client=limits.watchers_per_client,
+        )
+        self.context = Context(
+            Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
+            InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self.died.append,
+        )  # fmt: skip
+
+    def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+        self.host = FakeHost(poller)
+        self.call_soon = call_soon  # the host's processes live on the supervisor's thread
+        return FakeDriver(poller, post, self.host)
+
+    def channel(self, address: str = "", **options: int) -> grpc.aio.Channel:
+        chosen = [(f"grpc.{name}", value) for name, value in options.items()]
+        chosen.append(("grpc.use_local_subchannel_pool", 1))
+        channel = grpc.aio.insecure_channel(address or self.address, options=chosen)
+        self.channels.append(channel)
+        return channel
+
+    def stub(self) -> pb_grpc.HostManagerServiceAsyncStub:
+        return pb_grpc.HostManagerServiceStub(self.channel())  # type: ignore[return-value]  # one class for both
+
+    def settled(self) -> bool:
+        """Whether everything whose target is up is."""
+        instances = [t.instance for t in self.store.snapshot().instances.values()]
+        return all(i.state is State.UP for i in instances if i.target is Target.UP)
+
+    @property
+    def watchers(self) -> int:
+        return len(self.hub._watchers)
+
+
+@asynccontextmanager
+async def house(
+    directory: Path,
+    specs: Sequence[InstanceSpec] = (spec("a"), spec("b"), spec("c")),
+    *,
+    limits: Limits = Limits(),  # noqa: B008  # immutable
+    removals_kept: int = 10_000,
+    started: bool = True,
+    tcp: bool = False,
+    tcp_reflection: bool = False,
+) -> AsyncIterator[House]:
+    """A served House, its manager started and everything up."""
+    it = House(directory, specs, limits, removals_kept)
+    listen = [parse_listen(it.address, insecure=False)]
+    if tcp:
+        listen.append(parse_listen("127.0.0.1:0", insecure=True))
+    server = Server(it.context, listen, limits, tcp_reflection=tcp_reflection)
+    it.server = server
+    it.addresses = await server.start()
+    it.supervisor.start()
+    try:
+        if started:
+            await asyncio.wrap_future(it.supervisor.start_manager())
+            await until(it.settled)
+        yield it
+    finally:
+        for channel in it.channels:
+            await channel.close()
+        await server.stop()
+        it.supervisor.close(disown=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fails after PATIENCE."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event to tell of it
+            await asyncio.sleep(0.005)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Play a test on a loop of its own."""
+    asyncio.run(asyncio.wait_for(test, PATIENCE * 1.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a call failed, with its google.rpc details."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    domain: str
+    metadata: dict[str, str]
+    violations: dict[str, str]
+
+
+async def refused(call: Awaitable[object]) -> Refusal:
+    """The refusal of a call that has to fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return refusal(caught.value)
+
+
+def refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            assert isinstance(value, bytes)
+            status = status_pb2.Status.FromString(value)
+            break
+    else:
+        raise AssertionError(f"no details with {error!r}")
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        assert detail.Unpack(info) or detail.Unpack(bad)
+    violations = {v.field: v.description for v in bad.field_violations}
+    return Refusal(error.code(), status.message, info.reason, info.domain, dict(info.metadata), violations)
+
+
+def up(*ids: str) -> list[pb.TargetChange]:
+    return [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_UP) for i in ids]
+
+
+def down(*ids: str) -> list[pb.TargetChange]:
+    return [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_DOWN) for i in ids]
+
+
+class View:
+    """What a reader of WatchStatus knows, checking the order of what it is told."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.token = ""
+        self.instances: dict[str, pb.ManagedInstance] = {}
+        self.manager: pb.ManagerStatus | None = None
+        self.reasons: list[int] = []
+        self.pieces = 0
+        self.heartbeats = 0
+
+    def fold(self, message: pb.WatchStatusResponse) -> None:
+        assert message.revision >= self.revision, "revisions never go back"
+        kind = message.WhichOneof("update")
+        if kind == "snapshot":
+            piece = message.snapshot
+            if piece.first:
+                self.instances, self.pieces = {}, 0
+                self.reasons.append(piece.reason)
+                self.manager = piece.manager
+            self.pieces += 1
+            self.instances.update((i.instance_id, i) for i in piece.instances)
+            assert bool(message.resume_token) == piece.last
+        elif kind == "delta":
+            assert message.revision > self.revision, "a delta brings something new"
+            self.instances.update((i.instance_id, i) for i in message.delta.instances)
+            for gone in message.delta.removed_instance_ids:
+                del self.instances[gone]
+            if message.delta.HasField("manager"):
+                self.manager = message.delta.manager
+        else:
+            assert message.revision == self.revision
+            self.heartbeats += 1
+        self.revision, self.token = message.revision, message.resume_token
+
+    async def read(self, stream: AsyncIterator[pb.WatchStatusResponse], enough: Callable[[], bool]) -> None:
+        """Read until it is enough."""
+        async with asyncio.timeout(PATIENCE):
+            while not enough():
+                self.fold(await anext(aiter(stream)))
