@@ -1,0 +1,134 @@
+"""The one wait of the supervisor's thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostmanager_server.supervisor.loop import Loop
+
+PATIENCE = 30.0
+
+
+class Running:
+    """A loop on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.deadline: float | None = None
+        self.thread = threading.Thread(target=self.loop.run, args=(lambda: self.deadline,))
+        self.thread.start()
+
+    def barrier(self) -> None:
+        """Wait until everything posted so far has run."""
+        done = threading.Event()
+        self.loop.call_soon(done.set)
+        assert done.wait(PATIENCE)
+
+    def switches(self) -> int:
+        """How often the thread has gone to sleep."""
+        text = Path(f"/proc/self/task/{self.thread.native_id}/status").read_text()
+        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    it = Running()
+    yield it
+    it.loop.stop()
+    it.thread.join()
+    it.loop.close()
+
+
+def test_what_many_threads_post_runs_once_and_in_order(running: Running) -> None:
+    ran: list[tuple[int, int]] = []
+
+    def post(who: int) -> None:
+        for n in range(1000):
+            running.loop.call_soon(lambda n=n: ran.append((who, n)))  # type: ignore[misc]  # mypy: lambda default
+
+    threads = [threading.Thread(target=post, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    running.barrier()
+    for who in range(4):
+        assert [n for w, n in ran if w == who] == list(range(1000))
+
+
+def test_a_callback_that_raises_does_not_end_the_loop(running: Running) -> None:
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    running.loop.call_soon(fail)
+    running.barrier()
+    assert running.thread.is_alive()
+
+
+def test_timers_come_in_the_order_of_their_time_and_not_when_cancelled(running: Running) -> None:
+    ran: list[str] = []
+    done = threading.Event()
+
+    def arm() -> None:
+        running.loop.call_later(0.03, done.set)
+        running.loop.call_later(0.02, lambda: ran.append("later"))
+        timer = running.loop.call_later(0.015, lambda: ran.append("cancelled"))
+        running.loop.call_later(0.01, lambda: ran.append("sooner"))
+        timer.cancel()
+        timer.cancel()
+
+    running.loop.call_soon(arm)
+    assert done.wait(PATIENCE)
+    assert ran == ["sooner", "later"]
+
+
+def test_a_descriptor_is_watched_until_it_is_not(running: Running) -> None:
+    fd = os.eventfd(0)
+    seen: list[int] = []
+
+    def readable() -> None:
+        seen.append(os.eventfd_read(fd))
+        done.set()
+
+    done = threading.Event()
+    running.loop.call_soon(lambda: running.loop.watch(fd, readable))
+    os.eventfd_write(fd, 7)
+    assert done.wait(PATIENCE)
+    running.loop.call_soon(lambda: running.loop.unwatch(fd))
+    running.loop.call_soon(lambda: running.loop.unwatch(fd))
+    running.barrier()
+    os.eventfd_write(fd, 1)
+    running.barrier()
+    assert seen == [7]
+    os.close(fd)
+
+
+def test_an_idle_loop_is_not_woken(running: Running) -> None:
+    other = Running()
+    try:
+        running.barrier()
+        running.barrier()
+        end = time.monotonic() + PATIENCE
+        before = -1
+        while before != running.switches() and time.monotonic() < end:  # it goes to sleep
+            before = running.switches()
+            other.barrier()
+        ticked = threading.Event()
+        other.loop.call_soon(lambda: other.loop.call_later(0.3, ticked.set) and None)
+        assert ticked.wait(PATIENCE)
+        assert running.switches() == before
+    finally:
+        other.loop.stop()
+        other.thread.join()
+        other.loop.close()
+
+
+def test_a_loop_that_is_closed_takes_posts_without_a_word() -> None:
+    loop = Loop()
+    loop.close()
+    loop.call_soon(lambda: None)
