@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import shutil
@@ -88,10 +89,24 @@ def _check_program(name: str, path: str, working_dir: str) -> None:
             raise CommandError(f"'{program}' is not executable; chmod +x it")
         what = "is a directory" if os.path.isdir(program) else "does not exist"
         raise CommandError(f"its program '{program}' {what}; correct 'command'")
-    for folder in path.split(":"):
-        program = os.path.join(working_dir, folder, name)
-        if os.access(program, os.X_OK) and os.path.isfile(program):
-            return
+    if _is_program(_found_before(name, path, working_dir)) or _is_program(_find(name, path, working_dir)):
+        return
     raise CommandError(
         f"its program '{name}' is not found in PATH ({path}); install it or give its full path"
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _found_before(name: str, path: str, working_dir: str) -> str:
+    # Where it was when it was first asked for; looking there first spares a walk along PATH at each launch.
+    return _find(name, path, working_dir)
+
+
+def _find(name: str, path: str, working_dir: str) -> str:
+    """The program's file; empty when there is none."""
+    folders = (os.path.join(working_dir, folder, name) for folder in path.split(":"))
+    return next(filter(_is_program, folders), "")
+
+
+def _is_program(file: str) -> bool:
+    return os.access(file, os.X_OK) and os.path.isfile(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -28,6 +29,11 @@ def file_stem(instance_id: str) -> str:
     return stem or "%"
 
 
+@functools.lru_cache(maxsize=4096)  # asked for at every start, and every time an instance is shown
+def _path(directory: str, instance_id: str) -> Path:
+    return Path(directory) / f"{file_stem(instance_id)}.log"
+
+
 class OutputFiles:
     """One file per instance, `<directory>/<instance id>.log`, that its process holds open in append mode.
 
@@ -38,7 +44,7 @@ class OutputFiles:
 
     def __init__(self, default_dir: Path) -> None:
         """`default_dir` holds the files of instances whose policy names no directory; created when needed."""
-        self._default_dir = default_dir
+        self._default_dir = str(default_dir)
         self._lock = threading.Lock()
         self._streams: dict[Path, LogStream] = {}
         self._rotator = Rotator()
@@ -46,8 +52,7 @@ class OutputFiles:
 
     def path(self, instance_id: str, policy: LogPolicy) -> Path:
         """Where the instance's output goes. The file need not exist."""
-        directory = Path(policy.directory) if policy.directory else self._default_dir
-        return directory / f"{file_stem(instance_id)}.log"
+        return _path(policy.directory or self._default_dir, instance_id)
 
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
         """Open the instance's file, created when missing (0640), for a process to inherit; rotate it from

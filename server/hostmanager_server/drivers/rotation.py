@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 # would reach its size; within these bounds, in seconds.
 SHORTEST_WAIT = 0.2
 LONGEST_WAIT = 10.0
+# How long a file that is to be tracked waits for others, in seconds: this thread is not to compete with a
+# daemon that starts hundreds of agents.
+GATHER = 0.25
 # After a failure (a full disk): 10 s, doubling to this.
 LONGEST_RETRY = 320.0
 
@@ -50,6 +53,8 @@ class Rotator:
         self._thread: threading.Thread | None = None
         self._wake = -1
         self._closing = False
+        self._woken = False
+        self._gather = threading.Event()  # set: there is nothing more to wait for
         self._entries: dict[LogStream, _Entry] = {}
         self._watched: dict[int, _Entry] = {}
         self._due: list[tuple[float, int, _Entry]] = []
@@ -72,6 +77,7 @@ class Rotator:
             thread, self._thread = self._thread, None
             if thread is None:
                 return
+            self._gather.set()
             os.eventfd_write(self._wake, 1)
         thread.join()
         os.close(self._wake)
@@ -86,7 +92,9 @@ class Rotator:
                 self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
                 self._thread.start()
-            os.eventfd_write(self._wake, 1)
+            if not self._woken:
+                self._woken = True
+                os.eventfd_write(self._wake, 1)
 
     # -- the thread
 
@@ -103,6 +111,7 @@ class Rotator:
                 for fd, _ in poller.poll(self._time_out()):
                     if fd == self._wake:
                         os.eventfd_read(self._wake)
+                        self._gather.wait(GATHER)
                         self._drain()
                     else:
                         self._written()
@@ -118,6 +127,8 @@ class Rotator:
         return max(0.0, self._due[0][0] - time.monotonic()) * 1000.0 + 1.0 if self._due else None
 
     def _drain(self) -> None:
+        with self._lock:
+            self._woken = False  # whatever is posted from now on wakes the thread again
         while self._inbox:
             stream, policy = self._inbox.popleft()
             if policy is None:
