@@ -17,10 +17,8 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     """The text of a regular file of at most MAX_BYTES of UTF-8, and what is wrong with who may write it (see
     docs/site-config.md). Raises DocumentError."""
     try:
-        # Non-blocking: a pipe in the file's place must not hold up the daemon.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            info = os.fstat(descriptor)
+        with open(path, "rb", opener=_open) as file:
+            info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise DocumentError("is not a regular file; a site config must be one")
             data = file.read(MAX_BYTES + 1)
@@ -32,6 +30,10 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     if len(data) > MAX_BYTES:
         raise DocumentError(f"has more than {MAX_BYTES // 2**20} MiB; a site config must be smaller")
     return _decode(data), writers
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in the file's place must not hold up the daemon
 
 
 def _decode(data: bytes) -> str:

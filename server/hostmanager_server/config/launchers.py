@@ -61,8 +61,9 @@ class Launchers:
     def unknown(self, agent_class: str) -> str:
         """Why an instance of this class cannot be started, and what to do about it."""
         known = sorted({*self.classes, *self.installed, *self.ocs.classes})
+        hint = f" ({hint_at(agent_class, known)})" if known else ""
         return (
-            f"agent class {shown(agent_class)} has no command ({hint_at(agent_class, known)}); "
+            f"agent class {shown(agent_class)} has no command{hint}; "
             "give the instance a `command`, or list the class under `agent-classes`"
         )
 
