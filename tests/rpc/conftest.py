@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import grpc
@@ -113,7 +114,9 @@ class House:
         self.call_soon = call_soon  # the host's processes live on the supervisor's thread
         return FakeDriver(poller, post, self.host)
 
-    def channel(self, address: str = "", **options: int) -> grpc.aio.Channel:
+    def channel(
+        self, address: str = "", options: Mapping[str, int] = MappingProxyType({})
+    ) -> grpc.aio.Channel:
         chosen = [(f"grpc.{name}", value) for name, value in options.items()]
         chosen.append(("grpc.use_local_subchannel_pool", 1))
         channel = grpc.aio.insecure_channel(address or self.address, options=chosen)
@@ -121,7 +124,7 @@ class House:
         return channel
 
     def stub(self) -> pb_grpc.HostManagerServiceAsyncStub:
-        return pb_grpc.HostManagerServiceStub(self.channel())  # type: ignore[return-value]  # one class for both
+        return pb_grpc.HostManagerServiceStub(self.channel())
 
     def settled(self) -> bool:
         """Whether everything whose target is up is."""
@@ -257,7 +260,7 @@ class View:
             self.heartbeats += 1
         self.revision, self.token = message.revision, message.resume_token
 
-    async def read(self, stream: AsyncIterator[pb.WatchStatusResponse], enough: Callable[[], bool]) -> None:
+    async def read(self, stream: AsyncIterable[pb.WatchStatusResponse], enough: Callable[[], bool]) -> None:
         """Read until it is enough."""
         async with asyncio.timeout(PATIENCE):
             while not enough():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -95,7 +96,7 @@ def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
 def test_health_is_told_and_followed(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:
-            health = health_pb2_grpc.HealthStub(h.channel())
+            health: Any = health_pb2_grpc.HealthStub(h.channel())
             for name in ("", SERVICE.full_name):
                 answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
                 assert answer.status == SERVING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -154,7 +155,7 @@ def test_every_stream_ends_with_unavailable_when_the_daemon_does(tmp_path: Path)
     async def play() -> None:
         async with house(tmp_path) as h:
             stub = h.stub()
-            streams = [
+            streams: list[grpc.aio.UnaryStreamCall[Any, Any]] = [
                 stub.WatchStatus(pb.WatchStatusRequest()),
                 stub.WatchEvents(pb.WatchEventsRequest(resume_token=f"{h.epoch}.0")),
                 stub.TailLogs(pb.TailLogsRequest(instance_id="a", follow=True)),
@@ -170,7 +171,7 @@ def test_every_stream_ends_with_unavailable_when_the_daemon_does(tmp_path: Path)
     run(play())
 
 
-async def _drain(stream: grpc.aio.UnaryStreamCall) -> None:  # type: ignore[type-arg]  # of any message
+async def _drain(stream: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
     async for _ in stream:
         pass
 
@@ -199,7 +200,7 @@ def test_streams_whose_clients_are_gone_leave_nothing(tmp_path: Path) -> None:
         async with house(tmp_path) as h:
             for _ in range(5):
                 stub = h.stub()
-                streams = [
+                streams: list[grpc.aio.UnaryStreamCall[Any, Any]] = [
                     stub.WatchStatus(pb.WatchStatusRequest()),
                     stub.WatchEvents(pb.WatchEventsRequest(resume_token="e0.0")),
                     stub.TailLogs(pb.TailLogsRequest(instance_id="a", follow=True)),
@@ -230,7 +231,8 @@ def test_events_are_listed_in_pages_and_followed_from_there(tmp_path: Path) -> N
     async def play() -> None:
         async with house(tmp_path) as h:
             stub = h.stub()
-            events, token = [], ""
+            events: list[pb.Event] = []
+            token = ""
             while True:
                 page = await stub.ListEvents(pb.ListEventsRequest(page_size=2, page_token=token))
                 events += page.events
@@ -264,7 +266,9 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(tmp_path: Path) -> 
     async def play() -> None:
         async with house(tmp_path, [spec(f"i{n:03}") for n in range(150)]) as h:
             # A client's read-ahead is off for those that never read, so that the server has to hold still.
-            asleep = [h.channel(**{"http2.lookahead_bytes": 1, "http2.bdp_probe": 0}) for _ in range(10)]
+            asleep = [
+                h.channel(options={"http2.lookahead_bytes": 1, "http2.bdp_probe": 0}) for _ in range(10)
+            ]
             idle = [
                 pb_grpc.HostManagerServiceStub(asleep[n % 10]).WatchStatus(pb.WatchStatusRequest())
                 for n in range(stalled)
@@ -276,7 +280,13 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(tmp_path: Path) -> 
             method = "/hostmanager.v1.HostManagerService/WatchStatus"
             views = [_Last() for _ in range(readers)]
             reading = [
-                asyncio.ensure_future(view.read(awake[n % 10].unary_stream(method)(b"")))
+                asyncio.ensure_future(
+                    view.read(
+                        awake[n % 10].unary_stream(
+                            method, request_serializer=bytes, response_deserializer=bytes
+                        )(b"")
+                    )
+                )
                 for n, view in enumerate(views)
             ]
             await until(lambda: h.watchers == readers + stalled)
@@ -310,7 +320,7 @@ class _Last:
     def __init__(self) -> None:
         self.data = b""
 
-    async def read(self, stream: grpc.aio.UnaryStreamCall) -> None:  # type: ignore[type-arg]  # raw bytes
+    async def read(self, stream: grpc.aio.UnaryStreamCall[Any, bytes]) -> None:
         async for self.data in stream:
             pass
 

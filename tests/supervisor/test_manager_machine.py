@@ -1,0 +1,215 @@
+"""Manager, engine and store over fake agents, against a model of what operators asked for."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import Future
+
+from hostmanager_server.core.events import ExitStatus
+from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
+from hostmanager_server.drivers.fake import Behaviour
+from hostmanager_server.supervisor.requests import Accepted, RequestError
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.supervisor.conftest import Bench, ReadConfig, spec
+
+NAMES = ("a", "b", "c", "d")
+names = st.sampled_from(NAMES)
+INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
+behaviours = st.builds(
+    Behaviour,
+    cannot_start=st.sampled_from(["", "", "no such file"]),
+    exits_after=st.sampled_from([None, None, None, 2.0]),
+    ignores=st.sampled_from([frozenset[int](), frozenset({INT}), frozenset({INT, TERM})]),
+    descendants=st.booleans(),
+)
+changes = st.lists(
+    st.builds(
+        TargetChange, st.sampled_from([*NAMES, ALL, "nobody"]), st.sampled_from([Target.UP, Target.DOWN])
+    ),
+    min_size=1,
+    max_size=4,
+)
+QUIET = 400.0  # s: longer than every backoff and every escalation together
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> tuple[InstanceSpec, ...]:
+    chosen = draw(st.sets(names))
+    return tuple(
+        spec(
+            name,
+            draw(st.sampled_from(["Agent", "Agent", "Other"])),
+            initial_target=draw(st.sampled_from([Target.UP, Target.DOWN])),
+            depends_on=draw(st.sampled_from([(), NAMES[: NAMES.index(name)][-1:]])),
+        )
+        for name in sorted(chosen)
+    )
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(removals_kept=2)
+        self.running = ManagerState.STOPPED
+        self.wanted: dict[str, tuple[str, Target]] = {}  # class and target, by id
+        self.cursor = self.bench.store.revision
+        self.seen: dict[str, Instance] = {}
+
+    # --- requests
+
+    @rule(config=configs(), asked=changes | st.just([]))
+    def start(self, config: tuple[InstanceSpec, ...], asked: list[TargetChange]) -> None:
+        read = ReadConfig(HostSpec("host", config))
+        try:
+            self.bench.manager.start(read, asked, False)
+        except RequestError:
+            assert self.running is not ManagerState.STOPPED or not self.fits(asked, config)
+        else:
+            assert self.running is ManagerState.STOPPED
+            self.running = ManagerState.RUNNING
+            self.wanted = {s.instance_id: (s.agent_class, s.initial_target) for s in config}
+            self.ask(asked)
+
+    @rule(asked=changes, validate=st.booleans())
+    def update(self, asked: list[TargetChange], validate: bool) -> None:
+        before = dict(self.bench.instances)
+        try:
+            self.bench.manager.update(None, asked, validate)
+        except RequestError:
+            assert self.running is not ManagerState.RUNNING or not self.fits(asked)
+            assert dict(self.bench.instances) == before, "all or nothing"
+        else:
+            assert self.fits(asked)
+            if validate:
+                assert dict(self.bench.instances) == before
+            else:
+                self.ask(asked)
+
+    @rule(config=configs())
+    def reload(self, config: tuple[InstanceSpec, ...]) -> None:
+        try:
+            self.bench.manager.update(ReadConfig(HostSpec("host", config)), (), False)
+        except RequestError:
+            assert self.running is not ManagerState.RUNNING
+            return
+        old, self.wanted = self.wanted, {}
+        for s in config:
+            known = old.get(s.instance_id)
+            same = known is not None and known[0] == s.agent_class
+            self.wanted[s.instance_id] = (s.agent_class, known[1] if known and same else s.initial_target)
+
+    @rule(who=names)
+    def restart(self, who: str) -> None:
+        before = dict(self.bench.instances)
+        try:
+            self.bench.manager.restart([who])
+        except RequestError:
+            asked = self.wanted.get(who)
+            assert self.running is not ManagerState.RUNNING or asked is None or asked[1] is Target.DOWN
+            assert dict(self.bench.instances) == before
+
+    @rule()
+    def stop(self) -> None:
+        done: Future[Accepted] = Future()
+        self.bench.manager.stop(done)
+        if self.running is ManagerState.RUNNING:
+            self.wanted = {i: (name, Target.DOWN) for i, (name, _) in self.wanted.items()}
+        self.bench.pass_time(QUIET)
+        assert done.result(0)
+        assert not self.bench.host.runs, "I8: stopped means that nothing is alive"
+        self.running = ManagerState.STOPPED
+
+    def fits(self, asked: list[TargetChange], config: tuple[InstanceSpec, ...] | None = None) -> bool:
+        ids = set(self.wanted) if config is None else {s.instance_id for s in config}
+        return {change.who for change in asked} <= {ALL, *ids}
+
+    def ask(self, asked: list[TargetChange]) -> None:
+        for change in asked:
+            for who in self.wanted if change.who == ALL else [change.who]:
+                self.wanted[who] = (self.wanted[who][0], change.target)
+
+    # --- what happens
+
+    @rule(who=names, behaviour=behaviours)
+    def behave(self, who: str, behaviour: Behaviour) -> None:
+        self.bench.host.behave(who, behaviour)
+
+    @rule(who=names, code=st.integers(0, 2))
+    def crash(self, who: str, code: int) -> None:
+        self.bench.host.crash(who, ExitStatus(code))
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.bench.pass_time(seconds)
+
+    @rule()
+    def step(self) -> None:
+        self.bench.engine.step()
+
+    @rule()
+    def read(self) -> None:
+        """A watcher that looks now and then."""
+        changes = self.bench.store.changes_since(self.cursor)
+        if changes is None:
+            snapshot = self.bench.store.snapshot()
+            self.seen = {i: t.instance for i, t in snapshot.instances.items()}
+            assert snapshot.revision > self.cursor
+            self.cursor = snapshot.revision
+            return
+        assert changes.revision >= self.cursor
+        assert all(t.revision > self.cursor for t in changes.instances), "I4: nothing is repeated"
+        for gone in changes.removed:
+            self.seen.pop(gone, None)
+        self.seen.update({t.instance.instance_id: t.instance for t in changes.instances})
+        self.cursor = changes.revision
+        published = self.bench.store.snapshot().instances
+        assert self.seen == {i: t.instance for i, t in published.items()}
+
+    @rule()
+    def settle(self) -> None:
+        """I3: with well-behaved agents and time, what runs is what is wanted."""
+        for name in NAMES:
+            self.bench.host.behave(name, Behaviour())
+        self.bench.pass_time(QUIET)
+        self.bench.pass_time(QUIET)
+        instances = self.bench.instances
+        assert instances.keys() == self.wanted.keys()
+        runs = {run.key.instance_id for run in self.bench.host.runs}
+        startable = {i for i, instance in instances.items() if not instance.waiting_for}
+        for who, (agent_class, target) in self.wanted.items():
+            instance = instances[who]
+            assert (instance.spec.agent_class, instance.target) == (agent_class, target)
+            up = target is Target.UP and who in startable
+            assert (who in runs) == up or (target is Target.UP and instance.state is State.UP), instance
+            assert instance.observed_generation == instance.generation or not up
+            unmet = [d for d in instance.spec.depends_on if d not in runs]
+            assert instance.state is not State.START or unmet, "nothing waits without a reason"
+        assert self.bench.store.snapshot().manager.state is self.running
+
+    # --- what always holds
+
+    @invariant()
+    def never_two(self) -> None:
+        alive = [run.key.instance_id for run in self.bench.host.runs]
+        assert len(alive) == len(set(alive)), "I1"
+
+    @invariant()
+    def down_is_down(self) -> None:
+        for who, instance in self.bench.instances.items():
+            if instance.state in (State.DOWN, State.START_AT) and instance.run is None:
+                assert not self.bench.alive(who), "I8"
+
+    def teardown(self) -> None:
+        self.bench.engine.publish()
+        self.read()
+        self.settle()
+
+
+TestManager = ManagerMachine.TestCase
+TestManager.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

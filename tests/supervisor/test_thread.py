@@ -1,0 +1,152 @@
+"""The supervisor as other threads see it: futures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.manager import Manager, ManagerState, Problem
+from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.spec import HostSpec, Target
+from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.fake import FakeDriver, FakeHost
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor import (
+    CallSoon,
+    ConfigError,
+    InvalidRequestError,
+    Supervisor,
+    WrongStateError,
+)
+
+from tests.supervisor.conftest import MemoryJournal, ReadConfig, spec
+
+PATIENCE = 30.0
+
+
+class Daemon:
+    """A supervisor over fake agents."""
+
+    def __init__(self) -> None:
+        self.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
+        self.load: Callable[[], ReadConfig] = lambda: self.config
+        self.broken = threading.Event()
+        self.store = Store("epoch", Manager(ManagerState.STOPPED, "host", "site.yaml"))
+        self.supervisor = Supervisor(self.store, self._load, self._driver, MemoryJournal(), self.broken.set)
+        self.supervisor.start()
+
+    def _load(self) -> ReadConfig:
+        return self.load()
+
+    def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+        self.host = FakeHost(poller)
+        self.call_soon = call_soon
+        return FakeDriver(poller, post, self.host)
+
+    @property
+    def state(self) -> ManagerState:
+        return self.store.snapshot().manager.state
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    it = Daemon()
+    yield it
+    it.supervisor.close(disown=True)
+
+
+def test_an_answer_names_the_revision_that_shows_it(daemon: Daemon) -> None:
+    started = daemon.supervisor.start_manager().result(PATIENCE)
+    assert daemon.store.revision >= started.revision
+    assert daemon.state is ManagerState.RUNNING
+    down = daemon.supervisor.update([TargetChange("a", Target.DOWN)]).result(PATIENCE)
+    assert down.generations == {"a": daemon.store.snapshot().instances["a"].instance.generation}
+
+
+def test_a_stop_is_answered_when_nothing_is_alive(daemon: Daemon) -> None:
+    daemon.supervisor.start_manager().result(PATIENCE)
+    both = [daemon.supervisor.stop_manager(), daemon.supervisor.stop_manager()]
+    for future in both:
+        future.result(PATIENCE)
+    assert not daemon.host.runs
+    assert daemon.state is ManagerState.STOPPED
+
+
+def test_a_refusal_comes_as_the_error_of_the_future(daemon: Daemon) -> None:
+    with pytest.raises(WrongStateError, match="StartManager"):
+        daemon.supervisor.update([TargetChange("a", Target.UP)]).result(PATIENCE)
+    daemon.supervisor.start_manager().result(PATIENCE)
+    with pytest.raises(InvalidRequestError, match="'x'"):
+        daemon.supervisor.update([TargetChange("x", Target.UP)]).result(PATIENCE)
+
+
+def test_a_config_with_errors_is_refused_unless_told_to_be_tolerant(daemon: Daemon) -> None:
+    good, daemon.config = daemon.config, ReadConfig(None)
+    with pytest.raises(ConfigError):
+        daemon.supervisor.start_manager().result(PATIENCE)
+    assert daemon.state is ManagerState.STOPPED
+    daemon.supervisor.start_manager(tolerant=True).result(PATIENCE)
+    assert not daemon.store.snapshot().instances
+    daemon.config = good
+    daemon.supervisor.update(reload_config=True).result(PATIENCE)
+    assert set(daemon.store.snapshot().instances) == {"a", "b"}
+
+
+def test_a_reader_of_configs_that_raises_is_told_to_who_asked(daemon: Daemon) -> None:
+    def fail() -> ReadConfig:
+        raise ValueError("on purpose")
+
+    daemon.load = fail
+    with pytest.raises(ValueError, match="on purpose"):
+        daemon.supervisor.start_manager().result(PATIENCE)
+    assert daemon.state is ManagerState.STOPPED
+
+
+def test_a_request_that_is_cancelled_before_its_turn_is_not_carried_out(daemon: Daemon) -> None:
+    daemon.supervisor.start_manager().result(PATIENCE)
+    gate = threading.Event()
+
+    def hold() -> None:
+        gate.wait(PATIENCE)
+
+    daemon.call_soon(hold)
+    future = daemon.supervisor.update([TargetChange("a", Target.DOWN)])
+    assert future.cancel()
+    gate.set()
+    daemon.supervisor.update([TargetChange("b", Target.DOWN)]).result(PATIENCE)
+    targets = {i: t.instance.target for i, t in daemon.store.snapshot().instances.items()}
+    assert targets == {"a": Target.UP, "b": Target.DOWN}
+
+
+def test_who_leaves_while_everything_stops_keeps_nobody_else_waiting(daemon: Daemon) -> None:
+    daemon.supervisor.start_manager().result(PATIENCE)
+    leaving: Future[object] = daemon.supervisor.stop_manager()  # type: ignore[assignment]  # only cancelled
+    leaving.cancel()
+    daemon.supervisor.stop_manager().result(PATIENCE)
+    assert daemon.state is ManagerState.STOPPED
+
+
+def test_disowning_leaves_what_runs() -> None:
+    daemon = Daemon()
+    daemon.supervisor.start_manager().result(PATIENCE)
+    daemon.supervisor.close(disown=True)
+    assert {run.key.instance_id for run in daemon.host.runs} == {"a", "b"}
+
+
+def test_a_bug_of_the_engine_is_told_to_the_owner(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> int:
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(daemon.store, "publish", broken)
+    daemon.supervisor.note(Note(Kind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
+    assert daemon.broken.wait(PATIENCE)
+
+
+def test_problems_of_a_good_config_come_as_warnings(daemon: Daemon) -> None:
+    warning = Problem(Severity.WARNING, "unknown key", "site.yaml", 2, 1)
+    daemon.config = ReadConfig(daemon.config.spec, (warning,))
+    assert daemon.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
