@@ -56,3 +56,12 @@ def test_a_dependent_whose_dependency_crashed_stays_up(bench: Bench) -> None:
     bench.pass_time(5)
     assert bench.instances["base"].state is State.UP
     assert bench.alive("top") == runs
+
+
+def test_a_successor_whose_dependency_is_up_waits_for_nothing(bench: Bench) -> None:
+    bench.start(spec("base"), spec("top", depends_on=("base",)))
+    bench.pass_time(1)
+    bench.reload(spec("base"), spec("top", "Other", depends_on=("base",)))
+    bench.pass_time(1)
+    assert bench.instances["top"].spec.agent_class == "Other"
+    assert bench.instances["top"].state is State.UP
