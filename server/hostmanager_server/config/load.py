@@ -66,7 +66,7 @@ def load_site_config(file: Path, *, host: str | None = None, working_dir: Path |
     site = _read_site(file, working_dir)
     name = _choose(site.hosts, host)
     if name is None:
-        reader = Reader(site.file, site.problems)
+        reader = site.reader.fork()
         if site.hosts:
             _no_such_host(reader, site.hosts, host)
         return LoadedConfig(site.file, host or "", None, problems=reader.problems)
@@ -77,7 +77,7 @@ def load_all_hosts(file: Path, *, working_dir: Path | None = None) -> list[Loade
     """Read `file` for each of its hosts. When there is none, one result says why."""
     site = _read_site(file, working_dir)
     if not site.hosts:
-        return [LoadedConfig(site.file, "", None, problems=site.problems)]
+        return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
     own, launchers = _choose(site.hosts, None), site.launchers()
     return [_read_host(site, launchers, name, local=name == own) for name in site.hosts]
 
@@ -90,7 +90,7 @@ class _Site:
     working_dir: Path
     hosts: Mapping[str, Entry]
     classes: Mapping[str, Settings]
-    problems: tuple[Problem, ...]
+    reader: Reader  # with what is wrong there
 
     def launchers(self) -> Launchers:
         commands = {cls: given.command for cls, given in self.classes.items() if given.command is not None}
@@ -111,7 +111,7 @@ def _read_site(file: Path, working_dir: Path | None) -> _Site:
         if "agent-classes" in top:
             classes = _read_classes(reader, top["agent-classes"].value, folder)
         hosts = _read_hosts(reader, document, top)
-    return _Site(reader.file, folder, hosts, classes, reader.problems)
+    return _Site(reader.file, folder, hosts, classes, reader)
 
 
 def _document(reader: Reader, file: Path) -> Node | None:
@@ -169,7 +169,7 @@ def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) 
 
 
 def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> LoadedConfig:
-    reader = Reader(site.file, site.problems)
+    reader = site.reader.fork()
     what = f"host {shown(name)}"
     host = site.hosts[name]
     entries = reader.mapping(host.value, what)

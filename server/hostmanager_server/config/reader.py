@@ -30,13 +30,17 @@ class Reader:
     """Reads typed values and collects what is wrong. A method that reads a value answers None, or an empty
     collection, after it has noted a problem."""
 
-    def __init__(self, file: str, before: Iterable[Problem] = ()) -> None:
+    def __init__(self, file: str) -> None:
         self.file = file
         self._problems: dict[Problem, None] = {}  # in order; what an alias repeats is said once
         self._dropped = 0
         self.failed = False
-        for problem in before:
-            self.note(problem)
+
+    def fork(self) -> Reader:
+        """Another, which goes on from what this one has noted."""
+        other = Reader(self.file)
+        other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
+        return other
 
     # --- problems
 

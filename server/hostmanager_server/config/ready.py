@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from hostmanager_server.config.command import read_command
-from hostmanager_server.config.document import Node
+from hostmanager_server.config.document import MapNode, Node
 from hostmanager_server.config.quantities import parse_whole
-from hostmanager_server.config.reader import Entry, Reader, shown
+from hostmanager_server.config.reader import Entry, Reader, describe, shown
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
 
 PROBES = ("tcp", "http", "command")
@@ -18,6 +18,9 @@ HOUR = 3600.0  # s
 
 def read_ready(reader: Reader, node: Node, what: str) -> Probe | None:
     """A probe, of exactly one of the PROBES."""
+    if not isinstance(node, MapNode):
+        reader.error(node, f"{what} must be a mapping, such as {{tcp: 5000}}, not {describe(node)}")
+        return None
     entries = reader.mapping(node, what)
     reader.check_keys(entries, READY_KEYS, what)
     kinds = [kind for kind in PROBES if kind in entries]

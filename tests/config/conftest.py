@@ -1,0 +1,48 @@
+"""A folder of its own for each test's site config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hostmanager_server.config.load import LoadedConfig, load_site_config
+from hostmanager_server.core.actions import Severity
+
+HEAD = "agent-classes: {Agent: {command: [agent, --go]}}\nhosts:\n  localhost:\n    agent-instances:\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], LoadedConfig]:
+    """Loads a text as a site config, with `tmp_path` for its working directory."""
+
+    def load(text: str) -> LoadedConfig:
+        file = tmp_path / "site.yaml"
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o600)
+        return load_site_config(file, host="localhost", working_dir=tmp_path)
+
+    return load
+
+
+@pytest.fixture
+def instances(load: Callable[[str], LoadedConfig]) -> Callable[..., LoadedConfig]:
+    """Loads entries of `agent-instances`, each the inside of a flow mapping, of the class Agent unless they
+    say otherwise. The first is in line 5."""
+
+    def load_instances(*entries: str) -> LoadedConfig:
+        lines = [
+            f"    - {{{entry if 'agent-class' in entry else f'agent-class: Agent, {entry}'}}}\n"
+            for entry in entries
+        ]
+        return load(HEAD + "".join(lines))
+
+    return load_instances
+
+
+@pytest.fixture
+def errors() -> Callable[[LoadedConfig], list[tuple[int, int, str]]]:
+    def errors(config: LoadedConfig) -> list[tuple[int, int, str]]:
+        return [(p.line, p.column, p.message) for p in config.problems if p.severity is Severity.ERROR]
+
+    return errors

@@ -1,0 +1,360 @@
+"""Instances: OCS's grammar read unchanged, our keys beside it, and the place of whatever is wrong."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+from hostmanager_server.config.load import LoadedConfig
+from hostmanager_server.core.spec import (
+    Backoff,
+    CommandProbe,
+    HttpProbe,
+    InstanceSpec,
+    Management,
+    Probe,
+    ProcessSpec,
+    RestartPolicy,
+    RestartWhen,
+    StopPolicy,
+    Target,
+    TcpProbe,
+)
+
+Instances = Callable[..., LoadedConfig]
+Load = Callable[[str], LoadedConfig]
+Errors = Callable[[LoadedConfig], list[tuple[int, int, str]]]
+
+HOST_UP = (Management.HOST, Target.UP)
+HOST_DOWN = (Management.HOST, Target.DOWN)
+
+
+def only(config: LoadedConfig) -> InstanceSpec:
+    assert config.spec is not None, config.problems
+    [spec] = config.spec.instances
+    return spec
+
+
+def process(config: LoadedConfig) -> ProcessSpec:
+    found = only(config).process
+    assert found is not None
+    return found
+
+
+# --- manage
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("yes 'yes' Yes YES on On true True TRUE host 'host' up 'up' host/up null ~", HOST_UP),
+        ("down 'down' host/down 'host/down'", HOST_DOWN),
+        ("docker 'docker' docker/up", (Management.DOCKER, Target.UP)),
+        ("docker/down", (Management.DOCKER, Target.DOWN)),
+        ("no 'no' No NO off Off false False FALSE ignore 'ignore'", None),
+    ],
+)
+def test_manage_means_what_it_means_in_ocs_quoted_or_not(
+    instances: Instances, words: str, expected: tuple[Management, Target] | None
+) -> None:
+    for word in words.split():
+        config = instances(f"instance-id: a, manage: {word}")
+        assert config.spec is not None, (word, config.problems)
+        assert [(s.management, s.initial_target) for s in config.spec.instances] == (
+            [expected] if expected else []
+        ), word
+
+
+def test_an_instance_without_manage_is_a_native_one_that_is_up(instances: Instances) -> None:
+    spec = only(instances("instance-id: a"))
+    assert (spec.management, spec.initial_target) == HOST_UP
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("hots", "did you mean 'host'?"),
+        ("UP", "did you mean 'up'?"),
+        ("'on'", "known: yes,"),
+        ("7", "known: yes,"),
+    ],
+)
+def test_an_unknown_manage_is_an_error_with_a_suggestion(
+    instances: Instances, errors: Errors, word: str, hint: str
+) -> None:
+    [(line, column, message)] = errors(instances(f"instance-id: a, manage: {word}"))
+    assert (line, column) == (5, 52)
+    assert hint in message
+
+
+# --- ids and classes
+
+
+def test_a_second_entry_of_an_id_is_an_error_that_names_both_places(
+    instances: Instances, errors: Errors
+) -> None:
+    config = instances("instance-id: a", "instance-id: b", "instance-id: a")
+    assert errors(config) == [(7, 41, "instance-id 'a' is there twice (first in line 5)")]
+    assert config.spec is None
+
+
+def test_an_entry_with_no_id_or_no_class_is_an_error_at_its_place(load: Load, errors: Errors) -> None:
+    config = load("hosts: {localhost: {agent-instances: [{agent-class: A}, {instance-id: b}, c]}}")
+    assert errors(config) == [
+        (1, 39, "an entry of class 'A' of 'agent-instances' has no 'instance-id'"),
+        (1, 57, "instance 'b' has no 'agent-class'"),
+        (1, 75, "an entry of 'agent-instances' must be a mapping (key: value)"),
+    ]
+
+
+@pytest.mark.parametrize("bad", ["all", "''", "a/b", '"a\\n"', "' a'", '"a\\0"', "null", "[a]", "x" * 81])
+def test_an_id_that_could_be_mistaken_is_refused(instances: Instances, errors: Errors, bad: str) -> None:
+    [(line, column, message)] = errors(instances(f"instance-id: {bad}"))
+    assert (line, column) == (5, 41)
+    assert "instance-id" in message
+
+
+def test_a_number_is_an_id_as_it_is_written(instances: Instances) -> None:
+    assert only(instances("instance-id: 0372")).instance_id == "0372"
+
+
+# --- the command and its surroundings
+
+
+def test_arguments_follow_the_command_flattened_and_as_they_are_written(instances: Instances) -> None:
+    config = instances("instance-id: a, arguments: [--port, 18086, [--x, [1.50, yes]], -5, '']")
+    assert process(config).argv == ("agent", "--go", "--port", "18086", "--x", "1.50", "yes", "-5", "")
+    assert process(config).source == "agent-classes"
+
+
+@pytest.mark.parametrize("bad", ["--mode acq", "{a: b}", "[{a: b}]", "[null]", '["\\0"]'])
+def test_arguments_that_are_no_list_of_texts_are_an_error(
+    instances: Instances, errors: Errors, bad: str
+) -> None:
+    [(_, _, message)] = errors(instances(f"instance-id: a, arguments: {bad}"))
+    assert "'arguments' of instance 'a'" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [("[run, a b, $HOME]", ("run", "a b", "$HOME")), ("run 'a b' $HOME", ("run", "a b", "$HOME"))],
+)
+def test_an_instances_own_command_comes_before_its_class(
+    instances: Instances, written: str, words: tuple[str, ...]
+) -> None:
+    config = instances(f"instance-id: a, arguments: [-v], command: {written}")
+    assert process(config).argv == (*words, "-v")
+    assert process(config).source == "command"
+
+
+@pytest.mark.parametrize("bad", ["''", "[]", "['']", '"a \'b"', "null", "{a: b}", '"a\\0b"'])
+def test_a_command_that_names_no_program_is_an_error(instances: Instances, errors: Errors, bad: str) -> None:
+    [(line, column, message)] = errors(instances(f"instance-id: a, command: {bad}"))
+    assert (line, column) == (5, 53)
+    assert "'command' of instance 'a'" in message
+
+
+def test_an_unknown_class_is_a_warning_and_an_instance_that_says_why(instances: Instances) -> None:
+    config = instances("agent-class: Agnet, instance-id: a")
+    spec = only(config)
+    assert spec.process is None
+    assert spec.problem.startswith("agent class 'Agnet' has no command (did you mean 'Agent'?)")
+    [warning] = config.problems
+    assert (warning.line, warning.column) == (5, 21)
+    assert spec.problem in warning.message
+
+
+def test_an_instance_goes_before_its_class_key_by_key_env_limits_and_log_name_by_name(load: Load) -> None:
+    config = load(
+        """
+agent-classes:
+  Agent:
+    command: agent
+    env: {A: class, B: class}
+    limits: {nofile: 100, core: 0}
+    log: {size: 1M, keep: 2}
+    stop-signal: TERM
+    start-timeout: 3
+hosts:
+  localhost:
+    agent-instances:
+    - agent-class: Agent
+      instance-id: a
+      env: {B: own, C: yes}
+      limits: {core: unlimited, as: 2G}
+      log: {keep: 0}
+      start-timeout: 1m30s
+"""
+    )
+    spec = only(config)
+    assert process(config).env == (("A", "class"), ("B", "own"), ("C", "yes"))
+    assert process(config).limits == (("as", 2**31), ("core", None), ("nofile", 100))
+    assert (spec.log.size, spec.log.keep) == (2**20, 0)
+    assert spec.stop.signal == signal.SIGTERM
+    assert spec.start_timeout == 90
+
+
+def test_relative_paths_are_relative_to_the_working_directory(load: Load, tmp_path: object) -> None:
+    config = load(
+        "hosts: {localhost: {log-dir: ./logs, agent-instances: "
+        "[{instance-id: a, agent-class: A, command: x, working-dir: sub}]}}"
+    )
+    assert only(config).log.directory == f"{tmp_path}/logs"
+    assert process(config).working_dir == f"{tmp_path}/sub"
+
+
+@pytest.mark.parametrize(
+    ("written", "policy"),
+    [
+        ("never", RestartPolicy(RestartWhen.NEVER)),
+        ("{policy: on-failure}", RestartPolicy(RestartWhen.ON_FAILURE)),
+        (
+            "{backoff: {initial: 1s, factor: 1.5, maximum: 1m, reset-after: 1h}}",
+            RestartPolicy(RestartWhen.ALWAYS, Backoff(1, 1.5, 60, 3600)),
+        ),
+    ],
+)
+def test_restart(instances: Instances, written: str, policy: RestartPolicy) -> None:
+    assert only(instances(f"instance-id: a, restart: {written}")).restart == policy
+
+
+@pytest.mark.parametrize(
+    ("written", "policy"),
+    [
+        ("stop-timeout: 3", StopPolicy(signal.SIGINT, 3, 5)),
+        ("stop-timeout: [500ms, 0]", StopPolicy(signal.SIGINT, 0.5, 0)),
+        ("stop-signal: hup", StopPolicy(signal.SIGHUP)),
+        ("stop-signal: SIGQUIT", StopPolicy(signal.SIGQUIT)),
+        ("stop-signal: 15", StopPolicy(signal.SIGTERM)),
+    ],
+)
+def test_stop(instances: Instances, written: str, policy: StopPolicy) -> None:
+    assert only(instances(f"instance-id: a, {written}")).stop == policy
+
+
+@pytest.mark.parametrize(
+    ("written", "probe"),
+    [
+        ("{tcp: '127.0.0.1:5000'}", Probe(TcpProbe("127.0.0.1", 5000))),
+        ("{tcp: 5000, interval: 100ms, timeout: 1}", Probe(TcpProbe("127.0.0.1", 5000), 0.1, 1)),
+        ("{tcp: '[::1]:5000'}", Probe(TcpProbe("::1", 5000))),
+        ("{http: 'http://localhost:80/h'}", Probe(HttpProbe("http://localhost:80/h"))),
+        ("{command: test -e x}", Probe(CommandProbe(("test", "-e", "x")))),
+    ],
+)
+def test_ready(instances: Instances, written: str, probe: Probe) -> None:
+    assert only(instances(f"instance-id: a, ready: {written}")).ready == probe
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "start-timeout: soon", "start-timeout: 0", "start-timeout: nan", "start-timeout: yes", "start-timeout: []",
+        "start-timeout: 2 days", f"start-timeout: {'9' * 5000}", "stop-timeout: [1, 2, 3]", "stop-timeout: -1",
+        "stop-signal: TRM", "stop-signal: 0", "stop-signal: ²", "stop-signal: [INT]", f"stop-signal: {'9' * 5000}",
+        "restart: sometimes", "restart: {policy: 3}", "restart: {backoff: {factor: 0.5}}", "restart: []",
+        "restart: {backoff: {initial: inf}}", "restart: null", "ready: {}", "ready: {tcp: x}", "ready: {tcp: 'x:²'}",
+        "ready: {tcp: 1, http: 'http://x'}", "ready: {http: 'http://['}", "ready: {http: 'http://x:99999'}",
+        "ready: {http: file}", "ready: {tcp: 1, timeout: 0}", "ready: tcp", f"ready: {{tcp: {'9' * 5000}}}",
+        "depends-on: b", "depends-on: [[b]]", "env: [A]", "env: {'A=B': c}", "env: {A: null}", "env: {'': c}",
+        "env: {A: {}}", 'env: {A: "\\0"}', "limits: {nofil: 3}", "limits: {nofile: many}", "limits: {nofile: -1}",
+        "log: {size: 1}", f"log: {{size: {'9' * 400}}}", "log: {keep: 1001}", "log: big", "user: ''", "user: []",
+        "working-dir: ''", "working-dir: ~no-such-user/x", 'working-dir: "\\0"',
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_an_error_with_a_place(instances: Instances, errors: Errors, wrong: str) -> None:
+    found = errors(instances(f"instance-id: a, {wrong}"))
+    assert len(found) == 1, found
+    line, column, message = found[0]
+    assert line == 5
+    assert column > 44
+    assert wrong.partition(":")[0] in message
+    assert len(message) < 300
+
+
+# --- depends-on
+
+
+def test_dependencies_are_kept_in_order_each_once(instances: Instances) -> None:
+    config = instances("instance-id: a, depends-on: [c, b, c]", "instance-id: b", "instance-id: c")
+    assert config.spec is not None
+    assert config.spec.instances[0].depends_on == ("c", "b")
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("a", "itself"),
+        ("data", "'data', which this host does not have (did you mean 'data1'?)"),
+        ("gone", "'gone', which is not managed"),
+        ("hm", "'hm', which is not managed"),
+    ],
+)
+def test_a_dependency_that_can_never_be_up_is_an_error_at_its_place(
+    instances: Instances, errors: Errors, other: str, why: str
+) -> None:
+    config = instances(
+        f"instance-id: a, depends-on: [{other}]",
+        "instance-id: data1",
+        "instance-id: gone, manage: no",
+        "agent-class: HostManager, instance-id: hm",
+    )
+    assert errors(config) == [(5, 57, f"instance 'a' cannot depend on {why}")]
+
+
+def test_a_circle_of_dependencies_is_an_error_that_names_it(instances: Instances, errors: Errors) -> None:
+    config = instances(
+        "instance-id: a, depends-on: [b]",
+        "instance-id: b, depends-on: [c]",
+        "instance-id: c, depends-on: [a]",
+    )
+    [(line, column, message)] = errors(config)
+    assert (line, column) in [(5, 57), (6, 57), (7, 57)]
+    assert any(circle in message for circle in ("a -> b -> c -> a", "b -> c -> a -> b", "c -> a -> b -> c"))
+
+
+# --- unknown keys
+
+
+def test_an_unknown_key_is_a_warning_with_a_suggestion_wherever_it_stands(load: Load) -> None:
+    config = load(
+        """
+hub: {wamp_servr: x}
+host: {}
+agent-classes: {Agent: {command: agent, evn: {}}}
+hosts:
+  localhost:
+    crossbar: {config-dri: x}
+    logdir: x
+    agent-instances:
+    - {agent-class: Agent, instance-id: a, argumnets: [], restart: {polcy: never, backoff: {fctor: 2}},
+       log: {keeep: 1}, ready: {tcp: 1, intervall: 1}}
+"""
+    )
+    assert config.ok
+    assert sorted(problem.message.partition("(")[2] for problem in config.problems) == sorted(
+        f"did you mean {key!r}?)"
+        for key in (
+            "hosts", "wamp_server", "env", "log-dir", "config-dir", "arguments", "interval", "policy", "factor",
+            "keep",
+        )
+    )  # fmt: skip
+    assert all(problem.line and problem.column for problem in config.problems)
+
+
+def test_every_key_of_ocs_and_every_extension_is_accepted_in_silence(load: Load) -> None:
+    config = load(
+        """
+x-defaults: &defaults {manage: down}
+hub: {wamp_server: a, wamp_http: b, wamp_realm: c, address_root: d, access_policy: e, registry_address: f}
+hosts:
+  localhost:
+    {wamp_server: a, wamp_http: b, wamp_realm: c, crossbar: {bin: x, config-dir: y}, crossbar_timeout: 10,
+     crossbar-timeout: 20, agent-paths: [x], log-dir: null,
+     agent-instances: [{agent-class: A, instance-id: a, arguments: [], command: x, <<: *defaults}]}
+  other: {crossbar: null, agent-instances: null}
+"""
+    )
+    assert config.problems == ()
+    assert only(config).initial_target is Target.DOWN
