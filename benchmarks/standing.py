@@ -1,0 +1,104 @@
+"""What a manager costs while nothing happens, and what it takes to ask it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.managers import HostManager, Manager, Supervisord, bring_up
+from benchmarks.table import Row, percentile
+
+
+def idle(quick: bool) -> list[Row]:
+    """CPU and wake-ups of every thread over a quiet while; resident memory at 500."""
+    seconds = 5 if quick else 30
+    rows = []
+    for count in (100, 500, 1000):
+        cpu: dict[str, float] = {}
+        wakes: dict[str, float] = {}
+        memory: dict[str, float] = {}
+        for make in (HostManager, Supervisord):
+            if make is Supervisord and count > 500:
+                continue
+            with make(count) as manager:
+                bring_up(manager, count)
+                time.sleep(2.0)
+                memory[manager.name] = _resident(manager.pid)
+                cpu[manager.name], wakes[manager.name] = _quiet(manager.pid, seconds)
+        rows.append(
+            Row(f"idle, {count} children, {seconds} s: wake-ups of all threads", "1/s",
+                wakes.pop("ours"), wakes, reach=0)
+        )  # fmt: skip
+        rows.append(
+            Row(f"idle, {count} children, {seconds} s: CPU", "% of a core", cpu.pop("ours"), cpu, reach=0)
+        )
+        if count == 500:
+            rows.append(
+                Row("resident memory of the daemon, 500 children", "MB", memory.pop("ours"), memory, reach=70)
+            )
+    return rows
+
+
+def _quiet(pid: int, seconds: float) -> tuple[float, float]:
+    """CPU (% of a core) and context switches a second of all threads, over this time."""
+    cpu, switches = _cpu(pid), _switches(pid)
+    time.sleep(seconds)
+    return (_cpu(pid) - cpu) / seconds * 100, (_switches(pid) - switches) / seconds
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU so far, from the scheduler's own nanoseconds (sum over the threads)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def _switches(pid: int) -> int:
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if "ctxt_switches" in line:
+                total += int(line.split()[1])
+    return total
+
+
+def _resident(pid: int) -> float:
+    """Megabytes (10^6 bytes)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def asking(quick: bool) -> list[Row]:
+    """The status of 100 instances: the call, and the whole command."""
+    rounds = 100 if quick else 500
+    calls: dict[str, list[float]] = {}
+    commands: dict[str, list[float]] = {}
+    for make in (HostManager, Supervisord):
+        with make(100) as manager:
+            bring_up(manager, 100)
+            calls[manager.name] = [_call(manager) for _ in range(rounds)]
+            commands[manager.name] = [_command(manager) for _ in range(5 if quick else 15)]
+    p50 = {name: median(times) for name, times in calls.items()}
+    p99 = {name: percentile(times, 0.99) for name, times in calls.items()}
+    whole = {name: median(times) for name, times in commands.items()}
+    return [
+        Row("GetStatus at 100 instances, one client, p50", "ms", p50.pop("ours"), p50, reach=2),
+        Row("the same, p99", "ms", p99.pop("ours"), p99),
+        Row("the status command at 100 instances, whole", "ms", whole.pop("ours"), whole, reach=200),
+    ]
+
+
+def _call(manager: Manager) -> float:
+    began = time.monotonic()
+    manager.status()
+    return (time.monotonic() - began) * 1e3
+
+
+def _command(manager: Manager) -> float:
+    began = time.monotonic()
+    subprocess.run(
+        manager.status_command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+    )
+    return (time.monotonic() - began) * 1e3
