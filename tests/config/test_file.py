@@ -11,8 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 from hostmanager_server.config import file as config_file
-from hostmanager_server.config.load import LoadedConfig, default_site_file, load_all_hosts, load_site_config
+from hostmanager_server.config.instances import INSTANCE_KEYS
+from hostmanager_server.config.load import (
+    HOST_KEYS,
+    TOP_KEYS,
+    LoadedConfig,
+    default_site_file,
+    load_all_hosts,
+    load_site_config,
+)
 from hostmanager_server.config.reader import MAX_PROBLEMS
+from hostmanager_server.config.ready import READY_KEYS
+from hostmanager_server.config.settings import BACKOFF_KEYS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.core.actions import Severity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -199,35 +209,8 @@ def test_the_default_file_is_that_of_ocs() -> None:
 # --- whatever comes
 
 WORDS = st.sampled_from(
-    [
-        "hosts",
-        "localhost",
-        "agent-instances",
-        "instance-id",
-        "agent-class",
-        "arguments",
-        "manage",
-        "command",
-        "env",
-        "limits",
-        "log",
-        "ready",
-        "tcp",
-        "http",
-        "restart",
-        "backoff",
-        "initial",
-        "depends-on",
-        "hub",
-        "crossbar",
-        "agent-classes",
-        "HostManager",
-        "Agent",
-        "<<",
-        "all",
-        "yes",
-        "1s",
-    ]
+    ["HostManager", "Agent", "<<", "all", "yes", "1s", "localhost", *TOP_KEYS, *HOST_KEYS, *INSTANCE_KEYS]
+    + [*READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS]
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS
 DATA = st.recursive(
