@@ -209,8 +209,10 @@ def test_the_default_file_is_that_of_ocs() -> None:
 # --- whatever comes
 
 WORDS = st.sampled_from(
-    ["HostManager", "Agent", "<<", "all", "yes", "1s", "localhost", *TOP_KEYS, *HOST_KEYS, *INSTANCE_KEYS]
-    + [*READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS]
+    sorted(
+        {"HostManager", "Agent", "<<", "all", "yes", "1s", "localhost"}
+        | {*TOP_KEYS, *HOST_KEYS, *INSTANCE_KEYS, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS}
+    )
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS
 DATA = st.recursive(

@@ -40,7 +40,8 @@ def test_the_tables_list_every_key_and_no_other(title: str, known: set[str]) -> 
 
 
 @pytest.mark.parametrize("name", [
-    *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS, *LIMITS,
+    *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS,
+    *LIMITS,
 ])  # fmt: skip
 def test_every_name_within_a_key_is_there(name: str) -> None:
     assert re.search(rf"[`{{ ]{name}[`:]", PAGE.partition("\n## ")[2])
