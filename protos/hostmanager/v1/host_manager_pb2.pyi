@@ -1194,7 +1194,9 @@ class WatchStatusResponse(_message.Message):
     revision: _builtins.int
     """The state of things up to here has been sent."""
     resume_token: _builtins.str
-    """Give this back to resume after this message. Opaque."""
+    """Give this back to resume after this message. Opaque. Empty on the pieces of
+    a snapshot but the last: whoever leaves off there lacks the rest.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
