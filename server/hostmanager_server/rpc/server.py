@@ -7,6 +7,7 @@ import fcntl
 import ipaddress
 import logging
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def parse_listen(text: str, *, insecure: bool) -> Listen:
         return Listen(f"unix:{path}", path)
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")
-    if not colon or not port.isdigit() or int(port) > 65535 or not host:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not host:
         raise AddressError(
             f"cannot listen on {text!r}: give HOST:PORT such as 127.0.0.1:5555, or unix:PATH for a socket"
         )
