@@ -57,7 +57,7 @@ class Listen:
 def parse_listen(text: str, *, insecure: bool) -> Listen:
     """Read `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError."""
     if text.startswith("unix:") or "/" in text:
-        path = Path(text.removeprefix("unix:").replace("//", "/", 1)).expanduser().absolute()
+        path = Path(text.removeprefix("unix:").removeprefix("//")).expanduser().absolute()
         if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, unix(7)
             raise AddressError(
                 f"cannot listen on {path}: a socket path has at most 107 bytes; use a shorter one"
