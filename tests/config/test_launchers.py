@@ -108,6 +108,44 @@ def test_a_plugin_that_cannot_be_loaded_is_a_warning(packages: Path, tmp_path: P
     ]
 
 
+def test_a_plugin_that_is_mended_without_a_new_version_is_found(packages: Path, tmp_path: Path) -> None:
+    install(
+        packages, "pretended_ocs6", OCS_PLUGIN.format("plugin6"),
+        {"plugin6.py": "import missing6\nagents = {'A': {}}"},
+    )  # fmt: skip
+    assert "No module named 'missing6'" in load(tmp_path, "A").problems[0].message
+    (packages / "missing6.py").write_text("")
+    config = load(tmp_path, "A")
+    assert found(config)[0] == "ocs"
+    assert config.problems == ()
+
+
+def test_a_plugin_that_exits_when_it_is_imported_leaves_the_others(packages: Path, tmp_path: Path) -> None:
+    install(
+        packages, "pretended_ocs7", "[ocs.plugins]\nbad = exits7\ngood = plugin7\n",
+        {"exits7.py": "raise SystemExit(3)", "plugin7.py": "agents = {'A': {}}"},
+    )  # fmt: skip
+    config = load(tmp_path, "A")
+    assert found(config)[0] == "ocs"
+    assert [p.message for p in config.problems] == ["the OCS plugin 'bad' cannot be loaded: SystemExit: 3"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os._exit(3)", "ended with exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with signal 9"),
+    ],
+)
+def test_the_reason_why_ocs_cannot_be_asked_is_one_line(
+    packages: Path, tmp_path: Path, code: str, reason: str
+) -> None:
+    install(packages, "pretended_ocs8", OCS_PLUGIN.format("plugin8"), {"plugin8.py": code})
+    assert load(tmp_path, "A").problems[0].message == (
+        f"the agent classes of the installed OCS cannot be listed: importing its plugins {reason}"
+    )
+
+
 def test_an_ocs_that_ends_the_asking_is_a_warning_and_is_asked_again(packages: Path, tmp_path: Path) -> None:
     install(
         packages, "pretended_ocs4", OCS_PLUGIN.format("plugin4"), {"plugin4.py": "import os; os._exit(3)"}

@@ -204,7 +204,13 @@ def _warn_of_inoperable(
     reader: Reader, instances: Iterable[_Instance], specs: Iterable[InstanceSpec]
 ) -> None:
     docker = []
+    specs = list(specs)
+    idle = {spec.instance_id for spec in specs if spec.process is None}
     for instance, spec in zip(instances, specs, strict=True):
+        for dependency in instance.settings.depends_on or ():
+            if dependency.instance_id in idle and spec.instance_id not in idle:
+                text = f"instance {shown(spec.instance_id)} waits for {shown(dependency.instance_id)}"
+                reader.warn(dependency.node, f"{text}, which cannot start")
         if spec.management is Management.DOCKER:
             docker.append(instance)
         elif spec.process is None:

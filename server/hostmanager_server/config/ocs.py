@@ -24,7 +24,7 @@ classes, problems = set(), []
 for plugin in entry_points(group={GROUP!r}):
     try:
         classes.update(map(str, plugin.load().agents))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = f"{{type(error).__name__}}: {{error}}"
         problems.append(f"the OCS plugin {{plugin.name!r}} cannot be loaded: {{why}}")
 json.dump([sorted(classes), problems], answer)
@@ -42,7 +42,7 @@ class OcsAgents:
 
 def ocs_agents() -> OcsAgents:
     """What the installed OCS knows; nothing when there is none. Takes seconds for the first time, and
-    nothing again until a plugin comes, goes or changes its version."""
+    nothing again until a plugin comes, goes or changes its version, or as long as one cannot be loaded."""
     plugins = frozenset(
         (point.name, point.value, point.dist.version if point.dist is not None else "")
         for point in entry_points(group=GROUP)
@@ -51,8 +51,31 @@ def ocs_agents() -> OcsAgents:
         return OcsAgents()
     try:
         return _ask(plugins)
+    except _IncompleteError as error:
+        return error.found
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        return OcsAgents(problems=(f"the agent classes of the installed OCS cannot be listed: {error}",))
+        why = f"the agent classes of the installed OCS cannot be listed: {_reason(error)}"
+        return OcsAgents(problems=(why,))
+
+
+class _IncompleteError(Exception):
+    """Some plugins cannot be loaded: what the others offer."""
+
+    def __init__(self, found: OcsAgents) -> None:
+        super().__init__(*found.problems)
+        self.found = found
+
+
+def _reason(error: Exception) -> str:
+    """In a line: subprocess's own texts repeat the whole program."""
+    match error:
+        case subprocess.TimeoutExpired():
+            return f"importing its plugins took more than {TIMEOUT:g} s"
+        case subprocess.CalledProcessError(returncode=code) if code < 0:
+            return f"importing its plugins ended with signal {-code}"
+        case subprocess.CalledProcessError(returncode=code):
+            return f"importing its plugins ended with exit code {code}"
+    return str(error)
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,7 +90,10 @@ def _ask(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
         check=True,
     )
     classes, problems = json.loads(answer.stdout)
-    return OcsAgents(frozenset(classes), tuple(problems))
+    found = OcsAgents(frozenset(classes), tuple(problems))
+    if found.problems:
+        raise _IncompleteError(found)  # what is missing may be installed without a new version of the plugin
+    return found
 
 
 def ocs_command(instance_id: str, site_file: Path, host: str, working_dir: Path) -> tuple[str, ...]:
