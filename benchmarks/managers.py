@@ -1,23 +1,22 @@
-"""Managers under test: our daemon and supervisord, each on the same agents, in directories of their own."""
+"""What is measured of every manager, with our daemon as the first of them."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import xmlrpc.client
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 import yaml
@@ -25,8 +24,8 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 BIN = Path(sys.executable).parent
-PATIENCE = 120.0
-PEER = "supervisor"  # on PyPI
+_SLEEP = ("sleep", "100000")  # what an agent becomes once it has reported
+PATIENCE = 120.0  # s: nothing that is waited for takes longer, on any machine
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -45,10 +44,11 @@ class Reports:
         os.mkfifo(self.path)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self._rest = b""
+        self._pids: set[int] = set()
 
     def command(self, name: str) -> list[str]:
         """An agent: says that it runs, then sleeps."""
-        return ["/bin/sh", "-c", f'echo "$0 $$" > {self.path}; exec sleep 100000', name]
+        return ["/bin/sh", "-c", f'echo "$0 $$" > {self.path}; exec {" ".join(_SLEEP)}', name]
 
     def read(self, count: int) -> list[tuple[str, int, float]]:
         """The next `count` reports: name, pid, moment (s, CLOCK_MONOTONIC) of reading."""
@@ -61,10 +61,30 @@ class Reports:
             for line in lines:
                 name, pid = line.decode().split()
                 found.append((name, int(pid), moment))
+                self._pids.add(int(pid))
         return found
 
     def close(self) -> None:
+        """End what is left of the agents that reported."""
         os.close(self._fd)
+        for pid in self._pids:
+            _end_agent(pid)
+
+
+def _end_agent(pid: int) -> None:
+    """Kill this process if it is still the agent that reported under this pid."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:  # looked at after the descriptor was opened, so what is seen is what is signalled
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        if arguments == [word.encode() for word in _SLEEP]:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    finally:
+        os.close(fd)
 
 
 class Manager(ABC):
@@ -98,11 +118,23 @@ class Manager(ABC):
     def status_command(self) -> list[str]:
         """The command with which an operator asks that."""
 
-    def _run(self, command: list[str | Path]) -> None:
+    def _run(self, command: list[str | Path], serves: Callable[[], bool]) -> None:
+        """Start the manager; returns once it `serves`."""
         with (self.folder / "manager.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
+        try:
+            wait_until(lambda: self._ended() or serves(), self.name)
+            if self._ended():
+                text = (self.folder / "manager.log").read_text(errors="replace")
+                raise RuntimeError(f"cannot measure {self.name}: it ended at once:\n{text}")
+        except BaseException:  # an interrupt too: nobody else knows of the process yet
+            self.close()
+            raise
+
+    def _ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     def __enter__(self) -> Self:
         return self
@@ -113,11 +145,17 @@ class Manager(ABC):
         self.close()
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(PATIENCE)
-        self.reports.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the manager with its agents; the directory goes too."""
+        try:
+            if self._process is not None:
+                self._process.terminate()
+                self._process.wait(PATIENCE)
+        finally:
+            if self._process is not None and not self._ended():
+                self._process.kill()
+                self._process.wait()
+            self.reports.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class HostManager(Manager):
@@ -141,15 +179,15 @@ class HostManager(Manager):
         site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": instances}}}))
         self.socket = self.folder / "hm.sock"
         self.address = f"127.0.0.1:{_free_port()}"
+        self.channel = grpc.insecure_channel(f"unix:{self.socket}")
+        self.stub = pb_grpc.HostManagerServiceStub(self.channel)
         self._run(
             [
                 BIN / "hostmanager", "serve", site, "--state-dir", self.folder / "state", "--quiet",
                 "--listen", f"unix:{self.socket}", "--listen", self.address, "--insecure",
-            ]
+            ],
+            serves=lambda: self._serves(count),
         )  # fmt: skip
-        self.channel = grpc.insecure_channel(f"unix:{self.socket}")
-        self.stub = pb_grpc.HostManagerServiceStub(self.channel)
-        wait_until(lambda: self._serves(count), "the daemon")
 
     def _serves(self, count: int) -> bool:
         try:
@@ -185,95 +223,6 @@ def _free_port() -> int:
         return port
 
 
-class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over supervisord's socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> Any:
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self._path))
-        return connection
-
-
-class Supervisord(Manager):
-    """supervisord at its best: no start delay, restarts always, its own socket, logs in files it pipes to."""
-
-    name = "supervisord"
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        install_peer()
-        self.socket = self.folder / "s.sock"
-        logs = self.folder / "logs"
-        logs.mkdir()
-        programs = "".join(
-            f"""
-[program:i{n:04}]
-command=/bin/sh -c 'echo "$0 $$" > {self.reports.path}; exec sleep 100000' i{n:04}
-autostart=false
-autorestart=true
-startsecs=0
-stopsignal=INT
-"""
-            for n in range(count)
-        )
-        config = self.folder / "supervisord.conf"
-        config.write_text(
-            f"""
-[unix_http_server]
-file={self.socket}
-[supervisord]
-nodaemon=true
-user={os.environ.get("USER", "root")}
-logfile={self.folder}/supervisord.log
-pidfile={self.folder}/supervisord.pid
-childlogdir={logs}
-minfds=16384
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
-[supervisorctl]
-serverurl=unix://{self.socket}
-{programs}"""
-        )
-        self.config = config
-        self._run([BIN / "supervisord", "-c", config])
-        wait_until(self._serves, "supervisord")
-
-    def _rpc(self) -> Any:
-        return xmlrpc.client.ServerProxy(
-            "http://localhost/RPC2", transport=_UnixTransport(self.socket)
-        ).supervisor
-
-    def _serves(self) -> bool:
-        try:
-            return bool(self._rpc().getState()["statename"] == "RUNNING")
-        except OSError:
-            return False
-
-    def start_all(self) -> None:
-        self._rpc().startAllProcesses(False)
-
-    def stop_all(self) -> None:
-        self._rpc().stopAllProcesses(False)
-
-    def status(self) -> None:
-        self._rpc().getAllProcessInfo()
-
-    def status_command(self) -> list[str]:
-        return [str(BIN / "supervisorctl"), "-c", str(self.config), "status"]
-
-
-def install_peer() -> None:
-    """Put supervisord beside us, if it is not there: it is needed for nothing but the comparison."""
-    if not (BIN / "supervisord").exists():
-        print(f"installing {PEER} for the comparison", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PEER], check=True)
-
-
 def bring_up(manager: Manager, count: int) -> dict[str, int]:
     """Start everything; the pids by name, once every agent runs."""
     asking = threading.Thread(target=manager.start_all)
@@ -284,20 +233,28 @@ def bring_up(manager: Manager, count: int) -> dict[str, int]:
     return pids
 
 
-def wait_gone(pids: Iterable[int]) -> float:
-    """The moment (s, CLOCK_MONOTONIC) when the last of these processes has ended."""
+def watch_ends(pids: Iterable[int]) -> list[int]:
+    """A pidfd of each of these processes, for `wait_ended`."""
+    return [os.pidfd_open(pid) for pid in pids]
+
+
+def wait_ended(pidfds: Iterable[int]) -> float:
+    """The moment (s, CLOCK_MONOTONIC) when the last of these processes has ended; closes the descriptors."""
     poll = select.poll()
-    waiting = set()
-    for pid in pids:
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
+    waiting = set(pidfds)
+    for fd in waiting:
         poll.register(fd, select.POLLIN)
-        waiting.add(fd)
-    while waiting:
-        for fd, _ in poll.poll(PATIENCE * 1000):
-            poll.unregister(fd)
+    try:
+        while waiting:
+            ended = poll.poll(PATIENCE * 1000)
+            moment = time.monotonic()
+            if not ended:
+                raise TimeoutError(f"{len(waiting)} agents did not end")
+            for fd, _ in ended:
+                poll.unregister(fd)
+                os.close(fd)
+                waiting.discard(fd)
+    finally:
+        for fd in waiting:
             os.close(fd)
-            waiting.discard(fd)
-    return time.monotonic()
+    return moment

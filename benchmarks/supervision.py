@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +17,8 @@ import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
-from benchmarks.managers import HostManager, Manager, Reports, Supervisord, bring_up, wait_gone
+from benchmarks.managers import HostManager, Manager, Reports, bring_up, wait_ended, watch_ends
+from benchmarks.peers import Supervisord
 from benchmarks.table import Row, percentile
 
 SETTLE = 0.05  # s between two kills: each is to meet a manager at rest
@@ -84,8 +86,7 @@ def _kill_and_watch(ours: HostManager, rounds: int) -> list[float]:
 
 def _floor(rounds: int) -> list[float]:
     """What plain Python takes: wait for the child, start another."""
-    with tempfile.TemporaryDirectory() as folder:
-        reports = Reports(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
         child = subprocess.Popen(reports.command("x"), start_new_session=True)
         reports.read(1)
         latencies = []
@@ -108,7 +109,6 @@ def _floor(rounds: int) -> list[float]:
         keeper.join()
         child.kill()
         child.wait()
-        reports.close()
     return latencies
 
 
@@ -167,10 +167,10 @@ def _start_stop(manager: Manager, count: int) -> tuple[float, float]:
     start = max(moment for _, _, moment in reports) - began
     asking.join()
     time.sleep(1.0)
-    pids = [pid for _, pid, _ in reports]
+    ends = watch_ends(pid for _, pid, _ in reports)
     began = time.monotonic()
     asking = _in_background(manager.stop_all)
-    stop = wait_gone(pids) - began
+    stop = wait_ended(ends) - began
     asking.join()
     time.sleep(1.0)
     return start * 1e3, stop * 1e3
@@ -184,8 +184,7 @@ def _in_background(call: Callable[[], None]) -> threading.Thread:
 
 def _bare(count: int) -> float:
     """Milliseconds of starting the same agents in a plain loop, to the last one's first act."""
-    with tempfile.TemporaryDirectory() as folder:
-        reports = Reports(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
         began = time.monotonic()
         children: list[subprocess.Popen[bytes]] = []
 
@@ -202,5 +201,4 @@ def _bare(count: int) -> float:
             child.kill()
         for child in children:
             child.wait()
-        reports.close()
     return (last - began) * 1e3

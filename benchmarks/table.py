@@ -37,7 +37,9 @@ class Row:
         return self.ours <= bound
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratios": self.ratios, "met": self.met}
+        """For JSON, which has no infinity: such a ratio is None."""
+        ratios = {name: ratio if math.isfinite(ratio) else None for name, ratio in self.ratios.items()}
+        return {**asdict(self), "ratios": ratios, "met": self.met}
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:

@@ -1,0 +1,109 @@
+"""The peer that is measured beside us: supervisord, on the same agents."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+from benchmarks.managers import BIN, Manager
+
+PEER = "supervisor>=4.2"  # on PyPI; pyproject.toml names it too, as the extra `bench`
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    """XML-RPC over supervisord's socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> Any:
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self._path))
+        return connection
+
+
+class Supervisord(Manager):
+    """supervisord at its best: no start delay, restarts always, its own socket, logs in files it pipes to."""
+
+    name = "supervisord"
+
+    def __init__(self, count: int) -> None:
+        install_peer()
+        super().__init__()
+        self.socket = self.folder / "s.sock"
+        logs = self.folder / "logs"
+        logs.mkdir()
+        programs = "".join(
+            f"""
+[program:i{n:04}]
+command=/bin/sh -c 'echo "$0 $$" > {self.reports.path}; exec sleep 100000' i{n:04}
+autostart=false
+autorestart=true
+startsecs=0
+stopsignal=INT
+"""
+            for n in range(count)
+        )
+        config = self.folder / "supervisord.conf"
+        config.write_text(
+            f"""
+[unix_http_server]
+file={self.socket}
+[supervisord]
+nodaemon=true
+user={os.environ.get("USER", "root")}
+logfile={self.folder}/supervisord.log
+pidfile={self.folder}/supervisord.pid
+childlogdir={logs}
+minfds=16384
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[supervisorctl]
+serverurl=unix://{self.socket}
+{programs}"""
+        )
+        self.config = config
+        self._run([BIN / "supervisord", "-c", config], serves=self._serves)
+
+    def _rpc(self) -> Any:
+        return xmlrpc.client.ServerProxy(
+            "http://localhost/RPC2", transport=_UnixTransport(self.socket)
+        ).supervisor
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self._rpc().getState()["statename"] == "RUNNING")
+        except OSError:
+            return False
+
+    def start_all(self) -> None:
+        self._rpc().startAllProcesses(False)
+
+    def stop_all(self) -> None:
+        self._rpc().stopAllProcesses(False)
+
+    def status(self) -> None:
+        self._rpc().getAllProcessInfo()
+
+    def status_command(self) -> list[str]:
+        return [str(BIN / "supervisorctl"), "-c", str(self.config), "status"]
+
+
+def install_peer() -> None:
+    """Put supervisord into this environment, if it is not there: only the comparison needs it."""
+    if not (BIN / "supervisord").exists():
+        print(f"installing {PEER} (the extra `bench`) for the comparison", file=sys.stderr)
+        pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PEER], check=False)
+        if pip.returncode != 0:
+            raise SystemExit(
+                f"cannot compare with supervisord: pip could not install {PEER} (above). "
+                f"Install it into {BIN.parent} and run this again."
+            )
