@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Target
+from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Journal:
     def __init__(self, path: Path, boot_id: str) -> None:
         self._path = path
         self._boot_id = boot_id
-        self._thread = ThreadPoolExecutor(1, "journal")
+        self._thread = ThreadPoolExecutor(1, "journal", name_this_thread, ("journal",))
         self._db: sqlite3.Connection | None = None
 
     def open(self) -> Recovered:

@@ -16,6 +16,7 @@ from inotify_simple import INotify, flags
 
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.log_stream import LogStream
+from hostmanager_server.threads import name_this_thread
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Rotator:
     # -- the thread
 
     def _run(self) -> None:
+        name_this_thread("log-rotation")
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         try:

@@ -6,8 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -20,6 +18,7 @@ from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import Config, Journal, Manager
 from hostmanager_server.supervisor.requests import Accepted, answer
+from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Supervisor:
         self._loop = Loop()
         self._engine = Engine(store, now)
         self._engine.driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
-        self._loader = ThreadPoolExecutor(1, "config-loader")
+        self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._manager = Manager(self._engine, store, journal, now, restore)
 
@@ -155,8 +154,7 @@ class Supervisor:
         return future
 
     def _run(self) -> None:
-        with suppress(OSError):  # so that `top -H` shows which thread it is
-            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("supervisor")
+        name_this_thread("supervisor")
         try:
             self._loop.run(self._step)
         except BaseException:
