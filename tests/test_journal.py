@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 def read(path: Path) -> Recovered:
     journal = Journal(path, BOOT)
     recovered = journal.open()
-    journal.close(ended=False)
+    journal.close()
     return recovered
 
 
@@ -41,18 +41,40 @@ def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
     journal.open()
     journal.save(manager=ManagerState.RUNNING, targets={"a": Target.UP, "b": Target.UP}).result()
     journal.save(targets={"a": Target.DOWN}, forget=["b"]).result()
-    journal.close(ended=True)
+    journal.end()
+    journal.close()
     assert read(path) == Recovered(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN})
 
 
-def test_a_daemon_that_does_not_close_counts_as_died(path: Path) -> None:
-    journal = Journal(path, BOOT)
+def test_a_daemon_that_was_not_asked_to_end_counts_as_died(path: Path) -> None:
+    journal = Journal(path, "boot-2")
     journal.open()
-    journal.close(ended=True)
-    Journal(path, "boot-2").open()
-    recovered = Journal(path, "boot-3").open()
+    journal.save(manager=ManagerState.RUNNING)
+    journal.close()
+    recovered = read(path)
     assert not recovered.ended
     assert recovered.boot_id == "boot-2"
+
+
+def test_what_is_saved_while_it_ends_does_not_make_it_look_dead(path: Path) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    journal.save(manager=ManagerState.RUNNING)
+    journal.end()
+    journal.save(manager=ManagerState.STOPPING)
+    journal.close()
+    assert read(path) == Recovered(ManagerState.STOPPING, True, BOOT, {})
+
+
+def test_a_daemon_that_never_began_leaves_no_trace(path: Path) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    journal.save(manager=ManagerState.RUNNING, targets={"a": Target.DOWN})
+    journal.end()
+    journal.close()
+    before = read(path)
+    assert read(path) == before  # reading it is no beginning
+    assert before.ended
 
 
 def test_a_saved_target_survives_a_kill(path: Path) -> None:
@@ -109,7 +131,7 @@ def test_a_save_that_fails_says_so(path: Path) -> None:
     other.close()
     with pytest.raises(sqlite3.OperationalError):
         journal.save(targets={"a": Target.UP}).result()
-    journal.close(ended=True)
+    journal.close()
 
 
 changes = st.tuples(
@@ -130,5 +152,5 @@ def test_the_journal_adds_up(steps: list[tuple[dict[str, Target], list[str]]]) -
             expected.update(targets)
             for instance_id in forget:
                 expected.pop(instance_id, None)
-        journal.close(ended=True)
+        journal.close()
         assert read(path).targets == expected

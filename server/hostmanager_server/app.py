@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +30,9 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Listen, Server
-from hostmanager_server.state_dir import StateDir
+from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.store import Store
-from hostmanager_server.supervisor import CallSoon, RequestError, Supervisor, now
+from hostmanager_server.supervisor import CallSoon, NotDurableError, RequestError, Supervisor, now
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,12 @@ class App:
             return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon)
 
         journal = Journal(state_dir.path / "journal.sqlite", boot_id())
-        recovered = journal.open()
+        try:
+            recovered = journal.open()
+        except sqlite3.Error as error:
+            raise StateDirError(
+                f"cannot use the state directory {state_dir.path}: journal: {error}"
+            ) from error
         # Targets outlive a daemon that died, or was replaced; one that was asked to end, or a reboot, starts
         # from the config, as OCS does.
         died = not recovered.ended and recovered.boot_id == boot_id()
@@ -103,18 +109,23 @@ class App:
             supervisor.note(Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now()))
             initial = settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
-            await asyncio.wrap_future(supervisor.start_manager(changes, tolerant=True))
+            try:
+                await asyncio.wrap_future(supervisor.start_manager(changes, tolerant=True))
+            except NotDurableError as error:
+                log.error("%s", error)  # a full disk is no reason to leave the agents alone
             if died and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
             ready(addresses)
             end = await self._end
+            if not end.disown:
+                journal.end()
             disown = end.disown or not await self._bring_down(supervisor)
             return end.code
         finally:
             await server.stop()
             supervisor.close(disown=disown)
             outputs.close()
-            journal.close(ended=not disown)
+            journal.close()
             state_dir.close()
 
     # --- what is asked of the daemon, on the event loop

@@ -50,10 +50,11 @@ class Journal:
         self._boot_id = boot_id
         self._thread = ThreadPoolExecutor(1, "journal", name_this_thread, ("journal",))
         self._db: sqlite3.Connection | None = None
+        self._begun = False
 
     def open(self) -> Recovered:
-        """Read what there is, and begin this daemon's entries. Waits for the disk. Raises OSError or
-        sqlite3.Error when the state directory cannot be written."""
+        """Read what there is. It stays as it is until the first `save`: a daemon that comes no further than
+        this leaves no trace. Waits for the disk. Raises sqlite3.OperationalError when it cannot be used."""
         return self._thread.submit(self._open).result()
 
     def save(
@@ -67,9 +68,13 @@ class Journal:
         be stored. Returns at once."""
         return self._thread.submit(self._save, manager, dict(targets or {}), list(forget))
 
-    def close(self, *, ended: bool) -> None:
-        """Store whether the daemon was asked to end, and close. Waits for the disk."""
-        self._thread.submit(self._close, ended).result()
+    def end(self) -> Future[None]:
+        """Store that the daemon was asked to end, so that the next one does not take it for dead."""
+        return self._thread.submit(self._end)
+
+    def close(self) -> None:
+        """Close the file, after what was asked before. Waits for the disk."""
+        self._thread.submit(self._close).result()
         self._thread.shutdown()
 
     # --- on the journal's thread
@@ -84,8 +89,6 @@ class Journal:
             self._set_aside(error)
             self._db = _connect(self._path)
             recovered = Recovered()
-        with self._db:
-            self._set_meta(ended="no", boot_id=self._boot_id)
         return recovered
 
     def _read(self, db: sqlite3.Connection) -> Recovered:
@@ -100,21 +103,27 @@ class Journal:
     def _save(self, manager: ManagerState | None, targets: dict[str, Target], forget: list[str]) -> None:
         assert self._db is not None
         with self._db:
+            if not self._begun:
+                self._set_meta(ended="no", boot_id=self._boot_id)
             if manager is not None:
                 self._set_meta(manager=manager.value)
             rows = [(instance_id, target.value) for instance_id, target in targets.items()]
             self._db.executemany("INSERT OR REPLACE INTO targets VALUES (?, ?)", rows)
             self._db.executemany("DELETE FROM targets WHERE instance_id = ?", [(i,) for i in forget])
+        self._begun = True
 
-    def _close(self, ended: bool) -> None:
-        if self._db is None:
-            return
+    def _end(self) -> None:
+        assert self._db is not None
         try:
             with self._db:
-                self._set_meta(ended="yes" if ended else "no")
+                self._set_meta(ended="yes", boot_id=self._boot_id)
         except sqlite3.Error as error:
-            log.error("cannot note in %s how the daemon ended: %s", self._path, error)
-        self._db.close()
+            log.error("cannot note in %s that the daemon was asked to end: %s", self._path, error)
+        self._begun = True  # what is saved from now on is part of the end
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
 
     def _set_meta(self, **values: str) -> None:
         assert self._db is not None

@@ -78,9 +78,9 @@ class RequestRpcs:
             "the daemon is to exit after bringing everything down"
         )  # fmt: skip
         context.supervisor.note(Note(Kind.DAEMON, "Die", message, context.now()))
+        context.exit_daemon(request.disown_processes)
         if not request.disown_processes:
             await carry_out(context.supervisor.stop_manager())
-        context.exit_daemon(request.disown_processes)
         return pb.DieResponse(epoch=epoch)
 
     def _before(self, done: Accepted) -> str:

@@ -1,0 +1,113 @@
+"""What was asked for outlives the daemon that was asked, unless it was asked to end."""
+
+from __future__ import annotations
+
+import signal
+
+import grpc
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.e2e.daemon import Site, eventually
+
+UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
+SLEEP = ["sleep", "100000"]
+
+
+@pytest.fixture
+def two(site: Site) -> Site:
+    site.write([{"instance-id": "a", "command": SLEEP}, {"instance-id": "b", "command": SLEEP}])
+    return site
+
+
+def test_an_acknowledged_target_survives_a_kill(two: Site) -> None:
+    first = two.start()
+    first.wait_for_all(UP)
+    first.update(a="down")
+    first.end(signal.SIGKILL)
+    second = two.start()
+    second.wait_for("a", DOWN)
+    second.wait_for("b", UP)
+    assert len(two.processes()) == 1
+    restored = [e for e in second.events() if e.reason == "TargetsRestored"]
+    assert len(restored) == 1
+
+
+def test_targets_are_those_of_the_config_again_after_an_orderly_end(two: Site) -> None:
+    first = two.start()
+    first.wait_for_all(UP)
+    first.update(a="down")
+    assert first.end() == 0
+    two.start().wait_for_all(UP)
+
+
+def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site) -> None:
+    deaf = "trap '' INT TERM; touch deaf; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf]}])
+    first = site.start()
+    first.wait_for("a", UP)
+    eventually((site.folder / "deaf").exists, "the agent to be deaf")
+    first.process.send_signal(signal.SIGTERM)
+    first.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
+    first.end(signal.SIGKILL)
+    second = site.start()
+    second.wait_for("a", UP)
+
+
+def test_a_manager_that_slept_when_its_daemon_died_sleeps_on(two: Site) -> None:
+    first = two.start()
+    first.wait_for_all(UP)
+    first.stub.StopManager(pb.StopManagerRequest(), timeout=20)
+    first.end(signal.SIGKILL)
+    second = two.start(wait=False)
+
+    def sleeps() -> bool:
+        try:
+            status = second.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+        except grpc.RpcError:  # it does not serve yet
+            return False
+        return status.manager.state == pb.MANAGER_STATE_STOPPED and len(status.child_states) == 2
+
+    eventually(sleeps, "the manager to sleep")
+    assert two.processes() == []
+    second.stub.StartManager(pb.StartManagerRequest(), timeout=20)
+    second.wait_for_all(UP)
+
+
+def test_a_start_that_fails_forgets_nothing(two: Site) -> None:
+    first = two.start()
+    first.wait_for_all(UP)
+    assert first.end() == 0
+    failing = two.start("--listen", "unix:/proc/nowhere/hm.sock", wait=False)
+    assert failing.process.wait(20) == 1
+    assert "Traceback" not in failing.log.read_text()
+    two.start().wait_for_all(UP)
+
+
+def test_many_deaths_leave_one_of_each_and_the_targets_as_acknowledged(site: Site) -> None:
+    # Each round a target is acknowledged, and the daemon is killed at once: whatever it was about to do is
+    # left half done for the next one.
+    ids = ["a", "b", "c"]
+    site.write([{"instance-id": i, "command": SLEEP, "restart": {"backoff": {"initial": 0}}} for i in ids])
+    daemon = site.start("--quiet")
+    wanted = dict.fromkeys(ids, "up")
+    for number in range(12):
+        who = ids[number % 3]
+        wanted[who] = "down" if wanted[who] == "up" else "up"
+        daemon.update(**{who: wanted[who]})
+        daemon.end(signal.SIGKILL)
+        daemon = site.start("--quiet")
+    for instance_id, target in wanted.items():
+        daemon.wait_for(instance_id, UP if target == "up" else DOWN)
+    pids = sorted(i.process.pid for i in daemon.instances().values() if i.process.pid)
+    assert sorted(site.processes()) == pids
+
+
+def test_a_state_directory_that_cannot_be_written_is_said(two: Site) -> None:
+    two.state_dir.write_text("a file in its place")
+    daemon = two.start(wait=False)
+    assert daemon.process.wait(20) == 1
+    text = daemon.log.read_text()
+    assert str(two.state_dir) in text
+    assert "--state-dir" in text
+    assert "Traceback" not in text
