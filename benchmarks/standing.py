@@ -19,6 +19,7 @@ def idle(quick: bool) -> list[Row]:
     for count in (100, 500, 1000):
         cpu: dict[str, float] = {}
         wakes: dict[str, float] = {}
+        own_wakes: dict[str, float] = {}
         memory: dict[str, float] = {}
         own: dict[str, float] = {}
         for make in (HostManager, Supervisord):
@@ -29,10 +30,15 @@ def idle(quick: bool) -> list[Row]:
                 time.sleep(2.0)
                 memory[manager.name] = _memory(manager.pid, "Rss")
                 own[manager.name] = _memory(manager.pid, "Pss")
-                cpu[manager.name], wakes[manager.name] = _quiet(manager.pid, seconds)
+                name = manager.name
+                cpu[name], wakes[name], own_wakes[name] = _quiet(manager.pid, seconds)
         rows.append(
             Row(f"idle, {count} children, {seconds} s: wake-ups of all threads", "1/s",
                 wakes.pop("ours"), wakes, reach=0)
+        )  # fmt: skip
+        rows.append(
+            Row("of these, of the program's own threads", "1/s", own_wakes.pop("ours"), own_wakes, reach=0,
+                note="the others are gRPC's native pool")
         )  # fmt: skip
         rows.append(
             Row(f"idle, {count} children, {seconds} s: CPU", "% of a core", cpu.pop("ours"), cpu, reach=0)
@@ -45,11 +51,15 @@ def idle(quick: bool) -> list[Row]:
     return rows
 
 
-def _quiet(pid: int, seconds: float) -> tuple[float, float]:
-    """CPU (% of a core) and context switches a second of all threads, over this time."""
-    cpu, switches = _cpu(pid), _switches(pid)
+def _quiet(pid: int, seconds: float) -> tuple[float, float, float]:
+    """CPU (% of a core) and context switches a second, of all threads and of the program's own."""
+    cpu, switches, own = _cpu(pid), _switches(pid), _switches(pid, own=True)
     time.sleep(seconds)
-    return (_cpu(pid) - cpu) / seconds * 100, (_switches(pid) - switches) / seconds
+    return (
+        (_cpu(pid) - cpu) / seconds * 100,
+        (_switches(pid) - switches) / seconds,
+        (_switches(pid, own=True) - own) / seconds,
+    )
 
 
 def _cpu(pid: int) -> float:
@@ -58,9 +68,13 @@ def _cpu(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-def _switches(pid: int) -> int:
+def _switches(pid: int, *, own: bool = False) -> int:
+    """Voluntary and involuntary context switches so far; `own`: without threads that a library has named."""
     total = 0
+    program = Path(f"/proc/{pid}/comm").read_text()
     for task in Path(f"/proc/{pid}/task").iterdir():
+        if own and (task / "comm").read_text() != program:
+            continue
         for line in (task / "status").read_text().splitlines():
             if "ctxt_switches" in line:
                 total += int(line.split()[1])

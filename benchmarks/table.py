@@ -66,7 +66,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.what,
         _figure(row.ours, row.unit),
         ", ".join(f"{name} {_figure(value, row.unit)}" for name, value in row.peers.items()) or "-",
-        ", ".join(f"{name} {ratio:.3g}x" for name, ratio in row.ratios.items()) or "-",
+        ", ".join(f"{name} {_ratio(ratio)}" for name, ratio in row.ratios.items()) or "-",
         _reach(row),
         f"{verdict} ({row.note})" if row.note else verdict,
     )
@@ -74,6 +74,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _figure(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.3g}x" if math.isfinite(ratio) else "(ours is 0)"
 
 
 def _reach(row: Row) -> str:
