@@ -9,9 +9,10 @@ import platform
 import sys
 from collections.abc import Callable
 
-os.environ.setdefault(
-    "GRPC_ENABLE_FORK_SUPPORT", "0"
-)  # before grpc is imported: children are started beside it
+# Before grpc is imported: children are started beside it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# An installed program has its bytecode; one that may not write it compiles itself at every start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks import reading, standing, supervision
 from benchmarks.table import Row, render
