@@ -473,6 +473,14 @@ class ComposeService(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     RUNNING_IMAGE_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    RUNNING_REPLICAS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    DEFINITION_CHANGED_FIELD_NUMBER: _builtins.int
+    CONTAINER_NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
     compose_file: _builtins.str
     """Path of the compose file."""
     service: _builtins.str
@@ -487,7 +495,29 @@ class ComposeService(_message.Message):
     running_image: _builtins.str
     """The id of the image that the container runs."""
     exit_code: _builtins.int
-    """Exit code of the container; 127 when there is none."""
+    """Exit code of the container, 0 while it runs; 127 when there is none."""
+    project: _builtins.str
+    """The compose project that the service belongs to."""
+    replicas: _builtins.int
+    """How many containers the service is to have (`scale`, `deploy.replicas`)."""
+    running_replicas: _builtins.int
+    """How many of them run."""
+    status: _builtins.str
+    """The engine's word for the container's status, such as "running", "paused",
+    "restarting" or "exited"; empty when there is none.
+    """
+    health: _builtins.str
+    """What the container's health check says: "starting", "healthy" or "unhealthy";
+    empty when it has none.
+    """
+    definition_changed: _builtins.bool
+    """The container was made from another definition of the service than the
+    compose file has now: `restart` makes it anew.
+    """
+    container_name: _builtins.str
+    """What compose users know the container by."""
+    pid: _builtins.int
+    """The main process of the container, as the host numbers it; 0 when none runs."""
     def __init__(
         self,
         *,
@@ -500,10 +530,18 @@ class ComposeService(_message.Message):
         running: _builtins.bool = ...,
         running_image: _builtins.str = ...,
         exit_code: _builtins.int = ...,
+        project: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        running_replicas: _builtins.int = ...,
+        status: _builtins.str = ...,
+        health: _builtins.str = ...,
+        definition_changed: _builtins.bool = ...,
+        container_name: _builtins.str = ...,
+        pid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_file", b"compose_file", "container_found", b"container_found", "container_id", b"container_id", "exit_code", b"exit_code", "image_id", b"image_id", "image_tag", b"image_tag", "running", b"running", "running_image", b"running_image", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_file", b"compose_file", "container_found", b"container_found", "container_id", b"container_id", "container_name", b"container_name", "definition_changed", b"definition_changed", "exit_code", b"exit_code", "health", b"health", "image_id", b"image_id", "image_tag", b"image_tag", "pid", b"pid", "project", b"project", "replicas", b"replicas", "running", b"running", "running_image", b"running_image", "running_replicas", b"running_replicas", "service", b"service", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1465,6 +1503,357 @@ class RestartResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestartResponse: _TypeAlias = RestartResponse  # noqa: Y015
+
+@_typing.final
+class DockerPullRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    NEW_ONLY_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
+    new_only: _builtins.bool
+    """Only images whose tag the engine does not have (`new_tags`)."""
+    detach: _builtins.bool
+    """Let the pull go on when every client has left."""
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only the images of these instances; empty for all. Unknown ids are NOT_FOUND."""
+
+    @_builtins.property
+    def progress_timeout(self) -> _duration_pb2.Duration:
+        """The longest time an image may make no progress before it counts as failed,
+        1 s to 1 h; absent for the default, 60 s. The first caller's holds.
+        """
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        new_only: _builtins.bool = ...,
+        detach: _builtins.bool = ...,
+        progress_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "instance_ids", b"instance_ids", "new_only", b"new_only", "progress_timeout", b"progress_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DockerPullRequest: _TypeAlias = DockerPullRequest  # noqa: Y015
+
+@_typing.final
+class DockerPullResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    joined: _builtins.bool
+    """The pull had been begun by another call, which this one has joined."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImagePull]:
+        """The images whose state differs from what the message before told; all of
+        them in the first message. Empty in a heartbeat.
+        """
+
+    @_builtins.property
+    def result(self) -> Global___PullResult:
+        """Present in the last message, and only there."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        images: _abc.Iterable[Global___ImagePull] | None = ...,
+        result: Global___PullResult | None = ...,
+        joined: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "joined", b"joined", "result", b"result", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DockerPullResponse: _TypeAlias = DockerPullResponse  # noqa: Y015
+
+@_typing.final
+class ImagePull(_message.Message):
+    """How the pull of one image stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImagePull._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: ImagePull._State.ValueType  # 0
+        STATE_WAITING: ImagePull._State.ValueType  # 1
+        """Waits for its turn."""
+        STATE_PULLING: ImagePull._State.ValueType  # 2
+        """Is being pulled."""
+        STATE_UP_TO_DATE: ImagePull._State.ValueType  # 3
+        """The engine has the newest of this tag, and had it before."""
+        STATE_PULLED: ImagePull._State.ValueType  # 4
+        """The engine has got a new image for this tag."""
+        STATE_SKIPPED: ImagePull._State.ValueType  # 5
+        """Not pulled: `message` says why (pull_policy, built locally)."""
+        STATE_FAILED: ImagePull._State.ValueType  # 6
+        """`message` says why."""
+        STATE_CANCELLED: ImagePull._State.ValueType  # 7
+        """The pull was stopped before this image was done."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: ImagePull.State.ValueType  # 0
+    STATE_WAITING: ImagePull.State.ValueType  # 1
+    """Waits for its turn."""
+    STATE_PULLING: ImagePull.State.ValueType  # 2
+    """Is being pulled."""
+    STATE_UP_TO_DATE: ImagePull.State.ValueType  # 3
+    """The engine has the newest of this tag, and had it before."""
+    STATE_PULLED: ImagePull.State.ValueType  # 4
+    """The engine has got a new image for this tag."""
+    STATE_SKIPPED: ImagePull.State.ValueType  # 5
+    """Not pulled: `message` says why (pull_policy, built locally)."""
+    STATE_FAILED: ImagePull.State.ValueType  # 6
+    """`message` says why."""
+    STATE_CANCELLED: ImagePull.State.ValueType  # 7
+    """The pull was stopped before this image was done."""
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """The tag, as the compose file has it."""
+    state: Global___ImagePull.State.ValueType
+    message: _builtins.str
+    """A sentence; what the engine last said of it, or why it failed."""
+    image_id: _builtins.str
+    """The image id that the tag means once it is pulled; empty before."""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerPull]:
+        """In the order in which the engine named them."""
+
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The instances that use it, in order."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        state: Global___ImagePull.State.ValueType = ...,
+        message: _builtins.str = ...,
+        layers: _abc.Iterable[Global___LayerPull] | None = ...,
+        image_id: _builtins.str = ...,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "image_id", b"image_id", "instance_ids", b"instance_ids", "layers", b"layers", "message", b"message", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImagePull: _TypeAlias = ImagePull  # noqa: Y015
+
+@_typing.final
+class LayerPull(_message.Message):
+    """How the pull of one layer stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    status: _builtins.str
+    """The engine's words, such as "Downloading" or "Pull complete"."""
+    current: _builtins.int
+    """Bytes done of `total` in the present step."""
+    total: _builtins.int
+    """Bytes; 0 when the engine does not say."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        current: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "id", b"id", "status", b"status", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerPull: _TypeAlias = LayerPull  # noqa: Y015
+
+@_typing.final
+class PullResult(_message.Message):
+    """What became of a pull."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    PULLED_FIELD_NUMBER: _builtins.int
+    UP_TO_DATE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """How many images the pull was about."""
+    pulled: _builtins.int
+    up_to_date: _builtins.int
+    skipped: _builtins.int
+    failed: _builtins.int
+    cancelled: _builtins.int
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        pulled: _builtins.int = ...,
+        up_to_date: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "images", b"images", "pulled", b"pulled", "skipped", b"skipped", "up_to_date", b"up_to_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullResult: _TypeAlias = PullResult  # noqa: Y015
+
+@_typing.final
+class RemoveOrphansRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_IDS_FIELD_NUMBER: _builtins.int
+    STOP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def container_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these, by whole container id or a beginning of it that no other has;
+        empty for all. Ids that name no orphan are NOT_FOUND.
+        """
+
+    @_builtins.property
+    def stop_timeout(self) -> _duration_pb2.Duration:
+        """How long a container may take to stop before it is killed, 0 s to 1 h; zero
+        kills at once; absent for the default, 10 s. OCS: stop_time.
+        """
+
+    def __init__(
+        self,
+        *,
+        container_ids: _abc.Iterable[_builtins.str] | None = ...,
+        stop_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stop_timeout", b"stop_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_ids", b"container_ids", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOrphansRequest: _TypeAlias = RemoveOrphansRequest  # noqa: Y015
+
+@_typing.final
+class RemoveOrphansResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removal(self) -> Global___OrphanRemoval:
+        """A container that has been done with."""
+
+    @_builtins.property
+    def result(self) -> Global___RemoveOrphansResult:
+        """The last message."""
+
+    def __init__(
+        self,
+        *,
+        removal: Global___OrphanRemoval | None = ...,
+        result: Global___RemoveOrphansResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["removal", b"removal", "result", b"result", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removal", b"removal", "result", b"result", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["removal", "result"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___RemoveOrphansResponse: _TypeAlias = RemoveOrphansResponse  # noqa: Y015
+
+@_typing.final
+class OrphanRemoval(_message.Message):
+    """What became of one orphan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    COMPOSE_FILE_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    container_id: _builtins.str
+    compose_file: _builtins.str
+    service: _builtins.str
+    removed: _builtins.bool
+    """Nothing of it is left."""
+    message: _builtins.str
+    """Why it could not be removed; empty when it was."""
+    def __init__(
+        self,
+        *,
+        container_id: _builtins.str = ...,
+        compose_file: _builtins.str = ...,
+        service: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_file", b"compose_file", "container_id", b"container_id", "message", b"message", "removed", b"removed", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrphanRemoval: _TypeAlias = OrphanRemoval  # noqa: Y015
+
+@_typing.final
+class RemoveOrphansResult(_message.Message):
+    """What became of all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    failed: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOrphansResult: _TypeAlias = RemoveOrphansResult  # noqa: Y015
 
 @_typing.final
 class TailLogsRequest(_message.Message):

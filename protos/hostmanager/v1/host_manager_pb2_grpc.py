@@ -75,6 +75,16 @@ class HostManagerServiceStub:
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.FromString,
                 _registered_method=True)
+        self.DockerPull = channel.unary_stream(
+                '/hostmanager.v1.HostManagerService/DockerPull',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullResponse.FromString,
+                _registered_method=True)
+        self.RemoveOrphans = channel.unary_stream(
+                '/hostmanager.v1.HostManagerService/RemoveOrphans',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansResponse.FromString,
+                _registered_method=True)
         self.TailLogs = channel.unary_stream(
                 '/hostmanager.v1.HostManagerService/TailLogs',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.TailLogsRequest.SerializeToString,
@@ -173,6 +183,28 @@ class HostManagerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DockerPull(self, request, context):
+        """Pulls the images that the managed compose files ask for, as `pull_policy`
+        says, several at once, and streams how far each image and layer is. There is
+        one pull at a time: a second call joins the one that runs, and sees it from
+        where it stands. When the last client leaves, the pull stops, unless one of
+        them asked to detach. An image that fails does not stop the others; the last
+        message says what became of each. FAILED_PRECONDITION when no compose file is
+        managed, UNAVAILABLE when the engine cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveOrphans(self, request, context):
+        """Stops and removes orphans: containers of a managed compose file whose
+        service is no longer in it. One message per container, as each is done with,
+        and a last one that counts them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TailLogs(self, request, context):
         """The last lines of an instance's output, and then, with `follow`, every new
         one as it is written.
@@ -248,6 +280,16 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.Restart,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.SerializeToString,
+            ),
+            'DockerPull': grpc.unary_stream_rpc_method_handler(
+                    servicer.DockerPull,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullResponse.SerializeToString,
+            ),
+            'RemoveOrphans': grpc.unary_stream_rpc_method_handler(
+                    servicer.RemoveOrphans,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansResponse.SerializeToString,
             ),
             'TailLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.TailLogs,
@@ -487,6 +529,60 @@ class HostManagerService:
             '/hostmanager.v1.HostManagerService/Restart',
             hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DockerPull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/DockerPull',
+            hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.DockerPullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/RemoveOrphans',
+            hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.RemoveOrphansResponse.FromString,
             options,
             channel_credentials,
             insecure,

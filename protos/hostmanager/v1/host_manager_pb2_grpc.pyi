@@ -86,6 +86,20 @@ class HostManagerServiceStub:
     """Takes instances down and up again without touching their targets. An
     instance whose target is down is rejected with INVALID_ARGUMENT.
     """
+    DockerPull: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]
+    """Pulls the images that the managed compose files ask for, as `pull_policy`
+    says, several at once, and streams how far each image and layer is. There is
+    one pull at a time: a second call joins the one that runs, and sees it from
+    where it stands. When the last client leaves, the pull stops, unless one of
+    them asked to detach. An image that fails does not stop the others; the last
+    message says what became of each. FAILED_PRECONDITION when no compose file is
+    managed, UNAVAILABLE when the engine cannot be reached.
+    """
+    RemoveOrphans: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.RemoveOrphansRequest, _host_manager_pb2.RemoveOrphansResponse]
+    """Stops and removes orphans: containers of a managed compose file whose
+    service is no longer in it. One message per container, as each is done with,
+    and a last one that counts them.
+    """
     TailLogs: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.TailLogsRequest, _host_manager_pb2.TailLogsResponse]
     """The last lines of an instance's output, and then, with `follow`, every new
     one as it is written.
@@ -146,6 +160,20 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     Restart: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.RestartRequest, _host_manager_pb2.RestartResponse]  # type: ignore[assignment]
     """Takes instances down and up again without touching their targets. An
     instance whose target is down is rejected with INVALID_ARGUMENT.
+    """
+    DockerPull: _aio.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]  # type: ignore[assignment]
+    """Pulls the images that the managed compose files ask for, as `pull_policy`
+    says, several at once, and streams how far each image and layer is. There is
+    one pull at a time: a second call joins the one that runs, and sees it from
+    where it stands. When the last client leaves, the pull stops, unless one of
+    them asked to detach. An image that fails does not stop the others; the last
+    message says what became of each. FAILED_PRECONDITION when no compose file is
+    managed, UNAVAILABLE when the engine cannot be reached.
+    """
+    RemoveOrphans: _aio.UnaryStreamMultiCallable[_host_manager_pb2.RemoveOrphansRequest, _host_manager_pb2.RemoveOrphansResponse]  # type: ignore[assignment]
+    """Stops and removes orphans: containers of a managed compose file whose
+    service is no longer in it. One message per container, as each is done with,
+    and a last one that counts them.
     """
     TailLogs: _aio.UnaryStreamMultiCallable[_host_manager_pb2.TailLogsRequest, _host_manager_pb2.TailLogsResponse]  # type: ignore[assignment]
     """The last lines of an instance's output, and then, with `follow`, every new
@@ -252,6 +280,32 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_host_manager_pb2.RestartResponse, _abc.Awaitable[_host_manager_pb2.RestartResponse]]:
         """Takes instances down and up again without touching their targets. An
         instance whose target is down is rejected with INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def DockerPull(
+        self,
+        request: _host_manager_pb2.DockerPullRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_manager_pb2.DockerPullResponse], _abc.AsyncIterator[_host_manager_pb2.DockerPullResponse]]:
+        """Pulls the images that the managed compose files ask for, as `pull_policy`
+        says, several at once, and streams how far each image and layer is. There is
+        one pull at a time: a second call joins the one that runs, and sees it from
+        where it stands. When the last client leaves, the pull stops, unless one of
+        them asked to detach. An image that fails does not stop the others; the last
+        message says what became of each. FAILED_PRECONDITION when no compose file is
+        managed, UNAVAILABLE when the engine cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveOrphans(
+        self,
+        request: _host_manager_pb2.RemoveOrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_manager_pb2.RemoveOrphansResponse], _abc.AsyncIterator[_host_manager_pb2.RemoveOrphansResponse]]:
+        """Stops and removes orphans: containers of a managed compose file whose
+        service is no longer in it. One message per container, as each is done with,
+        and a last one that counts them.
         """
 
     @_abc_1.abstractmethod

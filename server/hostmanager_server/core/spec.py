@@ -127,9 +127,39 @@ class ProcessSpec:
     limits: tuple[tuple[str, int | None], ...] = ()  # by `ulimit`-like name, None: unlimited, sorted
 
 
+class PullPolicy(Enum):
+    """When `pull` gets an image; values are compose's words."""
+
+    ALWAYS = "always"
+    MISSING = "missing"
+    NEVER = "never"
+    BUILD = "build"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A service of a managed compose file, as `docker compose config` tells it."""
+
+    project: str
+    files: tuple[str, ...]  # absolute paths of the compose files that make up the project, as given to `-f`
+    service: str
+    image: str  # the tag it is to run
+    replicas: int = 1
+    depends_on: tuple[str, ...] = ()  # services of the same project, sorted
+    config_hash: str = ""  # compose's hash of the definition, which it puts on containers; empty: not known
+    pull_policy: PullPolicy = PullPolicy.ALWAYS  # `docker compose pull` gets every image unless told otherwise
+    built: bool = False  # has a `build` section: its image is made here
+    profiles: tuple[str, ...] = ()  # not empty: started only when named, or when a profile of it is active
+
+    @property
+    def file(self) -> str:
+        """The first of the files: what operators know the project by."""
+        return self.files[0]
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """One entry of `agent-instances`, with every default filled in."""
+    """One entry of `agent-instances`, with every default filled in; or a compose service without one."""
 
     instance_id: str
     agent_class: str

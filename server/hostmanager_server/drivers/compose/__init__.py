@@ -1,0 +1,1 @@
+"""The driver of docker compose services, and what it needs."""
