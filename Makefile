@@ -30,6 +30,10 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 test: $(VENV)/.installed-dev ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: engine
+engine: ## install and start the Docker engine that the tests use (root, Debian); scripts/setup-engine stop ends it
+	@scripts/setup-engine
+
 .PHONY: check
 check: check-ruff check-types check-imports check-contract check-stubs ## lint, format, types, import rules, contract
 	@echo "make check: all is well"
