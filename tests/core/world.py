@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Note, Remove, Stop
 from hostmanager_server.core.events import (
-    DriverEvent,
     Exited,
     ExitStatus,
     Gone,
     Instant,
     Ready,
+    RunEvent,
     RunKey,
     Started,
     StartFailed,
@@ -62,9 +62,9 @@ class World:
     config: dict[str, InstanceSpec] = field(default_factory=dict)
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     processes: dict[RunKey, Process] = field(default_factory=dict)
-    mail: list[DriverEvent] = field(default_factory=list)  # posted, not yet folded
+    mail: list[RunEvent] = field(default_factory=list)  # posted, not yet folded
     gone: set[RunKey] = field(default_factory=set)  # whose end was folded
-    old_mail: list[DriverEvent] = field(default_factory=list)
+    old_mail: list[RunEvent] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 

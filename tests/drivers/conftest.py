@@ -125,6 +125,9 @@ class PlainOutput:
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Nothing is rotated here."""
 
+    def forget(self, instance_id: str, policy: LogPolicy) -> None:
+        """Nothing is rotated here."""
+
 
 class Harness(Protocol):
     """One driver under test, and what a test may ask of its surroundings."""

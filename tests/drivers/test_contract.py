@@ -6,11 +6,11 @@ import signal
 from typing import TYPE_CHECKING
 
 from hostmanager_server.core.events import (
-    DriverEvent,
     Exited,
     ExitStatus,
     Gone,
     Ready,
+    RunEvent,
     RunKey,
     Started,
     StartFailed,
@@ -28,15 +28,15 @@ DAEMONISES = Behaviour(descendants=True)
 EXITS_3 = Behaviour(exits_after=0.0, status=ExitStatus(code=3))
 
 
-def of(harness: Harness, run: RunKey) -> list[DriverEvent]:
-    return [event for event in harness.events if event.run == run]
+def of(harness: Harness, run: RunKey) -> list[RunEvent]:
+    return [event for event in harness.events if isinstance(event, RunEvent) and event.run == run]
 
 
-def seen(harness: Harness, run: RunKey, kind: type[DriverEvent]) -> bool:
+def seen(harness: Harness, run: RunKey, kind: type[RunEvent]) -> bool:
     return any(isinstance(event, kind) for event in of(harness, run))
 
 
-def kinds(harness: Harness, run: RunKey) -> list[type[DriverEvent]]:
+def kinds(harness: Harness, run: RunKey) -> list[type[RunEvent]]:
     return [type(event) for event in of(harness, run)]
 
 

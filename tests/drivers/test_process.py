@@ -297,6 +297,9 @@ class _NullOutput:
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Nothing to do."""
 
+    def forget(self, instance_id: str, policy: LogPolicy) -> None:
+        """Nothing to do."""
+
 
 def test_a_spec_of_nothing_is_refused(real: RealHarness) -> None:
     assert "its command is empty" in why_failed(real, InstanceSpec("a", "Test", process=ProcessSpec(())))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hostmanager_server.core.service import ServiceRecord
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Instant:
@@ -36,8 +38,19 @@ class RunKey:
     number: int
 
 
+class _OfRun:
+    """What events of a run have in common."""
+
+    __slots__ = ()
+    run: RunKey
+
+    @property
+    def instance_id(self) -> str:
+        return self.run.instance_id
+
+
 @dataclass(frozen=True, slots=True)
-class Started:
+class Started(_OfRun):
     """The agent was exec'ed."""
 
     run: RunKey
@@ -46,7 +59,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(_OfRun):
     """Nothing was started; `why` is a sentence for the operator. Nothing of the run is alive."""
 
     run: RunKey
@@ -55,7 +68,7 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(_OfRun):
     """The readiness probe succeeded, or there is none and the agent runs."""
 
     run: RunKey
@@ -63,7 +76,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(_OfRun):
     """The main process ended. Others of its tree may be alive until Gone."""
 
     run: RunKey
@@ -72,11 +85,56 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(_OfRun):
     """Nothing of the run's process tree is alive. Comes after Exited, always."""
 
     run: RunKey
     at: Instant
 
 
-DriverEvent = Started | StartFailed | Ready | Exited | Gone
+@dataclass(frozen=True, slots=True)
+class Appeared(_OfRun):
+    """It runs, although nobody launched it. Of compose services only."""
+
+    run: RunKey
+    pid: int
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded(_OfRun):
+    """A part of it has ended, or could not be started, and the rest runs. Of compose services only."""
+
+    run: RunKey
+    why: str
+    status: ExitStatus | None  # how the part ended; None: it was not started
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class StopFailed(_OfRun):
+    """A stop came to nothing; `why` is a sentence for the operator. It is to be asked for again."""
+
+    run: RunKey
+    why: str
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the engine has of the service. Of compose services only."""
+
+    instance_id: str
+    record: ServiceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfSight:
+    """What it does cannot be known for now; `why` is a sentence. Lasts until Seen."""
+
+    instance_id: str
+    why: str
+
+
+RunEvent = Started | StartFailed | Ready | Exited | Gone | Appeared | Degraded | StopFailed
+DriverEvent = RunEvent | Seen | OutOfSight

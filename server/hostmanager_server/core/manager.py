@@ -8,6 +8,7 @@ from enum import Enum
 
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.events import Instant
+from hostmanager_server.core.service import Orphan
 
 
 class ManagerState(Enum):
@@ -61,3 +62,5 @@ class Manager:
     host: str
     site_config_file: str
     parse_status: Mapping[str, ParseStatus] = field(default_factory=dict)
+    orphans: Mapping[str, Orphan] = field(default_factory=dict)  # by container id
+    new_tags: Mapping[str, str] = field(default_factory=dict)  # tags the engine has not, by instance id

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
-from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.service import ServiceRecord
+from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec, Target, Workload
 
 
 class State(Enum):
@@ -27,6 +28,7 @@ class Phase(Enum):
     LAUNCHING = "launching"  # asked of the driver
     RUNNING = "running"  # exec'ed
     READY = "ready"  # runs, and its probe has succeeded
+    DEGRADED = "degraded"  # runs in part
     ENDING = "ending"  # the main process has ended, others of its tree may live
 
 
@@ -36,6 +38,7 @@ class StopStage(Enum):
     SIGNAL = "signal"  # the instance's stop signal, to the main process
     TERM = "term"  # to the whole tree
     KILL = "kill"  # to the whole tree, until nothing is left
+    REMOVE = "remove"  # of containers: the engine knows how to insist
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,14 @@ class Run:
 
     number: int
     phase: Phase
-    process: ProcessSpec  # what it was started from
+    workload: Workload  # what it was started from
     pid: int = 0
     started: Instant | None = None
     adopted: bool = False
     stop_stage: StopStage | None = None
+    stop_error: str = ""  # why the last stop came to nothing, until that is seen to
+    stop_failures: int = 0
+    missing: str = ""  # which part of it does not run, until that is seen to
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +83,13 @@ class Instance:
     start_error: str = ""  # why the last launch came to nothing
     waiting_for: tuple[str, ...] = ()  # not yet up, and this depends on them
     held_by: tuple[str, ...] = ()  # being brought down first, as they depend on this
+    record: ServiceRecord | None = None  # what the engine has of it, if it is a compose service
+    out_of_sight: str = ""  # why it is not known what it does; nothing is done about it meanwhile
 
     # asked for
     restart_wanted: bool = False  # down and up again, once
     successor: InstanceSpec | None = None  # takes its place when it is down (class or management changed)
+    enforced: bool = True  # False: the manager sleeps, and what is, is shown
 
     # where it stands
     state: State = State.DOWN
@@ -102,7 +111,12 @@ class Instance:
 
     @property
     def operable(self) -> bool:
-        return self.spec.process is not None or self.run is not None
+        return self.spec.workload is not None or self.run is not None
+
+    @property
+    def next_action(self) -> State:
+        """Where it stands as far as that is known."""
+        return State.UNKNOWN if self.out_of_sight else self.state
 
     @property
     def retired(self) -> bool:
@@ -114,6 +128,7 @@ class Instance:
         return (
             self.target is Target.UP
             and not self.finished
+            and self.enforced
             and not self.retired
             and not self.restart_wanted
             and self.successor is None
@@ -127,17 +142,23 @@ class Instance:
     @property
     def leaving(self) -> bool:
         """If anything of it is alive, that is to end. Never so for one that is only observed."""
-        return not self.wanted and (self.target is not Target.PASSIVE or self.successor is not None)
+        if self.wanted or not self.enforced:
+            return False
+        return self.target is not Target.PASSIVE or self.successor is not None
 
     @property
     def restart_required(self) -> bool:
-        """It runs something other than what the config now says."""
-        return self.run is not None and self.run.process != self.spec.process
+        """It runs something other than what the config, or the image tag, now says."""
+        if self.run is None:
+            return False
+        if isinstance(self.spec.workload, ServiceSpec):
+            return self.record is not None and self.record.outdated
+        return self.run.workload != self.spec.workload
 
     @property
     def settled(self) -> bool:
         """All that was asked of it has been carried out."""
-        if self.restart_wanted or self.successor is not None or self.retired:
+        if self.restart_wanted or self.successor is not None or self.retired or self.out_of_sight:
             return False
         if self.target is Target.UP:
             return self.state is State.UP or (self.finished and self.state is State.DOWN)
@@ -148,6 +169,10 @@ class Instance:
         return RunKey(self.instance_id, self.run.number)
 
 
+# Nothing is done about a compose service before it was looked at what there is: it may be running.
+NOT_YET_SEEN = "the docker engine has not been asked yet"
+
+
 def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation: int = 1) -> Instance:
     """An instance as first tracked, with its configured target unless told otherwise."""
     return Instance(
@@ -155,6 +180,7 @@ def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation
         management=spec.management,
         target=spec.initial_target if target is None else target,
         generation=generation,
+        out_of_sight=NOT_YET_SEEN if spec.service is not None else "",
     )
 
 

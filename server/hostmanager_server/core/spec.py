@@ -147,7 +147,7 @@ class ServiceSpec:
     replicas: int = 1
     depends_on: tuple[str, ...] = ()  # services of the same project, sorted
     config_hash: str = ""  # compose's hash of the definition, which it puts on containers; empty: not known
-    pull_policy: PullPolicy = PullPolicy.ALWAYS  # `docker compose pull` gets every image unless told otherwise
+    pull_policy: PullPolicy = PullPolicy.ALWAYS  # unless told otherwise `pull` gets all
     built: bool = False  # has a `build` section: its image is made here
     profiles: tuple[str, ...] = ()  # not empty: started only when named, or when a profile of it is active
 
@@ -155,6 +155,9 @@ class ServiceSpec:
     def file(self) -> str:
         """The first of the files: what operators know the project by."""
         return self.files[0]
+
+
+Workload = ProcessSpec | ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,9 @@ class InstanceSpec:
     agent_class: str
     management: Management = Management.HOST
     initial_target: Target = Target.UP
-    process: ProcessSpec | None = None  # None: not operable, and `problem` says why
-    problem: str = ""
+    process: ProcessSpec | None = None
+    service: ServiceSpec | None = None
+    problem: str = ""  # why there is neither: it is not operable
     ready: Probe | None = None
     log: LogPolicy = field(default_factory=LogPolicy)
     start_timeout: float = START_TIMEOUT
@@ -177,6 +181,11 @@ class InstanceSpec:
     @property
     def full_name(self) -> str:
         return f"{self.agent_class}:{self.instance_id}"
+
+    @property
+    def workload(self) -> Workload | None:
+        """What it runs. None: it is not operable, and `problem` says why."""
+        return self.process or self.service
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey
+from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 
 Post = Callable[[DriverEvent], None]
@@ -54,12 +56,22 @@ class Driver(Protocol):
     call.
     """
 
+    def follow(self, spec: InstanceSpec) -> None:
+        """An instance is tracked with this spec from now on, be it new or another than before. A driver of
+        services that run by themselves posts what it knows of it: Seen or OutOfSight, and Appeared when it
+        runs."""
+
+    def forget(self, spec: InstanceSpec) -> None:
+        """The instance is tracked no more: post nothing about it from now on. What runs goes on running."""
+
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
-        """Start a run. Never raises for what the spec or the system does wrong: StartFailed says it."""
+        """Start a run; or, when that run is Degraded, what is missing of it, which ends in Ready or Degraded.
+        Never raises for what the spec or the system does wrong: StartFailed says it."""
 
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
         """Send a signal to the main process, or to the whole tree. With SIGKILL to the whole tree the
-        driver goes on until nothing of it is left. A run that is gone or unknown is ignored."""
+        driver goes on until nothing of it is left, or says StopFailed. A run that is gone or unknown is
+        ignored."""
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """Take back the verified runs of an earlier daemon; `specs` is what the config says of instances, by
@@ -70,3 +82,25 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Release what the driver holds. To be called when nothing runs any more, or after disown."""
+
+
+class ServiceDriver(Driver, Protocol):
+    """A driver of compose services, which also knows which of them there are to be."""
+
+    def load(self) -> Catalog:
+        """What the managed compose files say now. Slow, and to be called on one thread at a time, any but
+        the supervisor's. Never raises for what is in the files: the catalog says what is wrong."""
+
+    def manage(self, catalog: Catalog) -> None:
+        """The services of this catalog are the managed ones from now on. On the supervisor thread, before
+        instances with these services are followed."""
+
+
+class ServiceListener(Protocol):
+    """Who is told of what concerns no single instance. Called on the supervisor thread."""
+
+    def surveyed(self, survey: Survey) -> None:
+        """Orphans, new tags, or the engine's presence, are others than before."""
+
+    def files_changed(self) -> None:
+        """A compose file, or a file that one of them reads, was changed: load the catalog anew."""

@@ -191,6 +191,12 @@ class FakeDriver:
         self._host = host
         self._followed: dict[str, _Followed] = {}
 
+    def follow(self, spec: InstanceSpec) -> None:
+        """See `Driver.follow`."""
+
+    def forget(self, spec: InstanceSpec) -> None:
+        """See `Driver.forget`."""
+
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
         """See `Driver.launch`."""
         behaviour = self._host.behaviours.get(run.instance_id, Behaviour())

@@ -40,6 +40,9 @@ class Output(Protocol):
         Raises OSError.
         """
 
+    def forget(self, instance_id: str, policy: LogPolicy) -> None:
+        """Look after the output file no longer: the instance is not managed any more."""
+
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Look after the output file of a process that an earlier daemon started. Returns at once."""
 
@@ -75,6 +78,13 @@ class ProcessDriver:
         self._forest = Forest(poller, self._records)
         self._prober = Prober(call_soon)
         self._runs: dict[str, _Run] = {}
+
+    def follow(self, spec: InstanceSpec) -> None:
+        """See `Driver.follow`. Nothing is known of a process that was not launched or adopted."""
+
+    def forget(self, spec: InstanceSpec) -> None:
+        """See `Driver.forget`."""
+        self._output.forget(spec.instance_id, spec.log)
 
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
         """See `Driver.launch`."""

@@ -9,13 +9,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Severity
+from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import signal_name
 from hostmanager_server.core.manager import Manager, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.restart import stability
-from hostmanager_server.core.spec import InstanceSpec, Management, Target
+from hostmanager_server.core.service import Orphan, ServiceRecord
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.rpc.errors import RpcError, Violation, invalid
 from hostmanager_server.store import Event, Tracked
 
@@ -89,14 +91,16 @@ def wall_timestamp(wall: float) -> Timestamp:
 
 
 def shown_class(instance: Instance) -> str:
-    """The agent class with OCS's suffix: `[d?]` for a compose service that was not found."""
-    suffix = "[d?]" if instance.spec.management is Management.DOCKER else ""
-    return instance.spec.agent_class + suffix
+    """The agent class with OCS's suffix: `[d]` for a compose service, `[d?]` for one that was not found."""
+    spec = instance.spec
+    if spec.management is not Management.DOCKER or spec.agent_class == UNCLAIMED:
+        return spec.agent_class
+    return spec.agent_class + ("[d]" if spec.service is not None else "[d?]")
 
 
 def child_state(instance: Instance, now: Instant) -> pb.ChildState:
     return pb.ChildState(
-        next_action=NEXT_ACTION[instance.state],
+        next_action=NEXT_ACTION[instance.next_action],
         target_state=TARGET[instance.target],
         stability=stability(instance.fail_times, now) if instance.fail_times else 1.0,
         agent_class=shown_class(instance),
@@ -134,7 +138,6 @@ class InstanceConverter:
             self._made.pop(instance_id, None)
 
     def _convert(self, i: Instance, revision: int, now: Instant) -> pb.ManagedInstance:
-        docker = i.spec.management is Management.DOCKER
         message = pb.ManagedInstance(
             instance_id=i.instance_id,
             agent_class=shown_class(i),
@@ -143,43 +146,74 @@ class InstanceConverter:
             operable=i.operable,
             retired=i.retired,
             passive_tracking=i.passive_tracking or i.target is Target.PASSIVE,
-            agent_script="" if docker else PLUGIN,
+            agent_script=PLUGIN if i.spec.management is not Management.DOCKER else _service_name(i.spec),
             restart_required=i.restart_required,
             target_state=TARGET[i.target],
-            next_action=NEXT_ACTION[i.state],
-            at=timestamp(i.at) if i.at is not None else None,
+            next_action=NEXT_ACTION[i.next_action],
+            at=timestamp(i.at) if i.at is not None and not i.out_of_sight else None,
             fail_times=[timestamp(t) for t in i.fail_times],
             stability=stability(i.fail_times, now),
-            reason=i.reason,
-            message=i.message,
+            reason="OutOfSight" if i.out_of_sight else i.reason,
+            message=i.out_of_sight or i.message,
             generation=i.generation,
             observed_generation=i.observed_generation,
             revision=revision,
-            start_time=timestamp(i.run.started) if i.run is not None and i.run.started is not None else None,
+            start_time=_start_time(i),
             restart_count=i.restarts,
             consecutive_failures=i.failures,
             last_exit=exit_(i.last_exit) if i.last_exit is not None else None,
             waiting_for=_waiting_for(i),
         )
-        if docker:
-            message.compose_service.exit_code = 127
-            message.compose_service.image_id = "unknown"
+        if i.spec.management is Management.DOCKER:
+            _fill_service(message.compose_service, i.spec, i.record)
         else:
             self._fill_process(message.process, i)
         return message
 
     def _fill_process(self, message: pb.HostProcess, i: Instance) -> None:
-        process = i.run.process if i.run is not None else i.spec.process
+        process = i.run.workload if i.run is not None else i.spec.workload
         message.run = i.runs
         message.log_file = self._log_file(i.spec)
         if i.run is not None:
             message.pid = i.run.pid
             message.adopted = i.run.adopted
-        if process is not None:
+        if isinstance(process, ProcessSpec):
             message.command.extend(process.argv)
             message.command_source = process.source
             message.user = process.user
             message.working_dir = process.working_dir
+
+
+def _service_name(spec: InstanceSpec) -> str:
+    return spec.service.service if spec.service is not None else ""
+
+
+def _fill_service(message: pb.ComposeService, spec: InstanceSpec, record: ServiceRecord | None) -> None:
+    if spec.service is not None:
+        message.compose_file = spec.service.file
+        message.service = spec.service.service
+        message.image_tag = spec.service.image
+        message.project = spec.service.project
+        message.replicas = spec.service.replicas
+    record = record or ServiceRecord()
+    message.image_id = record.image_id
+    message.container_found = bool(record.container_id)
+    message.container_id = record.container_id
+    message.container_name = record.container_name
+    message.running = record.running
+    message.running_image = record.running_image
+    message.exit_code = record.exit_code
+    message.running_replicas = record.running_replicas
+    message.status = record.status
+    message.health = record.health
+    message.definition_changed = record.definition_changed
+    message.pid = record.pid
+
+
+def _start_time(i: Instance) -> Timestamp | None:
+    if i.run is None or i.run.started is None or i.out_of_sight:
+        return None
+    return timestamp(i.run.started)
 
 
 def _waiting_for(i: Instance) -> Sequence[str]:
@@ -219,6 +253,14 @@ def parse_status(value: ParseStatus) -> pb.ParseStatus:
     )
 
 
+def orphan(value: Orphan) -> pb.Orphan:
+    return pb.Orphan(
+        container_id=value.container_id, compose_file=value.compose_file, service=value.service,
+        running=value.running, container_found=True, running_image=value.running_image,
+        exit_code=value.exit_code,
+    )  # fmt: skip
+
+
 def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
     return pb.ManagerStatus(
         state=MANAGER_STATE[value.state],
@@ -229,6 +271,8 @@ def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
         pid=daemon.pid,
         config_parse_status={name: parse_status(status) for name, status in value.parse_status.items()},
         site_config_file=value.site_config_file,
+        orphans={container_id: orphan(o) for container_id, o in value.orphans.items()},
+        new_tags=value.new_tags,
     )
 
 

@@ -66,7 +66,7 @@ class Engine:
 
     def post(self, event: DriverEvent) -> None:
         """Fold a driver's event."""
-        instance = self._instances.get(event.run.instance_id)
+        instance = self._instances.get(event.instance_id)
         if instance is not None:
             self._set(fold(instance, event))
 
@@ -76,9 +76,9 @@ class Engine:
             self._set(instance)
         self.note(*notes)
 
-    def forget_all(self) -> None:
-        """Drop every instance. Nothing of them may be alive."""
-        for instance_id in list(self._instances):
+    def drop(self, instance_ids: Iterable[str]) -> None:
+        """Track these no longer. What runs of them goes on running, so that is to be somebody else's."""
+        for instance_id in list(instance_ids):
             self._remove(instance_id)
 
     def note(self, *notes: Note) -> None:
@@ -185,6 +185,8 @@ class Engine:
             self._pending.changed[instance_id] = instance
             self._pending.removed.pop(instance_id, None)
             self._touch_neighbours(known, instance)
+        if known is None or known.spec is not instance.spec:
+            self.driver.follow(instance.spec)
 
     def _remove(self, instance_id: str) -> None:
         instance = self._instances.pop(instance_id)
@@ -194,6 +196,7 @@ class Engine:
         self._pending.removed[instance_id] = None
         self._move_dependent(instance_id, instance.spec.depends_on, ())
         self._touch_neighbours(instance, None)
+        self.driver.forget(instance.spec)
 
     # --- who waits for whom
 
@@ -233,4 +236,4 @@ class Engine:
 
 def _as_seen(instance: Instance) -> tuple[object, ...]:
     """What neighbours in the dependency graph look at."""
-    return instance.state, instance.wanted, instance.leaving, instance.run is None
+    return instance.next_action, instance.wanted, instance.leaving, instance.run is None

@@ -6,20 +6,23 @@ RequestError when it rejects a request; then nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import NoReturn, Protocol
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.manager import Manager as ManagerView
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.store import Store
+from hostmanager_server.supervisor import compose
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.requests import (
     Accepted,
@@ -60,6 +63,7 @@ class Manager:
     """Owns the manager's state. One for each engine.
 
     `restore` holds targets of an earlier daemon that died; they take effect with the first good config.
+    `manage` is told of every catalog of compose services, before instances are made of it.
     """
 
     def __init__(
@@ -69,20 +73,32 @@ class Manager:
         journal: Journal,
         now: Callable[[], Instant],
         restore: Mapping[str, Target],
+        manage: Callable[[Catalog], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._manage = manage
         self._store = store
         self._journal = journal
         self._now = now
         self._manager: ManagerView = store.snapshot().manager
         self._stopped: list[Future[Accepted]] = []  # who waits for the manager to be stopped
         self._adopted = False
+        self._site: HostSpec | None = None  # what the last good site config says, without compose services
+        self._catalog = Catalog()
+        self._survey = Survey()
+        self._disowned: dict[str, Target] | None = None  # targets of those left to the next daemon
         self._restore = restore
         self._journaled: tuple[ManagerState | None, dict[str, Target]] = (None, dict(restore))
 
     # --- requests
 
-    def start(self, config: Config | None, changes: Sequence[TargetChange], tolerant: bool) -> Accepted:
+    def start(
+        self,
+        config: Config | None,
+        changes: Sequence[TargetChange],
+        tolerant: bool,
+        catalog: Catalog | None = None,
+    ) -> Accepted:
         """Start. `tolerant`: run with no instances when the config has errors, instead of refusing."""
         if self._manager.state is not ManagerState.STOPPED:
             raise WrongStateError("start the manager", self._manager.state, "stop it first")
@@ -92,7 +108,7 @@ class Manager:
         if config is None:
             known = set(self._engine.instances)
         elif config.spec is not None:
-            known = {spec.instance_id for spec in config.spec.instances}
+            known = self._ids(config.spec, catalog)
         _raise_if(plan.check_targets(known, changes))
 
         moment = self._now()
@@ -100,12 +116,21 @@ class Manager:
         self._engine.note(Note(Kind.MANAGER, "Started", "the manager runs", moment))
         if config is not None:
             if self._adopted:
-                self._engine.forget_all()
-            self._take_config(config, moment)
+                self._engine.drop(self._engine.instances)
+            self._take_config(config, catalog, moment)
+        else:
+            self._enforce(True)
+            self._apply_specs(moment)  # compose files may have changed while the manager slept
         generations = self._set_targets(changes, moment)
         return Accepted(self._engine.publish(), generations, config.problems if config else ())
 
-    def update(self, config: Config | None, changes: Sequence[TargetChange], validate_only: bool) -> Accepted:
+    def update(
+        self,
+        config: Config | None,
+        changes: Sequence[TargetChange],
+        validate_only: bool,
+        catalog: Catalog | None = None,
+    ) -> Accepted:
         """Take the config, when there is one, then the changes, in order; all or nothing."""
         if self._manager.state is not ManagerState.RUNNING:
             raise WrongStateError("update", self._manager.state, "start it with StartManager")
@@ -115,14 +140,14 @@ class Manager:
                 if validate_only:
                     raise ConfigError(config.file, config.problems)
                 self._reject(config)
-            known = {spec.instance_id for spec in config.spec.instances}
+            known = self._ids(config.spec, catalog)
         _raise_if(plan.check_targets(known, changes))
         warnings = config.problems if config is not None else ()
         if validate_only:
             return Accepted(self._store.revision, {}, warnings)
         moment = self._now()
         if config is not None:
-            self._take_config(config, moment)
+            self._take_config(config, catalog, moment)
         generations = self._set_targets(changes, moment)
         return Accepted(self._engine.publish(), generations, warnings)
 
@@ -141,14 +166,16 @@ class Manager:
         self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
         return Accepted(self._engine.publish(), {i: changed[i].generation for i in chosen})
 
-    def stop(self, future: Future[Accepted]) -> None:
-        """Bring everything down; the future is done when everything is."""
+    def stop(self, future: Future[Accepted], disown: Iterable[Management] = ()) -> None:
+        """Bring everything down; the future is done when everything is. What is managed in one of the ways in
+        `disown` is left running, only observed until the daemon ends, for the next one to take over."""
         self._stopped.append(future)
         if self._manager.state is ManagerState.RUNNING:
             moment = self._now()
             self._adopt(HostSpec(self._manager.host), moment)
             self._set_manager(replace(self._manager, state=ManagerState.STOPPING))
             self._engine.note(Note(Kind.MANAGER, "Stopping", "everything is being brought down", moment))
+            self._disown(frozenset(disown))
             down = [
                 TargetChange(i.instance_id, Target.DOWN)
                 for i in self._engine.instances.values()
@@ -165,13 +192,35 @@ class Manager:
         down."""
         if self._manager.state is not ManagerState.STOPPING:
             return
-        if any(i.run is not None and i.target is not Target.PASSIVE for i in self._engine.instances.values()):
+        left = [
+            i
+            for i in self._engine.instances.values()
+            if i.target is not Target.PASSIVE and (i.run is not None or i.out_of_sight)
+        ]
+        if any(not i.out_of_sight for i in left):
             return
+        moment = self._now()
+        for i in left:  # an engine that is gone for good must not keep a host from going down
+            message = f"could not be brought down: {i.out_of_sight}"
+            self._engine.note(Note(Kind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR))
+        self._enforce(False)
         self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
-        self._engine.note(
-            Note(Kind.MANAGER, "Stopped", "everything is down; the manager sleeps", self._now())
-        )
+        self._engine.note(Note(Kind.MANAGER, "Stopped", "everything is down; the manager sleeps", moment))
         self._answer_stopped(self._engine.publish())
+
+    def _enforce(self, enforced: bool) -> None:
+        """Whether targets are, or only what is is shown."""
+        instances = self._engine.instances.values()
+        self._engine.apply(
+            {i.instance_id: replace(i, enforced=enforced) for i in instances if i.enforced is not enforced}
+        )
+
+    def _disown(self, management: frozenset[Management]) -> None:
+        if not management:
+            return
+        left = [i for i in self._engine.instances.values() if i.spec.management in management]
+        self._disowned = {i.instance_id: i.target for i in left if not i.retired}
+        self._engine.apply({i.instance_id: plan.observe(i) for i in left})
 
     def _answer_stopped(self, revision: int) -> None:
         waiting, self._stopped = self._stopped, []
@@ -187,16 +236,60 @@ class Manager:
         self._engine.publish()
         raise ConfigError(config.file, config.problems)
 
-    def _take_config(self, config: Config, moment: Instant) -> None:
+    def _ids(self, site: HostSpec, catalog: Catalog | None) -> set[str]:
+        return {spec.instance_id for spec in with_services(site, catalog or self._catalog).instances}
+
+    def _take_config(self, config: Config, catalog: Catalog | None, moment: Instant) -> None:
         self._note_config(config, moment)
+        if catalog is not None:
+            self._note_catalog(catalog, moment)
         if config.spec is None:
             return
         if config.host != self._manager.host:
             self._set_manager(replace(self._manager, host=config.host))
-        self._adopt(config.spec, moment)
-        changes = plan.apply_config(self._engine.instances, config.spec, moment)
-        self._engine.apply(changes.changed, changes.notes)
+        self._site = config.spec
+        self._apply_specs(moment)
         self._restore_targets(moment)
+
+    def _apply_specs(self, moment: Instant) -> None:
+        if self._site is None:
+            return
+        host = with_services(self._site, self._catalog)
+        self._adopt(host, moment)
+        changes = plan.apply_config(self._engine.instances, host, moment)
+        self._engine.drop(changes.dropped)  # first: others take over what they leave
+        self._engine.apply(changes.changed, changes.notes)
+
+    # --- compose services
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """A compose file was changed."""
+        moment = self._now()
+        self._note_catalog(catalog, moment)
+        if self._manager.state is ManagerState.RUNNING:
+            self._apply_specs(moment)
+        self._engine.publish()
+
+    def take_survey(self, survey: Survey) -> None:
+        """What the engine has beside the services is other than before."""
+        moment = self._now()
+        before, self._survey = self._survey, survey
+        self._engine.note(*compose.survey_news(before, survey, moment))
+        self._set_manager(replace(self._manager, orphans=survey.orphans, new_tags=survey.new_tags))
+        self._show_compose_files(moment)
+
+    def _note_catalog(self, catalog: Catalog, moment: Instant) -> None:
+        before, self._catalog = self._catalog, catalog
+        if self._manage is not None:
+            self._manage(catalog)
+        self._engine.note(*compose.catalog_news(before, catalog, moment))
+        self._show_compose_files(moment)
+
+    def _show_compose_files(self, moment: Instant) -> None:
+        known = self._manager.parse_status
+        status = compose.parse_status(known, self._catalog, self._survey, moment)
+        if status != known:
+            self._set_manager(replace(self._manager, parse_status=status))
 
     def _note_config(self, config: Config, moment: Instant) -> None:
         status = ParseStatus(config.spec is not None, moment, config.problems)
@@ -269,7 +362,9 @@ class Manager:
         manager, targets = self._journaled
         state = self._manager.state
         now = targets  # before the first good config there is nothing to say about any instance
-        if self._adopted:
+        if self._disowned is not None:  # the next daemon finds them as they were asked to be
+            state, now = ManagerState.RUNNING, self._disowned
+        elif self._adopted:
             now = {i.instance_id: i.target for i in self._engine.instances.values() if not i.retired}
         changed = {instance_id: t for instance_id, t in now.items() if targets.get(instance_id) is not t}
         gone = [instance_id for instance_id in targets if instance_id not in now]

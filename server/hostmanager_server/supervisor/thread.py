@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TypeVar
 
 from hostmanager_server.core.actions import Note
+from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.spec import Target
-from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.core.service import Survey
+from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.by_workload import ByWorkload
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CallSoon = Callable[[Callable[[], None]], None]
+MakeDriver = Callable[[Poller, Post, CallSoon], Driver]
+MakeServices = Callable[[Poller, Post, CallSoon, ServiceListener], ServiceDriver]
 
 
 class Supervisor:
@@ -41,19 +47,27 @@ class Supervisor:
         self,
         store: Store,
         load_config: Callable[[], Config],
-        make_driver: Callable[[Poller, Post, CallSoon], Driver],
+        make_driver: MakeDriver,
         journal: Journal,
         on_failure: Callable[[], None],
         restore: Mapping[str, Target] = MappingProxyType({}),
+        make_services: MakeServices | None = None,
     ) -> None:
         self._on_failure = on_failure
         self._load_config = load_config
         self._loop = Loop()
         self._engine = Engine(store, now)
-        self._engine.driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
+        self._services: ServiceDriver | None = None
+        driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
+        if make_services is not None:
+            listener = _Listener(self)
+            self._services = make_services(self._loop, self._engine.post, self._loop.call_soon, listener)
+            driver = ByWorkload(driver, self._services)
+        self._engine.driver = driver
         self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-        self._manager = Manager(self._engine, store, journal, now, restore)
+        manage = self._services.manage if self._services is not None else None
+        self._manager = Manager(self._engine, store, journal, now, restore, manage)
 
     def start(self) -> None:
         """Start the thread; the manager is stopped until `start_manager`."""
@@ -82,12 +96,16 @@ class Supervisor:
     ) -> Future[Accepted]:
         """Start the manager. `tolerant`: a config with errors is not a reason to refuse; the manager then
         runs with no instances until a reload finds a good one."""
-        return self._with_config(reload_config, lambda config: self._manager.start(config, changes, tolerant))
+        return self._with_config(
+            reload_config,
+            lambda config, catalog: self._manager.start(config, changes, tolerant, catalog),
+        )
 
-    def stop_manager(self) -> Future[Accepted]:
-        """Bring everything down; the future is done when everything is."""
+    def stop_manager(self, disown: Collection[Management] = ()) -> Future[Accepted]:
+        """Bring everything down but what is managed in one of the ways in `disown`, which is left to the next
+        daemon; the future is done when everything is down."""
         future: Future[Accepted] = Future()
-        self._loop.call_soon(lambda: self._manager.stop(future))
+        self._loop.call_soon(lambda: self._manager.stop(future, disown))
         return future
 
     def update(
@@ -99,7 +117,8 @@ class Supervisor:
     ) -> Future[Accepted]:
         """Change targets, in order, after reading the config anew if asked to. All or nothing."""
         return self._with_config(
-            reload_config, lambda config: self._manager.update(config, changes, validate_only)
+            reload_config,
+            lambda config, catalog: self._manager.update(config, changes, validate_only, catalog),
         )
 
     def restart(self, instance_ids: Sequence[str] | None) -> Future[Accepted]:
@@ -134,10 +153,10 @@ class Supervisor:
         return future
 
     def _with_config(
-        self, reload_config: bool, request: Callable[[Config | None], Accepted]
+        self, reload_config: bool, request: Callable[[Config | None, Catalog | None], Accepted]
     ) -> Future[Accepted]:
         if not reload_config:
-            return self._call(lambda: request(None))
+            return self._call(lambda: request(None, None))
         future: Future[Accepted] = Future()
 
         def load() -> None:
@@ -145,13 +164,38 @@ class Supervisor:
                 return
             try:
                 config = self._load_config()
+                catalog = self._services.load() if self._services is not None else None
             except BaseException as error:  # whoever asked is told, whatever it is
                 future.set_exception(error)
                 return
-            self._call(lambda: request(config)).add_done_callback(lambda done: _copy(done, future))
+            self._call(lambda: request(config, catalog)).add_done_callback(lambda done: _copy(done, future))
 
         self._loader.submit(load)
         return future
+
+    def take_survey(self, survey: Survey) -> None:
+        """See ServiceListener.surveyed."""
+        self._manager.take_survey(survey)
+
+    def reload_catalog(self) -> None:
+        """Read the compose files anew, as one of them was changed."""
+        services = self._services
+        assert services is not None
+
+        def load() -> None:
+            try:
+                catalog = services.load()
+            except Exception:  # a bug: the next change may do better, and a reload says what is wrong
+                log.exception("reading the compose files failed by a bug of the daemon")
+            else:
+                self._loop.call_soon(lambda: self._take_catalog(catalog))
+
+        with suppress(RuntimeError):  # the daemon is ending
+            self._loader.submit(load)
+
+    def _take_catalog(self, catalog: Catalog) -> None:
+        self._manager.take_catalog(catalog)
+        self._manager.save()
 
     def _run(self) -> None:
         name_this_thread("supervisor")
@@ -166,6 +210,19 @@ class Supervisor:
         if not more:
             self._manager.finish_stopping()
         return 0.0 if more else self._engine.next_deadline()
+
+
+class _Listener:
+    """Passes on what a driver of services has to say."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def surveyed(self, survey: Survey) -> None:
+        self._supervisor.take_survey(survey)
+
+    def files_changed(self) -> None:
+        self._supervisor.reload_catalog()
 
 
 def _copy(done: Future[T], future: Future[T]) -> None:

@@ -1,0 +1,63 @@
+"""What operators are told of the managed compose files: whether they can be used, and what became of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.catalog import Catalog
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.manager import SCF, ParseStatus, Problem
+from hostmanager_server.core.service import Survey
+
+
+def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[Note]:
+    """What a new catalog says that the one before did not."""
+    for file, problems in after.problems.items():
+        if before.problems.get(file) == problems:
+            continue
+        if _usable(problems):
+            yield Note(Kind.CONFIG, "ConfigRead", f"read {file}", moment)
+        else:
+            message = f"cannot use {file}; what it last said stays in force"
+            yield Note(Kind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
+        for problem in problems:
+            yield Note(Kind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
+
+
+def survey_news(before: Survey, after: Survey, moment: Instant) -> Iterator[Note]:
+    """What a new survey of the engine says that the one before did not."""
+    if after.problem and after.problem != before.problem:
+        yield Note(Kind.DAEMON, "EngineLost", after.problem, moment, severity=Severity.ERROR)
+    elif before.problem and not after.problem:
+        yield Note(Kind.DAEMON, "EngineBack", "the docker engine answers again", moment)
+    for container_id, orphan in after.orphans.items():
+        if container_id not in before.orphans:
+            message = (
+                f"container {container_id[:12]} is an orphan: "
+                f"service {orphan.service!r} is not in {orphan.compose_file}"
+            )
+            yield Note(Kind.DAEMON, "OrphanFound", message, moment, severity=Severity.WARNING)
+
+
+def parse_status(
+    known: Mapping[str, ParseStatus], catalog: Catalog, survey: Survey, moment: Instant
+) -> dict[str, ParseStatus]:
+    """How the input files were read, as OCS shows it: that of a compose file fails as well when the states of
+    its services cannot be known. What has not changed keeps its time."""
+    status = {name: each for name, each in known.items() if name == SCF}
+    for file, problems in catalog.problems.items():
+        if survey.problem:
+            all_problems = (*problems, Problem(Severity.ERROR, survey.problem, file))
+        else:
+            all_problems = problems
+        before = known.get(file)
+        if before is not None and before.problems == all_problems:
+            status[file] = before
+        else:
+            status[file] = ParseStatus(_usable(all_problems), moment, all_problems)
+    return status
+
+
+def _usable(problems: tuple[Problem, ...]) -> bool:
+    return all(problem.severity is not Severity.ERROR for problem in problems)
