@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "demo", "test", "check", "fmt", "proto", "bench")
+TARGETS = ("help", "demo", "test", "engine", "check", "fmt", "proto", "bench")
 
 
 def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:

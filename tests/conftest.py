@@ -1,0 +1,90 @@
+"""Fixtures for tests that need a real Docker engine.
+
+Where there is none they are skipped with the reason; in CI (CI=true) they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.docker_engine import (
+    ComposeProject,
+    DockerEngine,
+    Registry,
+    compose_projects,
+    compose_v1_or_reason,
+    engine_or_reason,
+    running_registry,
+    unique_name,
+)
+from tests.private_engine import PrivateEngine, private_engines
+
+
+def _skip(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must have what this test needs: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[DockerEngine]:
+    """The engine of this machine: the one of DOCKER_HOST, or the one on the default socket."""
+    found = engine_or_reason()
+    if isinstance(found, str):
+        _skip(found)
+    try:
+        yield found
+    finally:
+        found.remove_images()
+
+
+@pytest.fixture(scope="session")
+def image(engine: DockerEngine) -> str:
+    """The tag of an image, in `engine`, whose containers wait until told to end, and then do at once."""
+    tag = f"{unique_name()}:1"
+    engine.import_image(tag)
+    return tag
+
+
+@pytest.fixture(scope="session")
+def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """An empty registry on loopback."""
+    if shutil.which("docker-registry") is None:
+        _skip("no docker-registry; run `make engine` as root")
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+        running.remove_pulled(engine)
+
+
+@pytest.fixture
+def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[Callable[..., ComposeProject]]:
+    """Makes compose projects: compose_project(text). See tests.docker_engine.compose_projects."""
+    with compose_projects(tmp_path, engine) as make:
+        yield make
+
+
+@pytest.fixture
+def private_engine() -> Iterator[Callable[..., PrivateEngine]]:
+    """Starts engines of the test's own, which it may kill or freeze: private_engine("--live-restore")."""
+    found = engine_or_reason()
+    if isinstance(found, str):
+        _skip(found)
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        _skip("a private engine needs root and dockerd; run `make engine` as root, and the tests too")
+    with private_engines() as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def compose_v1() -> Path:
+    """The standalone Compose v1."""
+    found = compose_v1_or_reason()
+    if isinstance(found, str):
+        _skip(found)
+    return found

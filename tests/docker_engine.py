@@ -1,0 +1,295 @@
+"""What a test does with a real Docker engine: images made on the spot, compose projects, a registry."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import secrets
+import select
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import docker
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+BUSYBOX = Path("/bin/busybox")
+COMPOSE_V1 = Path("/usr/bin/docker-compose")
+DEADLINE = 60.0  # s; for what an idle machine does within a second or two
+WAITS = 'CMD ["sh", "-c", "trap \'exit 0\' INT TERM; sleep 2147483647 & wait"]'  # and ends at once when told
+_APPLETS = ("sh", "cat", "echo", "env", "false", "httpd", "kill", "ls", "nc", "ps", "sleep", "touch", "true")
+
+
+class DockerError(Exception):
+    """A docker or compose command failed; the text has the command and what it said."""
+
+
+def unique_name(prefix: str = "hmtest") -> str:
+    """A name for an image, a container or a project that no other test has, in this run or in another."""
+    return f"{prefix}-{secrets.token_hex(4)}"
+
+
+def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the condition holds, looking every 20 ms; the end of the process is an error at once."""
+    deadline = time.monotonic() + DEADLINE
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        while not condition():
+            assert not ended.poll(20), f"{what}: the process exited with code {process.wait()}"
+            assert time.monotonic() < deadline, f"{what}: not within {DEADLINE:.0f} s"
+    finally:
+        os.close(pidfd)
+
+
+def _run(command: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes | None) -> str:
+    done = subprocess.run(
+        command, env=environment, input=stdin, capture_output=True, check=False, timeout=2 * DEADLINE
+    )
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise DockerError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {said}")
+    return done.stdout.decode().strip()
+
+
+@dataclass(frozen=True)
+class DockerEngine:
+    """A running engine. Its images that were imported here are removed by remove_images."""
+
+    host: str
+    """The address, as in DOCKER_HOST."""
+    _imported: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of this process, but speaking to this engine, and with no other docker setting."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_"))
+        }
+        return kept | {"DOCKER_HOST": self.host}
+
+    @cached_property
+    def api(self) -> docker.APIClient:
+        return docker.APIClient(base_url=self.host, version="auto", timeout=int(DEADLINE))
+
+    def answers(self) -> bool:
+        """Whether the engine answers a ping within two seconds."""
+        try:
+            with contextlib.closing(docker.APIClient(base_url=self.host, version="1.41", timeout=2)) as api:
+                return bool(api.ping())
+        except (docker.errors.DockerException, OSError):
+            return False
+
+    def docker(self, *arguments: str | Path, stdin: bytes | None = None) -> str:
+        """What the docker command prints. Raises DockerError when it fails."""
+        return _run(["docker", *arguments], self.environment, stdin)
+
+    def compose(self, file: Path, *arguments: str | Path) -> str:
+        """What `docker compose` prints for this file. Raises DockerError when it fails."""
+        return self.docker("compose", "--file", file, *arguments)
+
+    def import_image(
+        self, tag: str, changes: Sequence[str] = (WAITS,), files: Mapping[str, bytes] | None = None
+    ) -> str:
+        """Make an image of busybox and these files (absolute paths, mode 755), and answer its id.
+
+        The tag moves to the new image. Every call makes an image of its own, also for equal content.
+        `changes` are Dockerfile instructions that `docker import` takes: CMD, ENTRYPOINT, ENV, EXPOSE, USER…
+        """
+        options = itertools.chain.from_iterable(("--change", change) for change in changes)
+        image = self.docker("import", *options, "-", tag, stdin=_busybox_archive(files or {}))
+        self._imported.extend((tag, image))
+        return image
+
+    def remove_images(self) -> None:
+        """Remove what import_image made, also where containers that ended still use it."""
+        for image in self._imported:
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                self.api.remove_image(image, force=True)
+        self._imported.clear()
+
+    def containers_of(self, project: str, service: str | None = None) -> list[str]:
+        """The ids of the containers of a compose project, or of one service of it, running or not."""
+        labels = [f"com.docker.compose.project={project}"]
+        if service is not None:
+            labels.append(f"com.docker.compose.service={service}")
+        return [found["Id"] for found in self.api.containers(all=True, filters={"label": labels})]
+
+    def remove_project(self, project: str) -> None:
+        """Remove all containers, networks and volumes of a compose project, whatever its file says now."""
+        label = f"label=com.docker.compose.project={project}"
+        if containers := self.containers_of(project):
+            self.docker("rm", "--force", "--volumes", *containers)
+        for kind in ("network", "volume"):
+            if left := self.docker(kind, "ls", "--quiet", "--filter", label).split():
+                self.docker(kind, "rm", *left)
+
+
+def _busybox_archive(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+
+        def add(path: str, content: bytes) -> None:
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(content), 0o755
+            archive.addfile(entry, io.BytesIO(content))
+
+        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            archive.addfile(entry)
+        add("/bin/busybox", BUSYBOX.read_bytes())
+        for applet in _APPLETS:
+            entry = tarfile.TarInfo(f"bin/{applet}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(entry)
+        for path, content in files.items():
+            add(path, content)
+    return packed.getvalue()
+
+
+def engine_or_reason() -> DockerEngine | str:
+    """The engine of this machine, or why there is none that tests could use."""
+    engine = DockerEngine(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
+    what_to_do = "run `make engine` as root"
+    if shutil.which("docker") is None:
+        return f"no docker command; {what_to_do}"
+    if not engine.answers():
+        return f"no Docker engine answers at {engine.host} for this user; {what_to_do}"
+    try:
+        engine.docker("compose", "version")
+    except DockerError as error:
+        return f"no docker compose plugin ({error}); {what_to_do}"
+    if not BUSYBOX.exists():
+        return f"no static busybox at {BUSYBOX} to make images of; {what_to_do}"
+    return engine
+
+
+def compose_v1_or_reason() -> Path | str:
+    """The standalone Compose v1 of this machine, or why there is none."""
+    try:
+        version = _run([COMPOSE_V1, "version", "--short"], os.environ, None)
+    except (OSError, DockerError) as error:
+        return f"no Compose v1: {error}; run `make engine` as root on Debian 12"
+    return COMPOSE_V1 if version.startswith("1.") else f"no Compose v1: {COMPOSE_V1} is version {version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeProject:
+    """A compose file in a folder of its own, after which both Compose v1 and v2 name the project."""
+
+    engine: DockerEngine
+    file: Path
+    name: str
+
+    def write(self, text: str) -> None:
+        """Replace the compose file as an editor does: by rename."""
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self.file)
+
+    def compose(self, *arguments: str | Path) -> str:
+        """What `docker compose` prints for the file. Raises DockerError when it fails."""
+        return self.engine.compose(self.file, *arguments)
+
+    def containers(self, service: str | None = None) -> list[str]:
+        """The ids of the project's containers, running or not; those of services that left the file too."""
+        return self.engine.containers_of(self.name, service)
+
+
+@contextlib.contextmanager
+def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[Callable[..., ComposeProject]]:
+    """A maker of projects, all of which are gone from the engine at the end, with networks and volumes.
+
+    make(text, name=…, on=…): `name` is for a file that fixes its own by a top-level `name:`, `on` for another
+    engine, which is left to clean up for itself.
+    """
+    names: list[str] = []
+
+    def make(text: str, *, name: str | None = None, on: DockerEngine | None = None) -> ComposeProject:
+        folder = unique_name()
+        project = ComposeProject(on or engine, directory / folder / "docker-compose.yaml", name or folder)
+        project.file.parent.mkdir(parents=True)
+        project.write(text)
+        if on is None:
+            names.append(project.name)
+        return project
+
+    try:
+        yield make
+    finally:
+        for name in names:
+            engine.remove_project(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry on loopback, which engines trust without TLS."""
+
+    address: str
+    """host:port"""
+
+    def reference(self, tag: str) -> str:
+        """What an image of this tag is called here."""
+        return f"{self.address}/{tag}"
+
+    def push(self, engine: DockerEngine, tag: str) -> str:
+        """Put the engine's image of this tag into the registry, and answer its reference there.
+
+        The engine then has no image by that reference: it is to be pulled. Its layers are downloaded again
+        only once no other image has them, so after `docker rmi` of the tag.
+        """
+        reference = self.reference(tag)
+        engine.docker("tag", tag, reference)
+        engine.docker("push", "--quiet", reference)
+        engine.docker("rmi", "--no-prune", reference)
+        return reference
+
+    def remove_pulled(self, engine: DockerEngine) -> None:
+        """Remove what the engine has pulled from here."""
+        for image in engine.api.images():
+            for tag in image["RepoTags"] or ():
+                if tag.startswith(f"{self.address}/"):
+                    engine.api.remove_image(tag, force=True)
+
+
+@contextlib.contextmanager
+def running_registry(directory: Path) -> Iterator[Registry]:
+    """A registry that keeps its images in this directory."""
+    configuration = directory / "registry.yaml"
+    configuration.write_text(
+        "version: 0.1\n"
+        f"storage: {{filesystem: {{rootdirectory: {directory / 'images'}}}, delete: {{enabled: true}}}}\n"
+        "http: {addr: '127.0.0.1:0'}\n"
+        "log: {level: info, formatter: json}\n"
+    )
+    log = directory / "registry.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", configuration],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def listens() -> re.Match[str] | None:
+        return re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
+
+    try:
+        wait_until(lambda: listens() is not None, f"the registry does not start, see {log}", process)
+        found = listens()
+        assert found is not None
+        yield Registry(found[1])
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)

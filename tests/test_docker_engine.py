@@ -1,0 +1,168 @@
+"""The fixtures for a real Docker engine do what they say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+
+from tests.docker_engine import (
+    ComposeProject,
+    DockerEngine,
+    DockerError,
+    Registry,
+    compose_projects,
+    unique_name,
+)
+from tests.private_engine import PrivateEngine
+
+SERVICE = "services:\n  one:\n    image: {image}\n"
+TALKS = 'CMD ["cat", "/greeting"]'
+
+
+def image_id(engine: DockerEngine, reference: str) -> str | None:
+    """None when the engine has no such image."""
+    try:
+        return str(engine.api.inspect_image(reference)["Id"])  # type: ignore[no-untyped-call]  # as types-docker has it
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def state_of(engine: DockerEngine, container: str) -> tuple[bool, str]:
+    """Whether it runs, and since when."""
+    state = engine.api.inspect_container(container)["State"]
+    return state["Running"], state["StartedAt"]
+
+
+def test_an_imported_image_runs_with_its_files(engine: DockerEngine) -> None:
+    tag = f"{unique_name()}:1"
+    engine.import_image(tag, [TALKS], {"/greeting": b"hello"})
+    assert engine.docker("run", "--rm", "--network=none", tag) == "hello"
+
+
+def test_importing_again_moves_the_tag_to_another_image(engine: DockerEngine) -> None:
+    tag = f"{unique_name()}:1"
+    first = engine.import_image(tag, files={"/version": b"1"})
+    second = engine.import_image(tag, files={"/version": b"2"})
+    assert first != second
+    assert image_id(engine, tag) == second
+
+
+def test_imported_images_are_removed(engine: DockerEngine) -> None:
+    apart = DockerEngine(engine.host)
+    tag = f"{unique_name()}:1"
+    images = [apart.import_image(tag), apart.import_image(tag)]
+    apart.remove_images()
+    assert [image_id(engine, reference) for reference in (tag, *images)] == [None, None, None]
+
+
+def test_a_failing_command_says_what_docker_said(engine: DockerEngine) -> None:
+    with pytest.raises(DockerError, match=r"docker inspect no-such-thing: exit code 1: .*No such object"):
+        engine.docker("inspect", "no-such-thing")
+
+
+def test_what_is_pushed_to_the_registry_is_pulled_from_it(engine: DockerEngine, registry: Registry) -> None:
+    tag = f"{unique_name()}:1"
+    image = engine.import_image(tag, [TALKS], {"/greeting": b"from afar"})
+    reference = registry.push(engine, tag)
+    engine.docker("rmi", tag)
+    assert image_id(engine, image) is None
+    engine.docker("pull", reference)
+    assert engine.docker("run", "--rm", "--network=none", reference) == "from afar"
+
+
+def test_a_project_is_gone_at_the_end_with_what_left_its_file(
+    engine: DockerEngine, image: str, tmp_path: Path
+) -> None:
+    with compose_projects(tmp_path, engine) as make:
+        project = make(SERVICE.format(image=image) + f"  two:\n    image: {image}\n")
+        project.compose("up", "--detach")
+        project.write(SERVICE.format(image=image))
+        assert len(project.containers()) == 2
+        assert len(project.containers("two")) == 1
+        assert engine.docker("network", "ls", "--quiet", "--filter", f"name={project.name}")
+    assert project.containers() == []
+    assert engine.docker("network", "ls", "--quiet", "--filter", f"name={project.name}") == ""
+
+
+def test_both_composes_mean_the_same_project(
+    compose_project: Callable[..., ComposeProject], image: str, compose_v1: Path
+) -> None:
+    project = compose_project(SERVICE.format(image=image))
+    environment = project.engine.environment
+    subprocess.run([compose_v1, "-f", project.file, "up", "-d"], env=environment, check=True, timeout=60)
+    (by_v1,) = project.containers("one")
+    assert project.compose("ps", "--quiet") == by_v1
+
+
+def test_a_frozen_engine_does_not_answer_until_it_is_thawed(
+    private_engine: Callable[..., PrivateEngine],
+) -> None:
+    private = private_engine()
+    private.freeze()
+    assert not private.engine.answers()
+    with pytest.raises(requests.exceptions.Timeout):
+        docker.APIClient(private.engine.host, version="1.41", timeout=1).ping()
+    private.thaw()
+    assert private.engine.api.ping()
+
+
+def test_containers_outlive_a_killed_engine_that_takes_them_back(
+    private_engine: Callable[..., PrivateEngine],
+) -> None:
+    private = private_engine("--live-restore")
+    private.engine.import_image("base:1")
+    container = private.engine.docker("run", "--detach", "--network=none", "base:1")
+    before = state_of(private.engine, container)
+    private.kill()
+    assert not private.engine.answers()
+    private.start()
+    assert state_of(private.engine, container) == before
+
+
+def test_containers_end_with_an_engine_that_is_restarted(
+    private_engine: Callable[..., PrivateEngine],
+) -> None:
+    private = private_engine()
+    private.engine.import_image("base:1")
+    container = private.engine.docker("run", "--detach", "--network=none", "base:1")
+    private.restart()
+    assert not state_of(private.engine, container)[0]
+
+
+def test_a_private_engine_leaves_the_networks_of_the_machine_alone(
+    private_engine: Callable[..., PrivateEngine],
+) -> None:
+    before = {entry.name for entry in Path("/sys/class/net").iterdir()}
+    private = private_engine()
+    network = private.engine.docker("network", "create", "--driver=bridge", "apart")
+    after = {entry.name for entry in Path("/sys/class/net").iterdir()}
+    assert "docker0" in after or "docker0" not in before
+    assert f"br-{network[:12]}" not in after
+
+
+@pytest.mark.parametrize("leave", [PrivateEngine.kill, PrivateEngine.freeze, PrivateEngine.stop])
+def test_nothing_of_a_private_engine_is_left(
+    leave: Callable[[PrivateEngine], None],
+    private_engine: Callable[..., PrivateEngine],
+    compose_project: Callable[..., ComposeProject],
+) -> None:
+    private = private_engine("--live-restore")
+    private.engine.import_image("base:1")
+    project = compose_project(SERVICE.format(image="base:1"), on=private.engine)
+    project.compose("up", "--detach")
+    (container,) = project.containers()
+    inside = int(private.engine.api.inspect_container(container)["State"]["Pid"])
+    pidfd = os.pidfd_open(inside)
+    leave(private)
+    private.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(inside, 0)
+    os.close(pidfd)
+    assert str(private.directory) not in Path("/proc/self/mountinfo").read_text()
+    assert not private.directory.exists()
