@@ -18,9 +18,9 @@ from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_until
 class PrivateEngine:
     """One dockerd, with the containerd that it starts, in a directory of its own.
 
-    It lives in a network namespace of its own, as every dockerd claims the machine's docker0 and netfilter (one
-    with --bridge=none even deletes the docker0 of the others). So any number may run beside each other, but what
-    a container publishes cannot be reached from outside, nor what is outside, such as a registry, from there.
+    It lives in a network namespace of its own, as every dockerd claims the machine's docker0 and netfilter
+    (one with --bridge=none even deletes the docker0 of the others). So any number may run beside each other,
+    but what a container publishes cannot be reached from outside, nor what is outside (a registry) from there.
     """
 
     def __init__(self, *options: str) -> None:

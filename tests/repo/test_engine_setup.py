@@ -1,0 +1,211 @@
+"""The script that puts a Docker engine on a bare Debian machine: what it derives, and how it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts/setup-engine"
+NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def run(*arguments: str, as_nobody: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
+    # The script goes in by its text: the folder it is in need not be open to everyone.
+    command = ["bash", "-c", SCRIPT.read_text(), "scripts/setup-engine", *arguments]
+    return subprocess.run(
+        ["setpriv", *NOBODY, *command] if as_nobody else command,
+        cwd="/",
+        env=kept | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def apt(tmp_path: Path) -> Path:
+    """An empty apt configuration of a Debian 12."""
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "os-release").write_text('ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n')
+    return tmp_path
+
+
+def mirror(apt: Path) -> list[dict[str, str]]:
+    """The derived sources, with the names of their fields in small letters."""
+    done = run("mirror", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
+    assert done.returncode == 0, done.stdout
+    stanzas: list[dict[str, str]] = []
+    for stanza in done.stdout.strip().split("\n\n"):
+        fields: dict[str, str] = {}
+        for line in filter(None, stanza.splitlines()):
+            if line.startswith(" "):
+                fields[list(fields)[-1]] += "\n" + line
+            else:
+                name, _, value = line.partition(":")
+                fields[name.lower()] = value.strip()
+        if fields:
+            stanzas.append(fields)
+    return stanzas
+
+
+def trixie(uris: str, **fields: str) -> dict[str, str]:
+    return {"types": "deb", "uris": uris, "suites": "trixie", "components": "main"} | fields
+
+
+def test_help_names_the_subcommands() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("start", "install", "stop", "mirror"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_an_unknown_subcommand_is_refused_with_the_usage() -> None:
+    done = run("begin")
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: scripts/setup-engine")
+
+
+def test_a_classic_source_gives_the_same_mirror_with_the_release_that_has_compose(apt: Path) -> None:
+    (apt / "sources.list").write_text(
+        "# deb http://commented.test/debian bookworm main\n"
+        "deb http://mirror.test/debian bookworm main contrib # the usual one\n"
+        "deb-src http://source.test/debian bookworm main\n"
+    )
+    assert mirror(apt) == [trixie("http://mirror.test/debian")]
+
+
+def test_the_options_of_a_classic_source_are_kept_but_for_its_architectures(apt: Path) -> None:
+    (apt / "sources.list.d/own.list").write_text(
+        "deb [ arch=amd64,i386 signed-by=/keys/one.gpg,/keys/two.gpg trusted=yes ]"
+        " https://mirror.test/debian/ bookworm main\n"
+    )
+    assert mirror(apt) == [
+        trixie(
+            "https://mirror.test/debian/", **{"signed-by": "/keys/one.gpg /keys/two.gpg", "trusted": "yes"}
+        )
+    ]
+
+
+def test_a_deb822_source_gives_the_same_mirror_with_the_release_that_has_compose(apt: Path) -> None:
+    (apt / "sources.list.d/debian.sources").write_text(
+        "Types: deb deb-src\n"
+        "# http://snapshot.test/archive\n"
+        "URIs: http://mirror.test/debian\n"
+        "Suites: bookworm bookworm-updates\n"
+        "Components: main non-free\n"
+        "Architectures: amd64\n"
+        "Signed-By: /keys/debian.gpg\n"
+        "\n"
+        "Types: deb\n"
+        "URIs: http://mirror.test/debian-security\n"
+        "Suites: bookworm-security\n"
+        "Components: main\n"
+    )
+    assert mirror(apt) == [trixie("http://mirror.test/debian", **{"signed-by": "/keys/debian.gpg"})]
+
+
+def test_fields_of_several_lines_are_kept_whole(apt: Path) -> None:
+    key = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDMEY865\n -----END PGP PUBLIC KEY BLOCK-----"
+    (apt / "sources.list.d/debian.sources").write_text(
+        "types: deb\nuris: http://one.test/debian\n http://two.test/debian\n"
+        f"suites:\n bookworm\n bookworm-updates\ncomponents: main\nsigned-by:{key}\n"
+    )
+    assert mirror(apt) == [trixie("http://one.test/debian\n http://two.test/debian", **{"signed-by": key})]
+
+
+def test_sources_that_are_off_or_not_of_this_release_are_passed_over(apt: Path) -> None:
+    (apt / "sources.list").write_text(
+        "deb http://other.test/debian sid main\n"
+        "deb http://backports.test/debian bookworm-backports main\n"
+        "deb http://vendor.test/debian bookworm stable\n"
+        "deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n"
+    )
+    (apt / "sources.list.d/off.sources").write_text(
+        "Enabled: no\nTypes: deb\nURIs: http://off.test/debian\nSuites: bookworm\nComponents: main\n"
+    )
+    assert mirror(apt) == []
+
+
+def test_a_source_that_names_its_suite_by_role_counts_too(apt: Path) -> None:
+    (apt / "sources.list").write_text("deb http://mirror.test/debian oldstable main\n")
+    assert mirror(apt) == [trixie("http://mirror.test/debian")]
+
+
+def test_all_files_are_read_the_main_one_first(apt: Path) -> None:
+    (apt / "sources.list").write_text("deb http://first.test/debian bookworm main\n")
+    (apt / "sources.list.d/b.list").write_text("deb http://second.test/debian bookworm main\n")
+    (apt / "sources.list.d/c.sources").write_text(
+        "Types: deb\nURIs: http://third.test/debian\nSuites: bookworm\nComponents: main"
+    )
+    assert [source["uris"] for source in mirror(apt)] == [
+        "http://first.test/debian",
+        "http://second.test/debian",
+        "http://third.test/debian",
+    ]
+
+
+def test_a_release_that_has_compose_itself_is_its_own_source(apt: Path) -> None:
+    (apt / "os-release").write_text("VERSION_CODENAME=forky\n")
+    (apt / "sources.list").write_text("deb http://mirror.test/debian forky main\n")
+    assert [source["suites"] for source in mirror(apt)] == ["forky"]
+
+
+def test_without_any_source_it_says_where_it_looked(apt: Path) -> None:
+    done = run("mirror", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
+    assert done.returncode == 1
+    assert f"no sources.list and no sources.list.d in {apt}" in done.stdout
+
+
+def test_a_release_without_a_name_is_refused(apt: Path) -> None:
+    (apt / "os-release").write_text("ID=debian\n")
+    done = run("mirror", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
+    assert done.returncode == 1
+    assert "has no VERSION_CODENAME" in done.stdout
+
+
+def assert_says_what_to_do_by_hand(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 1
+    for needed in ("as root", "dockerd", "docker-registry", "busybox", "iptables", "Compose v2 plugin"):
+        assert needed in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_an_ordinary_user_is_told_what_to_install_by_hand() -> None:
+    done = run("start", as_nobody=True, HOME="/nonexistent")
+    assert_says_what_to_do_by_hand(done)
+
+
+def test_another_system_than_debian_is_told_what_to_install_by_hand(tmp_path: Path) -> None:
+    program(tmp_path / "docker", "exit 1")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run("start", PATH=path, OS_RELEASE=str(tmp_path / "no-os-release"))
+    assert_says_what_to_do_by_hand(done)
+    assert "this is missing: docker compose" in done.stdout
+
+
+def test_an_engine_elsewhere_is_not_replaced_by_one_here(tmp_path: Path) -> None:
+    fakes = {
+        "docker": '[ "$1" = compose ]',  # it has the plugin, and reaches no engine
+        "dockerd": "exit 1",
+        "docker-registry": "exit 1",
+        "iptables": "exit 1",
+        "dpkg-query": "printf installed",
+        "id": "echo 1000",
+    }
+    for name, body in fakes.items():
+        program(tmp_path / name, body)
+    done = run("start", PATH=f"{tmp_path}:{os.environ['PATH']}", DOCKER_HOST="tcp://elsewhere.test:2376")
+    assert done.returncode == 1
+    assert "no engine answers at DOCKER_HOST=tcp://elsewhere.test:2376" in done.stdout
