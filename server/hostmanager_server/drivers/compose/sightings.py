@@ -82,8 +82,12 @@ class Sightings:
         return self._keep(begun, at)
 
     def ahead(self, seen: Container) -> bool:
-        """Whether the inspected container shows an end of which an event has yet to tell."""
-        return self._another_run(seen) and (self._known[seen.id].running or not seen.running)
+        """Whether the inspected container is past an end, or a first start, of which an event has yet to tell."""
+        known = self._known.get(seen.id)
+        if known is None:
+            return seen.started is not None  # not listed, so it is new: its first start will be told
+        ended_since = seen.finished is not None and seen.finished > self._versions[seen.id]
+        return self._another_run(seen) and (known.running or ended_since)
 
     def inspected(self, seen: Container) -> tuple[Container, ...]:
         """This was inspected just now."""
