@@ -82,12 +82,12 @@ class Sightings:
         return self._keep(begun, at)
 
     def ahead(self, seen: Container) -> bool:
-        """Whether the inspected container is past an end, or a first start, of which an event has yet to tell."""
-        known = self._known.get(seen.id)
-        if known is None:
+        """Whether the inspected container shows another run than the last one known, with an end before it
+        of which an event has yet to tell."""
+        version = self._versions.get(seen.id)
+        if version is None:
             return seen.started is not None  # not listed, so it is new: its first start will be told
-        ended_since = seen.finished is not None and seen.finished > self._versions[seen.id]
-        return self._another_run(seen) and (known.running or ended_since)
+        return self._another_run(seen) and seen.finished is not None and seen.finished > version
 
     def inspected(self, seen: Container) -> tuple[Container, ...]:
         """This was inspected just now."""
