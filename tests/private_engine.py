@@ -20,7 +20,7 @@ class PrivateEngine:
 
     It lives in a network namespace of its own, as every dockerd claims the machine's docker0 and netfilter
     (one with --bridge=none even deletes the docker0 of the others). So any number may run beside each other,
-    but what a container publishes cannot be reached from outside, nor what is outside (a registry) from there.
+    but what a container publishes is out of reach from outside, and what is outside (a registry) from there.
     """
 
     def __init__(self, *options: str) -> None:

@@ -131,6 +131,7 @@ def test_sources_that_are_off_or_not_of_this_release_are_passed_over(apt: Path) 
         "deb http://backports.test/debian bookworm-backports main\n"
         "deb http://vendor.test/debian bookworm stable\n"
         "deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n"
+        "deb http://mirror.test/debian bookworm contrib # without main\n"
     )
     (apt / "sources.list.d/off.sources").write_text(
         "Enabled: no\nTypes: deb\nURIs: http://off.test/debian\nSuites: bookworm\nComponents: main\n"
@@ -149,10 +150,14 @@ def test_all_files_are_read_the_main_one_first(apt: Path) -> None:
     (apt / "sources.list.d/c.sources").write_text(
         "Types: deb\nURIs: http://third.test/debian\nSuites: bookworm\nComponents: main"
     )
+    (apt / "sources.list.d/d.sources").write_text(
+        "Types: deb\nURIs: http://fourth.test/debian\nSuites: bookworm\nComponents: main\n"
+    )
     assert [source["uris"] for source in mirror(apt)] == [
         "http://first.test/debian",
         "http://second.test/debian",
         "http://third.test/debian",
+        "http://fourth.test/debian",
     ]
 
 
