@@ -19,8 +19,8 @@ from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
-from hostmanager_server.core.spec import Target
-from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
@@ -32,9 +32,27 @@ from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Listen, Server
 from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.store import Store
-from hostmanager_server.supervisor import CallSoon, NotDurableError, RequestError, Supervisor, now
+from hostmanager_server.supervisor import (
+    CallSoon,
+    MakeServices,
+    NotDurableError,
+    RequestError,
+    Supervisor,
+    now,
+)
 
 log = logging.getLogger(__name__)
+
+EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeSettings:
+    """Which compose services are managed, and how; see CatalogReader."""
+
+    files: tuple[str, ...]
+    prefix: str = "ocs-"
+    program: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +66,13 @@ class Settings:
     working_dir: Path = field(default_factory=Path.cwd)
     initial_state: Target | None = None  # None: what the config says
     tcp_reflection: bool = False
+    compose: ComposeSettings | None = None  # None: no compose files are managed
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    disown: bool  # leave what runs to the next daemon
+    disown: frozenset[Management]  # what is managed in these ways is left to the next daemon
     code: int
 
 
@@ -94,7 +113,9 @@ class App:
         # from the config, as OCS does.
         died = not recovered.ended and recovered.boot_id == boot_id()
         restore = recovered.targets if died and settings.initial_state is None else {}
-        supervisor = Supervisor(store, self._load_config, make_driver, journal, self._broke_down, restore)
+        supervisor = Supervisor(
+            store, self._load_config, make_driver, journal, self._broke_down, restore, self._make_services()
+        )
         limits = settings.limits
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
@@ -119,7 +140,8 @@ class App:
             end = await self._end
             if not end.disown:
                 journal.end()
-            disown = end.disown or not await self._bring_down(supervisor)
+            if end.disown != EVERYTHING:
+                disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
             return end.code
         finally:
             await server.stop()
@@ -130,8 +152,9 @@ class App:
 
     # --- what is asked of the daemon, on the event loop
 
-    def exit(self, disown: bool) -> None:
-        """End the daemon: `disown` leaves what runs to the next one, otherwise everything is brought down."""
+    def exit(self, disown: frozenset[Management]) -> None:
+        """End the daemon: everything is brought down first, but for what is managed in one of the ways in
+        `disown`, which is left to the next one."""
         self._finish(_End(disown, 0))
 
     def terminate(self) -> None:
@@ -142,7 +165,7 @@ class App:
             self._impatient.set()
         else:
             log.info("ending: bringing everything down first; a second signal leaves it running")
-            self._finish(_End(False, 0))
+            self._finish(_End(frozenset(), 0))
 
     def reload(self) -> None:
         """Read the site config anew, as update(reload_config) does."""
@@ -156,7 +179,30 @@ class App:
 
     def _broke_down(self) -> None:
         # On the supervisor's thread, which ends. Exiting lets whoever started the daemon start it again.
-        self._loop.call_soon_threadsafe(self._finish, _End(True, 1))
+        self._loop.call_soon_threadsafe(self._finish, _End(EVERYTHING, 1))
+
+    def _make_services(self) -> MakeServices | None:
+        compose = self._settings.compose
+        if compose is None:
+            return None
+        # The SDK takes a tenth of a second to import, which a host without containers need not pay.
+        from hostmanager_server.drivers.compose.connection import dial
+        from hostmanager_server.drivers.compose.driver import ComposeDriver
+        from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
+        from hostmanager_server.drivers.compose.reader import CatalogReader
+
+        reader = CatalogReader(
+            compose.files, prefix=compose.prefix, program=compose.program,
+            working_dir=self._settings.working_dir, environ=os.environ,
+        )  # fmt: skip
+
+        def make(poller: Poller, post: Post, call_soon: CallSoon, listener: ServiceListener) -> ServiceDriver:
+            def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
+                return EngineWatch(dial, told, soon)
+
+            return ComposeDriver(poller, post, call_soon, listener, reader, watch, os.environ)
+
+        return make
 
     def _load_config(self) -> LoadedConfig:
         settings = self._settings
@@ -170,9 +216,9 @@ class App:
         except RequestError as error:
             log.error("reload: %s", error)
 
-    async def _bring_down(self, supervisor: Supervisor) -> bool:
-        """Whether everything is down: not when a second signal came first."""
-        stopped: asyncio.Future[Any] = asyncio.wrap_future(supervisor.stop_manager())
+    async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
+        """Whether everything is down that is to be: not when a second signal came first."""
+        stopped: asyncio.Future[Any] = asyncio.wrap_future(supervisor.stop_manager(disown))
         impatient: asyncio.Future[Any] = asyncio.ensure_future(self._impatient.wait())
         await asyncio.wait({stopped, impatient}, return_when=asyncio.FIRST_COMPLETED)
         impatient.cancel()

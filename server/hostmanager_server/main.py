@@ -16,8 +16,9 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
-from hostmanager_server.app import App, Settings
+from hostmanager_server.app import App, ComposeSettings, Settings
 from hostmanager_server.config.load import default_site_file, load_site_config
+from hostmanager_server.config.options import ManagerOptions, split_files
 from hostmanager_server.core.spec import Target
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
 from hostmanager_server.state_dir import StateDirError
@@ -93,6 +94,23 @@ def private_folder(socket: Path) -> None:
     help="What relative paths in the site config are relative to. Default: where you are.",
 )  # fmt: skip
 @click.option(
+    "--docker-compose",
+    metavar="FILE,FILE",
+    help="Compose files whose services are managed, relative to the working directory; several that make up "
+    "one project are joined by a colon. Default: what the host's HostManager entry says.",
+)
+@click.option(
+    "--docker-service-prefix",
+    metavar="PREFIX",
+    show_default="ocs-",
+    help="With an instance id, the name of its compose service.",
+)
+@click.option(
+    "--docker-compose-bin",
+    metavar="PATH",
+    help="A standalone docker-compose program. Default: the plugin `docker compose`, else docker-compose.",
+)
+@click.option(
     "--max-watchers", type=click.IntRange(1), default=Limits().watchers, help="Watch streams at once."
 )
 @click.option(
@@ -110,6 +128,9 @@ def serve_command(
     reflection: bool,
     initial_state: str | None,
     working_dir: Path | None,
+    docker_compose: str | None,
+    docker_service_prefix: str | None,
+    docker_compose_bin: str | None,
     max_watchers: int,
     max_watchers_per_client: int,
     quiet: bool,
@@ -146,12 +167,27 @@ def serve_command(
             working_dir=working_dir,
             initial_state=Target(initial_state) if initial_state else options.initial_state,
             tcp_reflection=reflection,
+            compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
             limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
         )
         code = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(code)
+
+
+def _compose(
+    options: ManagerOptions, files: str | None, prefix: str | None, program: str | None
+) -> ComposeSettings | None:
+    """What the command line says of compose services, else the HostManager entry."""
+    chosen = split_files(files) if files is not None else options.docker_compose
+    if not chosen:
+        return None
+    return ComposeSettings(
+        files=chosen,
+        prefix=options.docker_service_prefix if prefix is None else prefix,
+        program=options.docker_compose_bin if program is None else program,
+    )
 
 
 async def _serve(settings: Settings) -> int:

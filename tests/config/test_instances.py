@@ -316,7 +316,9 @@ def test_a_wrong_value_is_an_error_with_a_place(instances: Instances, errors: Er
 
 def test_to_depend_on_what_cannot_start_is_a_warning_at_its_place(instances: Instances) -> None:
     config = instances(
-        "instance-id: a, depends-on: [b]", "instance-id: b, manage: docker", "instance-id: c, depends-on: [a]"
+        "instance-id: a, depends-on: [b]",
+        "instance-id: b, agent-class: Nobody",
+        "instance-id: c, depends-on: [a]",
     )
     assert [(p.line, p.column, p.message) for p in config.problems if "waits" in p.message] == [
         (5, 57, "instance 'a' waits for 'b', which cannot start")

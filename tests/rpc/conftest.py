@@ -18,7 +18,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.model import State
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, ProcessSpec, Target
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost
 from hostmanager_server.rpc.context import Context, Line
@@ -88,7 +88,7 @@ class House:
     ) -> None:
         self.config = ReadConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
-        self.died: list[bool] = []
+        self.died: list[frozenset[Management]] = []
         self.addresses: list[str] = []
         self.server: Server  # set by `house`
         self.channels: list[grpc.aio.Channel] = []
@@ -97,7 +97,7 @@ class House:
             self.epoch, Manager(ManagerState.STOPPED, "host", "site.yaml"), removals_kept=removals_kept
         )
         self.supervisor = Supervisor(
-            self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: self.died.append(True)
+            self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: None
         )
         self.hub = Hub(
             self.store,

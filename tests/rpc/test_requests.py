@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.rpc.status import StatusRpcs
 
@@ -242,7 +242,7 @@ def test_only_the_daemon_that_is_meant_dies(tmp_path: Path) -> None:
             assert not h.died
             answer = await stub.Die(pb.DieRequest(expected_epoch=h.epoch))
             assert answer.epoch == h.epoch
-            assert h.died == [False]
+            assert h.died == [frozenset()]
             assert not h.host.runs
 
     run(play())
@@ -252,7 +252,7 @@ def test_a_disowning_death_leaves_everything_running(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:
             await h.stub().Die(pb.DieRequest(disown_processes=True))
-            assert h.died == [True]
+            assert h.died == [frozenset({Management.HOST})]
             assert len(h.host.runs) == 3
 
     run(play())

@@ -74,7 +74,7 @@ def _summary(path: Path, loaded: Sequence[LoadedConfig], problems: Sequence[Prob
 def _host(config: LoadedConfig) -> str:
     instances = config.spec.instances if config.spec is not None else ()
     text = f"host {config.host} has {_count(len(instances), 'managed instance')}"
-    idle = sum(spec.process is None for spec in instances) if config.local else 0
+    idle = sum(bool(spec.problem) for spec in instances) if config.local else 0
     return f"{text}, {idle} of which cannot start" if idle else text
 
 
@@ -111,7 +111,7 @@ def _instance_as_json(spec: InstanceSpec) -> dict[str, Any]:
         "agent_class": spec.agent_class,
         "management": spec.management.value,
         "target_state": spec.initial_target.value,
-        "operable": process is not None,
+        "operable": not spec.problem,
         "problem": spec.problem or None,
         "command": list(process.argv) if process is not None else None,
         "command_source": process.source if process is not None else None,

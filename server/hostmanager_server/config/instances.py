@@ -15,6 +15,7 @@ from hostmanager_server.config.settings import KEYS, Settings, merge, read_setti
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,
+    CommandProbe,
     InstanceSpec,
     LogPolicy,
     Management,
@@ -27,7 +28,10 @@ HOST_MANAGER = "HostManager"
 OCS_KEYS = ("instance-id", "agent-class", "arguments", "manage")
 INSTANCE_KEYS = (*OCS_KEYS, *KEYS)
 MAX_ID = 80  # characters; ids become file names, where one character may take up to twelve
-NO_COMPOSE = "docker compose services are not supported by this version"
+# What the compose file says of its services, and this file of native processes only.
+PROCESS_KEYS = (
+    "command", "env", "limits", "log", "stop-signal", "stop-timeout", "user", "working-dir",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ def _read(reader: Reader, node: Node, context: Context) -> _Instance | None:
     if "arguments" in entries:
         arguments = reader.words(entries["arguments"].value, f"'arguments' of {what}")
     own = read_settings(reader, entries, what, context.launchers.working_dir)
+    if manage is not None and manage[0] is Management.DOCKER:
+        _check_service(reader, entries, own, what)
     if instance_id is None or agent_class is None:
         return None
     return _Instance(
@@ -113,6 +119,16 @@ def _read(reader: Reader, node: Node, context: Context) -> _Instance | None:
         own,
         merge(own, context.classes.get(agent_class, Settings())),
     )
+
+
+def _check_service(reader: Reader, entries: Mapping[str, Entry], own: Settings, what: str) -> None:
+    for key in PROCESS_KEYS:
+        if key in entries:
+            text = f"{key!r} of {what} is ignored: for a compose service the compose file says that"
+            reader.warn(entries[key].key, text)
+    if own.ready is not None and isinstance(own.ready.check, CommandProbe):
+        text = f"'ready' of {what} cannot be a command, as it is a compose service: ask by tcp or http"
+        reader.error(entries["ready"].value, text)
 
 
 def _instance_id(reader: Reader, node: Node, entries: Mapping[str, Entry]) -> str | None:
@@ -159,7 +175,10 @@ def _spec(instance: _Instance, context: Context) -> InstanceSpec:
         management=management,
         initial_target=target,
         process=process,
-        problem=_problem(instance, management, process, context.launchers),
+        # Which service it is, if any, is known once the compose files are read.
+        problem=""
+        if process or management is Management.DOCKER
+        else context.launchers.unknown(instance.agent_class),
         ready=settings.ready,
         log=LogPolicy(
             context.log_dir,
@@ -192,32 +211,16 @@ def _process(instance: _Instance, context: Context) -> ProcessSpec | None:
     )
 
 
-def _problem(
-    instance: _Instance, management: Management, process: ProcessSpec | None, launchers: Launchers
-) -> str:
-    if process is not None:
-        return ""
-    return NO_COMPOSE if management is Management.DOCKER else launchers.unknown(instance.agent_class)
-
-
 def _warn_of_inoperable(
     reader: Reader, instances: Iterable[_Instance], specs: Iterable[InstanceSpec]
 ) -> None:
-    docker = []
     specs = list(specs)
-    idle = {spec.instance_id for spec in specs if spec.process is None}
+    idle = {spec.instance_id for spec in specs if spec.problem}
     for instance, spec in zip(instances, specs, strict=True):
         for dependency in instance.settings.depends_on or ():
             if dependency.instance_id in idle and spec.instance_id not in idle:
                 text = f"instance {shown(spec.instance_id)} waits for {shown(dependency.instance_id)}"
                 reader.warn(dependency.node, f"{text}, which cannot start")
-        if spec.management is Management.DOCKER:
-            docker.append(instance)
-        elif spec.process is None:
+        if spec.problem:
             text = f"instance {shown(spec.instance_id)} cannot start: {spec.problem}"
             reader.warn(instance.class_node, text)
-    if docker:  # said once: a host that uses docker has many
-        more = f" and {len(docker) - 1} more" if len(docker) > 1 else ""
-        reader.warn(
-            docker[0].id_node, f"instance {shown(docker[0].instance_id)}{more} cannot start: {NO_COMPOSE}"
-        )

@@ -81,11 +81,15 @@ def _option(reader: Reader, word: Scalar, given: str) -> str | None:
     return None
 
 
+def split_files(value: str) -> tuple[str, ...]:
+    """The files of `--docker-compose`, which are separated by commas."""
+    return tuple(file.strip() for file in value.split(",") if file.strip())
+
+
 def _with(reader: Reader, options: ManagerOptions, name: str, value: str, word: Scalar) -> ManagerOptions:
     match name:
         case "--docker-compose":
-            files = tuple(file.strip() for file in value.split(",") if file.strip())
-            return replace(options, docker_compose=files)
+            return replace(options, docker_compose=split_files(value))
         case "--docker-service-prefix":
             return replace(options, docker_service_prefix=value)
         case "--docker-compose-bin":

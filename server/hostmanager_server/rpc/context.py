@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.core.spec import LogPolicy, Management
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
@@ -53,7 +53,7 @@ class Context:
     convert: InstanceConverter
     outputs: OutputReader
     now: Callable[[], Instant]
-    exit_daemon: Callable[[bool], None]  # True: leave what runs to the next daemon
+    exit_daemon: Callable[[frozenset[Management]], None]  # leaving what is managed so to the next daemon
 
     def token(self, position: int) -> str:
         return token(self.daemon.epoch, position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, carry_out
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
@@ -66,21 +67,21 @@ class RequestRpcs:
         epoch = context.daemon.epoch
         if request.expected_epoch and request.expected_epoch != epoch:
             raise from_request_error(StaleEpochError(request.expected_epoch, epoch), "")
-        left = [
-            what
-            for what, disown in (
-                ("native processes", request.disown_processes),
-                ("compose services", request.disown_dockers),
+        disown = {
+            management: what
+            for management, what, asked in (
+                (Management.HOST, "native processes", request.disown_processes),
+                (Management.DOCKER, "compose services", request.disown_dockers),
             )
-            if disown
-        ]
-        message = f"the daemon is to exit, leaving {' and '.join(left)} running" if left else (
-            "the daemon is to exit after bringing everything down"
-        )  # fmt: skip
+            if asked
+        }
+        message = "the daemon is to exit after bringing everything down"
+        if disown:
+            message = f"the daemon is to exit, leaving {' and '.join(disown.values())} running"
         context.supervisor.note(Note(Kind.DAEMON, "Die", message, context.now()))
-        context.exit_daemon(request.disown_processes)
-        if not request.disown_processes:
-            await carry_out(context.supervisor.stop_manager())
+        context.exit_daemon(frozenset(disown))
+        if len(disown) < 2:
+            await carry_out(context.supervisor.stop_manager(disown))
         return pb.DieResponse(epoch=epoch)
 
     def _before(self, done: Accepted) -> str:

@@ -10,13 +10,14 @@ from hostmanager_server.supervisor.requests import (
     StaleEpochError,
     WrongStateError,
 )
-from hostmanager_server.supervisor.thread import CallSoon, Supervisor
+from hostmanager_server.supervisor.thread import CallSoon, MakeServices, Supervisor
 
 __all__ = [
     "Accepted",
     "CallSoon",
     "ConfigError",
     "InvalidRequestError",
+    "MakeServices",
     "NotDurableError",
     "RequestError",
     "StaleEpochError",

@@ -17,13 +17,14 @@ from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.manager import Manager as ManagerView
-from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
+from hostmanager_server.core.spec import HostSpec, Management, Target
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import compose
+from hostmanager_server.supervisor.adoption import taken_back
 from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.memory import Journal, Memory
 from hostmanager_server.supervisor.requests import (
     Accepted,
     ConfigError,
@@ -46,19 +47,6 @@ class Config(Protocol):
     def host(self) -> str: ...
 
 
-class Journal(Protocol):
-    """Where what was asked for outlives the daemon."""
-
-    def save(
-        self,
-        *,
-        manager: ManagerState | None = None,
-        targets: Mapping[str, Target] | None = None,
-        forget: Sequence[str] = (),
-    ) -> Future[None]:
-        """Store a change; the future is done when it is on disk. Returns at once."""
-
-
 class Manager:
     """Owns the manager's state. One for each engine.
 
@@ -78,7 +66,7 @@ class Manager:
         self._engine = engine
         self._manage = manage
         self._store = store
-        self._journal = journal
+        self._memory = Memory(journal, restore)
         self._now = now
         self._manager: ManagerView = store.snapshot().manager
         self._stopped: list[Future[Accepted]] = []  # who waits for the manager to be stopped
@@ -86,9 +74,6 @@ class Manager:
         self._site: HostSpec | None = None  # what the last good site config says, without compose services
         self._catalog = Catalog()
         self._survey = Survey()
-        self._disowned: dict[str, Target] | None = None  # targets of those left to the next daemon
-        self._restore = restore
-        self._journaled: tuple[ManagerState | None, dict[str, Target]] = (None, dict(restore))
 
     # --- requests
 
@@ -219,7 +204,7 @@ class Manager:
         if not management:
             return
         left = [i for i in self._engine.instances.values() if i.spec.management in management]
-        self._disowned = {i.instance_id: i.target for i in left if not i.retired}
+        self._memory.disown({i.instance_id: i.target for i in left if not i.retired})
         self._engine.apply({i.instance_id: plan.observe(i) for i in left})
 
     def _answer_stopped(self, revision: int) -> None:
@@ -311,36 +296,12 @@ class Manager:
             return
         self._adopted = True
         specs = {spec.instance_id: spec for spec in host.instances}
-        found: dict[str, Instance] = {}
-        for adopted in self._engine.driver.adopt(specs):
-            instance_id = adopted.run.instance_id
-            spec = specs.get(instance_id)
-            run = Run(
-                adopted.run.number, Phase.READY, adopted.process, adopted.pid, adopted.started, adopted=True
-            )
-            if spec is None:
-                unknown = InstanceSpec(instance_id, "unknown", process=adopted.process)
-                management, target = Management.RETIRED, Target.DOWN
-            else:
-                unknown, management, target = spec, spec.management, spec.initial_target
-            found[instance_id] = Instance(
-                unknown, management, target, run=run, state=State.UP, runs=run.number,
-                reason="Running", message="taken back from an earlier daemon",
-            )  # fmt: skip
-            message = f"pid {adopted.pid} was started by an earlier daemon and is taken back"
-            self._engine.note(Note(Kind.DAEMON, "Adopted", message, moment, instance_id))
-        self._engine.apply(found)
+        found, notes = taken_back(self._engine.driver.adopt(specs), specs, moment)
+        self._engine.apply(found, notes)
 
     def _restore_targets(self, moment: Instant) -> None:
-        restore, self._restore = self._restore, {}
         instances = self._engine.instances
-        changes = [
-            TargetChange(instance_id, target)
-            for instance_id, target in sorted(restore.items())
-            if (i := instances.get(instance_id)) is not None
-            and target is not Target.PASSIVE
-            and i.target is not target
-        ]
+        changes = self._memory.to_restore(instances)
         if changes:
             what = ", ".join(f"{change.who} {change.target.value}" for change in changes)
             message = f"targets asked of the daemon that died: {what}"
@@ -359,19 +320,8 @@ class Manager:
 
     def save(self) -> Future[None] | None:
         """Store what was asked for and is not on disk yet; None when all of it is."""
-        manager, targets = self._journaled
-        state = self._manager.state
-        now = targets  # before the first good config there is nothing to say about any instance
-        if self._disowned is not None:  # the next daemon finds them as they were asked to be
-            state, now = ManagerState.RUNNING, self._disowned
-        elif self._adopted:
-            now = {i.instance_id: i.target for i in self._engine.instances.values() if not i.retired}
-        changed = {instance_id: t for instance_id, t in now.items() if targets.get(instance_id) is not t}
-        gone = [instance_id for instance_id in targets if instance_id not in now]
-        if state is manager and not changed and not gone:
-            return None
-        self._journaled = (state, now)
-        return self._journal.save(manager=None if state is manager else state, targets=changed, forget=gone)
+        # Before the first good config there is nothing to say about any instance.
+        return self._memory.save(self._manager.state, self._engine.instances if self._adopted else None)
 
     def _set_manager(self, manager: ManagerView) -> None:
         self._manager = manager

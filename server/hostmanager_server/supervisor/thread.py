@@ -20,7 +20,8 @@ from hostmanager_server.drivers.by_workload import ByWorkload
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
-from hostmanager_server.supervisor.manager import Config, Journal, Manager
+from hostmanager_server.supervisor.manager import Config, Manager
+from hostmanager_server.supervisor.memory import Journal
 from hostmanager_server.supervisor.requests import Accepted, answer
 from hostmanager_server.threads import name_this_thread
 

@@ -1,0 +1,143 @@
+"""Calls of the compose program, each on a worker thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hostmanager_server.threads import name_this_thread
+
+CallSoon = Callable[[Callable[[], None]], None]
+
+# An image may be large and a registry slow, but one of them says something now and then.
+PROGRESS_WITHIN = 300.0  # s without a word from compose before it is given up
+_PARALLEL = 8  # calls of different projects at once
+_OUTPUT_KEPT = 64 * 1024  # bytes of output that a message is made of
+_MESSAGE_LINES = 10
+
+# What a user may have set for calls by hand must not change what ours do.
+_ENVIRONMENT = {
+    "COMPOSE_ANSI": "never",
+    "COMPOSE_IGNORE_ORPHANS": "1",
+    "COMPOSE_REMOVE_ORPHANS": "0",
+    "COMPOSE_MENU": "0",
+}
+
+# Progress, such as ` Container lab-ocs-a-1  Starting`, or of v1 `Creating lab_ocs-a_1 ... done`.
+_PROGRESS = re.compile(
+    r"""\s*(?:Container|Network|Volume|Image|Service)?\s*\S+\s+
+        (?:Creating|Created|Recreate|Recreated|Starting|Started|Stopping|Stopped|Removing|Removed|Running
+          |Waiting|Healthy|Exited|Killing|Killed|Pulling|Pulled|Building|Built)\s*
+        |(?:Creating|Recreating|Starting|Stopping|Removing|Going\ to\ remove)\ .*
+        |\s*(?:[0-9a-f]{12}|\S+)\ (?:Pulling\ fs\ layer|Waiting|Downloading|Extracting|Verifying\ Checksum
+          |Download\ complete|Pull\ complete|Already\ exists)\b.*""",
+    re.VERBOSE,
+)
+
+
+def complaint(output: str) -> str:
+    """What compose complains of, without its progress; empty when it says nothing else."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not _PROGRESS.fullmatch(line)]
+    engine = [line for line in lines if line.startswith(("Error", "ERROR"))]
+    return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
+
+
+class Call:
+    """One call under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Have compose end as by Ctrl-C; the call is done a little later. Thread-safe."""
+        with self._lock:
+            self._interrupted = True
+            if self._process is not None:
+                _signal(self._process, signal.SIGINT)
+
+    def run(self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress: float) -> str:
+        """Run compose to its end; why it failed, or the empty string. To be called once."""
+        with self._lock:
+            if self._interrupted:
+                return "interrupted before it was begun"
+            try:
+                self._process = subprocess.Popen(
+                    argv, cwd=working_dir, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                return f"cannot run {argv[0]}: {error.strerror}: {error.filename}"
+        process = self._process
+        output, in_time = _read(process, progress)
+        if not in_time:
+            _signal(process, signal.SIGKILL)
+        code = process.wait()
+        with self._lock:
+            self._process = None
+        text = complaint(output.decode(errors="replace"))
+        if not in_time:
+            return f"compose made no progress for {progress:g} s and was ended; its last words: {text or '-'}"
+        if code == 0:
+            return ""
+        if self._was_interrupted():
+            return "interrupted"
+        return text or f"compose ended with code {code} and no message"
+
+    def _was_interrupted(self) -> bool:
+        with self._lock:
+            return self._interrupted
+
+
+class Calls:
+    """Runs calls on worker threads; which ones may run side by side is for the caller to know."""
+
+    def __init__(self, call_soon: CallSoon, environ: Mapping[str, str], *, progress: float = PROGRESS_WITHIN):
+        self._call_soon = call_soon
+        self._environ = {**environ, **_ENVIRONMENT}
+        self._progress = progress
+        self._workers = ThreadPoolExecutor(_PARALLEL, "compose", name_this_thread, ("compose",))
+
+    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
+        """Begin a call. `done` is called on the supervisor thread with why it failed, or the empty string."""
+        call = Call()
+
+        def work() -> None:
+            error = call.run(argv, working_dir, self._environ, self._progress)
+            self._call_soon(lambda: done(error))
+
+        self._workers.submit(work)
+        return call
+
+    def close(self) -> None:
+        """Begin no more calls. Those under way go on to their end by themselves."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(process: subprocess.Popen[bytes], progress: float) -> tuple[bytes, bool]:
+    """The end of what it writes, once it has written all, and whether it never was silent for too long."""
+    assert process.stdout is not None
+    output = b""
+    with process.stdout as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        while poll.poll(progress * 1000):
+            chunk = os.read(pipe.fileno(), 65536)
+            if not chunk:
+                return output, True
+            output = (output + chunk)[-_OUTPUT_KEPT:]
+    return output, False
+
+
+def _signal(process: subprocess.Popen[bytes], signum: int) -> None:
+    """To the whole group: the docker program runs its compose plugin as a child."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signum)

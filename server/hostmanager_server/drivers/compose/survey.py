@@ -1,0 +1,60 @@
+"""What the engine has beside the services that are followed: orphans, and tags that it does not have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from hostmanager_server.core.catalog import Project
+from hostmanager_server.core.service import UNKNOWN_IMAGE, Orphan, Survey
+from hostmanager_server.drivers.compose.container import Container
+from hostmanager_server.drivers.compose.service import Service
+
+
+def survey(
+    projects: Mapping[str, Sequence[Project]],
+    services: Iterable[Service],
+    containers: Iterable[Container],
+    image_ids: Mapping[str, str],
+) -> Survey:
+    """`projects` by name, `image_ids` by tag."""
+    orphans = {}
+    for container in containers:
+        owner = _orphaned_from(projects.get(container.project, ()), container)
+        if owner is not None:
+            orphans[container.id] = Orphan(
+                container_id=container.id,
+                compose_file=owner,
+                service=container.service,
+                running=container.running,
+                running_image=container.image,
+                exit_code=container.exit_code,
+            )
+    new_tags = {
+        service.spec.instance_id: service.wanted.image
+        for service in services
+        if not service.wanted.built and image_ids.get(service.wanted.image, UNKNOWN_IMAGE) == UNKNOWN_IMAGE
+    }
+    return Survey(orphans, new_tags)
+
+
+def _orphaned_from(projects: Sequence[Project], container: Container) -> str | None:
+    """The compose file that the container is an orphan of; None: it is none of ours, or no orphan.
+
+    Two folders of one name make one project, as compose has it. A container that was made from files that are
+    not managed belongs to the other folder, and is nobody's orphan.
+    """
+    if any(container.service in project.services for project in projects):
+        return None
+    for project in projects:
+        for file in project.files:
+            if not container.config_files or any(_same(file, other) for other in container.config_files):
+                return file
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
