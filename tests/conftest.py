@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from tests.docker_engine import (
-    ComposeProject,
     DockerEngine,
+    MakeProject,
     Registry,
     compose_projects,
     compose_v1_or_reason,
@@ -23,7 +23,7 @@ from tests.docker_engine import (
     running_registry,
     unique_name,
 )
-from tests.private_engine import PrivateEngine, private_engines
+from tests.private_engine import StartEngine, private_engines
 
 
 def _skip(reason: str) -> NoReturn:
@@ -63,22 +63,22 @@ def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[Callable[..., ComposeProject]]:
-    """Makes compose projects: compose_project(text). See tests.docker_engine.compose_projects."""
+def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[MakeProject]:
+    """Makes compose projects, compose_project(text), which are gone from the engine at the end."""
     with compose_projects(tmp_path, engine) as make:
         yield make
 
 
 @pytest.fixture
-def private_engine() -> Iterator[Callable[..., PrivateEngine]]:
+def private_engine() -> Iterator[StartEngine]:
     """Starts engines of the test's own, which it may kill or freeze: private_engine("--live-restore")."""
     found = engine_or_reason()
     if isinstance(found, str):
         _skip(found)
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         _skip("a private engine needs root and dockerd; run `make engine` as root, and the tests too")
-    with private_engines() as make:
-        yield make
+    with private_engines() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import docker
 
@@ -84,7 +85,7 @@ class DockerEngine:
     def answers(self) -> bool:
         """Whether the engine answers a ping within two seconds."""
         try:
-            with contextlib.closing(docker.APIClient(base_url=self.host, version="1.41", timeout=2)) as api:
+            with contextlib.closing(docker.APIClient(base_url=self.host, version="auto", timeout=2)) as api:
                 return bool(api.ping())
         except (docker.errors.DockerException, OSError):
             return False
@@ -206,13 +207,20 @@ class ComposeProject:
         return self.engine.containers_of(self.name, service)
 
 
-@contextlib.contextmanager
-def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[Callable[..., ComposeProject]]:
-    """A maker of projects, all of which are gone from the engine at the end, with networks and volumes.
+class MakeProject(Protocol):
+    def __call__(
+        self, text: str, *, name: str | None = None, on: DockerEngine | None = None
+    ) -> ComposeProject:
+        """Make a project of this compose file, in a folder of its own; nothing of it is started.
 
-    make(text, name=…, on=…): `name` is for a file that fixes its own by a top-level `name:`, `on` for another
-    engine, which is left to clean up for itself.
-    """
+        `name` is for a file that fixes its own by a top-level `name:`, `on` for another engine, which is left to
+        clean up for itself.
+        """
+
+
+@contextlib.contextmanager
+def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[MakeProject]:
+    """A maker of projects, all of which are gone from the engine at the end, with networks and volumes."""
     names: list[str] = []
 
     def make(text: str, *, name: str | None = None, on: DockerEngine | None = None) -> ComposeProject:

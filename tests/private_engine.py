@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_until
 
@@ -154,15 +155,20 @@ class PrivateEngine:
             subprocess.run(["umount", "--lazy", mount], check=True)
 
 
+class StartEngine(Protocol):
+    def __call__(self, *options: str) -> PrivateEngine:
+        """Start a private engine with these options of dockerd, and wait until it answers."""
+
+
 @contextlib.contextmanager
-def private_engines() -> Iterator[Callable[..., PrivateEngine]]:
-    """A maker of private engines, started, with dockerd's options as arguments; all gone at the end."""
+def private_engines() -> Iterator[StartEngine]:
+    """A starter of private engines, all of which are gone at the end."""
     with contextlib.ExitStack() as made:
 
-        def make(*options: str) -> PrivateEngine:
+        def start(*options: str) -> PrivateEngine:
             engine = PrivateEngine(*options)
             made.callback(engine.close)
             engine.start()
             return engine
 
-        yield make
+        yield start
