@@ -142,6 +142,8 @@ class SimulatedEngine:
 
     def close(self) -> None: ...
 
+    def check(self, within: float) -> None: ...
+
     # --- an inbox
 
     def put(self, item: object) -> None: ...
@@ -185,6 +187,18 @@ class Told:
     def lost(self, why: str) -> None: ...
 
 
+def new_session(engine: SimulatedEngine, told: Told) -> Session:
+    return Session(
+        cast("Connection", engine),
+        cast("Inbox", engine),
+        told,
+        lambda callback: callback(),
+        frozenset,
+        silence=1e6,
+        answer_within=1.0,
+    )
+
+
 def codes_told(life: list[Container]) -> list[int]:
     """The exit codes of the runs that were seen to end, or over when first seen."""
     return [
@@ -216,15 +230,7 @@ def test_what_is_told_is_true_whole_and_in_order(
     engine.items.clear()  # of what happened before the stream was opened, no event tells
     engine.script.extend(after)
     told = Told(engine)
-    session = Session(
-        cast("Connection", engine),
-        cast("Inbox", engine),
-        told,
-        lambda callback: callback(),
-        frozenset,
-        silence=1e6,
-        answer_within=1.0,
-    )
+    session = new_session(engine, told)
     try:
         session.open()
         engine.opening = False
@@ -253,3 +259,26 @@ def test_what_is_told_is_true_whole_and_in_order(
             one = engine.history[name]
             already_over = max(0, (one.over or 0) - (life[0].status == "exited"))
             assert codes_told(life) == one.codes[already_over:]
+
+
+def test_a_container_that_the_engine_is_stuck_with_does_not_hide_the_others() -> None:
+    class Stuck(SimulatedEngine):
+        def containers(self, **options: object) -> list[dict[str, Any]]:
+            return [entry | {"State": "running"} for entry in super().containers()]
+
+        def inspect_container(self, name: str) -> dict[str, Any]:
+            if name == "stuck":
+                raise requests.ReadTimeout
+            return super().inspect_container(name)
+
+    engine = Stuck([(what, name) for name in ("stuck", "well") for what in ("create", "start")], [])
+    while engine.script:
+        engine.happen()
+    engine.script.extend([("die", "well"), ("die", "stuck")])
+    told = Told(engine)
+    session = new_session(engine, told)
+    session.open()
+    assert {name: one.running for name, one in told.now.items()} == {"stuck": True, "well": True}
+    session.follow()
+    session.close()
+    assert {name: one.running for name, one in told.now.items()} == {"stuck": False, "well": False}

@@ -54,7 +54,7 @@ def explain(error: BaseException) -> str:
             f"the Docker Engine{where} closed the connection: it is stopping or was restarted; when it does"
             " not come back, see its log (journalctl -u docker)"
         )
-    return f"cannot use the Docker Engine{where}: {error or type(error).__name__}"
+    return f"cannot use the Docker Engine{where}: {str(error) or type(error).__name__}"
 
 
 def _of_docker(error: BaseException) -> str | None:

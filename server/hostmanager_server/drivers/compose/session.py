@@ -119,7 +119,9 @@ class Session:
         self._connection.negotiate(self._answer_within)
         # The stream comes first: what happens while the list is made must not be missed.
         self._stream = self._connection.follow(_FILTERS, self._answer_within)
-        self._reader = threading.Thread(target=self._read, args=(self._stream,), daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._stream,), name="hm-events", daemon=True
+        )
         self._reader.start()
         found = [self._facts(entry) for entry in self._list(PROJECT_LABEL)]
         containers = tuple(container for container in found if container is not None)
