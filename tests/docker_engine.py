@@ -213,8 +213,8 @@ class MakeProject(Protocol):
     ) -> ComposeProject:
         """Make a project of this compose file, in a folder of its own; nothing of it is started.
 
-        `name` is for a file that fixes its own by a top-level `name:`; `on` is for another engine, which is left
-        to clean up for itself.
+        `name` is for a file that fixes its own by a top-level `name:`; `on` is for another engine, which is
+        left to clean up for itself.
         """
 
 
