@@ -32,13 +32,14 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
 
 
-@pytest.fixture
-def mute(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["unix", "tcp"])
+def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of an engine that accepts connections, and never answers."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "mute.sock"))
+    with socket.socket(socket.AF_UNIX if request.param == "unix" else socket.AF_INET) as listener:
+        listener.bind(str(tmp_path / "mute.sock") if request.param == "unix" else ("127.0.0.1", 0))
         listener.listen()
-        yield f"unix://{tmp_path}/mute.sock"
+        name = listener.getsockname()
+        yield f"unix://{name}" if request.param == "unix" else f"tcp://{name[0]}:{name[1]}"
 
 
 @pytest.fixture
