@@ -132,7 +132,7 @@ class SimulatedEngine:
         self.maybe_happen()
         return [{"Id": name, "Labels": LABELS} for name in self.containers_by_id]
 
-    def inspect_container(self, name: str) -> dict[str, Any]:
+    def inspect(self, name: str, within: float) -> dict[str, Any]:
         self.maybe_happen()
         if name not in self.containers_by_id:
             response = requests.Response()
@@ -273,10 +273,10 @@ def test_a_container_that_the_engine_is_stuck_with_does_not_hide_the_others() ->
         def containers(self, **options: object) -> list[dict[str, Any]]:
             return [entry | {"State": "running"} for entry in super().containers()]
 
-        def inspect_container(self, name: str) -> dict[str, Any]:
+        def inspect(self, name: str, within: float) -> dict[str, Any]:
             if name == "stuck":
                 raise requests.ReadTimeout
-            return super().inspect_container(name)
+            return super().inspect(name, within)
 
     engine = Stuck([(what, name) for name in ("stuck", "well") for what in ("create", "start")], [])
     while engine.script:

@@ -105,6 +105,14 @@ class Connection(docker.APIClient):
         self._sockets.wait_for_ever(response.raw.fileno())
         return EventStream(response)
 
+    def inspect(self, container_id: str, within: float) -> dict[str, Any]:
+        """What the engine has of a container. Raises requests.ReadTimeout when it does not say in `within` s:
+        it waits for whoever starts, stops or removes the container just then."""
+        document: dict[str, Any] = self._ask(
+            f"/v{self.api_version}/containers/{container_id}/json", within
+        ).json()
+        return document
+
     def abort(self) -> None:
         """Make every call that waits for the engine fail now, and every later one at once. Thread-safe."""
         self._sockets.shut()

@@ -44,6 +44,15 @@ _FILTERS = {
 _EVENTS_UNDER_WAY = 1.0  # s; events that an inspection is ahead of arrive within, or not at all
 _LOOK_AGAIN = 0.1  # s between inspections while they do not
 
+# The engine answers nothing of a container while it starts, stops or removes it, which took two seconds when
+# 20 were restarted at once. What the others do meanwhile must not wait for that, so an inspection is given up
+# after a moment and made again.
+_GLANCE = 0.2  # s for one that can be made again at any time
+_LOOK = 1.0  # s for one without which there is less to tell
+_STUCK = (
+    30.0  # s of failed inspections; then the engine is stuck with the container, as happens, and well else
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -80,8 +89,8 @@ class SilentEngineError(EngineError):
     """The engine is there, but does not answer."""
 
 
-class _NoFactsError(Exception):
-    """The engine answers, but says nothing of this one container."""
+class _BusyError(Exception):
+    """The engine says nothing of this one container for the moment."""
 
 
 class Session:
@@ -110,6 +119,7 @@ class Session:
         self._stream: EventStream | None = None
         self._reader: threading.Thread | None = None
         self._doubtful: dict[str, float] = {}  # container id → since when it is to be inspected
+        self._busy: dict[str, float] = {}  # container id → since when inspections have failed
         self._waiting: list[Refresh] = []  # until nothing is doubtful any more
         self._images_doubtful = False
         self._images: dict[str, str] = {}
@@ -192,25 +202,24 @@ class Session:
         entries = self._connection.containers(all=True, filters={"label": [label]})
         return [entry for entry in entries if is_of_compose(entry.get("Labels") or {})]
 
-    def _inspect(self, container_id: str) -> Container | None:
-        """None: there is no such container of a service. Raises _NoFactsError."""
+    def _inspect(self, container_id: str, within: float) -> Container | None:
+        """None: there is no such container of a service. Raises _BusyError."""
         try:
-            return from_inspect(self._connection.inspect_container(container_id))
+            return from_inspect(self._connection.inspect(container_id, within))
+        except requests.ReadTimeout as error:
+            raise _BusyError from error
         except APIError as error:
             if error.status_code == requests.codes.not_found:
                 return None
-            reason = explain(error)
-        except requests.ReadTimeout:
-            # Known of the engine: it is stuck with one container, and well but for that.
-            self._check()
-            reason = "the Docker Engine is stuck with it; restarting the engine helps"
-        log.warning("cannot inspect container %s: %s", container_id[:12], reason)
-        raise _NoFactsError
+            log.debug("cannot inspect container %s: %s", container_id[:12], explain(error))
+            raise _BusyError from error
 
     def _facts(self, entry: Mapping[str, Any]) -> Container | None:
         try:
-            return self._inspect(entry["Id"])
-        except _NoFactsError:
+            return self._inspect(entry["Id"], _LOOK)
+        except _BusyError:
+            self._connection.check(self._answer_within)  # is it the container, or the engine?
+            self._doubt(entry["Id"])
             return from_list(entry)
 
     def _resolve(self) -> dict[str, str]:
@@ -248,14 +257,16 @@ class Session:
                 self._fold_start(container_id, at)
             case "destroy":
                 self._doubtful.pop(container_id, None)
+                self._busy.pop(container_id, None)
                 self._remove(container_id)
             case _:
                 self._doubt(container_id)
 
     def _fold_start(self, container_id: str, at: float) -> None:
         try:
-            seen = self._inspect(container_id)
-        except _NoFactsError:
+            seen = self._inspect(container_id, _LOOK)
+        except _BusyError:
+            self._doubt(container_id)
             return
         if seen is not None:
             self._tell(self._sightings.started(seen, at))
@@ -291,9 +302,10 @@ class Session:
 
     def _settled(self, container_id: str, overdue: bool) -> bool:
         try:
-            seen = self._inspect(container_id)
-        except _NoFactsError:
-            return True
+            seen = self._inspect(container_id, _GLANCE)
+        except _BusyError:
+            return self._given_up(container_id)
+        self._busy.pop(container_id, None)
         if seen is None:
             known = self._sightings.get(container_id)
             if known is not None and known.running and not overdue:
@@ -303,6 +315,15 @@ class Session:
         if self._sightings.ahead(seen) and not overdue:
             return False
         self._tell(self._sightings.inspected(seen))
+        return True
+
+    def _given_up(self, container_id: str) -> bool:
+        now = time.monotonic()
+        self._doubtful[container_id] = now  # let the events at hand go first again
+        if now - self._busy.setdefault(container_id, now) < _STUCK:
+            return False
+        del self._busy[container_id]
+        log.warning("the Docker Engine says nothing of container %s; restart the engine", container_id[:12])
         return True
 
     def _remove(self, container_id: str) -> None:
