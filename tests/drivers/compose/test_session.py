@@ -14,7 +14,8 @@ import requests
 from docker.errors import NotFound
 from hostmanager_server.drivers.compose.connection import Connection
 from hostmanager_server.drivers.compose.container import Container
-from hostmanager_server.drivers.compose.session import Close, Heard, Inbox, Session
+from hostmanager_server.drivers.compose.inbox import Close, Heard, Inbox
+from hostmanager_server.drivers.compose.session import Session
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

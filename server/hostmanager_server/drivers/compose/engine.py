@@ -10,15 +10,9 @@ from queue import SimpleQueue
 
 from hostmanager_server.drivers.compose.complaint import explain
 from hostmanager_server.drivers.compose.connection import Connection
+from hostmanager_server.drivers.compose.inbox import Close, Inbox, Refresh, WantedChanged
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
-from hostmanager_server.drivers.compose.session import (
-    Close,
-    Inbox,
-    Refresh,
-    Session,
-    SilentEngineError,
-    WantedChanged,
-)
+from hostmanager_server.drivers.compose.session import Session, SilentEngineError
 from hostmanager_server.threads import name_this_thread
 
 __all__ = ["UNKNOWN_IMAGE", "EngineListener", "EngineWatch"]

@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 import requests
@@ -23,6 +22,7 @@ from hostmanager_server.drivers.compose.container import (
     from_list,
     is_of_compose,
 )
+from hostmanager_server.drivers.compose.inbox import Close, Ended, Heard, Inbox, Refresh, WantedChanged
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.drivers.compose.sightings import Sightings
 from hostmanager_server.threads import name_this_thread
@@ -52,37 +52,6 @@ _LOOK = 1.0  # s for one without which there is less to tell
 _STUCK = (
     30.0  # s of failed inspections; then the engine is stuck with the container, as happens, and well else
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    stream: EventStream
-    event: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    stream: EventStream
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    project: str
-    then: Callable[[], None] | None
-
-
-@dataclass(frozen=True, slots=True)
-class WantedChanged:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    pass
-
-
-Inbox = SimpleQueue[Heard | Ended | Refresh | WantedChanged | Close]
 
 
 class SilentEngineError(EngineError):
