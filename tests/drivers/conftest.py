@@ -30,6 +30,9 @@ from hostmanager_server.drivers.base import Driver, Timer
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
 from hostmanager_server.drivers.process import Output, ProcessDriver
 
+from tests.docker_engine import MakeProject
+from tests.drivers.compose_harness import ComposeHarness
+
 DEADLINE = 30.0  # s; for conditions that hold at once on an idle machine
 
 
@@ -133,6 +136,7 @@ class Harness(Protocol):
     """One driver under test, and what a test may ask of its surroundings."""
 
     events: list[DriverEvent]
+    killed: ExitStatus  # what a run ended by SIGKILL shows
 
     @property
     def driver(self) -> Driver: ...
@@ -156,6 +160,8 @@ class Harness(Protocol):
 
 
 class FakeHarness:
+    killed = ExitStatus(signal=signal.SIGKILL)
+
     def __init__(self) -> None:
         self.poller = FakePoller()
         self.host = FakeHost(self.poller)
@@ -188,6 +194,8 @@ class FakeHarness:
 
 class RealHarness:
     """The process driver over agents that are small shell scripts."""
+
+    killed = ExitStatus(signal=signal.SIGKILL)
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -306,8 +314,26 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarnes
     harness.close()
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture
+def compose(compose_project: MakeProject, image: str) -> Iterator[ComposeHarness]:
+    poller = EpollPoller()
+    harness = ComposeHarness(poller, compose_project("services: {}\n"), image)
+    yield harness
+    harness.close()
+    poller.close()
+
+
+@pytest.fixture(params=["fake", "real", "compose"])
 def harness(request: pytest.FixtureRequest) -> Harness:
+    if request.param == "fake":
+        return FakeHarness()
+    found: RealHarness | ComposeHarness = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["fake", "real"])
+def processes(request: pytest.FixtureRequest) -> Harness:
+    """A harness whose runs are processes: they are sent signals, have descendants, and are adopted."""
     if request.param == "fake":
         return FakeHarness()
     found: RealHarness = request.getfixturevalue("real")

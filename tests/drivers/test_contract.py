@@ -1,4 +1,4 @@
-"""What every driver promises: run over the fake one and the real one."""
+"""What every driver promises: run over the fake one and the real ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from hostmanager_server.core.events import (
+    Appeared,
     Exited,
     ExitStatus,
     Gone,
@@ -19,6 +20,7 @@ from hostmanager_server.core.spec import CommandProbe, InstanceSpec, Probe
 from hostmanager_server.drivers.fake import Behaviour
 
 if TYPE_CHECKING:
+    from tests.drivers.compose_harness import ComposeHarness
     from tests.drivers.conftest import Harness
 
 STEADY = Behaviour()
@@ -67,8 +69,9 @@ def test_a_run_is_started_then_ready_then_exited_then_gone(harness: Harness) -> 
 def test_a_failed_start_is_one_event_that_names_the_instance(harness: Harness) -> None:
     run = RunKey("a", 1)
     harness.driver.launch(run, harness.spec("a", Behaviour(cannot_start="no such program")))
+    harness.wait_for(lambda: seen(harness, run, StartFailed))
     assert kinds(harness, run) == [StartFailed]
-    failed = harness.events[0]
+    (failed,) = of(harness, run)
     assert isinstance(failed, StartFailed)
     assert failed.why.startswith("cannot start 'a': ")
     assert not harness.alive("a")
@@ -77,58 +80,58 @@ def test_a_failed_start_is_one_event_that_names_the_instance(harness: Harness) -
 def test_an_instance_without_a_command_says_its_problem(harness: Harness) -> None:
     run = RunKey("a", 1)
     harness.driver.launch(run, InstanceSpec("a", "Nobody", problem="agent class 'Nobody' has no command"))
-    failed = harness.events[0]
+    (failed,) = of(harness, run)
     assert isinstance(failed, StartFailed)
     assert "agent class 'Nobody' has no command" in failed.why
 
 
-def test_a_stop_signal_ends_the_run_and_shows_as_its_status(harness: Harness) -> None:
-    run = start(harness, "a", STEADY)
-    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
-    wait_gone(harness, run)
-    assert status(harness, run) == ExitStatus(signal=signal.SIGINT)
+def test_a_stop_signal_ends_the_run_and_shows_as_its_status(processes: Harness) -> None:
+    run = start(processes, "a", STEADY)
+    processes.driver.stop(run, signal.SIGINT, whole_tree=False)
+    wait_gone(processes, run)
+    assert status(processes, run) == ExitStatus(signal=signal.SIGINT)
 
 
-def test_what_ignores_int_and_term_ends_by_kill(harness: Harness) -> None:
-    run = start(harness, "a", IGNORES_BOTH)
-    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
-    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
-    other = start(harness, "b", EXITS_3)
-    wait_gone(harness, other)
-    assert not seen(harness, run, Exited)
-    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
-    wait_gone(harness, run)
-    assert status(harness, run) == ExitStatus(signal=signal.SIGKILL)
-    assert not harness.alive("a")
+def test_what_ignores_int_and_term_ends_by_kill(processes: Harness) -> None:
+    run = start(processes, "a", IGNORES_BOTH)
+    processes.driver.stop(run, signal.SIGINT, whole_tree=False)
+    processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    other = start(processes, "b", EXITS_3)
+    wait_gone(processes, other)
+    assert not seen(processes, run, Exited)
+    processes.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    wait_gone(processes, run)
+    assert status(processes, run) == ExitStatus(signal=signal.SIGKILL)
+    assert not processes.alive("a")
 
 
-def test_term_to_the_whole_tree_ends_what_ignored_int(harness: Harness) -> None:
-    run = start(harness, "a", IGNORES_INT)
-    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
-    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
-    wait_gone(harness, run)
-    assert not harness.alive("a")
+def test_term_to_the_whole_tree_ends_what_ignored_int(processes: Harness) -> None:
+    run = start(processes, "a", IGNORES_INT)
+    processes.driver.stop(run, signal.SIGINT, whole_tree=False)
+    processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(processes, run)
+    assert not processes.alive("a")
 
 
-def test_a_run_is_not_gone_while_a_descendant_lives(harness: Harness) -> None:
-    run = start(harness, "a", DAEMONISES)
-    harness.driver.stop(run, signal.SIGINT, whole_tree=False)
-    harness.wait_for(lambda: seen(harness, run, Exited))
-    other = start(harness, "b", EXITS_3)
-    wait_gone(harness, other)
-    assert not seen(harness, run, Gone)
-    assert harness.alive("a")
-    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
-    wait_gone(harness, run)
-    assert not harness.alive("a")
-    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
+def test_a_run_is_not_gone_while_a_descendant_lives(processes: Harness) -> None:
+    run = start(processes, "a", DAEMONISES)
+    processes.driver.stop(run, signal.SIGINT, whole_tree=False)
+    processes.wait_for(lambda: seen(processes, run, Exited))
+    other = start(processes, "b", EXITS_3)
+    wait_gone(processes, other)
+    assert not seen(processes, run, Gone)
+    assert processes.alive("a")
+    processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(processes, run)
+    assert not processes.alive("a")
+    assert kinds(processes, run) == [Started, Ready, Exited, Gone]
 
 
 def test_a_crash_from_outside_is_seen(harness: Harness) -> None:
     run = start(harness, "a", STEADY)
     harness.crash("a")
     wait_gone(harness, run)
-    assert status(harness, run) == ExitStatus(signal=signal.SIGKILL)
+    assert status(harness, run) == harness.killed
 
 
 def test_an_instance_can_be_launched_again_once_gone(harness: Harness) -> None:
@@ -167,37 +170,37 @@ def test_stopping_a_run_twice_ends_it_once(harness: Harness) -> None:
     assert kinds(harness, run) == [Started, Ready, Exited, Gone]
 
 
-def test_ready_comes_when_the_probe_succeeds_and_not_before_started(harness: Harness) -> None:
+def test_ready_comes_when_the_probe_succeeds_and_not_before_started(processes: Harness) -> None:
     run = RunKey("a", 1)
     probe = Probe(CommandProbe(("true",)), interval=0.01, timeout=10.0)
-    harness.driver.launch(run, harness.spec("a", STEADY, ready=probe))
-    assert kinds(harness, run) == [Started]
-    harness.wait_for(lambda: seen(harness, run, Ready))
-    assert kinds(harness, run) == [Started, Ready]
+    processes.driver.launch(run, processes.spec("a", STEADY, ready=probe))
+    assert kinds(processes, run) == [Started]
+    processes.wait_for(lambda: seen(processes, run, Ready))
+    assert kinds(processes, run) == [Started, Ready]
 
 
-def test_a_run_that_ends_before_it_is_ready_never_is(harness: Harness) -> None:
+def test_a_run_that_ends_before_it_is_ready_never_is(processes: Harness) -> None:
     run = RunKey("a", 1)
     probe = Probe(CommandProbe(("false",)), interval=0.01, timeout=10.0)
-    harness.driver.launch(run, harness.spec("a", Behaviour(ready_after=None), ready=probe))
-    harness.settle("a")
-    harness.driver.stop(run, signal.SIGTERM, whole_tree=True)
-    wait_gone(harness, run)
-    assert kinds(harness, run) == [Started, Exited, Gone]
+    processes.driver.launch(run, processes.spec("a", Behaviour(ready_after=None), ready=probe))
+    processes.settle("a")
+    processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
+    wait_gone(processes, run)
+    assert kinds(processes, run) == [Started, Exited, Gone]
 
 
-def test_a_disowned_run_lives_on_and_the_next_driver_adopts_it(harness: Harness) -> None:
-    run = start(harness, "a", STEADY)
-    started = harness.events[0]
+def test_a_disowned_run_lives_on_and_the_next_driver_adopts_it(processes: Harness) -> None:
+    run = start(processes, "a", STEADY)
+    started = processes.events[0]
     assert isinstance(started, Started)
-    harness.successor()
-    adopted = harness.driver.adopt({})
+    processes.successor()
+    adopted = processes.driver.adopt({})
     assert [(one.run, one.pid) for one in adopted] == [(run, started.pid)]
     assert adopted[0].process.argv
-    harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
-    wait_gone(harness, run)
-    assert kinds(harness, run) == [Started, Ready, Exited, Gone]
-    assert not harness.alive("a")
+    processes.driver.stop(run, signal.SIGTERM, whole_tree=False)
+    wait_gone(processes, run)
+    assert kinds(processes, run) == [Started, Ready, Exited, Gone]
+    assert not processes.alive("a")
 
 
 def test_a_disowned_run_posts_nothing_more(harness: Harness) -> None:
@@ -208,19 +211,19 @@ def test_a_disowned_run_posts_nothing_more(harness: Harness) -> None:
     assert kinds(harness, run) == [Started, Ready]
 
 
-def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(harness: Harness) -> None:
-    run = start(harness, "a", DAEMONISES)
-    harness.driver.disown()
-    harness.crash("a")
-    harness.successor()
-    harness.wait_for(lambda: harness.alive("a"))
-    adopted = harness.driver.adopt({})
+def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(processes: Harness) -> None:
+    run = start(processes, "a", DAEMONISES)
+    processes.driver.disown()
+    processes.crash("a")
+    processes.successor()
+    processes.wait_for(lambda: processes.alive("a"))
+    adopted = processes.driver.adopt({})
     assert [one.run for one in adopted] == [run]
-    harness.wait_for(lambda: seen(harness, run, Exited))
-    assert not seen(harness, run, Gone)
-    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
-    wait_gone(harness, run)
-    assert not harness.alive("a")
+    processes.wait_for(lambda: seen(processes, run, Exited))
+    assert not seen(processes, run, Gone)
+    processes.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    wait_gone(processes, run)
+    assert not processes.alive("a")
 
 
 def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:
@@ -229,3 +232,17 @@ def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:
     wait_gone(harness, run)
     harness.successor()
     assert harness.driver.adopt({}) == []
+
+
+def test_a_disowned_service_lives_on_and_the_next_driver_finds_it(compose: ComposeHarness) -> None:
+    run = start(compose, "a", STEADY)
+    started = next(event for event in of(compose, run) if isinstance(event, Started))
+    compose.successor()
+    assert compose.driver.adopt({}) == []
+    compose.follow("a")
+    (found,) = [event for event in compose.events if isinstance(event, Appeared)]
+    assert (found.pid, round(found.at.wall, 1)) == (started.pid, round(started.at.wall, 1))
+    compose.driver.stop(found.run, signal.SIGKILL, whole_tree=True)
+    wait_gone(compose, found.run)
+    assert kinds(compose, found.run) == [Appeared, Exited, Gone]
+    assert not compose.alive("a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hostmanager_server.core.catalog import Catalog, Project
-from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
@@ -107,10 +107,12 @@ class ComposeDriver:
         """See `Driver.launch`."""
         service = self._services.get(run.instance_id)
         if service is None:
-            service = Service(spec, self._post, self._poller.now, self._begin_probe)
-            service.refused(run, "it is not followed")
+            why = spec.problem or "it has no compose service"
+            self._post(StartFailed(run, f"cannot start {run.instance_id!r}: {why}", self._poller.now()))
         elif self._lost:
             service.refused(run, self._lost)
+        elif service.run not in (None, run):
+            service.refused(run, "its last run is still there; stop that first")
         else:
             work = Work.MEND if service.run == run else Work.UP
             service.launched(run)

@@ -125,7 +125,7 @@ def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
 
 def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
     try:
-        document = yaml.load(text, Loader=Loader)  # noqa: S506 - a safe loader
+        document = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise ComposeError(
             f"compose config of {files[0]} says nothing that can be understood: {error}"

@@ -173,13 +173,16 @@ class Service:
                 self._seen_ended()
             else:
                 why = error or "compose reports success, but no container of it runs"
-                self._fail(run, why)
+                self.refused(run, why)
         elif not self._whole and self._cancel_probe is None and self.running:
             self._become_degraded(f"{self._part()}: {error}" if error else self._part(), None, self._now())
 
     def refused(self, run: RunKey, why: str) -> None:
-        """The launch came to nothing before compose was asked."""
-        self._fail(run, why)
+        """The launch came to nothing, and nothing of it runs."""
+        if self.run == run:
+            self._forget_run()
+        message = f"cannot start {self.spec.instance_id!r}: {why}"
+        self._post(StartFailed(run, message, self._now()))
 
     def stop_ended(self, error: str) -> None:
         """Compose is through with stopping and removing it, and all that came of that was seen."""
@@ -192,12 +195,7 @@ class Service:
         elif self._told:
             self._seen_ended()
         elif not self._launching:
-            self._fail(self.run, "stopped before it ran")
-
-    def _fail(self, run: RunKey, why: str) -> None:
-        self._forget_run()
-        message = f"cannot start {self.spec.instance_id!r}: {why}"
-        self._post(StartFailed(run, message, self._now()))
+            self.refused(self.run, "stopped before it ran")
 
     def close(self) -> None:
         """Ask no more whether it is ready."""
