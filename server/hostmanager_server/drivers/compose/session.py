@@ -220,7 +220,7 @@ class Session:
         match event.get("Action"):
             case "die":
                 # Told as it is: an inspection first would cost time, and might miss a quick restart.
-                str(self._sightings.ended(container_id, int(attributes.get("exitCode") or 0), at))
+                self._tell(self._sightings.ended(container_id, int(attributes.get("exitCode") or 0), at))
                 self._doubt(container_id)
             case "start":
                 self._fold_start(container_id, at)
