@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -303,3 +304,12 @@ class _NullOutput:
 
 def test_a_spec_of_nothing_is_refused(real: RealHarness) -> None:
     assert "its command is empty" in why_failed(real, InstanceSpec("a", "Test", process=ProcessSpec(())))
+
+
+def test_a_state_directory_that_was_cleaned_up_is_made_again(real: RealHarness) -> None:
+    shutil.rmtree(real.directory / "runs")
+    real.driver.launch(A, real.command("a", "sleep", "1000"))
+    assert [type(event) for event in real.events] == [Started, Ready]
+    assert len(real.records()) == 1
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: gone(real))

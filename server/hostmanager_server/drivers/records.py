@@ -142,8 +142,8 @@ class Records:
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
+        self._make_directory()
 
     def draft(self, instance_id: str) -> Draft:
         """Opens a locked draft for the next run of an instance. Raises OSError."""
@@ -153,7 +153,12 @@ class Records:
             return _open_draft(free, final)
         except BlockingIOError:  # a gate that an earlier daemon died over holds it, and is leaving
             os.unlink(free)
-            return _open_draft(free, final)
+        except FileNotFoundError:  # somebody cleaned up: that must not keep agents from starting
+            self._make_directory()
+        return _open_draft(free, final)
+
+    def _make_directory(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
