@@ -221,7 +221,10 @@ steps = st.tuples(
 )
 
 
-@example([("create", "a")], [(what, "b") for what in ("create", "start", "die", "start")], [0, 0, 3])
+@example([("create", "a")], [(what, "b") for what in ("create", "start", "die", "start")], [0, 0, 0, 0, 3])
+@example(
+    [("create", "a"), ("start", "a")], [(what, "a") for what in ("rename", "die", "destroy")], [0, 0, 0, 0, 2]
+)
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(steps, max_size=10).map(lambda steps: [("create", "a"), *steps]),
