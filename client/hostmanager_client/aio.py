@@ -19,6 +19,7 @@ from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
 from hostmanager_client.calls import Call, Changes, EventListing, Listing, Response
 from hostmanager_client.channel import channel_options
+from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
@@ -174,6 +175,31 @@ class AsyncHostManagerClient:
         silence = self._timeout or calls.PLAIN_TIMEOUT
         return self._follow(LogStream(instance_id, lines, follow, silence), on_connection)
 
+    def docker_pull(
+        self,
+        instance_ids: Iterable[str] = (),
+        *,
+        new_only: bool = False,
+        detach: bool = False,
+        progress_timeout: float | None = None,
+    ) -> AsyncGenerator[pb.DockerPullResponse]:
+        """Pull the images of these instances (all when none are named), or join the pull that runs.
+
+        Each message has the images that are other than in the one before; the last one the result.
+        `new_only`: only images that the engine does not have. The pull stops when the iterator is closed and
+        nobody else follows it, unless somebody asked to `detach`. `progress_timeout`: 1 to 3600 s, None: 60.
+        """
+        return self._follow(PullStream(instance_ids, new_only, detach, progress_timeout), ignore)
+
+    def remove_orphans(
+        self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
+    ) -> AsyncGenerator[pb.RemoveOrphansResponse]:
+        """Stop and remove orphaned containers (all when none are named): what became of each, then of all.
+
+        `stop_timeout`: 0 (kill at once) to 3600 s, None for 10. NotFound for ids that name no orphan.
+        """
+        return self._follow(OrphanStream(container_ids, stop_timeout), ignore)
+
     async def wait_for(
         self,
         generations: Mapping[str, int],
@@ -230,6 +256,7 @@ class AsyncHostManagerClient:
                         for item in items:
                             yield item
                 if not stream.reconnects:
+                    stream.ended()
                     return
                 lost = closed_by_daemon(stream, str(self.address))
             except HostManagerError as error:

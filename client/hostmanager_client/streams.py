@@ -48,6 +48,10 @@ class Stream(ABC, Generic[Item]):
     def disconnected(self) -> None:
         """The connection is gone."""
 
+    def ended(self) -> None:
+        """The daemon ended a stream that does not reconnect. Raises when that cannot be its end."""
+        return
+
     @property
     def complete(self) -> bool:
         """After a message came: whether the reader has missed nothing over the last disconnection."""

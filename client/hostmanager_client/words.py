@@ -63,6 +63,11 @@ def snapshot_word(value: pb.StatusSnapshot.Reason.ValueType) -> str:
     return _word(pb.StatusSnapshot.Reason.DESCRIPTOR, value)
 
 
+def pull_word(value: pb.ImagePull.State.ValueType) -> str:
+    """`waiting`, `pulling`, `up to date`, `pulled`, `skipped`, `failed` or `cancelled`."""
+    return _word(pb.ImagePull.State.DESCRIPTOR, value).replace("_", " ")
+
+
 def _word(descriptor: EnumDescriptor, value: int) -> str:
     # A daemon newer than this client may know values that it does not.
     return enum_words(descriptor).get(value, f"value {value}")

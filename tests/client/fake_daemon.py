@@ -221,6 +221,15 @@ class FakeDaemon(FakeHost):
 
         yield from self._stream(context, request.heartbeat_interval.ToMilliseconds() / 1000 or 15.0, turn)
 
+    def DockerPull(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        yield from self.pulls
+
+    def RemoveOrphans(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        yield from self.orphan_removals
+
     def TailLogs(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         self._check(context, {"instance_id": request.instance_id})

@@ -50,6 +50,9 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
     stubborn: set[str] = field(default_factory=set)
     events: list[pb.Event] = field(default_factory=list)
     logs: dict[str, list[str]] = field(default_factory=dict)
+    orphans: dict[str, pb.Orphan] = field(default_factory=dict)
+    pulls: list[pb.DockerPullResponse] = field(default_factory=list)
+    orphan_removals: list[pb.RemoveOrphansResponse] = field(default_factory=list)
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
     problems: list[pb.ConfigProblem] = field(default_factory=list)
     fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
@@ -216,6 +219,8 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
         status = manager.config_parse_status["[SCF]"]
         status.success = not any(p.severity == pb.SEVERITY_ERROR for p in self.problems)
         status.problems.extend(self.problems)
+        for container_id, orphan in self.orphans.items():
+            manager.orphans[container_id].CopyFrom(orphan)
         return manager
 
 

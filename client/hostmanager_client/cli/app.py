@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reload": ("targets", "Read the site config again."),
     "logs": ("logs", "Show the output of an instance."),
     "events": ("events", "Show what happened, with reasons."),
+    "pull": ("pull", "Pull the images of compose services."),
+    "orphans": ("orphans", "Show or remove orphaned containers."),
     "manager": ("manager", "Start, stop or look at the manager."),
     "die": ("die", "Bring everything down and end the daemon."),
     "completion": ("completion", "Print a script for shell completion."),

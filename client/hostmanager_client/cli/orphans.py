@@ -1,0 +1,94 @@
+"""`hostmanager orphans list|remove`."""
+
+from __future__ import annotations
+
+import click
+
+from hostmanager_client.cli.options import COMPLETION_TIMEOUT, common_options
+from hostmanager_client.cli.session import current_session, pass_session, print_json
+from hostmanager_client.errors import HostManagerError
+
+SHORT_ID = 12  # characters, as docker shows
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        with current_session(ctx).connect(timeout=COMPLETION_TIMEOUT) as client:
+            orphans = client.get_status().manager.orphans
+    except HostManagerError:
+        return []
+    return [container_id[:SHORT_ID] for container_id in orphans if container_id.startswith(incomplete)]
+
+
+@click.group("orphans", subcommand_metavar="list|remove")
+@common_options
+def orphans_command() -> None:
+    """Containers of the managed compose files whose service is no longer in them."""
+
+
+@orphans_command.command("list")
+@common_options
+def list_command() -> None:
+    """Show the orphaned containers."""
+    session = pass_session()
+    with session.connect() as client:
+        orphans = client.get_status().manager.orphans
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json([to_json(orphans[container_id]) for container_id in sorted(orphans)])
+        return
+    if not orphans:
+        click.echo("no orphans")
+        return
+    from hostmanager_client.cli.text import Cell, one_line, table
+
+    rows = [
+        [
+            Cell(container_id[:SHORT_ID]),
+            Cell(one_line(orphan.service)),
+            Cell("running", "green") if orphan.running else Cell(f"exited ({orphan.exit_code})"),
+            Cell(one_line(orphan.compose_file)),
+        ]
+        for container_id, orphan in sorted(orphans.items(), key=lambda item: item[1].service)
+    ]
+    click.echo("\n".join(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows)))
+
+
+@orphans_command.command("remove")
+@click.argument("container_ids", metavar="[CONTAINER]...", nargs=-1, shell_complete=_complete)
+@click.option(
+    "--stop-timeout",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="How long a container may take to stop before it is killed; 0 kills at once. Default: 10.",
+)
+@common_options
+def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -> None:
+    """Stop and remove the orphaned containers: all, or those named (a beginning of the id will do).
+
+    Exits 1 when one could not be removed.
+    """
+    session = pass_session()
+    failed = 0
+    with session.connect() as client:
+        for message in client.remove_orphans(container_ids, stop_timeout=stop_timeout):
+            if session.json:
+                from hostmanager_client.words import to_json
+
+                print_json(to_json(message), lines=True)
+            elif message.HasField("removal"):
+                from hostmanager_client.cli.text import one_line
+
+                removal = message.removal
+                what = f"{removal.container_id[:SHORT_ID]} ({one_line(removal.service)})"
+                if removal.removed:
+                    click.echo(f"{what}: removed")
+                else:
+                    click.echo(f"{what}: not removed: {one_line(removal.message)}", err=True)
+            if message.HasField("result"):
+                failed = message.result.failed
+                if not session.json and not message.result.removed and not failed:
+                    click.echo("no orphans")
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,95 @@
+"""The streams about docker: what is pulled, which orphans are removed.
+
+They are not followed over a lost connection: a pull stops when its last client has left, and what was removed
+is not removed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_client.errors import InvalidRequest, ServerBug
+from hostmanager_client.streams import DEFAULT_HEARTBEAT, HEARTBEATS_MISSED, Stream
+
+HOUR = 3600.0
+
+
+class PullStream(Stream[pb.DockerPullResponse]):
+    method = "DockerPull"
+    what = "pull images"
+    reconnects = False
+    silence = DEFAULT_HEARTBEAT * HEARTBEATS_MISSED
+
+    def __init__(
+        self, instance_ids: Iterable[str], new_only: bool, detach: bool, progress_timeout: float | None
+    ) -> None:
+        self._request = pb.DockerPullRequest(
+            instance_ids=_ids(instance_ids, "instance"),
+            new_only=new_only,
+            detach=detach,
+            progress_timeout=_duration(progress_timeout, "progress_timeout", 1.0),
+        )
+        self._complete = False
+
+    def request(self) -> pb.DockerPullRequest:
+        return self._request
+
+    def receive(self, message: Message) -> Sequence[pb.DockerPullResponse]:
+        assert isinstance(message, pb.DockerPullResponse)
+        self._complete = message.HasField("result")
+        return (message,)
+
+    def disconnected(self) -> None:
+        pass
+
+    def ended(self) -> None:
+        if not self._complete:
+            raise ServerBug("cannot tell what became of the pull: the stream ended without a result")
+
+
+class OrphanStream(Stream[pb.RemoveOrphansResponse]):
+    method = "RemoveOrphans"
+    what = "remove orphans"
+    reconnects = False
+
+    def __init__(self, container_ids: Iterable[str], stop_timeout: float | None) -> None:
+        self._request = pb.RemoveOrphansRequest(
+            container_ids=_ids(container_ids, "container"),
+            stop_timeout=_duration(stop_timeout, "stop_timeout", 0.0),
+        )
+        self._complete = False
+
+    def request(self) -> pb.RemoveOrphansRequest:
+        return self._request
+
+    def receive(self, message: Message) -> Sequence[pb.RemoveOrphansResponse]:
+        assert isinstance(message, pb.RemoveOrphansResponse)
+        self._complete = message.HasField("result")
+        return (message,)
+
+    def disconnected(self) -> None:
+        pass
+
+    def ended(self) -> None:
+        if not self._complete:
+            raise ServerBug("cannot tell which orphans are left: the stream ended without a result")
+
+
+def _ids(ids: Iterable[str], of_what: str) -> tuple[str, ...]:
+    if isinstance(ids, str):  # each letter of it would be taken for an id
+        raise InvalidRequest(f"cannot use {ids!r} as a list of {of_what} ids: write [{ids!r}]")
+    return tuple(ids)
+
+
+def _duration(seconds: float | None, name: str, least: float) -> Duration | None:
+    if seconds is None:
+        return None
+    if not least <= seconds <= HOUR:
+        raise InvalidRequest(f"cannot use {seconds:g} s as {name}: it is {least:g} s to {HOUR:g} s")
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
