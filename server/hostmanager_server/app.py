@@ -9,11 +9,12 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Kind, Note, Severity
@@ -42,6 +43,8 @@ from hostmanager_server.supervisor import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
 
@@ -76,6 +79,10 @@ class _End:
     code: int
 
 
+class _BrokenDownError(Exception):
+    """The supervision ended by a bug."""
+
+
 class App:
     """One daemon, on the running event loop."""
 
@@ -84,6 +91,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[_End] = self._loop.create_future()
         self._impatient = asyncio.Event()
+        self._broken = asyncio.Event()  # nothing is supervised any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
 
@@ -131,7 +139,7 @@ class App:
             initial = settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
             try:
-                await asyncio.wrap_future(supervisor.start_manager(changes, tolerant=True))
+                await self._unless_broken(supervisor.start_manager(changes, tolerant=True))
             except NotDurableError as error:
                 log.error("%s", error)  # a full disk is no reason to leave the agents alone
             if died and recovered.manager is not ManagerState.RUNNING:
@@ -143,6 +151,9 @@ class App:
             if end.disown != EVERYTHING:
                 disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
             return end.code
+        except _BrokenDownError:
+            disown = True
+            return 1
         finally:
             await server.stop()
             supervisor.close(disown=disown)
@@ -179,6 +190,7 @@ class App:
 
     def _broke_down(self) -> None:
         # On the supervisor's thread, which ends. Exiting lets whoever started the daemon start it again.
+        self._loop.call_soon_threadsafe(self._broken.set)
         self._loop.call_soon_threadsafe(self._finish, _End(EVERYTHING, 1))
 
     def _make_services(self) -> MakeServices | None:
@@ -218,11 +230,29 @@ class App:
 
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
         """Whether everything is down that is to be: not when a second signal came first."""
-        stopped: asyncio.Future[Any] = asyncio.wrap_future(supervisor.stop_manager(disown))
-        impatient: asyncio.Future[Any] = asyncio.ensure_future(self._impatient.wait())
-        await asyncio.wait({stopped, impatient}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
-        return stopped.done()
+        stopped = self._unless_broken(supervisor.stop_manager(disown))
+        impatient = self._impatient.wait()
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped), asyncio.ensure_future(impatient)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        tasks[1].cancel()
+        if not tasks[0].done():
+            tasks[0].cancel()
+            return False
+        await tasks[0]
+        return True
+
+    async def _unless_broken(self, future: Future[T]) -> T:
+        """The future's outcome. Raises _BrokenDownError when the supervision ends: nobody would answer."""
+        answer: asyncio.Future[T] = asyncio.wrap_future(future)
+        broken: asyncio.Future[Any] = asyncio.ensure_future(self._broken.wait())
+        both: list[asyncio.Future[Any]] = [answer, broken]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise _BrokenDownError
+            return answer.result()
+        finally:
+            broken.cancel()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

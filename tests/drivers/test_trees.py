@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
 from hostmanager_server.core.spec import InstanceSpec
+from hostmanager_server.drivers import forest
 from hostmanager_server.drivers.identity import read_stat
 
 if TYPE_CHECKING:
@@ -200,3 +203,25 @@ def test_many_that_end_at_once_are_all_gone(real: RealHarness) -> None:
     assert not any(real.alive(key.instance_id) for key in keys)
     assert real.poller.watched == 0
     assert real.records() == []
+
+
+def test_a_stop_after_the_last_descendant_has_died_unseen_does_nothing(
+    real: RealHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forest, "_FRESH", 0.0)  # as if the last look had been a while ago
+    child = real.directory / "child"
+    script = (
+        f"(setsid sh -c 'echo $$ > {child}; exec sleep 1000' &); : > {real.settled('a')}; exec sleep 1000"
+    )
+    real.driver.launch(A, real.script("a", script))
+    real.settle("a")
+    real.wait_for(lambda: child.exists() and child.read_text().endswith("\n"))
+    left = int(child.read_text())
+    os.kill(real.pid("a"), signal.SIGKILL)
+    real.wait_for(lambda: any(isinstance(event, Exited) for event in real.events))
+    os.kill(left, signal.SIGKILL)
+    gone = threading.Event()
+    while Path(f"/proc/{left}").exists():  # reaped, and the loop has not turned since
+        gone.wait(0.01)
+    real.driver.stop(A, signal.SIGTERM, whole_tree=True)
+    real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))

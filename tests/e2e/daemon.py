@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,8 +72,8 @@ class Site:
         site = {"hosts": {"localhost": {"agent-instances": instances}}, **top}
         self.file.write_text(yaml.safe_dump(site, sort_keys=False))
 
-    def start(self, *flags: str, wait: bool = True) -> Daemon:
-        daemon = Daemon(self, flags)
+    def start(self, *flags: str, wait: bool = True, program: Sequence[str | Path] = (COMMAND,)) -> Daemon:
+        daemon = Daemon(self, flags, program)
         self.daemons.append(daemon)
         if wait:
             daemon.wait_until_serving()
@@ -86,13 +86,13 @@ class Site:
 
 
 class Daemon:
-    def __init__(self, site: Site, flags: tuple[str, ...]) -> None:
+    def __init__(self, site: Site, flags: tuple[str, ...], program: Sequence[str | Path]) -> None:
         self.site = site
         self.log = site.folder / f"daemon{len(site.daemons)}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    COMMAND,
+                    *program,
                     "serve",
                     site.file,
                     "--state-dir",

@@ -98,8 +98,11 @@ class Forest:
             self._look()
 
     def signal_members(self, tree: Tree, signum: int) -> None:
-        """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left."""
-        plant = self._plants[tree]
+        """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left. A tree
+        of which nothing is left is ignored."""
+        plant = self._plants.get(tree)
+        if plant is None:
+            return
         if plant.signum != signal.SIGKILL:
             plant.signum = signum
             plant.signalled.clear()

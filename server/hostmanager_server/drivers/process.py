@@ -114,10 +114,10 @@ class ProcessDriver:
 
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
         """See `Driver.stop`."""
+        self._forest.refresh()  # which may find that the run is gone
         known = self._find(run)
         if known is None:
             return
-        self._forest.refresh()
         if known.pidfd is not None:
             identity.send_signal(known.pidfd, signum)
         if whole_tree:

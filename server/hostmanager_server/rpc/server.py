@@ -100,6 +100,7 @@ class Server:
         self._hub = context.hub
         self._listen = listen
         self._locks: list[int] = []
+        self._sockets: list[Path] = []  # that this server made
         self._server = grpc.aio.server(
             options=_options(limits),
             maximum_concurrent_rpcs=limits.calls,
@@ -121,6 +122,8 @@ class Server:
                 raise AddressError(f"cannot listen on {listen.text}: {_why(listen)}") from error
             finally:
                 os.umask(mask)
+            if listen.socket is not None:
+                self._sockets.append(listen.socket)
             bound.append(listen.text if listen.is_unix else f"{listen.text.rpartition(':')[0]}:{port}")
         await self._server.start()
         await self.set_serving(True)
@@ -138,9 +141,8 @@ class Server:
         await self.set_serving(False)
         self._hub.close()
         await self._server.stop(STOP_GRACE)
-        for listen in self._listen:
-            if listen.socket is not None:
-                listen.socket.unlink(missing_ok=True)
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
         for fd in self._locks:
             os.close(fd)
         await asyncio.sleep(0)  # let handlers that were cancelled run their `finally`

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Note, Remove, Stop
-from hostmanager_server.core.events import DriverEvent, Instant, StartFailed
+from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
 from hostmanager_server.core.lifecycle import decide, fold, next_deadline
 from hostmanager_server.core.manager import Manager
 from hostmanager_server.core.model import Instance
@@ -144,7 +144,7 @@ class Engine:
                 case Launch():
                     self._launch(action)
                 case Stop(run, signum, whole_tree):
-                    self.driver.stop(run, signum, whole_tree)
+                    self._stop(run, signum, whole_tree)
                 case Note():
                     self._pending.notes.append(action)
                 case Remove():
@@ -159,6 +159,14 @@ class Engine:
             log.exception("the driver raised on launching %s", action.run)
             why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
             self.post(StartFailed(action.run, why, self._now()))
+
+    def _stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        try:
+            self.driver.stop(run, signum, whole_tree)
+        except Exception as error:  # a bug of the driver: this stop is asked for again, the others go on
+            log.exception("the driver raised on stopping %s", run)
+            why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
+            self.post(StopFailed(run, why, self._now()))
 
     def _arm(self, instance: Instance) -> None:
         deadline = next_deadline(instance)
