@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Kind, Note, Severity
@@ -41,6 +41,9 @@ from hostmanager_server.supervisor import (
     Supervisor,
     now,
 )
+
+if TYPE_CHECKING:
+    from hostmanager_server.drivers.compose.access import EngineAccess
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +130,8 @@ class App:
         limits = settings.limits
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
-        context = Context(daemon, store, supervisor, hub, convert, outputs, now, self.exit)
+        engine = self._engine_access()
+        context = Context(daemon, store, supervisor, hub, convert, outputs, now, self.exit, engine)
         server = Server(context, list(settings.listen), limits, tcp_reflection=settings.tcp_reflection)
         disown = True  # whatever goes wrong below, what runs is left to the next daemon
         try:
@@ -156,6 +160,8 @@ class App:
             return 1
         finally:
             await server.stop()
+            if engine is not None:
+                await asyncio.to_thread(engine.close)
             supervisor.close(disown=disown)
             outputs.close()
             journal.close()
@@ -215,6 +221,14 @@ class App:
             return ComposeDriver(poller, post, call_soon, listener, reader, watch, os.environ)
 
         return make
+
+    def _engine_access(self) -> EngineAccess | None:
+        if self._settings.compose is None:
+            return None
+        from hostmanager_server.drivers.compose.access import EngineAccess
+        from hostmanager_server.drivers.compose.connection import connect
+
+        return EngineAccess(connect)
 
     def _load_config(self) -> LoadedConfig:
         settings = self._settings

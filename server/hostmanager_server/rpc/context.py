@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
+from hostmanager_server.drivers.compose.progress import Changes, PullItem, PullState
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
@@ -42,6 +43,28 @@ class OutputReader(Protocol):
         """The last `lines` lines, then with `follow` every new one, in batches."""
 
 
+class Pull(Protocol):
+    """See drivers.compose.pull."""
+
+    def subscribe(self, listener: Callable[[], None]) -> None: ...
+    def unsubscribe(self, listener: Callable[[], None]) -> None: ...
+    def changes(self, since: int) -> Changes: ...
+    def counts(self) -> Mapping[PullState, int]: ...
+    def leave(self) -> None: ...
+
+
+class Engine(Protocol):
+    """The docker engine, as far as clients may use it. See drivers.compose.access."""
+
+    @property
+    def pulling(self) -> bool: ...
+    def problem(self) -> str: ...
+    def join_pull(
+        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+    ) -> tuple[Pull, bool]: ...
+    def remove_container(self, container_id: str, stop_timeout: float) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Built once by the composition root."""
@@ -54,6 +77,8 @@ class Context:
     outputs: OutputReader
     now: Callable[[], Instant]
     exit_daemon: Callable[[frozenset[Management]], None]  # leaving what is managed so to the next daemon
+
+    engine: Engine | None = None  # None: no compose files are managed
 
     def token(self, position: int) -> str:
         return token(self.daemon.epoch, position)

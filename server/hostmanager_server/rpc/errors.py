@@ -66,6 +66,20 @@ def not_operable(instance_id: str, problem: str) -> RpcError:
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_OPERABLE", message)
 
 
+def no_compose_files() -> RpcError:
+    message = "no compose file is managed; name one with --docker-compose, or in the HostManager entry"
+    return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "NO_COMPOSE_FILES", message)
+
+
+def engine_unusable(why: str) -> RpcError:
+    return RpcError(grpc.StatusCode.UNAVAILABLE, "ENGINE_UNREACHABLE", why)
+
+
+def unknown_orphans(violations: list[Violation]) -> RpcError:
+    message = "; ".join(v.description for v in violations)
+    return RpcError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", message, tuple(violations))
+
+
 def shutting_down() -> RpcError:
     return RpcError(
         grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the daemon is shutting down; try again when it is back"

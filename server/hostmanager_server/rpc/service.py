@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.docker import DockerRpcs
 from hostmanager_server.rpc.errors import RpcError, internal, trailers
 from hostmanager_server.rpc.events import EventRpcs
 from hostmanager_server.rpc.logs import LogRpcs
@@ -30,6 +31,7 @@ def handlers(context: Context) -> grpc.GenericRpcHandler:
     """Everything that HostManagerService answers."""
     status, requests = StatusRpcs(context), RequestRpcs(context)
     watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
+    docker = DockerRpcs(context)
     methods = {
         "StartManager": _unary(pb.StartManagerRequest, requests.start_manager),
         "StopManager": _unary(pb.StopManagerRequest, requests.stop_manager),
@@ -43,6 +45,8 @@ def handlers(context: Context) -> grpc.GenericRpcHandler:
         "ListEvents": _unary(pb.ListEventsRequest, events.list_events),
         "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
         "Die": _unary(pb.DieRequest, requests.die),
+        "DockerPull": _stream(pb.DockerPullRequest, docker.docker_pull),
+        "RemoveOrphans": _stream(pb.RemoveOrphansRequest, docker.remove_orphans),
     }
     missing = {method.name for method in SERVICE.methods} ^ set(methods)
     assert not missing, f"the contract and the handlers differ in {missing}"

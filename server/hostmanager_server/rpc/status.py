@@ -33,7 +33,7 @@ class StatusRpcs:
         context = self._context
         size = page_size(request.page_size, DEFAULT_PAGE)
         snapshot = context.store.snapshot()
-        ids = sorted(_chosen(snapshot, list(request.instance_ids)))
+        ids = sorted(chosen(snapshot, list(request.instance_ids)))
         if request.page_token:
             after = _read_page_token(request.page_token)
             ids = [i for i in ids if i > after]
@@ -67,7 +67,8 @@ def find(snapshot: Snapshot, instance_id: str) -> str:
     return instance_id
 
 
-def _chosen(snapshot: Snapshot, ids: list[str]) -> set[str]:
+def chosen(snapshot: Snapshot, ids: list[str]) -> set[str]:
+    """These ids; all there are when none are given. Raises RpcError for those that are not known."""
     unknown = [
         Violation(f"instance_ids[{index}]", f"no instance {instance_id!r} on this host")
         for index, instance_id in enumerate(ids)

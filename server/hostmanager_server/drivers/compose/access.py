@@ -1,0 +1,48 @@
+"""What clients may have done with the engine, apart from the services that are driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import requests
+from docker.errors import DockerException
+
+from hostmanager_server.drivers.compose.connection import Connection, explain
+from hostmanager_server.drivers.compose.orphans import remove_container
+from hostmanager_server.drivers.compose.progress import PullItem
+from hostmanager_server.drivers.compose.pull import Pull, Puller
+
+
+class EngineAccess:
+    """Calls may come from any thread, and block, unless they say otherwise."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._puller = Puller(connect)
+
+    def problem(self) -> str:
+        """Why the engine cannot be used; empty when it can."""
+        try:
+            self._connect().close()
+        except (DockerException, requests.RequestException, OSError) as error:
+            return explain(error)
+        return ""
+
+    @property
+    def pulling(self) -> bool:
+        """Whether there is a pull to join. Returns at once."""
+        return self._puller.running()
+
+    def join_pull(
+        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+    ) -> tuple[Pull, bool]:
+        """See Puller.join. Returns at once."""
+        return self._puller.join(items, detach=detach, progress_timeout=progress_timeout)
+
+    def remove_container(self, container_id: str, stop_timeout: float) -> str:
+        """See orphans.remove_container."""
+        return remove_container(self._connect, container_id, stop_timeout)
+
+    def close(self) -> None:
+        """Stop what runs. Blocks until it has ended."""
+        self._puller.close()
