@@ -13,10 +13,10 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import yaml
@@ -118,11 +118,16 @@ class Manager(ABC):
     def status_command(self) -> list[str]:
         """The command with which an operator asks that."""
 
-    def _run(self, command: list[str | Path], serves: Callable[[], bool]) -> None:
-        """Start the manager; returns once it `serves`."""
+    def _run(
+        self,
+        command: list[str | Path],
+        serves: Callable[[], bool],
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the manager, in this environment or in our own; returns once it `serves`."""
         with (self.folder / "manager.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=environ
             )
         try:
             wait_until(lambda: self._ended() or serves(), self.name)
@@ -158,23 +163,16 @@ class Manager(ABC):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class HostManager(Manager):
-    """Our daemon on a unix socket and on loopback TCP, agents down, no restart delay."""
+class Daemon(Manager):
+    """Our daemon, on a unix socket and on loopback TCP."""
 
     name = "ours"
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, options: Sequence[str | Path] = (), environ: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        instances = [
-            {
-                "instance-id": f"i{n:04}",
-                "agent-class": "Bench",
-                "manage": "down",
-                "command": self.reports.command(f"i{n:04}"),
-                "restart": {"backoff": {"initial": 0}},
-            }
-            for n in range(count)
-        ]
+        instances = [self._instance(number) for number in range(count)]
         site = self.folder / "site.yaml"
         site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": instances}}}))
         self.socket = self.folder / "hm.sock"
@@ -184,10 +182,15 @@ class HostManager(Manager):
         self._run(
             [
                 BIN / "hostmanager", "serve", site, "--state-dir", self.folder / "state", "--quiet",
-                "--listen", f"unix:{self.socket}", "--listen", self.address, "--insecure",
+                "--listen", f"unix:{self.socket}", "--listen", self.address, "--insecure", *options,
             ],
             serves=lambda: self._serves(count),
+            environ=environ,
         )  # fmt: skip
+
+    @abstractmethod
+    def _instance(self, number: int) -> dict[str, Any]:
+        """An entry of the site config."""
 
     def _serves(self, count: int) -> bool:
         try:
@@ -214,6 +217,19 @@ class HostManager(Manager):
     def close(self) -> None:
         self.channel.close()
         super().close()
+
+
+class HostManager(Daemon):
+    """Our daemon with host processes, which are down at first; no restart delay."""
+
+    def _instance(self, number: int) -> dict[str, Any]:
+        return {
+            "instance-id": f"i{number:04}",
+            "agent-class": "Bench",
+            "manage": "down",
+            "command": self.reports.command(f"i{number:04}"),
+            "restart": {"backoff": {"initial": 0}},
+        }
 
 
 def _free_port() -> int:

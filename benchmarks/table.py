@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+class NotHereError(Exception):
+    """This machine lacks what a benchmark needs; the text says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One measurement beside its peers', all in `unit`, in the same run.
