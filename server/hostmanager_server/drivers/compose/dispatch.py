@@ -14,9 +14,11 @@ from hostmanager_server.drivers.compose.calls import Call, Calls
 from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.service import Service
 
-# How long, in s, a call waits for others to join it: what a request, or the engine's return, starts comes
-# within one or two turns of the supervisor.
-GATHER = 0.02
+# How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE), as
+# what one request starts may come in several, with other instances between. The wait begins anew with whatever
+# came during it, but not for ever, as a client may go on and on changing its mind.
+GATHER = 0.05
+GATHER_AT_MOST = 1.0
 
 # Looks at a project's containers anew, then calls back.
 Refresh = Callable[[str, Callable[[], None]], None]
@@ -32,7 +34,8 @@ class _Queue:
     services: dict[str, Service] = field(default_factory=dict)  # that anything was asked for, by instance id
     batch: Batch | None = None  # under way
     call: Call | None = None
-    gathering: bool = False
+    gathering_until: float | None = None  # at most, mono in s; None: nothing is waited for
+    joined: bool = False  # something was asked for while it waited
 
 
 class Dispatcher:
@@ -56,9 +59,11 @@ class Dispatcher:
         queue.services[service.run.instance_id] = service
         queue.batches.ask(work, service.run)
         if queue.batch is None:
-            if not queue.gathering:
-                queue.gathering = True
-                self._poller.call_later(GATHER, functools.partial(self._gathered, queue))
+            if queue.gathering_until is None:
+                queue.gathering_until = self._poller.now().mono + GATHER_AT_MOST
+                self._gather(queue)
+            else:
+                queue.joined = True
         elif work is Work.REMOVE and queue.call is not None and queue.batch.work is not Work.REMOVE:
             involved = [queue.services[instance_id] for instance_id in queue.batch.runs]
             if all(each.stopping for each in involved):
@@ -73,8 +78,16 @@ class Dispatcher:
         """Forget all that was asked for. A call under way goes on, and nobody is told of its end."""
         self._queues.clear()
 
+    def _gather(self, queue: _Queue) -> None:
+        queue.joined = False
+        self._poller.call_later(GATHER, functools.partial(self._gathered, queue))
+
     def _gathered(self, queue: _Queue) -> None:
-        queue.gathering = False
+        assert queue.gathering_until is not None
+        if queue.joined and self._poller.now().mono < queue.gathering_until:
+            self._gather(queue)
+            return
+        queue.gathering_until = None
         if self._is_current(queue) and queue.batch is None:
             self._call_next(queue)
 
