@@ -15,6 +15,7 @@ from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.exceptions import GRPCError
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from tests.docker_engine import MakeProject
 from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
 
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
@@ -34,6 +35,8 @@ CALLS: list[tuple[str, Message]] = [
     ("ListEvents", pb.ListEventsRequest(page_size=5)),
     ("WatchStatus", pb.WatchStatusRequest()),
     ("WatchEvents", pb.WatchEventsRequest()),
+    ("DockerPull", pb.DockerPullRequest()),
+    ("RemoveOrphans", pb.RemoveOrphansRequest()),
     ("StopManager", pb.StopManagerRequest()),
     ("StartManager", pb.StartManagerRequest()),
     ("Die", pb.DieRequest()),
@@ -41,9 +44,11 @@ CALLS: list[tuple[str, Message]] = [
 
 
 @pytest.fixture
-def daemon(site: Site) -> Daemon:
+def daemon(site: Site, compose_project: MakeProject, image: str) -> Daemon:
+    service = {"image": image, "network_mode": "none", "pull_policy": "never"}
+    project = compose_project(json.dumps({"services": {"idle": service}}))
     site.write([{"instance-id": "data1", "command": ["sh", "-c", "echo ready; exec sleep 100000"]}])
-    daemon = site.start()
+    daemon = site.start("--docker-compose", str(project.file))
     daemon.wait_for("data1", pb.NEXT_ACTION_UP)
     log = Path(daemon.instance("data1").process.log_file)
     eventually(lambda: log.read_bytes() == b"ready\n", "the agent's first line")
@@ -97,7 +102,7 @@ def test_buf_curl_calls_everything_by_reflection_alone(daemon: Daemon) -> None:
             continue
         code, out, err = buf.call(method, requests.get(method, {}))
         assert code == 0, f"{method}: {err}"
-        json.loads(out)
+        json.JSONDecoder().raw_decode(out)
     assert daemon.process.wait(PATIENCE) == 0
 
 
@@ -142,7 +147,7 @@ def test_grpclib_calls_everything(daemon: Daemon) -> None:
     assert set(answers) == {name for name, _ in CALLS}
     status, watched, logs = answers["GetStatus"], answers["WatchStatus"], answers["TailLogs"]
     assert isinstance(status, pb.GetStatusResponse)
-    assert [child.instance_id for child in status.child_states] == ["data1"]
+    assert [child.instance_id for child in status.child_states] == ["data1", "idle"]
     assert isinstance(watched, pb.WatchStatusResponse)
     assert watched.snapshot.reason == pb.StatusSnapshot.REASON_INITIAL
     assert isinstance(logs, pb.TailLogsResponse)

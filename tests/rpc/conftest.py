@@ -20,6 +20,7 @@ from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.compose.progress import Changes, ImageProgress, PullItem, PullState
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost
 from hostmanager_server.rpc.context import Context, Line
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
@@ -76,6 +77,78 @@ class FakeOutputs:
             await asyncio.Event().wait()
 
 
+class FakePull:
+    """A pull that a test moves on."""
+
+    def __init__(self, items: Sequence[PullItem]) -> None:
+        self.images = {item.image: ImageProgress(item.image, item.instance_ids) for item in items}
+        self.versions = dict.fromkeys(self.images, 0)
+        self.version = 0
+        self.over = not items
+        self.listeners: list[Callable[[], None]] = []
+        self.followers = 0
+
+    def put(self, image: ImageProgress, *, over: bool = False) -> None:
+        self.version += 1
+        self.images[image.image] = image
+        self.versions[image.image] = self.version
+        self.over = over
+        for listener in self.listeners:
+            listener()
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        self.listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        self.listeners.remove(listener)
+
+    def changes(self, since: int) -> Changes:
+        changed = tuple(image for name, image in self.images.items() if self.versions[name] > since)
+        return Changes(self.version, changed, self.over)
+
+    def counts(self) -> Mapping[PullState, int]:
+        states = [image.state for image in self.images.values()]
+        return {state: states.count(state) for state in PullState}
+
+    def leave(self) -> None:
+        self.followers -= 1
+
+
+class FakeEngine:
+    """An engine that is there unless `why` says otherwise; containers in `refuses` cannot be removed."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.pull: FakePull | None = None
+        self.asked: list[tuple[tuple[PullItem, ...], bool, float]] = []
+        self.removed: list[tuple[str, float]] = []
+        self.refuses: dict[str, str] = {}
+        self.on_removal: Callable[[str], None] = lambda _: None
+
+    @property
+    def pulling(self) -> bool:
+        return self.pull is not None and not self.pull.over
+
+    def problem(self) -> str:
+        return self.why
+
+    def join_pull(
+        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+    ) -> tuple[FakePull, bool]:
+        self.asked.append((tuple(items), detach, progress_timeout))
+        joined = self.pulling
+        if self.pull is None or not joined:
+            self.pull = FakePull(items)
+        self.pull.followers += 1
+        return self.pull, joined
+
+    def remove_container(self, container_id: str, stop_timeout: float) -> str:
+        self.removed.append((container_id, stop_timeout))
+        if container_id not in self.refuses:
+            self.on_removal(container_id)
+        return self.refuses.get(container_id, "")
+
+
 def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.UP) -> InstanceSpec:
     return InstanceSpec(instance_id, agent_class, initial_target=target, process=ProcessSpec((instance_id,)))
 
@@ -90,6 +163,7 @@ class House:
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
         self.addresses: list[str] = []
+        self.engine = FakeEngine()
         self.server: Server  # set by `house`
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
@@ -107,6 +181,7 @@ class House:
         self.context = Context(
             Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self.died.append,
+            self.engine,
         )  # fmt: skip
 
     def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:

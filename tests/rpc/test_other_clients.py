@@ -34,6 +34,8 @@ CALLS: list[tuple[str, Message]] = [
     ("TailLogs", pb.TailLogsRequest(instance_id="a")),
     ("ListEvents", pb.ListEventsRequest()),
     ("WatchEvents", pb.WatchEventsRequest(resume_token="e0.0")),
+    ("DockerPull", pb.DockerPullRequest()),
+    ("RemoveOrphans", pb.RemoveOrphansRequest()),
     ("StopManager", pb.StopManagerRequest()),
     ("Die", pb.DieRequest()),
 ]

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # How long a stopping server waits for calls that are under way, s.
 STOP_GRACE = 2.0
+_ON_ITS_WAY = 0.02  # s from an answer to its being sent
 
 
 class AddressError(Exception):
@@ -101,10 +103,11 @@ class Server:
         self._listen = listen
         self._locks: list[int] = []
         self._sockets: list[Path] = []  # that this server made
+        self._calls = service.UnaryCalls()
         self._server = grpc.aio.server(
             options=_options(limits),
             maximum_concurrent_rpcs=limits.calls,
-            handlers=[service.handlers(context), *reflect.handlers(tcp=tcp_reflection)],
+            handlers=[service.handlers(context, self._calls), *reflect.handlers(tcp=tcp_reflection)],
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -140,6 +143,11 @@ class Server:
         """End the streams, let calls finish, close."""
         await self.set_serving(False)
         self._hub.close()
+        # There are clients that drop what they wait for when they are told that the server goes away, Die's
+        # own answer included. What was answered is on its way a moment later.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.wait_for_none(), STOP_GRACE)
+            await asyncio.sleep(_ON_ITS_WAY)
         await self._server.stop(STOP_GRACE)
         for path in self._sockets:
             path.unlink(missing_ok=True)

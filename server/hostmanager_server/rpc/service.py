@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -27,24 +28,52 @@ Request = TypeVar("Request", bound=Message)
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
 
-def handlers(context: Context) -> grpc.GenericRpcHandler:
-    """Everything that HostManagerService answers."""
+class UnaryCalls:
+    """Counts the unary calls that are being answered. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def wait_for_none(self) -> None:
+        """Wait until every one is answered."""
+        await self._none.wait()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+
+def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
+    """Everything that HostManagerService answers; its unary calls are counted in `calls`."""
+
+    def unary(
+        request_type: type[Request], answer: Callable[[Request], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        return _unary(request_type, answer, calls)
+
     status, requests = StatusRpcs(context), RequestRpcs(context)
     watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
     docker = DockerRpcs(context)
     methods = {
-        "StartManager": _unary(pb.StartManagerRequest, requests.start_manager),
-        "StopManager": _unary(pb.StopManagerRequest, requests.stop_manager),
-        "GetStatus": _unary(pb.GetStatusRequest, status.get_status),
-        "ListInstances": _unary(pb.ListInstancesRequest, status.list_instances),
-        "GetInstance": _unary(pb.GetInstanceRequest, status.get_instance),
+        "StartManager": unary(pb.StartManagerRequest, requests.start_manager),
+        "StopManager": unary(pb.StopManagerRequest, requests.stop_manager),
+        "GetStatus": unary(pb.GetStatusRequest, status.get_status),
+        "ListInstances": unary(pb.ListInstancesRequest, status.list_instances),
+        "GetInstance": unary(pb.GetInstanceRequest, status.get_instance),
         "WatchStatus": _stream(pb.WatchStatusRequest, watch.watch_status),
-        "Update": _unary(pb.UpdateRequest, requests.update),
-        "Restart": _unary(pb.RestartRequest, requests.restart),
+        "Update": unary(pb.UpdateRequest, requests.update),
+        "Restart": unary(pb.RestartRequest, requests.restart),
         "TailLogs": _stream(pb.TailLogsRequest, logs.tail_logs),
-        "ListEvents": _unary(pb.ListEventsRequest, events.list_events),
+        "ListEvents": unary(pb.ListEventsRequest, events.list_events),
         "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
-        "Die": _unary(pb.DieRequest, requests.die),
+        "Die": unary(pb.DieRequest, requests.die),
         "DockerPull": _stream(pb.DockerPullRequest, docker.docker_pull),
         "RemoveOrphans": _stream(pb.RemoveOrphansRequest, docker.remove_orphans),
     }
@@ -54,14 +83,15 @@ def handlers(context: Context) -> grpc.GenericRpcHandler:
 
 
 def _unary(
-    request_type: type[Request], answer: Callable[[Request], Awaitable[Message]]
+    request_type: type[Request], answer: Callable[[Request], Awaitable[Message]], calls: UnaryCalls
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def call(request: Request, context: ServicerContext) -> Message:
-        try:
-            return await answer(request)
-        except Exception as error:
-            await _abort(context, error)
-            raise  # not reached: abort raises
+        with calls:
+            try:
+                return await answer(request)
+            except Exception as error:
+                await _abort(context, error)
+                raise  # not reached: abort raises
 
     return grpc.unary_unary_rpc_method_handler(
         call, request_deserializer=request_type.FromString, response_serializer=_serialize

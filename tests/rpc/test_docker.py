@@ -1,0 +1,187 @@
+"""DockerPull and RemoveOrphans over the wire, with an engine that a test moves on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_server.core.catalog import UNCLAIMED
+from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.model import new_instance
+from hostmanager_server.core.service import Orphan, ServiceRecord
+from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
+from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProgress, PullState
+from hostmanager_server.rpc.docker import images_to_pull
+from hostmanager_server.store import Store
+
+from tests.rpc.conftest import House, house, refused, run, until
+
+CODE = grpc.StatusCode
+OLD = Orphan("a" * 64, "/lab/compose.yaml", "ocs-old", True, "sha256:1", 0)
+OTHER = Orphan("ab" + 62 * "b", "/lab/compose.yaml", "ocs-other", False, "sha256:1", 3)
+
+
+def service(instance_id: str, image: str, **changes: Any) -> InstanceSpec:
+    wanted = ServiceSpec("lab", ("/lab/compose.yaml",), instance_id, image, **changes)
+    return InstanceSpec(instance_id, UNCLAIMED, Management.DOCKER, Target.PASSIVE, service=wanted)
+
+
+def publish(h: House, *specs: InstanceSpec, orphans: tuple[Orphan, ...] = ()) -> None:
+    manager = replace(h.store.snapshot().manager, orphans={o.container_id: o for o in orphans})
+    h.store.publish([new_instance(spec) for spec in specs], manager=manager)
+
+
+async def messages(call: Any) -> list[Any]:
+    """What is left of a stream."""
+    found = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        found.append(message)
+    return found
+
+
+def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            call = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
+            first: Any = await call.read()
+            assert [(i.image, i.state, list(i.instance_ids)) for i in first.images] == [
+                ("agent:2", pb.ImagePull.STATE_WAITING, ["x"])
+            ]
+            assert h.engine.pull is not None
+            layers = (LayerProgress("l1", "Downloading", 10, 100),)
+            pulling = ImageProgress("agent:2", ("x",), PullState.PULLING, "Downloading", layers)
+            h.engine.pull.put(pulling)
+            second: Any = await call.read()
+            assert second.images[0].layers[0].current == 10
+            h.engine.pull.put(replace(pulling, state=PullState.FAILED, message="no such image"), over=True)
+            last = (await messages(call))[-1]
+            assert (last.result.images, last.result.failed) == (1, 1)
+            assert last.images[0].message == "no such image"
+            assert h.engine.asked[0][1:] == (True, 60.0)
+            assert h.engine.pull.followers == 0
+
+    run(play())
+
+
+def test_a_second_pull_joins_and_who_leaves_is_counted_out(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            first: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            assert not (await first.read()).joined
+            h.engine.why = "nobody asks the engine to join"
+            second: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            assert (await second.read()).joined
+            pull = h.engine.pull
+            assert pull is not None
+            assert pull.followers == 2
+            first.cancel()
+            await until(lambda: pull.followers == 1)
+            pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+            assert (await messages(second))[-1].result.pulled == 1
+            assert pull.followers == 0
+
+    run(play())
+
+
+def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stub = h.stub()
+            publish(h, service("x", "agent:2"))
+            unknown = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["nosuch"])).read())
+            assert (unknown.code, list(unknown.violations)) == (
+                CODE.NOT_FOUND,
+                ["instance_ids[0]"],
+            )
+            native = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["x", "a"])).read())
+            assert (native.code, list(native.violations)) == (
+                CODE.INVALID_ARGUMENT, ["instance_ids[1]"]
+            )  # fmt: skip
+            request = pb.DockerPullRequest(progress_timeout=Duration(nanos=1))
+            late = await refused(stub.DockerPull(request).read())
+            assert (late.code, list(late.violations)) == (
+                CODE.INVALID_ARGUMENT, ["progress_timeout"]
+            )  # fmt: skip
+            h.engine.why = "there is no Docker Engine; start it"
+            away = await refused(stub.DockerPull(pb.DockerPullRequest()).read())
+            assert (away.code, away.reason, away.message) == (
+                CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.why
+            )  # fmt: skip
+            assert not h.engine.asked
+
+    run(play())
+
+
+def test_orphans_are_removed_and_the_status_shows_it_before_the_result(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, orphans=(OLD, OTHER))
+
+            def removal(container_id: str) -> None:
+                left = dict(h.store.snapshot().manager.orphans)
+                del left[container_id]
+                publish(h, orphans=tuple(left.values()))
+
+            h.engine.on_removal = removal
+            h.engine.refuses = {OTHER.container_id: "the engine says no"}
+            told = await messages(h.stub().RemoveOrphans(pb.RemoveOrphansRequest(stop_timeout=Duration())))
+            assert {m.removal.service: (m.removal.removed, m.removal.message) for m in told[:-1]} == {
+                "ocs-old": (True, ""), "ocs-other": (False, "the engine says no")
+            }  # fmt: skip
+            assert (told[-1].result.removed, told[-1].result.failed) == (1, 1)
+            assert set(h.engine.removed) == {(OLD.container_id, 0.0), (OTHER.container_id, 0.0)}
+
+    run(play())
+
+
+def test_only_the_orphans_that_are_named_are_removed(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stub = h.stub()
+            publish(h, orphans=(OLD, OTHER))
+            for asked, code in (
+                (["f"], CODE.NOT_FOUND),
+                ([""], CODE.NOT_FOUND),
+                (["a"], CODE.INVALID_ARGUMENT),
+            ):
+                error = await refused(stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=asked)).read())
+                assert (error.code, list(error.violations)) == (code, ["container_ids[0]"])
+            assert not h.engine.removed
+            h.engine.on_removal = lambda _: publish(h, orphans=(OLD,))
+            told = await messages(stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=["ab"])))
+            assert [m.removal.service for m in told[:-1]] == ["ocs-other"]
+            assert h.engine.removed == [(OTHER.container_id, 10.0)]
+
+    run(play())
+
+
+def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
+    store = Store("e", Manager(ManagerState.RUNNING, "host", "site.yaml"))
+    record = ServiceRecord(image_id=image_id)
+    store.publish([replace(new_instance(spec), record=record) for spec in specs])
+    return store.snapshot()
+
+
+def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() -> None:
+    specs = (
+        service("x", "agent:2", pull_policy=PullPolicy.NEVER),
+        service("y", "agent:2", pull_policy=PullPolicy.MISSING),
+        service("z", "other:1"),
+    )
+    found = images_to_pull(snapshot_of(*specs), [], False)
+    assert [(i.image, i.instance_ids, i.policy) for i in found] == [
+        ("agent:2", ("x", "y"), PullPolicy.MISSING),
+        ("other:1", ("z",), PullPolicy.ALWAYS),
+    ]
+
+
+@pytest.mark.parametrize(("image_id", "count"), [("unknown", 1), ("sha256:1", 0)])
+def test_new_only_leaves_out_what_the_engine_has(image_id: str, count: int) -> None:
+    assert len(images_to_pull(snapshot_of(service("x", "agent:2"), image_id=image_id), [], True)) == count
