@@ -13,7 +13,7 @@ from benchmarks.table import Row
 
 COUNT = 50
 _HAND = "by hand"
-_SETTLE = 2.0  # s for the engine, and whoever follows it, to come to rest
+SETTLE = 2.0  # s for the engine, and whoever follows it, to come to rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ def up_and_stop(quick: bool) -> list[Row]:
         for number in range(2 if quick else 6):
             # In turns, as the machine is not the same from one minute to the next.
             if number % 2:
-                hand.append(_by_hand(these))
-            ours.append(_asked_of_us(these))
+                hand.append(by_hand(these))
+            ours.append(asked_of_us(these))
             if not number % 2:
-                hand.append(_by_hand(these))
+                hand.append(by_hand(these))
     up = {_HAND: median(times.up for times in hand)}
     down = {_HAND: median(times.down for times in hand)}
     return [
@@ -50,29 +50,29 @@ def up_and_stop(quick: bool) -> list[Row]:
     ]  # fmt: skip
 
 
-def _asked_of_us(these: Services) -> Times:
+def asked_of_us(these: Services) -> Times:
     """By a daemon of its own: it would put an end to what is started by hand."""
     with ComposeDaemon(these) as daemon, Watcher(daemon) as watcher:
         watcher.until(watcher.all_gone, "the daemon to know that nothing runs")
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         earlier = len(these.calls())
         began = time.monotonic()
         daemon.start_all()
         up = watcher.until(watcher.all_up, "all to run") - began
         calls = len(these.calls()) - earlier
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         began = time.monotonic()
         daemon.stop_all()
         down = watcher.until(watcher.all_gone, "no container to be left") - began
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
     return Times(up * 1e3, down * 1e3, calls)
 
 
-def _by_hand(these: Services) -> Times:
+def by_hand(these: Services) -> Times:
     up = _compose(these, "up", "-d")
-    time.sleep(_SETTLE)
+    time.sleep(SETTLE)
     down = _compose(these, "rm", "--stop", "--force")
-    time.sleep(_SETTLE)
+    time.sleep(SETTLE)
     return Times(up, down)
 
 

@@ -15,6 +15,8 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from benchmarks.compose_services import Services, instance_id
 from benchmarks.managers import PATIENCE, Daemon
 
+SETTLE = 3.0  # s for the daemon, compose and the engine to come to rest
+
 
 class ComposeDaemon(Daemon):
     """Our daemon with these services, down at first; restarts are delayed as by default."""
@@ -33,7 +35,7 @@ def running_daemon(services: Services) -> Iterator[tuple[ComposeDaemon, Watcher]
     with ComposeDaemon(services) as daemon, Watcher(daemon) as watcher:
         daemon.start_all()
         watcher.until(watcher.all_up, "all to run")
-        time.sleep(3.0)
+        time.sleep(SETTLE)
         yield daemon, watcher
 
 

@@ -20,7 +20,7 @@ from benchmarks.table import Row, percentile
 
 COUNT = 50
 _EVENT = "the engine's event"  # at a client that does nothing but read events
-_SETTLE = 0.5  # s between two kills
+SETTLE = 0.5  # s between two kills
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ def kill(quick: bool) -> list[Row]:
     """A kill, to the change at a watcher over TCP, and to the service running again."""
     rounds, asking_rounds = (5, 2) if quick else (20, 8)
     with services(COUNT) as these:
-        with running_daemon(these) as (_, watcher), _events(these) as events:
-            pairs = [_watched(these, watcher, events, number) for number in range(rounds)]
+        with running_daemon(these) as (_, watcher), events(these) as heard:
+            pairs = [watched(these, watcher, heard, number) for number in range(rounds)]
         with Asking(these, keep_up=True) as asking:
             asking.until(lambda running: all(running.values()), "all to run")
-            asked = [_asked(these, asking, number, number / asking_rounds) for number in range(asking_rounds)]
+            asked = [asked(these, asking, number, number / asking_rounds) for number in range(asking_rounds)]
     ours, bare = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return [
         *_rows(
@@ -62,7 +62,7 @@ def _rows(what: str, reach: float, ours: list[float], peers: dict[str, list[floa
     ]
 
 
-def _watched(these: Services, watcher: Watcher, events: Events, number: int) -> tuple[Times, Times]:
+def watched(these: Services, watcher: Watcher, heard: Events, number: int) -> tuple[Times, Times]:
     """One kill: at the watcher, and at a client that reads the engine's events."""
     name = instance_id(number % COUNT)
     before = watcher.instances[name]
@@ -77,12 +77,12 @@ def _watched(these: Services, watcher: Watcher, events: Events, number: int) -> 
         f"{name} to run again",
     )
     killing.join()
-    died, started = events.next("die", container), events.next("start", container)
-    time.sleep(_SETTLE)
+    died, started = heard.next("die", container), heard.next("start", container)
+    time.sleep(SETTLE)
     return _times(began, ended, runs), _times(began, died, started)
 
 
-def _asked(these: Services, asking: Asking, number: int, phase: float) -> Times:
+def asked(these: Services, asking: Asking, number: int, phase: float) -> Times:
     """One kill, this part of a round after an answer; known with the first complete answer that shows it."""
     service = PREFIX + instance_id(number % COUNT)
     (container,) = these.project.containers(service)
@@ -117,21 +117,21 @@ class Events:
 
 
 @contextmanager
-def _events(these: Services) -> Iterator[Events]:
+def events(these: Services) -> Iterator[Events]:
     """The engine's events, read by a thread."""
-    events = Events()
+    heard = Events()
     with closing(docker.APIClient(base_url=these.engine.host, version="auto")) as client:
         filters = {"type": "container", "event": ["die", "start"]}
         stream = client.events(decode=True, filters=filters)
 
         def read() -> None:
             for event in stream:
-                events.put(event["Action"], event["Actor"]["ID"])
+                heard.put(event["Action"], event["Actor"]["ID"])
 
         reading = threading.Thread(target=read)
         reading.start()
         try:
-            yield events
+            yield heard
         finally:
             stream.close()
             reading.join()
