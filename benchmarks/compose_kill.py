@@ -39,16 +39,16 @@ def kill(quick: bool) -> list[Row]:
             pairs = [watched(these, watcher, heard, number) for number in range(rounds)]
         with Asking(these, keep_up=True) as asking:
             asking.until(lambda running: all(running.values()), "all to run")
-            asked = [asked(these, asking, number, number / asking_rounds) for number in range(asking_rounds)]
+            theirs = [asked(these, asking, number, number / asking_rounds) for number in range(asking_rounds)]
     ours, bare = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return [
         *_rows(
             "the change at a watcher over TCP", 150, [each.ended for each in ours],
-            {_EVENT: [each.ended for each in bare], NAME: [each.ended for each in asked]},
+            {_EVENT: [each.ended for each in bare], NAME: [each.ended for each in theirs]},
         ),
         *_rows(
             "running again at the watcher", 1000, [each.runs for each in ours],
-            {_EVENT: [each.runs for each in bare], NAME: [each.runs for each in asked]},
+            {_EVENT: [each.runs for each in bare], NAME: [each.runs for each in theirs]},
         ),
     ]  # fmt: skip
 
