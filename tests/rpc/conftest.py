@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +29,7 @@ from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.compose.output import OutputLine, Source
 from hostmanager_server.drivers.compose.progress import Changes, ImageProgress, PullItem, PullState
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost
 from hostmanager_server.rpc.context import Context, Line
@@ -69,7 +79,7 @@ class FakeOutputs:
 
     async def read(
         self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
-    ) -> AsyncIterator[Sequence[Line]]:
+    ) -> AsyncGenerator[Sequence[Line], None]:
         last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
         if last:
             yield last
@@ -141,6 +151,16 @@ class FakeEngine:
             self.pull = FakePull(items)
         self.pull.followers += 1
         return self.pull, joined
+
+    async def read_logs(
+        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+    ) -> AsyncGenerator[list[OutputLine], None]:
+        """A line for each container, in the order in which they come."""
+        async for ids in containers:
+            for container in ids:
+                yield [OutputLine(container, False, Source.STDERR)]
+            if not follow:
+                return
 
     def remove_container(self, container_id: str, stop_timeout: float) -> str:
         self.removed.append((container_id, stop_timeout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
+from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import Changes, PullItem, PullState
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
@@ -39,7 +40,7 @@ class OutputReader(Protocol):
 
     def read(
         self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
-    ) -> AsyncIterator[Sequence[Line]]:
+    ) -> AsyncGenerator[Sequence[Line], None]:
         """The last `lines` lines, then with `follow` every new one, in batches."""
 
 
@@ -63,6 +64,9 @@ class Engine(Protocol):
         self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
     ) -> tuple[Pull, bool]: ...
     def remove_container(self, container_id: str, stop_timeout: float) -> str: ...
+    def read_logs(
+        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+    ) -> AsyncGenerator[list[OutputLine], None]: ...
 
 
 @dataclass(frozen=True, slots=True)

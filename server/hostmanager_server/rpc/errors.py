@@ -75,6 +75,10 @@ def engine_unusable(why: str) -> RpcError:
     return RpcError(grpc.StatusCode.UNAVAILABLE, "ENGINE_UNREACHABLE", why)
 
 
+def logs_unreadable(why: str) -> RpcError:
+    return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)
+
+
 def unknown_orphans(violations: list[Violation]) -> RpcError:
     message = "; ".join(v.description for v in violations)
     return RpcError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", message, tuple(violations))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import requests
 from docker.errors import DockerException
 
 from hostmanager_server.drivers.compose.connection import Connection, explain
+from hostmanager_server.drivers.compose.logs import read_logs
 from hostmanager_server.drivers.compose.orphans import remove_container
+from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import PullItem
 from hostmanager_server.drivers.compose.pull import Pull, Puller
 
@@ -42,6 +44,12 @@ class EngineAccess:
     def remove_container(self, container_id: str, stop_timeout: float) -> str:
         """See orphans.remove_container."""
         return remove_container(self._connect, container_id, stop_timeout)
+
+    def read_logs(
+        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+    ) -> AsyncGenerator[list[OutputLine], None]:
+        """See logs.read_logs. To be iterated on an event loop."""
+        return read_logs(self._connect, containers, lines, follow)
 
     def close(self) -> None:
         """Stop what runs. Blocks until it has ended."""

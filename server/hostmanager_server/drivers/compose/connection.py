@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import docker
@@ -113,6 +114,28 @@ class Connection(docker.APIClient):
         ).json()
         return document
 
+    def output(
+        self, container_id: str, *, follow: bool, tail: int | None, since: str, within: float
+    ) -> Iterator[bytes]:
+        """What a container wrote, with a time before each message, as it comes: the last `tail` lines (None:
+        all) from the moment `since` on (as in an answer; empty: from the beginning). Waits at most `within` s
+        for the engine to begin; with `follow` the rest may take for ever."""
+        params = {
+            "stdout": "1",
+            "stderr": "1",
+            "timestamps": "1",
+            "follow": str(int(follow)),
+            "tail": "all" if tail is None else str(tail),
+        }
+        if since:
+            params["since"] = _unix_time(since)
+        url = f"/v{self.api_version}/containers/{container_id}/logs"
+        response = self._ask(url, within, params=params, stream=True)
+        if follow:
+            self._sockets.wait_for_ever(response.raw.fileno())
+        chunks: Iterator[bytes] = response.raw.stream(65536, decode_content=False)
+        return chunks
+
     def abort(self) -> None:
         """Make every call that waits for the engine fail now, and every later one at once. Thread-safe."""
         self._sockets.shut()
@@ -124,6 +147,13 @@ class Connection(docker.APIClient):
         except requests.HTTPError as error:
             create_api_error_from_http_exception(error)  # raises it, with the engine's message
         return answer
+
+
+def _unix_time(stamp: str) -> str:
+    """A time of the engine's in seconds since 1970, with all of its digits, as the engine asks for it."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+    return f"{seconds}.{fraction or 0}"
 
 
 class EventStream:
