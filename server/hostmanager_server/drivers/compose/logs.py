@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
 from hostmanager_server.drivers.compose.connection import Connection, explain
@@ -19,7 +20,7 @@ BATCH_LINES = 500
 _BATCHES_AHEAD = 4  # that are read before the consumer has taken them
 _CALL_WITHIN = 10.0  # s for the engine to begin an answer
 _AGAIN = 0.2  # s before a container that still runs is asked again, and between looks at threads that end
-_FAILURES = (DockerException, requests.RequestException, OSError)
+_FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 Connect = Callable[[], Connection]
 Batch = list[OutputLine]
