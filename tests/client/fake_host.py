@@ -51,6 +51,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
     events: list[pb.Event] = field(default_factory=list)
     logs: dict[str, list[str]] = field(default_factory=dict)
     orphans: dict[str, pb.Orphan] = field(default_factory=dict)
+    new_tags: dict[str, str] = field(default_factory=dict)
     pulls: list[pb.DockerPullResponse] = field(default_factory=list)
     orphan_removals: list[pb.RemoveOrphansResponse] = field(default_factory=list)
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
@@ -123,7 +124,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
             "observed_generation": 1,
         } | fields
         instance = pb.ManagedInstance(**values)
-        if "process" not in fields:
+        if instance.WhichOneof("runtime") is None:
             instance.process.pid = 4000 + len(self.instances)
             instance.process.command.extend(["agent", instance_id])
         instance.start_time.GetCurrentTime()
@@ -221,6 +222,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
         status.problems.extend(self.problems)
         for container_id, orphan in self.orphans.items():
             manager.orphans[container_id].CopyFrom(orphan)
+        manager.new_tags.update(self.new_tags)
         return manager
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from hostmanager.v1 import host_manager_pb2 as pb
 
+UNKNOWN_IMAGE = "unknown"  # the id of a tag that the engine does not have
+
 
 @click.command("show")
 @id_argument
@@ -39,6 +41,8 @@ def show_command(instance_id: str) -> None:
 
 
 def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
     from hostmanager_client import words
     from hostmanager_client.cli.text import duration
     from hostmanager_client.cli.view import describe, exit_words, stability
@@ -68,7 +72,8 @@ def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
     yield "recent failures", ", ".join(f"{duration(now - words.to_seconds(t))} ago" for t in i.fail_times)
     if i.HasField("last_exit"):
         expected = "asked for" if i.last_exit.expected else "not asked for"
-        yield "last exit", f"{exit_words(i.last_exit, now)}, {expected}, pid {i.last_exit.pid}"
+        pid = f", pid {i.last_exit.pid}" if i.last_exit.pid else ""
+        yield "last exit", f"{exit_words(i.last_exit, now)}, {expected}{pid}"
         yield "last exit because", i.last_exit.message
     yield "generation", f"{i.generation} (carried out: {i.observed_generation})"
     match i.WhichOneof("runtime"):
@@ -82,10 +87,33 @@ def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
             yield "log file", process.log_file
             yield "launches", str(process.run)
             yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
-        case "compose_service":
-            service = i.compose_service
-            yield "compose file", service.compose_file
-            yield "service", service.service
-            yield "image", f"{service.image_tag} ({service.image_id})"
-            yield "container", service.container_id if service.container_found else "none"
-            yield "running image", service.running_image
+        case "compose_service" if i.compose_service.service:
+            yield from _service_pairs(i.compose_service, seen=i.next_action != pb.NEXT_ACTION_UNKNOWN)
+
+
+def _service_pairs(service: pb.ComposeService, *, seen: bool) -> Iterator[tuple[str, str]]:
+    """What the compose file asks for and, when the engine could be asked (`seen`), what it has. Ids are as
+    short as docker shows them; `--json` has them whole."""
+    from hostmanager_client.cli.text import short_id
+
+    yield "compose file", service.compose_file
+    yield "project", service.project
+    yield "service", service.service
+    if not seen:
+        yield "image", service.image_tag
+        yield "container", "not known"
+        return
+    there = service.image_id != UNKNOWN_IMAGE
+    yield "image", f"{service.image_tag} ({short_id(service.image_id) if there else 'not on the engine'})"
+    yield "containers", f"{service.running_replicas} of {service.replicas} run"
+    if not service.container_found:
+        yield "container", "none"
+        return
+    yield "container", f"{service.container_name} ({short_id(service.container_id)})"
+    status = service.status if service.running else f"{service.status} ({service.exit_code})"
+    yield "status", f"{status}, {service.health}" if service.health else status
+    yield "pid", str(service.pid) if service.pid else ""
+    outdated = service.running and service.running_image != service.image_id
+    older = ", not what the tag means now" if outdated else ""
+    yield "running image", f"{short_id(service.running_image)}{older}" if service.running else ""
+    yield "definition", "changed since the container was made" if service.definition_changed else ""

@@ -57,6 +57,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def short_id(docker_id: str) -> str:
+    """The id of a container or an image as short as docker shows it, and takes it."""
+    return docker_id.removeprefix("sha256:")[:12]
+
+
 def duration(seconds: float) -> str:
     """A length of time: `1.6 s`, `42 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = max(0.0, seconds)

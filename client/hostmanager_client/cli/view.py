@@ -70,8 +70,11 @@ def problem_lines(manager: pb.ManagerStatus) -> list[str]:
         names = ", ".join(sorted(orphan.service for orphan in manager.orphans.values()))
         lines.append(f"orphaned containers: {one_line(names)}")
     if manager.new_tags:
-        names = ", ".join(f"{who} ({tag})" for who, tag in sorted(manager.new_tags.items()))
-        lines.append(f"images to pull: {one_line(names)}")
+        wanted_by: dict[str, list[str]] = {}
+        for instance_id, tag in sorted(manager.new_tags.items()):
+            wanted_by.setdefault(tag, []).append(instance_id)
+        tags = ", ".join(f"{tag} (for {', '.join(ids)})" for tag, ids in sorted(wanted_by.items()))
+        lines.append(f"images to pull: {one_line(tags)}")
     return lines
 
 
@@ -88,7 +91,7 @@ def problem_line(problem: pb.ConfigProblem) -> str:
 
 def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
     stable = stability(instance, now)
-    pid = instance.process.pid if instance.HasField("process") else 0
+    pid = pid_of(instance)
     return [
         Cell(one_line(instance.instance_id)),
         Cell(one_line(instance.agent_class)),
@@ -100,6 +103,16 @@ def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
         Cell(f"{stable:.2f}", "" if stable > 0.9 else "yellow" if stable > 0.5 else "red"),
         Cell(describe(instance, now), "yellow" if instance.restart_required else ""),
     ]
+
+
+def pid_of(instance: pb.ManagedInstance) -> int:
+    """Its process, or the main process of its container (of one of them); 0 when none runs."""
+    match instance.WhichOneof("runtime"):
+        case "process":
+            return instance.process.pid
+        case "compose_service":
+            return instance.compose_service.pid
+    return 0
 
 
 def _since(instance: pb.ManagedInstance, now: float) -> str:

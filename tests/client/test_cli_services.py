@@ -1,0 +1,142 @@
+"""How `hostmanager status` and `hostmanager show` tell of compose services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client.cli.app import cli
+
+from tests.client.fake_daemon import FakeDaemon
+
+Run = Callable[..., list[str]]
+
+IMAGE = "sha256:973444266ffb95c1cc718ad8446323c5240938a923c5c15ed35e3b001fc9ed3a"
+NEWER = "sha256:0d1c2b3a495867ffeeddccbbaa9988776655443322110ffeeddccbbaa9988776"
+CONTAINER = "579b03d47b33e8ec37430bfaff73900dd224f383412167e2fb81906cb70352ff"
+
+
+@pytest.fixture
+def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("HOSTMANAGER_ADDRESS", str(socket))
+
+    def invoke(*args: str) -> list[str]:
+        result = CliRunner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output.splitlines()
+
+    return invoke
+
+
+def service(**fields: Any) -> pb.ComposeService:
+    """One that runs as it should, unless said otherwise."""
+    values: dict[str, Any] = {
+        "compose_file": "/lab/compose.yaml",
+        "project": "lab",
+        "service": "ocs-data1",
+        "image_tag": "agent:1",
+        "image_id": IMAGE,
+        "container_found": True,
+        "container_id": CONTAINER,
+        "container_name": "lab-ocs-data1-1",
+        "running": True,
+        "running_image": IMAGE,
+        "status": "running",
+        "replicas": 1,
+        "running_replicas": 1,
+        "pid": 8151,
+    }
+    return pb.ComposeService(**(values | fields))
+
+
+def shown(run: Run, instance_id: str = "data1") -> dict[str, str]:
+    """What `show` says, by name."""
+    pairs = (line.partition(":") for line in run("show", instance_id))
+    return {name: text.strip() for name, _, text in pairs}
+
+
+def test_the_pid_of_a_service_is_that_of_its_container(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", compose_service=service())
+    daemon.add("data2", compose_service=service(running=False, pid=0))
+    column = run("status")[2].split().index("PID")
+    rows = {words[0]: words for line in run("status")[3:] if (words := line.replace(" s", "s").split())}
+    assert (rows["data1"][column], rows["data2"][column]) == ("8151", "-")
+
+
+def test_show_tells_what_a_service_is_to_be_and_what_the_engine_has(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", compose_service=service(replicas=3, running_replicas=2, health="healthy"))
+    pairs = shown(run)
+    assert {name: pairs.get(name) for name in list(pairs)[-9:]} == {
+        "compose file": "/lab/compose.yaml",
+        "project": "lab",
+        "service": "ocs-data1",
+        "image": "agent:1 (973444266ffb)",
+        "containers": "2 of 3 run",
+        "container": "lab-ocs-data1-1 (579b03d47b33)",
+        "status": "running, healthy",
+        "pid": "8151",
+        "running image": "973444266ffb",
+    }
+
+
+def test_show_says_why_a_restart_would_make_a_difference(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", compose_service=service())
+    assert "definition" not in shown(run)
+    daemon.add("data1", compose_service=service(image_id=NEWER, definition_changed=True))
+    pairs = shown(run)
+    assert pairs["image"] == "agent:1 (0d1c2b3a4958)"
+    assert pairs["running image"] == "973444266ffb, not what the tag means now"
+    assert pairs["definition"] == "changed since the container was made"
+
+
+def test_show_tells_of_a_container_that_ended(daemon: FakeDaemon, run: Run) -> None:
+    ended = service(
+        running=False, status="exited", exit_code=3, running_replicas=0, pid=0, image_id="unknown"
+    )
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, compose_service=ended)
+    pairs = shown(run)
+    assert pairs["image"] == "agent:1 (not on the engine)"
+    assert pairs["containers"] == "0 of 1 run"
+    assert pairs["status"] == "exited (3)"
+    assert "pid" not in pairs
+    assert "running image" not in pairs
+
+
+def test_show_does_not_pretend_to_know_what_an_engine_that_is_away_has(daemon: FakeDaemon, run: Run) -> None:
+    nothing = {"container_found": False, "container_id": "", "running": False, "image_id": "unknown"}
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, compose_service=service(**nothing))
+    assert shown(run)["container"] == "none"
+    daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, compose_service=service(**nothing))
+    pairs = shown(run)
+    assert (pairs["image"], pairs["container"]) == ("agent:1", "not known")
+    assert "containers" not in pairs
+
+
+def test_show_of_an_instance_without_its_service_leaves_all_that_out(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, compose_service=pb.ComposeService())
+    assert {"compose file", "image", "container"}.isdisjoint(shown(run))
+
+
+def test_an_exit_without_a_pid_has_none(daemon: FakeDaemon, run: Run) -> None:
+    instance = daemon.add("data1", compose_service=service())
+    instance.last_exit.code = 137
+    daemon.publish(instance)
+    assert shown(run)["last exit"].endswith(", not asked for")
+    instance.last_exit.pid = 8150
+    daemon.publish(instance)
+    assert shown(run)["last exit"].endswith(", not asked for, pid 8150")
+
+
+def test_status_names_orphans_and_images_to_pull_once_each(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", compose_service=service())
+    daemon.new_tags = {"data2": "agent:2", "data1": "agent:2", "web": "grafana:9"}
+    for number, name in enumerate(("ocs-old", "ocs-older")):
+        daemon.orphans[str(number)] = pb.Orphan(container_id=str(number), service=name)
+    assert run("status")[1:3] == [
+        "orphaned containers: ocs-old, ocs-older",
+        "images to pull: agent:2 (for data1, data2), grafana:9 (for web)",
+    ]
