@@ -14,9 +14,9 @@ from hostmanager_server.drivers.compose.calls import Call, Calls
 from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.service import Service
 
-# How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE), as
-# what one request starts may come in several, with other instances between. The wait begins anew with whatever
-# came during it, but not for ever, as a client may go on and on changing its mind.
+# How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE),
+# as what one request starts may come in several, with other instances between. The wait begins anew with
+# whatever came during it, but not for ever, as a client may go on and on changing its mind.
 GATHER = 0.05
 GATHER_AT_MOST = 1.0
 
