@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.docker_engine import DockerEngine, MakeProject
 from tests.e2e.daemon import Site
+from tests.e2e.lab import Lab
 
 
 @pytest.fixture
@@ -17,10 +19,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     monkeypatch.setenv("TEST_SITE", str(site.state_dir))
     yield site
-    for daemon in site.daemons:
-        if daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
-        daemon.channel.close()
+    site.kill_daemons()
     for pid in site.processes():
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def lab(site: Site, engine: DockerEngine, image: str, compose_project: MakeProject) -> Iterator[Lab]:
+    """A site with a compose project of its own on the machine's engine."""
+    yield Lab(site, engine, image, compose_project)
+    site.kill_daemons()  # they would bring up again what is removed now

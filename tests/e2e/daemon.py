@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,7 @@ class Site:
         self.file = folder / "site.yaml"
         self.state_dir = folder / "state"
         self.socket = folder / "hm.sock"
+        self.environ: Mapping[str, str] = os.environ  # of its daemons
         self.daemons: list[Daemon] = []
 
     def write(self, instances: list[dict[str, Any]], **top: Any) -> None:
@@ -78,6 +79,14 @@ class Site:
         if wait:
             daemon.wait_until_serving()
         return daemon
+
+    def kill_daemons(self) -> None:
+        """Those that are left, so that nobody does anything about what runs any more."""
+        for daemon in self.daemons:
+            if daemon.process.poll() is None:
+                daemon.process.kill()
+                daemon.process.wait()
+            daemon.channel.close()
 
     def processes(self) -> list[int]:
         """Everything any of its daemons started that is alive, daemons excluded."""
@@ -105,7 +114,7 @@ class Daemon:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=site.folder,
-                env={**os.environ, "OCS_CONFIG_DIR": str(site.folder)},
+                env={**site.environ, "OCS_CONFIG_DIR": str(site.folder)},
             )
         self.channel = grpc.insecure_channel(f"unix:{site.socket}")
         self.stub = pb_grpc.HostManagerServiceStub(self.channel)

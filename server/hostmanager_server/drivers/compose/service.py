@@ -19,7 +19,7 @@ from hostmanager_server.core.events import (
     StartFailed,
     StopFailed,
 )
-from hostmanager_server.core.service import ServiceRecord
+from hostmanager_server.core.service import UNKNOWN_IMAGE, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.base import Post
 from hostmanager_server.drivers.compose.container import Container
@@ -173,7 +173,7 @@ class Service:
                 self._seen_ended()
             else:
                 why = error or "compose reports success, but no container of it runs"
-                self.refused(run, why)
+                self.refused(run, why + self._image_missing(why))
         elif not self._whole and self._cancel_probe is None and self.running:
             self._become_degraded(f"{self._part()}: {error}" if error else self._part(), None, self._now())
 
@@ -216,6 +216,14 @@ class Service:
     def _part(self) -> str:
         running = sum(container.running for container in self._containers)
         return f"{running} of {self.wanted.replicas} containers run"
+
+    def _image_missing(self, why: str) -> str:
+        """What the engine's word about an image that it cannot get may leave out: which image."""
+        image = self.wanted.image
+        unknown = self._record is not None and self._record.image_id == UNKNOWN_IMAGE
+        if self.wanted.built or not unknown or image in why:
+            return ""
+        return f"; image {image!r} is not there: pull it, or correct the compose file"
 
     def _last_ended(self) -> Container | None:
         ended = [c for c in self._containers if not c.running and c.finished is not None]

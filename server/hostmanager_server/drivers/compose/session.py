@@ -238,6 +238,8 @@ class Session:
             self._doubt(container_id)
             return
         if seen is not None:
+            if seen.image not in self._images.values():
+                self._look_at_images()  # BuildKit makes images, and moves their tags, without an event
             self._tell(self._sightings.started(seen, at))
         if self._sightings.get(container_id) != seen:
             self._doubt(container_id)
@@ -263,11 +265,14 @@ class Session:
                     self._call_soon(refresh.then)
             self._waiting.clear()
         if self._images_doubtful and self._inbox.empty():
-            self._images_doubtful = False
-            images = self._resolve()
-            if images != self._images:
-                self._images = images
-                self._call_soon(partial(self._listener.images, dict(images)))
+            self._look_at_images()
+
+    def _look_at_images(self) -> None:
+        self._images_doubtful = False
+        images = self._resolve()
+        if images != self._images:
+            self._images = images
+            self._call_soon(partial(self._listener.images, dict(images)))
 
     def _settled(self, container_id: str, overdue: bool) -> bool:
         try:
