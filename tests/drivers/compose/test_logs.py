@@ -108,8 +108,14 @@ def test_a_follower_misses_and_repeats_nothing_over_a_restart_and_a_successor(
     threads = threading.active_count()
     texts: list[list[str]] = []  # name and number of each line
 
+    def of_first() -> list[list[str]]:
+        return [line for line in texts if line[0] == texts[0][0]]
+
     def of_second() -> list[str]:
         return [number for name, number in texts if name != texts[0][0]]
+
+    def written() -> list[list[str]]:
+        return [line.split() for line in engine.docker("logs", first).splitlines()]
 
     async def follow() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
@@ -130,14 +136,13 @@ def test_a_follower_misses_and_repeats_nothing_over_a_restart_and_a_successor(
             second = await asyncio.to_thread(start, COUNTS)
             await asyncio.to_thread(engine.docker, "kill", first)
             changes.put_nowait([second])
-            await until(lambda: "3" in of_second())
+            end = (await asyncio.to_thread(written))[-1]
+            await until(lambda: "3" in of_second() and of_first()[-1] == end)
 
     run(follow())
-    written = [line.split() for line in engine.docker("logs", first).splitlines()]
-    mine = [line for line in texts if line[0] == texts[0][0]]
-    begin = written.index(mine[0])
-    assert mine == written[begin:], "each line once, in order, to its end"
-    assert mine.count([texts[0][0], "0"]) >= 1
+    mine, all_of_it = of_first(), written()
+    assert mine == all_of_it[all_of_it.index(mine[0]) :], "each line once, in order, to its end"
+    assert [texts[0][0], "0"] in mine
     assert of_second()[:4] == ["0", "1", "2", "3"]
     assert not [t for t in threading.enumerate() if t.name == "hm-logs"]
     assert threading.active_count() <= threads
