@@ -11,14 +11,15 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
+from hostmanager_server.config.options import ManagerOptions
 from hostmanager_server.core.actions import Kind, Note, Severity
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
@@ -73,6 +74,7 @@ class Settings:
     initial_state: Target | None = None  # None: what the config says
     tcp_reflection: bool = False
     compose: ComposeSettings | None = None  # None: no compose files are managed
+    options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
     limits: Limits = field(default_factory=Limits)
 
 
@@ -232,7 +234,11 @@ class App:
 
     def _load_config(self) -> LoadedConfig:
         settings = self._settings
-        return load_site_config(settings.site_file, host=settings.host, working_dir=settings.working_dir)
+        config = load_site_config(settings.site_file, host=settings.host, working_dir=settings.working_dir)
+        if config.spec is None or config.options == settings.options:
+            return config
+        text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"
+        return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
 
     async def _reload(self) -> None:
         if self._supervisor is None:

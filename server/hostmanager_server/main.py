@@ -167,6 +167,7 @@ def serve_command(
             working_dir=working_dir,
             initial_state=Target(initial_state) if initial_state else options.initial_state,
             tcp_reflection=reflection,
+            options=options,
             compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
             limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
         )

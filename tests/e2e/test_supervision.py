@@ -315,6 +315,16 @@ def test_a_second_daemon_on_the_same_state_says_who_holds_it(site: Site) -> None
 # --- the site config
 
 
+def test_changed_arguments_of_the_daemon_itself_are_said_to_need_a_start(site: Site) -> None:
+    own = {"instance-id": "hm", "agent-class": "HostManager"}
+    site.write([{**own, "arguments": ["--docker-service-prefix", "ocs-"]}])
+    daemon = site.start()
+    assert not daemon.reload().config_warnings
+    site.write([{**own, "arguments": ["--docker-service-prefix", "lab-"]}])
+    (warning,) = daemon.reload().config_warnings
+    assert "start the daemon again" in warning.message
+
+
 def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
     site.write([agent("kept"), agent("gone"), agent("edited"), agent("reset")])
     daemon = site.start()
