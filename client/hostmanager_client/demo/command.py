@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 def demo_command(tour: bool | None) -> None:
     """Show a daemon at work with a small lab in a temporary directory.
 
+    The lab has compose services too when there are a Docker Engine, Docker Compose and a static busybox,
+    which their image is made of: nothing is downloaded. Where one is missing the demo says which.
+
     On a terminal: a live table, until Ctrl-C. Elsewhere: a short tour (status, a kill and the
-    recovery, an update, an agent that ignores INT, a reload). Either way everything is brought down in the
-    end and nothing is left behind; the exit code is 0 when all of it went as it should, 1 when not.
+    recovery, an update, an agent that ignores INT, a reload; a container that is killed, another image, an
+    orphan). Either way everything is brought down in the end and nothing is left behind; the exit code
+    is 0 when all of it went as it should, 1 when not.
     """
     if tour is None:
         tour = not (sys.stdin.isatty() and sys.stdout.isatty())
@@ -58,6 +62,8 @@ def _show(lab: Lab, tour: bool) -> int:
         click.echo("starting a daemon with the example site ...")
         lab.open()
         click.echo(f"it listens on {lab.address}, and has its files beside that")
+        if lab.left_out:
+            click.echo(f"no compose services are in it: {lab.left_out}")
         if tour:
             from hostmanager_client.demo.tour import take_tour
 
@@ -76,5 +82,6 @@ def _close(lab: Lab) -> None:
     with suppress(OSError):  # the terminal may be gone, which is no reason to leave anything behind
         click.echo("\nbringing everything down ...")
     lab.close()
+    what = "process, no container, no image" if lab.services else "process"
     with suppress(OSError):
-        click.echo("everything is down; no process and no file is left behind")
+        click.echo(f"everything is down; no {what} and no file is left behind")

@@ -11,13 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 import click
+import yaml
 
 from hostmanager_client.address import LONGEST_SOCKET_PATH
+from hostmanager_client.demo.compose import EXAMPLE, DockerError, Services
 from hostmanager_client.demo.processes import Mark
 from hostmanager_client.errors import HostManagerError
 from hostmanager_client.reconnect import ConnectionChange
@@ -49,6 +52,8 @@ class Lab:
     environ: Mapping[str, str]  # of whoever started the demo
     mark: Mark = field(default_factory=Mark)
     folder: Path = Path()
+    services: Services | None = None
+    left_out: str = ""  # why there are no compose services
     closing: bool = False  # what asks the demo to end now only sets `hurry`
     hurry: bool = False  # `close` is to kill rather than to wait
     _daemon: subprocess.Popen[bytes] | None = None
@@ -72,9 +77,11 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the daemon, and for commands that talk to it. The agents' python3 is this one."""
+        """For the daemon, and for commands that talk to it. The agents' python3 is this one, and compose is
+        told nothing that is meant for a project of the user's."""
+        kept = {name: value for name, value in self.environ.items() if not name.startswith("COMPOSE_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{self.environ.get('PATH', os.defpath)}"
-        return {**self.environ, "PATH": path, "HOSTMANAGER_ADDRESS": self.address}
+        return {**kept, "PATH": path, "HOSTMANAGER_ADDRESS": self.address}
 
     def client(self) -> HostManagerClient:
         return HostManagerClient(self.address)
@@ -86,12 +93,14 @@ class Lab:
         shutil.copytree(examples, self.folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         site = self.site_file.read_text(encoding="utf-8")
         self.site_file.write_text(site.replace(REGISTRY_PORT, str(_free_port())), encoding="utf-8")
+        self._set_up_services(examples / EXAMPLE)
         with (self.folder / "daemon.log").open("wb") as log:
             self._daemon = subprocess.Popen(
                 [
                     *(self.command, "serve", str(self.site_file)),
                     *("--state-dir", str(self.folder / "state")),
                     *("--listen", self.address),
+                    *(("--docker-compose", str(self.services.file)) if self.services else ()),
                 ],
                 cwd=self.folder,
                 env=self.environment | self.mark.environment,
@@ -102,6 +111,25 @@ class Lab:
                 start_new_session=True,
             )
         self._wait_until_it_serves(self._daemon)
+
+    def _set_up_services(self, example: Path) -> None:
+        """Add compose services to the lab; where there can be none, say why in `left_out`."""
+        services = Services(self.folder / f"hostmanager-demo-{self.mark.value[:8]}", self.environment)
+        try:
+            services.check()
+            services.copy(example)
+            self.services = services  # from here on there may be something to remove
+            services.make_image(1)
+        except DockerError as error:
+            self.left_out = str(error)
+            if self.services is not None:
+                with suppress(DockerError):
+                    self.services.remove(settled=False)
+                self.services = None
+            return
+        site = yaml.safe_load(self.site_file.read_text(encoding="utf-8"))
+        site["hosts"]["localhost"]["agent-instances"] += services.instances()
+        self.site_file.write_text(yaml.safe_dump(site, sort_keys=False), encoding="utf-8")
 
     def _wait_until_it_serves(self, daemon: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + SERVING_WITHIN
@@ -132,14 +160,22 @@ class Lab:
         """End the daemon, and with it everything; raises DemoError when something had to be killed.
 
         Waits for the daemon unless `hurry` is or becomes set. What carries the mark is dead afterwards, and
-        the folder is gone, in any case.
+        the folder, the containers and their image are gone, in any case.
         """
         problems: list[str] = []
         if self._daemon is not None and self._daemon.poll() is None and (problem := self._end(self._daemon)):
             problems.append(problem)
         killed = self.mark.kill(KILLED_WITHIN)
-        if self._daemon is not None:
-            self._daemon.poll()  # reap it when it was killed
+        in_order = self._daemon is not None and self._daemon.poll() == 0 and not killed
+        if self.services is not None:
+            try:
+                left_behind = self.services.remove(settled=in_order)
+            except DockerError as error:
+                project = self.services.project
+                problems.append(f"cannot remove all of the compose project {project}: {error}")
+            else:
+                if left_behind and in_order:
+                    problems.append(f"left behind, and removed: containers {', '.join(left_behind)}")
         if self.folder != Path():
             shutil.rmtree(self.folder, ignore_errors=True)
         if killed and not self.hurry:

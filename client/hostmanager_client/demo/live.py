@@ -21,6 +21,7 @@ def show_live(lab: Lab) -> None:
         f"  export HOSTMANAGER_ADDRESS={lab.address}",
         f"  {lab.command} down readout --wait",
         "  kill -9 PID",
+        *((f"  $EDITOR {lab.services.file}",) if lab.services else ()),
         "Ctrl-C ends the demo",
     )
     with lab.client() as client:

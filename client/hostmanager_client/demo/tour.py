@@ -8,13 +8,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import click
 import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_client.demo.compose import DockerError, Services
 from hostmanager_client.demo.lab import DemoError, Lab
 from hostmanager_client.demo.signals import time_limit
+from hostmanager_client.state import HostState
 from hostmanager_client.sync import HostManagerClient
 from hostmanager_client.words import event_word, to_seconds
 
@@ -38,8 +41,11 @@ class Tour:
         """Every step, in order."""
         for number, (title, step) in enumerate(self._steps(), start=1):
             click.echo(f"\n=== {number}. {title}")
-            with time_limit(STEP_WITHIN, title):
-                step()
+            try:
+                with time_limit(STEP_WITHIN, title):
+                    step()
+            except DockerError as error:
+                raise DemoError(f"docker failed: {error}") from error
 
     def _steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         return (
@@ -49,16 +55,30 @@ class Tour:
             ("A readout that ignores INT goes down: TERM follows", self._escalate),
             ("A camera server goes down, and its daemonised frame grabbers with it", self._whole_tree),
             ("The site config changes: what is new starts, what changed waits for a restart", self._reload),
+            *(self._compose_steps(self._lab.services) if self._lab.services else ()),
+        )
+
+    def _compose_steps(self, services: Services) -> tuple[tuple[str, Callable[[], None]], ...]:
+        return (
+            (
+                "A container is killed: its compose service is back as any other instance",
+                partial(self._kill_container, services),
+            ),
+            ("A service without an entry in the site config goes up on request", self._bring_up_unclaimed),
+            (
+                "The compose file asks for another image: a restart moves the service to it",
+                partial(self._move_to_image, services),
+            ),
+            (
+                "A service is renamed in the compose file: its container is an orphan",
+                partial(self._rename, services),
+            ),
         )
 
     # --- the steps
 
     def _come_up(self) -> None:
-        with closing(self._client.watch(on_connection=self._lab.notice)) as updates:
-            for update in updates:
-                wanted = (i for i in update.state.instances.values() if i.target_state == pb.TARGET_STATE_UP)
-                if all(i.next_action == pb.NEXT_ACTION_UP for i in wanted):
-                    break
+        self._watch_for(_all_up)
         self._run("status")
         self._run("logs", "-n", "2", "thermo1")
 
@@ -101,17 +121,63 @@ class Tour:
         site_file.write_text(yaml.safe_dump(site, sort_keys=False), encoding="utf-8")
         click.echo("\nin the site config: a new instance thermo3, and another setpoint for thermo2")
         self._run("reload")
-        with closing(self._client.watch(["thermo3"], on_connection=self._lab.notice)) as updates:
-            for update in updates:
-                thermo3 = update.state.instances.get("thermo3")
-                if thermo3 is not None and thermo3.next_action == pb.NEXT_ACTION_UP:
-                    break
+        self._watch_for(lambda state: "thermo3" in state.instances and _all_up(state))
         if not self._client.get_instance("thermo2").restart_required:
             raise DemoError("thermo2 runs an older command than the config has, and is not said to")
         self._run("status")
         self._run("restart", "thermo2", "--wait")
         if self._client.get_instance("thermo2").restart_required:
             raise DemoError("thermo2 was restarted, and is still said to run an older command")
+
+    # --- the steps with compose services
+
+    def _kill_container(self, services: Services) -> None:
+        name = self._client.get_instance("weather").compose_service.container_name
+        since = self._client.list_events(newest=1).resume_token
+        click.echo(f"\n$ docker kill {name}")
+        killed = time.time()
+        services.docker("kill", name)
+        self._show_events("weather", since, killed, until=pb.EVENT_KIND_UP)
+
+    def _bring_up_unclaimed(self) -> None:
+        self._run("up", "dashboard", "--wait")
+        self._run("status", "archive", "dashboard", "weather")
+
+    def _move_to_image(self, services: Services) -> None:
+        before, after = services.image(1), services.image(2)
+        service = f"ocs-weather:\n    image: {before}"
+        services.edit(service, service.replace(before, after))
+        click.echo(f"\nin the compose file: image {after} for ocs-weather")
+        self._watch_for(lambda state: "weather" in state.manager.new_tags)
+        self._run("status", "weather")
+        click.echo(
+            f"\n$ {services.folder.name}/make-image {after}   # where there is a registry: hostmanager pull"
+        )
+        services.make_image(2)
+        self._watch_for(lambda state: not state.manager.new_tags)
+        self._run("restart", "weather", "--wait")
+        self._run("show", "weather")
+        weather = self._client.get_instance("weather")
+        if weather.restart_required or weather.compose_service.image_tag != after:
+            raise DemoError(f"weather was restarted, and does not run the image {after}")
+
+    def _rename(self, services: Services) -> None:
+        services.edit("dashboard:", "panel:")
+        click.echo("\nin the compose file: dashboard is now called panel")
+        self._watch_for(lambda state: bool(state.manager.orphans) and "panel" in state.instances)
+        self._run("up", "panel", "--wait")
+        self._run("orphans", "list")
+        self._run("orphans", "remove")
+        left = sorted(services.containers().values())
+        if left != ["ocs-archive", "ocs-weather", "panel"]:
+            raise DemoError(f"the orphan alone was to be removed, and now there are {', '.join(left)}")
+
+    def _watch_for(self, condition: Callable[[HostState], bool]) -> None:
+        """Watch until the condition holds."""
+        with closing(self._client.watch(on_connection=self._lab.notice)) as updates:
+            for update in updates:
+                if condition(update.state):
+                    return
 
     # --- how they are shown
 
@@ -144,3 +210,9 @@ class Tour:
                 click.echo(f"  {after:+7.3f} s  {event_word(event.kind):<12}  {event.message}")
                 if event.kind == until:
                     return
+
+
+def _all_up(state: HostState) -> bool:
+    """Whether all that are wanted up are. At the very beginning there are no instances yet."""
+    wanted = [i for i in state.instances.values() if i.target_state == pb.TARGET_STATE_UP]
+    return bool(wanted) and all(i.next_action == pb.NEXT_ACTION_UP for i in wanted)
