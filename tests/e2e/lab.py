@@ -9,7 +9,7 @@ from typing import Any
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.docker_engine import ComposeProject, DockerEngine, MakeProject
+from tests.docker_engine import ComposeProject, DockerEngine
 from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
 
 UP, DOWN, START_AT = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN, pb.NEXT_ACTION_START_AT
@@ -27,7 +27,10 @@ def entry(instance_id: str, manage: str = "docker", **more: Any) -> dict[str, An
 class Lab:
     """One site, whose daemon manages one compose project unless told otherwise."""
 
-    def __init__(self, site: Site, engine: DockerEngine, image: str, make_project: MakeProject) -> None:
+    def __init__(
+        self, site: Site, engine: DockerEngine, image: str, make_project: Callable[..., ComposeProject]
+    ) -> None:
+        """`make_project` is as the fixture `compose_project`, for this engine."""
         self.site = site
         self.engine = engine
         self.image = image
@@ -61,11 +64,7 @@ class Lab:
         return json.dumps({**top, "services": each})
 
     def new_project(self, services: Mapping[str, Settings] | None = None, **top: Any) -> ComposeProject:
-        return self._make_project(self.text(services or {}, **top), name=top.get("name"), on=self._elsewhere)
-
-    @property
-    def _elsewhere(self) -> DockerEngine | None:
-        return self.engine if self.engine.host.startswith("unix:///tmp/hm-") else None
+        return self._make_project(self.text(services or {}, **top), name=top.get("name"))
 
     def write(self, services: Mapping[str, Settings], **top: Any) -> None:
         """Replace the compose file."""
@@ -160,3 +159,10 @@ def all_up(daemon: Daemon, *instance_ids: str) -> dict[str, pb.ManagedInstance]:
 
 def status(daemon: Daemon) -> pb.ManagerStatus:
     return daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=20).manager
+
+
+def is_enforced(daemon: Daemon, lab: Lab, instance_id: str) -> None:
+    """Its container is killed, and is to run again."""
+    before = daemon.instance(instance_id)
+    lab.engine.docker("kill", before.compose_service.container_id)
+    wait_for(daemon, instance_id, lambda i: is_up(i) and i.restart_count > before.restart_count)

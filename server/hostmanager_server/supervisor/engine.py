@@ -57,6 +57,7 @@ class Engine:
         self._armed: dict[str, float] = {}  # the deadline of each instance that is in force
         self._dependents: dict[str, dict[str, None]] = {}  # by what they depend on; sets in order
         self._pending = _Pending()
+        self._targets_moved = False
 
     @property
     def instances(self) -> Mapping[str, Instance]:
@@ -89,6 +90,12 @@ class Engine:
         self._pending.manager = manager
 
     # --- decisions
+
+    def targets_moved(self) -> bool:
+        """Whether a decision has changed a target since this was last asked: a request to an instance that is
+        only observed has been carried out."""
+        moved, self._targets_moved = self._targets_moved, False
+        return moved
 
     def step(self) -> bool:
         """Decide on what changed or came due, for SLICE at most, carry it out, publish. True: there is more
@@ -135,6 +142,8 @@ class Engine:
             return
         instance = self._with_dependency_facts(instance)
         decision = decide(instance, self._now())
+        if decision.instance.target is not instance.target:
+            self._targets_moved = True
         self._set(decision.instance, dirty=False)
         self._arm(decision.instance)
         if decision.instance.spec is not instance.spec:  # a successor, whose neighbours are others

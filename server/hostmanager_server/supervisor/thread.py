@@ -208,6 +208,8 @@ class Supervisor:
 
     def _step(self) -> float | None:
         more = self._engine.step()
+        if self._engine.targets_moved():  # the next daemon is not to carry them out again
+            self._manager.save()
         if not more:
             self._manager.finish_stopping()
         return 0.0 if more else self._engine.next_deadline()

@@ -1,0 +1,389 @@
+"""Compose files and the site config change under a real daemon, on a real engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.docker_engine import Registry, unique_name
+from tests.e2e.daemon import Daemon, eventually
+from tests.e2e.lab import (
+    DOWN,
+    UNKNOWN,
+    UP,
+    Lab,
+    all_up,
+    entry,
+    is_enforced,
+    is_gone,
+    is_up,
+    status,
+    wait_for,
+)  # fmt: skip
+from tests.e2e.test_supervision import agent
+
+PASSIVE = pb.TARGET_STATE_PASSIVE
+
+
+def parsed(daemon: Daemon, lab: Lab) -> pb.ParseStatus:
+    """How the lab's compose file was read last."""
+    return status(daemon).config_parse_status[str(lab.project.file)]
+
+
+def class_of(daemon: Daemon, instance_id: str) -> str | None:
+    """None when there is no such instance."""
+    found = daemon.instances().get(instance_id)
+    return found.agent_class if found is not None else None
+
+
+def wait_for_class(daemon: Daemon, instance_id: str, agent_class: str | None) -> None:
+    eventually(lambda: class_of(daemon, instance_id) == agent_class, f"{instance_id} to be {agent_class}")
+
+
+# --- who tracks a service
+
+
+def test_a_service_is_taken_over_as_it_runs_and_the_other_way_round(lab: Lab) -> None:
+    lab.write({"ocs-a": {}, "ocs-b": {}})
+    lab.site.write([])
+    daemon = lab.serve()
+    assert set(daemon.instances()) == {"ocs-a", "ocs-b"}
+    daemon.update(**{"ocs-a": "up"})
+    all_up(daemon, "ocs-a")
+    before = lab.life("ocs-a")
+
+    lab.site.write([entry("a"), entry("b")])
+    daemon.reload()
+    assert set(daemon.instances()) == {"a", "b"}
+    a = all_up(daemon, "a")["a"]
+    assert (a.target_state, a.agent_class) == (pb.TARGET_STATE_UP, "Test[d]")
+    assert wait_for(daemon, "b", is_gone).target_state == pb.TARGET_STATE_DOWN  # as it was
+    lab.engine.docker("kill", before[0])
+    wait_for(daemon, "a", lambda i: is_up(i) and i.restart_count)  # enforced from now on
+    again = lab.life("ocs-a")
+
+    lab.site.write([])
+    daemon.reload()
+    passive = all_up(daemon, "ocs-a")["ocs-a"]
+    assert (passive.target_state, passive.agent_class) == (PASSIVE, "[docker]")
+    assert set(daemon.instances()) == {"ocs-a", "ocs-b"}
+    assert lab.life("ocs-a") == again
+    lab.engine.docker("kill", again[0])
+    wait_for(daemon, "ocs-a", lambda i: i.next_action == DOWN)
+    assert len(lab.calls("up")) == 2
+    assert lab.calls("rm") == []
+
+
+def test_a_change_of_management_ends_the_old_one_and_starts_the_new(lab: Lab) -> None:
+    lab.write({"ocs-a": {}})
+    lab.site.write([agent("a")])
+    daemon = lab.serve()
+    daemon.wait_for("a", UP)
+    assert set(daemon.instances()) == {"a", "ocs-a"}
+    lab.site.write([entry("a")])
+    daemon.reload()
+    eventually(lambda: daemon.instance("a").management == pb.MANAGEMENT_DOCKER, "docker")
+    all_up(daemon, "a")
+    eventually(lambda: not lab.site.processes(), "the process to be gone")
+    assert set(daemon.instances()) == {"a"}
+    lab.site.write([agent("a")])
+    daemon.reload()
+    eventually(lambda: daemon.instance("a").management == pb.MANAGEMENT_HOST, "host")
+    daemon.wait_for("a", UP)
+    assert lab.lives("ocs-a") == set()
+    assert len(lab.site.processes()) == 1
+
+
+# --- services that leave their file
+
+
+def test_a_service_that_leaves_its_file_is_an_orphan_until_it_comes_back(lab: Lab) -> None:
+    lab.write({"ocs-a": {}, "ocs-b": {}, "db": {}})
+    lab.site.write([entry("a"), entry("b")])
+    daemon = lab.serve()
+    all_up(daemon, "a", "b")
+    daemon.update(db="up")
+    all_up(daemon, "db")
+    lives = {name: lab.life(name) for name in ("ocs-a", "ocs-b", "db")}
+
+    lab.write({"ocs-b": {}})
+    wait_for_class(daemon, "a", "Test[d?]")
+    a = daemon.instance("a")
+    assert not a.operable
+    assert a.next_action == UNKNOWN
+    assert "no service 'ocs-a'" in a.message
+    wait_for_class(daemon, "db", None)
+    orphans = eventually(lambda: status(daemon).orphans, "the orphans")
+    assert {(o.service, o.container_id, o.running) for o in orphans.values()} == {
+        ("ocs-a", lives["ocs-a"][0], True), ("db", lives["db"][0], True)
+    }  # fmt: skip
+    assert {orphan.compose_file for orphan in orphans.values()} == {str(lab.project.file)}
+
+    lab.write({"ocs-a": {}, "ocs-b": {}, "db": {}})
+    all_up(daemon, "a", "b", "db")
+    assert class_of(daemon, "a") == "Test[d]"
+    assert not status(daemon).orphans
+    assert {name: lab.life(name) for name in lives} == lives
+    assert daemon.instance("a").target_state == pb.TARGET_STATE_UP
+
+
+def test_a_renamed_service_starts_and_only_its_old_container_is_removed_as_orphan(lab: Lab) -> None:
+    lab.write({"ocs-a": {}, "ocs-b": {}})
+    lab.site.write([entry("a"), entry("b"), entry("new")])
+    daemon = lab.serve()
+    all_up(daemon, "a", "b")
+    old, other = lab.life("ocs-a"), lab.life("ocs-b")
+    lab.write({"ocs-new": {}, "ocs-b": {}})
+    all_up(daemon, "new")
+    assert list(eventually(lambda: status(daemon).orphans, "the orphan")) == [old[0]]
+    assert lab.life("ocs-a") == old
+
+    *_, last = daemon.stub.RemoveOrphans(pb.RemoveOrphansRequest(), timeout=30)
+    assert (last.result.removed, last.result.failed) == (1, 0)
+    assert lab.ids("ocs-a") == []
+    eventually(lambda: not status(daemon).orphans, "no orphans")
+    assert lab.life("ocs-b") == other
+    assert daemon.instance("new").restart_count == 0
+
+
+# --- what is to run changes
+
+
+def test_a_new_tag_is_named_pulled_and_moved_to_by_a_restart(lab: Lab, registry: Registry) -> None:
+    tag = f"{unique_name()}:2"
+    lab.engine.import_image(tag, files={"/version": b"2"})
+    reference = registry.push(lab.engine, tag)
+    lab.write({"ocs-a": {}})
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    all_up(daemon, "a")
+    before = lab.life("ocs-a")
+
+    lab.write({"ocs-a": {"image": reference}})
+    a = wait_for(daemon, "a", lambda i: i.restart_required)
+    assert a.compose_service.image_id == "unknown"
+    assert status(daemon).new_tags == {"a": reference}
+    updates = list(daemon.stub.DockerPull(pb.DockerPullRequest(new_only=True), timeout=60))
+    assert (updates[-1].result.pulled, updates[-1].result.failed) == (1, 0)
+    eventually(lambda: not status(daemon).new_tags, "no new tags")
+    a = daemon.instance("a")
+    assert a.restart_required
+    assert a.compose_service.image_id != "unknown"
+    assert lab.life("ocs-a") == before  # a pull restarts nothing
+
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
+    a = wait_for(daemon, "a", lambda i: is_up(i) and not i.restart_required)
+    assert a.compose_service.running_image == a.compose_service.image_id
+    assert lab.life("ocs-a")[0] != before[0]
+    daemon.update(a="down")
+    wait_for(daemon, "a", is_gone)
+
+
+def test_a_tag_that_means_another_image_requires_a_restart(lab: Lab) -> None:
+    tag = f"{unique_name()}:1"
+    lab.engine.import_image(tag, files={"/version": b"1"})
+    lab.write({"ocs-a": {"image": tag}})
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    assert not all_up(daemon, "a")["a"].restart_required
+    before = lab.life("ocs-a")
+    newest = lab.engine.import_image(tag, files={"/version": b"2"})
+    a = wait_for(daemon, "a", lambda i: i.restart_required)
+    assert a.compose_service.image_id == newest
+    assert lab.life("ocs-a") == before
+    lab.engine.docker("kill", before[0])  # whatever it is started for anew
+    wait_for(daemon, "a", lambda i: is_up(i) and i.compose_service.running_image == newest)
+    daemon.update(a="down")
+    wait_for(daemon, "a", is_gone)
+
+
+def with_environment(lab: Lab) -> Callable[[str], None]:
+    return lambda value: lab.write({"ocs-a": {"environment": {"VALUE": value}}})
+
+
+def with_dot_env(lab: Lab) -> Callable[[str], None]:
+    lab.write({"ocs-a": {"environment": {"VALUE": "${FROM_DOT_ENV}"}}})
+    return lambda value: _write(lab, ".env", f"FROM_DOT_ENV={value}\n")
+
+
+def with_include(lab: Lab) -> Callable[[str], None]:
+    lab.write({}, include=["more.yaml"])
+
+    def change(value: str) -> None:
+        _write(lab, "more.yaml", lab.text({"ocs-a": {"environment": {"VALUE": value}}}))
+
+    return change
+
+
+def with_extends(lab: Lab) -> Callable[[str], None]:
+    lab.write({"ocs-a": {"extends": {"file": "base.yaml", "service": "base"}}})
+
+    def change(value: str) -> None:
+        _write(lab, "base.yaml", lab.text({"base": {"environment": {"VALUE": value}}}))
+
+    return change
+
+
+def _write(lab: Lab, name: str, text: str) -> None:
+    file = lab.project.file.parent / name
+    fresh = file.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+@pytest.mark.parametrize("prepare", [with_environment, with_dot_env, with_include, with_extends])
+def test_a_changed_definition_requires_a_restart(
+    lab: Lab, prepare: Callable[[Lab], Callable[[str], None]]
+) -> None:
+    change = prepare(lab)
+    change("1")
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    assert not all_up(daemon, "a")["a"].restart_required
+    before = lab.life("ocs-a")
+    change("2")
+    a = wait_for(daemon, "a", lambda i: i.restart_required)
+    assert a.compose_service.definition_changed
+    assert lab.life("ocs-a") == before
+    change("1")
+    wait_for(daemon, "a", lambda i: not i.restart_required)
+    change("2")
+    wait_for(daemon, "a", lambda i: i.restart_required)
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
+    wait_for(daemon, "a", lambda i: is_up(i) and not i.restart_required)
+    environment = lab.engine.api.inspect_container(lab.life("ocs-a")[0])["Config"]["Env"]
+    assert "VALUE=2" in environment
+    assert len(lab.ids("ocs-a")) == 1
+
+
+def test_a_changed_env_file_is_noticed(lab: Lab) -> None:
+    _write(lab, "agent.env", "VALUE=1\n")
+    lab.write({"ocs-a": {"env_file": ["agent.env"]}})
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    assert not all_up(daemon, "a")["a"].restart_required
+    read = parsed(daemon, lab).time
+    reads = len(lab.calls("config"))
+    _write(lab, "agent.env", "VALUE=2\n")
+    eventually(lambda: len(lab.calls("config")) > reads, "the files to be read again")
+    assert parsed(daemon, lab).time == read  # nothing about it has changed
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
+    wait_for(daemon, "a", lambda i: is_up(i) and i.observed_generation == i.generation)
+    assert "VALUE=2" in lab.engine.api.inspect_container(lab.life("ocs-a")[0])["Config"]["Env"]
+
+
+# --- several files
+
+
+def test_several_files_make_up_one_project(lab: Lab) -> None:
+    lab.write({"ocs-a": {"environment": {"VALUE": "1"}}, "ocs-b": {}})
+    over = lab.project.file.with_name("over.yaml")
+    over.write_text(json.dumps({"services": {"ocs-a": {"environment": {"VALUE": "2"}}}}))
+    lab.site.write([entry("a"), entry("b")])
+    daemon = lab.serve(files=f"{lab.project.file}:{over}")
+    all_up(daemon, "a", "b")
+    assert "VALUE=2" in lab.engine.api.inspect_container(lab.life("ocs-a")[0])["Config"]["Env"]
+    assert not daemon.instance("a").restart_required
+    over.write_text(json.dumps({"services": {"ocs-a": {"environment": {"VALUE": "3"}}}}))
+    wait_for(daemon, "a", lambda i: i.restart_required)
+    assert not status(daemon).orphans
+    assert set(status(daemon).config_parse_status) == {"[SCF]", str(lab.project.file)}
+
+
+def test_two_files_in_one_folder_are_no_orphans_of_each_other(lab: Lab) -> None:
+    lab.write({"ocs-a": {}})
+    second = lab.project.file.with_name("second.yaml")
+    second.write_text(lab.text({"ocs-b": {}}))
+    lab.site.write([entry("a"), entry("b")])
+    daemon = lab.serve(files=f"{lab.project.file},{second}")
+    up = all_up(daemon, "a", "b")
+    assert up["a"].compose_service.project == up["b"].compose_service.project
+    assert not status(daemon).orphans
+    lives = lab.life("ocs-a"), lab.life("ocs-b")
+    daemon.update(a="down")
+    wait_for(daemon, "a", is_gone)
+    daemon.update(a="up")
+    all_up(daemon, "a")
+    assert lab.life("ocs-b") == lives[1]
+    second.write_text(lab.text({}))
+    orphans = eventually(lambda: status(daemon).orphans, "the orphan")
+    assert [(o.service, o.compose_file) for o in orphans.values()] == [("ocs-b", str(second))]
+
+
+# --- files that cannot be used
+
+
+def test_a_file_that_cannot_be_used_says_why_and_changes_nothing(lab: Lab) -> None:
+    lab.write({"ocs-a": {}})
+    other = lab.new_project({"ocs-c": {}})
+    lab.site.write([entry("a"), entry("c"), agent("p")])
+    daemon = lab.serve(files=f"{lab.project.file},{other.file}")
+    all_up(daemon, "a", "c")
+    assert parsed(daemon, lab).success
+    before = lab.life("ocs-a")
+
+    lab.project.write("services: [")
+    eventually(lambda: "yaml" in parsed(daemon, lab).message, "the broken YAML to be told")
+    assert not parsed(daemon, lab).success
+    lab.project.write(json.dumps({"services": {"ocs-a": {"image": lab.image, "no_such_key": 1}}}))
+    eventually(lambda: "no_such_key" in parsed(daemon, lab).message, "the unknown key to be told")
+    assert status(daemon).config_parse_status[str(other.file)].success
+    is_enforced(daemon, lab, "c")
+    assert daemon.instance("a").next_action == UP
+    assert lab.life("ocs-a") == before
+    lab.write({"ocs-a": {}})
+    eventually(lambda: parsed(daemon, lab).success, "the mended file to be read")
+    assert parsed(daemon, lab).message == ""
+    assert lab.life("ocs-a") == before
+
+    lab.project.file.unlink()
+    eventually(lambda: "there is no file" in parsed(daemon, lab).message, "the loss to be told")
+    assert daemon.instance("a").next_action == UP
+
+
+def test_a_file_that_is_missing_or_broken_at_start_is_read_as_soon_as_it_can_be(lab: Lab) -> None:
+    missing = lab.project.file.parent / "later" / "compose.yaml"
+    lab.project.write("services: [")
+    lab.site.write([entry("a"), entry("b"), agent("p")])
+    daemon = lab.serve(files=f"{missing},{lab.project.file}")
+    daemon.wait_for("p", UP)
+    a = daemon.instance("a")
+    assert (a.agent_class, a.operable, a.next_action) == ("Test[d?]", False, UNKNOWN)
+    assert str(missing) in a.message
+    read = status(daemon).config_parse_status
+    assert "there is no file" in read[str(missing)].message
+    assert not read[str(missing)].success
+    assert not read[str(lab.project.file)].success
+    assert read["[SCF]"].success
+
+    lab.write({"ocs-b": {}})
+    all_up(daemon, "b")
+    missing.parent.mkdir()
+    missing.write_text(lab.text({"ocs-a": {}}, name=lab.project.name))
+    all_up(daemon, "a")
+    assert all(each.success for each in status(daemon).config_parse_status.values())
+
+
+def test_compose_that_cannot_be_found_is_told_and_host_instances_go_on(lab: Lab) -> None:
+    lab.write({"ocs-a": {}})
+    lab.site.write([entry("a"), agent("p")])
+    lab.compose_bin = lab.site.folder / "nowhere"
+    daemon = lab.serve()
+    daemon.wait_for("p", UP)
+    assert "--docker-compose-bin" in parsed(daemon, lab).message
+    assert class_of(daemon, "a") == "Test[d?]"
+
+
+def test_the_arguments_of_the_hostmanager_entry_name_compose_files_and_prefix(lab: Lab) -> None:
+    lab.write({"lab-a": {}})
+    arguments = ["--docker-compose", str(lab.project.file), "--docker-service-prefix", "lab-"]
+    manager: dict[str, Any] = {
+        "instance-id": "hm", "agent-class": "HostManager", "arguments": arguments, "manage": "no"
+    }  # fmt: skip
+    lab.site.write([manager, entry("a")])
+    daemon = lab.site.start()
+    assert all_up(daemon, "a")["a"].compose_service.service == "lab-a"
