@@ -29,8 +29,9 @@ from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.compose.board import Changes
 from hostmanager_server.drivers.compose.output import OutputLine, Source
-from hostmanager_server.drivers.compose.progress import Changes, ImageProgress, PullItem, PullState
+from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost
 from hostmanager_server.rpc.context import Context, Line
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
@@ -162,7 +163,12 @@ class FakeEngine:
             if not follow:
                 return
 
-    def remove_container(self, container_id: str, stop_timeout: float) -> str:
+    async def remove_container(
+        self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
+    ) -> str:
+        await asyncio.sleep(0)  # it takes a thread's time
+        if not is_orphan():
+            return "it was left alone"
         self.removed.append((container_id, stop_timeout))
         if container_id not in self.refuses:
             self.on_removal(container_id)
@@ -292,6 +298,14 @@ async def refused(call: Awaitable[object]) -> Refusal:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return refusal(caught.value)
+
+
+async def messages(call: Any) -> list[Any]:
+    """What is left of a stream."""
+    found = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        found.append(message)
+    return found
 
 
 def refusal(error: grpc.aio.AioRpcError) -> Refusal:

@@ -150,6 +150,7 @@ class ServiceSpec:
     pull_policy: PullPolicy = PullPolicy.ALWAYS  # unless told otherwise `pull` gets all
     built: bool = False  # has a `build` section: its image is made here
     profiles: tuple[str, ...] = ()  # not empty: started only when named, or when a profile of it is active
+    platform: str = ""  # of the image to pull, such as linux/arm64; empty: the engine's own
 
     @property
     def file(self) -> str:

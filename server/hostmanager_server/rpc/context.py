@@ -12,8 +12,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
+from hostmanager_server.drivers.compose.board import Changes
 from hostmanager_server.drivers.compose.output import OutputLine
-from hostmanager_server.drivers.compose.progress import Changes, PullItem, PullState
+from hostmanager_server.drivers.compose.progress import PullItem, PullState
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
@@ -63,7 +64,9 @@ class Engine(Protocol):
     def join_pull(
         self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
     ) -> tuple[Pull, bool]: ...
-    def remove_container(self, container_id: str, stop_timeout: float) -> str: ...
+    async def remove_container(
+        self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
+    ) -> str: ...
     def read_logs(
         self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
     ) -> AsyncGenerator[list[OutputLine], None]: ...
@@ -97,15 +100,20 @@ async def carry_out(future: Future[T], entries: str = "requests") -> T:
         raise from_request_error(error, entries) from error
 
 
+def duration(given: Duration, field: str, least: float, most: float) -> float:
+    """A field of the request in s. Raises RpcError when it is not `least` to `most` s."""
+    seconds: float = given.seconds + given.nanos / 1e9
+    if not least <= seconds <= most:
+        text = f"{field} must be {least:g} s to {most:g} s, not {seconds:g} s"
+        raise invalid(text, Violation(field, text))
+    return seconds
+
+
 def heartbeat_interval(given: Duration, is_set: bool) -> float:
     """The longest silence a stream is to have, in s. Raises RpcError when it is out of range."""
     if not is_set:
         return DEFAULT_HEARTBEAT
-    seconds = given.seconds + given.nanos / 1e9
-    if not MIN_HEARTBEAT <= seconds <= MAX_HEARTBEAT:
-        text = f"heartbeat_interval must be {MIN_HEARTBEAT:g} s to {MAX_HEARTBEAT:g} s, not {seconds:g} s"
-        raise invalid(text, Violation("heartbeat_interval", text))
-    return seconds
+    return duration(given, "heartbeat_interval", MIN_HEARTBEAT, MAX_HEARTBEAT)
 
 
 def page_size(given: int, default: int) -> int:

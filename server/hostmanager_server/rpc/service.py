@@ -12,10 +12,11 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc.context import Context
-from hostmanager_server.rpc.docker import DockerRpcs
 from hostmanager_server.rpc.errors import RpcError, internal, trailers
 from hostmanager_server.rpc.events import EventRpcs
 from hostmanager_server.rpc.logs import LogRpcs
+from hostmanager_server.rpc.orphans import OrphanRpcs
+from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
 from hostmanager_server.rpc.status import StatusRpcs
 from hostmanager_server.rpc.watch import WatchRpcs
@@ -60,7 +61,7 @@ def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
 
     status, requests = StatusRpcs(context), RequestRpcs(context)
     watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
-    docker = DockerRpcs(context)
+    pull, orphans = PullRpcs(context), OrphanRpcs(context)
     methods = {
         "StartManager": unary(pb.StartManagerRequest, requests.start_manager),
         "StopManager": unary(pb.StopManagerRequest, requests.stop_manager),
@@ -74,8 +75,8 @@ def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
         "ListEvents": unary(pb.ListEventsRequest, events.list_events),
         "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
         "Die": unary(pb.DieRequest, requests.die),
-        "DockerPull": _stream(pb.DockerPullRequest, docker.docker_pull),
-        "RemoveOrphans": _stream(pb.RemoveOrphansRequest, docker.remove_orphans),
+        "DockerPull": _stream(pb.DockerPullRequest, pull.docker_pull),
+        "RemoveOrphans": _stream(pb.RemoveOrphansRequest, orphans.remove_orphans),
     }
     missing = {method.name for method in SERVICE.methods} ^ set(methods)
     assert not missing, f"the contract and the handlers differ in {missing}"

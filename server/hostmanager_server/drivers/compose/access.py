@@ -9,7 +9,7 @@ from docker.errors import DockerException
 
 from hostmanager_server.drivers.compose.connection import Connection, explain
 from hostmanager_server.drivers.compose.logs import read_logs
-from hostmanager_server.drivers.compose.orphans import remove_container
+from hostmanager_server.drivers.compose.orphans import Remover
 from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import PullItem
 from hostmanager_server.drivers.compose.pull import Pull, Puller
@@ -21,6 +21,7 @@ class EngineAccess:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._puller = Puller(connect)
+        self._remover = Remover(connect)
 
     def problem(self) -> str:
         """Why the engine cannot be used; empty when it can."""
@@ -41,9 +42,11 @@ class EngineAccess:
         """See Puller.join. Returns at once."""
         return self._puller.join(items, detach=detach, progress_timeout=progress_timeout)
 
-    def remove_container(self, container_id: str, stop_timeout: float) -> str:
-        """See orphans.remove_container."""
-        return remove_container(self._connect, container_id, stop_timeout)
+    async def remove_container(
+        self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
+    ) -> str:
+        """See Remover.remove."""
+        return await self._remover.remove(container_id, stop_timeout, is_orphan)
 
     def read_logs(
         self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
@@ -54,3 +57,4 @@ class EngineAccess:
     def close(self) -> None:
         """Stop what runs. Blocks until it has ended."""
         self._puller.close()
+        self._remover.close()

@@ -2,39 +2,114 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
-from hostmanager_server.drivers.compose.connection import Connection, explain
+from hostmanager_server.drivers.compose.connection import CALL_TIMEOUT, Connection, explain
+from hostmanager_server.threads import name_this_thread
 
+AT_ONCE = 8  # containers that are removed side by side, for all who ask
+_THREAD = "hm-orphans"
 _UNDER_WAY = "is already in progress"  # of the removal, by somebody else
+_LEFT_ALONE = (
+    "it was left alone, as it is not seen as an orphan any more: its service is back in the compose file, or"
+    " the engine is out of sight"
+)
+_FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+Connect = Callable[[], Connection]
 
 
-def remove_container(connect: Callable[[], Connection], container_id: str, stop_timeout: float) -> str:
-    """Stop a container, kill it after `stop_timeout` s (0: at once), and remove it; why it is still there, or
-    the empty string. Blocks until it is done."""
-    try:
-        connection = connect()
+class Remover:
+    """Removes containers on a few threads of its own, which begin with the first one."""
+
+    def __init__(self, connect: Connect, *, at_once: int = AT_ONCE) -> None:
+        self._connect = connect
+        self._threads = ThreadPoolExecutor(at_once, _THREAD, name_this_thread, (_THREAD,))
+        self._removals: set[_Removal] = set()
+
+    async def remove(self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]) -> str:
+        """Stop a container, kill it after `stop_timeout` s (0: at once), and remove it; why it is still
+        there, or the empty string, also when somebody else was faster.
+
+        `is_orphan` is asked, on a thread, before each step: what is in use again is not touched. Cancelled,
+        it waits for the engine no more: a stop that was asked for goes on, a removal that was not stays away.
+        """
+        removal = _Removal(self._connect, container_id, stop_timeout, is_orphan)
+        self._removals.add(removal)
         try:
-            return _remove(connection, container_id, stop_timeout)
+            return await asyncio.wrap_future(self._threads.submit(removal.run))
         finally:
-            connection.close()
-    except (DockerException, requests.RequestException, OSError) as error:
-        return explain(error)
+            removal.abort()
+            self._removals.discard(removal)
+
+    def close(self) -> None:
+        """Wait for the engine no more, and until the threads have ended. To be called when nobody asks for
+        anything any more."""
+        for removal in list(self._removals):
+            removal.abort()
+        self._threads.shutdown(cancel_futures=True)
 
 
-def _remove(connection: Connection, container_id: str, stop_timeout: float) -> str:
-    try:
+class _Removal:
+    """The removal of one container. `run` blocks; `abort` may be called on any thread."""
+
+    def __init__(
+        self, connect: Connect, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
+    ) -> None:
+        self._connect = connect
+        self._container_id = container_id
+        self._stop_timeout = stop_timeout
+        self._is_orphan = is_orphan
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._aborted = False
+
+    def run(self) -> str:
+        """Why the container is still there; empty when it is gone."""
+        try:
+            connection = self._connect()
+            try:
+                with self._lock:
+                    self._connection = connection
+                    if self._aborted:
+                        return "the removal was given up"
+                return self._remove(connection)
+            finally:
+                connection.close()
+        except NotFound:
+            return ""  # somebody else was faster
+        except _FAILURES as error:
+            return explain(error)
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            if self._connection is not None:
+                self._connection.abort()
+
+    def _remove(self, connection: Connection) -> str:
+        if not self._is_orphan():
+            return self._not_touched(connection)
         # The engine counts whole seconds, and takes 0 for "kill at once".
-        connection.stop(container_id, timeout=math.ceil(stop_timeout))
-        connection.remove_container(container_id)
-    except NotFound:
-        return ""  # somebody else was faster
-    except APIError as error:
-        if _UNDER_WAY in str(error):
-            return ""
-        raise
-    return ""
+        connection.stop(self._container_id, timeout=math.ceil(self._stop_timeout))
+        if not self._is_orphan():
+            return self._not_touched(connection)
+        try:
+            connection.remove_container(self._container_id)
+        except APIError as error:
+            if _UNDER_WAY not in str(error):
+                raise
+            connection.wait(self._container_id, timeout=CALL_TIMEOUT, condition="removed")
+        return ""
+
+    def _not_touched(self, connection: Connection) -> str:
+        connection.inspect_container(self._container_id)  # NotFound when there is nothing left of it
+        return _LEFT_ALONE

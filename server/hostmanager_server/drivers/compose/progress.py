@@ -56,15 +56,11 @@ class PullItem:
     instance_ids: tuple[str, ...]
     policy: PullPolicy = PullPolicy.ALWAYS
     built: bool = False  # it can be built here, so that not to get it is no failure
+    platform: str = ""  # such as linux/arm64; empty: the engine's own
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The images that changed after a version, up to `version`. `over`: there is no more to come."""
-
-    version: int
-    images: tuple[ImageProgress, ...]
-    over: bool
+# Words for steps that come when all bytes of the step before are there.
+_BYTES_DONE = ("Verifying Checksum", "Download complete", "Pull complete")
 
 
 class PullFailedError(Exception):
@@ -80,16 +76,25 @@ def fold(progress: ImageProgress, message: Mapping[str, Any]) -> ImageProgress:
     # The first message is about the tag, and has that for an id.
     if not layer_id or status.startswith("Pulling from"):
         return replace(progress, message=status or progress.message)
-    detail = message.get("progressDetail") or {}
-    layer = LayerProgress(layer_id, status, int(detail.get("current") or 0), int(detail.get("total") or 0))
+    layer = _layer(layer_id, status, message.get("progressDetail") or {})
     layers = list(progress.layers)
     for index, known in enumerate(layers):
         if known.id == layer_id:
-            # A step that is over is told without numbers.
-            total = layer.total or known.total
-            done = total if layer.status in ("Download complete", "Pull complete") else layer.current
-            layers[index] = replace(layer, current=done, total=total)
+            layers[index] = _after(known, layer)
             break
     else:
         layers.append(layer)
     return replace(progress, layers=tuple(layers), message=status)
+
+
+def _layer(layer_id: str, status: str, detail: Mapping[str, Any]) -> LayerProgress:
+    if detail.get("units"):  # it counts something else than bytes, such as seconds
+        return LayerProgress(layer_id, status)
+    return LayerProgress(layer_id, status, int(detail.get("current") or 0), int(detail.get("total") or 0))
+
+
+def _after(known: LayerProgress, layer: LayerProgress) -> LayerProgress:
+    """The layer's next step; one that is over is told without numbers."""
+    if layer.total or layer.status not in _BYTES_DONE:
+        return layer
+    return replace(layer, current=known.total, total=known.total)

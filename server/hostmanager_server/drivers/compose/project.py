@@ -68,9 +68,11 @@ def _spec(
         replicas=_replicas(service),
         depends_on=tuple(sorted(map(str, service.get("depends_on") or ()))),
         config_hash="" if name in unsure else hashes.get(name, ""),
-        pull_policy=_pull_policy(service.get("pull_policy")),
+        # An image that has no name in the file is in no registry: what one has by that name is another.
+        pull_policy=_pull_policy(service.get("pull_policy")) if service.get("image") else PullPolicy.BUILD,
         built=built,
         profiles=tuple(map(str, service.get("profiles") or ())),
+        platform=str(service.get("platform") or ""),
     )
 
 

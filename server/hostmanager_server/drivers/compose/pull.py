@@ -1,21 +1,24 @@
-"""Pulls images through the Docker Engine, for everybody who wants to see it."""
+"""Pulls images through the Docker Engine, several at once."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import requests
-from docker.errors import DockerException, ImageNotFound
+import urllib3
+from docker.errors import DockerException, ImageNotFound, StreamParseError
 
 from hostmanager_server.core.service import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
+from hostmanager_server.drivers.compose.board import Board
 from hostmanager_server.drivers.compose.connection import Connection, explain
+from hostmanager_server.drivers.compose.credentials import CredentialsError, credentials_for
 from hostmanager_server.drivers.compose.progress import (
-    Changes,
     ImageProgress,
     PullFailedError,
     PullItem,
@@ -24,183 +27,208 @@ from hostmanager_server.drivers.compose.progress import (
 )
 from hostmanager_server.threads import name_this_thread
 
+log = logging.getLogger(__name__)
+
 PARALLEL = 3  # images at once
-_FAILURES = (DockerException, requests.RequestException, OSError)
+_THREAD = "hm-pull"
+# s for a thread to end once its connection is cut; then it is left behind. A credential helper may hold it.
+_GRACE = 2.0
+_FAILURES = (
+    DockerException,
+    StreamParseError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+_STOPPED = (PullState.CANCELLED, "the pull was stopped")
+
+Outcome = tuple[PullState, str]
 
 
-class Pull:
-    """One pull. Watchers keep a version and ask what came after it, so none can make it grow.
+@dataclass(slots=True, eq=False)
+class _Work:
+    """An image that a thread is pulling. Guarded by the pull's `_news`, but for `alive_at`."""
 
-    Every method may be called on any thread. Whoever follows it calls `join` before and `leave` after; when
-    the last one has left, and nobody asked to detach, it stops.
+    item: PullItem
+    alive_at: float  # when the engine last told of progress (s, monotonic)
+    connection: Connection | None = None
+    verdict: Outcome | None = None  # of whoever cut it off
+    cut_at: float = 0.0
+    over: bool = False
+
+
+class Pull(Board):
+    """One pull: what it has got to is on the board. Every method may be called on any thread.
+
+    Whoever follows it calls `join` before and `leave` after; when the last one has left, and nobody asked to
+    detach, it stops.
     """
 
     def __init__(
-        self, items: Sequence[PullItem], connect: Callable[[], Connection], parallel: int, timeout: float
+        self,
+        items: Sequence[PullItem],
+        connect: Callable[[], Connection],
+        parallel: int,
+        timeout: float,
+        after: Pull | None,
     ) -> None:
+        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended."""
+        super().__init__(ImageProgress(item.image, item.instance_ids) for item in items)
         self._connect = connect
+        self._parallel = parallel
         self._timeout = timeout
-        self._lock = threading.Lock()
-        self._version = 0
-        self._images = {item.image: ImageProgress(item.image, item.instance_ids) for item in items}
-        self._versions = dict.fromkeys(self._images, 0)
-        self._listeners: set[Callable[[], None]] = set()
+        self._after = after
+        self._news = threading.Condition()  # guards what follows
+        self._waiting = deque(items)
+        self._works: list[_Work] = []
         self._followers = 0
         self._detached = False
-        self._cancelled = threading.Event()
-        self._connections: dict[str, Connection] = {}  # of the images being pulled
-        self._alive_at: dict[str, float] = {}  # when an image last made progress (s, monotonic)
-        self._stalled: set[str] = set()
-        self._over = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(list(items), parallel), name="hm-pull", daemon=True
-        )
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def join(self, *, detach: bool) -> None:
-        """Somebody more follows it."""
-        with self._lock:
+    def join(self, *, detach: bool) -> bool:
+        """Somebody more follows it. Whether that is possible: not when it is over, or being stopped."""
+        with self._news:
+            if self._stopping or self.over:
+                return False
             self._followers += 1
             self._detached = self._detached or detach
+            return True
 
     def leave(self) -> None:
         """Somebody follows it no more."""
-        with self._lock:
+        with self._news:
             self._followers -= 1
-            abandoned = not self._followers and not self._detached
-        if abandoned:
-            self.cancel()
+            if not self._followers and not self._detached:
+                self.cancel()
 
     def cancel(self) -> None:
-        """Stop: images that are not done are cancelled."""
-        self._cancelled.set()
-        with self._lock:
-            connections = list(self._connections.values())
-        for connection in connections:
-            connection.abort()
-
-    def wait_until_over(self) -> None:
-        """Wait for its end."""
-        self._thread.join()
+        """Stop: images that are not done are cancelled. Returns at once."""
+        with self._news:
+            self._stopping = True
+            self._news.notify()
 
     @property
-    def over(self) -> bool:
-        return self._over.is_set()
+    def joinable(self) -> bool:
+        with self._news:
+            return not (self._stopping or self.over)
 
-    def changes(self, since: int) -> Changes:
-        """What changed after version `since`; -1 for all there is."""
-        with self._lock:
-            over = self._over.is_set()
-            images = tuple(image for name, image in self._images.items() if self._versions[name] > since)
-            return Changes(self._version, images, over)
+    def wait_until_over(self) -> None:
+        self._thread.join()
 
-    def counts(self) -> Mapping[PullState, int]:
-        """How many images are in which state."""
-        with self._lock:
-            found = dict.fromkeys(PullState, 0)
-            for image in self._images.values():
-                found[image.state] += 1
-            return found
+    # --- on its own thread
 
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, on any thread, when something has changed. It must return at once."""
-        with self._lock:
-            self._listeners.add(listener)
+    def _run(self) -> None:
+        name_this_thread(_THREAD)
+        if self._after is not None:
+            self._after.wait_until_over()
+            self._after = None  # which has one before it, too
+        with self._news:
+            while self._waiting or self._works:
+                self._news.wait(self._look(time.monotonic()))
+            self.finish()
 
-    def unsubscribe(self, listener: Callable[[], None]) -> None:
-        with self._lock:
-            self._listeners.discard(listener)
+    def _look(self, now: float) -> float | None:
+        """Begin, cut off and give up what is to be now; for how long (s) there is nothing to do."""
+        while self._stopping and self._waiting:
+            self._settle(self._waiting.popleft(), *_STOPPED)
+        for work in self._works:
+            if work.over or work.verdict is not None:
+                continue
+            if self._stopping:
+                self._cut(work, _STOPPED, now)
+            elif now - work.alive_at >= self._timeout:
+                self._cut(work, (PullState.FAILED, f"no progress for {self._timeout:g} s"), now)
+        for work in self._works:
+            if work.verdict is not None and not work.over and now - work.cut_at >= _GRACE:
+                self._settle(work.item, *work.verdict)
+                work.over = True
+        self._works = [work for work in self._works if not work.over]
+        while self._waiting and len(self._works) < self._parallel:
+            work = _Work(self._waiting.popleft(), now)
+            self._works.append(work)
+            threading.Thread(target=self._do, args=(work,), name=_THREAD, daemon=True).start()
+        if not self._works:
+            return 0.0
+        return max(0.0, min(self._next_look(work) for work in self._works) - now)
 
-    # --- the work
+    def _next_look(self, work: _Work) -> float:
+        return work.alive_at + self._timeout if work.verdict is None else work.cut_at + _GRACE
 
-    def _run(self, items: list[PullItem], parallel: int) -> None:
-        name_this_thread("hm-pull")
-        with ThreadPoolExecutor(parallel, "hm-pull", name_this_thread, ("hm-pull",)) as workers:
-            left = {workers.submit(self._pull, item) for item in items}
-            while left:
-                # As often as a time-out could be missed by a noticeable part of it.
-                _, left = wait(left, min(1.0, self._timeout / 10))
-                self._abort_stalled()
-        self._over.set()
-        self._tell()
+    def _cut(self, work: _Work, verdict: Outcome, now: float) -> None:
+        work.verdict, work.cut_at = verdict, now
+        if work.connection is not None:
+            work.connection.abort()
 
-    def _abort_stalled(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            late = [i for i, at in self._alive_at.items() if now - at >= self._timeout]
-            self._stalled.update(late)
-            connections = [self._connections[image] for image in late if image in self._connections]
-        for connection in connections:
-            connection.abort()
+    def _settle(self, item: PullItem, state: PullState, message: str) -> None:
+        if state is PullState.FAILED and item.built:
+            state, message = PullState.SKIPPED, f"to be built here; it cannot be pulled: {message}"
+        self.put(replace(self.image(item.image), state=state, message=message))
 
-    def _pull(self, item: PullItem) -> None:
+    # --- on the thread of one image
+
+    def _do(self, work: _Work) -> None:
+        name_this_thread(_THREAD)
         try:
-            state, message = self._outcome(item)
-        except PullFailedError as error:
+            state, message = self._outcome(work)
+        except (PullFailedError, CredentialsError) as error:
             state, message = PullState.FAILED, str(error)
         except _FAILURES as error:
             state, message = PullState.FAILED, explain(error)
-        except Exception as error:  # a bug: the other images go on, and whoever watches is told
-            state, message = PullState.FAILED, f"internal error: {error!r}"
-        finally:
-            with self._lock:
-                self._alive_at.pop(item.image, None)
-                self._connections.pop(item.image, None)
-        if state is PullState.FAILED:
-            if item.image in self._stalled:
-                message = f"no progress for {self._timeout:g} s"
-            elif self._cancelled.is_set():
-                state, message = PullState.CANCELLED, "the pull was stopped"
-            elif item.built:
-                state, message = PullState.SKIPPED, f"to be built here; it cannot be pulled: {message}"
-        self._put(replace(self._images[item.image], state=state, message=message))
+        except Exception:  # a bug: the other images go on, and whoever watches is told
+            log.exception("the pull of %s failed by a bug of the daemon", work.item.image)
+            state, message = PullState.FAILED, "an error of the daemon itself; its log has the traceback"
+        with self._news:
+            if state is PullState.FAILED and work.verdict is not None:
+                state, message = work.verdict
+            self._settle(work.item, state, message)
+            work.over = True
+            self._news.notify()
 
-    def _outcome(self, item: PullItem) -> tuple[PullState, str]:
-        """Pull the image; how that ended. Raises PullFailedError, and as the connection does."""
-        if self._cancelled.is_set():
-            return PullState.CANCELLED, "the pull was stopped"
-        if item.policy in (PullPolicy.NEVER, PullPolicy.BUILD):
-            return PullState.SKIPPED, f"its pull_policy is {item.policy.value}"
+    def _outcome(self, work: _Work) -> Outcome:
+        """Pull the image; how that ended. Raises as the connection and the credentials do, and
+        PullFailedError."""
+        item = work.item
+        if (why := _skipped(item)) is not None:
+            return PullState.SKIPPED, why
         connection = self._connect()
-        with self._lock:
-            self._connections[item.image] = connection
-            self._alive_at[item.image] = time.monotonic()
         try:
-            if self._cancelled.is_set():
-                return PullState.CANCELLED, "the pull was stopped"
+            with self._news:
+                if work.verdict is not None:
+                    return work.verdict
+                work.connection = connection
             before = _image_id(connection, item.image)
             if item.policy is PullPolicy.MISSING and before != UNKNOWN_IMAGE:
                 return PullState.SKIPPED, "the engine has it, and its pull_policy is missing"
-            progress = replace(self._images[item.image], state=PullState.PULLING)
-            self._put(progress)
-            for message in connection.pull(item.image, stream=True, decode=True):
-                folded = fold(progress, message)
-                if folded != progress:
-                    progress = folded
-                    self._alive_at[item.image] = time.monotonic()
-                    self._put(progress)
+            self.put(replace(self.image(item.image), state=PullState.PULLING))
+            message = self._pull(connection, work)
             after = _image_id(connection, item.image)
-            self._put(replace(progress, image_id=after))
+            self.put(replace(self.image(item.image), image_id=after))
             if after == UNKNOWN_IMAGE:
                 raise PullFailedError("the engine says that it is done, and does not have the image")
-            return (PullState.UP_TO_DATE if after == before else PullState.PULLED), progress.message
+            return (PullState.UP_TO_DATE if after == before else PullState.PULLED), message
         finally:
+            with self._news:
+                work.connection = None
             connection.close()
 
-    def _put(self, image: ImageProgress) -> None:
-        with self._lock:
-            self._version += 1
-            self._images[image.image] = image
-            self._versions[image.image] = self._version
-        self._tell()
-
-    def _tell(self) -> None:
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
+    def _pull(self, connection: Connection, work: _Work) -> str:
+        """Have the engine pull the image, and show how it gets on; its last word."""
+        item = work.item
+        credentials = credentials_for(item.image)
+        progress = self.image(item.image)
+        for message in connection.pull(
+            item.image, stream=True, decode=True, auth_config=credentials, platform=item.platform or None
+        ):
+            work.alive_at = time.monotonic()
+            folded = fold(progress, message)
+            if folded != progress:
+                progress = folded
+                self.put(progress)
+        return progress.message
 
 
 class Puller:
@@ -213,21 +241,23 @@ class Puller:
         self._pull: Pull | None = None
 
     def join(self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float) -> tuple[Pull, bool]:
-        """The pull that runs, or one of these items; whether it ran already. The caller is to `leave` it."""
+        """The pull that runs, or one of these items; whether it ran already. The caller is to `leave` it.
+
+        One that is being stopped is nobody's to join: the new one begins when it has ended.
+        """
         with self._lock:
-            pull = self._pull
-            joined = pull is not None and not pull.over
-            if pull is None or not joined:
-                pull = self._pull = Pull(items, self._connect, self._parallel, progress_timeout)
+            before = self._pull
+            if before is not None and before.join(detach=detach):
+                return before, True
+            pull = self._pull = Pull(items, self._connect, self._parallel, progress_timeout, before)
             pull.join(detach=detach)
-            if not joined:
-                pull.start()
-            return pull, joined
+            pull.start()
+            return pull, False
 
     def running(self) -> bool:
         """Whether there is a pull to join."""
         with self._lock:
-            return self._pull is not None and not self._pull.over
+            return self._pull is not None and self._pull.joinable
 
     def close(self) -> None:
         """Stop what runs, and wait for its end."""
@@ -236,6 +266,17 @@ class Puller:
         if pull is not None:
             pull.cancel()
             pull.wait_until_over()
+
+
+def _skipped(item: PullItem) -> str | None:
+    """Why there is nothing to ask a registry for; None: there is."""
+    match item.policy:
+        case PullPolicy.NEVER:
+            return "its pull_policy is never"
+        case PullPolicy.BUILD:
+            return "it is built here"
+        case PullPolicy.ALWAYS | PullPolicy.MISSING:
+            return None
 
 
 def _image_id(connection: Connection, image: str) -> str:

@@ -1,4 +1,4 @@
-"""DockerPull and RemoveOrphans over the wire, with an engine that a test moves on."""
+"""DockerPull over the wire, with an engine that a test moves on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import new_instance
-from hostmanager_server.core.service import Orphan, ServiceRecord
+from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
 from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProgress, PullState
-from hostmanager_server.rpc.docker import images_to_pull
+from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.store import Store
 
-from tests.rpc.conftest import House, house, refused, run, until
+from tests.rpc.conftest import House, house, messages, refused, run, until
 
 CODE = grpc.StatusCode
-OLD = Orphan("a" * 64, "/lab/compose.yaml", "ocs-old", True, "sha256:1", 0)
-OTHER = Orphan("ab" + 62 * "b", "/lab/compose.yaml", "ocs-other", False, "sha256:1", 3)
 
 
 def service(instance_id: str, image: str, **changes: Any) -> InstanceSpec:
@@ -31,17 +29,8 @@ def service(instance_id: str, image: str, **changes: Any) -> InstanceSpec:
     return InstanceSpec(instance_id, UNCLAIMED, Management.DOCKER, Target.PASSIVE, service=wanted)
 
 
-def publish(h: House, *specs: InstanceSpec, orphans: tuple[Orphan, ...] = ()) -> None:
-    manager = replace(h.store.snapshot().manager, orphans={o.container_id: o for o in orphans})
-    h.store.publish([new_instance(spec) for spec in specs], manager=manager)
-
-
-async def messages(call: Any) -> list[Any]:
-    """What is left of a stream."""
-    found = []
-    while (message := await call.read()) is not grpc.aio.EOF:
-        found.append(message)
-    return found
+def publish(h: House, *specs: InstanceSpec) -> None:
+    h.store.publish([new_instance(spec) for spec in specs])
 
 
 def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None:
@@ -115,49 +104,6 @@ def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> Non
                 CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.why
             )  # fmt: skip
             assert not h.engine.asked
-
-    run(play())
-
-
-def test_orphans_are_removed_and_the_status_shows_it_before_the_result(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with house(tmp_path) as h:
-            publish(h, orphans=(OLD, OTHER))
-
-            def removal(container_id: str) -> None:
-                left = dict(h.store.snapshot().manager.orphans)
-                del left[container_id]
-                publish(h, orphans=tuple(left.values()))
-
-            h.engine.on_removal = removal
-            h.engine.refuses = {OTHER.container_id: "the engine says no"}
-            told = await messages(h.stub().RemoveOrphans(pb.RemoveOrphansRequest(stop_timeout=Duration())))
-            assert {m.removal.service: (m.removal.removed, m.removal.message) for m in told[:-1]} == {
-                "ocs-old": (True, ""), "ocs-other": (False, "the engine says no")
-            }  # fmt: skip
-            assert (told[-1].result.removed, told[-1].result.failed) == (1, 1)
-            assert set(h.engine.removed) == {(OLD.container_id, 0.0), (OTHER.container_id, 0.0)}
-
-    run(play())
-
-
-def test_only_the_orphans_that_are_named_are_removed(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with house(tmp_path) as h:
-            stub = h.stub()
-            publish(h, orphans=(OLD, OTHER))
-            for asked, code in (
-                (["f"], CODE.NOT_FOUND),
-                ([""], CODE.NOT_FOUND),
-                (["a"], CODE.INVALID_ARGUMENT),
-            ):
-                error = await refused(stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=asked)).read())
-                assert (error.code, list(error.violations)) == (code, ["container_ids[0]"])
-            assert not h.engine.removed
-            h.engine.on_removal = lambda _: publish(h, orphans=(OLD,))
-            told = await messages(stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=["ab"])))
-            assert [m.removal.service for m in told[:-1]] == ["ocs-other"]
-            assert h.engine.removed == [(OTHER.container_id, 10.0)]
 
     run(play())
 

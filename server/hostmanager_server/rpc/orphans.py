@@ -1,0 +1,109 @@
+"""RemoveOrphans: containers that no service of their compose file has any more."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.service import Orphan
+from hostmanager_server.rpc.context import Context, Engine, duration
+from hostmanager_server.rpc.errors import (
+    Violation,
+    engine_unusable,
+    invalid,
+    no_compose_files,
+    unknown_orphans,
+)
+
+DEFAULT_STOP_TIMEOUT = 10.0
+MAX_STOP_TIMEOUT = 3600.0
+SEEN_WITHIN = 5.0  # s for a removal to show in the status
+
+
+class OrphanRpcs:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def remove_orphans(
+        self, request: pb.RemoveOrphansRequest, peer: str
+    ) -> AsyncIterator[pb.RemoveOrphansResponse]:
+        context, engine = self._context, self._context.engine
+        if engine is None:
+            raise no_compose_files()
+        timeout = DEFAULT_STOP_TIMEOUT
+        if request.HasField("stop_timeout"):
+            timeout = duration(request.stop_timeout, "stop_timeout", 0.0, MAX_STOP_TIMEOUT)
+        if problem := await asyncio.to_thread(engine.problem):
+            raise engine_unusable(problem)
+        orphans = _orphans(context.store.snapshot().manager.orphans, list(request.container_ids))
+        with context.hub.watcher(peer, silence=math.inf):
+            if orphans:
+                names = ", ".join(f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans)
+                note = Note(Kind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
+                context.supervisor.note(note)
+            async for response in context.hub.until_closed(self._remove(engine, orphans, timeout)):
+                yield response
+
+    async def _remove(
+        self, engine: Engine, orphans: Sequence[Orphan], stop_timeout: float
+    ) -> AsyncIterator[pb.RemoveOrphansResponse]:
+        tasks = [asyncio.ensure_future(self._remove_one(engine, orphan, stop_timeout)) for orphan in orphans]
+        done: list[pb.OrphanRemoval] = []
+        try:
+            for task in asyncio.as_completed(tasks):
+                done.append(await task)
+                yield pb.RemoveOrphansResponse(removal=done[-1])
+        finally:
+            for left in tasks:
+                left.cancel()
+        await self._until_gone({removal.container_id for removal in done if removal.removed})
+        removed = sum(removal.removed for removal in done)
+        result = pb.RemoveOrphansResult(removed=removed, failed=len(done) - removed)
+        yield pb.RemoveOrphansResponse(result=result)
+
+    async def _remove_one(self, engine: Engine, orphan: Orphan, stop_timeout: float) -> pb.OrphanRemoval:
+        def is_orphan() -> bool:
+            return orphan.container_id in self._context.store.snapshot().manager.orphans
+
+        message = await engine.remove_container(orphan.container_id, stop_timeout, is_orphan)
+        return pb.OrphanRemoval(
+            container_id=orphan.container_id, compose_file=orphan.compose_file, service=orphan.service,
+            removed=not message, message=message,
+        )  # fmt: skip
+
+    async def _until_gone(self, container_ids: set[str]) -> None:
+        """Wait until the status shows what was done: who asks for it next is not to be told otherwise."""
+        store = self._context.store
+        with suppress(TimeoutError), self._context.hub.own_watcher(math.inf) as watcher:
+            async with asyncio.timeout(SEEN_WITHIN):
+                while container_ids & set((snapshot := store.snapshot()).manager.orphans):
+                    await watcher.wait(snapshot.revision)
+
+
+def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
+    """The orphans that these beginnings of ids name; all when there are none. Raises RpcError for those that
+    name none, or more than one."""
+    if not asked:
+        return list(known.values())
+    found: dict[str, Orphan] = {}
+    bad: list[Violation] = []
+    unknown = True
+    for index, beginning in enumerate(asked):
+        matching = [o for o in known.values() if beginning and o.container_id.startswith(beginning)]
+        if len(matching) == 1:
+            found[matching[0].container_id] = matching[0]
+            continue
+        if matching:
+            unknown = False
+        what = f"{len(matching)} orphans begin with" if matching else "no orphan has the container id"
+        bad.append(Violation(f"container_ids[{index}]", f"{what} {beginning!r}"))
+    if bad and unknown:
+        raise unknown_orphans(bad)
+    if bad:
+        raise invalid("; ".join(violation.description for violation in bad), *bad)
+    return list(found.values())
