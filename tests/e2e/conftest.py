@@ -15,9 +15,8 @@ from tests.e2e.lab import Lab
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
-    monkeypatch.setenv("TEST_SITE", str(site.state_dir))
     yield site
     site.kill_daemons()
     for pid in site.processes():

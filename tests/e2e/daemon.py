@@ -114,7 +114,7 @@ class Daemon:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=site.folder,
-                env={**site.environ, "OCS_CONFIG_DIR": str(site.folder)},
+                env={**site.environ, "TEST_SITE": str(site.state_dir), "OCS_CONFIG_DIR": str(site.folder)},
             )
         self.channel = grpc.insecure_channel(f"unix:{site.socket}")
         self.stub = pb_grpc.HostManagerServiceStub(self.channel)

@@ -1,0 +1,267 @@
+"""A Docker engine that is killed, frozen or restarted under a daemon."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Self
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.docker_engine import DockerEngine, MakeProject
+from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
+from tests.e2e.lab import DOWN, UNKNOWN, UP, Lab, all_up, entry, is_gone, is_up, status, wait_for
+from tests.e2e.test_supervision import agent
+from tests.private_engine import PrivateEngine, StartEngine, private_engines
+
+IMAGE = "base:1"
+ANSWERS_WITHIN = 5.0  # s for an RPC while the engine is away; an idle machine needs 2 ms
+
+
+@pytest.fixture(scope="module")
+def start_engine(engine: DockerEngine) -> Iterator[StartEngine]:
+    with private_engines() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def live(start_engine: StartEngine) -> PrivateEngine:
+    """An engine whose containers outlive it."""
+    private = start_engine("--live-restore")
+    private.engine.import_image(IMAGE)
+    return private
+
+
+@pytest.fixture(scope="module")
+def plain(start_engine: StartEngine) -> PrivateEngine:
+    """An engine whose containers end with it."""
+    private = start_engine()
+    private.engine.import_image(IMAGE)
+    return private
+
+
+def _lab(site: Site, private: PrivateEngine, make: MakeProject) -> Iterator[Lab]:
+    lab = Lab(site, private.engine, IMAGE, functools.partial(make, on=private.engine))
+    yield lab
+    site.kill_daemons()
+    private.engine.remove_project(lab.project.name)
+
+
+@pytest.fixture
+def live_lab(site: Site, live: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
+    yield from _lab(site, live, compose_project)
+
+
+@pytest.fixture
+def plain_lab(site: Site, plain: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
+    yield from _lab(site, plain, compose_project)
+
+
+class Asking:
+    """Asks a daemon for its status all the time, and keeps the longest wait for an answer."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.longest = 0.0
+        self.answers = 0
+
+    def _run(self) -> None:
+        while not self._end.wait(0.02):
+            begun = time.monotonic()
+            self._daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=PATIENCE)
+            self.longest = max(self.longest, time.monotonic() - begun)
+            self.answers += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def test_nothing_is_lost_or_started_twice_while_an_engine_is_killed_and_comes_back(
+    live: PrivateEngine, live_lab: Lab
+) -> None:
+    lab = live_lab
+    lab.write({"ocs-a": {}, "ocs-b": {}, "db": {}, "idle": {}})
+    lab.site.write([entry("a"), entry("b"), agent("p")])
+    daemon = lab.serve()
+    daemon.update(db="up", idle="up")
+    up = all_up(daemon, "a", "b", "db", "idle")
+    process = daemon.wait_for("p", UP)
+    before = {name: lab.life(name) for name in ("ocs-a", "ocs-b", "db", "idle")}
+    calls = len(lab.calls("up"))
+
+    with Asking(daemon) as asking:
+        live.kill()
+        b = wait_for(daemon, "b", lambda i: i.next_action == UNKNOWN)
+        assert "Docker Engine" in b.message
+        assert not status(daemon).config_parse_status[str(lab.project.file)].success
+        for name in ("b", "db"):  # which no event tells
+            os.kill(up[name].compose_service.pid, signal.SIGKILL)
+        daemon.update(idle="down")
+        assert daemon.instance("b").next_action == UNKNOWN
+        assert len(lab.calls("up")) == calls
+        live.start()
+        all_up(daemon, "a")
+        b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)
+        db = wait_for(daemon, "db", lambda i: i.next_action == DOWN)
+        wait_for(daemon, "idle", is_gone)
+    assert asking.answers
+    assert asking.longest < ANSWERS_WITHIN
+    assert b.last_exit.code == db.last_exit.code == db.compose_service.exit_code == 137
+    assert lab.life("ocs-a") == before["ocs-a"]
+    assert daemon.instance("a").restart_count == 0
+    assert len(lab.ids("ocs-b")) == 1
+    assert len(lab.calls("up")) == calls + 1
+    assert daemon.instance("p").process.pid == process.process.pid
+    assert daemon.instance("p").restart_count == 0
+    assert status(daemon).config_parse_status[str(lab.project.file)].success
+    assert is_up(daemon.instance("b"))
+
+
+def test_an_engine_that_is_restarted_at_once_with_its_containers_left_alone_is_not_noticed(
+    live: PrivateEngine, live_lab: Lab
+) -> None:
+    lab = live_lab
+    lab.write({"ocs-a": {}})
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    all_up(daemon, "a")
+    before = lab.life("ocs-a")
+    live.restart()
+    lab.engine.docker("kill", before[0])
+    wait_for(daemon, "a", lambda i: is_up(i) and i.restart_count == 1)
+    assert len(lab.calls("up")) == 2
+    assert [e.kind for e in daemon.events("a")].count(pb.EVENT_KIND_EXIT) == 1
+
+
+def test_containers_that_end_with_their_engine_are_started_once_when_it_is_back(
+    plain: PrivateEngine, plain_lab: Lab
+) -> None:
+    lab = plain_lab
+    names = ["a", "b", "c"]
+    lab.write({f"ocs-{name}": {} for name in names} | {"db": {}})
+    lab.site.write([*(entry(name) for name in names), agent("p")])
+    daemon = lab.serve()
+    daemon.update(db="up")
+    all_up(daemon, *names, "db")
+    process = daemon.wait_for("p", UP).process.pid
+    with Asking(daemon) as asking:
+        plain.restart()
+        for name in names:
+            wait_for(daemon, name, lambda i: is_up(i) and i.last_exit.HasField("code"))
+        db = wait_for(daemon, "db", lambda i: i.next_action == DOWN)
+    assert asking.longest < ANSWERS_WITHIN
+    assert db.last_exit.code == 0
+    for name in names:
+        assert len(lab.ids(f"ocs-{name}")) == 1
+        assert [e.kind for e in daemon.events(name)].count(pb.EVENT_KIND_UP) == 2
+    assert daemon.instance("p").process.pid == process
+
+
+def test_an_engine_that_is_killed_amid_a_start_ends_with_one_container_each(
+    plain: PrivateEngine, plain_lab: Lab
+) -> None:
+    lab = plain_lab
+    names = [f"s{number}" for number in range(4)]
+    lab.write({f"ocs-{name}": {} for name in names})
+    lab.site.write([entry(name) for name in names])
+    daemon = lab.serve()
+    eventually(lambda: lab.ids("ocs-s0"), "the first container")
+    with Asking(daemon) as asking:
+        plain.kill()
+        plain.start()
+        all_up(daemon, *names)
+    assert asking.longest < ANSWERS_WITHIN
+    for name in names:
+        wait_for(daemon, name, lambda i: is_up(i) and i.compose_service.running_replicas == 1)
+        assert len(lab.ids(f"ocs-{name}")) == 1
+
+
+@pytest.fixture
+def other(plain_lab: Lab) -> Iterator[Daemon]:
+    """The daemon of another host, on the same engine."""
+    folder = plain_lab.site.folder / "other"
+    folder.mkdir()
+    site = Site(folder)
+    site.environ = plain_lab.site.environ
+    project = plain_lab.new_project({"ocs-z": {}})
+    site.write([entry("z"), agent("p")])
+    daemon = site.start("--docker-compose", str(project.file))
+    all_up(daemon, "z")
+    daemon.wait_for("p", UP)
+    yield daemon
+    site.kill_daemons()
+    plain_lab.engine.remove_project(project.name)
+
+
+def test_a_frozen_engine_is_told_and_holds_up_nothing_else(
+    plain: PrivateEngine, plain_lab: Lab, other: Daemon
+) -> None:
+    # The longest of these tests: an engine is given 15 s to answer before it is held to be frozen.
+    lab = plain_lab
+    lab.write({"ocs-a": {}, "ocs-b": {}, "ocs-c": {}})
+    lab.site.write([entry("a"), entry("b"), entry("c"), agent("p"), agent("q", manage="down")])
+    daemon = lab.serve()
+    up = all_up(daemon, "a", "b", "c")
+    process = daemon.wait_for("p", UP).process.pid
+    before = lab.life("ocs-a")
+    plain.freeze()
+    try:
+        other.process.send_signal(signal.SIGTERM)
+        with Asking(daemon) as asking:
+            os.kill(up["b"].compose_service.pid, signal.SIGKILL)
+            daemon.update(c="down", q="up")  # compose is called, and waits for the engine
+            daemon.wait_for("q", UP)
+            os.kill(process, signal.SIGKILL)
+            eventually(lambda: daemon.instance("p").restart_count == 1, "the host agent to be restarted")
+            for name in "abc":
+                instance = wait_for(daemon, name, lambda i: i.next_action == UNKNOWN)
+                assert "has not answered" in instance.message
+            assert other.process.wait(PATIENCE) == 0
+            assert not other.site.processes()
+            plain.thaw()
+            all_up(daemon, "a")
+            b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)
+            wait_for(daemon, "c", is_gone)
+    finally:
+        plain.thaw()
+    assert asking.longest < ANSWERS_WITHIN
+    assert b.last_exit.code == 137
+    assert lab.life("ocs-a") == before
+    assert daemon.instance("p").restart_count == 1
+
+
+def test_a_daemon_ends_while_the_engine_is_away_and_the_next_finds_all_as_it_is(
+    live: PrivateEngine, live_lab: Lab
+) -> None:
+    lab = live_lab
+    lab.write({"ocs-a": {}, "ocs-b": {}})
+    lab.site.write([entry("a"), entry("b"), agent("p")])
+    first = lab.serve()
+    up = all_up(first, "a", "b")
+    before = lab.life("ocs-a")
+    live.kill()
+    try:
+        wait_for(first, "a", lambda i: i.next_action == UNKNOWN)
+        assert first.end() == 0
+        assert not lab.site.processes()
+        os.kill(up["b"].compose_service.pid, signal.SIGKILL)
+        second = lab.serve()  # with no engine yet
+        second.wait_for("p", UP)
+        wait_for(second, "a", lambda i: i.next_action == UNKNOWN)
+    finally:
+        live.start()
+    all_up(second, "a", "b")
+    assert lab.life("ocs-a") == before
+    assert len(lab.ids("ocs-b")) == 1
