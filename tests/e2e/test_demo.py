@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.docker_engine import DockerEngine, DockerError
 from tests.e2e.daemon import COMMAND, eventually, marked
 
 TOOK_TOO_LONG = 110.0  # s
@@ -24,19 +27,37 @@ ON_A_TERMINAL = (
 )
 
 
-class Demo:
-    """One run of the demo; what it started is known by a variable in its environment."""
+NO_ENGINE = "unix:///nowhere/docker.sock"
 
-    def __init__(self, folder: Path, *arguments: str, terminal: bool = False) -> None:
+
+class Demo:
+    """One run of the demo; what it started is known by a variable in its environment, and its containers by
+    the folder of their compose file. Without an `engine` it finds none."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        terminal: bool = False,
+        engine: DockerEngine | None = None,
+        path: str = os.environ["PATH"],
+    ) -> None:
         self.mark = folder / "mark"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self._output = bytearray()
+        self._engine = engine
         self._master, slave = pty.openpty() if terminal else os.pipe()
         command = [str(COMMAND), "demo", *arguments]
         self._process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, *command] if terminal else command,
-            env=os.environ | {"TEST_SITE": str(self.mark), "TMPDIR": str(self.temporary), "COLUMNS": "160"},
+            env=(engine.environment if engine else {**os.environ, "DOCKER_HOST": NO_ENGINE})
+            | {
+                "TEST_SITE": str(self.mark),
+                "TMPDIR": str(self.temporary),
+                "COLUMNS": "160",
+                "PATH": path,
+            },
             stdin=slave if terminal else subprocess.DEVNULL,
             stdout=slave,
             stderr=slave,
@@ -77,12 +98,34 @@ class Demo:
     def leftovers(self) -> list[int]:
         return marked(self.mark)
 
+    def project(self) -> str:
+        """The name of its compose project, as soon as there is one; else empty."""
+        found = self.temporary.glob("hostmanager-demo-*/hostmanager-demo-*/compose.yaml")
+        return next((file.parent.name for file in found), "")
+
+    def left_on_the_engine(self, project: str) -> list[str]:
+        """Containers, networks and images of its compose project."""
+        assert self._engine is not None
+        label = f"label=com.docker.compose.project={project}"
+        engine = self._engine
+        return [
+            *engine.containers_of(project),
+            *engine.docker("network", "ls", "--quiet", "--filter", label).split(),
+            *engine.docker("image", "ls", "--quiet", project).split(),
+        ]
+
     def kill(self) -> None:
+        project = self.project()
         self._process.kill()
         self._process.wait()
         for pid in self.leftovers():
             os.kill(pid, signal.SIGKILL)
         self._reader.join(TOOK_TOO_LONG)
+        if self._engine is not None and project:
+            self._engine.remove_project(project)
+            for version in (1, 2):
+                with suppress(DockerError):
+                    self._engine.docker("rmi", "--force", f"{project}:{version}")
 
 
 @pytest.fixture
@@ -94,7 +137,9 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Demo]]:
         demo.kill()
 
 
-def test_off_a_terminal_it_gives_the_tour(demos: list[Demo], tmp_path: Path) -> None:
+def test_off_a_terminal_it_gives_the_tour_and_says_why_it_has_no_compose_services(
+    demos: list[Demo], tmp_path: Path
+) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
     assert demo.wait() == 0, demo.output
@@ -105,6 +150,93 @@ def test_off_a_terminal_it_gives_the_tour(demos: list[Demo], tmp_path: Path) -> 
     assert "SIGKILL" in demo.output
     assert "restart required" in demo.output
     assert "no process and no file is left behind" in demo.output
+    (why,) = re.findall(r"^no compose services are in it: (.*)$", demo.output, re.MULTILINE)
+    assert "docker" in why
+
+
+def test_with_an_engine_the_tour_has_compose_services(
+    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+) -> None:
+    demo = Demo(tmp_path, engine=engine)
+    demos.append(demo)
+    project = eventually(demo.project, "the demo to have its compose file")
+    assert demo.wait() == 0, demo.output
+    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert list(demo.temporary.iterdir()) == []
+    titles = re.findall(r"^=== \d+\. (.*)$", demo.output, re.MULTILINE)
+    assert len(titles) == 10
+    assert re.search(r"^weather +WeatherStation\[d\] +up +up ", demo.output, re.MULTILINE)
+    assert re.search(r"^dashboard +\[docker\] +passive +down ", demo.output, re.MULTILINE)
+    assert "WeatherStation:weather ended with code 137" in demo.output
+    assert f"images to pull: {project}:2 (for weather)" in demo.output
+    assert "(dashboard): removed" in demo.output
+    assert "no container, no image and no file is left behind" in demo.output
+
+
+def test_ctrl_c_leaves_nothing_behind_on_the_engine(
+    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+) -> None:
+    demo = Demo(tmp_path, terminal=True, engine=engine)
+    demos.append(demo)
+    eventually(lambda: re.search(r"weather .* up +up ", demo.output), "the live table to show the service up")
+    project = demo.project()
+    assert demo.left_on_the_engine(project)
+    demo.type(b"\x03")
+    assert demo.wait() == 0, demo.output
+    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert list(demo.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["the image is made", "compose is called"])
+def test_whenever_its_end_is_asked_for_nothing_is_left_behind_on_the_engine(
+    demos: list[Demo], tmp_path: Path, engine: DockerEngine, moment: str
+) -> None:
+    demo = Demo(tmp_path, engine=engine)
+    demos.append(demo)
+    project = eventually(demo.project, "the demo to have its compose file")
+    if moment == "compose is called":
+        eventually(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
+    demo.signal(signal.SIGTERM)
+    assert demo.wait() == 128 + signal.SIGTERM, demo.output
+    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert list(demo.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["compose is called", "all is up"])
+def test_a_daemon_that_dies_leaves_nothing_behind_on_the_engine(
+    demos: list[Demo], tmp_path: Path, engine: DockerEngine, moment: str
+) -> None:
+    demo = Demo(tmp_path, engine=engine)
+    demos.append(demo)
+    project = eventually(demo.project, "the demo to have its compose file")
+    if moment == "compose is called":
+        eventually(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
+    else:
+        eventually(lambda: "=== 2." in demo.output, "the lab to be up")
+    (daemon,) = _commands(demo, b"serve")
+    os.kill(daemon, signal.SIGKILL)
+    assert demo.wait() not in (0, -signal.SIGKILL)
+    assert "Error: " in demo.output
+    assert "Traceback" not in demo.output
+    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert list(demo.temporary.iterdir()) == []
+
+
+def test_an_image_that_cannot_be_made_leaves_the_services_out(
+    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+) -> None:
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "docker").write_text(
+        f'#!/bin/sh\n[ "$1" = import ] && {{ echo "no space left" >&2; exit 1; }}\n'
+        f'exec {shutil.which("docker")} "$@"\n'
+    )
+    (broken / "docker").chmod(0o755)
+    demo = Demo(tmp_path, engine=engine, path=f"{broken}:{os.environ['PATH']}")
+    demos.append(demo)
+    assert demo.wait() == 0, demo.output
+    assert "no compose services are in it: no space left" in demo.output
+    assert list(demo.temporary.iterdir()) == []
 
 
 def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo], tmp_path: Path) -> None:
@@ -148,7 +280,7 @@ def test_a_step_that_fails_is_said_and_everything_is_brought_down(demos: list[De
     demo = Demo(tmp_path)
     demos.append(demo)
     eventually(lambda: "it listens on" in demo.output, "the demo to begin")
-    (daemon,) = [pid for pid in demo.leftovers() if b"serve" in _command_line(pid)]
+    (daemon,) = _commands(demo, b"serve")
     os.kill(daemon, signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output
@@ -157,8 +289,15 @@ def test_a_step_that_fails_is_said_and_everything_is_brought_down(demos: list[De
     assert list(demo.temporary.iterdir()) == []
 
 
-def _command_line(pid: int) -> list[bytes]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+def _commands(demo: Demo, *words: bytes) -> list[int]:
+    """The processes of the demo's daemon, itself included, whose command line has all of these words."""
+    found = []
+    for pid in demo.leftovers():
+        with suppress(OSError):  # it ended meanwhile
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if set(words) <= set(line):
+                found.append(pid)
+    return found
 
 
 def test_the_help_says_what_it_does() -> None:

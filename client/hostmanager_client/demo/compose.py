@@ -110,7 +110,7 @@ class Services:
 
     def remove(self, *, settled: bool) -> list[str]:
         """Remove all there is of the project: containers, networks and images. `settled`: nobody is at
-        work on it. Returns the names of containers of the site config's that were there. Raises DockerError."""
+        work on it. The containers of the site config's instances that were there. Raises DockerError."""
         left: list[str] = []
         deadline = time.monotonic() + DONE_WITHIN
         while True:
