@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
-import http.server
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem,
 from hostmanager_server.drivers.compose.pull import Pull, Puller
 
 from tests.docker_engine import DockerEngine, Registry, unique_name
+from tests.drivers.compose.slow_registry import SlowRegistry
 
 DEADLINE = 60.0  # s
 NOSUCH = "127.0.0.1:9/nobody/listens:1"
@@ -110,64 +111,43 @@ def test_the_pull_policy_is_heeded(puller: Puller, pushed: Callable[[], str]) ->
     assert "to be built here" in found[f"{NOSUCH}c"].message
 
 
-class _Silent(http.server.BaseHTTPRequestHandler):
-    """A registry that wants a password, and then never answers."""
-
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, SilentRegistry)
-        credentials = self.headers.get("Authorization")
-        if credentials is None:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="lab"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        server.credentials = credentials
-        server.asked.set()
-        server.done.wait(DEADLINE)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
-        """Quiet."""
-
-
-class SilentRegistry(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Silent)
-        self.asked = threading.Event()
-        self.done = threading.Event()
-        self.credentials = ""
-
-    @property
-    def image(self) -> str:
-        return f"127.0.0.1:{self.server_port}/lab/agent:1"
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowRegistry]:
+    """Takes the password, and never answers."""
+    server = SlowRegistry(wants_password=True)
+    auths = {server.address: {"auth": base64.b64encode(b"ann:secret").decode()}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentRegistry]:
-    server = SilentRegistry()
-    auths = {f"127.0.0.1:{server.server_port}": {"auth": base64.b64encode(b"ann:secret").decode()}}
-    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def slow() -> Iterator[SlowRegistry]:
+    """Sends the beginning of a layer, and no more."""
+    server = SlowRegistry(wants_password=False)
     yield server
-    server.done.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    server.close()
 
 
-def test_no_progress_is_a_failure_in_the_end(puller: Puller, silent: SilentRegistry) -> None:
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A credential helper for all registries."""
+    program = tmp_path / "docker-credential-lab"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "lab"}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_no_progress_is_a_failure_in_the_end(puller: Puller, silent: SlowRegistry) -> None:
     pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=1.0)
     image = over(pull)[silent.image]
     pull.leave()
     assert (image.state, image.message) == (PullState.FAILED, "no progress for 1 s")
 
 
-def test_credentials_come_from_the_users_docker_config(puller: Puller, silent: SilentRegistry) -> None:
+def test_credentials_come_from_the_users_docker_config(puller: Puller, silent: SlowRegistry) -> None:
     pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
     assert silent.asked.wait(DEADLINE)
     pull.leave()
@@ -175,7 +155,7 @@ def test_credentials_come_from_the_users_docker_config(puller: Puller, silent: S
 
 
 def test_a_second_caller_joins_and_the_pull_stops_when_the_last_one_leaves(
-    puller: Puller, silent: SilentRegistry
+    puller: Puller, silent: SlowRegistry
 ) -> None:
     pull, joined = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
     other, joined_too = puller.join([item(NOSUCH)], detach=False, progress_timeout=1.0)
@@ -188,7 +168,100 @@ def test_a_second_caller_joins_and_the_pull_stops_when_the_last_one_leaves(
     assert not puller.running()
 
 
-def test_a_detached_pull_goes_on_alone_until_the_daemon_ends(puller: Puller, silent: SilentRegistry) -> None:
+def test_a_pull_that_is_being_stopped_is_nobodys_to_join(
+    puller: Puller, silent: SlowRegistry, pushed: Callable[[], str]
+) -> None:
+    image = pushed()
+    stopped, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
+    assert silent.asked.wait(DEADLINE)
+    stopped.leave()
+    pull, joined = puller.join([item(image)], detach=False, progress_timeout=DEADLINE)
+    assert not joined
+    assert over(pull)[image].state is PullState.PULLED
+    assert stopped.over, "there is one pull at a time"
+
+
+def test_a_layer_that_stops_coming_is_a_failure_that_keeps_what_came(
+    puller: Puller, slow: SlowRegistry
+) -> None:
+    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=1.0)
+    image = over(pull)[slow.image]
+    pull.leave()
+    assert (image.state, image.message) == (PullState.FAILED, "no progress for 1 s")
+    assert [(layer.status, layer.total) for layer in image.layers] == [("Downloading", 8 << 20)]
+    assert 0 < image.layers[0].current <= 1 << 20
+
+
+def test_an_engine_that_hangs_up_is_the_reason(engine: DockerEngine, slow: SlowRegistry) -> None:
+    dialled: list[Connection] = []
+
+    def connect() -> Connection:
+        dialled.append(dial(engine))
+        return dialled[-1]
+
+    puller = Puller(connect)
+    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=DEADLINE)
+    assert slow.asked.wait(DEADLINE)
+    dialled[0].abort()  # both ends of a connection look alike when it is cut
+    image = over(pull)[slow.image]
+    puller.close()
+    assert image.state is PullState.FAILED
+    assert "closed the connection" in image.message
+
+
+def test_a_connection_that_never_comes_about_is_given_up() -> None:
+    """As a credential helper, or a name server, may keep a thread for ever."""
+    done = threading.Event()
+
+    def connect() -> Connection:
+        done.wait(DEADLINE)
+        raise AssertionError("not needed any more")
+
+    puller = Puller(connect)
+    pull, _ = puller.join([item(NOSUCH), item(f"{NOSUCH}b", built=True)], detach=False, progress_timeout=1.0)
+    found = over(pull)
+    assert found[NOSUCH].message == "no progress for 1 s"
+    assert found[f"{NOSUCH}b"].state is PullState.SKIPPED
+    again, joined = puller.join([item(NOSUCH)], detach=False, progress_timeout=DEADLINE)
+    assert not joined
+    puller.close()  # does not wait for it
+    assert over(again)[NOSUCH].state is PullState.CANCELLED
+    done.set()
+
+
+def test_credentials_come_from_a_credential_helper(
+    puller: Puller, silent: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(tmp_path, monkeypatch, """read server; echo '{"Username": "'$server'", "Secret": "bob"}'""")
+    pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
+    assert silent.asked.wait(DEADLINE)
+    pull.leave()
+    assert silent.credentials == "Basic " + base64.b64encode(f"{silent.address}:bob".encode()).decode()
+
+
+def test_a_credential_helper_that_fails_is_the_reason(
+    puller: Puller, silent: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(tmp_path, monkeypatch, "echo the vault is locked; exit 1")
+    assert pulled(puller, item(silent.image))[silent.image].message == (
+        f"docker-credential-lab gave no credentials for {silent.address}: the vault is locked"
+    )
+
+
+def test_no_thread_is_left_of_a_pull(puller: Puller, slow: SlowRegistry, pushed: Callable[[], str]) -> None:
+    before = set(threading.enumerate())  # what a test before has left behind may be among them
+    pulled(puller, item(pushed()), item(NOSUCH))
+    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=DEADLINE)
+    assert slow.asked.wait(DEADLINE)
+    workers = [each for each in threading.enumerate() if each.name == "hm-pull" and each not in before]
+    assert len(workers) == 2, "one for the pull, one for its image"
+    pull.leave()
+    for worker in workers:
+        worker.join(DEADLINE)
+        assert not worker.is_alive()
+
+
+def test_a_detached_pull_goes_on_alone_until_the_daemon_ends(puller: Puller, silent: SlowRegistry) -> None:
     pull, _ = puller.join([item(silent.image)], detach=True, progress_timeout=DEADLINE)
     assert silent.asked.wait(DEADLINE)
     pull.leave()
