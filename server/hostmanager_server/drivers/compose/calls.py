@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from hostmanager_server.threads import name_this_thread
 
@@ -59,10 +58,17 @@ class Call:
 
     def interrupt(self) -> None:
         """Have compose end as by Ctrl-C; the call is done a little later. Thread-safe."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End compose at once. Thread-safe."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, signum: int) -> None:
         with self._lock:
             self._interrupted = True
             if self._process is not None:
-                _signal(self._process, signal.SIGINT)
+                _signal(self._process, signum)
 
     def run(self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress: float) -> str:
         """Run compose to its end; why it failed, or the empty string. To be called once."""
@@ -80,8 +86,9 @@ class Call:
         output, in_time = _read(process, progress)
         if not in_time:
             _signal(process, signal.SIGKILL)
-        code = process.wait()
-        with self._lock:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:  # until it is reaped here its number is nobody else's to be signalled
+            code = process.wait()
             self._process = None
         text = complaint(output.decode(errors="replace"))
         if not in_time:
@@ -98,28 +105,39 @@ class Call:
 
 
 class Calls:
-    """Runs calls on worker threads; which ones may run side by side is for the caller to know."""
+    """Runs each call on a thread of its own; which ones may run side by side is for the caller to know."""
 
     def __init__(self, call_soon: CallSoon, environ: Mapping[str, str], *, progress: float = PROGRESS_WITHIN):
         self._call_soon = call_soon
         self._environ = {**environ, **_ENVIRONMENT}
         self._progress = progress
-        self._workers = ThreadPoolExecutor(_PARALLEL, "compose", name_this_thread, ("compose",))
+        self._slots = threading.Semaphore(_PARALLEL)
+        self._under_way: set[Call] = set()
 
     def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
         """Begin a call. `done` is called on the supervisor thread with why it failed, or the empty string."""
         call = Call()
+        self._under_way.add(call)
+
+        def end(error: str) -> None:
+            self._under_way.discard(call)
+            done(error)
 
         def work() -> None:
-            error = call.run(argv, working_dir, self._environ, self._progress)
-            self._call_soon(lambda: done(error))
+            name_this_thread("compose")
+            with self._slots:
+                error = call.run(argv, working_dir, self._environ, self._progress)
+            self._call_soon(lambda: end(error))
 
-        self._workers.submit(work)
+        # No pool: that of the standard library keeps a program from ending while compose waits for an engine.
+        threading.Thread(target=work, name="compose", daemon=True).start()
         return call
 
     def close(self) -> None:
-        """Begin no more calls. Those under way go on to their end by themselves."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        """End all calls under way: what they are at is for the next daemon to see to, and one that waits for
+        an engine must not carry out, some day, what nobody wants any more."""
+        for call in self._under_way:
+            call.kill()
 
 
 def _read(process: subprocess.Popen[bytes], progress: float) -> tuple[bytes, bool]:

@@ -143,7 +143,7 @@ class ComposeDriver:
         self._watch.close()
 
     def close(self) -> None:
-        """See `Driver.close`. Calls under way go on to their end by themselves."""
+        """See `Driver.close`. Calls under way are ended."""
         self.disown()
         self._calls.close()
         self._prober.close()
