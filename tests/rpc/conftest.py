@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -98,6 +98,7 @@ class FakePull:
         self.over = not items
         self.listeners: list[Callable[[], None]] = []
         self.followers = 0
+        self.asked_since = -1  # the newest version that somebody has been told of
 
     def put(self, image: ImageProgress, *, over: bool = False) -> None:
         self.version += 1
@@ -114,6 +115,7 @@ class FakePull:
         self.listeners.remove(listener)
 
     def changes(self, since: int) -> Changes:
+        self.asked_since = self.version
         changed = tuple(image for name, image in self.images.items() if self.versions[name] > since)
         return Changes(self.version, changed, self.over)
 
@@ -247,9 +249,12 @@ async def house(
     started: bool = True,
     tcp: bool = False,
     tcp_reflection: bool = False,
+    compose: bool = True,
 ) -> AsyncIterator[House]:
     """A served House, its manager started and everything up."""
     it = House(directory, specs, limits, removals_kept)
+    if not compose:
+        it.context = replace(it.context, engine=None)
     listen = [parse_listen(it.address, insecure=False)]
     if tcp:
         listen.append(parse_listen("127.0.0.1:0", insecure=True))

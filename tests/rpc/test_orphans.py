@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.service import Orphan
+from hostmanager_server.rpc import orphans as rpc_orphans
 
 from tests.rpc.conftest import House, house, messages, refused, run
 
@@ -61,5 +64,63 @@ def test_only_the_orphans_that_are_named_are_removed(tmp_path: Path) -> None:
             told = await messages(stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=["ab"])))
             assert [m.removal.service for m in told[:-1]] == ["ocs-other"]
             assert h.engine.removed == [(OTHER.container_id, 10.0)]
+
+    run(play())
+
+
+def test_one_whose_service_came_back_is_left_alone(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, OLD, OTHER)
+            # While the first one is being removed, the service of the second one comes back.
+            h.engine.on_removal = lambda _: publish(h)
+            told = await messages(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()))
+            assert sorted(m.removal.removed for m in told[:-1]) == [False, True]
+            assert len(h.engine.removed) == 1
+            assert (told[-1].result.removed, told[-1].result.failed) == (1, 1)
+
+    run(play())
+
+
+def test_a_status_that_never_shows_it_holds_up_the_result_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_orphans, "SEEN_WITHIN", 0.5)
+
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, OLD)
+
+            async def keep_busy() -> None:
+                while True:
+                    publish(h, OLD)
+                    await asyncio.sleep(0.01)
+
+            busy = asyncio.create_task(keep_busy())
+            told = await messages(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()))
+            busy.cancel()
+            assert told[-1].result.removed == 1
+
+    run(play())
+
+
+def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, OLD)
+            for given in (Duration(seconds=-1), Duration(seconds=3601)):
+                request = pb.RemoveOrphansRequest(stop_timeout=given)
+                error = await refused(h.stub().RemoveOrphans(request).read())
+                assert (error.code, list(error.violations)) == (CODE.INVALID_ARGUMENT, ["stop_timeout"])
+            h.engine.why = "there is no Docker Engine; start it"
+            away = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
+            assert (away.code, away.reason, away.message) == (
+                CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.why
+            )  # fmt: skip
+            assert not h.engine.removed
+        (other := tmp_path / "other").mkdir()
+        async with house(other, compose=False) as h:
+            none = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
+            assert (none.code, none.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
 
     run(play())

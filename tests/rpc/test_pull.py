@@ -108,6 +108,66 @@ def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> Non
     run(play())
 
 
+def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path, compose=False) as h:
+            error = await refused(h.stub().DockerPull(pb.DockerPullRequest()).read())
+            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
+            assert "--docker-compose" in error.message
+
+    run(play())
+
+
+def test_a_reader_that_stalls_and_leaves_is_counted_out(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            await call.read()
+            pull = h.engine.pull
+            assert pull is not None
+            for word in ("Downloading", "Extracting"):  # each is more than half of what gRPC takes at once
+                layers = (LayerProgress("l" * 3_000_000, word),)
+                pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
+                await until(lambda: pull.asked_since == pull.version)
+            call.cancel()
+            await until(lambda: pull.followers == 0 and not pull.listeners)
+
+    run(play())
+
+
+def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            await call.read()
+            h.hub.close()
+            assert (await refused(messages(call))).reason == "SHUTTING_DOWN"
+            assert h.engine.pull is not None
+            await until(lambda: h.engine.pull is not None and not h.engine.pull.followers)
+
+    run(play())
+
+
+def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            await call.read()
+            assert h.engine.pull is not None
+            for number in range(1000):
+                layers = (LayerProgress("l1", "Downloading", number, 1000),)
+                h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
+            h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+            told = await messages(call)
+            assert len(told) < 10
+            assert told[-1].result.pulled == 1
+
+    run(play())
+
+
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
     store = Store("e", Manager(ManagerState.RUNNING, "host", "site.yaml"))
     record = ServiceRecord(image_id=image_id)
@@ -126,6 +186,11 @@ def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() 
         ("agent:2", ("x", "y"), PullPolicy.MISSING),
         ("other:1", ("z",), PullPolicy.ALWAYS),
     ]
+
+
+def test_the_platform_of_the_service_is_pulled() -> None:
+    found = images_to_pull(snapshot_of(service("x", "agent:2", platform="linux/arm64")), [], False)
+    assert [i.platform for i in found] == ["linux/arm64"]
 
 
 @pytest.mark.parametrize(("image_id", "count"), [("unknown", 1), ("sha256:1", 0)])

@@ -201,6 +201,15 @@ def test_ssh_says_what_to_do_instead() -> None:
     assert "ssh -N -L" in explained(lambda: Connection("ssh://somewhere"))
 
 
+def test_a_login_that_is_none_is_a_fault_of_the_docker_config_file(tmp_path: Path) -> None:
+    current_context(tmp_path / "docker-config", "default")
+    broken = {"auths": {"lab.example": {"auth": "!"}}}
+    (tmp_path / "docker-config" / "config.json").write_text(json.dumps(broken))
+    said = explained(dial)
+    assert "cannot read the docker config file" in said
+    assert "docker login" in said
+
+
 def test_whatever_else_goes_wrong_is_said() -> None:
     assert explain(ValueError("odd")) == "cannot use the Docker Engine: odd"
     assert explain(ValueError()) == "cannot use the Docker Engine: ValueError"

@@ -78,7 +78,12 @@ class Connection(docker.APIClient):
                 f"cannot use the Docker Engine at {base_url}: SSH is not supported; forward its socket"
                 " (ssh -N -L /run/user/UID/engine.sock:/var/run/docker.sock HOST) and set DOCKER_HOST"
             )
-        super().__init__(base_url, version=DEFAULT_DOCKER_API_VERSION, timeout=CALL_TIMEOUT, tls=tls)
+        try:
+            super().__init__(base_url, version=DEFAULT_DOCKER_API_VERSION, timeout=CALL_TIMEOUT, tls=tls)
+        except ValueError as error:  # docker-py reads the logins in it, which `docker login` did not write so
+            raise EngineError(
+                f"cannot read the docker config file: {error}; log in again (docker login), or correct it"
+            ) from error
         self._sockets = _Sockets()
         # docker-py made adapters of its own; these are the same, with sockets that can be got at.
         standard = self.get_adapter(self.base_url)
