@@ -206,6 +206,7 @@ class App:
         if compose is None:
             return None
         # The SDK takes a tenth of a second to import, which a host without containers need not pay.
+        from hostmanager_server.drivers.compose.calls import Calls
         from hostmanager_server.drivers.compose.connection import dial
         from hostmanager_server.drivers.compose.driver import ComposeDriver
         from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
@@ -220,7 +221,8 @@ class App:
             def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
                 return EngineWatch(dial, told, soon)
 
-            return ComposeDriver(poller, post, call_soon, listener, reader, watch, os.environ)
+            calls = Calls(call_soon, os.environ)
+            return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
 
         return make
 

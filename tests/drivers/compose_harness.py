@@ -11,7 +11,7 @@ from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Seen,
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, Management, Probe
 from hostmanager_server.drivers.base import Poller
-from hostmanager_server.drivers.compose.calls import CallSoon
+from hostmanager_server.drivers.compose.calls import Calls, CallSoon
 from hostmanager_server.drivers.compose.connection import Connection
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
@@ -49,7 +49,7 @@ class ComposeHarness:
     def _new_driver(self) -> ComposeDriver:
         return ComposeDriver(
             self.poller, self.events.append, self.poller.call_soon, self, self._reader, self._watch,
-            self.project.engine.environment,
+            Calls(self.poller.call_soon, self.project.engine.environment),
         )  # fmt: skip
 
     def _watch(self, listener: EngineListener, call_soon: CallSoon) -> EngineWatch:

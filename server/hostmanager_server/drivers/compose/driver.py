@@ -38,14 +38,14 @@ class ComposeDriver:
         listener: ServiceListener,
         reader: CatalogReader,
         make_watch: Callable[[EngineListener, CallSoon], Watch],
-        environ: Mapping[str, str],
+        calls: Calls,
     ) -> None:
         self._poller = poller
         self._post = post
         self._listener = listener
         self._reader = reader
         self._files = FileWatch(poller, listener.files_changed)
-        self._calls = Calls(call_soon, environ)
+        self._calls = calls
         self._prober = Prober(call_soon)
         self._watch = make_watch(self, call_soon)
         self._watching = False

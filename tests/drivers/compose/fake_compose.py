@@ -1,0 +1,240 @@
+"""A Docker engine in memory and compose on it, which a test plays by hand on the clock that it turns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hostmanager_server.core.catalog import Catalog, Project
+from hostmanager_server.core.spec import ServiceSpec
+from hostmanager_server.drivers.compose.calls import Call, Calls, CallSoon
+from hostmanager_server.drivers.compose.container import Container
+from hostmanager_server.drivers.compose.files import FileWatch
+from hostmanager_server.drivers.compose.listener import EngineListener
+from hostmanager_server.drivers.compose.program import ComposeProgram
+from hostmanager_server.drivers.compose.reader import CatalogReader
+from hostmanager_server.drivers.fake import FakePoller
+
+FILE = "/lab/compose.yaml"
+IMAGE = "agent:1"
+AWAY = "the engine is away"
+_OPTIONS_OF_COMPOSE = ("-f", "-p", "--profile")
+
+
+def service(name: str, **changes: object) -> ServiceSpec:
+    settings: dict[str, object] = {"image": IMAGE, "config_hash": "hash", **changes}
+    return ServiceSpec("lab", (FILE,), name, **settings)  # type: ignore[arg-type]  # one call site for all
+
+
+class FakeReader(CatalogReader):
+    """Reads no file: a test says what is in them."""
+
+    def __init__(self, *services: ServiceSpec) -> None:
+        super().__init__([FILE], prefix="", program="", working_dir=Path("/"), environ={})
+        self.program = ComposeProgram(("compose",), (2, 26))
+        self.services = {each.service: each for each in services}
+
+    def load(self) -> Catalog:
+        return Catalog("", (Project("lab", (FILE,), dict(self.services)),), {FILE: ()})
+
+    def watch(self, files: FileWatch) -> bool:
+        return False
+
+
+@dataclass
+class FakeEngine:
+    """Tells its listener what happens in order, a moment after it has."""
+
+    poller: FakePoller
+    listener: EngineListener | None = None
+    present: bool = True
+    images: dict[str, str] = field(default_factory=lambda: {IMAGE: "sha256:1"})
+    containers: dict[str, Container] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+    _refreshes: list[Callable[[], None]] = field(default_factory=list)
+    _closed: bool = False
+
+    # --- the watch on it
+
+    def watched_by(self, listener: EngineListener, call_soon: CallSoon) -> FakeEngine:
+        self.listener = listener
+        return self
+
+    def start(self) -> None:
+        if self.present:
+            self._sync()
+        else:
+            self._tell(lambda told: told.lost(AWAY))
+
+    def close(self) -> None:
+        self._closed = True
+
+    def want_images(self, tags: frozenset[str]) -> None:
+        """It always tells of all that it has."""
+
+    def refresh(self, project: str, then: Callable[[], None] | None = None) -> None:
+        if then is not None and self.present:
+            self._tell(lambda _: then())
+        elif then is not None:
+            self._refreshes.append(then)
+
+    def _sync(self) -> None:
+        containers, images = tuple(self.containers.values()), dict(self.images)
+        self._tell(lambda told: told.synced(containers, images))
+
+    def _tell(self, call: Callable[[EngineListener], None]) -> None:
+        def told() -> None:
+            if self.listener is not None and not self._closed:
+                call(self.listener)
+
+        self.poller.call_later(0.0, told)
+
+    # --- what happens to it
+
+    def leave(self) -> None:
+        if self.present:
+            self.present = False
+            self._tell(lambda told: told.lost(AWAY))
+
+    def come_back(self) -> None:
+        if not self.present:
+            self.present = True
+            self._sync()
+            for then in self._refreshes:
+                self.refresh("lab", then)
+            self._refreshes.clear()
+
+    def of(self, name: str) -> list[Container]:
+        return [each for each in self.containers.values() if each.service == name]
+
+    def running(self, name: str) -> list[Container]:
+        return [each for each in self.of(name) if each.running]
+
+    def create(self, wanted: ServiceSpec, number: int) -> Container:
+        """A container that was not started yet."""
+        container = Container(
+            id=f"c{next(self._ids)}", name=f"lab-{wanted.service}-{number}", project=wanted.project,
+            service=wanted.service, number=number, config_files=wanted.files, config_hash=wanted.config_hash,
+            image=self.images[wanted.image], running=False, status="created", exit_code=0, started=None,
+            finished=None, pid=0, health="", tty=False,
+        )  # fmt: skip
+        self.put(container)
+        return container
+
+    def run(self, container: Container) -> None:
+        now = self.poller.now().wall
+        self.put(replace(container, running=True, status="running", started=now, finished=None, pid=100))
+
+    def end(self, container: Container, code: int) -> None:
+        now = self.poller.now().wall
+        self.put(
+            replace(container, running=False, status="exited", exit_code=code, finished=now, pid=0)
+        )  # fmt: skip
+
+    def remove(self, container: Container) -> None:
+        if self.containers[container.id].running:
+            self.end(container, 0)
+        del self.containers[container.id]
+        if self.present:
+            self._tell(lambda told: told.gone(container.id))
+
+    def put(self, container: Container) -> None:
+        self.containers[container.id] = container
+        if self.present:
+            self._tell(lambda told: told.changed(container))
+
+
+class FakeCall(Call):
+    """A call of compose that is under way until a test finishes it."""
+
+    def __init__(self, verb: str, options: list[str], names: list[str], done: Callable[[str], None]) -> None:
+        super().__init__()
+        self.verb = verb
+        self.options = options
+        self.names = names
+        self.done = done
+        self.interrupted = False
+
+    def __str__(self) -> str:
+        return " ".join((self.verb, *self.names))
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+
+
+class FakeCompose(Calls):
+    """What compose does on a FakeEngine. One project, so never two calls at once."""
+
+    def __init__(self, engine: FakeEngine, reader: FakeReader) -> None:
+        super().__init__(lambda callback: None, {})
+        self._engine = engine
+        self._reader = reader
+        self.under_way: FakeCall | None = None
+        self.log: list[str] = []
+        self.codes: dict[str, int] = {}  # services whose containers end at once, with this code
+        self.unstartable: set[str] = set()  # services whose containers the engine creates, and cannot start
+
+    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
+        assert self.under_way is None, f"{argv} beside {self.under_way}"
+        words = list(argv[1:])
+        while words[0] in _OPTIONS_OF_COMPOSE:
+            del words[:2]
+        options = [word for word in words[1:] if word.startswith("--")]
+        names = [word for word in words[1:] if not word.startswith("--")]
+        assert len(set(names)) == len(names) > 0
+        self.under_way = FakeCall(words[0], options, names, done)
+        self.log.append(str(self.under_way))
+        return self.under_way
+
+    def close(self) -> None:
+        self.under_way = None
+
+    def proceed(self, count: int | None = None) -> str:
+        """Do what is asked for the next `count` services of the call, or for all; why that failed."""
+        call = self.under_way
+        assert call is not None
+        if not self._engine.present:
+            return f"Cannot connect: {AWAY}"
+        wanted = self._reader.services
+        missing = [n for n in call.names if n not in wanted or wanted[n].image not in self._engine.images]
+        if call.verb == "up" and missing:
+            return f"no such image for {missing[0]}"
+        error = ""
+        for name in call.names[:count]:
+            if call.verb == "rm":
+                for container in self._engine.of(name):
+                    self._engine.remove(container)
+            else:
+                error = self._up(wanted[name], "--no-recreate" not in call.options) or error
+        return error
+
+    def finish(self) -> None:
+        """Do all that is asked, and end the call."""
+        call = self.under_way
+        assert call is not None
+        error = "interrupted" if call.interrupted else self.proceed()
+        self.under_way = None
+        call.done(error)
+
+    def _up(self, wanted: ServiceSpec, recreate: bool) -> str:
+        engine = self._engine
+        for container in engine.of(wanted.service):
+            stale = (
+                container.config_hash != wanted.config_hash or container.image != engine.images[wanted.image]
+            )
+            if recreate and stale:
+                engine.remove(container)
+        numbers = {container.number for container in engine.of(wanted.service)}
+        for number in sorted(set(range(1, wanted.replicas + 1)) - numbers):
+            engine.create(wanted, number)
+        for container in engine.of(wanted.service):
+            if container.running:
+                continue
+            if wanted.service in self.unstartable:
+                return f"cannot start {wanted.service}"
+            engine.run(container)
+            if wanted.service in self.codes:
+                engine.end(engine.containers[container.id], self.codes[wanted.service])
+        return ""
