@@ -186,11 +186,12 @@ class Manager:
             return
         moment = self._now()
         for i in left:  # an engine that is gone for good must not keep a host from going down
-            message = f"could not be brought down: {i.out_of_sight}"
+            message = f"left as it is, running or not: {i.out_of_sight}"
             self._engine.note(Note(Kind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR))
         self._enforce(False)
         self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
-        self._engine.note(Note(Kind.MANAGER, "Stopped", "everything is down; the manager sleeps", moment))
+        what = "everything is down" if not left else "everything that can be seen is down"
+        self._engine.note(Note(Kind.MANAGER, "Stopped", f"{what}; the manager sleeps", moment))
         self._answer_stopped(self._engine.publish())
 
     def _enforce(self, enforced: bool) -> None:
