@@ -155,13 +155,13 @@ class FakeCall(Call):
         self.options = options
         self.names = names
         self.done = done
-        self.interrupted = False
+        self.interrupts: list[bool] = []
 
     def __str__(self) -> str:
         return " ".join((self.verb, *self.names))
 
     def interrupt(self) -> None:
-        self.interrupted = True
+        self.interrupts.append(True)
 
 
 class FakeCompose(Calls):
@@ -214,7 +214,7 @@ class FakeCompose(Calls):
         """Do all that is asked, and end the call."""
         call = self.under_way
         assert call is not None
-        error = "interrupted" if call.interrupted else self.proceed()
+        error = "interrupted" if call.interrupts else self.proceed()
         self.under_way = None
         call.done(error)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
+    DriverEvent,
     Exited,
     ExitStatus,
     Gone,
@@ -198,8 +199,9 @@ class Service:
             self.refused(self.run, "stopped before it ran")
 
     def close(self) -> None:
-        """Ask no more whether it is ready."""
+        """Tell nothing more of it, whatever a call that is under way comes to."""
         self._end_probe()
+        self._post = _tell_nobody
 
     # --- pieces
 
@@ -233,6 +235,10 @@ class Service:
         """A moment that the engine told, on both clocks. One that lies ahead is an error of a clock."""
         now = self._now()
         return now if wall is None else now.plus(min(0.0, wall - now.wall))
+
+
+def _tell_nobody(event: DriverEvent) -> None:
+    """The instance is followed no more; another of its name may be, whose events these are not."""
 
 
 def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceRecord:
