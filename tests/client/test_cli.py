@@ -196,6 +196,14 @@ def test_logs_prints_lines_as_they_are(daemon: FakeDaemon, run: Run) -> None:
     assert lines[0] == {"text": "one", "stream": "combined", "continues": False}
 
 
+def test_all_events_are_printed_when_there_are_fewer_than_asked_for(daemon: FakeDaemon, run: Run) -> None:
+    for n in range(5):
+        daemon.happen(f"event {n}")
+    for asked in ("1", "3", "5", "6", "9", "50"):
+        assert len(run("events", "-n", asked).output.splitlines()) == min(int(asked), 5)
+    assert run("events", "-n", "0").output == ""
+
+
 def test_events_are_printed_oldest_first(daemon: FakeDaemon, run: Run) -> None:
     for n in range(5):
         daemon.happen(

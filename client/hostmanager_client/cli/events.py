@@ -32,7 +32,7 @@ def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> 
     with session.connect() as client:
         # To follow from here, one event has to be listed even when none is to be shown.
         listing = client.list_events(instance_ids, newest=max(newest, 1))
-        for event in listing.events[len(listing.events) - newest if newest else len(listing.events) :]:
+        for event in listing.events[-newest:] if newest else ():
             _show(event, as_json=session.json)
         if not follow:
             return
