@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hostmanager_server.core.catalog import Catalog, Project
+from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
 from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
@@ -86,8 +86,8 @@ class ComposeDriver:
         if spec.service is None:
             self._drop(spec.instance_id)
             return
-        if known is not None and known.key == _key(spec.service):
-            known.spec, known.wanted = spec, spec.service
+        if known is not None and _same_tracker(known.spec, spec):
+            known.now_is(spec, spec.service)
         else:
             self._drop(spec.instance_id)
             known = Service(spec, self._post, self._poller.now, self._begin_probe)
@@ -271,6 +271,15 @@ class ComposeDriver:
             if (wanted := known.get(key[1])) is not None:
                 names += [(key[0], name) for name in wanted.depends_on]
         return True
+
+
+def _same_tracker(old: InstanceSpec, new: InstanceSpec) -> bool:
+    """Whether an instance goes on with its service. Not so when the site config begins or ceases to name it:
+    the core then takes the service over as it runs, in a fresh instance that may have the same name."""
+    assert old.service is not None
+    assert new.service is not None
+    unclaimed = old.agent_class == UNCLAIMED
+    return _key(old.service) == _key(new.service) and unclaimed is (new.agent_class == UNCLAIMED)
 
 
 def _key(service: ServiceSpec) -> Key:

@@ -75,6 +75,11 @@ class Service:
         """It was asked to start, and nothing of it has been seen to run."""
         return self._launching and not self._told
 
+    def now_is(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
+        """It is tracked with this from now on. Whoever asks may know nothing of it yet: tell all again."""
+        self.spec, self.wanted = spec, wanted
+        self._record = None
+
     # --- what is seen
 
     def out_of_sight(self, why: str) -> None:
