@@ -50,8 +50,9 @@ def test_the_site_configs_of_the_pages_are_good(page: Path, tmp_path: Path) -> N
         assert_good(file)
 
 
-def test_the_example_site_is_good() -> None:
-    assert_good(ROOT / "examples/site.yaml")
+@pytest.mark.parametrize("site", ["site.yaml", "weather-station/site.yaml"])
+def test_the_example_sites_are_good(site: str) -> None:
+    assert_good(ROOT / "examples" / site)
 
 
 def assert_good(file: Path) -> None:
