@@ -35,6 +35,7 @@ from hostmanager_server.rpc.server import Limits, Listen, Server
 from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import (
+    AdoptionError,
     CallSoon,
     MakeServices,
     NotDurableError,
@@ -158,6 +159,10 @@ class App:
                 disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
             return end.code
         except _BrokenDownError:
+            disown = True
+            return 1
+        except AdoptionError as error:
+            log.error("%s", error)
             disown = True
             return 1
         finally:

@@ -20,6 +20,7 @@ from hostmanager_server.app import App, ComposeSettings, Settings
 from hostmanager_server.config.load import default_site_file, load_site_config
 from hostmanager_server.config.options import ManagerOptions, split_files
 from hostmanager_server.core.spec import Target
+from hostmanager_server.drivers.limits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
 from hostmanager_server.state_dir import StateDirError
 
@@ -150,6 +151,7 @@ def serve_command(
     options = load_site_config(site.absolute(), host=host, working_dir=working_dir).options
     quiet = quiet or options.quiet
     _set_up_logging(quiet)
+    raise_own_files()
     try:
         if listen:
             addresses = tuple(parse_listen(text, insecure=insecure) for text in listen)

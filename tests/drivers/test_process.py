@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import pwd
 import resource
@@ -222,6 +224,7 @@ def test_without_descriptors_a_start_fails_and_leaves_nothing(real: RealHarness,
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = os.dup(0)
     os.close(probe)
+    gc.collect()  # what other tests left to it
     before = sorted(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (probe + spare, limits[1]))
     try:
@@ -241,6 +244,7 @@ def test_without_descriptors_a_start_fails_and_leaves_nothing(real: RealHarness,
 
 def test_descriptors_return_to_their_baseline_after_200_runs(real: RealHarness) -> None:
     real.run(real.command("warm-up", "true"))
+    gc.collect()  # what other tests left to it
     before = len(os.listdir("/proc/self/fd"))
     for number in range(200):
         real.driver.launch(RunKey(f"i{number}", 1), real.command(f"i{number}", "true"))
@@ -313,3 +317,21 @@ def test_a_state_directory_that_was_cleaned_up_is_made_again(real: RealHarness) 
     assert len(real.records()) == 1
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
+
+
+def test_a_run_that_cannot_be_followed_is_no_run(real: RealHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(fd: int, callback: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(real.poller, "watch", no_memory)
+        real.driver.launch(A, real.command("a", "sleep", "1000"))
+    (failed,) = real.events
+    assert isinstance(failed, StartFailed)
+    assert "out of memory" in failed.why
+    assert not real.alive("a")
+    assert real.records() == []
+    real.driver.launch(RunKey("a", 2), real.command("a", "sleep", "1000"))
+    assert [type(event) for event in real.events[1:]] == [Started, Ready]
+    real.driver.stop(RunKey("a", 2), signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: isinstance(real.events[-1], Gone))

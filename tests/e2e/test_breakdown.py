@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site
+from tests.e2e.daemon import COMMAND, Site
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
@@ -75,3 +76,43 @@ def test_a_file_that_is_no_socket_is_left_alone(site: Site) -> None:
     assert daemon.process.wait(30) == 1
     assert precious.read_text() == "data"
     assert "move it away" in daemon.log.read_text()
+
+
+def limited(files: int) -> list[str | Path]:
+    """The daemon's program, started with this limit on open files."""
+    return ["prlimit", f"--nofile={files}:{files}", COMMAND]
+
+
+def test_want_of_descriptors_takes_nothing_back_and_loses_nothing(site: Site) -> None:
+    count = 60
+    site.write([{"instance-id": f"a{number}", "command": "sleep 1000"} for number in range(count)])
+    first = site.start()
+    first.wait_for_all(UP)
+    pids = {i: instance.process.pid for i, instance in first.instances().items()}
+    first.end(signal.SIGKILL)
+    poor = site.start(wait=False, program=limited(64))
+    assert poor.process.wait(60) == 1
+    said = poor.log.read_text()
+    assert "cannot take back what an earlier daemon left running" in said or "descriptors" in said
+    assert "This is a bug" not in said
+    third = site.start()
+    third.wait_for_all(UP)
+    assert {i: instance.process.pid for i, instance in third.instances().items()} == pids
+
+
+def test_agents_have_the_limit_on_files_that_the_daemon_was_started_with(site: Site) -> None:
+    site.write(
+        [
+            {"instance-id": "plain", "command": "sleep 1000"},
+            {"instance-id": "own", "command": "sleep 1000", "limits": {"nofile": 77}},
+        ]
+    )
+    daemon = site.start(program=["prlimit", "--nofile=200:4096", COMMAND])
+    daemon.wait_for_all(UP)
+
+    def limit(pid: int) -> tuple[int, int]:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+    assert limit(daemon.pid) == (4096, 4096)
+    assert limit(daemon.instance("plain").process.pid) == (200, 4096)
+    assert limit(daemon.instance("own").process.pid) == (77, 77)

@@ -297,3 +297,29 @@ def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
             assert status.manager.state == pb.MANAGER_STATE_STOPPING
 
     run(play())
+
+
+def test_every_bad_entry_is_told_whatever_is_wrong_with_it(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            changes = [
+                pb.TargetChange(instance_id="nosuch", target_state=pb.TARGET_STATE_UP),
+                pb.TargetChange(instance_id="a"),
+                pb.TargetChange(target_state=pb.TARGET_STATE_UP),
+            ]
+            error = await refused(h.stub().Update(pb.UpdateRequest(requests=changes)))
+            assert error.code is CODE.INVALID_ARGUMENT
+            assert list(error.violations) == [
+                "requests[0].instance_id", "requests[1].target_state", "requests[2].instance_id"
+            ]  # fmt: skip
+
+    run(play())
+
+
+def test_a_bad_id_of_a_restart_is_counted_where_it_stands(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            error = await refused(h.stub().Restart(pb.RestartRequest(instance_ids=["a", "a", "nosuch"])))
+            assert list(error.violations) == ["instance_ids[2]"]
+
+    run(play())

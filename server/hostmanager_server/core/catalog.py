@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ServiceSpec, Target
 
@@ -75,7 +76,11 @@ def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
 def _no_service(name: str, catalog: Catalog) -> str:
     if not catalog.problems:
         return f"there is no service {name!r}: no compose file is managed; give one with --docker-compose"
-    broken = [file for file, problems in catalog.problems.items() if problems]
+    broken = [
+        file
+        for file, problems in catalog.problems.items()
+        if any(problem.severity is Severity.ERROR for problem in problems)
+    ]
     if broken:
         return f"no service {name!r} is known: see what is wrong with {', '.join(broken)}"
     return f"no service {name!r} in {', '.join(catalog.problems)}; add it, or change --docker-service-prefix"

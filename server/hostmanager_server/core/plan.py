@@ -43,13 +43,18 @@ class Plan:
     dropped: tuple[str, ...] = ()
 
 
+def no_instance(instance_id: str) -> str:
+    """What is said of an id that is not tracked."""
+    return f"no instance {instance_id!r} on this host"
+
+
 def check_targets(known: Iterable[str], changes: Iterable[TargetChange]) -> list[BadEntry]:
     """Every entry that cannot be carried out on these ids."""
     ids = set(known)
     bad = []
     for index, change in enumerate(changes):
         if change.who != ALL and change.who not in ids:
-            bad.append(BadEntry(index, f"no instance {change.who!r} on this host", unknown=True))
+            bad.append(BadEntry(index, no_instance(change.who), unknown=True))
     return bad
 
 
@@ -87,7 +92,7 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
     for index, instance_id in enumerate(ids):
         instance = instances.get(instance_id)
         if instance is None:
-            bad.append(BadEntry(index, f"no instance {instance_id!r} on this host", unknown=True))
+            bad.append(BadEntry(index, no_instance(instance_id), unknown=True))
         elif instance.retired:
             bad.append(BadEntry(index, f"{instance_id!r} is retired and being brought down"))
         elif instance.target is not Target.UP:

@@ -76,6 +76,13 @@ class Forest:
         if tree.leader:
             self._table.leaders.add(str(tree.leader))
 
+    def uproot(self, tree: Tree) -> None:
+        """Track a tree no longer of which nothing is left, and tell nobody."""
+        self._trees.pop(tree.token, None)
+        self._plants.pop(tree, None)
+        self._waiting.pop(tree, None)
+        self._table.leaders.discard(str(tree.leader))
+
     def leader_ended(self, tree: Tree, looked: Callable[[], None]) -> None:
         """Find out, now or some milliseconds from now, what is left of the tree. `looked` is called when that
         is known; `gone` follows at once when nothing is."""

@@ -27,12 +27,30 @@ LIMITS: dict[str, int] = {
 }
 
 
+# A table of so many open files costs nothing while it is empty, and some programs count up to the limit.
+_MOST_FILES = 1 << 19
+_inherited_files: tuple[int, int] | None = None  # the limit that the daemon was started with
+
+
+def raise_own_files() -> None:
+    """Let this process open as many files as it may: it needs some for each agent. What it starts gets the
+    limit that it had itself."""
+    global _inherited_files  # noqa: PLW0603 -- as global as the limit is
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        _inherited_files = (soft, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class LimitError(Exception):
     """A limit that could not be set; its text is for the operator."""
 
 
 def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
     """Sets soft and hard limits of a process; None is unlimited. Raises LimitError naming the limit."""
+    if _inherited_files is not None:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited_files)
     for name, value in limits:
         number = LIMITS.get(name)
         if number is None:

@@ -103,7 +103,12 @@ class ProcessDriver:
             self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
         else:
             self._runs[run.instance_id] = started
-            self._follow(started)
+            try:
+                self._follow(started)
+            except OSError as error:  # nobody would see its end
+                self._abandon(started)
+                self._start_failed(run, gate.explain(error))
+                return
             self._post(Started(run, started.identity.pid, self._poller.now()))
             if spec.ready is None:
                 self._post(Ready(run, self._poller.now()))
@@ -210,6 +215,18 @@ class ProcessDriver:
         self._forest.plant(run.tree, run.key.instance_id, functools.partial(self._gone, run))
         if run.pidfd is not None:
             self._poller.watch(run.pidfd, functools.partial(self._leader_ended, run))
+
+    def _abandon(self, run: _Run) -> None:
+        """Leave nothing of a run that cannot be followed. It has only just begun, and has no descendants."""
+        del self._runs[run.key.instance_id]
+        if run.pidfd is not None:
+            identity.send_signal(run.pidfd, signal.SIGKILL)
+            identity.has_ended(run.pidfd, _GATE_ENDS)
+            os.close(run.pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(run.identity.pid, 0)
+        self._forest.uproot(run.tree)
+        self._records.remove(run.key.instance_id)
 
     def _leader_ended(self, run: _Run) -> None:
         pidfd = run.pidfd

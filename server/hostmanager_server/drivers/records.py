@@ -190,7 +190,8 @@ class Records:
             os.rename(path, _free(path))
 
     def read(self) -> list[Record]:
-        """Every record there is. What cannot be read as one is set aside as `*.corrupt`, and logged."""
+        """Every record there is. What is no record is set aside as `*.corrupt`, and logged. Raises OSError: a
+        record that cannot be read now is not to be taken for one that is not there."""
         records = []
         for name in sorted(os.listdir(self._directory)):
             path = str(self._directory / name)
@@ -202,7 +203,9 @@ class Records:
                     if self._path(record.run.instance_id) != path:
                         raise ValueError(f"it is of instance '{record.run.instance_id}'")
                     records.append(record)
-                except (OSError, ValueError) as error:
+                except FileNotFoundError:
+                    continue  # somebody else was faster
+                except ValueError as error:
                     _set_aside(path, error)
         return records
 

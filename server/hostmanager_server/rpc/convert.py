@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,7 +14,7 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import signal_name
 from hostmanager_server.core.manager import Manager, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.model import Exit, Instance, State
-from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.plan import ALL, TargetChange, no_instance
 from hostmanager_server.core.restart import stability
 from hostmanager_server.core.service import Orphan, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
@@ -294,22 +294,29 @@ def event(value: Event) -> pb.Event:
 # --- in --------------------------------------------------------------------------------------------------
 
 
-def target_changes(requests: Sequence[pb.TargetChange]) -> list[TargetChange]:
-    """The changes asked for. Raises RpcError with a violation for every entry that makes no sense."""
-    changes, bad = [], []
+def target_changes(
+    requests: Sequence[pb.TargetChange], known: Collection[str] | None = None
+) -> list[TargetChange]:
+    """The changes asked for. Raises RpcError when an entry makes no sense, with a violation for each such
+    one, and for each that names no instance among the `known` (None: which there are is not known yet)."""
+    changes: list[TargetChange] = []
+    bad: list[Violation] = []
+    makes_sense = True
     for index, request in enumerate(requests):
         where = f"requests[{index}]"
         who = ALL if request.all else request.instance_id
-        if not who:
-            text = "name an instance_id, or set all to true"
-            bad.append(Violation(f"{where}.instance_id", text))
         target = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}.get(request.target_state)
+        if not who:
+            bad.append(Violation(f"{where}.instance_id", "name an instance_id, or set all to true"))
+        elif known is not None and who != ALL and who not in known:
+            bad.append(Violation(f"{where}.instance_id", no_instance(who)))
         if target is None:
             bad.append(Violation(f"{where}.target_state", f"{who or where}: the target must be UP or DOWN"))
         else:
             changes.append(TargetChange(who, target))
-    if bad:
-        raise invalid("; ".join(v.description for v in bad), *bad)
+        makes_sense = makes_sense and bool(who) and target is not None
+    if not makes_sense:
+        raise invalid("; ".join(violation.description for violation in bad), *bad)
     return changes
 
 

@@ -31,7 +31,8 @@ class RequestRpcs:
 
     async def update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:
         context = self._context
-        changes = convert.target_changes(request.requests)
+        known = None if request.reload_config else context.store.snapshot().instances
+        changes = convert.target_changes(request.requests, known)
         if not changes and not request.reload_config:
             text = "nothing to do: give requests, or set reload_config"
             raise invalid(text, Violation("requests", text))

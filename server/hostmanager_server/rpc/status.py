@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, page_size
 from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
@@ -62,7 +63,7 @@ def find(snapshot: Snapshot, instance_id: str) -> str:
     if not instance_id:
         raise invalid("name an instance_id", Violation("instance_id", "must not be empty"))
     if instance_id not in snapshot.instances:
-        text = f"no instance {instance_id!r} on this host"
+        text = no_instance(instance_id)
         raise unknown_instances([Violation("instance_id", text)])
     return instance_id
 
@@ -70,7 +71,7 @@ def find(snapshot: Snapshot, instance_id: str) -> str:
 def chosen(snapshot: Snapshot, ids: list[str]) -> set[str]:
     """These ids; all there are when none are given. Raises RpcError for those that are not known."""
     unknown = [
-        Violation(f"instance_ids[{index}]", f"no instance {instance_id!r} on this host")
+        Violation(f"instance_ids[{index}]", no_instance(instance_id))
         for index, instance_id in enumerate(ids)
         if instance_id not in snapshot.instances
     ]

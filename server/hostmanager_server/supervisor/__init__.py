@@ -3,6 +3,7 @@
 from hostmanager_server.supervisor.loop import now
 from hostmanager_server.supervisor.requests import (
     Accepted,
+    AdoptionError,
     ConfigError,
     InvalidRequestError,
     NotDurableError,
@@ -14,6 +15,7 @@ from hostmanager_server.supervisor.thread import CallSoon, MakeServices, Supervi
 
 __all__ = [
     "Accepted",
+    "AdoptionError",
     "CallSoon",
     "ConfigError",
     "InvalidRequestError",

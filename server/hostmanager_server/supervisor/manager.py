@@ -27,6 +27,7 @@ from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.memory import Journal, Memory
 from hostmanager_server.supervisor.requests import (
     Accepted,
+    AdoptionError,
     ConfigError,
     InvalidRequestError,
     WrongStateError,
@@ -144,8 +145,8 @@ class Manager:
         if instance_ids is None:
             chosen = [i for i in sorted(instances) if not plan.check_restart(instances, [i])]
         else:
+            _raise_if(plan.check_restart(instances, instance_ids))
             chosen = list(dict.fromkeys(instance_ids))
-            _raise_if(plan.check_restart(instances, chosen))
         changed = plan.restart(instances, chosen)
         message = f"restart of {', '.join(chosen) or 'nothing'}"
         self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
@@ -154,10 +155,15 @@ class Manager:
     def stop(self, future: Future[Accepted], disown: Iterable[Management] = ()) -> None:
         """Bring everything down; the future is done when everything is. What is managed in one of the ways in
         `disown` is left running, only observed until the daemon ends, for the next one to take over."""
+        moment = self._now()
+        if self._manager.state is ManagerState.RUNNING:
+            try:
+                self._adopt(HostSpec(self._manager.host), moment)
+            except AdoptionError as error:
+                future.set_exception(error)
+                return
         self._stopped.append(future)
         if self._manager.state is ManagerState.RUNNING:
-            moment = self._now()
-            self._adopt(HostSpec(self._manager.host), moment)
             self._set_manager(replace(self._manager, state=ManagerState.STOPPING))
             self._engine.note(Note(Kind.MANAGER, "Stopping", "everything is being brought down", moment))
             self._disown(frozenset(disown))
@@ -292,12 +298,16 @@ class Manager:
 
     def _adopt(self, host: HostSpec, moment: Instant) -> None:
         """Take back, once, what an earlier daemon left running. Not before a config says what is known: what
-        it does not list would be retired."""
+        it does not list would be retired. Raises AdoptionError."""
         if self._adopted:
             return
-        self._adopted = True
         specs = {spec.instance_id: spec for spec in host.instances}
-        found, notes = taken_back(self._engine.driver.adopt(specs), specs, moment)
+        try:
+            adopted = self._engine.driver.adopt(specs)
+        except OSError as error:
+            raise AdoptionError(error) from error
+        self._adopted = True
+        found, notes = taken_back(adopted, specs, moment)
         self._engine.apply(found, notes)
 
     def _restore_targets(self, moment: Instant) -> None:
@@ -305,7 +315,7 @@ class Manager:
         changes = self._memory.to_restore(instances)
         if changes:
             what = ", ".join(f"{change.who} {change.target.value}" for change in changes)
-            message = f"targets asked of the daemon that died: {what}"
+            message = f"targets asked of the daemon before this one: {what}"
             note = Note(Kind.DAEMON, "TargetsRestored", message, moment)
             self._engine.apply(plan.set_targets(instances, changes), [note])
 

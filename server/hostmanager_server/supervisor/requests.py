@@ -64,6 +64,17 @@ class NotDurableError(RequestError):
         )
 
 
+class AdoptionError(RequestError):
+    """What an earlier daemon left running cannot be taken back now; none of it was touched."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(
+            f"cannot take back what an earlier daemon left running: {error}; nothing of it was touched. "
+            "Mend that (for want of descriptors raise the limit on open files: ulimit -n, or LimitNOFILE of "
+            "the unit), and start the daemon again"
+        )
+
+
 class StaleEpochError(RequestError):
     """The request was meant for an earlier life of the daemon."""
 
