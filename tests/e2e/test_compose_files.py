@@ -98,6 +98,37 @@ def test_a_change_of_management_ends_the_old_one_and_starts_the_new(lab: Lab) ->
     assert len(lab.site.processes()) == 1
 
 
+def test_a_service_is_taken_over_under_its_own_name(lab: Lab) -> None:
+    lab.write({"a": {}})
+    lab.site.write([])
+    daemon = lab.serve("--docker-service-prefix", "")
+    daemon.update(a="up")
+    all_up(daemon, "a")
+    before = lab.life("a")
+    lab.site.write([entry("a")])
+    daemon.reload()
+    assert all_up(daemon, "a")["a"].target_state == pb.TARGET_STATE_UP
+    is_enforced(daemon, lab, "a")
+    again = lab.life("a")
+    lab.site.write([])
+    daemon.reload()
+    assert all_up(daemon, "a")["a"].target_state == PASSIVE
+    assert lab.life("a") == again != before
+
+
+def test_a_change_of_class_starts_the_service_afresh(lab: Lab) -> None:
+    lab.write({"ocs-a": {}})
+    lab.site.write([entry("a")])
+    daemon = lab.serve()
+    all_up(daemon, "a")
+    before = lab.life("ocs-a")
+    lab.site.write([{**entry("a"), "agent-class": "Other"}])
+    daemon.reload()
+    wait_for(daemon, "a", lambda i: is_up(i) and i.agent_class == "Other[d]")
+    assert lab.life("ocs-a")[0] != before[0]
+    assert (len(lab.calls("rm")), len(lab.calls("up"))) == (1, 2)
+
+
 # --- services that leave their file
 
 
