@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import Registry, unique_name
@@ -232,33 +230,6 @@ def test_a_tag_that_means_another_image_requires_a_restart(lab: Lab) -> None:
     wait_for(daemon, "a", is_gone)
 
 
-def with_environment(lab: Lab) -> Callable[[str], None]:
-    return lambda value: lab.write({"ocs-a": {"environment": {"VALUE": value}}})
-
-
-def with_dot_env(lab: Lab) -> Callable[[str], None]:
-    lab.write({"ocs-a": {"environment": {"VALUE": "${FROM_DOT_ENV}"}}})
-    return lambda value: _write(lab, ".env", f"FROM_DOT_ENV={value}\n")
-
-
-def with_include(lab: Lab) -> Callable[[str], None]:
-    lab.write({}, include=["more.yaml"])
-
-    def change(value: str) -> None:
-        _write(lab, "more.yaml", lab.text({"ocs-a": {"environment": {"VALUE": value}}}))
-
-    return change
-
-
-def with_extends(lab: Lab) -> Callable[[str], None]:
-    lab.write({"ocs-a": {"extends": {"file": "base.yaml", "service": "base"}}})
-
-    def change(value: str) -> None:
-        _write(lab, "base.yaml", lab.text({"base": {"environment": {"VALUE": value}}}))
-
-    return change
-
-
 def _write(lab: Lab, name: str, text: str) -> None:
     file = lab.project.file.parent / name
     fresh = file.with_suffix(".new")
@@ -266,29 +237,55 @@ def _write(lab: Lab, name: str, text: str) -> None:
     fresh.replace(file)
 
 
-@pytest.mark.parametrize("prepare", [with_environment, with_dot_env, with_include, with_extends])
-def test_a_changed_definition_requires_a_restart(
-    lab: Lab, prepare: Callable[[Lab], Callable[[str], None]]
-) -> None:
-    change = prepare(lab)
-    change("1")
-    lab.site.write([entry("a")])
+def test_whatever_changes_a_definition_requires_a_restart_of_that_service_alone(lab: Lab) -> None:
+    def by_compose_file(value: str) -> None:
+        lab.write(
+            {
+                "ocs-file": {"environment": {"VALUE": value}},
+                "ocs-dotenv": {"environment": {"VALUE": "${FROM_DOT_ENV}"}},
+                "ocs-extends": {"extends": {"file": "base.yaml", "service": "base"}},
+            },
+            include=["more.yaml"],
+        )
+
+    def by_dot_env(value: str) -> None:
+        _write(lab, ".env", f"FROM_DOT_ENV={value}\n")
+
+    def by_extended_file(value: str) -> None:
+        _write(lab, "base.yaml", lab.text({"base": {"environment": {"VALUE": value}}}))
+
+    def by_included_file(value: str) -> None:
+        _write(lab, "more.yaml", lab.text({"ocs-include": {"environment": {"VALUE": value}}}))
+
+    ways = {
+        "file": by_compose_file,
+        "dotenv": by_dot_env,
+        "extends": by_extended_file,
+        "include": by_included_file,
+    }
+    for change in ways.values():
+        change("1")
+    lab.site.write([entry(name) for name in ways])
     daemon = lab.serve()
-    assert not all_up(daemon, "a")["a"].restart_required
-    before = lab.life("ocs-a")
-    change("2")
-    a = wait_for(daemon, "a", lambda i: i.restart_required)
-    assert a.compose_service.definition_changed
-    assert lab.life("ocs-a") == before
-    change("1")
-    wait_for(daemon, "a", lambda i: not i.restart_required)
-    change("2")
-    wait_for(daemon, "a", lambda i: i.restart_required)
-    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
-    wait_for(daemon, "a", lambda i: is_up(i) and not i.restart_required)
-    environment = lab.engine.api.inspect_container(lab.life("ocs-a")[0])["Config"]["Env"]
+    up = all_up(daemon, *ways)
+    assert not any(instance.restart_required for instance in up.values())
+    before = {name: lab.life(f"ocs-{name}") for name in ways}
+    for name, change in ways.items():
+        change("2")
+        wait_for(daemon, name, lambda i: i.restart_required and i.compose_service.definition_changed)
+        assert [i.instance_id for i in daemon.instances().values() if i.restart_required] == [name]
+        change("1")
+        wait_for(daemon, name, lambda i: not i.restart_required)
+    assert {name: lab.life(f"ocs-{name}") for name in ways} == before
+
+    by_included_file("2")
+    wait_for(daemon, "include", lambda i: i.restart_required)
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["include"]), timeout=20)
+    wait_for(daemon, "include", lambda i: is_up(i) and not i.restart_required)
+    environment = lab.engine.api.inspect_container(lab.life("ocs-include")[0])["Config"]["Env"]
     assert "VALUE=2" in environment
-    assert len(lab.ids("ocs-a")) == 1
+    assert len(lab.ids("ocs-include")) == 1
+    assert lab.life("ocs-file") == before["file"]
 
 
 def test_a_changed_env_file_is_noticed(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from tests.e2e.test_supervision import Watch, agent, alive
 
 PASSIVE = pb.TARGET_STATE_PASSIVE
 NO_IMAGE = "127.0.0.1:9/no-such:1"  # where no registry is
-PORT_IN_USE = "address already in use|port is already allocated"
+PORT_IN_USE = ("address already in use", "port is already allocated")
 
 
 def restarted(instance: pb.ManagedInstance) -> bool:
@@ -62,17 +62,6 @@ def test_host_and_docker_instances_under_one_daemon(lab: Lab) -> None:
     all_up(daemon, "down")
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["down"]), timeout=20)
     wait_for(daemon, "down", lambda i: is_up(i) and i.compose_service.container_id != service.container_id)
-
-
-def test_an_entry_without_a_service_says_so(lab: Lab) -> None:
-    lab.write({"ocs-a": {}})
-    lab.site.write([entry("nosuch")])
-    daemon = lab.serve()
-    nosuch = daemon.instance("nosuch")
-    assert nosuch.agent_class == "Test[d?]"
-    assert not nosuch.operable
-    assert "no service 'ocs-nosuch'" in nosuch.message
-    assert nosuch.next_action == pb.NEXT_ACTION_UNKNOWN
 
 
 # --- acting
@@ -144,36 +133,34 @@ def test_a_service_that_cannot_start_does_not_keep_the_others_from_starting(lab:
     wait_for(daemon, "bad", is_gone)
 
 
-def test_a_port_in_use_is_told_and_the_service_comes_up_when_it_is_free(lab: Lab) -> None:
+def test_what_keeps_a_service_from_running_is_told_on_its_instance(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        lab.write({"ocs-a": {"network_mode": None, "ports": [f"127.0.0.1:{port}:80"]}, "ocs-b": {}})
-        lab.site.write([entry("a"), entry("b")])
+        lab.write(
+            {
+                "ocs-good": {},
+                "ocs-port": {"network_mode": None, "ports": [f"127.0.0.1:{port}:80"]},
+                "ocs-ends": {"command": ["sh", "-c", "exit 3"]},
+                "ocs-command": {"command": ["/nonexistent/agent"]},
+            }
+        )
+        lab.site.write([entry(name) for name in ("good", "port", "ends", "command", "nosuch")])
         daemon = lab.serve()
-        all_up(daemon, "b")
-        message = wait_for(daemon, "a", lambda i: i.consecutive_failures).message
+        all_up(daemon, "good")
+        message = wait_for(daemon, "port", lambda i: i.consecutive_failures).message
         assert str(port) in message
-        assert any(words in message for words in PORT_IN_USE.split("|")), message
-    all_up(daemon, "a")
-
-
-def test_a_container_that_ends_at_once_shows_its_code_and_backs_off(lab: Lab) -> None:
-    lab.write({"ocs-a": {"command": ["sh", "-c", "exit 3"]}})
-    lab.site.write([entry("a")])
-    daemon = lab.serve()
-    a = wait_for(daemon, "a", lambda i: i.consecutive_failures >= 3 and i.next_action == START_AT)
-    assert a.last_exit.code == 3
-    assert a.reason == "BackingOff"
-    assert "code 3" in a.message
-    assert a.stability == 0.0
-    assert a.compose_service.exit_code == 3
-
-
-def test_a_command_that_does_not_exist_is_told(lab: Lab) -> None:
-    lab.write({"ocs-a": {"command": ["/nonexistent/agent"]}})
-    lab.site.write([entry("a")])
-    daemon = lab.serve()
-    assert "/nonexistent/agent" in wait_for(daemon, "a", lambda i: i.consecutive_failures).message
+        assert any(words in message for words in PORT_IN_USE), message
+        assert "/nonexistent/agent" in wait_for(daemon, "command", lambda i: i.consecutive_failures).message
+        ends = wait_for(daemon, "ends", lambda i: i.consecutive_failures >= 3 and i.next_action == START_AT)
+        assert (ends.last_exit.code, ends.compose_service.exit_code) == (3, 3)
+        assert (ends.reason, ends.stability) == ("BackingOff", 0.0)
+        assert "code 3" in ends.message
+        nosuch = daemon.instance("nosuch")
+        assert (nosuch.agent_class, nosuch.operable) == ("Test[d?]", False)
+        assert nosuch.next_action == pb.NEXT_ACTION_UNKNOWN
+        assert "no service 'ocs-nosuch'" in nosuch.message
+    all_up(daemon, "port")
+    assert daemon.instance("good").restart_count == 0
 
 
 def test_a_container_that_is_slow_to_end_is_down_only_when_it_is_gone(lab: Lab) -> None:
