@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
@@ -97,6 +98,18 @@ def test_replicas_share_the_lines_that_were_asked_for(engine: DockerEngine, star
     assert [line.text for line in run(last(engine, 4, *ids))] == ["b", "c", "b", "c"]
 
 
+def test_replicas_never_give_more_lines_than_were_asked_for(engine: DockerEngine, start: Start) -> None:
+    ids = [ended(engine, start(f"echo {name}1; echo {name}2")) for name in "abc"]
+    assert [line.text for line in run(last(engine, 4, *ids))] == ["a1", "a2", "b2", "c2"]
+    assert [line.text for line in run(last(engine, 1, *ids))] == ["a2"]
+
+
+def test_a_long_line_of_a_terminal_is_one_line(engine: DockerEngine, start: Start) -> None:
+    parts = run(last(engine, 100, ended(engine, start(LONG, "--tty"))))
+    assert "".join(line.text for line in parts[:-1]) == "0123456789" * 9000
+    assert parts[-1].text == "end"
+
+
 def test_a_container_that_is_gone_has_written_nothing(engine: DockerEngine) -> None:
     assert run(last(engine, 10, "0" * 64)) == []
 
@@ -146,6 +159,76 @@ def test_a_follower_misses_and_repeats_nothing_over_a_restart_and_a_successor(
     assert of_second()[:4] == ["0", "1", "2", "3"]
     assert not [t for t in threading.enumerate() if t.name == "hm-logs"]
     assert threading.active_count() <= threads
+
+
+AGAIN = "if [ -e /tmp/been ]; then echo two; else touch /tmp/been; echo one; fi; printf rest"
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(10, ["one", "rest", "two", "rest"]), (0, ["two", "rest"])])
+def test_a_line_that_did_not_end_is_not_mixed_with_that_of_the_next_run(
+    engine: DockerEngine, start: Start, lines: int, expected: list[str]
+) -> None:
+    container = ended(engine, start(AGAIN))
+
+    async def follow() -> list[str]:
+        changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
+        changes.put_nowait([container])
+        texts: list[str] = []
+        async with aclosing(
+            read_logs(functools.partial(dial, engine), containers_of(changes), lines, True)
+        ) as log:
+            begun = asyncio.ensure_future(anext(log))
+            if lines:
+                texts += [line.text for line in await begun]
+                begun = asyncio.ensure_future(anext(log))
+            await asyncio.to_thread(engine.docker, "start", container)
+            await asyncio.to_thread(engine.docker, "wait", container)
+            changes.put_nowait([container])
+            texts += [line.text for line in await begun]
+            while len(texts) < len(expected):
+                texts += [line.text for line in await anext(log)]
+        return texts
+
+    assert run(follow()) == expected
+
+
+def test_a_follower_outlives_the_removal_of_each_container(engine: DockerEngine, start: Start) -> None:
+    texts: list[str] = []
+
+    async def follow() -> None:
+        changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
+        changes.put_nowait([])
+
+        async def collect(log: AsyncIterator[list[OutputLine]]) -> None:
+            async for batch in log:
+                texts.extend(line.text.split()[1] for line in batch)
+
+        async def look_at(container: str) -> None:
+            while True:
+                changes.put_nowait([container])
+                await asyncio.sleep(0.01)
+
+        log = read_logs(functools.partial(dial, engine), containers_of(changes), 10, True)
+        collecting = asyncio.create_task(collect(log))
+        for _ in range(3):
+            container = await asyncio.to_thread(start, COUNTS)
+            looking = asyncio.create_task(look_at(container))
+            read = len(texts)
+            while len(texts) < read + 5:
+                if collecting.done():
+                    await collecting  # raises its error
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(engine.docker, "rm", "--force", container)
+            looking.cancel()
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
+        await log.aclose()
+
+    run(follow())
+    begins = [index for index, text in enumerate(texts) if text == "0"]
+    assert len(begins) == 3
+    for begin, end in itertools.pairwise([*begins, len(texts)]):
+        assert texts[begin:end] == [str(number) for number in range(end - begin)]
 
 
 def test_a_log_driver_that_cannot_be_read_is_an_error_for_good(engine: DockerEngine, start: Start) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 
-from hostmanager_server.drivers.compose.output import LinesOf, Message, OutputLine, Source, messages
+from hostmanager_server.drivers.compose.output import Demultiplexer, LinesOf, Message, OutputLine, Source
 from hypothesis import given
 from hypothesis import strategies as st
 
 STAMP = b"2026-11-23T06:57:32.927271977Z "
 AT = "2026-11-23T06:57:32.927271977Z"
+
+
+def messages(pieces: Iterable[bytes], *, tty: bool) -> Iterator[Message]:
+    stream = Demultiplexer(tty=tty)
+    for piece in pieces:
+        yield from stream.feed(piece)
 
 
 def frame(data: bytes, stream: int = 1) -> bytes:
@@ -43,6 +50,27 @@ def test_a_terminal_has_one_stream_of_lines() -> None:
     ]  # fmt: skip
     lines = LinesOf()
     assert [line.text for m in found for line in lines.feed(m)] == ["one", "two"]
+
+
+def test_a_long_line_of_a_terminal_has_its_time_once() -> None:
+    other = b"2026-11-23T06:57:33.000000000Z "
+    pieces = [
+        STAMP + b"a" * 16384 + STAMP[:7],
+        STAMP[7:] + b"b" * 16384 + STAMP + b"c\r\n" + other + b"d\r\n",
+    ]
+    found = list(messages(pieces, tty=True))
+    assert [m.data for m in found] == [b"a" * 16384 + b"b" * 16384 + b"c\r\n", b"d\r\n"]
+    assert found[0].at == AT
+
+
+def test_a_line_of_a_terminal_that_never_ends_is_not_kept() -> None:
+    stream = Demultiplexer(tty=True)
+    found = [m for _ in range(100) for m in stream.feed(STAMP + b"x" * 16384)]
+    assert sum(len(m.data) for m in found) > 90 * 16384
+    assert {m.at for m in found} == {AT, ""}
+    assert b"2026" not in b"".join(m.data for m in found)
+    last = stream.feed(b"\r\n" + STAMP + b"y\r\n")
+    assert [m.data[-3:] for m in last] == [b"x\r\n", b"y\r\n"]
 
 
 def test_times_are_ordered_as_texts_whatever_digits_the_engine_leaves_out() -> None:

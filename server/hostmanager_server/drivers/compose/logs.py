@@ -5,34 +5,26 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import requests
 import urllib3
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException
 
 from hostmanager_server.drivers.compose.connection import Connection, explain
-from hostmanager_server.drivers.compose.output import LinesOf, LogsError, OutputLine, messages
+from hostmanager_server.drivers.compose.log_place import Fresh, Place
+from hostmanager_server.drivers.compose.mailbox import Batch, Mailbox
+from hostmanager_server.drivers.compose.output import Demultiplexer, LinesOf, LogsError
 from hostmanager_server.threads import name_this_thread
 
-BATCH_LINES = 500
-_BATCHES_AHEAD = 4  # that are read before the consumer has taken them
+_THREAD = "hm-logs"
+_BATCH = 500  # lines
 _CALL_WITHIN = 10.0  # s for the engine to begin an answer
 _AGAIN = 0.2  # s before a container that still runs is asked again, and between looks at threads that end
+_BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 Connect = Callable[[], Connection]
-Batch = list[OutputLine]
-
-
-@dataclass(slots=True)
-class _Place:
-    """How far one container has been read."""
-
-    tail: int | None = None  # how many lines to begin with; None: all
-    at: str = ""  # time of the last message that was read; empty: none
-    lines: LinesOf = field(default_factory=LinesOf)
 
 
 async def read_logs(
@@ -46,27 +38,28 @@ async def read_logs(
     reading up. Raises LogsError. To be closed (`aclose`) when it is left before its end.
     """
     ids = await anext(containers, ())
-    places: dict[str, _Place] = {}
-    for container in ids:
-        places[container] = _Place(tail=-(-lines // len(ids)))  # together they have what was asked for
-        async for batch in _so_far(connect, container, places[container], whole=not follow):
-            yield batch
-        places[container].tail = None if lines else 0
+    places: dict[str, Place] = {}
+    for index, container in enumerate(ids):
+        share = (lines + len(ids) - 1 - index) // len(ids)  # together they have what was asked for
+        place = places[container] = Place(tail=max(1, share))  # one tells where to go on from
+        async for batch in _so_far(connect, container, place, whole=not follow):
+            if share:
+                yield batch
+        place.tail = None
+        if not share:
+            place.lines = LinesOf()
     if not follow:
         return
     followers = _Followers(connect, places)
     change = asyncio.ensure_future(_next(containers))
-    news = asyncio.ensure_future(followers.queue.get())
+    news = asyncio.ensure_future(followers.lines.take())
     try:
         followers.look(ids)
         while True:
             await asyncio.wait({change, news}, return_when=asyncio.FIRST_COMPLETED)
             if news.done():
-                got = news.result()
-                if isinstance(got, LogsError):
-                    raise got
-                yield got
-                news = asyncio.ensure_future(followers.queue.get())
+                yield news.result()
+                news = asyncio.ensure_future(followers.lines.take())
             if change.done():
                 current = change.result()
                 if current is None:
@@ -83,27 +76,29 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
     return await anext(containers, None)
 
 
-async def _so_far(connect: Connect, container: str, place: _Place, *, whole: bool) -> AsyncIterator[Batch]:
+async def _so_far(connect: Connect, container: str, place: Place, *, whole: bool) -> AsyncIterator[Batch]:
     """What the container has written up to now. `whole`: a line that has not ended is shown, too."""
-    request = _Request(connect, container, place, follow=False)
+    request = _Request(connect, container, place, follow=False, whole=whole)
     try:
         while (batch := await asyncio.to_thread(request.next_batch)) is not None:
             if batch:
                 yield batch
-        if whole and (rest := place.lines.flush()):
-            yield rest
     finally:
         request.close()
 
 
 class _Request:
-    """One request for one container's output. `next_batch` blocks; `close` may be called on any thread."""
+    """One request for one container's output. `next_batch` blocks; `close` may be called on any thread.
 
-    def __init__(self, connect: Connect, container: str, place: _Place, *, follow: bool) -> None:
+    `whole`: when the engine has no more, a line that has not ended is one, too.
+    """
+
+    def __init__(self, connect: Connect, container: str, place: Place, *, follow: bool, whole: bool) -> None:
         self._connect = connect
         self._container = container
         self._place = place
         self._follow = follow
+        self._whole = whole
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._closed = False
@@ -113,10 +108,8 @@ class _Request:
         """The next lines; None when there are no more. Raises LogsError."""
         try:
             return next(self._batches, None)
-        except NotFound:
-            return None  # it was removed meanwhile
         except _FAILURES as error:
-            if self._closed:
+            if self._closed or (isinstance(error, APIError) and error.status_code in _BEING_REMOVED):
                 return None
             what = f"cannot read the output of container {self._container[:12]}"
             raise LogsError(f"{what}: {explain(error)}", isinstance(error, APIError)) from error
@@ -135,81 +128,98 @@ class _Request:
                 self._connection = connection
                 if self._closed:
                     return
-            place, since = self._place, self._place.at
+            place = self._place
+            fresh = Fresh(place)
             tty = connection.inspect(self._container, _CALL_WITHIN).get("Config", {}).get("Tty")
-            chunks = connection.output(
-                self._container, follow=self._follow, tail=place.tail, since=since, within=_CALL_WITHIN
-            )
+            stream = Demultiplexer(tty=bool(tty))
             batch: Batch = []
-            for message in messages(chunks, tty=bool(tty)):
-                if since and message.at <= since:  # the engine's `since` includes the moment itself
-                    continue
-                place.at = max(place.at, message.at)
-                batch += place.lines.feed(message)
-                if self._follow or len(batch) >= BATCH_LINES:
+            for chunk in connection.output(
+                self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
+            ):
+                batch += [line for m in stream.feed(chunk) if fresh(m) for line in place.take(m)]
+                if batch and (self._follow or len(batch) >= _BATCH):
                     yield batch
                     batch = []
+            if self._whole:
+                batch += place.lines.flush()
             yield batch
         finally:
             connection.close()
 
 
 class _Followers:
-    """A thread for each container that is followed, all into one short queue. Belongs to the event loop."""
+    """A thread for each container that is followed, all into one mailbox. Belongs to the event loop."""
 
-    def __init__(self, connect: Connect, places: dict[str, _Place]) -> None:
+    def __init__(self, connect: Connect, places: dict[str, Place]) -> None:
         self._connect = connect
         self._places = places
-        self._loop = asyncio.get_running_loop()
+        self.lines = Mailbox()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._requests: dict[str, _Request] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self.queue: asyncio.Queue[Batch | LogsError] = asyncio.Queue(_BATCHES_AHEAD)
+        self._followed: set[str] = set()  # by a thread that has not decided to end
+        self._looks: dict[str, int] = {}  # how many, which may be because it runs again
 
     def look(self, containers: Sequence[str]) -> None:
         """Follow each of these that is not followed: a new one, or one that has ended and may run again."""
+        self._forget_all_but(containers)
         for container in containers:
-            thread = self._threads.get(container)
-            if thread is None or not thread.is_alive():
-                place = self._places.setdefault(container, _Place())
-                thread = threading.Thread(target=self._follow, args=(container, place), daemon=True)
-                self._threads[container] = thread
-                thread.start()
+            with self._lock:
+                self._looks[container] = self._looks.get(container, 0) + 1
+                if container in self._followed:
+                    continue
+                self._followed.add(container)
+            place = self._places.setdefault(container, Place())
+            thread = threading.Thread(target=self._follow, args=(container, place), name=_THREAD, daemon=True)
+            self._threads[container] = thread
+            thread.start()
+
+    def _forget_all_but(self, containers: Sequence[str]) -> None:
+        """Those that are gone do not come back."""
+        with self._lock:
+            for container in set(self._looks) - set(containers) - self._followed:
+                for known in (self._looks, self._requests, self._threads, self._places):
+                    known.pop(container, None)
 
     async def close(self) -> None:
         """End every thread."""
         self._closing.set()
+        self.lines.close()
         with self._lock:
             requests_ = list(self._requests.values())
         for request in requests_:
             request.close()
-        while any(thread.is_alive() for thread in self._threads.values()):
-            while not self.queue.empty():  # one of them may wait for room
-                self.queue.get_nowait()
+        while any(thread.is_alive() for thread in self._threads.values()):  # noqa: ASYNC110  # none tells
             await asyncio.sleep(_AGAIN / 20)
 
     # --- on a container's thread
 
-    def _follow(self, container: str, place: _Place) -> None:
-        name_this_thread("hm-logs")
+    def _follow(self, container: str, place: Place) -> None:
+        name_this_thread(_THREAD)
         try:
             while not self._closing.is_set():
+                with self._lock:
+                    looks = self._looks[container]
                 self._follow_once(container, place)
-                if self._closing.wait(_AGAIN) or not self._runs(container):
-                    return  # should it be started again, somebody will `look`
+                if not self._closing.wait(_AGAIN) and self._runs(container):
+                    continue
+                with self._lock:
+                    if self._looks[container] == looks:
+                        self._followed.discard(container)
+                        return  # should it be started again, somebody will `look`
         except LogsError as error:
-            self._put(error)
+            self.lines.fail(error)
 
-    def _follow_once(self, container: str, place: _Place) -> None:
-        request = _Request(self._connect, container, place, follow=True)
+    def _follow_once(self, container: str, place: Place) -> None:
+        request = _Request(self._connect, container, place, follow=True, whole=True)
         with self._lock:
             self._requests[container] = request
         if self._closing.is_set():
             return
         while (batch := request.next_batch()) is not None:
             if batch:
-                self._put(batch)
+                self.lines.put(batch)
 
     def _runs(self, container: str) -> bool:
         try:
@@ -220,11 +230,3 @@ class _Followers:
                 connection.close()
         except _FAILURES:
             return False
-
-    def _put(self, item: Batch | LogsError) -> None:
-        if self._closing.is_set():
-            return
-        try:
-            asyncio.run_coroutine_threadsafe(self.queue.put(item), self._loop).result()
-        except (CancelledError, RuntimeError):  # the loop is closed: nobody reads any more
-            self._closing.set()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from hostmanager_server.drivers.log_lines import LineAssembler
+from hostmanager_server.drivers.log_lines import LONGEST_LINE, LineAssembler
 
 
 class LogsError(Exception):
@@ -28,8 +28,9 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the log: a line with its line end, or a part of a long one. `at` as the engine wrote it:
-    RFC 3339 with nine digits of the second, so that later ones are greater as texts, too."""
+    """One message of the log: a line with its line end, or a part of a long one, all of which have one time.
+    `at` as the engine wrote it: RFC 3339 with nine digits of the second, so that later ones are greater as
+    texts, too; empty for what goes on with the message before."""
 
     at: str
     source: Source
@@ -47,44 +48,75 @@ class OutputLine:
 
 _HEADER = 8  # bytes: stream, three of nothing, length (Engine API, "Attach to a container")
 _SOURCES = {1: Source.STDOUT, 2: Source.STDERR}
+_LONGEST_STAMP = 31  # bytes
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
 
 
-def messages(chunks: Iterable[bytes], *, tty: bool) -> Iterator[Message]:
-    """The messages of a stream of the engine's, whatever pieces it comes in. What is cut off at its end is
-    dropped: it comes again when the stream is asked for again."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        yield from _lines(held) if tty else _frames(held)
+class Demultiplexer:
+    """Makes messages of a stream of the engine's, whatever pieces it comes in. Of a message that is not whole
+    there is nothing: it comes again when the stream is asked for again."""
+
+    def __init__(self, *, tty: bool) -> None:
+        self._tty = tty
+        self._held = bytearray()
+        self._stamp = b""  # of the terminal's line that is being read; empty: it has not begun
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        """The messages that are whole now."""
+        self._held += chunk
+        return list(self._lines() if self._tty else self._frames())
+
+    def _frames(self) -> Iterator[Message]:
+        held, start = self._held, 0
+        while len(held) - start >= _HEADER:
+            length = int.from_bytes(held[start + 4 : start + _HEADER], "big")
+            stop = start + _HEADER + length
+            if len(held) < stop:
+                break
+            data = bytes(held[start + _HEADER : stop])
+            stamp = _stamp(data)
+            source = _SOURCES.get(held[start], Source.STDOUT)
+            yield Message(_time(stamp), source, data.removeprefix(stamp))
+            start = stop
+        del held[:start]
+
+    def _lines(self) -> Iterator[Message]:
+        held, start = self._held, 0
+        while (stop := held.find(b"\n", start)) >= 0:
+            yield self._piece(bytes(held[start : stop + 1]))
+            start = stop + 1
+        del held[:start]
+        # A line may never end. What is kept back may be the beginning of a stamp.
+        if len(held) > LONGEST_LINE + _LONGEST_STAMP:
+            piece = bytes(held[:-_LONGEST_STAMP])
+            del held[:-_LONGEST_STAMP]
+            yield self._piece(piece)
+
+    def _piece(self, data: bytes) -> Message:
+        """A line of a terminal, or what there is of one. The engine puts the time of its beginning before
+        each of the parts in which it keeps a long line."""
+        begins = not self._stamp
+        if begins:
+            self._stamp = _stamp(data)
+        at = _time(self._stamp) if begins else ""
+        text = data.replace(self._stamp, b"") if self._stamp else data
+        if data.endswith(b"\n"):
+            self._stamp = b""
+        return Message(at, Source.COMBINED, text)
 
 
-def _frames(held: bytearray) -> Iterator[Message]:
-    start = 0
-    while len(held) - start >= _HEADER:
-        length = int.from_bytes(held[start + 4 : start + _HEADER], "big")
-        stop = start + _HEADER + length
-        if len(held) < stop:
-            break
-        yield _message(bytes(held[start + _HEADER : stop]), _SOURCES.get(held[start], Source.STDOUT))
-        start = stop
-    del held[:start]
+def _stamp(data: bytes) -> bytes:
+    """The time that the engine has put before a message, with the space behind it."""
+    found = _STAMP.match(data)
+    return found[0] if found else b""
 
 
-def _lines(held: bytearray) -> Iterator[Message]:
-    start = 0
-    while (stop := held.find(b"\n", start)) >= 0:
-        yield _message(bytes(held[start : stop + 1]), Source.COMBINED)
-        start = stop + 1
-    del held[:start]
-
-
-def _message(data: bytes, source: Source) -> Message:
-    stamp = _STAMP.match(data)
-    if stamp is None:
-        return Message("", source, data)
-    second, fraction = stamp[1].decode(), (stamp[2] or b"").decode()
-    return Message(f"{second}.{fraction:0<9}Z", source, data[stamp.end() :])
+def _time(stamp: bytes) -> str:
+    found = _STAMP.match(stamp)
+    if found is None:
+        return ""
+    second, fraction = found[1].decode(), (found[2] or b"").decode()
+    return f"{second}.{fraction:0<9}Z"
 
 
 class LinesOf:
