@@ -76,6 +76,18 @@ def test_what_runs_although_it_is_to_be_down_is_shut_down() -> None:
     assert s.i.state is State.WAIT_DEAD
 
 
+def test_what_the_engine_is_about_to_start_again_is_removed_before_it_does() -> None:
+    s = service()
+    appears(s)
+    s.ends(1)
+    (stop,) = s.see(Seen("a", replace(DOWN, restarting=True))) or s.target(Target.DOWN)
+    assert isinstance(stop, Stop)
+    assert s.state() is State.WAIT_DEAD
+    s.see(Seen("a", DOWN))
+    s.ends(1)
+    assert s.state() is State.DOWN
+
+
 def test_what_is_only_observed_is_shown_as_it_is() -> None:
     s = service(Target.PASSIVE, agent_class=UNCLAIMED)
     s.see(Seen("a", DOWN))

@@ -13,6 +13,7 @@ from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import TRANSITIONS
 from hostmanager_server.core.model import Instance, Phase, Run, State
+from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
 
 from tests.core.script import PROCESS, make
@@ -53,6 +54,9 @@ def live_through_everything() -> None:
     s = make(process=None, problem="no command")
     s.decide()
     s.i = replace(s.i, spec=replace(s.i.spec, process=PROCESS))
+    s.decide()
+    s = make(Target.DOWN)
+    s.i = replace(s.i, record=ServiceRecord(restarting=True))
     s.decide()
     s = make(Target.PASSIVE)
     s.i = replace(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)

@@ -27,6 +27,7 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.START_AT: "target is up, after a failure",
         State.UP: "found running",
         State.UNKNOWN: "no command",
+        State.WAIT_DEAD: "the engine is about to start it again",
     },
     State.START_AT: {
         State.START: "the moment has come",
@@ -137,6 +138,9 @@ def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
         return replace(i, restart_wanted=False, retry_at=None, finished=False)
     if i.spec.workload is None:
         return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
+    if i.leaving and i.record is not None and i.record.restarting:
+        run = Run(i.runs + 1, Phase.READY, i.spec.workload, adopted=True)
+        return stop(replace(i, run=run, runs=run.number), now, do)
     if not i.wanted:
         return _to_down(i)
     if i.retry_at is not None and now.mono < i.retry_at.mono:

@@ -25,6 +25,7 @@ class ServiceRecord:
     running_replicas: int = 0
     container_ids: tuple[str, ...] = ()  # of all replicas, in the order of their numbers
     definition_changed: bool = False  # made from another definition than the compose file has now
+    restarting: bool = False  # nothing runs, and the engine is about to start it again by itself
 
     @property
     def outdated(self) -> bool:

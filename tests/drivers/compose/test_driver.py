@@ -346,14 +346,14 @@ def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> N
 
 
 @pytest.mark.parametrize("db_runs", [False, True])
-def test_a_dependency_is_started_with_the_service_unless_it_runs(db_runs: bool) -> None:
+def test_a_start_starts_what_the_service_depends_on_and_makes_nothing_anew(db_runs: bool) -> None:
     desk = Desk(service("a", depends_on=("db",)), service("db"))
     if db_runs:
         desk.up("db")
     desk.launch("a")
     desk.settle()
     assert desk.compose.under_way is not None
-    assert ("--no-deps" in desk.compose.under_way.options) is db_runs
+    assert desk.compose.under_way.options == ["--detach", "--no-recreate"]
 
 
 def test_a_removal_that_fails_is_told_and_may_be_asked_for_again() -> None:
@@ -474,3 +474,33 @@ def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
     failed = desk.event("a", StartFailed)
     assert isinstance(failed, StartFailed)
     assert "no service" in failed.why
+
+
+def test_what_has_ended_is_made_anew_when_its_image_is_another_by_now() -> None:
+    desk = Desk(service("a"))
+    desk.up("a")
+    (container,) = desk.engine.of("a")
+    desk.engine.end(container, 1)
+    desk.engine.put(replace(desk.engine.of("a")[0], image="sha256:old"))
+    desk.settle()
+    desk.launch("a")
+    desk.settle()
+    assert desk.compose.under_way is not None
+    assert desk.compose.under_way.options == ["--detach"]
+
+
+def test_what_the_engine_is_about_to_start_again_is_removed() -> None:
+    desk = Desk(service("a"))
+    desk.up("a")
+    (container,) = desk.engine.of("a")
+    desk.engine.end(container, 1)
+    desk.engine.put(replace(desk.engine.of("a")[0], status="restarting"))
+    desk.settle()
+    desk.events.clear()
+    run = RunKey("a", 7)  # the core's own, as nothing runs
+    desk.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    desk.settle()
+    desk.finish_all()
+    assert desk.engine.of("a") == []
+    told = [type(event).__name__ for event in desk.events if not isinstance(event, Seen)]
+    assert told == ["Exited", "Gone"]

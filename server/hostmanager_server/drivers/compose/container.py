@@ -38,6 +38,11 @@ class Container:
     health: str  # starting, healthy, unhealthy; empty when it has no health check
     tty: bool  # its output is one stream
 
+    @property
+    def restarting(self) -> bool:
+        """It has ended, and the engine is about to start it again by itself (its `restart` policy)."""
+        return self.status == "restarting"
+
 
 def is_of_compose(labels: Mapping[str, str]) -> bool:
     """Whether these are the labels of a service's container; those of `compose run` are nobody's replica."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
 from hostmanager_server.core.events import RunKey, StartFailed
@@ -17,7 +17,7 @@ from hostmanager_server.drivers.compose.dispatch import Dispatcher
 from hostmanager_server.drivers.compose.files import FileWatch
 from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.reader import CatalogReader
-from hostmanager_server.drivers.compose.service import Key, Service
+from hostmanager_server.drivers.compose.service import Key, Service, differs
 from hostmanager_server.drivers.compose.survey import survey
 from hostmanager_server.drivers.compose.watch import EngineListener, Watch
 from hostmanager_server.drivers.probe import Prober
@@ -121,6 +121,8 @@ class ComposeDriver:
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
         """See `Driver.stop`. The compose file says which signal comes first, and when KILL follows."""
         service = self._services.get(run.instance_id)
+        if service is not None and service.run is None and service.restarting:
+            service.about_to_restart(run)
         if service is None or service.run != run or service.stopping:
             return
         if self._dispatcher.withdraw(service) and service.waits_for_compose:
@@ -249,28 +251,17 @@ class ComposeDriver:
             args = ["rm", "--stop", "--force", *names]
         else:
             options = ["--detach"]
-            if work is Work.MEND:
+            # Compose would make anew what runs and what these depend on, had its definition changed. (With
+            # --no-deps it would not, but put another hash on the container than `config` tells.)
+            if work is Work.MEND or not any(self._leftover_differs(service) for service in services):
                 options.append("--no-recreate")
-            if self._dependencies_run(wanted):
-                options.append("--no-deps")  # compose would make them anew, had their definition changed
             args = ["up", *options, *names]
         return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
 
-    def _dependencies_run(self, services: Iterable[ServiceSpec]) -> bool:
-        """Whether all that these depend on, directly or not, runs: there is nothing to start first."""
-        known = self._catalog.services
-        names = [(service.project, name) for service in services for name in service.depends_on]
-        seen: set[Key] = set()
-        while names:
-            key = names.pop()
-            if key in seen:
-                continue
-            seen.add(key)
-            if not any(container.running for container in self._of(key)):
-                return False
-            if (wanted := known.get(key[1])) is not None:
-                names += [(key[0], name) for name in wanted.depends_on]
-        return True
+    def _leftover_differs(self, service: Service) -> bool:
+        """Whether a container that has ended is to be made anew rather than started again."""
+        image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
+        return any(differs(service.wanted, c, image_id) for c in service.containers if not c.running)
 
 
 def _same_tracker(old: InstanceSpec, new: InstanceSpec) -> bool:

@@ -103,10 +103,11 @@ def _of_unsure_hash(
     program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
 ) -> frozenset[str]:
     """Services whose hash may differ from that on their containers although nothing was changed. Seen of
-    compose 2.26: those with an env_file. Not tried: those that are built. Compose v1 errs on neither."""
-    built = {str(name) for name, each in services.items() if isinstance(each, dict) and each.get("build")}
+    compose 2.26: those with an env_file. Of v1: all, as it reckons the image's id in, which a pull changes.
+    Not tried: those that are built."""
     if program.legacy:
-        return frozenset(built)
+        return frozenset(map(str, services))
+    built = {str(name) for name, each in services.items() if isinstance(each, dict) and each.get("build")}
     return frozenset(built | find_inputs(files, environ=environ).with_env_file)
 
 

@@ -71,6 +71,11 @@ class Service:
         return any(container.running for container in self._containers)
 
     @property
+    def restarting(self) -> bool:
+        """Nothing of it runs, and the engine is about to start a container again by itself."""
+        return not self.running and any(container.restarting for container in self._containers)
+
+    @property
     def waits_for_compose(self) -> bool:
         """It was asked to start, and nothing of it has been seen to run."""
         return self._launching and not self._told
@@ -166,6 +171,12 @@ class Service:
         self._launching = True
         self._before = frozenset((c.id, c.started) for c in self._containers)
 
+    def about_to_restart(self, run: RunKey) -> None:
+        """It is to be stopped before the engine starts it again, under this run's number."""
+        self._number = max(self._number, run.number)
+        self.run = run
+        self._told = True
+
     def launch_ended(self, run: RunKey, error: str) -> None:
         """Compose is through with it, and all that came of that was seen."""
         if self.run != run or not self._launching:
@@ -195,7 +206,7 @@ class Service:
         self.stopping = False
         if self.run is None:
             return
-        if self.running:
+        if self.running or (error and self.restarting):
             why = error or "compose reports success, but a container of it still runs"
             self._post(StopFailed(self.run, f"cannot stop {self.wanted.service!r}: {why}", self._now()))
         elif self._told:
@@ -252,9 +263,6 @@ def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: st
     if not containers:
         return ServiceRecord(image_id=image_id)
     shown = running[0] if running else max(containers, key=lambda c: c.finished or 0.0)
-    changed = any(
-        wanted.config_hash and c.config_hash and c.config_hash != wanted.config_hash for c in running
-    )
     return ServiceRecord(
         image_id=image_id,
         container_id=shown.id,
@@ -267,5 +275,16 @@ def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: st
         pid=shown.pid,
         running_replicas=len(running),
         container_ids=tuple(container.id for container in containers),
-        definition_changed=changed,
+        definition_changed=any(_definition_differs(wanted, c) for c in running),
+        restarting=not running and any(c.restarting for c in containers),
     )
+
+
+def differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
+    """Whether a container made anew would be another than this one."""
+    return container.image != image_id or _definition_differs(wanted, container)
+
+
+def _definition_differs(wanted: ServiceSpec, container: Container) -> bool:
+    known = bool(wanted.config_hash and container.config_hash)
+    return known and container.config_hash != wanted.config_hash
