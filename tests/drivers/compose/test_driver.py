@@ -449,6 +449,17 @@ def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() 
 # --- services that come and go
 
 
+def test_an_instance_that_is_followed_again_is_told_again_what_there_is() -> None:
+    desk = Desk(*services("a"))  # as when it was reset: it is a fresh one, and knows nothing
+    desk.follow(service("a"))
+    assert isinstance(desk.event("a", Seen), Seen)
+    desk.up("a")
+    claimed = replace(desk.spec(service("a")), agent_class="Agent")  # by the site config, as it runs
+    desk.driver.follow(claimed)
+    assert isinstance(desk.event("a", Seen), Seen)
+    assert desk.told("a") == ["Appeared"]
+
+
 def test_an_instance_with_another_service_begins_anew() -> None:
     desk = Desk(*services("ab"))
     desk.up("a", "b")
