@@ -227,7 +227,7 @@ def test_a_frozen_engine_is_told_and_holds_up_nothing_else(
             eventually(lambda: daemon.instance("p").restart_count == 1, "the host agent to be restarted")
             for name in "abc":
                 instance = wait_for(daemon, name, lambda i: i.next_action == UNKNOWN)
-                assert "has not answered" in instance.message
+                assert "not answer" in instance.message  # a ping, or what was asked at that moment
             assert other.process.wait(PATIENCE) == 0
             assert not other.site.processes()
             plain.thaw()
