@@ -91,7 +91,8 @@ class FakeOutputs:
 class FakePull:
     """A pull that a test moves on."""
 
-    def __init__(self, items: Sequence[PullItem]) -> None:
+    def __init__(self, items: Sequence[PullItem], ended: Callable[[Sequence[ImageProgress]], None]) -> None:
+        self.ended = ended
         self.images = {item.image: ImageProgress(item.image, item.instance_ids) for item in items}
         self.versions = dict.fromkeys(self.images, 0)
         self.version = 0
@@ -107,6 +108,8 @@ class FakePull:
         self.over = over
         for listener in self.listeners:
             listener()
+        if over:
+            self.ended(list(self.images.values()))
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         self.listeners.append(listener)
@@ -146,12 +149,17 @@ class FakeEngine:
         return self.why
 
     def join_pull(
-        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+        self,
+        items: Sequence[PullItem],
+        *,
+        detach: bool,
+        progress_timeout: float,
+        ended: Callable[[Sequence[ImageProgress]], None],
     ) -> tuple[FakePull, bool]:
         self.asked.append((tuple(items), detach, progress_timeout))
         joined = self.pulling
         if self.pull is None or not joined:
-            self.pull = FakePull(items)
+            self.pull = FakePull(items, ended)
         self.pull.followers += 1
         return self.pull, joined
 

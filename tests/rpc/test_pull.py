@@ -168,6 +168,31 @@ def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
     run(play())
 
 
+def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"), service("y", "agent:3"))
+            call: Any = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
+            await call.read()
+            pull = h.engine.pull
+            assert pull is not None
+            call.cancel()
+            await until(lambda: not pull.followers)
+            pull.put(ImageProgress("agent:3", ("y",), PullState.PULLED))
+            pull.put(ImageProgress("agent:2", ("x",), PullState.FAILED, "no such image"), over=True)
+
+            def notes() -> list[tuple[str, str]]:
+                return [(e.note.reason, e.note.message) for e in h.store.events_since(0).events]
+
+            await until(lambda: any(reason == "PullEnded" for reason, _ in notes()))
+            assert notes()[-2:] == [
+                ("DockerPull", "pull of agent:2, agent:3"),
+                ("PullEnded", "pull ended: 1 pulled, 1 failed: agent:2: no such image"),
+            ]
+
+    run(play())
+
+
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
     store = Store("e", Manager(ManagerState.RUNNING, "host", "site.yaml"))
     record = ServiceRecord(image_id=image_id)
@@ -186,6 +211,11 @@ def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() 
         ("agent:2", ("x", "y"), PullPolicy.MISSING),
         ("other:1", ("z",), PullPolicy.ALWAYS),
     ]
+
+
+def test_who_is_named_twice_is_one() -> None:
+    found = images_to_pull(snapshot_of(service("x", "agent:2")), ["x", "x"], False)
+    assert [i.instance_ids for i in found] == [("x",)]
 
 
 def test_the_platform_of_the_service_is_pulled() -> None:

@@ -14,7 +14,7 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
 from hostmanager_server.drivers.compose.board import Changes
 from hostmanager_server.drivers.compose.output import OutputLine
-from hostmanager_server.drivers.compose.progress import PullItem, PullState
+from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
@@ -62,7 +62,12 @@ class Engine(Protocol):
     def pulling(self) -> bool: ...
     def problem(self) -> str: ...
     def join_pull(
-        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+        self,
+        items: Sequence[PullItem],
+        *,
+        detach: bool,
+        progress_timeout: float,
+        ended: Callable[[Sequence[ImageProgress]], None],
     ) -> tuple[Pull, bool]: ...
     async def remove_container(
         self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]

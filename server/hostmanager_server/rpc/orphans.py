@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.service import Orphan
 from hostmanager_server.rpc.context import Context, Engine, duration
 from hostmanager_server.rpc.errors import (
@@ -71,6 +71,14 @@ class OrphanRpcs:
             return orphan.container_id in self._context.store.snapshot().manager.orphans
 
         message = await engine.remove_container(orphan.container_id, stop_timeout, is_orphan)
+        who = f"container {orphan.container_id[:12]} of service {orphan.service!r}"
+        if message:
+            told, severity = f"{who} was not removed: {message}", Severity.WARNING
+        else:
+            told, severity = f"{who} was removed", Severity.INFO
+        reason = "OrphanNotRemoved" if message else "OrphanRemoved"
+        note = Note(Kind.REQUEST, reason, told, self._context.now(), severity=severity)
+        self._context.supervisor.note(note)
         return pb.OrphanRemoval(
             container_id=orphan.container_id, compose_file=orphan.compose_file, service=orphan.service,
             removed=not message, message=message,

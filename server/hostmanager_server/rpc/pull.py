@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.service import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
@@ -31,6 +32,13 @@ _STATES = {
     PullState.SKIPPED: pb.ImagePull.STATE_SKIPPED,
     PullState.FAILED: pb.ImagePull.STATE_FAILED,
     PullState.CANCELLED: pb.ImagePull.STATE_CANCELLED,
+}
+_WORDS = {
+    PullState.PULLED: "pulled",
+    PullState.UP_TO_DATE: "up to date",
+    PullState.SKIPPED: "skipped",
+    PullState.CANCELLED: "cancelled",
+    PullState.FAILED: "failed",
 }
 # When several services use one image, the most eager one decides.
 _EAGERNESS = (PullPolicy.ALWAYS, PullPolicy.MISSING, PullPolicy.BUILD, PullPolicy.NEVER)
@@ -55,7 +63,9 @@ class PullRpcs:
         if not engine.pulling and (problem := await asyncio.to_thread(engine.problem)):
             raise engine_unusable(problem)
         with context.hub.watcher(peer, silence=math.inf):
-            pull, joined = engine.join_pull(images, detach=request.detach, progress_timeout=timeout)
+            pull, joined = engine.join_pull(
+                images, detach=request.detach, progress_timeout=timeout, ended=self._note_end
+            )
             try:
                 if not joined:
                     message = f"pull of {', '.join(image.image for image in images) or 'nothing'}"
@@ -64,6 +74,14 @@ class PullRpcs:
                     yield response
             finally:
                 pull.leave()
+
+    def _note_end(self, images: Sequence[ImageProgress]) -> None:
+        """Tell the event log: a pull may end when nobody follows it. On a thread of the pull's."""
+        severity = Severity.INFO
+        if any(image.state is PullState.FAILED for image in images):
+            severity = Severity.ERROR
+        note = Note(Kind.REQUEST, "PullEnded", _outcome(images), self._context.now(), severity=severity)
+        self._context.supervisor.note(note)
 
     async def _follow(self, pull: Pull, joined: bool) -> AsyncIterator[pb.DockerPullResponse]:
         """What changes, COALESCE s apart at least, and a heartbeat when nothing does; the result at last."""
@@ -116,6 +134,8 @@ def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) 
         if new_only and instance.record is not None and instance.record.image_id != UNKNOWN_IMAGE:
             continue
         known = found.get(service.image)
+        if known and instance_id in known.instance_ids:
+            continue  # it was named twice
         ids = (*known.instance_ids, instance_id) if known else (instance_id,)
         policies = (service.pull_policy, *((known.policy,) if known else ()))
         policy = min(policies, key=_EAGERNESS.index)
@@ -125,6 +145,14 @@ def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) 
     if bad:
         raise invalid("; ".join(violation.description for violation in bad), *bad)
     return list(found.values())
+
+
+def _outcome(images: Sequence[ImageProgress]) -> str:
+    """`pull ended: 1 pulled, 1 failed: lab/agent:2: no such image`."""
+    counts = Counter(image.state for image in images)
+    said = ", ".join(f"{counts[state]} {_WORDS[state]}" for state in _WORDS if counts[state])
+    failed = [f"{image.image}: {image.message}" for image in images if image.state is PullState.FAILED]
+    return ": ".join(("pull ended", said or "nothing to pull", *(["; ".join(failed)] if failed else [])))
 
 
 def _image(image: ImageProgress) -> pb.ImagePull:

@@ -169,24 +169,29 @@ def test_a_line_that_did_not_end_is_not_mixed_with_that_of_the_next_run(
     engine: DockerEngine, start: Start, lines: int, expected: list[str]
 ) -> None:
     container = ended(engine, start(AGAIN))
+    first, second = threading.Event(), threading.Event()
+
+    def connect() -> Connection:
+        """Once for what there is, and then to follow it."""
+        (second if first.is_set() else first).set()
+        return dial(engine)
 
     async def follow() -> list[str]:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait([container])
         texts: list[str] = []
-        async with aclosing(
-            read_logs(functools.partial(dial, engine), containers_of(changes), lines, True)
-        ) as log:
-            begun = asyncio.ensure_future(anext(log))
-            if lines:
-                texts += [line.text for line in await begun]
-                begun = asyncio.ensure_future(anext(log))
-            await asyncio.to_thread(engine.docker, "start", container)
-            await asyncio.to_thread(engine.docker, "wait", container)
-            changes.put_nowait([container])
-            texts += [line.text for line in await begun]
-            while len(texts) < len(expected):
-                texts += [line.text for line in await anext(log)]
+
+        async def collect() -> None:
+            async with aclosing(read_logs(connect, containers_of(changes), lines, True)) as log:
+                while len(texts) < len(expected):
+                    texts.extend(line.text for line in await anext(log))
+
+        collecting = asyncio.create_task(collect())
+        assert await asyncio.to_thread(second.wait, DEADLINE)
+        await asyncio.to_thread(engine.docker, "start", container)
+        await asyncio.to_thread(engine.docker, "wait", container)
+        changes.put_nowait([container])
+        await collecting
         return texts
 
     assert run(follow()) == expected

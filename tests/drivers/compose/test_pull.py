@@ -14,7 +14,8 @@ import pytest
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.connection import Connection
 from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.compose.pull import Pull, Puller
+from hostmanager_server.drivers.compose.pull import Pull
+from hostmanager_server.drivers.compose.puller import Puller
 
 from tests.docker_engine import DockerEngine, Registry, unique_name
 from tests.drivers.compose.slow_registry import SlowRegistry
@@ -268,6 +269,22 @@ def test_a_detached_pull_goes_on_alone_until_the_daemon_ends(puller: Puller, sil
     assert puller.running()
     puller.close()
     assert over(pull)[silent.image].state is PullState.CANCELLED
+
+
+def test_only_who_began_a_pull_is_told_of_its_end(puller: Puller, silent: SlowRegistry) -> None:
+    told: list[tuple[str, PullState | None]] = []
+    pull, _ = puller.join(
+        [item(silent.image)],
+        detach=False,
+        progress_timeout=DEADLINE,
+        ended=lambda images: told.extend(("first", image.state) for image in images),
+    )
+    puller.join(
+        [item(NOSUCH)], detach=False, progress_timeout=DEADLINE, ended=lambda _: told.append(("no", None))
+    )
+    puller.close()
+    pull.wait_until_over()
+    assert told == [("first", PullState.CANCELLED)]
 
 
 def test_who_watches_is_told_of_each_change_and_asks_what_it_was(

@@ -12,7 +12,8 @@ from hostmanager_server.drivers.compose.logs import read_logs
 from hostmanager_server.drivers.compose.orphans import Remover
 from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import PullItem
-from hostmanager_server.drivers.compose.pull import Pull, Puller
+from hostmanager_server.drivers.compose.pull import Ended, Pull
+from hostmanager_server.drivers.compose.puller import Puller
 
 
 class EngineAccess:
@@ -37,10 +38,10 @@ class EngineAccess:
         return self._puller.running()
 
     def join_pull(
-        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float
+        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float, ended: Ended
     ) -> tuple[Pull, bool]:
         """See Puller.join. Returns at once."""
-        return self._puller.join(items, detach=detach, progress_timeout=progress_timeout)
+        return self._puller.join(items, detach=detach, progress_timeout=progress_timeout, ended=ended)
 
     async def remove_container(
         self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]

@@ -77,7 +77,7 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
 
 
 async def _so_far(connect: Connect, container: str, place: Place, *, whole: bool) -> AsyncIterator[Batch]:
-    """What the container has written up to now. `whole`: a line that has not ended is shown, too."""
+    """What the container has written up to now."""
     request = _Request(connect, container, place, follow=False, whole=whole)
     try:
         while (batch := await asyncio.to_thread(request.next_batch)) is not None:
@@ -90,7 +90,7 @@ async def _so_far(connect: Connect, container: str, place: Place, *, whole: bool
 class _Request:
     """One request for one container's output. `next_batch` blocks; `close` may be called on any thread.
 
-    `whole`: when the engine has no more, a line that has not ended is one, too.
+    `whole`: when the engine has no more, a line that has not ended is one, too; so it is when nothing runs.
     """
 
     def __init__(self, connect: Connect, container: str, place: Place, *, follow: bool, whole: bool) -> None:
@@ -112,7 +112,8 @@ class _Request:
             if self._closed or (isinstance(error, APIError) and error.status_code in _BEING_REMOVED):
                 return None
             what = f"cannot read the output of container {self._container[:12]}"
-            raise LogsError(f"{what}: {explain(error)}", isinstance(error, APIError)) from error
+            lasting = isinstance(error, APIError) and error.status_code != HTTPStatus.INTERNAL_SERVER_ERROR
+            raise LogsError(f"{what}: {explain(error)}", lasting) from error
 
     def close(self) -> None:
         """End the request, whatever is being waited for."""
@@ -130,8 +131,9 @@ class _Request:
                     return
             place = self._place
             fresh = Fresh(place)
-            tty = connection.inspect(self._container, _CALL_WITHIN).get("Config", {}).get("Tty")
-            stream = Demultiplexer(tty=bool(tty))
+            found = connection.inspect(self._container, _CALL_WITHIN)
+            stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
+            whole = self._whole or not found["State"]["Running"]
             batch: Batch = []
             for chunk in connection.output(
                 self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
@@ -140,7 +142,7 @@ class _Request:
                 if batch and (self._follow or len(batch) >= _BATCH):
                     yield batch
                     batch = []
-            if self._whole:
+            if whole:
                 batch += place.lines.flush()
             yield batch
         finally:

@@ -29,7 +29,6 @@ from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
 
-PARALLEL = 3  # images at once
 _THREAD = "hm-pull"
 # s for a thread to end once its connection is cut; then it is left behind. A credential helper may hold it.
 _GRACE = 2.0
@@ -43,6 +42,7 @@ _FAILURES = (
 _STOPPED = (PullState.CANCELLED, "the pull was stopped")
 
 Outcome = tuple[PullState, str]
+Ended = Callable[[Sequence[ImageProgress]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -70,13 +70,16 @@ class Pull(Board):
         connect: Callable[[], Connection],
         parallel: int,
         timeout: float,
+        ended: Ended,
         after: Pull | None,
     ) -> None:
-        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended."""
+        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended;
+        calls `ended`, on a thread of its own, when it has itself, with what became of the images."""
         super().__init__(ImageProgress(item.image, item.instance_ids) for item in items)
         self._connect = connect
         self._parallel = parallel
         self._timeout = timeout
+        self._ended = ended
         self._after = after
         self._news = threading.Condition()  # guards what follows
         self._waiting = deque(items)
@@ -130,6 +133,7 @@ class Pull(Board):
             while self._waiting or self._works:
                 self._news.wait(self._look(time.monotonic()))
             self.finish()
+        self._ended(self.changes(-1).images)
 
     def _look(self, now: float) -> float | None:
         """Begin, cut off and give up what is to be now; for how long (s) there is nothing to do."""
@@ -229,43 +233,6 @@ class Pull(Board):
                 progress = folded
                 self.put(progress)
         return progress.message
-
-
-class Puller:
-    """One pull at a time; who asks while one runs joins it."""
-
-    def __init__(self, connect: Callable[[], Connection], *, parallel: int = PARALLEL) -> None:
-        self._connect = connect
-        self._parallel = parallel
-        self._lock = threading.Lock()
-        self._pull: Pull | None = None
-
-    def join(self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float) -> tuple[Pull, bool]:
-        """The pull that runs, or one of these items; whether it ran already. The caller is to `leave` it.
-
-        One that is being stopped is nobody's to join: the new one begins when it has ended.
-        """
-        with self._lock:
-            before = self._pull
-            if before is not None and before.join(detach=detach):
-                return before, True
-            pull = self._pull = Pull(items, self._connect, self._parallel, progress_timeout, before)
-            pull.join(detach=detach)
-            pull.start()
-            return pull, False
-
-    def running(self) -> bool:
-        """Whether there is a pull to join."""
-        with self._lock:
-            return self._pull is not None and self._pull.joinable
-
-    def close(self) -> None:
-        """Stop what runs, and wait for its end."""
-        with self._lock:
-            pull = self._pull
-        if pull is not None:
-            pull.cancel()
-            pull.wait_until_over()
 
 
 def _skipped(item: PullItem) -> str | None:
