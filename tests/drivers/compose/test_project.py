@@ -66,6 +66,20 @@ def test_what_services_ask_for(v2: ComposeProgram, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_only_an_image_that_the_file_names_is_ever_pulled(v2: ComposeProgram, tmp_path: Path) -> None:
+    services = {
+        "made": {"build": {"context": "."}, "pull_policy": "always"},
+        "named": {"build": ".", "image": "lab/made:1"},
+        "other": {**IMAGE, "platform": "linux/arm64"},
+    }
+    found = read(v2, write(tmp_path, services=services)).services
+    assert {name: (each.pull_policy, each.platform) for name, each in found.items()} == {
+        "made": (PullPolicy.BUILD, ""),
+        "named": (PullPolicy.ALWAYS, ""),
+        "other": (PullPolicy.ALWAYS, "linux/arm64"),
+    }
+
+
 def test_a_fixed_name_and_several_files(v2: ComposeProgram, tmp_path: Path) -> None:
     base = write(tmp_path, "a.yaml", name="night", services={"a": IMAGE, "b": IMAGE})
     over = write(tmp_path, "b.yaml", services={"b": {"image": "lab/agent:2"}})
