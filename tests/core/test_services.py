@@ -155,6 +155,24 @@ def test_a_lost_part_is_started_again_and_the_rest_goes_on() -> None:
     assert (s.i.reason, s.i.run is not None) == ("Running", True)
 
 
+def test_a_request_starts_a_lost_part_at_once() -> None:
+    s = service()
+    appears(s)
+    s.see(Degraded(s.i.run_key(), "2 of 3 containers run", None, s.now))
+    (mend,) = s.target(Target.UP)
+    assert isinstance(mend, Launch)
+    assert s.due() is None or s.due() == 120.0  # when the failure is forgotten
+
+
+def test_a_lost_part_is_not_started_while_the_manager_sleeps() -> None:
+    s = service()
+    appears(s)
+    s.see(Degraded(s.i.run_key(), "2 of 3 containers run", None, s.now))
+    s.i = replace(s.i, enforced=False)
+    assert s.decide() == []
+    assert s.i.at is None
+
+
 def test_a_part_that_cannot_be_mended_backs_off() -> None:
     s = service()
     appears(s)

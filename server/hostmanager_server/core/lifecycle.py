@@ -256,7 +256,9 @@ def _degraded(i: Instance, now: Instant, do: list[Action]) -> Instance:
         if i.wanted and i.spec.restart.when is not RestartWhen.NEVER:
             i = _count_failure(i, now)
             i = replace(i, at=i.retry_at, message=f"{missing}; waiting to start what is missing")
-    elif i.wanted and i.retry_at is not None and now.mono >= i.retry_at.mono:
+    elif i.at is not None and not i.wanted:
+        i = replace(i, at=None)
+    elif i.at is not None and (i.retry_at is None or now.mono >= i.retry_at.mono):  # due, or asked for
         message = f"starting what is missing of {i.spec.full_name}"
         do.append(Note(Kind.LAUNCH, "Launching", message, now, i.instance_id))
         do.append(Launch(i.run_key(), i.spec))
