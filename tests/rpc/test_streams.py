@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.core.spec import HostSpec
+from hostmanager_server.core.spec import HostSpec, ProcessSpec
 from hostmanager_server.rpc.server import Limits
 
 from tests.rpc.conftest import ReadConfig, View, down, house, refused, run, spec, until, up
@@ -326,3 +327,44 @@ class _Last:
 
     def revision(self) -> int:
         return pb.WatchStatusResponse.FromString(self.data).revision
+
+
+def test_no_message_is_too_large_for_a_client_as_it_comes(tmp_path: Path) -> None:
+    large = [
+        replace(spec(f"i{number:04}"), process=ProcessSpec(("agent", "x" * 10_000))) for number in range(450)
+    ]
+
+    async def play() -> None:
+        async with house(tmp_path, large) as h:
+            stub = h.stub()
+            listed: list[str] = []
+            token = ""
+            while True:
+                page = await stub.ListInstances(pb.ListInstancesRequest(page_size=1000, page_token=token))
+                listed += [instance.instance_id for instance in page.instances]
+                if not (token := page.next_page_token):
+                    break
+            assert listed == [each.instance_id for each in large]
+
+            call: Any = stub.WatchStatus(pb.WatchStatusRequest())
+            seen: dict[str, int] = {}
+            while True:
+                first = await call.read()
+                seen |= {i.instance_id: i.generation for i in first.snapshot.instances}
+                if first.snapshot.last:
+                    break
+                assert not first.resume_token
+            assert len(seen) == 450
+
+            answer = await stub.Update(pb.UpdateRequest(requests=down("all")))
+            late: Any = stub.WatchStatus(pb.WatchStatusRequest(resume_token=answer.resume_token))
+            pieces: list[Any] = []
+            while seen and min(seen.values()) < 2:
+                pieces.append(await late.read())
+                seen |= {i.instance_id: i.generation for i in pieces[-1].delta.instances}
+            assert len(pieces) > 4
+            assert pieces[0].resume_token == answer.resume_token, (
+                "to resume from its middle is to get all of it"
+            )
+
+    run(play())

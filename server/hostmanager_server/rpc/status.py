@@ -8,6 +8,7 @@ from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, page_size
 from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
+from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.store import Snapshot
 
 DEFAULT_PAGE = 500
@@ -38,11 +39,11 @@ class StatusRpcs:
         if request.page_token:
             after = _read_page_token(request.page_token)
             ids = [i for i in ids if i > after]
-        page, rest = ids[:size], ids[size:]
         now = context.now()
+        page = next(in_pieces((context.convert(snapshot.instances[i], now) for i in ids), size), [])
         return pb.ListInstancesResponse(
-            instances=[context.convert(snapshot.instances[i], now) for i in page],
-            next_page_token=_page_token(page[-1]) if rest else "",
+            instances=page,
+            next_page_token=_page_token(page[-1].instance_id) if len(page) < len(ids) else "",
             revision=snapshot.revision,
             resume_token=context.token(snapshot.revision),
         )

@@ -8,10 +8,8 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, heartbeat_interval
+from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.store import Changes
-
-# Instances in one piece of a snapshot: some 250 KiB, well below the 4 MiB that clients accept by default.
-PIECE = 500
 
 _Reason = pb.StatusSnapshot.Reason
 
@@ -25,7 +23,7 @@ class WatchRpcs:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._shared_revision = 0
-        self._shared: dict[int, bytes] = {}  # by cursor, up to _shared_revision
+        self._shared: dict[int, tuple[bytes, ...]] = {}  # by cursor, up to _shared_revision
 
     async def watch_status(self, request: pb.WatchStatusRequest, peer: str) -> AsyncIterator[bytes]:
         context = self._context
@@ -48,11 +46,10 @@ class WatchRpcs:
                 if changes is None:
                     cursor = None
                     continue
-                message = self._delta(cursor, changes, wanted)
-                cursor = changes.revision
-                if message is not None:
+                for message in self._delta(cursor, changes, wanted):
                     yield message
                     watcher.sent()
+                cursor = changes.revision
 
     def _start(self, resume_token: str) -> tuple[int | None, _Reason.ValueType]:
         """The cursor to go on from, or None and the reason for a snapshot."""
@@ -84,47 +81,54 @@ class WatchRpcs:
         context = self._context
         snapshot = context.store.snapshot()
         ids = sorted(i for i in snapshot.instances if not wanted or i in wanted)
-        starts = range(0, max(1, len(ids)), PIECE)
-        for start in starts:
+        lists = in_pieces(context.convert(snapshot.instances[i], context.now()) for i in ids)
+        instances: list[pb.ManagedInstance] | None = next(lists, [])
+        first = True
+        while instances is not None:
+            following = next(lists, None)
             message = self._message(snapshot.revision)
             piece = message.snapshot
             piece.reason = reason
-            piece.first = start == starts[0]
-            piece.last = start == starts[-1]
+            piece.first, piece.last = first, following is None
             if not piece.last:
                 message.resume_token = ""  # whoever leaves off here lacks the rest: nothing to resume from
             if piece.first:
                 piece.manager.CopyFrom(convert.manager_status(snapshot.manager, context.daemon))
-            now = context.now()
-            piece.instances.extend(
-                context.convert(snapshot.instances[i], now) for i in ids[start : start + PIECE]
-            )
+            piece.instances.extend(instances)
             yield message
+            instances, first = following, False
 
-    def _delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> bytes | None:
-        """The message that brings a reader from its cursor to the changes' revision; None: nothing for it."""
+    def _delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
+        """The messages that bring a reader from its cursor to the changes' revision; none: nothing for it."""
         if wanted:
-            return self._make_delta(changes, wanted)
+            return self._make_delta(cursor, changes, wanted)
         if changes.revision != self._shared_revision:
             self._shared_revision = changes.revision
             self._shared.clear()
         made = self._shared.get(cursor)
         if made is None:
-            made = self._shared[cursor] = self._make_delta(changes, wanted) or b""
-        return made or None
+            made = self._shared[cursor] = self._make_delta(cursor, changes, wanted)
+        return made
 
-    def _make_delta(self, changes: Changes, wanted: frozenset[str]) -> bytes | None:
+    def _make_delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
         context = self._context
         context.convert.forget(changes.removed)
         instances = [t for t in changes.instances if not wanted or t.instance.instance_id in wanted]
         removed = [i for i in changes.removed if not wanted or i in wanted]
         if not instances and not removed and changes.manager is None:
-            return None
-        message = self._message(changes.revision)
-        delta = message.delta
+            return ()
         now = context.now()
-        delta.instances.extend(context.convert(tracked, now) for tracked in instances)
-        delta.removed_instance_ids.extend(removed)
-        if changes.manager is not None:
-            delta.manager.CopyFrom(convert.manager_status(changes.manager, context.daemon))
-        return message.SerializeToString()
+        lists = list(in_pieces((context.convert(tracked, now) for tracked in instances), len(instances)))
+        messages = []
+        for piece in lists or [[]]:
+            last = not lists or piece is lists[-1]
+            # Up to its last piece a delta brings nobody further than where they were: whoever leaves off in
+            # its middle gets all of it again.
+            message = self._message(changes.revision if last else cursor)
+            message.delta.instances.extend(piece)
+            if last:
+                message.delta.removed_instance_ids.extend(removed)
+                if changes.manager is not None:
+                    message.delta.manager.CopyFrom(convert.manager_status(changes.manager, context.daemon))
+            messages.append(message.SerializeToString())
+        return tuple(messages)
