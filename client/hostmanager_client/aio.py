@@ -252,7 +252,8 @@ class AsyncHostManagerClient:
                 async with aclosing(self._connection(stream, deadline)) as messages:
                     async for message in messages:
                         items = stream.receive(message)
-                        link.received(time.monotonic(), complete=stream.complete)
+                        if not stream.undecided:
+                            link.received(time.monotonic(), complete=stream.complete)
                         for item in items:
                             yield item
                 if not stream.reconnects:

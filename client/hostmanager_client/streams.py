@@ -26,6 +26,8 @@ HEARTBEATS_MISSED = 2.5
 # After an outage the last lines are asked for again, and those that were seen are left out.
 LINES_ASKED_AGAIN = 500
 LINES_REMEMBERED = 100
+# The daemon sends old lines in messages of up to 64 KiB: one that is as large as this is not the last one.
+MORE_TO_COME = 32 * 1024
 
 
 class Stream(ABC, Generic[Item]):
@@ -35,6 +37,7 @@ class Stream(ABC, Generic[Item]):
     what: str  # as in "cannot watch the status"
     silence: float | None = None  # the longest, in s, before the connection counts as dead
     reconnects: bool = True
+    undecided: bool = False  # after a message came: what it means is known only with the next one
 
     @abstractmethod
     def request(self) -> Message:
@@ -141,6 +144,7 @@ class LogStream(Stream[pb.LogLine]):
         self._connected = False
         self._reopened = False
         self._overlapped = True
+        self._held: list[pb.LogLine] = []  # old lines, until it is known which of them were seen
 
     def request(self) -> pb.TailLogsRequest:
         lines = LINES_ASKED_AGAIN if self._reopened else self._lines
@@ -149,17 +153,21 @@ class LogStream(Stream[pb.LogLine]):
     def receive(self, message: Message) -> Sequence[pb.LogLine]:
         assert isinstance(message, pb.TailLogsResponse)
         lines = list(message.lines)
-        self._overlapped = True
+        self._connected, self._overlapped, self.undecided = True, True, False
         if self._reopened and lines:
+            lines = self._held = [*self._held, *lines]
             skip = overlap(self._seen, [line.text for line in lines])
+            if skip is None and len(lines) < LINES_ASKED_AGAIN and message.ByteSize() >= MORE_TO_COME:
+                self.undecided = True
+                return ()
             self._overlapped = skip is not None
-            lines = lines[skip or 0 :]
-        self._connected, self._reopened = True, self._reopened and not message.lines
+            lines, self._held, self._reopened = lines[skip or 0 :], [], False
         self._seen.extend(line.text for line in lines)
         return lines
 
     def disconnected(self) -> None:
-        self._reopened = self._connected
+        self._reopened, self.undecided = self._connected, False
+        self._held.clear()
 
     @property
     def complete(self) -> bool:

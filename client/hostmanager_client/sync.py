@@ -255,7 +255,8 @@ class HostManagerClient:
                 with closing(self._connection(stream, deadline)) as messages:
                     for message in messages:
                         items = stream.receive(message)
-                        link.received(time.monotonic(), complete=stream.complete)
+                        if not stream.undecided:
+                            link.received(time.monotonic(), complete=stream.complete)
                         yield from items
                 if not stream.reconnects:
                     stream.ended()
