@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Target
+from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Journal:
 
     def _save(self, manager: ManagerState | None, targets: dict[str, Target], forget: list[str]) -> None:
         assert self._db is not None
+        reached(Point.COMMITTING)
         with self._db:
             if not self._begun:
                 self._set_meta(ended="no", boot_id=self._boot_id)
@@ -110,6 +112,7 @@ class Journal:
             rows = [(instance_id, target.value) for instance_id, target in targets.items()]
             self._db.executemany("INSERT OR REPLACE INTO targets VALUES (?, ?)", rows)
             self._db.executemany("DELETE FROM targets WHERE instance_id = ?", [(i,) for i in forget])
+        reached(Point.COMMITTED)
         self._begun = True
 
     def _end(self) -> None:

@@ -16,6 +16,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
+from hostmanager_server import failpoints
 from hostmanager_server.app import App, ComposeSettings, Settings
 from hostmanager_server.config.load import default_site_file, load_site_config
 from hostmanager_server.config.options import ManagerOptions, split_files
@@ -144,6 +145,7 @@ def serve_command(
     """
     environ = dict(os.environ)
     try:
+        failpoints.arm(environ)
         site = site_file or site_file_option or default_site_file(environ)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hostmanager_server import failpoints
 from hostmanager_server.core.spec import ProcessSpec
 
 from . import gate
@@ -17,7 +18,7 @@ RUN_MARKER = "HOSTMANAGER_RUN"
 INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 
 # What the daemon sets for its own libraries, and the marker of a manager that may be above it.
-_NOT_INHERITED = ("GRPC_ENABLE_FORK_SUPPORT", RUN_MARKER, INSTANCE_MARKER)
+_NOT_INHERITED = ("GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
 from hostmanager_server.core.spec import CommandProbe, InstanceSpec, LogPolicy, ProcessSpec
+from hostmanager_server.failpoints import Point, reached
 
 from . import command, gate, identity
 from .base import Adopted, Poller, Post
@@ -89,6 +90,7 @@ class ProcessDriver:
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
         """See `Driver.launch`."""
         try:
+            reached(Point.INTENT)
             if spec.process is None:
                 raise CommandError(spec.problem or "it has no command; give it one")
             if run.instance_id in self._runs:
@@ -127,6 +129,7 @@ class ProcessDriver:
             identity.send_signal(known.pidfd, signum)
         if whole_tree:
             self._forest.signal_members(known.tree, signum)
+        reached(Point.STOP_SENT)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
@@ -192,11 +195,13 @@ class ProcessDriver:
         pidfd = None
         try:
             pidfd = os.pidfd_open(child.pid)
+            reached(Point.SPAWNED)
             who = identity.identify(child.pid, pidfd)
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
             draft.commit(Record(run, token, who, self._poller.now(), process))
             apply_limits(child.pid, process.limits)
+            reached(Point.RECORDED)
         except BaseException:
             # Unreaped, so the pid is still the child's.
             os.kill(child.pid, signal.SIGKILL)
@@ -206,6 +211,7 @@ class ProcessDriver:
             self._records.remove(run.instance_id)
             raise
         child.release()
+        reached(Point.RELEASED)
         return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)
 
     def _start_failed(self, run: RunKey, why: str) -> None:
@@ -234,6 +240,7 @@ class ProcessDriver:
         if pidfd is None or not identity.has_ended(pidfd):
             return
         status = _status_of_ended(run.identity, pidfd)
+        reached(Point.EXIT_SEEN)
         self._let_go(run)
         self._report_end(run, status)
 
