@@ -23,6 +23,7 @@ from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.command import inherited_environment
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
@@ -32,6 +33,7 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Listen, Server
+from hostmanager_server.service_manager import ServiceManager
 from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import (
@@ -100,6 +102,7 @@ class App:
         self._broken = asyncio.Event()  # nothing is supervised any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
+        self._above: ServiceManager | None = None
 
     async def run(self, ready: Callable[[list[str]], None]) -> int:
         """Serve until asked to end; the exit code: 0, or 1 when the supervision broke down. `ready` is called
@@ -136,12 +139,14 @@ class App:
         engine = self._engine_access()
         context = Context(daemon, store, supervisor, hub, convert, outputs, now, self.exit, engine)
         server = Server(context, list(settings.listen), limits, tcp_reflection=settings.tcp_reflection)
+        above = self._above = ServiceManager(os.environ, store)
         disown = True  # whatever goes wrong below, what runs is left to the next daemon
         try:
             addresses = await server.start()
             self._spawn(_log_events(store, hub))
             supervisor.start()
             self._supervisor = supervisor
+            above.starting(supervisor.call_soon)
             supervisor.note(Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now()))
             initial = settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
@@ -152,7 +157,9 @@ class App:
             if died and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
             ready(addresses)
+            above.ready()
             end = await self._end
+            above.stopping()
             if not end.disown:
                 journal.end()
             if end.disown != EVERYTHING:
@@ -173,6 +180,7 @@ class App:
             outputs.close()
             journal.close()
             state_dir.close()
+            above.close()
 
     # --- what is asked of the daemon, on the event loop
 
@@ -217,16 +225,17 @@ class App:
         from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
         from hostmanager_server.drivers.compose.reader import CatalogReader
 
+        environ = inherited_environment(os.environ)
         reader = CatalogReader(
             compose.files, prefix=compose.prefix, program=compose.program,
-            working_dir=self._settings.working_dir, environ=os.environ,
+            working_dir=self._settings.working_dir, environ=environ,
         )  # fmt: skip
 
         def make(poller: Poller, post: Post, call_soon: CallSoon, listener: ServiceListener) -> ServiceDriver:
             def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
                 return EngineWatch(dial, told, soon)
 
-            calls = Calls(call_soon, os.environ)
+            calls = Calls(call_soon, environ)
             return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
 
         return make
@@ -248,12 +257,13 @@ class App:
         return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
 
     async def _reload(self) -> None:
-        if self._supervisor is None:
+        if self._supervisor is None or self._above is None:
             return
-        try:
-            await asyncio.wrap_future(self._supervisor.update(reload_config=True))
-        except RequestError as error:
-            log.error("reload: %s", error)
+        with self._above.reloading():
+            try:
+                await asyncio.wrap_future(self._supervisor.update(reload_config=True))
+            except RequestError as error:
+                log.error("reload: %s", error)
 
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
         """Whether everything is down that is to be: not when a second signal came first."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from hostmanager_server import notify
 
 GROUP = "ocs.plugins"
 TIMEOUT = 30.0  # s; importing the plugins of a large site takes some
@@ -83,6 +86,7 @@ def _ask(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
     # What is raised is not cached: the next one to ask tries again.
     answer = subprocess.run(
         [sys.executable, "-P", "-c", _ASK],
+        env=notify.of_others(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostmanager_server import failpoints
+from hostmanager_server import failpoints, notify
 from hostmanager_server.core.spec import ProcessSpec
 
 from . import gate
@@ -17,8 +17,11 @@ from . import gate
 RUN_MARKER = "HOSTMANAGER_RUN"
 INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 
-# What the daemon sets for its own libraries, and the marker of a manager that may be above it.
-_NOT_INHERITED = ("GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER)
+# What the daemon sets for its own libraries, what the service manager tells it alone, and the marker of a
+# manager that may be above it.
+_NOT_INHERITED = notify.OF_ONE_PROCESS | {
+    "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
+}  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,7 +39,7 @@ class Command:
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the daemon's environment that agents get."""
+    """The part of the daemon's environment that agents, and programs that help the daemon, get."""
     env = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
     env.setdefault("PATH", _DEFAULT_PATH)
     return env

@@ -136,6 +136,10 @@ class Supervisor:
 
     # --- getting onto the thread
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` on the supervisor's thread, in its turn."""
+        self._loop.call_soon(callback)
+
     def _call(self, request: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
 

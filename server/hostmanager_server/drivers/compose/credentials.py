@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 
 from docker import auth
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
+
+from hostmanager_server import notify
 
 HELPER_TIMEOUT = 30.0  # s; one that waits for a passphrase would wait for ever: nobody is there to type it
 _PREFIX = "docker-credential-"
@@ -54,7 +57,7 @@ def _ask(name: str, registry: str, timeout: float) -> dict[str, str | None]:
     try:
         done = subprocess.run(
             [path, "get"], input=server, capture_output=True, text=True, errors="replace", timeout=timeout,
-            check=False,
+            check=False, env=notify.of_others(os.environ),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CredentialsError(

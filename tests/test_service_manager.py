@@ -1,0 +1,189 @@
+"""What the service manager above the daemon is told, and when it hears nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.service_manager import ServiceManager
+from hostmanager_server.store import Store
+from hostmanager_server.supervisor.loop import Loop
+
+PATIENCE = 30.0
+WATCHDOG = b"WATCHDOG=1"
+
+
+@dataclass
+class Above:
+    """A service manager's socket, a daemon's two threads, and what the daemon tells."""
+
+    environ: dict[str, str]
+    socket: socket.socket
+    event_loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    supervisor: Loop = field(default_factory=Loop)
+    store: Store = field(
+        default_factory=lambda: Store("epoch", Manager(ManagerState.RUNNING, "host", "site.yaml"))
+    )
+
+    def __post_init__(self) -> None:
+        self.threads = [
+            threading.Thread(target=self.event_loop.run_forever),
+            threading.Thread(target=self.supervisor.run, args=(lambda: None,)),
+        ]
+        for thread in self.threads:
+            thread.start()
+        self.told = asyncio.run_coroutine_threadsafe(self._make(), self.event_loop).result(PATIENCE)
+
+    async def _make(self) -> ServiceManager:
+        return ServiceManager(self.environ, self.store)
+
+    def call(self, *steps: str) -> None:
+        """Go through these steps of a daemon's life, on the event loop."""
+
+        async def go() -> None:
+            for step in steps:
+                if step == "starting":
+                    self.told.starting(self.supervisor.call_soon)
+                else:
+                    getattr(self.told, step)()
+
+        asyncio.run_coroutine_threadsafe(go(), self.event_loop).result(PATIENCE)
+
+    def next(self) -> list[bytes]:
+        """The lines of the next datagram."""
+        return self.socket.recv(4096).split(b"\n")
+
+    def until(self, line: bytes) -> list[bytes]:
+        while line not in (lines := self.next()):
+            pass
+        return lines
+
+    def drain(self) -> None:
+        self.socket.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                self.socket.recv(4096)
+        self.socket.settimeout(PATIENCE)
+
+    def close(self) -> None:
+        self.call("close")
+        self.supervisor.stop()
+        self.event_loop.call_soon_threadsafe(self.event_loop.stop)
+        for thread in self.threads:
+            thread.join()
+        self.supervisor.close()
+        self.event_loop.close()
+        self.socket.close()
+
+
+@contextmanager
+def above(folder: Path, watchdog: float = 0.02) -> Iterator[Above]:
+    folder.mkdir(exist_ok=True)
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.bind(str(folder / "notify"))
+    ours.settimeout(PATIENCE)
+    it = Above(
+        {
+            "NOTIFY_SOCKET": str(folder / "notify"),
+            "WATCHDOG_USEC": str(round(watchdog * 1e6)),
+            "WATCHDOG_PID": str(os.getpid()),
+        },
+        ours,
+    )
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def instance(instance_id: str, state: State, target: Target = Target.UP) -> Instance:
+    spec = InstanceSpec(instance_id, "Agent", process=ProcessSpec(("true",)))
+    return Instance(spec, Management.HOST, target, state=state)
+
+
+@pytest.mark.parametrize("frozen", ["supervisor", "event loop"])
+def test_the_watchdog_hears_nothing_while_either_thread_hangs(tmp_path: Path, frozen: str) -> None:
+    gate, frozen_now = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        frozen_now.set()
+        gate.wait(PATIENCE)
+
+    with above(tmp_path / "hangs") as hangs, above(tmp_path / "lives") as lives:
+        for daemon in (hangs, lives):
+            daemon.call("starting", "ready")
+            daemon.until(WATCHDOG)
+        if frozen == "supervisor":
+            hangs.supervisor.call_soon(hang)
+        else:
+            hangs.event_loop.call_soon_threadsafe(hang)
+        assert frozen_now.wait(PATIENCE)
+        lives.until(WATCHDOG)  # a sign that was already on its way has been given by now
+        hangs.drain()
+        lives.drain()
+        for _ in range(5):  # so much time goes by
+            lives.until(WATCHDOG)
+        hangs.socket.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            hangs.socket.recv(4096)
+        hangs.socket.settimeout(PATIENCE)
+        gate.set()
+        hangs.until(WATCHDOG)
+
+
+def test_starting_and_ending_take_as_long_as_they_need(tmp_path: Path) -> None:
+    with above(tmp_path) as daemon:
+        daemon.call("starting")
+        assert daemon.next() == [b"EXTEND_TIMEOUT_USEC=30000000"]
+        daemon.call("ready")
+        assert daemon.next()[0] == b"READY=1"
+        daemon.call("stopping")
+        daemon.until(b"STOPPING=1")
+        daemon.until(b"EXTEND_TIMEOUT_USEC=30000000")
+
+
+def test_the_status_says_which_instances_are_missing(tmp_path: Path) -> None:
+    with above(tmp_path) as daemon:
+        states = {"a": State.UP, "b": State.START_AT, "c": State.WAIT_START}
+        daemon.store.publish([instance(i, s) for i, s in states.items()])
+        daemon.store.publish([instance("d", State.DOWN, Target.DOWN)])
+        daemon.call("starting", "ready")
+        assert daemon.until(b"READY=1")[1] == b"STATUS=1 of 3 instances up, without b, c"
+        daemon.store.publish([instance("b", State.UP), instance("c", State.UP)])
+        daemon.until(b"STATUS=3 of 3 instances up")
+
+
+def test_a_reload_before_the_daemon_serves_does_not_say_that_it_does(tmp_path: Path) -> None:
+    with above(tmp_path) as daemon:
+
+        async def reload() -> None:
+            with daemon.told.reloading():
+                pass
+
+        asyncio.run_coroutine_threadsafe(reload(), daemon.event_loop).result(PATIENCE)
+        daemon.call("ready")
+        assert daemon.next()[0] == b"READY=1"
+        asyncio.run_coroutine_threadsafe(reload(), daemon.event_loop).result(PATIENCE)
+        lines = daemon.until(b"RELOADING=1")
+        assert lines[1].startswith(b"MONOTONIC_USEC=")
+        assert daemon.until(b"READY=1") == [b"READY=1"]
+
+
+def test_what_cannot_be_said_now_is_said_later(tmp_path: Path) -> None:
+    with above(tmp_path, watchdog=1000) as daemon:
+        name = Path(daemon.environ["NOTIFY_SOCKET"])
+        name.rename(tmp_path / "away")
+        daemon.call("ready", "stopping")
+        (tmp_path / "away").rename(name)
+        assert daemon.next()[0] == b"READY=1"
+        assert daemon.next()[0] == b"STOPPING=1"
