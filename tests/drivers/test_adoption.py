@@ -134,12 +134,15 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str)
     assert real.events == []
 
 
-def test_a_run_that_ended_meanwhile_leaves_no_trace(real: RealHarness) -> None:
-    daemon_that_dies(real, "sh", "-c", f": > {real.settled('a')}")
+def test_a_run_that_ended_meanwhile_is_told_of_as_one_that_ended(real: RealHarness) -> None:
+    pid = int(daemon_that_dies(real, "sh", "-c", f": > {real.settled('a')}"))
     real.settle("a")
     real.wait_for(lambda: not real.alive("a"))
-    assert real.driver.adopt({}) == []
+    (adopted,) = real.driver.adopt({})
+    assert (adopted.run, adopted.pid, adopted.gone) == (A, pid, True)
+    assert adopted.ended in (ExitStatus(), ExitStatus(code=0))  # known as long as nobody has reaped it
     assert not record(real).exists()
+    assert real.events == []
 
 
 def launch_steady(real: RealHarness) -> int:
@@ -165,7 +168,8 @@ def test_a_process_that_is_not_the_recorded_one_is_neither_adopted_nor_signalled
         adopted = real.driver.adopt({})
         for one in adopted:
             real.driver.stop(one.run, signal.SIGKILL, whole_tree=True)
-        assert adopted == []
+        # Another boot's record is void; of this boot, its process has ended.
+        assert [(one.ended, one.gone) for one in adopted] == [(ExitStatus(), True)] * (field != "boot_id")
         assert bystander.poll() is None
         assert not record(real).exists()
     finally:
@@ -236,10 +240,9 @@ def test_a_process_known_by_its_lock_alone_is_adopted(real: RealHarness) -> None
     )
     pid = int(daemon_that_dies(real, sys.executable, "-c", script))
     real.wait_for(lambda: not runs(pid))
-    assert [one.run for one in real.driver.adopt({})] == [A]
-    real.wait_for(lambda: bool(statuses(real)))
-    # Known as long as nobody has reaped it.
-    assert statuses(real) in ([ExitStatus()], [ExitStatus(code=0)])
+    (adopted,) = real.driver.adopt({})
+    assert (adopted.run, adopted.gone) == (A, False)
+    assert adopted.ended in (ExitStatus(), ExitStatus(code=0))  # known as long as nobody has reaped it
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
     assert not any(isinstance(event, Started) for event in real.events)

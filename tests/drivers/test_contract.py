@@ -218,12 +218,25 @@ def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(proce
     processes.successor()
     processes.wait_for(lambda: processes.alive("a"))
     adopted = processes.driver.adopt({})
-    assert [one.run for one in adopted] == [run]
-    processes.wait_for(lambda: seen(processes, run, Exited))
+    assert [(one.run, one.gone) for one in adopted] == [(run, False)]
+    processes.wait_for(lambda: adopted[0].ended is not None or seen(processes, run, Exited))
     assert not seen(processes, run, Gone)
     processes.driver.stop(run, signal.SIGKILL, whole_tree=True)
     wait_gone(processes, run)
     assert not processes.alive("a")
+
+
+def test_a_run_that_ended_while_no_driver_was_there_is_told_once(processes: Harness) -> None:
+    run = start(processes, "a", STEADY)
+    processes.driver.disown()
+    processes.crash("a")
+    processes.wait_for(lambda: not processes.alive("a"))
+    processes.successor()
+    adopted = processes.driver.adopt({})
+    assert [(one.run, one.ended is None, one.gone) for one in adopted] == [(run, False, True)]
+    processes.successor()
+    assert processes.driver.adopt({}) == []
+    assert kinds(processes, run) == [Started, Ready]
 
 
 def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:

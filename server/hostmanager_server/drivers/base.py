@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostmanager_server.core.catalog import Catalog
-from hostmanager_server.core.events import DriverEvent, Instant, RunKey
+from hostmanager_server.core.events import DriverEvent, ExitStatus, Instant, RunKey
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 
@@ -16,15 +16,20 @@ Post = Callable[[DriverEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A run that an earlier daemon started, found alive and verified.
+    """A run that an earlier daemon started, verified.
 
-    When only others of its tree are left alive, Exited and, in time, Gone are posted as for any other run.
+    `ended` tells how its main process ended while nobody was there to see it, None when it is alive. Then
+    `gone` says whether all of its tree is gone; when not, Gone is posted in time. `ready` is False when it
+    has yet to become so: Ready is posted then.
     """
 
     run: RunKey
     pid: int
     started: Instant
     process: ProcessSpec
+    ended: ExitStatus | None = None
+    gone: bool = False
+    ready: bool = True
 
 
 class Timer(Protocol):
@@ -74,8 +79,10 @@ class Driver(Protocol):
         ignored."""
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """Take back the verified runs of an earlier daemon; `specs` is what the config says of instances, by
-        id. Called once, before any launch. What is seen of them is posted after this has returned."""
+        """Take back the verified runs of an earlier daemon, those that ended meanwhile among them; `specs` is
+        what the config says of instances, by id. Called once, before any launch. What is seen of them is
+        posted after this has returned. Raises OSError when it cannot be known what runs; nothing is changed
+        then."""
 
     def disown(self) -> None:
         """Let go of every run without stopping it; post nothing more. The next daemon adopts them."""

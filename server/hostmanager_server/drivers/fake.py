@@ -107,6 +107,7 @@ class FakeRun:
     behaviour: Behaviour
     leader: bool = True
     descendants: bool = False
+    ended: ExitStatus | None = None  # how the leader ended
     # Told the leader's status when that ended, None when the others did.
     changed: Callable[[ExitStatus | None], None] | None = None
 
@@ -123,6 +124,7 @@ class FakeHost:
         self._pids = itertools.count(1_000)
         self.behaviours: dict[str, Behaviour] = {}
         self.runs: list[FakeRun] = []  # with anything alive
+        self.unseen: list[FakeRun] = []  # that ended while no driver followed them
 
     def behave(self, instance_id: str, behaviour: Behaviour) -> None:
         """From its next run on."""
@@ -161,6 +163,7 @@ class FakeHost:
         """Ends the main process, if it is alive."""
         if run.leader:
             run.leader = False
+            run.ended = status
             self._told(run, status)
 
     def end_descendants(self, run: FakeRun) -> None:
@@ -174,6 +177,8 @@ class FakeHost:
             self.runs.remove(run)
         if run.changed is not None:
             run.changed(status)
+        elif not run.alive:
+            self.unseen.append(run)
 
 
 @dataclass(slots=True)
@@ -225,14 +230,13 @@ class FakeDriver:
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""
-        adopted = []
-        for run in list(self._host.runs):
+        unseen, self._host.unseen = self._host.unseen, []
+        for run in self._host.runs:
             self._follow(run)
-            adopted.append(Adopted(run.key, run.pid, run.started, run.process))
-            if not run.leader:
-                exited = Exited(run.key, ExitStatus(), self._poller.now())
-                self._poller.call_later(0.0, functools.partial(self._post, exited))
-        return adopted
+        return [
+            Adopted(run.key, run.pid, run.started, run.process, run.ended, gone=not run.alive)
+            for run in (*self._host.runs, *unseen)
+        ]
 
     def disown(self) -> None:
         """See `Driver.disown`."""

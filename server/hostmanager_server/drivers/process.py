@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -22,14 +23,13 @@ from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
 from .forest import Forest
 from .gate import Gate
 from .identity import Identity
+from .leader import GATE_ENDS, find_leader, status_of_ended
 from .limits import LimitError, apply_limits
 from .probe import CallSoon, Prober
 from .records import Draft, Record, Records
 from .tree import Tree
 
-_GATE_ENDS = 1_000  # ms for a killed gate to end
-_SHORTLY = 20  # ms for an exec or an exit to get on
-_PATIENCE = 10
+_log = logging.getLogger(__name__)
 
 
 class Output(Protocol):
@@ -133,25 +133,27 @@ class ProcessDriver:
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
+        records = [r for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
         leaderless: list[tuple[Record, ExitStatus, Tree]] = []
-        for record in self._records.read():
-            if record.identity.boot_id != identity.boot_id():
-                self._records.remove(record.run.instance_id)
-                continue
-            found = _find_leader(record.identity)
+        for record in records:
+            found = find_leader(record)
             if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker and lock count.
                 leaderless.append((record, found, Tree(record.token.encode(), 0, 0)))
             else:
                 alive.append((record, found))
-        adopted = [self._take_back(record, pidfd) for record, pidfd in alive]
+        adopted = [
+            self._take_back(record, pidfd, specs.get(record.run.instance_id)) for record, pidfd in alive
+        ]
         left = set(self._forest.survey([tree for _, _, tree in leaderless]))
         for record, status, tree in leaderless:
             if tree in left or self._records.is_locked(record.run.instance_id):
-                adopted.append(self._take_back(record, status))
+                adopted.append(self._take_back_rest(record, status))
             else:
                 self._records.remove(record.run.instance_id)
+                if record.released:
+                    adopted.append(_adopted(record, ended=status, gone=True))
         for one in adopted:
             spec = specs.get(one.run.instance_id)
             if spec is not None:
@@ -188,9 +190,11 @@ class ProcessDriver:
             stack.callback(draft.close)
             child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
             stack.callback(os.close, child.descriptor)
-            return self._pass_gate(run, token, process, draft, child)
+            return self._pass_gate(run, token, spec, process, draft, child)
 
-    def _pass_gate(self, run: RunKey, token: str, process: ProcessSpec, draft: Draft, child: Gate) -> _Run:
+    def _pass_gate(
+        self, run: RunKey, token: str, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+    ) -> _Run:
         """Records the child and lets it become the agent. When that fails, nothing of it is left."""
         pidfd = None
         try:
@@ -199,7 +203,8 @@ class ProcessDriver:
             who = identity.identify(child.pid, pidfd)
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
-            draft.commit(Record(run, token, who, self._poller.now(), process))
+            ready = spec.ready is None
+            draft.commit(Record(run, token, who, self._poller.now(), process, ready=ready))
             apply_limits(child.pid, process.limits)
             reached(Point.RECORDED)
         except BaseException:
@@ -212,6 +217,8 @@ class ProcessDriver:
             raise
         child.release()
         reached(Point.RELEASED)
+        with contextlib.suppress(OSError):
+            draft.mark_released()
         return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)
 
     def _start_failed(self, run: RunKey, why: str) -> None:
@@ -227,7 +234,7 @@ class ProcessDriver:
         del self._runs[run.key.instance_id]
         if run.pidfd is not None:
             identity.send_signal(run.pidfd, signal.SIGKILL)
-            identity.has_ended(run.pidfd, _GATE_ENDS)
+            identity.has_ended(run.pidfd, GATE_ENDS)
             os.close(run.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(run.identity.pid, 0)
@@ -239,7 +246,7 @@ class ProcessDriver:
         # A wake-up may be meant for an earlier owner of the descriptor's number.
         if pidfd is None or not identity.has_ended(pidfd):
             return
-        status = _status_of_ended(run.identity, pidfd)
+        status = status_of_ended(run.identity, pidfd)
         reached(Point.EXIT_SEEN)
         self._let_go(run)
         self._report_end(run, status)
@@ -257,6 +264,7 @@ class ProcessDriver:
 
     def _is_ready(self, run: _Run) -> None:
         run.cancel_probe = None
+        self._records.mark(run.key.instance_id, ready=True)
         self._post(Ready(run.key, self._poller.now()))
 
     def _find(self, key: RunKey) -> _Run | None:
@@ -272,17 +280,51 @@ class ProcessDriver:
             os.close(run.pidfd)
             run.pidfd = None
 
-    def _take_back(self, record: Record, leader: int | ExitStatus) -> Adopted:
-        """Follows a run again; `leader` is the pidfd of its main process, or how that ended."""
-        pidfd = None if isinstance(leader, ExitStatus) else leader
-        pid = record.identity.pid if pidfd is not None else 0
-        run = _Run(record.run, record.identity, Tree(record.token.encode(), pid, pid), pidfd)
-        self._runs[record.run.instance_id] = run
+    def _is_of_this_boot(self, record: Record) -> bool:
+        """Whether it can tell of anything that runs now; else it is void."""
+        if record.identity.boot_id == identity.boot_id():
+            return True
+        self._records.remove(record.run.instance_id)
+        return False
+
+    def _take_back(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
+        """Follows a run again whose main process is alive."""
+        pid = record.identity.pid
+        run = self._resume(record, Tree(record.token.encode(), pid, pid), pidfd)
+        ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
+        if not record.released:
+            self._records.mark(record.run.instance_id, ready=ready)
+        return _adopted(record, ready=ready)
+
+    def _is_taken_for_ready(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
+        """Begins to ask its probe, if there is one."""
+        if spec.ready is None:
+            return True
+        try:
+            to_probe = _probe_command(spec, record.process, self._inherited)
+        except CommandError as error:  # no reason to end what runs
+            _log.warning("'%s' is taken for ready: %s", spec.instance_id, error)
+            return True
+        run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
+        return False
+
+    def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
+        """Follows a run again of whose tree only others than the main process are alive."""
+        run = self._resume(record, Tree(record.token.encode(), 0, 0), None)
+        # Not before `adopt` has returned and the caller knows the run.
+        self._poller.call_later(0.0, lambda: self._forest.leader_ended(run.tree, lambda: None))
+        return _adopted(record, ended=status)
+
+    def _resume(self, record: Record, tree: Tree, pidfd: int | None) -> _Run:
+        run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
         self._follow(run)
-        if isinstance(leader, ExitStatus):
-            # Not before `adopt` has returned and the caller knows the run.
-            self._poller.call_later(0.0, functools.partial(self._report_end, run, leader))
-        return Adopted(record.run, record.identity.pid, record.started, record.process)
+        return run
+
+
+def _adopted(
+    record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
+) -> Adopted:
+    return Adopted(record.run, record.identity.pid, record.started, record.process, ended, gone, ready)
 
 
 def _probe_command(
@@ -294,42 +336,3 @@ def _probe_command(
         return command.prepare(process, spec.ready.check.argv, inherited)
     except CommandError as error:
         raise CommandError(f"its readiness command cannot be run: {error}") from error
-
-
-def _find_leader(who: Identity) -> int | ExitStatus:
-    """A pidfd of the recorded main process, or how it ended as far as that can be told.
-
-    A process that had not become the agent when its daemon died is leaving, as its pipe is closed; it is not
-    waited for but ended.
-    """
-    pidfd = identity.open_verified(who)
-    if pidfd is None:
-        return ExitStatus()
-    for _ in range(_PATIENCE):
-        # In the middle of an exec or an exit the command line reads empty.
-        cmdline = _command_line(who.pid)
-        if cmdline or identity.has_ended(pidfd, _SHORTLY):
-            break
-    if not identity.has_ended(pidfd):
-        if not gate.still_in_gate(cmdline):
-            return pidfd
-        identity.send_signal(pidfd, signal.SIGKILL)
-        identity.has_ended(pidfd, _GATE_ENDS)
-    try:
-        return _status_of_ended(who, pidfd)
-    finally:
-        os.close(pidfd)
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return identity.read_file(f"/proc/{pid}/cmdline")
-    except OSError:  # it ended meanwhile
-        return b""
-
-
-def _status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
-    try:
-        return identity.reap(pidfd) or ExitStatus()
-    except ChildProcessError:
-        return identity.exit_status_of_stranger(who, pidfd)

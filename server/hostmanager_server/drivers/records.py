@@ -23,7 +23,12 @@ from hostmanager_server.core.spec import ProcessSpec
 
 from .identity import Identity, read_file
 
-VERSION = 1
+VERSION = 2  # 1 had no flags
+# Flags stand where they can be set in place, with one byte that is written whole or not at all.
+_HEAD = b'{"version": %d, "released": ' % VERSION
+_RELEASED_AT = len(_HEAD)
+_MIDDLE = b', "ready": '
+_READY_AT = _RELEASED_AT + 1 + len(_MIDDLE)
 _LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
 _log = logging.getLogger(__name__)
 
@@ -31,19 +36,27 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Record:
     """One run as written down: who it is, and what it runs. `token` is the value of its environment
-    marker."""
+    marker.
+
+    `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
+    succeeded, or it has none.
+    """
 
     run: RunKey
     token: str
     identity: Identity
     started: Instant
     process: ProcessSpec
+    released: bool = False
+    ready: bool = True
 
     def to_json(self) -> bytes:
         process = self.process
         return json.dumps(
             {
                 "version": VERSION,
+                "released": int(self.released),
+                "ready": int(self.ready),
                 "instance_id": self.run.instance_id,
                 "number": self.run.number,
                 "token": self.token,
@@ -69,7 +82,7 @@ class Record:
         """Raises ValueError, saying what is wrong with it."""
         try:
             fields = json.loads(data)
-            if fields["version"] != VERSION:
+            if fields["version"] not in (1, VERSION):
                 raise ValueError(f"it has version {fields['version']}, not {VERSION}")
             return Record(
                 run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
@@ -79,6 +92,8 @@ class Record:
                 ),
                 started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
                 process=_process(fields["process"]),
+                released=bool(fields.get("released", True)),
+                ready=bool(fields.get("ready", True)),
             )
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"it is not a record: {error!r}") from error
@@ -128,6 +143,10 @@ class Draft:
             data = data[os.write(self._file, data) :]
         os.rename(self._free, self._final)
 
+    def mark_released(self) -> None:
+        """Note in the valid record that the agent was let out of the gate. Raises OSError."""
+        os.pwrite(self._file, b"1", _RELEASED_AT)
+
     def close(self) -> None:
         os.close(self._file)
         os.close(self.lock)
@@ -159,6 +178,18 @@ class Records:
 
     def _make_directory(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def mark(self, instance_id: str, *, ready: bool) -> None:
+        """Note in the instance's record that its agent was let out of the gate, and whether it is ready.
+        Where that cannot be written, the next daemon looks for itself."""
+        with contextlib.suppress(OSError):
+            file = os.open(self._path(instance_id), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(file, b"1", _RELEASED_AT)
+                if ready:
+                    os.pwrite(file, b"1", _READY_AT)
+            finally:
+                os.close(file)
 
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no

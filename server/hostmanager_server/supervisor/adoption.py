@@ -3,35 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Instance, Phase, Run, State
+from hostmanager_server.core.facts import describe
+from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, StopStage
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 from hostmanager_server.drivers.base import Adopted
 
 
 def taken_back(
-    runs: Iterable[Adopted], specs: Mapping[str, InstanceSpec], moment: Instant
+    runs: Iterable[Adopted],
+    specs: Mapping[str, InstanceSpec],
+    targets: Mapping[str, Target],
+    moment: Instant,
 ) -> tuple[dict[str, Instance], list[Note]]:
-    """Each run as an instance that is up. One that the config does not list is retired."""
+    """Each run as an instance, where it stood when its daemon went: up, or on its way down when its target
+    (of those in `targets`, else as configured) is down. One that the config does not list is retired."""
     found: dict[str, Instance] = {}
     notes: list[Note] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
-        run = Run(
-            adopted.run.number, Phase.READY, adopted.process, adopted.pid, adopted.started, adopted=True
-        )
         spec = specs.get(instance_id)
         if spec is None:
             spec = InstanceSpec(instance_id, "unknown", process=adopted.process)
             management, target = Management.RETIRED, Target.DOWN
         else:
-            management, target = spec.management, spec.initial_target
-        found[instance_id] = Instance(
-            spec, management, target, run=run, state=State.UP, runs=run.number,
+            management, target = spec.management, targets.get(instance_id, spec.initial_target)
+        instance = Instance(
+            spec, management, target, run=_run(adopted), state=State.UP, runs=adopted.run.number,
             reason="Running", message="taken back from an earlier daemon",
         )  # fmt: skip
-        message = f"pid {adopted.pid} was started by an earlier daemon and is taken back"
-        notes.append(Note(Kind.DAEMON, "Adopted", message, moment, instance_id))
+        if adopted.ended is not None:
+            instance = _ended(instance, adopted, moment)
+        elif not adopted.ready:
+            instance = replace(instance, state=State.WAIT_START, reason="Starting")
+        found[instance_id] = instance
+        notes.append(_note(adopted, moment))
     return found, notes
+
+
+def _run(adopted: Adopted) -> Run:
+    phase = Phase.READY if adopted.ready else Phase.RUNNING
+    return Run(adopted.run.number, phase, adopted.process, adopted.pid, adopted.started, adopted=True)
+
+
+def _ended(instance: Instance, adopted: Adopted, moment: Instant) -> Instance:
+    """The instance of a run whose main process ended while no daemon was there."""
+    assert adopted.ended is not None
+    expected = instance.target is Target.DOWN  # as far as can be told, the earlier daemon asked it to
+    why = f"ended with {describe(adopted.ended)} while no daemon was there to see it"
+    exit_ = Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
+    instance = replace(instance, last_exit=exit_)
+    if expected:
+        instance = replace(instance, state=State.WAIT_DEAD)
+    if adopted.gone:
+        return replace(instance, run=None)
+    assert instance.run is not None
+    stage = StopStage.SIGNAL if expected else None
+    return replace(instance, run=replace(instance.run, phase=Phase.ENDING, stop_stage=stage))
+
+
+def _note(adopted: Adopted, moment: Instant) -> Note:
+    started = f"pid {adopted.pid} was started by an earlier daemon"
+    instance_id = adopted.run.instance_id
+    if adopted.ended is None:
+        return Note(Kind.DAEMON, "Adopted", f"{started} and is taken back", moment, instance_id)
+    rest = "" if adopted.gone else "; what it left behind is taken back"
+    message = f"{started} and ended with {describe(adopted.ended)} while none was there{rest}"
+    return Note(Kind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)

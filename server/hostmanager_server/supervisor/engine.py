@@ -113,6 +113,12 @@ class Engine:
         self.publish()
         return bool(self._dirty)
 
+    def settle(self, instance_ids: Iterable[str]) -> None:
+        """Decide on these before anything is published."""
+        for instance_id in list(instance_ids):
+            self._dirty.pop(instance_id, None)
+            self._decide(instance_id)
+
     def next_deadline(self) -> float | None:
         """The moment (mono, s) at which `step` has something to do again; None: not by itself."""
         while self._deadlines and self._armed.get(self._deadlines[0][1]) != self._deadlines[0][0]:

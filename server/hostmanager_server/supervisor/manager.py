@@ -17,6 +17,7 @@ from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.manager import Manager as ManagerView
+from hostmanager_server.core.model import Phase, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, Management, Target
@@ -108,6 +109,11 @@ class Manager:
             self._enforce(True)
             self._apply_specs(moment)  # compose files may have changed while the manager slept
         generations = self._set_targets(changes, moment)
+        self._engine.settle(  # what ended while no daemon was there is not to be shown as up for a moment
+            i.instance_id
+            for i in self._engine.instances.values()
+            if i.state is not State.DOWN and (i.run is None or i.run.phase is Phase.ENDING)
+        )
         return Accepted(self._engine.publish(), generations, config.problems if config else ())
 
     def update(
@@ -307,7 +313,7 @@ class Manager:
         except OSError as error:
             raise AdoptionError(error) from error
         self._adopted = True
-        found, notes = taken_back(adopted, specs, moment)
+        found, notes = taken_back(adopted, specs, self._memory.restored, moment)
         self._engine.apply(found, notes)
 
     def _restore_targets(self, moment: Instant) -> None:
@@ -317,7 +323,8 @@ class Manager:
             what = ", ".join(f"{change.who} {change.target.value}" for change in changes)
             message = f"targets asked of the daemon before this one: {what}"
             note = Note(Kind.DAEMON, "TargetsRestored", message, moment)
-            self._engine.apply(plan.set_targets(instances, changes), [note])
+            new = [change for change in changes if instances[change.who].target is not change.target]
+            self._engine.apply(plan.set_targets(instances, new), [note])
 
     def _set_targets(self, changes: Sequence[TargetChange], moment: Instant) -> dict[str, int]:
         if not changes:

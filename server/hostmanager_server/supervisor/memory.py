@@ -35,15 +35,20 @@ class Memory:
         self._targets = dict(restore)
         self._disowned = False
 
+    @property
+    def restored(self) -> Mapping[str, Target]:
+        """The targets of the daemon that died, until they are restored."""
+        return self._restore
+
     def to_restore(self, instances: Instances) -> list[TargetChange]:
-        """The changes that give the instances the targets of the daemon that died. Once: not again after."""
+        """The targets of the daemon that died that are not those of the config. Once: not again after."""
         restore, self._restore = self._restore, {}
         return [
             TargetChange(instance_id, target)
             for instance_id, target in sorted(restore.items())
             if (i := instances.get(instance_id)) is not None
             and target is not Target.PASSIVE
-            and i.target is not target
+            and i.spec.initial_target is not target
         ]
 
     def save(self, state: ManagerState, instances: Instances | None) -> Future[None] | None:

@@ -1,0 +1,60 @@
+"""The main process of a recorded run: found again, or how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from hostmanager_server.core.events import ExitStatus
+
+from . import gate, identity
+from .identity import Identity
+from .records import Record
+
+GATE_ENDS = 1_000  # ms for a killed gate to end
+_SHORTLY = 20  # ms for an exec or an exit to get on
+_PATIENCE = 10
+
+
+def find_leader(record: Record) -> int | ExitStatus:
+    """A pidfd of the recorded main process, or how it ended as far as that can be told.
+
+    A process that had not become the agent when its daemon died is leaving, as its pipe is closed; it is not
+    waited for but ended.
+    """
+    who = record.identity
+    pidfd = identity.open_verified(who)
+    if pidfd is None:
+        return ExitStatus()
+    if not record.released and _is_in_gate(who.pid, pidfd):
+        identity.send_signal(pidfd, signal.SIGKILL)
+        identity.has_ended(pidfd, GATE_ENDS)
+    if not identity.has_ended(pidfd):
+        return pidfd
+    try:
+        return status_of_ended(who, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _is_in_gate(pid: int, pidfd: int) -> bool:
+    for _ in range(_PATIENCE):
+        # In the middle of an exec or an exit the command line reads empty.
+        cmdline = _command_line(pid)
+        if cmdline or identity.has_ended(pidfd, _SHORTLY):
+            break
+    return gate.still_in_gate(cmdline)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return identity.read_file(f"/proc/{pid}/cmdline")
+    except OSError:  # it ended meanwhile
+        return b""
+
+
+def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
+    try:
+        return identity.reap(pidfd) or ExitStatus()
+    except ChildProcessError:
+        return identity.exit_status_of_stranger(who, pidfd)
