@@ -42,8 +42,8 @@ class AsyncHostManagerClient:
     """Talks to one daemon. Opens no connection before the first call; close it, or use it in an `async with`.
 
     `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
-    call; None for each call's own (10 s; 120 s for stop_manager and die). All methods raise what
-    hostmanager_client.errors lists. A client belongs to the event loop it is first used in.
+    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). All methods raise
+    what hostmanager_client.errors lists. A client belongs to the event loop it is first used in.
     """
 
     def __init__(
@@ -133,6 +133,11 @@ class AsyncHostManagerClient:
     ) -> pb.DieResponse:
         """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
         return await self._call(calls.die(disown_dockers, disown_processes, expected_epoch))
+
+    async def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
+        """Replace the daemon in place by the code installed on its host now; returns when that is about to
+        take over. PreconditionFailed when it does not start. Aborted when it is another daemon."""
+        return await self._call(calls.upgrade(expected_epoch, validate_only))
 
     # --- streams. Each ends its call when the iterator is closed or forgotten.
 

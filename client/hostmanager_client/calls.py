@@ -16,6 +16,7 @@ Response = TypeVar("Response", bound=Message)
 PLAIN_TIMEOUT = 10.0  # s
 # Bringing everything down takes as long as the most stubborn instance: its stop graces in full.
 STOP_TIMEOUT = 120.0  # s
+UPGRADE_TIMEOUT = 60.0  # s; the daemon first finds out whether the new code starts
 
 Target: TypeAlias = "pb.TargetState.ValueType"
 UP = pb.TARGET_STATE_UP
@@ -76,6 +77,11 @@ def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> Ca
         disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
     )
     return Call("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse)
+
+
+def upgrade(expected_epoch: str, validate_only: bool) -> Call[pb.UpgradeResponse]:
+    request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
+    return Call("Upgrade", request, "upgrade the daemon", UPGRADE_TIMEOUT, pb.UpgradeResponse)
 
 
 def target_changes(changes: Changes) -> list[pb.TargetChange]:

@@ -43,8 +43,10 @@ from hostmanager_server.supervisor import (
     NotDurableError,
     RequestError,
     Supervisor,
+    UpgradeError,
     now,
 )
+from hostmanager_server.upgrade import command_line, preflight
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess
@@ -82,9 +84,19 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the daemon ended: the exit code; or the descriptor of the state directory's lock, for the code that
+    is to take over."""
+
+    code: int = 0
+    lock: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _End:
     disown: frozenset[Management]  # what is managed in these ways is left to the next daemon
-    code: int
+    code: int = 0
+    upgrade: bool = False
 
 
 class _BrokenDownError(Exception):
@@ -104,12 +116,12 @@ class App:
         self._supervisor: Supervisor | None = None
         self._above: ServiceManager | None = None
 
-    async def run(self, ready: Callable[[list[str]], None]) -> int:
-        """Serve until asked to end; the exit code: 0, or 1 when the supervision broke down. `ready` is called
-        with the addresses once they are served. Raises StateDirError or AddressError when nothing was
-        started."""
+    async def run(self, ready: Callable[[list[str]], None], inherited_lock: int | None = None) -> Outcome:
+        """Serve until asked to end; an exit code of 1: the supervision broke down. `ready` is called with the
+        addresses once they are served. `inherited_lock`: see StateDir. Raises StateDirError or AddressError
+        when nothing was started."""
         settings = self._settings
-        state_dir = StateDir(settings.state_dir)
+        state_dir = StateDir(settings.state_dir, inherited_lock)
         daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
         store = Store(
             daemon.epoch, Manager(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
@@ -137,17 +149,20 @@ class App:
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
         engine = self._engine_access()
-        context = Context(daemon, store, supervisor, hub, convert, outputs, now, self.exit, engine)
+        context = Context(
+            daemon, store, supervisor, hub, convert, outputs, now, self.exit, self.upgrade, engine
+        )
         server = Server(context, list(settings.listen), limits, tcp_reflection=settings.tcp_reflection)
         above = self._above = ServiceManager(os.environ, store)
         disown = True  # whatever goes wrong below, what runs is left to the next daemon
+        end = _End(EVERYTHING, 1)
         try:
-            addresses = await server.start()
+            addresses = server.bind()
             self._spawn(_log_events(store, hub))
             supervisor.start()
             self._supervisor = supervisor
             above.starting(supervisor.call_soon)
-            supervisor.note(Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now()))
+            supervisor.note(_began(daemon, upgraded=inherited_lock is not None))
             initial = settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
             try:
@@ -156,22 +171,26 @@ class App:
                 log.error("%s", error)  # a full disk is no reason to leave the agents alone
             if died and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
+            # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
+            await server.serve()
             ready(addresses)
             above.ready()
             end = await self._end
-            above.stopping()
+            if end.upgrade:
+                above.replacing()
+            else:
+                above.stopping()
             if not end.disown:
                 journal.end()
             if end.disown != EVERYTHING:
                 disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
-            return end.code
-        except _BrokenDownError:
+            return Outcome(end.code, state_dir.lock if end.upgrade else None)
+        except (_BrokenDownError, AdoptionError) as error:
+            if isinstance(error, AdoptionError):
+                log.error("%s", error)
             disown = True
-            return 1
-        except AdoptionError as error:
-            log.error("%s", error)
-            disown = True
-            return 1
+            end = _End(EVERYTHING, 1)
+            return Outcome(end.code)
         finally:
             await server.stop()
             if engine is not None:
@@ -179,15 +198,29 @@ class App:
             supervisor.close(disown=disown)
             outputs.close()
             journal.close()
-            state_dir.close()
             above.close()
+            if not end.upgrade:
+                state_dir.close()
 
     # --- what is asked of the daemon, on the event loop
 
     def exit(self, disown: frozenset[Management]) -> None:
         """End the daemon: everything is brought down first, but for what is managed in one of the ways in
         `disown`, which is left to the next one."""
-        self._finish(_End(disown, 0))
+        self._finish(_End(disown))
+
+    async def upgrade(self, validate_only: bool = False) -> str:
+        """Give way to the code that is installed now; its version. Answers before that is done; when
+        `validate_only` nothing else is done. Raises UpgradeError when it does not start."""
+        version = await asyncio.to_thread(preflight, command_line(), dict(os.environ))
+        if not validate_only:
+            log.info("upgrading to version %s", version)
+            self._finish(_End(EVERYTHING, upgrade=True))
+        return version
+
+    def upgrade_soon(self) -> None:
+        """Upgrade, as a signal asks for it."""
+        self._spawn(self._upgrade())
 
     def terminate(self) -> None:
         """A signal asks to end: bring everything down first. When it comes again, leave at once what still
@@ -197,7 +230,12 @@ class App:
             self._impatient.set()
         else:
             log.info("ending: bringing everything down first; a second signal leaves it running")
-            self._finish(_End(frozenset(), 0))
+            self._finish(_End(frozenset()))
+
+    @property
+    def impatient(self) -> bool:
+        """Whether a signal asked to end when the daemon was on its way out already."""
+        return self._impatient.is_set()
 
     def reload(self) -> None:
         """Read the site config anew, as update(reload_config) does."""
@@ -265,6 +303,12 @@ class App:
             except RequestError as error:
                 log.error("reload: %s", error)
 
+    async def _upgrade(self) -> None:
+        try:
+            await self.upgrade()
+        except UpgradeError as error:
+            log.error("%s", error)
+
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
         """Whether everything is down that is to be: not when a second signal came first."""
         stopped = self._unless_broken(supervisor.stop_manager(disown))
@@ -295,6 +339,13 @@ class App:
         task = self._loop.create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._tasks.discard)
+
+
+def _began(daemon: Daemon, *, upgraded: bool) -> Note:
+    if upgraded:
+        message = f"version {daemon.version} took over in place; epoch {daemon.epoch}"
+        return Note(Kind.DAEMON, "Upgraded", message, now())
+    return Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now())
 
 
 _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}

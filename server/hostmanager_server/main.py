@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 # The daemon starts children beside a live gRPC server; gRPC's fork handlers would abort some of them. It has
 # to be said before grpc is imported, and the children are not to inherit it.
@@ -16,8 +18,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
-from hostmanager_server import failpoints
-from hostmanager_server.app import App, ComposeSettings, Settings
+from hostmanager_server import failpoints, upgrade
+from hostmanager_server.app import App, ComposeSettings, Outcome, Settings
 from hostmanager_server.config.load import default_site_file, load_site_config
 from hostmanager_server.config.options import ManagerOptions, split_files
 from hostmanager_server.core.spec import Target
@@ -120,6 +122,7 @@ def private_folder(socket: Path) -> None:
     help="Watch streams at once from one client host.",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
+@click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version, and start nothing.")
 def serve_command(
     site_file: Path | None,
     site_file_option: Path | None,
@@ -136,12 +139,13 @@ def serve_command(
     max_watchers: int,
     max_watchers_per_client: int,
     quiet: bool,
+    preflight: bool,
 ) -> None:
     """Run the daemon for the host that SITE_FILE describes (default: $OCS_CONFIG_DIR/default.yaml).
 
     SIGTERM and SIGINT bring everything down and end the daemon; a second one leaves what still runs to the
-    next daemon. SIGHUP reads the site config anew. Exits 0 when asked to end, 1 when it cannot start, or
-    cannot go on.
+    next daemon. SIGHUP reads the site config anew. SIGUSR2 upgrades the daemon in place to the code that is
+    installed now. Exits 0 when asked to end, 1 when it cannot start, or cannot go on.
     """
     environ = dict(os.environ)
     try:
@@ -175,10 +179,15 @@ def serve_command(
             compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
             limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
         )
-        code = asyncio.run(_serve(settings))
+        if preflight:
+            click.echo(version("hostmanager"))
+            return
+        outcome = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:
         raise click.ClickException(str(error)) from error
-    sys.exit(code)
+    if outcome.lock is not None:
+        _give_way(outcome.lock)
+    sys.exit(outcome.code)
 
 
 def _compose(
@@ -195,17 +204,33 @@ def _compose(
     )
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings) -> Outcome:
     app = App(settings)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, app.terminate)
     loop.add_signal_handler(signal.SIGHUP, app.reload)
+    loop.add_signal_handler(signal.SIGUSR2, app.upgrade_soon)
+    upgrade.release_signals()
 
     def ready(addresses: list[str]) -> None:
         log.info("serving %s on %s", settings.site_file, ", ".join(addresses))
 
-    return await app.run(ready)
+    outcome = await app.run(ready, upgrade.take_lock(os.environ))
+    if outcome.lock is not None:
+        upgrade.hold_signals()  # while there are handlers
+        if app.impatient:
+            signal.raise_signal(signal.SIGTERM)  # for the successor
+    return outcome
+
+
+def _give_way(lock: int) -> NoReturn:
+    """Become the code that is installed now."""
+    try:
+        upgrade.execute(upgrade.command_line(), lock)
+    except OSError as error:
+        log.critical("cannot upgrade: %s; what runs is left to the next daemon", error)
+        sys.exit(1)
 
 
 def _set_up_logging(quiet: bool) -> None:

@@ -12,10 +12,17 @@ class StateDirError(Exception):
 
 
 class StateDir:
-    """The daemon's directory, locked: one daemon per state directory."""
+    """The daemon's directory, locked: one daemon per state directory.
 
-    def __init__(self, path: Path) -> None:
+    `inherited` is a descriptor by which an earlier life of this process may still hold the lock: so nobody
+    else gets it while that life gives way to this one.
+    """
+
+    def __init__(self, path: Path, inherited: int | None = None) -> None:
         self.path = path
+        if inherited is not None and _is_open_as(inherited, path / "lock"):
+            self._fd = inherited
+            return
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -37,6 +44,18 @@ class StateDir:
         os.truncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock."""
+        return self._fd
+
     def close(self) -> None:
         os.truncate(self._fd, 0)
         os.close(self._fd)
+
+
+def _is_open_as(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except OSError:
+        return False

@@ -105,6 +105,15 @@ class FakeDaemon(FakeHost):
         self.manager_state = pb.MANAGER_STATE_STOPPED
         return pb.StopManagerResponse(revision=self.revision, epoch=self.epoch)
 
+    def Upgrade(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        if request.expected_epoch not in ("", self.epoch):
+            self._fail(context, grpc.StatusCode.ABORTED, "another daemon runs", "STALE_EPOCH", [])
+        answer = pb.UpgradeResponse(epoch=self.epoch, version="9.9")
+        if not request.validate_only and self.gives_way:
+            self.epoch = f"{self.epoch}+"
+        return answer
+
     def Die(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         if request.expected_epoch not in ("", self.epoch):

@@ -65,6 +65,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
     streams: int = 0
     generation_of_streams: int = 0
     died: bool = False
+    gives_way: bool = True  # to its successor, when it is upgraded
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()

@@ -61,6 +61,7 @@ def test_every_call_says_what_was_asked(daemon: FakeDaemon, client: Any) -> None
     client.restart(all_up=True)
     client.stop_manager()
     client.start_manager({"data1": DOWN}, reload_config=False)
+    client.upgrade(expected_epoch="epoch-1", validate_only=True)
     client.die(disown_dockers=True, disown_processes=True, expected_epoch="epoch-1")
     change = pb.TargetChange(instance_id="data1", target_state=UP)
     assert daemon.requests == [
@@ -71,6 +72,7 @@ def test_every_call_says_what_was_asked(daemon: FakeDaemon, client: Any) -> None
         pb.StartManagerRequest(
             requests=[pb.TargetChange(instance_id="data1", target_state=DOWN)], reload_config=False
         ),
+        pb.UpgradeRequest(expected_epoch="epoch-1", validate_only=True),
         pb.DieRequest(disown_dockers=True, disown_processes=True, expected_epoch="epoch-1"),
     ]
 

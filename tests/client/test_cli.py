@@ -238,6 +238,29 @@ def test_die_names_the_daemon_it_means(daemon: FakeDaemon, run: Run) -> None:
     assert "processes were left" in result.output
 
 
+def test_upgrade_waits_for_the_daemon_that_takes_over(daemon: FakeDaemon, run: Run) -> None:
+    result = run("upgrade", "--json")
+    assert result.exit_code == 0
+    assert pb.UpgradeRequest(expected_epoch="epoch-1") in daemon.requests
+    told = json.loads(result.output)
+    assert (told["previousEpoch"], told["epoch"]) == ("epoch-1", "epoch-1+")
+    assert run("upgrade").output.startswith("upgraded from ")
+
+
+def test_an_upgrade_that_does_not_come_about_is_a_failure(daemon: FakeDaemon, run: Run) -> None:
+    daemon.gives_way = False
+    result = run("upgrade", "--timeout", "0.2")
+    assert result.exit_code == 1
+    assert "has not given way" in result.stderr
+
+
+def test_a_check_before_an_upgrade_changes_nothing(daemon: FakeDaemon, run: Run) -> None:
+    result = run("upgrade", "--check")
+    assert "9.9" in result.output
+    assert daemon.requests[-1] == pb.UpgradeRequest(expected_epoch="epoch-1", validate_only=True)
+    assert daemon.epoch == "epoch-1"
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [

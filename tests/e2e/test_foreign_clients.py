@@ -41,6 +41,7 @@ CALLS: list[tuple[str, Message]] = [
     ("RemoveOrphans", pb.RemoveOrphansRequest()),
     ("StopManager", pb.StopManagerRequest()),
     ("StartManager", pb.StartManagerRequest()),
+    ("Upgrade", pb.UpgradeRequest(validate_only=True)),
     ("Die", pb.DieRequest()),
 ]
 

@@ -38,7 +38,7 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.store import Store
-from hostmanager_server.supervisor import CallSoon, Supervisor, now
+from hostmanager_server.supervisor import CallSoon, Supervisor, UpgradeError, now
 
 T = TypeVar("T")
 PATIENCE = 60.0  # s, for what takes milliseconds on a quiet machine
@@ -198,6 +198,8 @@ class House:
         self.config = ReadConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
+        self.upgrades: list[bool] = []  # whether each was to be found out only
+        self.cannot_upgrade = ""
         self.addresses: list[str] = []
         self.engine = FakeEngine()
         self.server: Server  # set by `house`
@@ -217,8 +219,14 @@ class House:
         self.context = Context(
             Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self.died.append,
-            self.engine,
+            self._upgrade, self.engine,
         )  # fmt: skip
+
+    async def _upgrade(self, validate_only: bool) -> str:
+        if self.cannot_upgrade:
+            raise UpgradeError(self.cannot_upgrade)
+        self.upgrades.append(validate_only)
+        return "9.9"
 
     def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
         self.host = FakeHost(poller)
@@ -268,7 +276,8 @@ async def house(
         listen.append(parse_listen("127.0.0.1:0", insecure=True))
     server = Server(it.context, listen, limits, tcp_reflection=tcp_reflection)
     it.server = server
-    it.addresses = await server.start()
+    it.addresses = server.bind()
+    await server.serve()
     it.supervisor.start()
     try:
         if started:

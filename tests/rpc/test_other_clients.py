@@ -39,6 +39,7 @@ CALLS: list[tuple[str, Message]] = [
     ("DockerPull", pb.DockerPullRequest()),
     ("RemoveOrphans", pb.RemoveOrphansRequest()),
     ("StopManager", pb.StopManagerRequest()),
+    ("Upgrade", pb.UpgradeRequest()),
     ("Die", pb.DieRequest()),
 ]
 

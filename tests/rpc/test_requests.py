@@ -248,6 +248,26 @@ def test_only_the_daemon_that_is_meant_dies(tmp_path: Path) -> None:
     run(play())
 
 
+def test_an_upgrade_is_of_the_daemon_that_is_meant_and_refused_when_it_could_not_start(
+    tmp_path: Path,
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stub = h.stub()
+            error = await refused(stub.Upgrade(pb.UpgradeRequest(expected_epoch="earlier")))
+            assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
+            answer = await stub.Upgrade(pb.UpgradeRequest(validate_only=True))
+            assert (answer.epoch, answer.version) == (h.epoch, "9.9")
+            await stub.Upgrade(pb.UpgradeRequest(expected_epoch=h.epoch))
+            assert h.upgrades == [True, False]
+            h.cannot_upgrade = "no module named so"
+            error = await refused(stub.Upgrade(pb.UpgradeRequest()))
+            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "UPGRADE_REFUSED")
+            assert "no module named so" in error.message
+
+    run(play())
+
+
 def test_a_disowning_death_leaves_everything_running(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:

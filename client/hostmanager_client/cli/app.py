@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("pull", "Pull the images of compose services."),
     "orphans": ("orphans", "Show or remove orphaned containers."),
     "manager": ("manager", "Start, stop or look at the manager."),
+    "upgrade": ("upgrade", "Replace the daemon by the code installed now."),
     "die": ("die", "Bring everything down and end the daemon."),
     "completion": ("completion", "Print a script for shell completion."),
 }

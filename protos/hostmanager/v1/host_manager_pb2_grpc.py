@@ -100,6 +100,11 @@ class HostManagerServiceStub:
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.Upgrade = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/Upgrade',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.UpgradeRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.UpgradeResponse.FromString,
+                _registered_method=True)
         self.Die = channel.unary_unary(
                 '/hostmanager.v1.HostManagerService/Die',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DieRequest.SerializeToString,
@@ -230,6 +235,18 @@ class HostManagerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upgrade(self, request, context):
+        """Replaces the daemon by the code that is installed now, in place: the process
+        re-executes itself, its pid stays, native processes stay its children, and
+        every instance goes on running. Answers once that code is known to start and
+        before it takes over; calls fail with UNAVAILABLE for the fraction of a second
+        that it takes, and streams are to be resumed. FAILED_PRECONDITION when that
+        code does not start: then nothing has happened.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Die(self, request, context):
         """Stops the manager (as StopManager does) and then exits the daemon. Answers
         when everything is down, just before the daemon closes.
@@ -305,6 +322,11 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'Upgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.Upgrade,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.UpgradeRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.UpgradeResponse.SerializeToString,
             ),
             'Die': grpc.unary_unary_rpc_method_handler(
                     servicer.Die,
@@ -664,6 +686,33 @@ class HostManagerService:
             '/hostmanager.v1.HostManagerService/WatchEvents',
             hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Upgrade',
+            hostmanager_dot_v1_dot_host__manager__pb2.UpgradeRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.UpgradeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -113,6 +113,14 @@ class HostManagerServiceStub:
     happens. When events were dropped before they could be sent, a `gap` says
     how many.
     """
+    Upgrade: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]
+    """Replaces the daemon by the code that is installed now, in place: the process
+    re-executes itself, its pid stays, native processes stay its children, and
+    every instance goes on running. Answers once that code is known to start and
+    before it takes over; calls fail with UNAVAILABLE for the fraction of a second
+    that it takes, and streams are to be resumed. FAILED_PRECONDITION when that
+    code does not start: then nothing has happened.
+    """
     Die: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.DieRequest, _host_manager_pb2.DieResponse]
     """Stops the manager (as StopManager does) and then exits the daemon. Answers
     when everything is down, just before the daemon closes.
@@ -187,6 +195,14 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     """The same as a stream: what was missed since the resume token, then what
     happens. When events were dropped before they could be sent, a `gap` says
     how many.
+    """
+    Upgrade: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]  # type: ignore[assignment]
+    """Replaces the daemon by the code that is installed now, in place: the process
+    re-executes itself, its pid stays, native processes stay its children, and
+    every instance goes on running. Answers once that code is known to start and
+    before it takes over; calls fail with UNAVAILABLE for the fraction of a second
+    that it takes, and streams are to be resumed. FAILED_PRECONDITION when that
+    code does not start: then nothing has happened.
     """
     Die: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.DieRequest, _host_manager_pb2.DieResponse]  # type: ignore[assignment]
     """Stops the manager (as StopManager does) and then exits the daemon. Answers
@@ -337,6 +353,20 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same as a stream: what was missed since the resume token, then what
         happens. When events were dropped before they could be sent, a `gap` says
         how many.
+        """
+
+    @_abc_1.abstractmethod
+    def Upgrade(
+        self,
+        request: _host_manager_pb2.UpgradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.UpgradeResponse, _abc.Awaitable[_host_manager_pb2.UpgradeResponse]]:
+        """Replaces the daemon by the code that is installed now, in place: the process
+        re-executes itself, its pid stays, native processes stay its children, and
+        every instance goes on running. Answers once that code is known to start and
+        before it takes over; calls fail with UNAVAILABLE for the fraction of a second
+        that it takes, and streams are to be resumed. FAILED_PRECONDITION when that
+        code does not start: then nothing has happened.
         """
 
     @_abc_1.abstractmethod

@@ -24,6 +24,7 @@ from .forest import Forest
 from .gate import Gate
 from .identity import Identity
 from .leader import GATE_ENDS, find_leader, status_of_ended
+from .leftovers import reap_when_ended
 from .limits import LimitError, apply_limits
 from .probe import CallSoon, Prober
 from .records import Draft, Record, Records
@@ -154,6 +155,7 @@ class ProcessDriver:
                 self._records.remove(record.run.instance_id)
                 if record.released:
                     adopted.append(_adopted(record, ended=status, gone=True))
+        reap_when_ended(self._poller, {one.pid for one in adopted})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
             if spec is not None:

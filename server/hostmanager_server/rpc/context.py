@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -89,6 +89,7 @@ class Context:
     outputs: OutputReader
     now: Callable[[], Instant]
     exit_daemon: Callable[[frozenset[Management]], None]  # leaving what is managed so to the next daemon
+    upgrade_daemon: Callable[[bool], Awaitable[str]]  # or only find out whether it could be; the new version
 
     engine: Engine | None = None  # None: no compose files are managed
 

@@ -14,6 +14,7 @@ from hostmanager_server.supervisor import (
     NotDurableError,
     RequestError,
     StaleEpochError,
+    UpgradeError,
     WrongStateError,
 )
 
@@ -115,6 +116,8 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "CONFIG_UNUSABLE", str(error))
         case NotDurableError():
             return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
+        case UpgradeError():
+            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "UPGRADE_REFUSED", str(error))
         case StaleEpochError():
             return RpcError(grpc.StatusCode.ABORTED, "STALE_EPOCH", str(error))
     raise TypeError(f"no status for {error!r}") from error

@@ -1,4 +1,4 @@
-"""StartManager, StopManager, Update, Restart, Die: what changes something."""
+"""StartManager, StopManager, Update, Restart, Upgrade, Die: what changes something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, carry_out
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
-from hostmanager_server.supervisor import Accepted, StaleEpochError
+from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError
 
 
 class RequestRpcs:
@@ -65,9 +65,7 @@ class RequestRpcs:
 
     async def die(self, request: pb.DieRequest) -> pb.DieResponse:
         context = self._context
-        epoch = context.daemon.epoch
-        if request.expected_epoch and request.expected_epoch != epoch:
-            raise from_request_error(StaleEpochError(request.expected_epoch, epoch), "")
+        self._check_epoch(request.expected_epoch)
         disown = {
             management: what
             for management, what, asked in (
@@ -83,7 +81,22 @@ class RequestRpcs:
         context.exit_daemon(frozenset(disown))
         if len(disown) < 2:
             await carry_out(context.supervisor.stop_manager(disown))
-        return pb.DieResponse(epoch=epoch)
+        return pb.DieResponse(epoch=context.daemon.epoch)
+
+    async def upgrade(self, request: pb.UpgradeRequest) -> pb.UpgradeResponse:
+        context = self._context
+        self._check_epoch(request.expected_epoch)
+        try:
+            version = await context.upgrade_daemon(request.validate_only)
+        except RequestError as error:
+            raise from_request_error(error, "") from error
+        return pb.UpgradeResponse(epoch=context.daemon.epoch, version=version)
+
+    def _check_epoch(self, expected: str) -> None:
+        """Raises RpcError when the request was meant for another daemon."""
+        epoch = self._context.daemon.epoch
+        if expected and expected != epoch:
+            raise from_request_error(StaleEpochError(expected, epoch), "")
 
     def _before(self, done: Accepted) -> str:
         """A token to watch from that shows the accepted change itself, too."""

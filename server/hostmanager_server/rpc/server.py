@@ -94,7 +94,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class Server:
-    """Serves on every address; `start` and `stop` belong to the event loop."""
+    """Serves on every address; `serve` and `stop` belong to the event loop."""
 
     def __init__(
         self, context: Context, listen: list[Listen], limits: Limits, *, tcp_reflection: bool
@@ -112,8 +112,9 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    async def start(self) -> list[str]:
-        """Bind and serve; the addresses, with the ports that were chosen for port 0. Raises AddressError."""
+    def bind(self) -> list[str]:
+        """Listen; who connects waits for `serve`. The addresses, with the ports that were chosen for port 0.
+        Raises AddressError."""
         bound = []
         for listen in self._listen:
             if listen.socket is not None:
@@ -128,9 +129,12 @@ class Server:
             if listen.socket is not None:
                 self._sockets.append(listen.socket)
             bound.append(listen.text if listen.is_unix else f"{listen.text.rpartition(':')[0]}:{port}")
+        return bound
+
+    async def serve(self) -> None:
+        """Answer from now on."""
         await self._server.start()
         await self.set_serving(True)
-        return bound
 
     async def set_serving(self, serving: bool) -> None:
         """What the health service says."""

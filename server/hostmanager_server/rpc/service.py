@@ -74,6 +74,7 @@ def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
         "TailLogs": _stream(pb.TailLogsRequest, logs.tail_logs),
         "ListEvents": unary(pb.ListEventsRequest, events.list_events),
         "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
+        "Upgrade": unary(pb.UpgradeRequest, requests.upgrade),
         "Die": unary(pb.DieRequest, requests.die),
         "DockerPull": _stream(pb.DockerPullRequest, pull.docker_pull),
         "RemoveOrphans": _stream(pb.RemoveOrphansRequest, orphans.remove_orphans),

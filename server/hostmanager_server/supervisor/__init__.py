@@ -9,6 +9,7 @@ from hostmanager_server.supervisor.requests import (
     NotDurableError,
     RequestError,
     StaleEpochError,
+    UpgradeError,
     WrongStateError,
 )
 from hostmanager_server.supervisor.thread import CallSoon, MakeServices, Supervisor
@@ -24,6 +25,7 @@ __all__ = [
     "RequestError",
     "StaleEpochError",
     "Supervisor",
+    "UpgradeError",
     "WrongStateError",
     "now",
 ]

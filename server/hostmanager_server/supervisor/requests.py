@@ -75,6 +75,16 @@ class AdoptionError(RequestError):
         )
 
 
+class UpgradeError(RequestError):
+    """The code that is installed now could not take over; the daemon goes on as it is."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"cannot upgrade: the code that is installed now does not start: {why}; "
+            "this daemon goes on as it is. Mend the installation, and ask again"
+        )
+
+
 class StaleEpochError(RequestError):
     """The request was meant for an earlier life of the daemon."""
 

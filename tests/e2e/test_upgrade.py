@@ -1,0 +1,195 @@
+"""A daemon that becomes the code installed now keeps its pid, and nobody it looks after notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client import HostManagerClient, HostState
+from hostmanager_server.drivers.identity import read_stat
+
+from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+
+UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
+SLEEP = ["sleep", "100000"]
+
+
+@pytest.fixture
+def daemon(site: Site) -> Daemon:
+    site.write([{"instance-id": i, "command": SLEEP} for i in "abc"])
+    daemon = site.start()
+    daemon.wait_for_all(UP)
+    return daemon
+
+
+def epoch(daemon: Daemon) -> str:
+    """Of whoever answers, as soon as anybody does."""
+
+    def ask() -> str:
+        try:
+            return daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=5).manager.epoch
+        except grpc.RpcError:
+            return ""
+
+    return eventually(ask, "the daemon to answer")
+
+
+def upgraded(daemon: Daemon, before: str) -> None:
+    eventually(lambda: epoch(daemon) != before, "the new daemon to answer")
+
+
+def pids(daemon: Daemon) -> dict[str, int]:
+    return {i: instance.process.pid for i, instance in daemon.instances().items()}
+
+
+def zombies(parent: int) -> list[str]:
+    stats = {name: read_stat(name) for name in os.listdir("/proc") if name.isdecimal()}
+    return [name for name, stat in stats.items() if stat and stat.parent == parent and stat.state == "Z"]
+
+
+def test_everything_goes_on_and_the_children_stay_children(daemon: Daemon) -> None:
+    daemon.update(b="down")
+    daemon.wait_for("b", DOWN)
+    before = pids(daemon)
+    first = epoch(daemon)
+    daemon.stub.Upgrade(pb.UpgradeRequest(expected_epoch=first), timeout=60)
+    upgraded(daemon, first)
+    assert daemon.process.poll() is None
+    assert pids(daemon) == before
+    assert daemon.instance("b").next_action == DOWN
+    assert next(e.reason for e in daemon.events() if e.kind == pb.EVENT_KIND_DAEMON) == "Upgraded"
+    # A child's exit code is known to its parent alone.
+    os.kill(before["a"], signal.SIGUSR1)
+    ended = eventually(lambda: daemon.instance("a").last_exit, "the exit to be seen")
+    assert eventually(lambda: daemon.instance("a").last_exit.signal) == "SIGUSR1", ended
+    assert daemon.end() == 0
+    assert daemon.site.processes() == []
+
+
+def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
+    before = pids(daemon)
+    seen: list[HostState] = []
+    with HostManagerClient(f"unix:{daemon.site.socket}") as client:
+
+        def follow() -> None:
+            seen.extend(update.state for update in client.watch())
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        eventually(lambda: seen, "the first state")
+        first = epoch(daemon)
+        daemon.process.send_signal(signal.SIGUSR2)
+        upgraded(daemon, first)
+        eventually(lambda: seen[-1].epoch != first, "the watcher to be with the new daemon")
+    follower.join()
+    for state in seen:
+        assert state.manager.state == pb.MANAGER_STATE_RUNNING
+        assert {i: v.process.pid for i, v in state.instances.items()} == before
+        assert {v.next_action for v in state.instances.values()} == {UP}
+
+
+def test_what_ended_while_the_new_code_was_starting_has_its_exit_code(site: Site) -> None:
+    # Frozen right after it has released the agent, so that nobody sees the end of that before the exec.
+    command = ["sh", "-c", "read x < go; exit 7"]
+    site.write([{"instance-id": "a", "command": command, "restart": {"when": "never"}}])
+    os.mkfifo(site.folder / "go")
+    daemon = site.start()
+    daemon.wait_for("a", UP)
+    pid = daemon.instance("a").process.pid
+    first = epoch(daemon)
+    daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+    eventually(lambda: not _serves(daemon), "the old daemon to be gone")
+    (site.folder / "go").write_text("\n")
+    eventually(lambda: (stat := read_stat(pid)) is None or not stat.alive, "the agent to end")
+    upgraded(daemon, first)
+    eventually(lambda: daemon.instance("a").last_exit.pid == pid, "the exit to be told")
+    assert daemon.instance("a").last_exit.code == 7
+    assert zombies(daemon.pid) == []
+
+
+def _serves(daemon: Daemon) -> bool:
+    try:
+        daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_helpers_of_the_earlier_life_are_reaped(site: Site) -> None:
+    probe = {"command": ["sh", "-c", "echo > asked; exec sleep 100000"], "timeout": "1000s"}
+    site.write([{"instance-id": "a", "command": SLEEP, "ready": probe, "start-timeout": "1000s"}])
+    daemon = site.start()
+    eventually((site.folder / "asked").exists, "the probe to be asked")
+    first = epoch(daemon)
+    for _ in range(2):
+        daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+        upgraded(daemon, first)
+        first = epoch(daemon)
+        # Not ready before, it is not taken for ready now.
+        assert daemon.instance("a").next_action == pb.NEXT_ACTION_WAIT_START
+    eventually(lambda: zombies(daemon.pid) == [], "no zombie to be left")
+
+
+def test_nobody_gets_the_state_directory_meanwhile(daemon: Daemon) -> None:
+    first = epoch(daemon)
+    site = daemon.site
+    rival: list[str | Path] = [COMMAND, "serve", site.file, "--state-dir", site.state_dir]
+    rival += ["--listen", "unix:rival"]
+    ended = threading.Event()
+    won: list[str] = []
+
+    def try_again() -> None:
+        while not ended.is_set():
+            done = subprocess.run(rival, cwd=site.folder, capture_output=True, text=True, check=False)
+            won.extend([done.stderr] if str(daemon.pid) not in done.stderr else [])
+
+    thread = threading.Thread(target=try_again)
+    thread.start()
+    try:
+        daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+        upgraded(daemon, first)
+    finally:
+        ended.set()
+        thread.join()
+    assert won == []
+
+
+def test_code_that_does_not_start_does_not_take_over(site: Site) -> None:
+    site.write([{"instance-id": "a", "command": SLEEP}])
+    launcher = site.folder / "launcher.py"
+    launcher.write_text("from hostmanager_client.cli import main; main()\n")
+    daemon = site.start(program=[sys.executable, launcher])
+    daemon.wait_for("a", UP)
+    before = pids(daemon)
+    launcher.write_text("import nothing_of_this_name\n")
+    with pytest.raises(grpc.RpcError) as refusal:
+        daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+    assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "nothing_of_this_name" in str(refusal.value.details())
+    daemon.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: "nothing_of_this_name" in daemon.log.read_text(), "the log to say so")
+    assert pids(daemon) == before
+
+
+def test_a_signal_to_end_is_not_lost_in_an_upgrade(daemon: Daemon) -> None:
+    daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(60) == 0
+    assert daemon.site.processes() == []
+
+
+def test_the_command_waits_for_the_new_daemon(daemon: Daemon) -> None:
+    address = f"unix:{daemon.site.socket}"
+    done = subprocess.run(
+        [COMMAND, "upgrade", "--address", address], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"(pid {daemon.pid})" in done.stdout
+    assert Path(f"/proc/{daemon.pid}").exists()
