@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.config.options import ManagerOptions
 from hostmanager_server.core.actions import Kind, Note, Severity
@@ -39,6 +40,7 @@ from hostmanager_server.store import Store
 from hostmanager_server.supervisor import (
     AdoptionError,
     CallSoon,
+    Config,
     MakeServices,
     NotDurableError,
     RequestError,
@@ -114,6 +116,8 @@ class App:
         self._broken = asyncio.Event()  # nothing is supervised any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
+        self._last_good = LastGood(settings.state_dir)
+        self._config_taken = False
         self._above: ServiceManager | None = None
 
     async def run(self, ready: Callable[[list[str]], None], inherited_lock: int | None = None) -> Outcome:
@@ -143,8 +147,9 @@ class App:
         died = not recovered.ended and recovered.boot_id == boot_id()
         restore = recovered.targets if died and settings.initial_state is None else {}
         supervisor = Supervisor(
-            store, self._load_config, make_driver, journal, self._broke_down, restore, self._make_services()
-        )
+            store, self._load_config, make_driver, journal, self._broke_down, restore, self._make_services(),
+            self._keep_config,
+        )  # fmt: skip
         limits = settings.limits
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
@@ -288,11 +293,18 @@ class App:
 
     def _load_config(self) -> LoadedConfig:
         settings = self._settings
-        config = load_site_config(settings.site_file, host=settings.host, working_dir=settings.working_dir)
-        if config.spec is None or config.options == settings.options:
+        # Once anything was in force, a file with errors changes nothing; until then, it may have been before.
+        load = load_site_config if self._config_taken else self._last_good.load
+        config = load(settings.site_file, host=settings.host, working_dir=settings.working_dir)
+        if not config.ok or config.options == settings.options:
             return config
         text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"
         return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
+
+    def _keep_config(self, config: Config) -> None:
+        assert isinstance(config, LoadedConfig)
+        self._config_taken = True
+        self._last_good.keep(config)
 
     async def _reload(self) -> None:
         if self._supervisor is None or self._above is None:

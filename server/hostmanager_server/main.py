@@ -20,7 +20,8 @@ import click
 
 from hostmanager_server import failpoints, upgrade
 from hostmanager_server.app import App, ComposeSettings, Outcome, Settings
-from hostmanager_server.config.load import default_site_file, load_site_config
+from hostmanager_server.config.last_good import LastGood
+from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.options import ManagerOptions, split_files
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.limits import raise_own_files
@@ -154,7 +155,8 @@ def serve_command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     working_dir = (working_dir or Path.cwd()).absolute()
-    options = load_site_config(site.absolute(), host=host, working_dir=working_dir).options
+    folder = (state_dir or default_state_dir(environ)).absolute()
+    options = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir).options
     quiet = quiet or options.quiet
     _set_up_logging(quiet)
     raise_own_files()
@@ -169,7 +171,7 @@ def serve_command(
             addresses = (parse_listen(f"unix:{socket}", insecure=insecure),)
         settings = Settings(
             site_file=site.absolute(),
-            state_dir=(state_dir or default_state_dir(environ)).absolute(),
+            state_dir=folder,
             listen=addresses,
             host=host,
             working_dir=working_dir,

@@ -103,6 +103,45 @@ def test_many_deaths_leave_one_of_each_and_the_targets_as_acknowledged(site: Sit
     assert sorted(site.processes()) == pids
 
 
+def test_a_config_that_was_broken_meanwhile_loses_nobody(two: Site) -> None:
+    first = two.start()
+    first.wait_for_all(UP)
+    first.update(b="down")
+    first.wait_for("b", DOWN)
+    before = first.instance("a").process.pid
+    first.reload()
+    good = two.file.read_text()
+    first.end(signal.SIGKILL)
+    two.file.write_text(good + "\n  no: [yaml")
+    second = two.start()
+    assert second.instance("a").process.pid == before
+    assert second.instance("b").target_state == pb.TARGET_STATE_DOWN
+    status = second.stub.GetStatus(pb.GetStatusRequest(), timeout=20).manager.config_parse_status["[SCF]"]
+    assert not status.success
+    with pytest.raises(grpc.RpcError, match="cannot use the site config"):
+        second.reload()
+    assert second.instance("a").process.pid == before
+    two.file.write_text(good)
+    second.reload()
+    assert second.instance("a").process.pid == before
+
+
+def test_a_config_that_was_never_in_force_is_not_fallen_back_on(two: Site) -> None:
+    good = two.file.read_text()
+    two.file.write_text("hosts: [")
+    two.start("--quiet").end(signal.SIGKILL)
+    two.file.write_text(good)
+    first = two.start()
+    first.stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True), timeout=20)
+    first.wait_for_all(UP)
+    two.write([{"instance-id": "c", "command": SLEEP}])
+    first.stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True), timeout=20)
+    first.end(signal.SIGKILL)
+    two.file.write_text("hosts: [")
+    second = two.start()
+    assert sorted(second.instances()) == ["a", "b"]
+
+
 def test_a_state_directory_that_cannot_be_written_is_said(two: Site) -> None:
     two.state_dir.write_text("a file in its place")
     daemon = two.start(wait=False)

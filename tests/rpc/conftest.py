@@ -53,6 +53,10 @@ class ReadConfig:
     file: str = "site.yaml"
     host: str = "host"
 
+    @property
+    def ok(self) -> bool:
+        return self.spec is not None
+
 
 class MemoryJournal:
     """Says at once that everything is on disk."""

@@ -29,6 +29,10 @@ class ReadConfig:
     file: str = "site.yaml"
     host: str = "host"
 
+    @property
+    def ok(self) -> bool:
+        return self.spec is not None
+
 
 class MemoryJournal:
     """Keeps nothing; says at once that it is on disk."""

@@ -37,7 +37,8 @@ HOST_KEYS = ("agent-instances", "log-dir", "address", *IGNORED_HOST_KEYS)
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """What a file says about one host. `spec` is None when it has errors."""
+    """What a file says about one host. `spec` is None when it has errors, unless it is `stale`: then it is
+    what the file said before it had these."""
 
     file: str
     host: str
@@ -45,10 +46,13 @@ class LoadedConfig:
     options: ManagerOptions = field(default_factory=ManagerOptions)
     problems: tuple[Problem, ...] = ()
     local: bool = True  # the host is the one that this machine is
+    text: str = field(default="", repr=False)
+    stale: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.spec is not None
+        """Whether the file can be used as it is."""
+        return self.spec is not None and not self.stale
 
 
 def default_site_file(environ: Mapping[str, str]) -> Path:
@@ -59,11 +63,13 @@ def default_site_file(environ: Mapping[str, str]) -> Path:
     return Path(folder) / "default.yaml"
 
 
-def load_site_config(file: Path, *, host: str | None = None, working_dir: Path | None = None) -> LoadedConfig:
+def load_site_config(
+    file: Path, *, host: str | None = None, working_dir: Path | None = None, text: str | None = None
+) -> LoadedConfig:
     """Read `file` for `host` (None: this machine's name, else `localhost`). Never raises for what is in the
     file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir` (None:
-    the current directory)."""
-    site = _read_site(file, working_dir)
+    the current directory). `text`: what is to be taken for the file's content."""
+    site = _read_site(file, working_dir, text)
     name = _choose(site.hosts, host)
     if name is None:
         reader = site.reader.fork()
@@ -91,18 +97,21 @@ class _Site:
     hosts: Mapping[str, Entry]
     classes: Mapping[str, Settings]
     reader: Reader  # with what is wrong there
+    text: str
 
     def launchers(self) -> Launchers:
         commands = {cls: given.command for cls, given in self.classes.items() if given.command is not None}
         return Launchers(Path(self.file).absolute(), self.working_dir, commands)
 
 
-def _read_site(file: Path, working_dir: Path | None) -> _Site:
+def _read_site(file: Path, working_dir: Path | None, text: str | None = None) -> _Site:
     reader = Reader(str(file))
     folder = (working_dir or Path()).absolute()
     hosts: dict[str, Entry] = {}
     classes: dict[str, Settings] = {}
-    document = _document(reader, file)
+    if text is None:
+        text = _text(reader, file)
+    document = _document(reader, text) if text is not None else None
     if document is not None:
         top = reader.mapping(document, "the site config")
         reader.check_keys(top, TOP_KEYS, "the site config")
@@ -111,18 +120,30 @@ def _read_site(file: Path, working_dir: Path | None) -> _Site:
         if "agent-classes" in top:
             classes = _read_classes(reader, top["agent-classes"].value, folder)
         hosts = _read_hosts(reader, document, top)
-    return _Site(reader.file, folder, hosts, classes, reader)
+    return _Site(reader.file, folder, hosts, classes, reader, text or "")
 
 
-def _document(reader: Reader, file: Path) -> Node | None:
+def _text(reader: Reader, file: Path) -> str | None:
     try:
         text, writers = read_text(file)
-        document = compose(text)
     except DocumentError as error:
-        reader.note(Problem(Severity.ERROR, error.message, reader.file, error.line, error.column))
+        _note(reader, error)
         return None
     for warning in writers:
         reader.warn(None, warning)
+    return text
+
+
+def _note(reader: Reader, error: DocumentError) -> None:
+    reader.note(Problem(Severity.ERROR, error.message, reader.file, error.line, error.column))
+
+
+def _document(reader: Reader, text: str) -> Node | None:
+    try:
+        document = compose(text)
+    except DocumentError as error:
+        _note(reader, error)
+        return None
     if document is None:
         reader.error(None, "is empty; it needs 'hosts', with an entry for this host")
     return document
@@ -195,7 +216,7 @@ def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> 
         address = _address(reader, entries["address"].value, f"'address' of {what}")
         options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, tuple(instances))
-    return LoadedConfig(site.file, name, spec, options, reader.problems, local)
+    return LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
 
 
 def _address(reader: Reader, node: Node, what: str) -> str | None:

@@ -1,6 +1,7 @@
 """The supervisor: the one thread that owns the state."""
 
 from hostmanager_server.supervisor.loop import now
+from hostmanager_server.supervisor.manager import Config
 from hostmanager_server.supervisor.requests import (
     Accepted,
     AdoptionError,
@@ -18,6 +19,7 @@ __all__ = [
     "Accepted",
     "AdoptionError",
     "CallSoon",
+    "Config",
     "ConfigError",
     "InvalidRequestError",
     "MakeServices",

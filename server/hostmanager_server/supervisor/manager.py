@@ -37,10 +37,13 @@ from hostmanager_server.supervisor.requests import (
 
 
 class Config(Protocol):
-    """A site config as it was read. `spec` is None when it has errors."""
+    """A site config as it was read. With errors it is not `ok`; `spec` is None then, or what it said before
+    it had them."""
 
     @property
     def spec(self) -> HostSpec | None: ...
+    @property
+    def ok(self) -> bool: ...
     @property
     def problems(self) -> tuple[Problem, ...]: ...
     @property
@@ -86,10 +89,11 @@ class Manager:
         tolerant: bool,
         catalog: Catalog | None = None,
     ) -> Accepted:
-        """Start. `tolerant`: run with no instances when the config has errors, instead of refusing."""
+        """Start. `tolerant`: when the config has errors run with what it said before, else with no instances,
+        instead of refusing."""
         if self._manager.state is not ManagerState.STOPPED:
             raise WrongStateError("start the manager", self._manager.state, "stop it first")
-        if config is not None and config.spec is None and not tolerant:
+        if config is not None and not config.ok and not tolerant:
             self._reject(config)
         known: set[str] = set()
         if config is None:
@@ -128,10 +132,11 @@ class Manager:
             raise WrongStateError("update", self._manager.state, "start it with StartManager")
         known = {i.instance_id for i in self._engine.instances.values() if not i.retired}
         if config is not None:
-            if config.spec is None:
+            if not config.ok:
                 if validate_only:
                     raise ConfigError(config.file, config.problems)
                 self._reject(config)
+            assert config.spec is not None
             known = self._ids(config.spec, catalog)
         _raise_if(plan.check_targets(known, changes))
         warnings = config.problems if config is not None else ()
@@ -290,7 +295,7 @@ class Manager:
             self._set_manager(replace(self._manager, parse_status=status))
 
     def _note_config(self, config: Config, moment: Instant) -> None:
-        status = ParseStatus(config.spec is not None, moment, config.problems)
+        status = ParseStatus(config.ok, moment, config.problems)
         self._set_manager(replace(self._manager, parse_status={**self._manager.parse_status, SCF: status}))
         if status.success:
             self._engine.note(Note(Kind.CONFIG, "ConfigRead", f"read {config.file}", moment))

@@ -38,10 +38,10 @@ class Supervisor:
     """Runs the engine on a thread of its own. Every method may be called from any thread and returns at once;
     a future fails with a RequestError when the request is rejected.
 
-    `load_config` is called on a thread of its own for each reload, one at a time. `on_failure` is called on
-    the supervisor's thread should that end by a bug; the daemon is of no use from then on. An answer to a
-    request that changed a target comes when the journal has it on disk. `restore` holds the targets asked of
-    a daemon that died.
+    `load_config` is called on a thread of its own for each reload, one at a time, and so is `keep_config`
+    with each config that was taken. `on_failure` is called on the supervisor's thread should that end by a
+    bug; the daemon is of no use from then on. An answer to a request that changed a target comes when the
+    journal has it on disk. `restore` holds the targets asked of a daemon that died.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Supervisor:
         on_failure: Callable[[], None],
         restore: Mapping[str, Target] = MappingProxyType({}),
         make_services: MakeServices | None = None,
+        keep_config: Callable[[Config], None] = lambda _: None,
     ) -> None:
+        self._keep_config = keep_config
         self._on_failure = on_failure
         self._load_config = load_config
         self._loop = Loop()
@@ -120,6 +122,7 @@ class Supervisor:
         return self._with_config(
             reload_config,
             lambda config, catalog: self._manager.update(config, changes, validate_only, catalog),
+            taken=not validate_only,
         )
 
     def restart(self, instance_ids: Sequence[str] | None) -> Future[Accepted]:
@@ -158,7 +161,11 @@ class Supervisor:
         return future
 
     def _with_config(
-        self, reload_config: bool, request: Callable[[Config | None, Catalog | None], Accepted]
+        self,
+        reload_config: bool,
+        request: Callable[[Config | None, Catalog | None], Accepted],
+        *,
+        taken: bool = True,
     ) -> Future[Accepted]:
         if not reload_config:
             return self._call(lambda: request(None, None))
@@ -173,7 +180,14 @@ class Supervisor:
             except BaseException as error:  # whoever asked is told, whatever it is
                 future.set_exception(error)
                 return
-            self._call(lambda: request(config, catalog)).add_done_callback(lambda done: _copy(done, future))
+
+            def done(answered: Future[Accepted]) -> None:
+                if taken and config.ok and answered.exception() is None:
+                    with suppress(RuntimeError):  # the daemon is ending
+                        self._loader.submit(self._keep_config, config)
+                _copy(answered, future)
+
+            self._call(lambda: request(config, catalog)).add_done_callback(done)
 
         self._loader.submit(load)
         return future

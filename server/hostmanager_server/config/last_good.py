@@ -1,0 +1,54 @@
+"""The site config that was in force last, kept for a daemon that is started on one with errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from hostmanager_server.config.load import LoadedConfig, load_site_config
+
+log = logging.getLogger(__name__)
+
+
+class LastGood:
+    """A copy in the state directory of the last site config that was used."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._copy = state_dir / "site-config.json"
+
+    def keep(self, config: LoadedConfig) -> None:
+        """Keep a config that was taken. Waits for the disk. Where that cannot be written, the daemon's log
+        says so: it is needed only when the daemon dies while the file has errors."""
+        data = json.dumps({"file": config.file, "text": config.text}).encode()
+        fresh = self._copy.with_suffix(".new")
+        try:
+            if self._copy.exists() and self._copy.read_bytes() == data:
+                return
+            fresh.write_bytes(data)
+            os.replace(fresh, self._copy)
+        except OSError as error:
+            log.warning("cannot keep a copy of the site config in %s: %s", self._copy, error.strerror)
+
+    def load(self, file: Path, *, host: str | None, working_dir: Path | None) -> LoadedConfig:
+        """What the file says; when it has errors, what it said when it was last used, with those errors as
+        its problems (`stale`)."""
+        config = load_site_config(file, host=host, working_dir=working_dir)
+        if config.ok or (text := self._text_of(config.file)) is None:
+            return config
+        kept = load_site_config(file, host=host, working_dir=working_dir, text=text)
+        if not kept.ok:
+            return config
+        return replace(kept, problems=config.problems, stale=True)
+
+    def _text_of(self, file: str) -> str | None:
+        try:
+            fields = json.loads(self._copy.read_bytes())
+            return str(fields["text"]) if fields["file"] == file else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("cannot use the copy of the site config in %s: %s", self._copy, error)
+            return None
