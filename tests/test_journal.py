@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Target
 from hostmanager_server.journal import VERSION, Journal, Recovered
-from hypothesis import given
+from hostmanager_server.journal.schema import UnusableError
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 BOOT = "boot-1"
@@ -43,7 +47,7 @@ def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
     journal.save(targets={"a": Target.DOWN}, forget=["b"]).result()
     journal.end()
     journal.close()
-    assert read(path) == Recovered(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN})
+    assert read(path) == Recovered(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN}, new=False)
 
 
 def test_a_daemon_that_was_not_asked_to_end_counts_as_died(path: Path) -> None:
@@ -63,7 +67,7 @@ def test_what_is_saved_while_it_ends_does_not_make_it_look_dead(path: Path) -> N
     journal.end()
     journal.save(manager=ManagerState.STOPPING)
     journal.close()
-    assert read(path) == Recovered(ManagerState.STOPPING, True, BOOT, {})
+    assert read(path) == Recovered(ManagerState.STOPPING, True, BOOT, new=False)
 
 
 def test_a_daemon_that_never_began_leaves_no_trace(path: Path) -> None:
@@ -101,7 +105,9 @@ def test_a_saved_target_survives_a_kill(path: Path) -> None:
 
 def test_a_corrupt_file_is_set_aside_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_bytes(b"not a database at all" * 100)
-    assert read(path) == Recovered()
+    recovered = read(path)
+    assert (recovered.targets, recovered.ended) == ({}, True)
+    assert "not a database" in recovered.lost
     aside = list(path.parent.glob("*.corrupt"))
     assert [file.read_bytes()[:5] for file in aside] == [b"not a"]
     assert str(path) in caplog.text
@@ -112,7 +118,7 @@ def test_a_newer_file_is_set_aside(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version={VERSION + 1}")
     db.close()
-    assert read(path) == Recovered()
+    assert "newer version" in read(path).lost
     assert list(path.parent.glob("*.corrupt"))
 
 
@@ -123,34 +129,134 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         Journal(tmp_path / "journal.sqlite", BOOT).open()
 
 
-def test_a_save_that_fails_says_so(path: Path) -> None:
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Somebody else holds the file: nothing can be written."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostmanager_server.journal.schema.BUSY", 0.0)
+
+
+def test_what_could_not_be_written_is_written_with_the_next_change(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
-    with sqlite3.connect(path) as other:
-        other.execute("DROP TABLE targets")
+    journal.save(targets={"a": Target.UP, "b": Target.UP}).result()
+    with held(path), pytest.raises(sqlite3.OperationalError):
+        journal.save(targets={"a": Target.DOWN}).result()
+    journal.save(targets={"c": Target.DOWN}, forget=["b"]).result()
+    with sqlite3.connect(path) as other:  # before it is closed, which writes once more
+        assert dict(other.execute("SELECT * FROM targets")) == {"a": "down", "c": "down"}
     other.close()
-    with pytest.raises(sqlite3.OperationalError):
-        journal.save(targets={"a": Target.UP}).result()
     journal.close()
+
+
+def test_what_could_not_be_written_is_tried_again_by_itself(path: Path) -> None:
+    told: queue.Queue[str] = queue.Queue()
+    journal = Journal(path, BOOT, retry=0.01)
+    journal.open()
+    journal.listen(told.put)
+    with held(path):
+        with pytest.raises(sqlite3.OperationalError):
+            journal.save(targets={"a": Target.DOWN}).result()
+        assert str(path) in (problem := told.get(timeout=60))
+        assert "SQLITE_BUSY" in problem
+        with pytest.raises(sqlite3.OperationalError):  # which is another try, in vain
+            journal.save().result()
+    assert told.get(timeout=60) == ""
+    assert told.empty()  # it is not told with each try
+    journal.close()
+    assert read(path).targets == {"a": Target.DOWN}
+
+
+def test_waiting_for_the_disk_fails_as_long_as_something_is_not_on_it(path: Path) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    with held(path):
+        for targets in ({"a": Target.UP}, {}, {}):
+            with pytest.raises(sqlite3.OperationalError):
+                journal.save(targets=targets).result()
+    journal.save().result()
+    assert read(path).targets == {"a": Target.UP}
+    journal.close()
+
+
+@pytest.mark.parametrize("deed", ["removed", "replaced by garbage", "replaced by another"])
+def test_a_file_that_is_taken_away_is_written_whole_again(path: Path, tmp_path: Path, deed: str) -> None:
+    journal = Journal(path, BOOT, retry=0.01)
+    journal.open()
+    journal.save(manager=ManagerState.RUNNING, targets={"a": Target.DOWN, "b": Target.UP}).result()
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    if deed == "replaced by garbage":
+        path.write_bytes(b"garbage " * 1000)
+    elif deed == "replaced by another":
+        another = Journal(path, "another boot")
+        another.open()
+        another.save(targets={"x": Target.UP})
+        another.close()
+    with suppress(UnusableError):  # the first try finds the garbage, and sets it aside
+        journal.save(targets={"c": Target.DOWN}).result()
+    journal.save().result()
+    journal.close()
+    expected = {"a": Target.DOWN, "b": Target.UP, "c": Target.DOWN}
+    assert read(path) == Recovered(ManagerState.RUNNING, False, BOOT, expected, new=False)
+
+
+def test_a_disk_that_is_full_at_the_end_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    with held(path):
+        journal.save(targets={"a": Target.UP})
+        journal.close()
+    assert str(path) in caplog.text
 
 
 changes = st.tuples(
     st.dictionaries(st.text(max_size=3), st.sampled_from(Target), max_size=4),
     st.lists(st.text(max_size=3), max_size=2),
 )
+fates = st.sampled_from(["stored", "stored", "fails", "crash"])
 
 
-@given(st.lists(changes, max_size=6))
-def test_the_journal_adds_up(steps: list[tuple[dict[str, Target], list[str]]]) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(changes, fates), max_size=8))
+def test_what_was_acknowledged_is_read_back_whatever_fails_and_dies(
+    steps: list[tuple[tuple[dict[str, Target], list[str]], str]],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.sqlite"
         journal = Journal(path, BOOT)
         journal.open()
-        expected: dict[str, Target] = {}
-        for targets, forget in steps:
-            journal.save(targets=targets, forget=forget)
-            expected.update(targets)
-            for instance_id in forget:
-                expected.pop(instance_id, None)
-        journal.close()
-        assert read(path).targets == expected
+        asked: dict[str, Target] = {}
+        acknowledged: dict[str, Target] = {}
+        unwritten = False
+        for (targets, forget), fate in steps:
+            asked = {i: t for i, t in {**asked, **targets}.items() if i not in forget}
+            if fate == "stored":
+                journal.save(targets=targets, forget=forget).result()
+                acknowledged, unwritten = asked, False
+                continue
+            with held(path):
+                change = journal.save(targets=targets, forget=forget)
+                unwritten = unwritten or bool(targets or forget)
+                with pytest.raises(sqlite3.OperationalError) if unwritten else nullcontext():
+                    change.result()
+                if fate == "crash":
+                    journal.close()
+            if fate == "crash":
+                journal = Journal(path, BOOT)
+                recovered = journal.open()
+                assert recovered.targets == acknowledged
+                asked, unwritten = acknowledged, False
+        with held(path):
+            journal.close()
+        assert read(path).targets == acknowledged

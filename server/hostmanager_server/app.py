@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.config.options import ManagerOptions
+from hostmanager_server.config.options import ManagerOptions, PersistTargets
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.plan import ALL, TargetChange
@@ -48,6 +48,7 @@ from hostmanager_server.supervisor import (
     UpgradeError,
     now,
 )
+from hostmanager_server.takeover import targets_hold, what_is_left
 from hostmanager_server.upgrade import command_line, preflight
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Settings:
     host: str | None = None  # None: this machine's name, else `localhost`
     working_dir: Path = field(default_factory=Path.cwd)
     initial_state: Target | None = None  # None: what the config says
+    persist: PersistTargets = PersistTargets.CRASH
     tcp_reflection: bool = False
     compose: ComposeSettings | None = None  # None: no compose files are managed
     options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
@@ -138,16 +140,16 @@ class App:
         journal = Journal(state_dir.path / "journal.sqlite", boot_id())
         try:
             recovered = journal.open()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StateDirError(
                 f"cannot use the state directory {state_dir.path}: journal: {error}"
             ) from error
-        # Targets outlive a daemon that died, or was replaced; one that was asked to end, or a reboot, starts
-        # from the config, as OCS does.
         died = not recovered.ended and recovered.boot_id == boot_id()
-        restore = recovered.targets if died and settings.initial_state is None else {}
+        kept = targets_hold(recovered, settings.persist, died=died)
+        left = what_is_left(recovered, targets=kept, histories=died, used=(state_dir.path / "runs").exists())
+        journal.discard(targets=not kept, histories=not died)
         supervisor = Supervisor(
-            store, self._load_config, make_driver, journal, self._broke_down, restore, self._make_services(),
+            store, self._load_config, make_driver, journal, self._broke_down, left, self._make_services(),
             self._keep_config,
         )  # fmt: skip
         limits = settings.limits
@@ -168,13 +170,13 @@ class App:
             self._supervisor = supervisor
             above.starting(supervisor.call_soon)
             supervisor.note(_began(daemon, upgraded=inherited_lock is not None))
-            initial = settings.initial_state
+            initial = None if kept else settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
             try:
                 await self._unless_broken(supervisor.start_manager(changes, tolerant=True))
             except NotDurableError as error:
                 log.error("%s", error)  # a full disk is no reason to leave the agents alone
-            if died and recovered.manager is not ManagerState.RUNNING:
+            if (died or kept) and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
             # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
             await server.serve()
@@ -187,6 +189,8 @@ class App:
                 above.stopping()
             if not end.disown:
                 journal.end()
+            if settings.persist is PersistTargets.ALWAYS:
+                supervisor.keep_targets()
             if end.disown != EVERYTHING:
                 disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
             return Outcome(end.code, state_dir.lock if end.upgrade else None)

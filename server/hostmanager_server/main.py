@@ -22,7 +22,7 @@ from hostmanager_server import failpoints, upgrade
 from hostmanager_server.app import App, ComposeSettings, Outcome, Settings
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
-from hostmanager_server.config.options import ManagerOptions, split_files
+from hostmanager_server.config.options import ManagerOptions, PersistTargets, split_files
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.limits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
@@ -92,7 +92,16 @@ def private_folder(socket: Path) -> None:
 @click.option("--insecure", is_flag=True, help="Serve loopback TCP without any credential.")
 @click.option("--reflection", is_flag=True, help="Offer server reflection over TCP too.")
 @click.option(
-    "--initial-state", type=click.Choice(["up", "down"]), help="One target for all instances at start."
+    "--initial-state",
+    type=click.Choice(["up", "down"]),
+    help="One target for all instances at start, unless targets are kept (see --persist-targets).",
+)
+@click.option(
+    "--persist-targets",
+    type=click.Choice([each.value for each in PersistTargets]),
+    show_default="crash",
+    help="What the targets that were asked for outlive: nothing; a crash or upgrade of the daemon, but not "
+    "its orderly end nor a reboot; or all of these.",
 )
 @click.option(
     "--working-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -133,6 +142,7 @@ def serve_command(
     insecure: bool,
     reflection: bool,
     initial_state: str | None,
+    persist_targets: str | None,
     working_dir: Path | None,
     docker_compose: str | None,
     docker_service_prefix: str | None,
@@ -176,6 +186,7 @@ def serve_command(
             host=host,
             working_dir=working_dir,
             initial_state=Target(initial_state) if initial_state else options.initial_state,
+            persist=PersistTargets(persist_targets) if persist_targets else options.persist_targets,
             tcp_reflection=reflection,
             options=options,
             compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),

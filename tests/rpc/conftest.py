@@ -25,6 +25,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
@@ -65,12 +66,17 @@ class MemoryJournal:
         self,
         *,
         manager: ManagerState | None = None,
-        targets: Mapping[str, Target] | None = None,
+        targets: Mapping[str, Target] = MappingProxyType({}),
+        histories: Mapping[str, History] = MappingProxyType({}),
         forget: Sequence[str] = (),
+        forget_histories: Sequence[str] = (),
     ) -> Future[None]:
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def listen(self, told: Callable[[str], None]) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)

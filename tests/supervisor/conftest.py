@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import pytest
 from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import Manager as ManagerView
 from hostmanager_server.core.manager import ManagerState, Problem
 from hostmanager_server.core.model import Instance
@@ -17,6 +19,7 @@ from hostmanager_server.drivers.fake import FakeDriver, FakeHost, FakePoller
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.manager import Manager
+from hostmanager_server.supervisor.memory import Left
 from hostmanager_server.supervisor.requests import Accepted
 
 
@@ -41,12 +44,17 @@ class MemoryJournal:
         self,
         *,
         manager: ManagerState | None = None,
-        targets: Mapping[str, Target] | None = None,
+        targets: Mapping[str, Target] = MappingProxyType({}),
+        histories: Mapping[str, History] = MappingProxyType({}),
         forget: Sequence[str] = (),
+        forget_histories: Sequence[str] = (),
     ) -> Future[None]:
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def listen(self, told: Callable[[str], None]) -> None:
+        pass
 
 
 def spec(instance_id: str, agent_class: str = "Agent", **changes: object) -> InstanceSpec:
@@ -68,7 +76,7 @@ class Bench:
         self.host = FakeHost(self.poller)
         self.driver = FakeDriver(self.poller, self.engine.post, self.host)
         self.engine.driver = self.driver
-        self.manager = Manager(self.engine, self.store, MemoryJournal(), self.poller.now, {})
+        self.manager = Manager(self.engine, self.store, MemoryJournal(), self.poller.now, Left())
 
     @property
     def instances(self) -> Mapping[str, Instance]:

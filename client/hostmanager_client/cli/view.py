@@ -58,8 +58,8 @@ def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
 
 
 def problem_lines(manager: pb.ManagerStatus) -> list[str]:
-    """What is wrong with the config, and what of docker wants a decision; a line each."""
-    lines = []
+    """What is wrong with the daemon and with its config, and what of docker wants a decision; a line each."""
+    lines = [f"{Cell('daemon error', 'red').styled()}: {one_line(problem)}" for problem in manager.problems]
     for name in sorted(manager.config_parse_status):
         status = manager.config_parse_status[name]
         if status.problems:

@@ -826,6 +826,7 @@ class ManagerStatus(_message.Message):
     ORPHANS_FIELD_NUMBER: _builtins.int
     NEW_TAGS_FIELD_NUMBER: _builtins.int
     SITE_CONFIG_FILE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     state: Global___ManagerState.ValueType
     host: _builtins.str
     """The host's name in the site config."""
@@ -855,6 +856,12 @@ class ManagerStatus(_message.Message):
     def new_tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """By instance id: an image tag that is wanted and not on the engine."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is wrong with the daemon itself, a sentence each, with what to do about
+        it: its journal cannot be written, for one. Empty when all is well.
+        """
+
     def __init__(
         self,
         *,
@@ -868,10 +875,11 @@ class ManagerStatus(_message.Message):
         orphans: _abc.Mapping[_builtins.str, Global___Orphan] | None = ...,
         new_tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         site_config_file: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_parse_status", b"config_parse_status", "epoch", b"epoch", "host", b"host", "new_tags", b"new_tags", "orphans", b"orphans", "pid", b"pid", "site_config_file", b"site_config_file", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_parse_status", b"config_parse_status", "epoch", b"epoch", "host", b"host", "new_tags", b"new_tags", "orphans", b"orphans", "pid", b"pid", "problems", b"problems", "site_config_file", b"site_config_file", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from hostmanager_server.config.document import Scalar
 from hostmanager_server.config.reader import Reader, hint_at, shown
 from hostmanager_server.core.spec import Target
+
+
+class PersistTargets(Enum):
+    """What the targets that were asked for outlive."""
+
+    NEVER = "never"  # every start is from the config
+    CRASH = "crash"  # a crash or an upgrade of the daemon, not its end nor that of the machine
+    ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +27,16 @@ class ManagerOptions:
     docker_service_prefix: str = "ocs-"
     docker_compose_bin: str = ""
     initial_state: Target | None = None  # None: what each instance's `manage` says
+    persist_targets: PersistTargets = PersistTargets.CRASH
     quiet: bool = False
     address: str | None = None  # where it listens; None: the default
 
 
 QUIET = "--quiet"
-TAKES_VALUE = ("--initial-state", "--docker-compose", "--docker-service-prefix", "--docker-compose-bin")
+TAKES_VALUE = (
+    "--initial-state", "--docker-compose", "--docker-service-prefix", "--docker-compose-bin",
+    "--persist-targets",
+)  # fmt: skip
 # What OCS gives every agent (its site_config.add_arguments). None of it means anything to this daemon: it
 # connects to no router, and has command line options of its own for its files.
 OF_OCS = (
@@ -98,4 +111,8 @@ def _with(reader: Reader, options: ManagerOptions, name: str, value: str, word: 
             return replace(options, initial_state=Target(value))
         case "--initial-state":
             reader.error(word, f"{_what(name)} must be up or down, not {shown(value)}")
+        case "--persist-targets" if value in [each.value for each in PersistTargets]:
+            return replace(options, persist_targets=PersistTargets(value))
+        case "--persist-targets":
+            reader.error(word, f"{_what(name)} must be never, crash or always, not {shown(value)}")
     return options

@@ -16,6 +16,7 @@ from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, 
 from hostmanager_server.core.ending import clean_up, stop, stop_failed
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, fold, signal_name
+from hostmanager_server.core.history import as_found
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
 
@@ -74,6 +75,8 @@ def decide(instance: Instance, now: Instant) -> Decision:
     One that is out of sight stays where it was last seen: what happened meanwhile is dealt with from there.
     """
     actions: list[Action] = []
+    if instance.target_lost and not instance.out_of_sight:
+        instance = as_found(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
         if not instance.out_of_sight:

@@ -88,6 +88,7 @@ class Instance:
 
     # asked for
     restart_wanted: bool = False  # down and up again, once
+    target_lost: bool = False  # what was asked of it is not known any more: should it run, it is to
     successor: InstanceSpec | None = None  # takes its place when it is down (class or management changed)
     enforced: bool = True  # False: the manager sleeps, and what is, is shown
 

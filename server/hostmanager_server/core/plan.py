@@ -79,6 +79,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
 
 
 def _with_target(instance: Instance, target: Target) -> Instance:
+    instance = replace(instance, target_lost=False)
     if instance.successor is not None:  # which takes the target over
         return replace(instance, target=target)
     if target is Target.UP:

@@ -1,7 +1,7 @@
 """The supervisor: the one thread that owns the state."""
 
 from hostmanager_server.supervisor.loop import now
-from hostmanager_server.supervisor.manager import Config
+from hostmanager_server.supervisor.memory import Left
 from hostmanager_server.supervisor.requests import (
     Accepted,
     AdoptionError,
@@ -13,6 +13,7 @@ from hostmanager_server.supervisor.requests import (
     UpgradeError,
     WrongStateError,
 )
+from hostmanager_server.supervisor.site import Config
 from hostmanager_server.supervisor.thread import CallSoon, MakeServices, Supervisor
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "InvalidRequestError",
+    "Left",
     "MakeServices",
     "NotDurableError",
     "RequestError",

@@ -14,6 +14,7 @@ from typing import assert_never
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Note, Remove, Stop
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
+from hostmanager_server.core.history import history_of, tells_more
 from hostmanager_server.core.lifecycle import decide, fold, next_deadline
 from hostmanager_server.core.manager import Manager
 from hostmanager_server.core.model import Instance
@@ -58,6 +59,7 @@ class Engine:
         self._dependents: dict[str, dict[str, None]] = {}  # by what they depend on; sets in order
         self._pending = _Pending()
         self._targets_moved = False
+        self._histories_moved: dict[str, None] = {}
 
     @property
     def instances(self) -> Mapping[str, Instance]:
@@ -96,6 +98,11 @@ class Engine:
         only observed has been carried out."""
         moved, self._targets_moved = self._targets_moved, False
         return moved
+
+    def histories_moved(self) -> list[str]:
+        """The instances that something to be remembered happened to since this was last asked."""
+        moved, self._histories_moved = self._histories_moved, {}
+        return list(moved)
 
     def step(self) -> bool:
         """Decide on what changed or came due, for SLICE at most, carry it out, publish. True: there is more
@@ -204,6 +211,8 @@ class Engine:
             self._move_dependent(instance_id, before, instance.spec.depends_on)
         if dirty:
             self._dirty[instance_id] = None
+        if history_of(instance) is not None if known is None else tells_more(known, instance):
+            self._histories_moved[instance_id] = None
         if instance != known:
             self._pending.changed[instance_id] = instance
             self._pending.removed.pop(instance_id, None)
@@ -217,6 +226,7 @@ class Engine:
         self._armed.pop(instance_id, None)
         self._pending.changed.pop(instance_id, None)
         self._pending.removed[instance_id] = None
+        self._histories_moved[instance_id] = None
         self._move_dependent(instance_id, instance.spec.depends_on, ())
         self._touch_neighbours(instance, None)
         self.driver.forget(instance.spec)

@@ -6,18 +6,17 @@ RequestError when it rejects a request; then nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus, Problem
+from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus
 from hostmanager_server.core.manager import Manager as ManagerView
-from hostmanager_server.core.model import Phase, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, Management, Target
@@ -25,7 +24,8 @@ from hostmanager_server.store import Store
 from hostmanager_server.supervisor import compose
 from hostmanager_server.supervisor.adoption import taken_back
 from hostmanager_server.supervisor.engine import Engine
-from hostmanager_server.supervisor.memory import Journal, Memory
+from hostmanager_server.supervisor.inheritance import ended_unseen, journal_news, restored, spared
+from hostmanager_server.supervisor.memory import Journal, Left, Memory
 from hostmanager_server.supervisor.requests import (
     Accepted,
     AdoptionError,
@@ -34,28 +34,13 @@ from hostmanager_server.supervisor.requests import (
     WrongStateError,
     answer,
 )
-
-
-class Config(Protocol):
-    """A site config as it was read. With errors it is not `ok`; `spec` is None then, or what it said before
-    it had them."""
-
-    @property
-    def spec(self) -> HostSpec | None: ...
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def problems(self) -> tuple[Problem, ...]: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def host(self) -> str: ...
+from hostmanager_server.supervisor.site import Config, config_news
 
 
 class Manager:
     """Owns the manager's state. One for each engine.
 
-    `restore` holds targets of an earlier daemon that died; they take effect with the first good config.
+    `left` is what an earlier daemon left behind; it takes effect with the first good config.
     `manage` is told of every catalog of compose services, before instances are made of it.
     """
 
@@ -65,13 +50,14 @@ class Manager:
         store: Store,
         journal: Journal,
         now: Callable[[], Instant],
-        restore: Mapping[str, Target],
+        left: Left,
         manage: Callable[[Catalog], None] | None = None,
     ) -> None:
         self._engine = engine
         self._manage = manage
         self._store = store
-        self._memory = Memory(journal, restore)
+        self._memory = Memory(journal, left)
+        self._lost = left.lost  # until that has been seen to
         self._now = now
         self._manager: ManagerView = store.snapshot().manager
         self._stopped: list[Future[Accepted]] = []  # who waits for the manager to be stopped
@@ -113,11 +99,9 @@ class Manager:
             self._enforce(True)
             self._apply_specs(moment)  # compose files may have changed while the manager slept
         generations = self._set_targets(changes, moment)
-        self._engine.settle(  # what ended while no daemon was there is not to be shown as up for a moment
-            i.instance_id
-            for i in self._engine.instances.values()
-            if i.state is not State.DOWN and (i.run is None or i.run.phase is Phase.ENDING)
-        )
+        self._spare(moment)
+        # What ended while no daemon was there is not to be shown as up for a moment.
+        self._engine.settle(ended_unseen(self._engine.instances))
         return Accepted(self._engine.publish(), generations, config.problems if config else ())
 
     def update(
@@ -145,6 +129,7 @@ class Manager:
         moment = self._now()
         if config is not None:
             self._take_config(config, catalog, moment)
+            self._spare(moment)
         generations = self._set_targets(changes, moment)
         return Accepted(self._engine.publish(), generations, warnings)
 
@@ -252,7 +237,7 @@ class Manager:
             self._set_manager(replace(self._manager, host=config.host))
         self._site = config.spec
         self._apply_specs(moment)
-        self._restore_targets(moment)
+        self._restore(moment)
 
     def _apply_specs(self, moment: Instant) -> None:
         if self._site is None:
@@ -297,15 +282,7 @@ class Manager:
     def _note_config(self, config: Config, moment: Instant) -> None:
         status = ParseStatus(config.ok, moment, config.problems)
         self._set_manager(replace(self._manager, parse_status={**self._manager.parse_status, SCF: status}))
-        if status.success:
-            self._engine.note(Note(Kind.CONFIG, "ConfigRead", f"read {config.file}", moment))
-        else:
-            message = f"cannot use {config.file}; the last good config stays in force"
-            self._engine.note(Note(Kind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR))
-        for problem in config.problems:
-            self._engine.note(
-                Note(Kind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
-            )
+        self._engine.note(*config_news(config, moment))
 
     def _adopt(self, host: HostSpec, moment: Instant) -> None:
         """Take back, once, what an earlier daemon left running. Not before a config says what is known: what
@@ -321,15 +298,14 @@ class Manager:
         found, notes = taken_back(adopted, specs, self._memory.restored, moment)
         self._engine.apply(found, notes)
 
-    def _restore_targets(self, moment: Instant) -> None:
+    def _restore(self, moment: Instant) -> None:
         instances = self._engine.instances
-        changes = self._memory.to_restore(instances)
-        if changes:
-            what = ", ".join(f"{change.who} {change.target.value}" for change in changes)
-            message = f"targets asked of the daemon before this one: {what}"
-            note = Note(Kind.DAEMON, "TargetsRestored", message, moment)
-            new = [change for change in changes if instances[change.who].target is not change.target]
-            self._engine.apply(plan.set_targets(instances, new), [note])
+        self._engine.apply(*restored(instances, *self._memory.to_restore(instances), moment))
+
+    def _spare(self, moment: Instant) -> None:
+        if self._lost and self._adopted:
+            self._engine.apply(*spared(self._engine.instances, self._lost, moment))
+            self._lost = ""
 
     def _set_targets(self, changes: Sequence[TargetChange], moment: Instant) -> dict[str, int]:
         if not changes:
@@ -342,9 +318,28 @@ class Manager:
     # --- what outlives the daemon
 
     def save(self) -> Future[None] | None:
-        """Store what was asked for and is not on disk yet; None when all of it is."""
-        # Before the first good config there is nothing to say about any instance.
-        return self._memory.save(self._manager.state, self._engine.instances if self._adopted else None)
+        """Store what is to outlive the daemon and is not on disk yet; None when all of it is."""
+        instances = self._engine.instances if self._adopted else None  # before, nothing is known of any
+        return self._memory.save(self._manager.state, instances, self._engine.histories_moved())
+
+    def save_decisions(self) -> None:
+        """Store what the engine's last round made of the instances, without waiting for it."""
+        if self._engine.targets_moved():  # the next daemon is not to carry them out again
+            self.save()
+        elif moved := self._engine.histories_moved():
+            self._memory.save_histories(self._engine.instances, moved)
+
+    def keep_targets(self) -> None:
+        """What comes from now on, which is the end, is not to outlive the daemon."""
+        self._memory.keep()
+
+    def take_journal_problem(self, problem: str) -> None:
+        """The journal has begun to fail, for this reason; or works again, when there is none."""
+        self._engine.note(journal_news(problem, self._now()))
+        others = {what: why for what, why in self._manager.problems.items() if what != "journal"}
+        problems = {**others, "journal": problem} if problem else others
+        self._set_manager(replace(self._manager, problems=problems))
+        self._engine.publish()
 
     def _set_manager(self, manager: ManagerView) -> None:
         self._manager = manager

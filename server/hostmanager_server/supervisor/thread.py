@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from types import MappingProxyType
 from typing import TypeVar
 
 from hostmanager_server.core.actions import Note
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
-from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.core.spec import Management
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.by_workload import ByWorkload
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
-from hostmanager_server.supervisor.manager import Config, Manager
-from hostmanager_server.supervisor.memory import Journal
+from hostmanager_server.supervisor.manager import Manager
+from hostmanager_server.supervisor.memory import Journal, Left
 from hostmanager_server.supervisor.requests import Accepted, answer
+from hostmanager_server.supervisor.site import Config
 from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class Supervisor:
 
     `load_config` is called on a thread of its own for each reload, one at a time, and so is `keep_config`
     with each config that was taken. `on_failure` is called on the supervisor's thread should that end by a
-    bug; the daemon is of no use from then on. An answer to a request that changed a target comes when the
-    journal has it on disk. `restore` holds the targets asked of a daemon that died.
+    bug; the daemon is of no use from then on. An answer to a request comes when the journal has all that
+    was asked for on disk. `left` is what an earlier daemon left behind.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Supervisor:
         make_driver: MakeDriver,
         journal: Journal,
         on_failure: Callable[[], None],
-        restore: Mapping[str, Target] = MappingProxyType({}),
+        left: Left = Left(),  # noqa: B008 - it is frozen
         make_services: MakeServices | None = None,
         keep_config: Callable[[Config], None] = lambda _: None,
     ) -> None:
@@ -70,7 +70,8 @@ class Supervisor:
         self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         manage = self._services.manage if self._services is not None else None
-        self._manager = Manager(self._engine, store, journal, now, restore, manage)
+        self._manager = Manager(self._engine, store, journal, now, left, manage)
+        journal.listen(self._take_journal_problem)
 
     def start(self) -> None:
         """Start the thread; the manager is stopped until `start_manager`."""
@@ -129,6 +130,10 @@ class Supervisor:
         """Take instances down and up again; None: all that are operable and whose target is up."""
         return self._call(lambda: self._manager.restart(instance_ids))
 
+    def keep_targets(self) -> None:
+        """What is asked for and happens from now on is not to outlive the daemon, as it ends."""
+        self._loop.call_soon(self._manager.keep_targets)
+
     def note(self, note: Note) -> None:
         """Put something into the event log."""
 
@@ -143,7 +148,7 @@ class Supervisor:
         """Run `callback` on the supervisor's thread, in its turn."""
         self._loop.call_soon(callback)
 
-    def _call(self, request: Callable[[], T]) -> Future[T]:
+    def _call(self, request: Callable[[], T], *, wait_for_disk: bool = True) -> Future[T]:
         future: Future[T] = Future()
 
         def run() -> None:
@@ -155,7 +160,7 @@ class Supervisor:
             except BaseException as error:  # whoever asked is told, whatever it is
                 future.set_exception(error)
             else:
-                answer(future, result, stored)
+                answer(future, result, stored if wait_for_disk else None)
 
         self._loop.call_soon(run)
         return future
@@ -168,7 +173,7 @@ class Supervisor:
         taken: bool = True,
     ) -> Future[Accepted]:
         if not reload_config:
-            return self._call(lambda: request(None, None))
+            return self._call(lambda: request(None, None), wait_for_disk=taken)
         future: Future[Accepted] = Future()
 
         def load() -> None:
@@ -187,10 +192,13 @@ class Supervisor:
                         self._loader.submit(self._keep_config, config)
                 _copy(answered, future)
 
-            self._call(lambda: request(config, catalog)).add_done_callback(done)
+            self._call(lambda: request(config, catalog), wait_for_disk=taken).add_done_callback(done)
 
         self._loader.submit(load)
         return future
+
+    def _take_journal_problem(self, problem: str) -> None:
+        self._loop.call_soon(lambda: self._manager.take_journal_problem(problem))
 
     def take_survey(self, survey: Survey) -> None:
         """See ServiceListener.surveyed."""
@@ -226,8 +234,7 @@ class Supervisor:
 
     def _step(self) -> float | None:
         more = self._engine.step()
-        if self._engine.targets_moved():  # the next daemon is not to carry them out again
-            self._manager.save()
+        self._manager.save_decisions()
         if not more:
             self._manager.finish_stopping()
         return 0.0 if more else self._engine.next_deadline()

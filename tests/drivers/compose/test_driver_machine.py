@@ -17,6 +17,7 @@ from hostmanager_server.drivers.fake import FakePoller
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.manager import Manager
+from hostmanager_server.supervisor.memory import Left
 from hostmanager_server.supervisor.requests import RequestError
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ class ServicesMachine(RuleBasedStateMachine):
         )  # fmt: skip
         self.engine.driver = self.driver
         self.manager = Manager(
-            self.engine, self.store, MemoryJournal(), self.poller.now, {}, self.driver.manage
+            self.engine, self.store, MemoryJournal(), self.poller.now, Left(), self.driver.manage
         )
         self.listed: dict[str, Target] = {}
         self.agent_class = "Agent"

@@ -1,0 +1,126 @@
+"""Rows of the journal: changes to them on their way to the disk, and how values are spelled in them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostmanager_server.core.events import ExitStatus, Instant
+from hostmanager_server.core.history import History
+from hostmanager_server.core.model import Exit
+from hostmanager_server.core.spec import Management
+from hostmanager_server.journal.schema import Table
+
+_COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "instance_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """By table and key, what the rows hold; None: there is to be no such row."""
+
+    of: dict[Table, dict[str, str | None]] = field(default_factory=lambda: {table: {} for table in Table})
+
+    def __bool__(self) -> bool:
+        return any(self.of.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self.of.values()))
+
+    def update(self, later: Rows) -> None:
+        """Put what came later on top."""
+        for table, rows in later.of.items():
+            self.of[table].update(rows)
+
+    def settle(self) -> None:
+        """Forget the rows that are to be none, as they are none now."""
+        for rows in self.of.values():
+            for key in [key for key, value in rows.items() if value is None]:
+                del rows[key]
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """To be called in a transaction."""
+        for table, rows in self.of.items():
+            kept = [(key, value) for key, value in rows.items() if value is not None]
+            gone = [(key,) for key, value in rows.items() if value is None]
+            db.executemany(f"INSERT OR REPLACE INTO {table.value} VALUES (?, ?)", kept)
+            db.executemany(f"DELETE FROM {table.value} WHERE {_COLUMNS[table]} = ?", gone)
+
+
+def read_rows(db: sqlite3.Connection) -> Rows:
+    """All there are."""
+    return Rows({table: dict(db.execute(f"SELECT * FROM {table.value}")) for table in Table})
+
+
+# --- histories, as JSON
+
+
+def encode_history(history: History) -> str:
+    return json.dumps(
+        {
+            "agent_class": history.agent_class,
+            "management": history.management.value,
+            "runs": history.runs,
+            "restarts": history.restarts,
+            "failures": history.failures,
+            "fail_times": [_instant(t) for t in history.fail_times],
+            "last_exit": _exit(history.last_exit) if history.last_exit is not None else None,
+            "start_error": history.start_error,
+            "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
+            "finished": history.finished,
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode_history(text: str) -> History:
+    """Raises ValueError when it is not what `encode_history` writes."""
+    try:
+        record = json.loads(text)
+        return History(
+            agent_class=str(record["agent_class"]),
+            management=Management(record["management"]),
+            runs=int(record["runs"]),
+            restarts=int(record["restarts"]),
+            failures=int(record["failures"]),
+            fail_times=tuple(map(_read_instant, record["fail_times"])),
+            last_exit=_read_exit(record["last_exit"]) if record["last_exit"] is not None else None,
+            start_error=str(record["start_error"]),
+            retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
+            finished=bool(record["finished"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no history of an instance: {error!r}") from error
+
+
+def _instant(moment: Instant) -> list[float]:
+    return [moment.mono, moment.wall]
+
+
+def _read_instant(value: Any) -> Instant:
+    mono, wall = value
+    return Instant(float(mono), float(wall))
+
+
+def _exit(end: Exit) -> dict[str, Any]:
+    return {
+        "code": end.status.code,
+        "signal": end.status.signal,
+        "at": _instant(end.at),
+        "expected": end.expected,
+        "why": end.why,
+        "started": _instant(end.started) if end.started is not None else None,
+        "pid": end.pid,
+    }
+
+
+def _read_exit(value: Any) -> Exit:
+    return Exit(
+        status=ExitStatus(code=value["code"], signal=value["signal"]),
+        at=_read_instant(value["at"]),
+        expected=bool(value["expected"]),
+        why=str(value["why"]),
+        started=_read_instant(value["started"]) if value["started"] is not None else None,
+        pid=int(value["pid"]),
+    )

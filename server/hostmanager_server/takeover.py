@@ -1,0 +1,34 @@
+"""What of the daemon before this one holds under this one."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from hostmanager_server.config.options import PersistTargets
+from hostmanager_server.journal import Recovered
+from hostmanager_server.supervisor import Left
+
+
+def targets_hold(recovered: Recovered, persist: PersistTargets, *, died: bool) -> bool:
+    """Whether the targets asked of the daemon before this one hold. By default as in OCS: a daemon that was
+    asked to end, or another boot, starts from the config."""
+    if recovered.new:
+        return False
+    match persist:
+        case PersistTargets.NEVER:
+            return False
+        case PersistTargets.CRASH:
+            return died
+        case PersistTargets.ALWAYS:
+            return True
+    assert_never(persist)
+
+
+def what_is_left(recovered: Recovered, *, targets: bool, histories: bool, used: bool) -> Left:
+    """What is taken over of it; `used`: there was a daemon on this state directory before."""
+    lost = ""
+    if recovered.lost:
+        lost = f"the journal could not be used: {recovered.lost}"
+    elif recovered.new and used:
+        lost = "the journal of the daemon before this one is gone"
+    return Left(recovered.targets if targets else {}, recovered.histories if histories else {}, lost)
