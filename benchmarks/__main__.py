@@ -14,13 +14,14 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # An installed program has its bytecode; one that may not write it compiles itself at every start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks import compose_all, compose_idle, compose_kill, reading, standing, supervision
+from benchmarks import compose_all, compose_idle, compose_kill, reading, recovery, standing, supervision
 from benchmarks.table import NotHereError, Row, render
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "kill-one": supervision.kill_one,
     "kill-all": supervision.kill_all,
     "start-stop": supervision.start_and_stop,
+    "recovery": recovery.recovery,
     "idle": standing.idle,
     "asking": standing.asking,
     "watchers": reading.watchers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import shutil
@@ -125,10 +126,8 @@ class Manager(ABC):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """Start the manager, in this environment or in our own; returns once it `serves`."""
-        with (self.folder / "manager.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=environ
-            )
+        self._again = functools.partial(self._start, command, environ)
+        self._again()
         try:
             wait_until(lambda: self._ended() or serves(), self.name)
             if self._ended():
@@ -137,6 +136,19 @@ class Manager(ABC):
         except BaseException:  # an interrupt too: nobody else knows of the process yet
             self.close()
             raise
+
+    def _start(self, command: list[str | Path], environ: Mapping[str, str] | None) -> None:
+        with (self.folder / "manager.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=environ
+            )
+
+    def crash_and_start(self) -> None:
+        """Kill the manager without warning, and start it again; returns at once."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._again()
 
     def _ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None
@@ -177,7 +189,9 @@ class Daemon(Manager):
         site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": instances}}}))
         self.socket = self.folder / "hm.sock"
         self.address = f"127.0.0.1:{_free_port()}"
-        self.channel = grpc.insecure_channel(f"unix:{self.socket}")
+        # gRPC's own pause between two attempts to connect, 1 s, would be measured with a daemon's absence.
+        pause = [(f"grpc.{which}_reconnect_backoff_ms", 10) for which in ("initial", "min", "max")]
+        self.channel = grpc.insecure_channel(f"unix:{self.socket}", pause)
         self.stub = pb_grpc.HostManagerServiceStub(self.channel)
         self._run(
             [
