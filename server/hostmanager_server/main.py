@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -169,6 +170,7 @@ def serve_command(
     options = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir).options
     quiet = quiet or options.quiet
     _set_up_logging(quiet)
+    faulthandler.enable()  # what every thread was at, should the watchdog of systemd end a hang by SIGABRT
     raise_own_files()
     try:
         if listen:

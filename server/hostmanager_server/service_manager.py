@@ -87,8 +87,9 @@ class ServiceManager:
                 self._say(notify.READY)
 
     def replacing(self) -> None:
-        """The daemon is about to execute itself anew in its own process, which then is `ready` again."""
-        self._say(notify.reloading(), notify.status("Executing itself anew"))
+        """The daemon is about to execute itself anew in its own process, which then is `ready` again. Until
+        then it gives no sign of life, so this is one."""
+        self._say(notify.reloading(), notify.WATCHDOG, notify.status("Executing itself anew"))
 
     def stopping(self) -> None:
         """The daemon brings down what is to be down, and ends."""

@@ -15,6 +15,7 @@ GROUP = "hostmanager.commands"
 _SHORT = {
     "serve": "Run the daemon on a site config file.",
     "config": "Check a site config file, without a daemon.",
+    "systemd": "Have systemd run the daemon.",
     "demo": "Run a site of example agents, to see what this is.",
 }
 

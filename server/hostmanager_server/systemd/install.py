@@ -1,0 +1,169 @@
+"""`hostmanager systemd`: writes the unit that runs the daemon."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from hostmanager_server.main import default_socket
+from hostmanager_server.systemd.request import BadSiteError, Planned, Request, plan
+from hostmanager_server.systemd.unit import UnitError
+
+SYSTEM_UNITS = Path("/etc/systemd/system")
+
+
+class _NotPermittedError(click.ClickException):
+    exit_code = 6  # see the exit codes in docs/cli.md
+
+
+@click.group("systemd")
+def systemd_command() -> None:
+    """Have systemd run the daemon."""
+
+
+@systemd_command.command("install")
+@click.argument("site_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("serve_options", nargs=-1, metavar="[-- SERVE_OPTIONS...]")
+@click.option("--host", "--site-host", "host", help="The host entry to run. Default: as `serve` chooses it.")
+@click.option("--print", "print_only", is_flag=True, help="Print the unit, and write nothing.")
+@click.option("--user-unit", "of_user", is_flag=True, help="A unit of your own service manager: no root.")
+@click.option("--unit-name", "name", default="hostmanager", show_default=True, metavar="NAME",
+    help="Of the unit, and of its directories in /run and /var/lib. One for each daemon of a machine.",
+)  # fmt: skip
+@click.option("--as-user", metavar="USER", default="", help="Who the daemon runs as. Default: root.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Default: /var/lib/NAME.")
+@click.option("--listen", multiple=True, metavar="ADDRESS",
+    help="unix:PATH or HOST:PORT; may be given more than once. Default: what the site config says, else "
+    "a socket in /run/NAME.",
+)  # fmt: skip
+@click.option("--working-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="What relative paths in the site config are relative to. Default: where you are.",
+)  # fmt: skip
+@click.option("--env", multiple=True, metavar="NAME[=VALUE]",
+    help="A variable for the daemon and its agents; without a value, the one that it has here.",
+)  # fmt: skip
+@click.option("--program", type=click.Path(path_type=Path), help="Default: this very `hostmanager`.")
+@click.option("--unit-dir", type=click.Path(path_type=Path), metavar="DIRECTORY",
+    help="Where the unit is written. Default: /etc/systemd/system, or ~/.config/systemd/user.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite a unit that is there and differs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def install_command(
+    context: click.Context,
+    site_file: Path,
+    serve_options: tuple[str, ...],
+    host: str | None,
+    print_only: bool,
+    of_user: bool,
+    name: str,
+    as_user: str,
+    state_dir: Path | None,
+    listen: tuple[str, ...],
+    working_dir: Path | None,
+    env: tuple[str, ...],
+    program: Path | None,
+    unit_dir: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a unit that runs the daemon for the host of SITE_FILE, and say what to do next.
+
+    What stands after -- is passed on to `hostmanager serve`. Nothing is started, and nothing is written
+    before the site config, the program and the options are known to be good.
+    """
+    if of_user and as_user:
+        raise click.UsageError("--user-unit runs as you: it cannot go with --as-user")
+    request = Request(
+        site_file, host, name, of_user, as_user, state_dir, listen, working_dir, program, env, serve_options
+    )
+    # The command line's own --json is kept in an object of the client, whose type the server cannot know.
+    as_json = as_json or bool(getattr(context.find_root().obj, "json", False))
+    try:
+        planned = plan(request, os.environ)
+        text = planned.unit.text()
+    except BadSiteError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        raise click.ClickException(f"{site_file} cannot be used; nothing was written") from error
+    except UnitError as error:
+        raise click.ClickException(str(error)) from error
+    for warning in planned.warnings:
+        click.echo(str(warning), err=True)
+    file = (unit_dir or _unit_dir(of_user)) / planned.unit.file_name
+    changed = not print_only and _write(file, text, force=force)
+    steps = _next_steps(planned, file, of_user=of_user)
+    if as_json:
+        answer = {
+            "unit": planned.unit.file_name,
+            "file": str(file),
+            "changed": changed,
+            "text": text,
+            "next": steps,
+        }
+        click.echo(json.dumps(answer, indent=2))
+    elif print_only:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"{file} is {'written' if changed else 'as it should be already'}. Next:")
+        for step in steps:
+            click.echo(f"  {step}")
+
+
+def _unit_dir(of_user: bool) -> Path:
+    if not of_user:
+        return SYSTEM_UNITS
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
+
+
+def _write(file: Path, text: str, *, force: bool) -> bool:
+    """Whether it had to be written."""
+    try:
+        before = file.read_text(encoding="utf-8", errors="replace") if file.exists() else None
+        if before == text:
+            return False
+        if before is not None and not force:
+            diff = difflib.unified_diff(
+                before.splitlines(keepends=True), text.splitlines(keepends=True), str(file), "the new one"
+            )
+            click.echo("".join(diff), nl=False, err=True)
+            raise click.ClickException(f"{file} is there and differs (above); --force overwrites it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            new.write_text(text, encoding="utf-8")
+            new.chmod(0o644)
+            new.replace(file)
+        finally:
+            new.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise _NotPermittedError(
+            f"cannot write {file}: {error.strerror}; run this as root, put it there yourself (--print), or "
+            "have the daemon run as your own user (--user-unit)"
+        ) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot write {file}: {error.strerror}: {error.filename}") from error
+    return True
+
+
+def _next_steps(planned: Planned, file: Path, *, of_user: bool) -> list[str]:
+    unit = planned.unit
+    systemctl = "systemctl --user" if of_user else "systemctl"
+    standard = _unit_dir(of_user)
+    steps = []
+    if file.parent != standard:
+        steps.append(f"cp {shlex.quote(str(file))} {shlex.quote(str(standard))}/")
+    steps.append(f"{systemctl} daemon-reload && {systemctl} enable --now {unit.name}")
+    steps.append(f"{systemctl} status {unit.name}")
+    if of_user:
+        steps.append("loginctl enable-linger   # to run while you are not logged in")
+    if planned.listen and planned.listen[0] != f"unix:{default_socket(dict(os.environ))}":
+        steps.append(
+            f"export HOSTMANAGER_ADDRESS={shlex.quote(planned.listen[0])}   # for `hostmanager status`"
+        )
+    return steps

@@ -1,0 +1,122 @@
+"""The text of a systemd unit that runs the daemon.
+
+What each directive is for is in docs/systemd.md. Quoting follows systemd.syntax(7), and "COMMAND LINES" of
+systemd.service(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+MARK = "# Written by `hostmanager systemd install`."
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "%": "%%"}
+
+
+class UnitError(Exception):
+    """What is asked for cannot be said in a unit; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit for one daemon. `program` is an absolute path, `arguments` are what follows it."""
+
+    name: str  # without its ending
+    host: str
+    program: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""  # empty: root's, or the owner of a user unit
+    of_user: bool = False  # a unit of a user's own service manager
+    runtime_directory: bool = True  # below /run, and made and kept by systemd
+    state_directory: bool = True  # below /var/lib, likewise
+    containers: bool = False  # it manages compose services
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}.service"
+
+    def text(self) -> str:
+        """The whole file. Raises UnitError."""
+        sections = {"Unit": self._unit(), "Service": self._service(), "Install": self._install()}
+        body = "\n".join(f"[{name}]\n" + "".join(map(_line, lines)) for name, lines in sections.items())
+        return f"{MARK}\n\n{body}"
+
+    def _unit(self) -> Iterable[tuple[str, str]]:
+        yield "Description", f"HostManager, host {_describable(self.host)}"
+        if not self.of_user:
+            yield (
+                "Wants",
+                "network-online.target docker.service" if self.containers else "network-online.target",
+            )
+            yield "After", "network-online.target docker.service"
+        yield "StartLimitIntervalSec", "0"
+
+    def _service(self) -> Iterable[tuple[str, str]]:
+        yield "Type", "notify"
+        yield "NotifyAccess", "main"
+        yield "ExecStart", " ".join([_program(self.program), *map(argument, self.arguments)])
+        yield "ExecReload", '/bin/sh -c "kill -HUP ${MAINPID}"'
+        for name, value in self.environment.items():
+            yield "Environment", quoted(f"{name}={value}")
+        if self.user:
+            yield "User", self.user
+        yield "KillMode", "process"
+        yield "Restart", "always"
+        yield "RestartSec", "1s"
+        yield "WatchdogSec", "30s"
+        yield "TimeoutStartSec", "1min"
+        yield "TimeoutStopSec", "1min"
+        yield "TimeoutAbortSec", "10s"
+        yield "Delegate", "yes"
+        yield "OOMPolicy", "continue"
+        yield "TasksMax", "infinity"
+        yield "LimitNOFILE", "1024:524288"
+        if self.runtime_directory:
+            yield "RuntimeDirectory", self.name
+            yield "RuntimeDirectoryMode", "0700"
+            yield "RuntimeDirectoryPreserve", "restart"
+        if self.state_directory:
+            yield "StateDirectory", self.name
+            yield "StateDirectoryMode", "0700"
+
+    def _install(self) -> Iterable[tuple[str, str]]:
+        yield "WantedBy", "default.target" if self.of_user else "multi-user.target"
+
+
+def quoted(text: str) -> str:
+    """One word, as systemd reads words: nothing in it is a specifier, a separator or a quote."""
+    escaped = "".join(_ESCAPES.get(char) or _printable(char) for char in text)
+    return escaped if _PLAIN.fullmatch(escaped) else f'"{escaped}"'
+
+
+def argument(text: str) -> str:
+    """One word of a command line, in which besides no variable is replaced."""
+    return quoted(text).replace("$", "$$")
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+
+
+def _program(path: str) -> str:
+    # systemd replaces variables in the words after the program only.
+    if "$" in path:
+        raise UnitError(
+            f"the program's path has a '$', which systemd cannot take: {path}; link to it elsewhere"
+        )
+    return quoted(path)
+
+
+def _describable(text: str) -> str:
+    return "".join(c if c.isprintable() and c != "\\" else "?" for c in text).replace("%", "%%")
+
+
+def _line(setting: tuple[str, str]) -> str:
+    return f"{setting[0]}={setting[1]}\n"

@@ -1,0 +1,153 @@
+"""A systemd of a test's own: process 1 of namespaces that nothing else is in, on a cgroup of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEMD = Path("/lib/systemd/systemd")
+_NAMESPACES = ("--pid", "--mount", "--net", "--cgroup", "--uts", "--ipc")
+
+# It must not write on this machine: what it keeps is in memory, and what is the machine's cannot be written.
+_BOOT = """
+set -e
+mount --make-rprivate /
+umount -R /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib
+mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+mount --bind /etc /etc
+mount -o remount,bind,ro /etc
+mkdir -p /run/systemd/system
+export container=test SYSTEMD_UNIT_PATH="$1"
+exec "$2" --system --unit=test.target --log-target=console --show-status=no
+"""
+
+
+@dataclass(frozen=True)
+class PrivateSystemd:
+    """A systemd that runs. Its units are read from `units`."""
+
+    units: Path
+    pid: int  # of its process 1, as seen from here
+
+    def outside(self, path: str) -> Path:
+        """Where a file of its own is found from here."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def run(self, *command: str) -> str:
+        """What a command prints that runs beside it. Raises CalledProcessError."""
+        inside = [
+            "nsenter",
+            f"--target={self.pid}",
+            "--pid",
+            "--mount",
+            "--net",
+            "--cgroup",
+            "--uts",
+            "--ipc",
+        ]
+        done = subprocess.run([*inside, *command], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        return done.stdout
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def _cgroup_of_this_process() -> Path | None:
+    """Its directory in the unified hierarchy, None when that is not mounted."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    found = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
+    if found is None:
+        return None
+    own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    return found / own.removeprefix("0::").lstrip("/")
+
+
+@contextmanager
+def private_systemd(folder: Path) -> Iterator[PrivateSystemd | str]:
+    """A systemd whose files are in `folder`, or why there can be none here."""
+    if os.geteuid() != 0:
+        yield "a systemd of its own needs root"
+        return
+    missing = [name for name in ("unshare", "nsenter", "systemctl") if shutil.which(name) is None]
+    if missing or not SYSTEMD.exists():
+        yield f"not installed: {', '.join(missing) or SYSTEMD}"
+        return
+    parent = _cgroup_of_this_process()
+    if parent is None:
+        yield "the unified cgroup hierarchy is not mounted here"
+        return
+    group = parent / f"hmtest-{secrets.token_hex(4)}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        yield f"no cgroup can be made here: {error.strerror}: {group}"
+        return
+    try:
+        with _running(folder, group) as found:
+            yield found
+    finally:
+        for directory in [*sorted((p for p in group.rglob("*") if p.is_dir()), reverse=True), group]:
+            with suppress(OSError):
+                directory.rmdir()
+
+
+@contextmanager
+def _running(folder: Path, group: Path) -> Iterator[PrivateSystemd | str]:
+    units = folder / "units"
+    units.mkdir()
+    for name in ("test", "sysinit", "basic", "shutdown"):  # the last three are what every service refers to
+        (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\nDefaultDependencies=no\n")
+    log = folder / "systemd.log"
+    enter = f'echo $$ > {group}/cgroup.procs; exec unshare --fork --kill-child "$@"'
+    boot = ["sh", "-c", _BOOT, "boot", str(units), str(SYSTEMD)]
+    with log.open("wb") as out:
+        unshare = subprocess.Popen(
+            ["sh", "-c", enter, "enter", *_NAMESPACES, *boot],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield _wait_until_it_runs(unshare, units, log)
+    finally:
+        unshare.send_signal(signal.SIGKILL)  # and with it its process 1, and with that all the others
+        unshare.wait()
+        _wait_until_empty(group)
+
+
+def _wait_until_it_runs(unshare: subprocess.Popen[bytes], units: Path, log: Path) -> PrivateSystemd | str:
+    from tests.e2e.daemon import eventually
+
+    def started() -> PrivateSystemd | str | None:
+        if unshare.poll() is not None:
+            return f"systemd does not run in namespaces here: {log.read_text().strip()[-500:]}"
+        children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()
+        if not children:
+            return None
+        found = PrivateSystemd(units, int(children[0]))
+        try:
+            state = found.run("systemctl", "is-system-running")
+        except subprocess.CalledProcessError as error:
+            state = error.stdout
+        return found if state.strip() in ("running", "degraded") else None
+
+    return eventually(started, "systemd to run") or ""
+
+
+def _wait_until_empty(group: Path) -> None:
+    from tests.e2e.daemon import eventually
+
+    eventually(lambda: "populated 0" in (group / "cgroup.events").read_text(), "the cgroup to be empty")

@@ -1,0 +1,152 @@
+"""The installed unit, under a real systemd."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+
+from tests.e2e.daemon import COMMAND, eventually
+from tests.private_systemd import PrivateSystemd, private_systemd
+
+# It takes longer to end than the unit allows for a stop, unless the daemon says that it goes on.
+SLOW = "trap 'sleep 2.5; exit 0' INT; while :; do sleep 0.1; done"
+NASTY = [
+    "two words",
+    'quo"te',
+    "back\\slash",
+    "50%",
+    "$HOME",
+    "${HOME}",
+    "it's",
+    ";",
+    "tab\there",
+    "ü\x01",
+    "",
+]
+
+
+@dataclass
+class Installed:
+    """The unit `hostmanager`, started."""
+
+    systemd: PrivateSystemd
+    site: Path
+
+    def __post_init__(self) -> None:
+        self.channel = grpc.insecure_channel(
+            f"unix:{self.systemd.outside('/run/hostmanager/hostmanager.sock')}"
+        )
+        self.stub = pb_grpc.HostManagerServiceStub(self.channel)
+
+    def show(self, name: str) -> str:
+        return self.systemd.show("hostmanager", name)
+
+    def systemctl(self, *words: str) -> str:
+        return self.systemd.run("systemctl", *words)
+
+    def signal(self, signum: signal.Signals) -> None:
+        self.systemctl("kill", "--kill-who=main", f"--signal={signum.name}", "hostmanager")
+
+    def pids(self) -> dict[str, int]:
+        """Of the agents that are up; empty while nobody answers."""
+        try:
+            instances = self.stub.ListInstances(pb.ListInstancesRequest(), timeout=5).instances
+        except grpc.RpcError:
+            return {}
+        return {i.instance_id: i.process.pid for i in instances if i.next_action == pb.NEXT_ACTION_UP}
+
+    def write(self, *ids: str) -> None:
+        agents = [{"instance-id": i, "agent-class": "Test", "command": ["sh", "-c", SLOW]} for i in ids]
+        self.site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": agents}}}))
+
+
+@pytest.fixture(scope="module")
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSystemd]:
+    with private_systemd(tmp_path_factory.mktemp("systemd")) as found:
+        if isinstance(found, str):
+            pytest.skip(found)
+        yield found
+
+
+@pytest.fixture
+def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[Installed]:
+    it = Installed(systemd, tmp_path / "site.yaml")
+    it.write("a", "b")
+    subprocess.run(
+        [COMMAND, "systemd", "install", it.site, "--unit-dir", systemd.units, "--working-dir", tmp_path],
+        check=True,
+    )
+    settings = systemd.units / "hostmanager.service.d"
+    settings.mkdir()
+    (settings / "test.conf").write_text("[Service]\nWatchdogSec=4s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
+    it.systemctl("daemon-reload")
+    it.systemctl("start", "hostmanager")  # returns when the daemon says that it is ready
+    yield it
+    it.channel.close()
+    it.systemctl("stop", "hostmanager")
+
+
+def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_live(
+    installed: Installed,
+) -> None:
+    eventually(lambda: len(installed.pids()) == 2, "both to be up")
+    eventually(lambda: installed.show("StatusText") == "2 of 2 instances up", "the status")
+    pids = installed.pids()
+
+    installed.signal(signal.SIGKILL)
+    eventually(lambda: installed.show("NRestarts") == "1", "the restart after a death")
+    eventually(lambda: installed.pids() == pids, "the agents to be back")
+
+    installed.signal(signal.SIGSTOP)
+    eventually(lambda: installed.show("NRestarts") == "2", "the restart of a frozen daemon")
+    eventually(lambda: installed.pids() == pids, "the agents to be back")
+
+    main_pid, started = installed.show("MainPID"), installed.stub.GetStatus(pb.GetStatusRequest(), timeout=20)
+    installed.signal(signal.SIGUSR2)
+
+    def replaced() -> bool:
+        try:
+            status = installed.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+        return status.manager.epoch != started.manager.epoch
+
+    eventually(replaced, "the upgrade")
+    eventually(lambda: installed.show("ActiveState") == "active", "the upgraded daemon to be ready")
+    assert installed.show("MainPID") == main_pid
+    assert installed.pids() == pids
+
+    installed.write("a", "b", "c")
+    installed.systemctl("reload", "hostmanager")
+    eventually(lambda: len(installed.pids()) == 3, "the third to be up")
+    assert installed.show("NRestarts") == "2"
+
+    installed.systemctl("stop", "hostmanager")
+    assert installed.show("Result") == "success"
+    assert installed.show("ControlGroup") == ""
+
+
+def test_words_arrive_as_they_were_written(systemd: PrivateSystemd, tmp_path: Path) -> None:
+    from hostmanager_server.systemd.unit import argument, quoted
+
+    seen = tmp_path / "seen"
+    code = f"import json, os, sys; json.dump([sys.argv[1:], os.environ['X']], open({str(seen)!r}, 'w'))"
+    value = "".join(NASTY)
+    (systemd.units / "words.service").write_text(
+        f"[Service]\nType=oneshot\nEnvironment={quoted('X=' + value)}\n"
+        f"ExecStart={sys.executable} {' '.join(map(argument, ['-c', code, *NASTY]))}\n"
+    )
+    systemd.run("systemctl", "daemon-reload")
+    systemd.run("systemctl", "start", "words")
+    assert json.loads(seen.read_text()) == [NASTY, value]
