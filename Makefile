@@ -3,6 +3,7 @@
 #   PYTHON       the interpreter the virtual environment is made with (default: the first that is new enough)
 #   VENV         where the virtual environment lives (default: .venv)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
+#   ROUNDS, SEED, AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,10 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+ROUNDS ?= 500
+DURATION ?= 1h
+SEED ?=
+AS ?=
 export VENV PYTHON
 
 BIN := $(VENV)/bin
@@ -29,6 +34,16 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(AS),--user $(AS))
+
+.PHONY: torture
+torture: $(VENV)/.installed-dev ## kill the daemon ROUNDS times (500), AS=USER if not as you are, and check what must always hold
+	$(REFEREE) --rounds $(ROUNDS)
+
+.PHONY: soak
+soak: $(VENV)/.installed-dev ## run one daemon for DURATION (1h), kill something every second, and compare what it uses
+	$(REFEREE) --soak $(DURATION)
 
 .PHONY: engine
 engine: ## install and start the Docker engine that the tests use (root, Debian); scripts/setup-engine stop ends it

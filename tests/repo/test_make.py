@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "demo", "test", "engine", "check", "fmt", "proto", "bench")
+TARGETS = ("help", "demo", "test", "torture", "soak", "engine", "check", "fmt", "proto", "bench")
 
 
 def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def test_make_alone_lists_the_targets() -> None:
     assert tuple(re.findall(r"^ +make (\S+)", done.stdout, re.MULTILINE)) == TARGETS
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "proto", "bench", "fmt"])
+@pytest.mark.parametrize("target", ["demo", "test", "torture", "soak", "check", "proto", "bench", "fmt"])
 def test_each_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
     done = run(["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"])
     assert done.returncode == 0
