@@ -38,7 +38,11 @@ class ReadConfig:
 
 
 class MemoryJournal:
-    """Keeps nothing; says at once that it is on disk."""
+    """Keeps everything for as long as the test lasts; says at once that it is on disk."""
+
+    def __init__(self) -> None:
+        self.targets: dict[str, Target] = {}
+        self.histories: dict[str, History] = {}
 
     def save(
         self,
@@ -49,6 +53,12 @@ class MemoryJournal:
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
     ) -> Future[None]:
+        self.targets |= targets
+        self.histories |= histories
+        for instance_id in forget:
+            self.targets.pop(instance_id, None)
+        for instance_id in forget_histories:
+            self.histories.pop(instance_id, None)
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -70,13 +80,22 @@ class Bench:
     poller: FakePoller = field(default_factory=FakePoller)
 
     def __post_init__(self) -> None:
+        self.host = FakeHost(self.poller)
+        self.journal = MemoryJournal()
+        self._begin(Left())
+
+    def _begin(self, left: Left) -> None:
         stopped = ManagerView(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped, removals_kept=self.removals_kept)
         self.engine = Engine(self.store, self.poller.now)
-        self.host = FakeHost(self.poller)
         self.driver = FakeDriver(self.poller, self.engine.post, self.host)
         self.engine.driver = self.driver
-        self.manager = Manager(self.engine, self.store, MemoryJournal(), self.poller.now, Left())
+        self.manager = Manager(self.engine, self.store, self.journal, self.poller.now, left)
+
+    def die(self) -> None:
+        """The daemon ends without warning, and another begins; its manager is to be started."""
+        self.driver.disown()
+        self._begin(Left(dict(self.journal.targets), dict(self.journal.histories)))
 
     @property
     def instances(self) -> Mapping[str, Instance]:
@@ -92,6 +111,7 @@ class Bench:
         """Rounds until nothing is left to do at this moment."""
         for _ in range(1000):
             more = self.engine.step()
+            self.manager.save_decisions()
             if not more:
                 self.manager.finish_stopping()
             due = self.engine.next_deadline()

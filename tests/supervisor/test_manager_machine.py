@@ -14,7 +14,7 @@ from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.supervisor.requests import Accepted, RequestError
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.supervisor.conftest import Bench, ReadConfig, spec
 
@@ -58,6 +58,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.bench = Bench(removals_kept=2)
         self.running = ManagerState.STOPPED
         self.wanted: dict[str, tuple[str, Target]] = {}  # class and target, by id
+        self.config: tuple[InstanceSpec, ...] = ()
         self.cursor = self.bench.store.revision
         self.seen: dict[str, Instance] = {}
 
@@ -73,6 +74,7 @@ class ManagerMachine(RuleBasedStateMachine):
         else:
             assert self.running is ManagerState.STOPPED
             self.running = ManagerState.RUNNING
+            self.config = config
             self.wanted = {s.instance_id: (s.agent_class, s.initial_target) for s in config}
             self.ask(asked)
 
@@ -98,6 +100,7 @@ class ManagerMachine(RuleBasedStateMachine):
         except RequestError:
             assert self.running is not ManagerState.RUNNING
             return
+        self.config = config
         old, self.wanted = self.wanted, {}
         for s in config:
             known = old.get(s.instance_id)
@@ -143,6 +146,29 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(who=names, code=st.integers(0, 2))
     def crash(self, who: str, code: int) -> None:
         self.bench.host.crash(who, ExitStatus(code))
+
+    @precondition(lambda self: self.running is ManagerState.RUNNING)
+    @rule(crashed=st.sets(names), away=st.sampled_from([0.0, 0.5, 40.0]))
+    def die(self, crashed: set[str], away: float) -> None:
+        """What is acknowledged is on disk; the rest of what the daemon was at is lost."""
+        self.bench.manager.save()
+        self.bench.die()
+        before = {run.key: run.pid for run in self.bench.host.runs if run.leader}
+        for who in crashed:
+            self.bench.host.crash(who, ExitStatus(1))
+        self.bench.poller.advance(away)
+        alive = {run.key.instance_id: run for run in self.bench.host.runs}
+        self.bench.manager.start(ReadConfig(HostSpec("host", self.config)), (), True)
+        self.cursor, self.seen = 0, {}
+        for who, tracked in self.bench.store.snapshot().instances.items():
+            run = alive.get(who)
+            shown = tracked.instance.run
+            if run is not None and run.leader:
+                assert shown is not None, "I4: nobody is told that what runs does not"
+                assert shown.pid == run.pid
+                assert before[run.key] == run.pid, "I9"
+            elif tracked.instance.state is State.UP:
+                assert run is not None, "I4: nobody is told that what has ended is up"
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 40.0]))
     def wait(self, seconds: float) -> None:
