@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import grpc
@@ -101,6 +102,41 @@ def test_many_deaths_leave_one_of_each_and_the_targets_as_acknowledged(site: Sit
         daemon.wait_for(instance_id, UP if target == "up" else DOWN)
     pids = sorted(i.process.pid for i in daemon.instances().values() if i.process.pid)
     assert sorted(site.processes()) == pids
+
+
+def test_what_died_with_the_daemon_is_restarted_once_and_told(site: Site) -> None:
+    ids = [f"i{n}" for n in range(12)]
+    site.write([{"instance-id": i, "command": SLEEP} for i in ids])
+    first = site.start("--quiet")
+    first.wait_for_all(UP)
+    before = {i: v.process.pid for i, v in first.instances().items()}
+    first.end(signal.SIGKILL)
+    killed, left = ids[:5], ids[5:]
+    for i in killed:
+        os.kill(before[i], signal.SIGKILL)
+    eventually(lambda: len(site.processes()) == len(left), "the killed ones to be gone")
+    second = site.start("--quiet")
+    second.wait_for_all(UP)
+    after = second.instances()
+    assert {i: after[i].process.pid for i in left} == {i: before[i] for i in left}
+    for i in killed:
+        reasons = [event.reason for event in second.events(i)]
+        assert reasons == ["EndedUnseen", "Exited", "Launching", "Up"]
+        assert (after[i].last_exit.pid, after[i].restart_count) == (before[i], 1)
+        assert after[i].stability < 1
+    assert sorted(site.processes()) == sorted(i.process.pid for i in after.values())
+
+
+def test_a_class_that_changed_meanwhile_is_reset(site: Site) -> None:
+    site.write([{"instance-id": "a", "command": SLEEP}])
+    first = site.start()
+    before = first.wait_for("a", UP).process.pid
+    first.end(signal.SIGKILL)
+    site.write([{"instance-id": "a", "agent-class": "Other", "command": SLEEP}])
+    second = site.start()
+    eventually(lambda: second.instance("a").agent_class == "Other", "the new class")
+    assert second.wait_for("a", UP).process.pid != before
+    assert len(site.processes()) == 1
 
 
 def test_a_config_that_was_broken_meanwhile_loses_nobody(two: Site) -> None:

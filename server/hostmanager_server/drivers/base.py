@@ -20,7 +20,7 @@ class Adopted:
 
     `ended` tells how its main process ended while nobody was there to see it, None when it is alive. Then
     `gone` says whether all of its tree is gone; when not, Gone is posted in time. `ready` is False when it
-    has yet to become so: Ready is posted then.
+    has yet to become so: Ready is posted then. `agent_class` is empty when it is not known.
     """
 
     run: RunKey
@@ -30,6 +30,7 @@ class Adopted:
     ended: ExitStatus | None = None
     gone: bool = False
     ready: bool = True
+    agent_class: str = ""
 
 
 class Timer(Protocol):

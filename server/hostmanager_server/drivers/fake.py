@@ -105,6 +105,7 @@ class FakeRun:
     process: ProcessSpec
     started: Instant
     behaviour: Behaviour
+    agent_class: str
     leader: bool = True
     descendants: bool = False
     ended: ExitStatus | None = None  # how the leader ended
@@ -134,9 +135,10 @@ class FakeHost:
         """The run of an instance of which anything is alive."""
         return next((run for run in self.runs if run.key.instance_id == instance_id), None)
 
-    def start(self, key: RunKey, process: ProcessSpec, behaviour: Behaviour) -> FakeRun:
+    def start(self, key: RunKey, spec: InstanceSpec, process: ProcessSpec, behaviour: Behaviour) -> FakeRun:
         """Brings an agent to life."""
-        run = FakeRun(key, next(self._pids), process, self._poller.now(), behaviour)
+        now = self._poller.now()
+        run = FakeRun(key, next(self._pids), process, now, behaviour, spec.agent_class)
         run.descendants = behaviour.descendants
         self.runs.append(run)
         if behaviour.exits_after is not None:
@@ -214,7 +216,7 @@ class FakeDriver:
             failed = StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now())
             self._post(failed)
             return
-        followed = self._follow(self._host.start(run, spec.process, behaviour))
+        followed = self._follow(self._host.start(run, spec, spec.process, behaviour))
         self._post(Started(run, followed.run.pid, self._poller.now()))
         if spec.ready is None:
             self._post(Ready(run, self._poller.now()))
@@ -234,7 +236,15 @@ class FakeDriver:
         for run in self._host.runs:
             self._follow(run)
         return [
-            Adopted(run.key, run.pid, run.started, run.process, run.ended, gone=not run.alive)
+            Adopted(
+                run.key,
+                run.pid,
+                run.started,
+                run.process,
+                run.ended,
+                gone=not run.alive,
+                agent_class=run.agent_class,
+            )
             for run in (*self._host.runs, *unseen)
         ]
 

@@ -206,7 +206,7 @@ class ProcessDriver:
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
             ready = spec.ready is None
-            draft.commit(Record(run, token, who, self._poller.now(), process, ready=ready))
+            draft.commit(Record(run, token, who, self._poller.now(), process, spec.agent_class, ready=ready))
             apply_limits(child.pid, process.limits)
             reached(Point.RECORDED)
         except BaseException:
@@ -326,7 +326,10 @@ class ProcessDriver:
 def _adopted(
     record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
 ) -> Adopted:
-    return Adopted(record.run, record.identity.pid, record.started, record.process, ended, gone, ready)
+    return Adopted(
+        record.run, record.identity.pid, record.started, record.process, ended, gone, ready,
+        record.agent_class,
+    )  # fmt: skip
 
 
 def _probe_command(

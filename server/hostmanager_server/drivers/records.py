@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Record:
     """One run as written down: who it is, and what it runs. `token` is the value of its environment
-    marker.
+    marker. `agent_class` is empty where the daemon that wrote it did not say.
 
     `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
     succeeded, or it has none.
@@ -47,6 +47,7 @@ class Record:
     identity: Identity
     started: Instant
     process: ProcessSpec
+    agent_class: str = ""
     released: bool = False
     ready: bool = True
 
@@ -58,6 +59,7 @@ class Record:
                 "released": int(self.released),
                 "ready": int(self.ready),
                 "instance_id": self.run.instance_id,
+                "agent_class": self.agent_class,
                 "number": self.run.number,
                 "token": self.token,
                 "boot_id": self.identity.boot_id,
@@ -92,6 +94,7 @@ class Record:
                 ),
                 started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
                 process=_process(fields["process"]),
+                agent_class=str(fields.get("agent_class", "")),
                 released=bool(fields.get("released", True)),
                 ready=bool(fields.get("ready", True)),
             )

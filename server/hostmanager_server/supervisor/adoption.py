@@ -20,21 +20,23 @@ def taken_back(
     moment: Instant,
 ) -> tuple[dict[str, Instance], list[Note]]:
     """Each run as an instance, where it stood when its daemon went: up, or on its way down when its target
-    (of those in `targets`, else as configured) is down. One that the config does not list is retired."""
+    (of those in `targets`, else as configured) is down. One that the config does not list is retired; one
+    that it lists with another class or management is reset, as by a reload."""
     found: dict[str, Instance] = {}
     notes: list[Note] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
-        spec = specs.get(instance_id)
-        if spec is None:
-            spec = InstanceSpec(instance_id, "unknown", process=adopted.process)
-            management, target = Management.RETIRED, Target.DOWN
-        else:
-            management, target = spec.management, targets.get(instance_id, spec.initial_target)
+        listed = specs.get(instance_id)
+        spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
         instance = Instance(
-            spec, management, target, run=_run(adopted), state=State.UP, runs=adopted.run.number,
+            spec, Management.RETIRED, Target.DOWN, run=_run(adopted), state=State.UP, runs=adopted.run.number,
             reason="Running", message="taken back from an earlier daemon",
         )  # fmt: skip
+        if listed is not None:
+            target = targets.get(instance_id, listed.initial_target)
+            instance = replace(instance, management=Management.HOST, target=target)
+            same = _is_same_kind(adopted, listed)
+            instance = replace(instance, spec=listed) if same else replace(instance, successor=listed)
         if adopted.ended is not None:
             instance = _ended(instance, adopted, moment)
         elif not adopted.ready:
@@ -42,6 +44,10 @@ def taken_back(
         found[instance_id] = instance
         notes.append(_note(adopted, moment))
     return found, notes
+
+
+def _is_same_kind(adopted: Adopted, listed: InstanceSpec) -> bool:
+    return listed.management is Management.HOST and adopted.agent_class in ("", listed.agent_class)
 
 
 def _run(adopted: Adopted) -> Run:
