@@ -21,6 +21,7 @@ from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.config.options import ManagerOptions, PersistTargets
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.manager import Manager, ManagerState, Problem
+from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
@@ -179,6 +180,7 @@ class App:
             if (died or kept) and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
             # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
+            await _first_sight(store, hub)
             await server.serve()
             ready(addresses)
             above.ready()
@@ -365,6 +367,23 @@ def _began(daemon: Daemon, *, upgraded: bool) -> Note:
 
 
 _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+
+
+# How long, in s, clients wait for a docker engine's first answer: with it, nothing need be shown as unknown.
+_FIRST_SIGHT = 1.0
+
+
+async def _first_sight(store: Store, hub: Hub) -> None:
+    """Wait until it is known of every compose service whether it runs, or that it cannot be known now."""
+
+    def unseen() -> bool:
+        tracked = store.snapshot().instances.values()
+        return any(t.instance.out_of_sight == NOT_YET_SEEN for t in tracked)
+
+    with hub.own_watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
+        async with asyncio.timeout(_FIRST_SIGHT):
+            while unseen():
+                await watcher.wait(hub.revision)
 
 
 async def _log_events(store: Store, hub: Hub) -> None:

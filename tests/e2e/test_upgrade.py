@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from hostmanager_client import HostManagerClient, HostState
 from hostmanager_server.drivers.identity import read_stat
 
 from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+from tests.e2e.lab import Lab, entry, is_up, wait_for
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 SLEEP = ["sleep", "100000"]
@@ -73,8 +76,9 @@ def test_everything_goes_on_and_the_children_stay_children(daemon: Daemon) -> No
     assert daemon.site.processes() == []
 
 
-def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
-    before = pids(daemon)
+@contextmanager
+def followed(daemon: Daemon) -> Iterator[list[HostState]]:
+    """Every state that a watcher is told of while the block plays, to its end and the last of them."""
     seen: list[HostState] = []
     with HostManagerClient(f"unix:{daemon.site.socket}") as client:
 
@@ -84,15 +88,38 @@ def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
         follower = threading.Thread(target=follow)
         follower.start()
         eventually(lambda: seen, "the first state")
+        yield seen
+        last = epoch(daemon)
+        eventually(lambda: seen[-1].epoch == last, "the watcher to be with the last daemon")
+    follower.join()
+
+
+def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
+    before = pids(daemon)
+    with followed(daemon) as seen:
         first = epoch(daemon)
         daemon.process.send_signal(signal.SIGUSR2)
         upgraded(daemon, first)
-        eventually(lambda: seen[-1].epoch != first, "the watcher to be with the new daemon")
-    follower.join()
     for state in seen:
         assert state.manager.state == pb.MANAGER_STATE_RUNNING
         assert {i: v.process.pid for i, v in state.instances.items()} == before
         assert {v.next_action for v in state.instances.values()} == {UP}
+
+
+def test_compose_services_are_known_when_the_new_daemon_answers(lab: Lab) -> None:
+    lab.write({"ocs-one": {}, "two": {}})
+    lab.site.write([entry("one"), {"instance-id": "host", "command": SLEEP}])
+    daemon = lab.serve()
+    wait_for(daemon, "one", is_up)
+    daemon.wait_for("host", UP)
+    before = lab.life("ocs-one")
+    with followed(daemon) as seen:
+        first = epoch(daemon)
+        daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+        upgraded(daemon, first)
+    told = {i: {state.instances[i].next_action for state in seen} for i in ("one", "two", "host")}
+    assert told == {"one": {UP}, "two": {DOWN}, "host": {UP}}
+    assert lab.life("ocs-one") == before
 
 
 def test_what_ended_while_the_new_code_was_starting_has_its_exit_code(site: Site) -> None:
