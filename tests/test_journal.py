@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import random
 import signal
 import sqlite3
 import subprocess
@@ -14,14 +15,19 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from hostmanager_server.core.events import ExitStatus, Instant
+from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import ManagerState
-from hostmanager_server.core.spec import Target
-from hostmanager_server.journal import VERSION, Journal, Recovered
+from hostmanager_server.core.model import Exit
+from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.journal import VERSION, Journal, Recovered, schema
+from hostmanager_server.journal.rows import decode_history, encode_history
 from hostmanager_server.journal.schema import UnusableError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 BOOT = "boot-1"
+HISTORY = History("Agent", Management.HOST, runs=3, fail_times=(Instant(5.0, 1e9),), finished=True)
 
 
 @pytest.fixture
@@ -129,6 +135,151 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         Journal(tmp_path / "journal.sqlite", BOOT).open()
 
 
+# What version 1 of the schema was made with, and a daemon of that version wrote.
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE targets (instance_id TEXT PRIMARY KEY, target TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA user_version=1;
+INSERT INTO meta VALUES ('ended', 'no'), ('boot_id', 'boot-1'), ('manager', 'running');
+INSERT INTO targets VALUES ('a', 'down'), ('b', 'up');
+"""
+
+
+def test_a_file_of_version_1_is_migrated_where_it_is(path: Path) -> None:
+    with sqlite3.connect(path) as old:
+        old.execute("PRAGMA journal_mode=WAL")
+        old.executescript(VERSION_1)
+    old.close()
+    expected = {"a": Target.DOWN, "b": Target.UP}
+    journal = Journal(path, BOOT)
+    assert journal.open() == Recovered(ManagerState.RUNNING, False, BOOT, expected, new=False)
+    journal.save(histories={"a": HISTORY}).result()
+    journal.close()
+    after = read(path)
+    assert (after.targets, after.histories) == (expected, {"a": HISTORY})
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    db.close()
+    assert list(path.parent.glob("*.corrupt*")) == []
+
+
+def test_a_migration_that_fails_halfway_has_changed_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(path) as old:
+        old.executescript(VERSION_1)
+    old.close()
+    broken = (*schema.STEPS[:1], ("CREATE TABLE history (x)", "CREATE TABLE meta (x)"))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "STEPS", broken)
+        with pytest.raises(UnusableError):
+            schema.connect(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT * FROM sqlite_master WHERE name = 'history'").fetchall() == []
+    db.close()
+    assert read(path).targets == {"a": Target.DOWN, "b": Target.UP}
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    match how:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "random":
+            path.write_bytes(random.Random(1).randbytes(len(content)))
+        case "a page of it":
+            path.write_bytes(content[:4096] + b"\xff" * 4096 + content[8192:])
+        case "a table is missing":
+            with sqlite3.connect(path) as db:
+                db.execute("DROP TABLE targets")
+            db.close()
+        case "a target that is none":
+            with sqlite3.connect(path) as db:
+                db.execute("UPDATE targets SET target = 'sideways'")
+            db.close()
+        case "a history that is none":
+            with sqlite3.connect(path) as db:
+                db.execute("INSERT INTO history VALUES ('a', '{}')")
+            db.close()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "truncated",
+        "random",
+        "a page of it",
+        "a table is missing",
+        "a target that is none",
+        "a history that is none",
+    ],
+)
+def test_a_damaged_file_is_set_aside_and_begun_anew(path: Path, how: str) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    journal.save(targets={f"instance-{n}": Target.UP for n in range(300)})
+    journal.close()
+    damage(path, how)
+    damaged = path.read_bytes()
+    journal = Journal(path, BOOT)
+    recovered = journal.open()
+    assert (recovered.targets, recovered.ended) == ({}, True)
+    assert recovered.lost
+    (aside,) = path.parent.glob("*.corrupt")
+    assert aside.read_bytes() == damaged
+    journal.save(targets={"a": Target.DOWN}).result()
+    journal.close()
+    assert read(path).targets == {"a": Target.DOWN}
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_file_that_is_empty_or_missing_is_begun_anew(path: Path, empty: bool) -> None:
+    if empty:
+        path.touch()
+    recovered = read(path)
+    assert recovered == Recovered()
+    assert recovered.new
+    assert list(path.parent.glob("*.corrupt*")) == []
+
+
+moments = st.builds(Instant, st.floats(0, 1e9), st.floats(0, 1e10))
+exits = st.builds(
+    Exit,
+    st.builds(ExitStatus, st.none() | st.integers(0, 255), st.none() | st.integers(1, 64)),
+    moments,
+    st.booleans(),
+    st.text(),
+    st.none() | moments,
+    st.integers(0, 1 << 22),
+)
+counts = st.integers(0, 1 << 40)
+histories = st.builds(
+    History,
+    agent_class=st.text(),
+    management=st.sampled_from(Management),
+    runs=counts,
+    restarts=counts,
+    failures=counts,
+    fail_times=st.lists(moments, max_size=3).map(tuple),
+    last_exit=st.none() | exits,
+    start_error=st.text(),
+    retry_at=st.none() | moments,
+    finished=st.booleans(),
+)
+
+
+@given(histories)
+def test_a_history_is_read_as_it_was_written(history: History) -> None:
+    assert decode_history(encode_history(history)) == history
+
+
+@pytest.mark.parametrize("text", ["", "1", "[]", "{}", '{"agent_class": "A", "management": "sideways"}'])
+def test_what_is_no_history_is_no_more_than_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_history(text)
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Somebody else holds the file: nothing can be written."""
@@ -227,7 +378,7 @@ changes = st.tuples(
 fates = st.sampled_from(["stored", "stored", "fails", "crash"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(st.lists(st.tuples(changes, fates), max_size=8))
 def test_what_was_acknowledged_is_read_back_whatever_fails_and_dies(
     steps: list[tuple[tuple[dict[str, Target], list[str]], str]],

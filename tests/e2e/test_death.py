@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 SLEEP = ["sleep", "100000"]
@@ -186,3 +190,170 @@ def test_a_state_directory_that_cannot_be_written_is_said(two: Site) -> None:
     assert str(two.state_dir) in text
     assert "--state-dir" in text
     assert "Traceback" not in text
+
+
+# --- the journal
+
+
+@contextmanager
+def full_disk(daemon: Daemon) -> Iterator[None]:
+    """No file of the daemon grows beyond this, which is less than any change to the journal needs."""
+    _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def problems(daemon: Daemon) -> list[str]:
+    return list(daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=20).manager.problems)
+
+
+def test_what_cannot_be_stored_is_not_acknowledged_and_is_stored_as_soon_as_it_can_be(two: Site) -> None:
+    first = two.start("--quiet")
+    first.wait_for_all(UP)
+    with full_disk(first):
+        for _ in range(2):  # asked again, there is nothing to change, and still nothing on disk
+            with pytest.raises(grpc.RpcError) as refused:
+                first.update(a="down")
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        (problem,) = problems(first)
+        said = f"cannot write the journal {two.state_dir / 'journal.sqlite'}: "
+        assert problem.startswith(said)
+        shown = subprocess.run(
+            [COMMAND, "--address", f"unix:{two.socket}", "status"], capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.splitlines()[1].startswith(f"daemon error: {said}")
+    eventually(lambda: not problems(first), "the journal to be caught up with")  # nobody asks again
+    reasons = [e.reason for e in first.events() if e.reason.startswith("Journal")]
+    assert reasons == ["JournalFailed", "JournalRecovered"]
+    assert first.log.read_text().count("JournalFailed") == 1
+    first.end(signal.SIGKILL)
+    second = two.start()
+    second.wait_for("a", DOWN)
+    second.wait_for("b", UP)
+
+
+def test_a_daemon_that_finds_no_room_takes_back_what_runs_all_the_same(two: Site) -> None:
+    first = two.start("--quiet")
+    first.wait_for_all(UP)
+    first.update(a="down")
+    first.wait_for("a", DOWN)
+    first.end(signal.SIGKILL)
+    second = two.start("--quiet", program=("sh", "-c", 'ulimit -S -f 2; exec "$0" "$@"', COMMAND))
+    second.wait_for("b", UP)
+    second.wait_for("a", DOWN)
+    with pytest.raises(grpc.RpcError):
+        second.update(b="down")
+    second.wait_for("b", DOWN)  # it is in force
+    assert problems(second)
+
+
+def test_nothing_that_runs_is_ended_because_the_journal_is_lost(site: Site) -> None:
+    names = ["up", "down", "asked"]
+    site.write(
+        [
+            {"instance-id": "up", "command": SLEEP},
+            {"instance-id": "down", "command": SLEEP, "manage": "down"},
+            {"instance-id": "asked", "command": SLEEP, "manage": "down"},
+        ]
+    )
+    first = site.start()
+    first.update(asked="up")
+    before = {name: first.wait_for(name, DOWN if name == "down" else UP).process.pid for name in names}
+    first.end(signal.SIGKILL)
+    for file in site.state_dir.glob("journal.sqlite*"):
+        file.write_bytes(os.urandom(20_000))
+    second = site.start("--initial-state", "down")
+    lost = [e for e in second.events() if e.reason == "JournalLost"]
+    assert [(e.severity, "set aside" in e.message) for e in lost] == [(pb.SEVERITY_ERROR, True)]
+    after = {name: second.wait_for(name, DOWN if name == "down" else UP).process.pid for name in names}
+    assert after == before
+    assert sorted(e.instance_id for e in second.events() if e.reason == "TargetLost") == ["asked", "up"]
+    second.end(signal.SIGKILL)
+    third = site.start()
+    assert {n: third.wait_for(n, DOWN if n == "down" else UP).process.pid for n in names} == before
+
+
+# --- what became of the instances
+
+
+def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Site) -> None:
+    def once(name: str, code: int, when: str) -> dict[str, object]:
+        command = ["sh", "-c", f"echo ran >> {name}; exit {code}"]
+        return {"instance-id": name, "command": command, "restart": when}
+
+    site.write([once("never", 3, "never"), once("good", 0, "on-failure")])
+    daemon = site.start()
+
+    def both_finished() -> bool:
+        return all(i.reason == "Finished" for i in daemon.instances().values())
+
+    eventually(both_finished, "both to finish")
+    daemon.end(signal.SIGKILL)
+    daemon = site.start()
+    after = daemon.instances()
+    assert {i.reason for i in after.values()} == {"Finished"}
+    assert after["never"].last_exit.code == 3
+    assert len(after["never"].fail_times) == 1
+    daemon.update(good="up")  # is a request for another run, and survives as one
+    daemon.end(signal.SIGKILL)
+    daemon = site.start()
+    eventually(lambda: (site.folder / "good").read_text().count("ran") >= 2, "the second run")
+    eventually(both_finished, "both to have finished")
+    assert (site.folder / "never").read_text() == "ran\n"
+    assert daemon.end() == 0
+    daemon = site.start()  # which is a new beginning
+    eventually(lambda: (site.folder / "never").read_text() == "ran\nran\n", "a run after an orderly end")
+
+
+def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
+    restart = {"backoff": {"initial": "20ms", "factor": 60, "maximum": "1h"}}
+    site.write([{"instance-id": "a", "command": ["false"], "restart": restart}])
+    first = site.start()
+
+    def backs_off() -> bool:
+        return first.instance("a").consecutive_failures == 3
+
+    eventually(backs_off, "three failures")
+    before = first.instance("a")
+    first.end(signal.SIGKILL)
+    second = site.start()
+    after = second.wait_for("a", pb.NEXT_ACTION_START_AT)
+    assert (after.consecutive_failures, after.restart_count) == (3, 2)
+    assert list(after.fail_times) == list(before.fail_times)
+    assert after.at == before.at
+    second.update(a="up")  # starts it at once
+    eventually(lambda: second.instance("a").consecutive_failures == 4, "a fourth failure")
+
+
+# --- what targets outlive
+
+
+def test_always_keeps_targets_across_an_orderly_end(two: Site) -> None:
+    first = two.start("--persist-targets", "always")
+    first.wait_for_all(UP)
+    first.update(a="down")
+    first.wait_for("a", DOWN)
+    assert first.end() == 0
+    assert two.processes() == []
+    second = two.start("--persist-targets", "always", "--initial-state", "up")
+    second.wait_for("b", UP)
+    second.wait_for("a", DOWN)
+    second.end(signal.SIGKILL)
+    third = two.start("--persist-targets", "never")
+    third.wait_for_all(UP)
+
+
+def test_an_initial_state_does_not_undo_what_was_acknowledged_before_a_crash(two: Site) -> None:
+    first = two.start("--initial-state", "down")
+    first.update(a="up")
+    first.wait_for("a", UP)
+    first.end(signal.SIGKILL)
+    second = two.start("--initial-state", "down")  # as a service manager does
+    second.wait_for("a", UP)
+    second.wait_for("b", DOWN)
+    assert second.end() == 0
+    third = two.start("--initial-state", "down")
+    third.wait_for_all(DOWN)

@@ -64,4 +64,4 @@ class Manager:
     parse_status: Mapping[str, ParseStatus] = field(default_factory=dict)
     orphans: Mapping[str, Orphan] = field(default_factory=dict)  # by container id
     new_tags: Mapping[str, str] = field(default_factory=dict)  # tags the engine has not, by instance id
-    problems: Mapping[str, str] = field(default_factory=dict)  # of the daemon itself: a sentence each
+    problems: Mapping[str, str] = field(default_factory=dict)  # of the daemon itself: a sentence, or none

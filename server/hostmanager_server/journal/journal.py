@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 # How long after a failure what could not be written is tried again, s.
 RETRY = 3.0
 
-Failure = sqlite3.Error | OSError | UnusableError
-
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
@@ -83,8 +81,7 @@ class Journal:
         `save`: a daemon that comes no further than this leaves no trace. Waits for the disk. Raises
         sqlite3.OperationalError or OSError when it cannot be used."""
         try:
-            self._connect()
-            recovered = _recovered(self._written)
+            recovered = self._read()
         except (UnusableError, sqlite3.DatabaseError, ValueError) as error:
             if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
                 raise  # no permission, no space: setting it aside would lose it
@@ -97,9 +94,12 @@ class Journal:
         return recovered
 
     def listen(self, told: Callable[[str], None]) -> None:
-        """Have `told` called, on the journal's thread, when it begins to fail, with a sentence that says why;
-        and with nothing when it works again."""
-        self._told = told
+        """Have `told` called, on the journal's thread, when it begins to fail, or does so in another way,
+        with a sentence that says why; and with nothing when it works again."""
+        with self._asked:
+            self._told = told
+            if self._problem:
+                told(self._problem)
 
     def save(
         self,
@@ -159,6 +159,19 @@ class Journal:
             self._asked.notify()
         return future
 
+    def _read(self) -> Recovered:
+        try:
+            self._connect()
+        except sqlite3.OperationalError as error:
+            if is_damage(error) or not self._path.exists():
+                raise
+            # There is no room even to look: what there is can be read all the same, and is caught up with.
+            db = connect(self._path, alone=True)
+            self._written = read_rows(db)
+            db.close()
+            self._problem = self._describe(error)
+        return _recovered(self._written)
+
     def _connect(self) -> None:
         self._db = connect(self._path)
         self._file = _identity(self._path)
@@ -180,7 +193,7 @@ class Journal:
                 rows = self._unwritten
                 if due:
                     self._unwritten = Rows()
-            failure = self._try(rows) if due and rows else None
+            failure = self._try(rows) if due and (rows or self._db is None) else None
             if failure is not None:
                 with self._asked:
                     rows.update(self._unwritten)
@@ -197,7 +210,7 @@ class Journal:
                 self._disconnect()
                 return
 
-    def _try(self, rows: Rows) -> Failure | None:
+    def _try(self, rows: Rows) -> Exception | None:
         try:
             self._write(rows)
         except (sqlite3.Error, OSError, UnusableError) as error:
@@ -207,6 +220,10 @@ class Journal:
             ):
                 with suppress(OSError):  # then the next try says so
                     self._set_aside(error)
+            return error
+        except Exception as error:  # a bug: whoever waits is to be told, and the thread to go on
+            log.exception("writing the journal %s failed by a bug of the daemon", self._path)
+            self._disconnect()
             return error
         self._written.update(rows)
         self._written.settle()
@@ -241,17 +258,19 @@ class Journal:
                 file.rename(f"{aside}{suffix}")
         return aside
 
-    def _tell(self, failure: Failure | None) -> None:
-        problem = ""
-        if failure is not None:
-            problem = (
-                f"cannot write the journal {self._path}: {_in_words(failure)}; what is asked of the daemon "
-                f"is in force, but would be forgotten if it died: {_remedy(failure)}; this is tried again "
-                f"every {self._retry:g} s"
-            )
-        if problem != self._problem:
-            self._problem = problem
-            self._told(problem)
+    def _tell(self, failure: Exception | None) -> None:
+        problem = self._describe(failure) if failure is not None else ""
+        with self._asked:
+            if problem != self._problem:
+                self._problem = problem
+                self._told(problem)
+
+    def _describe(self, failure: Exception) -> str:
+        return (
+            f"cannot write the journal {self._path}: {_in_words(failure)}; what is asked of the daemon is in "
+            f"force, but would be forgotten if it died: {_remedy(failure)}; this is tried again every "
+            f"{self._retry:g} s"
+        )
 
 
 def _recovered(rows: Rows) -> Recovered:
@@ -283,13 +302,13 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _in_words(failure: Failure) -> str:
+def _in_words(failure: Exception) -> str:
     if isinstance(failure, sqlite3.Error) and (name := getattr(failure, "sqlite_errorname", "")):
         return f"{failure} ({name})"
     return str(failure)
 
 
-def _remedy(failure: Failure) -> str:
+def _remedy(failure: Exception) -> str:
     if isinstance(failure, sqlite3.Error):
         match getattr(failure, "sqlite_errorcode", 0) & 0xFF:  # the rest says where in SQLite
             case sqlite3.SQLITE_FULL:

@@ -34,11 +34,14 @@ class UnusableError(Exception):
     """The file is there, and is no journal that this version can read."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, made or migrated where that is needed. Raises UnusableError, or
-    sqlite3.OperationalError when the disk or its permissions do not let it be used."""
+def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
+    """Open the file, made or migrated where that is needed. `alone`: so that nobody else can, for which no
+    room is needed on the disk. Raises UnusableError, or sqlite3.OperationalError when the disk or its
+    permissions do not let it be used."""
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
+        if alone:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the index of the WAL in memory, not in a file
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()

@@ -273,7 +273,7 @@ def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
         site_config_file=value.site_config_file,
         orphans={container_id: orphan(o) for container_id, o in value.orphans.items()},
         new_tags=value.new_tags,
-        problems=[why for _, why in sorted(value.problems.items())],
+        problems=[why for _, why in sorted(value.problems.items()) if why],
     )
 
 

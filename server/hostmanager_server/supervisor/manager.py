@@ -237,7 +237,8 @@ class Manager:
             self._set_manager(replace(self._manager, host=config.host))
         self._site = config.spec
         self._apply_specs(moment)
-        self._restore(moment)
+        left = self._memory.to_restore(self._engine.instances)
+        self._engine.apply(*restored(self._engine.instances, *left, moment))
 
     def _apply_specs(self, moment: Instant) -> None:
         if self._site is None:
@@ -298,10 +299,6 @@ class Manager:
         found, notes = taken_back(adopted, specs, self._memory.restored, moment)
         self._engine.apply(found, notes)
 
-    def _restore(self, moment: Instant) -> None:
-        instances = self._engine.instances
-        self._engine.apply(*restored(instances, *self._memory.to_restore(instances), moment))
-
     def _spare(self, moment: Instant) -> None:
         if self._lost and self._adopted:
             self._engine.apply(*spared(self._engine.instances, self._lost, moment))
@@ -335,10 +332,11 @@ class Manager:
 
     def take_journal_problem(self, problem: str) -> None:
         """The journal has begun to fail, for this reason; or works again, when there is none."""
-        self._engine.note(journal_news(problem, self._now()))
-        others = {what: why for what, why in self._manager.problems.items() if what != "journal"}
-        problems = {**others, "journal": problem} if problem else others
-        self._set_manager(replace(self._manager, problems=problems))
+        if not (
+            problem and self._manager.problems.get("journal")
+        ):  # else it fails in another way than before
+            self._engine.note(journal_news(problem, self._now()))
+        self._set_manager(replace(self._manager, problems={**self._manager.problems, "journal": problem}))
         self._engine.publish()
 
     def _set_manager(self, manager: ManagerView) -> None:

@@ -1,0 +1,116 @@
+"""What is to outlive the daemon is acknowledged when it is on disk, not before; and is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+from hostmanager_server.core.events import ExitStatus, Instant
+from hostmanager_server.core.history import History, history_of
+from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.model import Exit, Instance, new_instance
+from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.supervisor.memory import Left, Memory
+
+from tests.supervisor.conftest import spec
+
+RUNNING = ManagerState.RUNNING
+NOW = Instant(100.0, 1e9)
+EXIT = Exit(ExitStatus(code=1), NOW, False, "ended with code 1")
+
+
+class SlowJournal:
+    """Stores when the test says so."""
+
+    def __init__(self) -> None:
+        self.saves: list[Future[None]] = []
+        self.histories: dict[str, History | None] = {}
+
+    def save(
+        self,
+        *,
+        manager: ManagerState | None = None,
+        targets: Mapping[str, Target] = MappingProxyType({}),
+        histories: Mapping[str, History] = MappingProxyType({}),
+        forget: Sequence[str] = (),
+        forget_histories: Sequence[str] = (),
+    ) -> Future[None]:
+        self.saves.append(Future())
+        self.histories.update(histories)
+        self.histories.update(dict.fromkeys(forget_histories))
+        return self.saves[-1]
+
+    def listen(self, told: Callable[[str], None]) -> None:
+        pass
+
+
+@pytest.fixture
+def journal() -> SlowJournal:
+    return SlowJournal()
+
+
+def tracked(**changes: object) -> dict[str, Instance]:
+    return {"a": replace(new_instance(spec("a")), **changes)}  # type: ignore[arg-type]  # whatever a test needs
+
+
+def test_a_request_for_what_is_being_written_waits_for_that(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left())
+    first = memory.save(RUNNING, tracked())
+    second = memory.save(RUNNING, tracked())
+    assert first is not None
+    assert second is first
+    journal.saves[0].set_result(None)
+    assert memory.save(RUNNING, tracked()) is None
+    assert len(journal.saves) == 1
+
+
+def test_a_request_for_what_could_not_be_written_waits_for_it_to_be(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left())
+    memory.save(RUNNING, tracked())
+    for number in range(2):
+        journal.saves[number].set_exception(OSError("no room"))
+        again = memory.save(RUNNING, tracked())
+        assert again is journal.saves[number + 1]
+        assert not again.done()
+    journal.saves[2].set_result(None)
+    assert memory.save(RUNNING, tracked()) is None
+
+
+def test_nothing_is_written_of_an_instance_that_nothing_happened_to(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left())
+    memory.save(RUNNING, tracked())
+    memory.save_histories(tracked(runs=1), ["a"])
+    assert len(journal.saves) == 1
+    assert journal.histories == {}
+
+
+def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left())
+    failed = tracked(failures=1, restarts=1, fail_times=(NOW, NOW.plus(1.0)), last_exit=EXIT)
+    memory.save(RUNNING, failed, ["a"])
+    memory.save_histories({"a": replace(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
+    memory.save_histories({"a": replace(failed["a"], fail_times=())}, ["a"])
+    assert len(journal.saves) == 1
+    more = {"a": replace(failed["a"], fail_times=(NOW.plus(2.0),))}
+    memory.save_histories(more, ["a"])
+    assert journal.histories == {"a": history_of(more["a"])}
+
+
+def test_the_history_of_what_is_gone_is_forgotten(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left(histories={"gone": History("Agent", Management.HOST, finished=True)}))
+    memory.to_restore(tracked())
+    memory.save(RUNNING, tracked(last_exit=EXIT), ["a"])
+    assert journal.histories["gone"] is None
+    memory.save(RUNNING, {}, ["a"])
+    assert journal.histories["a"] is None
+
+
+def test_what_is_brought_down_at_the_end_is_not_remembered_as_asked_for(journal: SlowJournal) -> None:
+    memory = Memory(journal, Left())
+    memory.save(RUNNING, tracked())
+    memory.keep()
+    assert memory.save(ManagerState.STOPPING, tracked(target=Target.DOWN)) is None
+    assert len(journal.saves) == 1
