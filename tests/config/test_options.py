@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig
-from hostmanager_server.config.options import ManagerOptions
+from hostmanager_server.config.options import ManagerOptions, PersistTargets
 from hostmanager_server.core.spec import Target
 
 Instances = Callable[..., LoadedConfig]
@@ -23,6 +23,7 @@ ENTRY = "agent-class: HostManager, instance-id: hm, arguments: "
         ("[[--initial-state, down], [[--quiet]]]", ManagerOptions(initial_state=Target.DOWN, quiet=True)),
         ("[--initial-state=down, --qui]", ManagerOptions(initial_state=Target.DOWN, quiet=True)),
         ("[--initial-state, up, --initial=down]", ManagerOptions(initial_state=Target.DOWN)),
+        ("[--persist-targets, always]", ManagerOptions(persist_targets=PersistTargets.ALWAYS)),
         ("[--docker-compose, 'a.yaml, b.yaml,']", ManagerOptions(docker_compose=("a.yaml", "b.yaml"))),
         ("[--docker-compose=/x=y.yaml]", ManagerOptions(docker_compose=("/x=y.yaml",))),
         ("[--docker-service-prefix, '']", ManagerOptions(docker_service_prefix="")),
@@ -45,6 +46,7 @@ def test_arguments_are_spelled_as_argparse_takes_them(
         ("[--quiet, --initial-state]", (5, 72), "needs a value"),
         ("[--initial-state, --quiet]", (5, 63), "needs a value"),
         ("[--initial-state, sideways]", (5, 80), "must be up or down, not 'sideways'"),
+        ("[--persist-targets=often]", (5, 63), "must be never, crash or always, not 'often'"),
         ("[--docker-comp=x]", (5, 63), "may be any of --docker-compose, --docker-compose-bin"),
         ("[--quiet=1]", (5, 63), "takes no value"),
     ],

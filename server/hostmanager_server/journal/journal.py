@@ -64,6 +64,7 @@ class Journal:
         self._retry = retry
         self._told: Callable[[str], None] = lambda _: None
         self._begun = False
+        self._ended = False
         self._thread: threading.Thread | None = None
         # Between the callers and the thread:
         self._asked = threading.Condition()
@@ -118,7 +119,8 @@ class Journal:
             rows.of[Table.META]["manager"] = manager.value
         rows.of[Table.TARGETS].update({i: target.value for i, target in targets.items()})
         rows.of[Table.TARGETS].update(dict.fromkeys(forget))
-        rows.of[Table.HISTORY].update({i: encode_history(h) for i, h in histories.items()})
+        if not self._ended:  # the next daemon is to begin anew
+            rows.of[Table.HISTORY].update({i: encode_history(h) for i, h in histories.items()})
         rows.of[Table.HISTORY].update(dict.fromkeys(forget_histories))
         return self._ask(rows)
 
@@ -134,6 +136,7 @@ class Journal:
     def end(self) -> Future[None]:
         """Store that the daemon was asked to end, so that the next one does not take it for dead. What is
         saved from now on is part of the end."""
+        self._ended = True
         rows = Rows()
         rows.of[Table.META].update(ended="yes", boot_id=self._boot_id)
         return self._ask(rows)

@@ -1,0 +1,114 @@
+"""What a daemon knew of an instance is known to the next one, as far as it still holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hostmanager_server.core.actions import Note
+from hostmanager_server.core.events import ExitStatus, Instant
+from hostmanager_server.core.history import History, adds_nothing, history_of, with_history
+from hostmanager_server.core.lifecycle import decide
+from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, new_instance, successor_of
+from hostmanager_server.core.plan import TargetChange, retire, set_targets
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target
+
+NOW = Instant(1000.0, 1e9)
+SPEC = InstanceSpec("a", "Agent", process=ProcessSpec(("agent",)))
+OLD_EXIT = Exit(ExitStatus(code=1), Instant(990.0, 1e9 - 10), False, "ended with code 1")
+SERVICE = ServiceSpec("project", ("/compose.yaml",), "ocs-a", "agent:1")
+NEW_EXIT = Exit(ExitStatus(), NOW, False, "ended with status unknown")
+
+
+def history(**changes: object) -> History:
+    past = History("Agent", Management.HOST, runs=7, restarts=6, last_exit=OLD_EXIT)
+    return replace(past, **changes)  # type: ignore[arg-type]  # whatever a test needs
+
+
+def running(**changes: object) -> Instance:
+    run = Run(9, Phase.READY, ProcessSpec(("agent",)), pid=5, adopted=True)
+    up = replace(new_instance(SPEC), run=run, runs=9, state=State.UP)
+    return replace(up, **changes)  # type: ignore[arg-type]  # whatever a test needs
+
+
+def test_what_has_finished_stays_so() -> None:
+    instance = with_history(new_instance(SPEC), history(finished=True), NOW)
+    decision = decide(instance, NOW)
+    assert decision.actions == ()
+    assert (decision.instance.state, decision.instance.reason) == (State.DOWN, "Finished")
+    assert history_of(decision.instance) == history(finished=True)
+
+
+def test_what_was_backing_off_goes_on_until_its_moment() -> None:
+    past = history(failures=3, fail_times=(NOW,), retry_at=NOW.plus(20.0))
+    instance = decide(with_history(new_instance(SPEC), past, NOW), NOW).instance
+    assert (instance.state, instance.at) == (State.START_AT, NOW.plus(20.0))
+    assert decide(instance, NOW.plus(20.0)).instance.state is State.WAIT_START
+
+
+def test_what_finished_and_is_to_be_down_may_be_started_again() -> None:
+    down = replace(new_instance(SPEC), target=Target.DOWN)
+    instance = with_history(down, history(finished=True), NOW)
+    up = set_targets({"a": instance}, [TargetChange("a", Target.UP)])["a"]
+    assert decide(up, NOW).instance.state is State.WAIT_START
+    assert not instance.finished
+
+
+def test_what_runs_is_not_finished_and_its_failures_are_forgotten_in_time() -> None:
+    past = history(failures=2, retry_at=NOW, finished=True)
+    instance = with_history(running(), past, NOW)
+    assert (instance.runs, instance.restarts, instance.failures) == (9, 6, 2)
+    assert (instance.finished, instance.retry_at) == (False, None)
+    later = NOW.plus(SPEC.restart.backoff.reset_after)
+    assert decide(instance, later).instance.failures == 0
+
+
+def test_what_ended_unseen_fails_once_more_than_is_remembered() -> None:
+    instance = with_history(running(run=None, last_exit=NEW_EXIT), history(failures=2), NOW)
+    decided = decide(instance, NOW).instance
+    assert decided.last_exit == NEW_EXIT
+    assert decided.failures == 3
+
+
+@pytest.mark.parametrize("change", [{"agent_class": "Another"}, {"management": Management.DOCKER}])
+def test_the_history_of_another_class_or_management_is_none_of_its(change: dict[str, object]) -> None:
+    instance = new_instance(SPEC)
+    assert with_history(instance, history(finished=True, **change), NOW) == instance
+
+
+def test_what_never_failed_nor_ended_has_no_history() -> None:
+    assert history_of(running()) is None
+    assert history_of(retire(running(last_exit=OLD_EXIT))) is None
+    assert history_of(successor_of(running(last_exit=OLD_EXIT), SPEC, Target.UP)) is not None
+
+
+def test_failures_that_leave_the_window_add_nothing() -> None:
+    past = history(fail_times=(NOW, NOW.plus(1.0)))
+    assert adds_nothing(past, replace(past, fail_times=(NOW.plus(1.0),)))
+    assert adds_nothing(past, replace(past, fail_times=()))
+    assert not adds_nothing(past, replace(past, fail_times=(NOW.plus(1.0), NOW.plus(2.0))))
+    assert not adds_nothing(past, replace(past, failures=1))
+
+
+def test_what_runs_goes_on_when_it_is_not_known_what_was_asked_of_it() -> None:
+    instance = decide(running(target=Target.DOWN, target_lost=True), NOW).instance
+    assert (instance.target, instance.state, instance.target_lost) == (Target.UP, State.UP, False)
+
+
+def test_a_service_that_is_not_seen_yet_is_spared_when_it_is_found_running() -> None:
+    spec = InstanceSpec("a", "Agent", Management.DOCKER, service=SERVICE)
+    unseen = replace(new_instance(spec, Target.DOWN), target_lost=True)
+    assert decide(unseen, NOW).instance.target_lost
+    run = Run(1, Phase.READY, SERVICE, adopted=True)
+    found = decide(replace(unseen, out_of_sight="", run=run, runs=1), NOW).instance
+    assert (found.target, found.state) == (Target.UP, State.UP)
+    absent = decide(replace(unseen, out_of_sight=""), NOW).instance
+    assert (absent.target, absent.target_lost) == (Target.DOWN, False)
+
+
+def test_what_is_asked_for_anew_is_known() -> None:
+    spared = running(target=Target.DOWN, target_lost=True)
+    asked = set_targets({"a": spared}, [TargetChange("a", Target.DOWN)])["a"]
+    assert decide(asked, NOW).instance.state is State.WAIT_DEAD
+    reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, Note)]
+    assert reasons == ["TargetLost"]
