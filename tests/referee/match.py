@@ -10,17 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.checks import PATIENCE, Checks, eventually
 from tests.referee.daemons import COMMAND, DaemonLife, open_channel
+from tests.referee.event_watcher import EventWatcher
 from tests.referee.ground import Ground, Kind, cast
+from tests.referee.household import Household
 from tests.referee.lives import Life
+from tests.referee.looking import PATIENCE, Evidence, eventually
 from tests.referee.model import Model
 from tests.referee.operators import Gate, Operator
+from tests.referee.output import check_output
+from tests.referee.running import Running
+from tests.referee.status_watcher import StatusWatcher
+from tests.referee.told import Told
 from tests.referee.verdict import Invariant, Violation
-from tests.referee.watchers import EventWatcher, StatusWatcher, Watcher
+from tests.referee.watcher import Watcher
 
 CAST: Mapping[Kind, int] = {
     Kind.STEADY: 3, Kind.CRASHER: 1, Kind.DEAF: 1, Kind.FORKER: 2, Kind.WRITER: 1, Kind.SLOW: 1,
@@ -53,7 +61,10 @@ class Match:
         self.model = Model(self.ground.agents)
         self.daemons: list[DaemonLife] = []
         self.lives = 0
-        self.checks = Checks(self.ground, self.model, self.daemons)
+        self.evidence = Evidence(self.ground, self.daemons)
+        self.running = Running(self.ground, self.model, self.evidence)
+        self.told = Told(self.ground, self.model, self.daemons, self.evidence)
+        self.household = Household(self.ground, operators)
         self.gate = Gate()
         self.killed: list[Life] = []  # by the referee, while nobody else could take it for its doing
         self.operators = [
@@ -98,6 +109,22 @@ class Match:
             text = f"a daemon does not serve within {PATIENCE:g} s"
             raise Violation(Invariant.I3, text, self.daemon.log_tail())
 
+    def upgrade_daemon(self) -> None:
+        """Have it become itself anew, while it is asked for things. Raises DiedError, or a Violation."""
+        before = self._epoch()
+        self.gate.open()
+        self.daemon.process.send_signal(signal.SIGUSR2)
+        if not eventually(lambda: self.daemon.serves(self.stub) and self._epoch() not in (before, "")):
+            text = f"a daemon that is upgraded does not serve within {PATIENCE:g} s"
+            raise Violation(Invariant.I3, text, self.daemon.log_tail())
+
+    def _epoch(self) -> str:
+        """Empty while nobody answers."""
+        try:
+            return self.stub.GetStatus(pb.GetStatusRequest(), timeout=5).manager.epoch
+        except grpc.RpcError:
+            return ""
+
     # --- agents that die
 
     def kill_agents(self, rng: random.Random, count: int) -> list[Life]:
@@ -114,14 +141,21 @@ class Match:
         lives. Raises Violation, or DiedError when it does not live."""
         self.gate.close(PATIENCE)
         self.must_be_intact()
-        checks = self.checks
-        checks.convergence(self.daemon, self.stub)
-        checks.births_and_deaths()
-        checks.alive_and_well()
-        checks.agreement(self.daemon, self.stub, self.status_watchers)
-        checks.told(self.status_watchers)
-        checks.household(self.daemon)
+        self.running.convergence(self.daemon, self.stub)
+        self.running.births_and_deaths()
+        self.running.alive_and_well()
+        self.told.agreement(self.daemon, self.stub, self.status_watchers)
+        self.told.truth(self.status_watchers)
+        self.household.check(self.daemon)
         self.daemon.must_live()
+        self.model.settled()
+
+    def settle_alone(self) -> None:
+        """The same without watchers, and check what the daemon holds then."""
+        self.settle()
+        self.rest_watchers()
+        self.household.check_holdings(self.daemon, self.stub)
+        self.resume_watchers()
 
     def must_be_intact(self) -> None:
         """Raises what went wrong in a thread of the referee's own."""
@@ -141,16 +175,16 @@ class Match:
             code = self.daemon.end(PATIENCE)
         if code != 0:
             raise Violation(Invariant.I3, f"the daemon ends with {code}", self.daemon.log_tail())
-        self.checks.births_and_deaths()
+        self.running.births_and_deaths()
         left = proc.marked(self.ground.folder)
         for instance, pids in left.items():
             text = f"the daemon brought everything down and ended, and of {instance} {pids} live"
-            raise Violation(Invariant.I8, text, self.checks.evidence.of(instance))
+            raise Violation(Invariant.I8, text, self.evidence.of(instance))
         for life in self.ground.journals.lives.values():
             if life.alive():
                 text = f"the daemon brought everything down and ended, and {life} lives"
-                raise Violation(Invariant.I8, text, self.checks.evidence.of(life.instance))
-        self.checks.output(self._output())
+                raise Violation(Invariant.I8, text, self.evidence.of(life.instance))
+        check_output(self.ground)
 
     def rest_watchers(self) -> None:
         for watcher in self.watchers:
@@ -171,16 +205,6 @@ class Match:
         self._channel.close()
         for thread in (*self.operators, *self.watchers):
             thread.join(PATIENCE)
-
-    def _output(self) -> dict[str, bytes]:
-        """All that the writers wrote, oldest first, by instance."""
-        found = {}
-        for agent in self.ground.agents:
-            if agent.kind is Kind.WRITER:
-                live = self.ground.state_dir / "logs" / f"{agent.instance}.log"
-                old = sorted(live.parent.glob(f"{live.name}.*"), key=lambda file: -int(file.suffix[1:]))
-                found[agent.instance] = b"".join(file.read_bytes() for file in (*old, live) if file.exists())
-        return found
 
 
 def kill(life: Life) -> bool:

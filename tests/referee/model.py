@@ -44,6 +44,7 @@ class Model:
 
     def __init__(self, agents: Sequence[Agent]) -> None:
         self._known = {agent.instance: _Known() for agent in agents}
+        self._lost: list[Asked] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -84,10 +85,16 @@ class Model:
                 asked.answered = moment
 
     def lost(self, entries: list[Asked]) -> None:
-        """No answer came: it may have been carried out or not, and nothing comes of it from now on but what
-        the next daemon finds on the disk."""
-        for asked in entries:
-            asked.answered = proc.now()
+        """No answer came: it was carried out or not, or will be when another daemon finds it on the disk."""
+        with self._lock:
+            self._lost += entries
+
+    def settled(self) -> None:
+        """A daemon has come to rest: nothing comes any more of what was lost before."""
+        with self._lock:
+            for asked in self._lost:
+                asked.answered = proc.now()
+            self._lost.clear()
 
     def observed(self, instance: str, target: str) -> None:
         """A daemon that came after holds this to be the target, which is possible: it is to stay so."""

@@ -92,7 +92,8 @@ def zombies_of(parent: int) -> list[int]:
 
 
 def descriptors(pid: int) -> Counter[str]:
-    """How many descriptors it has of each kind: `socket`, `pidfd`, a file's path, and so on."""
+    """How many descriptors it has of each kind: `socket`, `pidfd`, a file's path with its
+    digits left out, and so on."""
     kinds: Counter[str] = Counter()
     folder = f"/proc/{pid}/fd"
     for entry in os.listdir(folder):
@@ -100,7 +101,8 @@ def descriptors(pid: int) -> Counter[str]:
             target = os.readlink(f"{folder}/{entry}")
         except OSError:
             continue
-        kinds[re.sub(r"^(anon_inode:)?\[?([a-z_]+)\]?:?\[?\d*\]?$", r"\2", target)] += 1
+        kind = re.sub(r"^(?:anon_inode:)?\[?([a-z_]+)\]?(?::\[\d+\])?$", r"\1", target)
+        kinds[re.sub(r"\d+", "#", kind)] += 1
     return kinds
 
 

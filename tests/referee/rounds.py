@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
 
 from hostmanager_server.failpoints import Point
 
-from tests.referee.checks import eventually
 from tests.referee.daemons import DiedError
 from tests.referee.lives import Life
+from tests.referee.looking import eventually
 from tests.referee.match import Match, derived
 
+ALONE_EVERY = 10  # rounds between two in which it is looked at what the daemon holds
 _AFTER_A_FAILPOINT = 1.0  # s of requests in which an armed daemon is to come to the point
+
+
+class Upgrade(Enum):
+    """Whether the daemon is told to become itself anew."""
+
+    NONE = "none"
+    WHOLE = "whole"  # under load, and it is checked afterwards
+    CUT_SHORT = "cut short"  # right before it is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class Plan:
     dead: int  # while there is no daemon
     quiet: int  # while nobody asks for anything
     pause: float  # without a daemon
+    upgrade: Upgrade
 
     @property
     def armed(self) -> str:
@@ -46,6 +58,7 @@ class Plan:
             dead=rng.choice([0, 0, 0, 1, 3, 10]),
             quiet=rng.choice([0, 0, 0, 0, 1, 2]),
             pause=rng.choice([0.0, 0.0, 0.05, 0.2]),
+            upgrade=rng.choices(list(Upgrade), [18, 1, 1])[0],
         )
 
 
@@ -57,13 +70,15 @@ class Tally:
     daemons: int = 0
     kills: int = 0  # of the daemon, at a random moment
     points: Counter[str] = field(default_factory=Counter)  # deaths at failpoints
+    upgrades: int = 0
     agents: int = 0  # killed by the referee
     answers: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, object]:
         return {
             "rounds": self.rounds, "daemons": self.daemons, "random_kills": self.kills,
-            "failpoints": dict(self.points), "agents_killed": self.agents, "answers": dict(self.answers),
+            "failpoints": dict(self.points), "upgrades": self.upgrades, "agents_killed": self.agents,
+            "answers": dict(self.answers),
         }  # fmt: skip
 
 
@@ -90,10 +105,13 @@ class Rounds:
         if plan.early is not None:
             self._rest.wait(plan.early)
             self._die()
+            self._unseen.clear()  # if somebody saw their ends, it may have died with that
             match.start_daemon(plan.armed)
-        self._reach_quiet(rng, plan)
+        self._be_checked(plan, rng, alone=number % ALONE_EVERY == 0)
         match.gate.open()
-        if plan.failpoint is not None and match.daemon.failpoints:
+        if plan.upgrade is Upgrade.CUT_SHORT:
+            match.daemon.process.send_signal(signal.SIGUSR2)
+        if match.daemon.failpoints:
             eventually(lambda: not match.daemon.alive(), _AFTER_A_FAILPOINT)
         else:
             self._rest.wait(plan.load)
@@ -108,26 +126,38 @@ class Rounds:
     def finish(self) -> None:
         """A last daemon, which ends in order. Raises Violation."""
         self._match.start_daemon()
-        self._reach_quiet(derived(self._match.seed, "end"), None)
+        self._be_checked(
+            Plan.draw(derived(self._match.seed, "end")), derived(self._match.seed, "end"), alone=True
+        )
         self._match.finish()
         self._count()
 
-    def _reach_quiet(self, rng: random.Random, plan: Plan | None) -> None:
+    def _be_checked(self, plan: Plan, rng: random.Random, *, alone: bool) -> None:
         """Check the daemon, or, when it dies meanwhile as it was told to, one that follows it."""
         match = self._match
         while True:
             try:
                 match.wait_until_serving()
                 match.settle()
-                if plan is not None and plan.quiet:
+                match.told.exits(match.daemon, match.event_watchers, self._unseen)
+                if plan.quiet:
                     killed = match.kill_agents(rng, plan.quiet)
                     self.tally.agents += len(killed)
                     match.settle()
+                    match.told.exits(match.daemon, match.event_watchers, killed)
+                if plan.upgrade is Upgrade.WHOLE:
+                    match.upgrade_daemon()
+                    self.tally.upgrades += 1
+                    match.settle()
+                if alone:
+                    match.settle_alone()
             except DiedError:
                 if not match.daemon.failpoints:
                     raise
                 self._die()
+                self._unseen.clear()
                 match.start_daemon()
+                match.resume_watchers()
                 match.gate.open()
             else:
                 return

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.referee import proc
-from tests.referee.checks import PATIENCE, eventually
 from tests.referee.daemons import COMMAND
 from tests.referee.ground import Kind
 from tests.referee.lives import Life
+from tests.referee.looking import PATIENCE, eventually
 from tests.referee.match import Match, derived, kill
 from tests.referee.model import UP
 from tests.referee.samples import MIB, Holdings, Sample, growth, holdings, take
@@ -103,8 +103,8 @@ class Soak:
             self.samples.append(take(match.daemon.pid))
         match.must_be_intact()
         match.ground.check_strangers()
-        match.checks.births_and_deaths()
-        match.checks.told(match.status_watchers)
+        match.running.births_and_deaths()
+        match.told.truth(match.status_watchers)
 
     # --- what is done every second
 
@@ -172,11 +172,7 @@ class Soak:
 
     def _exits_told(self) -> None:
         match = self._match
-        alone = [
-            life for life in self._killed
-            if not match.model.may_have_ended(life.instance, life.born, (life.killed or 0.0) + PATIENCE)
-        ]  # fmt: skip
-        match.checks.exits_told(match.event_watchers, alone)
+        match.told.exits(match.daemon, match.event_watchers, self._killed)
         self._killed.clear()
 
     def _at_rest(self, baseline: Holdings | None) -> Holdings:

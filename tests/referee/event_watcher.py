@@ -1,0 +1,57 @@
+"""A watcher of WatchEvents, which finds out when a number is missing or comes twice."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+
+from tests.referee import proc
+from tests.referee.ground import Ground
+from tests.referee.watcher import Stream, Watcher
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An exit that the event log tells of."""
+
+    instance: str
+    pid: int
+
+
+class EventWatcher(Watcher[pb.WatchEventsResponse]):
+    """Follows WatchEvents: no number may be missing, none come twice."""
+
+    def __init__(self, ground: Ground, rng: random.Random, name: str, hangs_up: float = 0.0) -> None:
+        super().__init__(ground, rng, name, hangs_up)
+        self.sequence: int | None = None
+        self.exits: deque[Happened] = deque()
+        self.gaps = 0
+
+    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> Stream[pb.WatchEventsResponse]:
+        return stub.WatchEvents(pb.WatchEventsRequest(resume_token=self.token))
+
+    def _read(self, stream: Stream[pb.WatchEventsResponse]) -> None:
+        for message in stream:
+            self.messages += 1
+            for event in message.events:
+                self.trace.append(
+                    f"{proc.now():.3f} connection {self.connections} event {event.sequence} "
+                    f"{event.instance_id} {event.reason}: {event.message}"
+                )
+            if message.HasField("gap"):
+                self.trace.append(
+                    f"{proc.now():.3f} connection {self.connections} gap: {message.gap.message}"
+                )
+                self.gaps += 1
+                self.sequence = 0 if message.gap.missed == 0 else None
+            for event in message.events:
+                if self.sequence is not None and event.sequence != self.sequence + 1:
+                    raise self._wrong(f"event {event.sequence} comes after {self.sequence}")
+                self.sequence = event.sequence
+                if event.HasField("exit"):
+                    self.exits.append(Happened(event.instance_id, event.exit.pid))
+            self.token = message.resume_token
