@@ -1,4 +1,4 @@
-"""Fixtures for tests that need a real Docker engine.
+"""Fixtures for tests that need a real Docker engine, or a cgroup.
 
 Where there is none they are skipped with the reason; in CI (CI=true) they fail.
 """
@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.cgroups import cgroup_or_reason, remove_cgroup
 from tests.docker_engine import (
     DockerEngine,
     MakeProject,
@@ -30,6 +31,15 @@ def _skip(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have what this test needs: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup (version 2) of the test's own; whatever is left in it is killed after the test."""
+    if isinstance(found := cgroup_or_reason(), str):
+        pytest.skip(found)  # in CI too: many a container has none that may be written
+    yield found
+    remove_cgroup(found)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.command import inherited_environment
+from hostmanager_server.drivers.delegation import AUTO, find_groups
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
@@ -86,6 +87,7 @@ class Settings:
     compose: ComposeSettings | None = None  # None: no compose files are managed
     options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
     limits: Limits = field(default_factory=Limits)
+    cgroup: str = AUTO  # see find_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ class App:
         outputs = OutputFiles(state_dir.path / "logs")
 
         def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
-            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon)
+            groups = find_groups(settings.cgroup, state_dir.path)
+            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon, groups)
 
         journal = Journal(state_dir.path / "journal.sqlite", boot_id())
         try:

@@ -25,6 +25,7 @@ from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.options import ManagerOptions, PersistTargets, split_files
 from hostmanager_server.core.spec import Target
+from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.drivers.limits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
 from hostmanager_server.state_dir import StateDirError
@@ -132,6 +133,13 @@ def private_folder(socket: Path) -> None:
     "--max-watchers-per-client", type=click.IntRange(1), default=Limits().watchers_per_client,
     help="Watch streams at once from one client host.",
 )  # fmt: skip
+@click.option(
+    "--cgroup",
+    metavar="auto|off|PATH",
+    default=AUTO,
+    help="The cgroup (version 2) in which each agent gets one of its own; auto: the daemon's, when it was "
+    "delegated to it.",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version, and start nothing.")
 def serve_command(
@@ -150,6 +158,7 @@ def serve_command(
     docker_compose_bin: str | None,
     max_watchers: int,
     max_watchers_per_client: int,
+    cgroup: str,
     quiet: bool,
     preflight: bool,
 ) -> None:
@@ -193,6 +202,7 @@ def serve_command(
             options=options,
             compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
             limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
+            cgroup=cgroup,
         )
         if preflight:
             click.echo(version("hostmanager"))

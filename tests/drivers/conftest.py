@@ -27,6 +27,7 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
 from hostmanager_server.drivers.base import Driver, Timer
+from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
 from hostmanager_server.drivers.process import Output, ProcessDriver
 
@@ -197,8 +198,9 @@ class RealHarness:
 
     killed = ExitStatus(signal=signal.SIGKILL)
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
         self.directory = directory
+        self.cgroup = cgroup  # where the runs get groups; None: they get none
         self.poller = EpollPoller()
         self.events: list[DriverEvent] = []
         self.driver: ProcessDriver = self._new_driver()
@@ -215,6 +217,7 @@ class RealHarness:
             output,
             epoch=os.urandom(8).hex(),
             call_soon=self.poller.call_soon,
+            groups=Groups(None if self.cgroup is None else str(self.cgroup / "agents")),
         )
 
     def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
@@ -315,6 +318,15 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarnes
 
 
 @pytest.fixture
+def grouped(tmp_path: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarness]:
+    """The process driver with a cgroup for each run."""
+    monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
+    harness = RealHarness(tmp_path, cgroup)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
 def compose(compose_project: MakeProject, image: str) -> Iterator[ComposeHarness]:
     poller = EpollPoller()
     harness = ComposeHarness(poller, compose_project("services: {}\n"), image)
@@ -323,7 +335,7 @@ def compose(compose_project: MakeProject, image: str) -> Iterator[ComposeHarness
     poller.close()
 
 
-@pytest.fixture(params=["fake", "real", "compose"])
+@pytest.fixture(params=["fake", "real", "grouped", "compose"])
 def harness(request: pytest.FixtureRequest) -> Harness:
     if request.param == "fake":
         return FakeHarness()
@@ -331,10 +343,10 @@ def harness(request: pytest.FixtureRequest) -> Harness:
     return found
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "grouped"])
 def processes(request: pytest.FixtureRequest) -> Harness:
     """A harness whose runs are processes: they are sent signals, have descendants, and are adopted."""
     if request.param == "fake":
         return FakeHarness()
-    found: RealHarness = request.getfixturevalue("real")
+    found: RealHarness = request.getfixturevalue(request.param)
     return found

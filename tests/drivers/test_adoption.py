@@ -26,6 +26,7 @@ from pathlib import Path
 from hostmanager_server.core.events import Instant, RunKey, Started
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers import gate
+from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.process import ProcessDriver
 
 class Poller:
@@ -57,7 +58,8 @@ def post(event):
     if isinstance(event, Started):
         print(event.pid, flush=True)
 
-driver = ProcessDriver(Poller(), post, Path(state), Output(), "first", print)
+driver = ProcessDriver(Poller(), post, Path(state), Output(), "first", print,
+                       Groups(sys.argv[4] or None))
 driver.launch(RunKey("a", 1), InstanceSpec("a", "Test", process=ProcessSpec(tuple(argv))))
 die()
 """
@@ -65,7 +67,8 @@ die()
 
 def daemon_that_dies(real: RealHarness, *argv: str, crash: str = "") -> str:
     """What it said before it was killed."""
-    command = [sys.executable, "-c", DAEMON, str(real.directory), json.dumps(argv), crash]
+    cgroup = "" if real.cgroup is None else str(real.cgroup / "agents")
+    command = [sys.executable, "-c", DAEMON, str(real.directory), json.dumps(argv), crash, cgroup]
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
     assert ended.returncode == -signal.SIGKILL
     return ended.stdout.strip()

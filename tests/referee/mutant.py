@@ -14,6 +14,7 @@ from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.gate import Gate
 from hostmanager_server.drivers.process import ProcessDriver, _Run
 from hostmanager_server.drivers.records import Draft
+from hostmanager_server.drivers.tree import Tree
 from hostmanager_server.main import serve_command
 
 
@@ -21,12 +22,12 @@ class NaiveDriver(ProcessDriver):
     """Lets the child become the agent at once, and records it then."""
 
     def _pass_gate(
-        self, run: RunKey, token: str, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
     ) -> _Run:
         child.release()
         open_gate = Gate(child.pid, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         try:
-            return super()._pass_gate(run, token, spec, process, draft, open_gate)
+            return super()._pass_gate(run, tree, spec, process, draft, open_gate)
         finally:
             os.close(open_gate.descriptor)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hostmanager_server import failpoints, notify
-from hostmanager_server.core.spec import ProcessSpec
+from hostmanager_server.core.spec import CommandProbe, InstanceSpec, ProcessSpec
 
 from . import gate
 
@@ -63,6 +63,17 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
     env["PWD"] = working_dir
     _check_program(argv[0], env.get("PATH", _DEFAULT_PATH), working_dir)
     return Command(prefix + gate.shell_safe(list(argv), env), working_dir, env)
+
+
+def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]) -> Command | None:
+    """How to run its readiness command, if it has one, in the surroundings of `process`. Raises
+    CommandError."""
+    if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):
+        return None
+    try:
+        return prepare(process, spec.ready.check.argv, inherited)
+    except CommandError as error:
+        raise CommandError(f"its readiness command cannot be run: {error}") from error
 
 
 def _as_user(user: str, env: dict[str, str]) -> list[str]:

@@ -20,8 +20,8 @@ _AGAIN = 0.001  # s until a look that did not settle is repeated
 _FRESH = 0.05  # s for which a look serves the stops that follow it: many are stopped at once
 _SURVEY_LOOKS = 100
 _NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
-_LOCK_AGAIN_MAX = 1.0  # s; a lock whose holder cannot be seen is asked after ever more rarely, up to this
-_LOCK_WARN = 10
+_UNSEEN_AGAIN_MAX = 1.0  # s; who cannot be seen is looked for ever more rarely, up to this
+_UNSEEN_WARN = 10
 _LOOKS_TO_TELL = 3
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Plant:
     signum: int = 0  # to be sent to the members; 0: none
     signalled: set[Member] = field(default_factory=set)
     watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
-    lock_tries: int = 0
+    unseen_tries: int = 0
 
     def tell(self, settled: bool) -> Callable[[], None] | None:
         """Whom to tell that a look was taken; a few that do not settle count as one that does."""
@@ -120,8 +120,8 @@ class Forest:
         """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
         by_token = {tree.token: tree for tree in trees}
         for _ in range(_SURVEY_LOOKS):
-            if not trees or self._table.look(by_token):
-                return [tree for tree in trees if tree.members]
+            if not trees or (self._table.look(by_token) and self._look_into_groups(trees)):
+                return [tree for tree in trees if tree.members or (tree.group and tree.group.populated())]
             time.sleep(_AGAIN)
         return trees
 
@@ -162,6 +162,7 @@ class Forest:
         settled = False
         try:
             settled = self._table.look(self._trees)
+            settled &= self._look_into_groups([plant.tree for plant in self._waiting.values()])
             if not settled:
                 again.append(_AGAIN)
             for plant in list(self._waiting.values()):
@@ -189,6 +190,12 @@ class Forest:
         for plant in gone:
             plant.gone()
 
+    def _look_into_groups(self, trees: list[Tree]) -> bool:
+        settled = True
+        for tree in trees:
+            settled &= self._table.look_into_group(tree)
+        return settled
+
     def _attend(self, plant: _Plant, settled: bool) -> float | None:
         """Does what is due for a tree that waits; s until its next look, None when something else will
         cause that."""
@@ -196,13 +203,17 @@ class Forest:
         if plant.leaderless:
             self._watch_survivors(plant)
             if not plant.tree.members:
-                return self._check_lock(plant) if settled else _AGAIN
+                return self._check_unseen(plant) if settled else _AGAIN
         elif not plant.signum:
             self._waiting.pop(plant.tree, None)
         return again
 
     def _signal(self, plant: _Plant, settled: bool) -> float | None:
         fresh = [member for member in plant.tree.members.values() if member not in plant.signalled]
+        group = plant.tree.group
+        if plant.signum == signal.SIGKILL and group is not None and (fresh or not plant.tree.members):
+            # Reaches who is being forked just now, and who cannot be seen. The leader was sent the same.
+            group.kill()
         for member in fresh:
             pidfd = open_member(member)
             if pidfd is not None:
@@ -246,19 +257,26 @@ class Forest:
                 self._poller.unwatch(pidfd)
                 os.close(pidfd)
 
-    def _check_lock(self, plant: _Plant) -> float | None:
-        if not self._records.is_locked(plant.instance_id):
+    def _check_unseen(self, plant: _Plant) -> float | None:
+        """s until the next look for somebody whom the last one did not show; None when there is nobody."""
+        group = plant.tree.group
+        if self._records.is_locked(plant.instance_id):
+            file = self._records.file_of(plant.instance_id)
+            holders = self._table.holders(file) if file is not None else []
+            if holders:
+                self._table.adopt(plant.tree, holders)
+                return 0.0
+            why = "its lock is held by another user's process"
+        elif group is not None and group.populated():  # for a moment after an end, too
+            why = f"its cgroup '{group.path}' is not empty"
+        else:
             return None
-        file = self._records.file_of(plant.instance_id)
-        holders = self._table.holders(file) if file is not None else []
-        if holders:
-            self._table.adopt(plant.tree, holders)
-            return 0.0
-        plant.lock_tries += 1
-        if plant.lock_tries == _LOCK_WARN:
+        plant.unseen_tries += 1
+        if plant.unseen_tries == _UNSEEN_WARN:
             _log.warning(
-                "something of '%s' is alive and cannot be seen: its lock is held by another user's process; "
+                "something of '%s' is alive and cannot be seen: %s; "
                 "end it by hand, or run the daemon as root",
                 plant.instance_id,
+                why,
             )
-        return min(_LOCK_AGAIN_MAX, _AGAIN * 2.0**plant.lock_tries)
+        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0**plant.unseen_tries)

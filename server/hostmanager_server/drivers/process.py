@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
-from hostmanager_server.core.spec import CommandProbe, InstanceSpec, LogPolicy, ProcessSpec
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
 from hostmanager_server.failpoints import Point, reached
 
 from . import command, gate, identity
 from .base import Adopted, Poller, Post
+from .cgroup import Groups
 from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
 from .forest import Forest
 from .gate import Gate
@@ -27,7 +28,7 @@ from .leader import GATE_ENDS, find_leader, status_of_ended
 from .leftovers import reap_when_ended
 from .limits import LimitError, apply_limits
 from .probe import CallSoon, Prober
-from .records import Draft, Record, Records
+from .records import Draft, Record, Records, file_name
 from .tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -63,12 +64,13 @@ class ProcessDriver:
 
     `state_dir` gets the runtime records. `epoch` must be different for each daemon: with a count it makes the
     markers by which the processes of a run are known. `call_soon` runs a callable on the supervisor thread,
-    and may be called from any thread.
+    and may be called from any thread. `groups` makes the cgroups of runs.
     """
 
     def __init__(
-        self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon
-    ) -> None:
+        self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
+        groups: Groups,
+    ) -> None:  # fmt: skip
         gate.seal_descriptors()
         self._poller = poller
         self._post = post
@@ -76,6 +78,7 @@ class ProcessDriver:
         self._epoch = epoch
         self._count = itertools.count(1)
         self._inherited = command.inherited_environment(os.environ)
+        self._groups = groups
         self._records = Records(state_dir / "runs")
         self._forest = Forest(poller, self._records)
         self._prober = Prober(call_soon)
@@ -96,7 +99,7 @@ class ProcessDriver:
                 raise CommandError(spec.problem or "it has no command; give it one")
             if run.instance_id in self._runs:
                 raise CommandError("its last run is still there; stop that first")
-            to_probe = _probe_command(spec, spec.process, self._inherited)
+            to_probe = command.prepare_probe(spec, spec.process, self._inherited)
             started = self._start(run, spec, spec.process)
         except (CommandError, LimitError) as error:
             self._start_failed(run, str(error))
@@ -141,7 +144,7 @@ class ProcessDriver:
             found = find_leader(record)
             if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker and lock count.
-                leaderless.append((record, found, Tree(record.token.encode(), 0, 0)))
+                leaderless.append((record, found, Tree(record.token.encode(), 0, 0, record.group)))
             else:
                 alive.append((record, found))
         adopted = [
@@ -155,6 +158,8 @@ class ProcessDriver:
                 self._records.remove(record.run.instance_id)
                 if record.released:
                     adopted.append(_adopted(record, ended=status, gone=True))
+        in_use = [run.tree.group for run in self._runs.values() if run.tree.group is not None]
+        self._groups.sweep([record.group for record in records if record.group is not None], in_use)
         reap_when_ended(self._poller, {one.pid for one in adopted})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
@@ -172,6 +177,7 @@ class ProcessDriver:
     def close(self) -> None:
         """See `Driver.close`."""
         self.disown()
+        self._groups.close()
         self._prober.close()
 
     def _start(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> _Run:
@@ -190,12 +196,21 @@ class ProcessDriver:
             stack.callback(os.close, output)
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
-            child = gate.spawn(prepared.argv, prepared.working_dir, prepared.env, output, draft.lock)
-            stack.callback(os.close, child.descriptor)
-            return self._pass_gate(run, token, spec, process, draft, child)
+            group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
+            path = None if group is None else group.path
+            try:
+                child = gate.spawn(
+                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, path
+                )
+                stack.callback(os.close, child.descriptor)
+                tree = Tree(token.encode(), child.pid, child.pid, group)
+                return self._pass_gate(run, tree, spec, process, draft, child)
+            except BaseException:
+                self._groups.drop(group)
+                raise
 
     def _pass_gate(
-        self, run: RunKey, token: str, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
     ) -> _Run:
         """Records the child and lets it become the agent. When that fails, nothing of it is left."""
         pidfd = None
@@ -205,8 +220,11 @@ class ProcessDriver:
             who = identity.identify(child.pid, pidfd)
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
+            now, token = self._poller.now(), tree.token.decode()
             ready = spec.ready is None
-            draft.commit(Record(run, token, who, self._poller.now(), process, spec.agent_class, ready=ready))
+            draft.commit(
+                Record(run, token, who, now, process, spec.agent_class, ready=ready, group=tree.group)
+            )
             apply_limits(child.pid, process.limits)
             reached(Point.RECORDED)
         except BaseException:
@@ -221,7 +239,7 @@ class ProcessDriver:
         reached(Point.RELEASED)
         with contextlib.suppress(OSError):
             draft.mark_released()
-        return _Run(run, who, Tree(token.encode(), child.pid, child.pid), pidfd)
+        return _Run(run, who, tree, pidfd)
 
     def _start_failed(self, run: RunKey, why: str) -> None:
         self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))
@@ -242,6 +260,7 @@ class ProcessDriver:
             os.waitpid(run.identity.pid, 0)
         self._forest.uproot(run.tree)
         self._records.remove(run.key.instance_id)
+        self._groups.drop(run.tree.group)
 
     def _leader_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
@@ -261,6 +280,7 @@ class ProcessDriver:
 
     def _gone(self, run: _Run) -> None:
         self._records.remove(run.key.instance_id)
+        self._groups.drop(run.tree.group)
         del self._runs[run.key.instance_id]
         self._post(Gone(run.key, self._poller.now()))
 
@@ -292,7 +312,7 @@ class ProcessDriver:
     def _take_back(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follows a run again whose main process is alive."""
         pid = record.identity.pid
-        run = self._resume(record, Tree(record.token.encode(), pid, pid), pidfd)
+        run = self._resume(record, Tree(record.token.encode(), pid, pid, record.group), pidfd)
         ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
@@ -303,7 +323,7 @@ class ProcessDriver:
         if spec.ready is None:
             return True
         try:
-            to_probe = _probe_command(spec, record.process, self._inherited)
+            to_probe = command.prepare_probe(spec, record.process, self._inherited)
         except CommandError as error:  # no reason to end what runs
             _log.warning("'%s' is taken for ready: %s", spec.instance_id, error)
             return True
@@ -312,7 +332,7 @@ class ProcessDriver:
 
     def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
         """Follows a run again of whose tree only others than the main process are alive."""
-        run = self._resume(record, Tree(record.token.encode(), 0, 0), None)
+        run = self._resume(record, Tree(record.token.encode(), 0, 0, record.group), None)
         # Not before `adopt` has returned and the caller knows the run.
         self._poller.call_later(0.0, lambda: self._forest.leader_ended(run.tree, lambda: None))
         return _adopted(record, ended=status)
@@ -330,14 +350,3 @@ def _adopted(
         record.run, record.identity.pid, record.started, record.process, ended, gone, ready,
         record.agent_class,
     )  # fmt: skip
-
-
-def _probe_command(
-    spec: InstanceSpec, process: ProcessSpec, inherited: dict[str, str]
-) -> command.Command | None:
-    if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):
-        return None
-    try:
-        return command.prepare(process, spec.ready.check.argv, inherited)
-    except CommandError as error:
-        raise CommandError(f"its readiness command cannot be run: {error}") from error

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import ProcessSpec
 
+from .cgroup import Group
 from .identity import Identity, read_file
 
 VERSION = 2  # 1 had no flags
@@ -39,7 +40,7 @@ class Record:
     marker. `agent_class` is empty where the daemon that wrote it did not say.
 
     `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
-    succeeded, or it has none.
+    succeeded, or it has none. `group`: its cgroup, if it was given one.
     """
 
     run: RunKey
@@ -50,6 +51,7 @@ class Record:
     agent_class: str = ""
     released: bool = False
     ready: bool = True
+    group: Group | None = None
 
     def to_json(self) -> bytes:
         process = self.process
@@ -76,6 +78,7 @@ class Record:
                     "user": process.user,
                     "limits": process.limits,
                 },
+                "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
             }
         ).encode("ascii")
 
@@ -97,6 +100,7 @@ class Record:
                 agent_class=str(fields.get("agent_class", "")),
                 released=bool(fields.get("released", True)),
                 ready=bool(fields.get("ready", True)),
+                group=_group(fields.get("cgroup")),
             )
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"it is not a record: {error!r}") from error
@@ -110,6 +114,10 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+def _group(fields: Any) -> Group | None:
+    return None if fields is None else Group(_text(fields["path"]), int(fields["inode"]))
 
 
 def _process(fields: Any) -> ProcessSpec:

@@ -1,4 +1,4 @@
-"""Who belongs to which run: process trees, found by marker, session, descent or lock."""
+"""Who belongs to which run: process trees, found by marker, session, descent, lock or cgroup."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from . import identity
+from .cgroup import Group
 from .command import RUN_MARKER
 from .identity import Stat, read_file, read_stat
 
@@ -38,12 +39,14 @@ class Tree:
     """The processes of one run.
 
     `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
-    as long as the kernel cannot have given that number to somebody else unnoticed, else 0.
+    as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
+    cgroup, if it was given one; who moved to another is known by the rest.
     """
 
     token: bytes
     leader: int
     session: int
+    group: Group | None = None
     members: dict[str, Member] = field(default_factory=dict)
 
 
@@ -77,6 +80,28 @@ class ProcessTable:
                 return True
         return False
 
+    def look_into_group(self, tree: Tree) -> bool:
+        """Counts everybody in its cgroup among a tree. False when that needs another look. Raises OSError."""
+        if tree.group is None:
+            return True
+        known = tree.members.keys() | self.leaders
+        fresh = [name for name in map(str, tree.group.pids()) if name not in known]
+        if not fresh:
+            return True
+        found = []
+        for name in fresh:
+            member = self._as_member(name, _entry(name), read_stat(name))
+            if member is not None:
+                found.append(member)
+        # A pid may have become a stranger's before it was looked at. That one is not in the group now.
+        still = set(tree.group.pids())
+        found = [member for member in found if member.pid in still]
+        if any(self._foreign.get(str(member.pid)) == member.entry for member in found):
+            self.adopt(tree, found)
+            return False
+        tree.members.update((str(member.pid), member) for member in found)
+        return True
+
     def holders(self, file: tuple[int, int]) -> list[Member]:
         """The living processes that have `file` (device, inode) open, this one excepted. Reads every
         /proc/*/fd."""
@@ -94,8 +119,8 @@ class ProcessTable:
         self._foreign[str(member.pid)] = member.entry
 
     def adopt(self, tree: Tree, members: Iterable[Member]) -> None:
-        """Counts processes found by their lock among a tree; what they started is found by descent from now
-        on."""
+        """Counts processes found by lock or cgroup among a tree; what they started is found by descent from
+        now on."""
         tree.members.update((str(member.pid), member) for member in members)
         self.forget()
 
