@@ -55,9 +55,11 @@ def read_rows(db: sqlite3.Connection) -> Rows:
 
 # --- histories, as JSON
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def encode_history(history: History) -> str:
-    return json.dumps(
+    return _compact(
         {
             "agent_class": history.agent_class,
             "management": history.management.value,
@@ -69,8 +71,7 @@ def encode_history(history: History) -> str:
             "start_error": history.start_error,
             "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
             "finished": history.finished,
-        },
-        separators=(",", ":"),
+        }
     )
 
 
