@@ -11,7 +11,15 @@ from hostmanager_server.core.history import History, adds_nothing, history_of, w
 from hostmanager_server.core.lifecycle import decide
 from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, new_instance, successor_of
 from hostmanager_server.core.plan import TargetChange, retire, set_targets
-from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target
+from hostmanager_server.core.spec import (
+    InstanceSpec,
+    Management,
+    ProcessSpec,
+    RestartPolicy,
+    RestartWhen,
+    ServiceSpec,
+    Target,
+)
 
 NOW = Instant(1000.0, 1e9)
 SPEC = InstanceSpec("a", "Agent", process=ProcessSpec(("agent",)))
@@ -25,9 +33,11 @@ def history(**changes: object) -> History:
     return replace(past, **changes)  # type: ignore[arg-type]  # whatever a test needs
 
 
+RUN = Run(9, Phase.READY, ProcessSpec(("agent",)), pid=5, adopted=True)
+
+
 def running(**changes: object) -> Instance:
-    run = Run(9, Phase.READY, ProcessSpec(("agent",)), pid=5, adopted=True)
-    up = replace(new_instance(SPEC), run=run, runs=9, state=State.UP)
+    up = replace(new_instance(SPEC), run=RUN, runs=9, state=State.UP)
     return replace(up, **changes)  # type: ignore[arg-type]  # whatever a test needs
 
 
@@ -112,3 +122,12 @@ def test_what_is_asked_for_anew_is_known() -> None:
     assert decide(asked, NOW).instance.state is State.WAIT_DEAD
     reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, Note)]
     assert reasons == ["TargetLost"]
+
+
+def test_what_is_to_run_once_and_has_begun_is_over_when_nothing_is_left_of_it() -> None:
+    once = replace(SPEC, restart=RestartPolicy(RestartWhen.NEVER))
+    begun = history_of(running(spec=once, run=replace(RUN, started=NOW)))
+    assert begun is not None
+    assert begun.under_way
+    instance = decide(with_history(new_instance(once), begun, NOW), NOW).instance
+    assert (instance.state, instance.reason, len(instance.fail_times)) == (State.DOWN, "Finished", 1)

@@ -308,6 +308,19 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
     eventually(lambda: (site.folder / "never").read_text() == "ran\nran\n", "a run after an orderly end")
 
 
+def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> None:
+    # The runtime record is gone, and what came of the run is not on disk yet.
+    command = ["sh", "-c", "echo ran >> once; sleep 0.5"]
+    site.write([{"instance-id": "once", "command": command, "restart": "never"}])
+    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing:3=kill"}
+    assert site.start(wait=False).process.wait(30) == -signal.SIGKILL
+    assert list((site.state_dir / "runs").glob("*.json")) == []
+    site.environ = os.environ
+    daemon = site.start()
+    assert daemon.instance("once").reason == "Finished"
+    assert (site.folder / "once").read_text() == "ran\n"
+
+
 def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
     restart = {"backoff": {"initial": "20ms", "factor": 60, "maximum": "1h"}}
     site.write([{"instance-id": "a", "command": ["false"], "restart": restart}])

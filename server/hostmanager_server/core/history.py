@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hostmanager_server.core.actions import Action, Kind, Note, Severity
-from hostmanager_server.core.events import Instant
+from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.model import Exit, Instance, State
-from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.core.spec import Management, RestartWhen, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class History:
     start_error: str = ""
     retry_at: Instant | None = None
     finished: bool = False
+    under_way: bool = False  # it is not to run a second time, and has begun to run
 
 
 def history_of(instance: Instance) -> History | None:
@@ -31,12 +32,21 @@ def history_of(instance: Instance) -> History | None:
     if instance.retired:
         return None
     i = instance
-    if not (i.restarts or i.failures or i.fail_times or i.last_exit or i.start_error or i.finished):
+    under_way = _under_way(i)
+    told = i.restarts or i.failures or i.fail_times or i.last_exit or i.start_error or i.finished
+    if not (told or under_way):
         return None  # how often a process was started is in its runtime record
     return History(
         i.spec.agent_class, i.management, i.runs, i.restarts, i.failures, i.fail_times, i.last_exit,
-        i.start_error, i.retry_at, i.finished,
+        i.start_error, i.retry_at, i.finished, under_way,
     )  # fmt: skip
+
+
+def _under_way(i: Instance) -> bool:
+    """Whether it is a native process that is run once, and that is going on. Its runtime record goes when it
+    ends, and what came of it is on disk a moment later: a daemon that died in between would run it again."""
+    once = i.spec.restart.when is RestartWhen.NEVER and i.spec.process is not None
+    return once and i.run is not None and i.run.started is not None
 
 
 def adds_nothing(known: History, history: History) -> bool:
@@ -59,6 +69,7 @@ def tells_more(before: Instance, after: Instance) -> bool:
         or before.finished is not after.finished
         or before.start_error != after.start_error
         or before.retired is not after.retired
+        or _under_way(before) is not _under_way(after)
     )
 
 
@@ -82,6 +93,9 @@ def with_history(instance: Instance, history: History, now: Instant) -> Instance
         return i
     if i.state is not State.DOWN:
         return i  # it has ended since
+    if h.under_way and i.target is Target.UP:
+        why = "ended with its daemon, which could not tell how any more"
+        return replace(i, last_exit=Exit(ExitStatus(), now, False, why), state=State.UP)
     start_error = i.start_error or h.start_error
     finished = h.finished and i.target is Target.UP
     return replace(i, start_error=start_error, retry_at=h.retry_at, finished=finished)

@@ -71,6 +71,7 @@ def encode_history(history: History) -> str:
             "start_error": history.start_error,
             "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
             "finished": history.finished,
+            "under_way": history.under_way,
         }
     )
 
@@ -90,6 +91,7 @@ def decode_history(text: str) -> History:
             start_error=str(record["start_error"]),
             retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
             finished=bool(record["finished"]),
+            under_way=bool(record["under_way"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"no history of an instance: {error!r}") from error
