@@ -105,7 +105,9 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     pids = installed.pids()
     groups = {installed.systemd.run("cat", f"/proc/{pid}/cgroup") for pid in pids.values()}
     assert len(groups) == 2
-    assert all("/hostmanager.service/agents-" in group for group in groups)  # as it was delegated to the daemon
+    assert all(
+        "/hostmanager.service/agents-" in group for group in groups
+    )  # as it was delegated to the daemon
 
     installed.signal(signal.SIGKILL)
     eventually(lambda: installed.show("NRestarts") == "1", "the restart after a death")

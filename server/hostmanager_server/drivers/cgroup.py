@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from . import gate
@@ -151,7 +151,7 @@ class Groups:
         if not _removed(group):
             self._left.append(group)
 
-    def sweep(self, recorded: Collection[Group], in_use: Collection[Group]) -> None:
+    def sweep(self, recorded: Set[Group | None], in_use: Set[Group | None]) -> None:
         """Remove what an earlier daemon left: all but those `in_use`.
 
         A group that nobody `recorded`, with processes in it, is of a run without a record: it is left alone,
@@ -166,9 +166,9 @@ class Groups:
                 error.strerror,
             )
 
-    def _sweep(self, recorded: Collection[Group], in_use: Collection[Group]) -> None:
-        for group in {*recorded, *self._present()} - {*in_use}:
-            if _removed(group):
+    def _sweep(self, recorded: Set[Group | None], in_use: Set[Group | None]) -> None:
+        for group in {*recorded, *self._present()} - in_use:
+            if group is None or _removed(group):
                 continue
             self._left.append(group)
             strangers = [pid for pid in group.pids() if not _is_leaving(pid)]
@@ -262,7 +262,7 @@ def _read(directory: int, name: str) -> bytes:
         file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         try:
             data = b""
-            while part := os.read(file, _READ):
+            while part := os.read(file, _READ):  # of these files the kernel gives a page at a time
                 data += part
             return data
         finally:

@@ -52,12 +52,13 @@ def find_groups(wanted: str, state_dir: Path) -> Groups:
         directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
         _try(directory)
     except (UnusableError, OSError) as error:
+        why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
         asked = "" if wanted == AUTO else f" '{wanted}'"
         _log.warning(
             "cannot use the cgroup%s: %s; agents are tracked without, by their environment, session, descent "
             "and lock (see --cgroup)",
             asked,
-            error,
+            why,
         )
         return Groups(None)
     _log.info("each agent gets a cgroup of its own in %s", directory)
@@ -123,7 +124,7 @@ def _try(directory: str) -> None:
     try:
         os.makedirs(group, exist_ok=True)
         done = subprocess.run(
-            [gate.SHELL, "-c", gate.JOIN, "try", group], stdin=subprocess.DEVNULL, capture_output=True,
+            [gate.SHELL, "-c", gate.JOIN, "try", group], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             timeout=_TRY, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -133,5 +134,6 @@ def _try(directory: str) -> None:
             with contextlib.suppress(OSError):
                 os.rmdir(made)
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip()
-        raise UnusableError(f"a process may not move itself into a group there ({reason})")
+        raise UnusableError(
+            "a child may not move itself into a group there; start the daemon in that cgroup, or as root"
+        )

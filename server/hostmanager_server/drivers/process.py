@@ -158,8 +158,7 @@ class ProcessDriver:
                 self._records.remove(record.run.instance_id)
                 if record.released:
                     adopted.append(_adopted(record, ended=status, gone=True))
-        in_use = [run.tree.group for run in self._runs.values() if run.tree.group is not None]
-        self._groups.sweep([record.group for record in records if record.group is not None], in_use)
+        self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
         reap_when_ended(self._poller, {one.pid for one in adopted})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
@@ -183,8 +182,7 @@ class ProcessDriver:
     def _start(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> _Run:
         prepared = command.prepare(process, process.argv, self._inherited)
         token = f"{self._epoch}.{next(self._count)}"
-        prepared.env[RUN_MARKER] = token
-        prepared.env[INSTANCE_MARKER] = run.instance_id
+        prepared.env.update({RUN_MARKER: token, INSTANCE_MARKER: run.instance_id})
         with contextlib.ExitStack() as stack:
             try:
                 output = self._output.open_for_append(run.instance_id, spec.log)
