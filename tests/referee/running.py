@@ -140,6 +140,7 @@ class Running:
                 raise Violation(Invariant.I2, text, self.evidence.of(life.instance))
         for agent in self._ground.agents:
             journals.alive(agent.instance)
+        journals.read()  # what those who were just found dead said last
         while journals.deaths:
             self._must_be_justified(journals.deaths.popleft())
 
