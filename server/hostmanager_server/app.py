@@ -27,6 +27,7 @@ from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.command import inherited_environment
 from hostmanager_server.drivers.delegation import AUTO, find_groups
+from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
@@ -139,7 +140,8 @@ class App:
 
         def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
             groups = find_groups(settings.cgroup, state_dir.path)
-            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon, groups)
+            kept = DescriptorStore.from_environment(os.environ)
+            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon, groups, kept)
 
         journal = Journal(state_dir.path / "journal.sqlite", boot_id())
         try:

@@ -5,12 +5,13 @@ One datagram to the socket that $NOTIFY_SOCKET names, of lines NAME=value. Nobod
 
 from __future__ import annotations
 
+import array
 import errno
 import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,17 @@ class NotifySocket:
             address = b"\0" + address[1:]
         return cls(address, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
 
-    def send(self, *lines: str) -> bool:
-        """Say all these at once. False: not now, but it may go later. Never waits."""
+    def send(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
+        """Say all these at once, with copies of descriptors. False: not now, but it may go later. Never
+        waits."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
-            self._socket.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self.address)
+            self._socket.sendmsg(
+                ["\n".join(lines).encode()],
+                ancillary if descriptors else [],
+                socket.MSG_DONTWAIT,
+                self.address,
+            )
         except OSError as error:
             if error.errno in _PASSING:
                 return False

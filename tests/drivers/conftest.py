@@ -28,6 +28,7 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
 from hostmanager_server.drivers.base import Driver, Timer
 from hostmanager_server.drivers.cgroup import Groups
+from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
 from hostmanager_server.drivers.process import Output, ProcessDriver
 
@@ -208,7 +209,13 @@ class RealHarness:
     def _new_driver(self) -> ProcessDriver:
         return self.new_driver(PlainOutput(self.directory / "log"))
 
-    def new_driver(self, output: Output) -> ProcessDriver:
+    def use(self, store: DescriptorStore) -> None:
+        """Disown everything, and put a driver with this store in the place of the old one."""
+        self.driver.disown()
+        self.driver.close()
+        self.driver = self.new_driver(PlainOutput(self.directory / "log"), store)
+
+    def new_driver(self, output: Output, store: DescriptorStore | None = None) -> ProcessDriver:
         """Another driver over the same state."""
         return ProcessDriver(
             self.poller,
@@ -218,6 +225,7 @@ class RealHarness:
             epoch=os.urandom(8).hex(),
             call_soon=self.poller.call_soon,
             groups=Groups(None if self.cgroup is None else str(self.cgroup / "agents")),
+            store=store,
         )
 
     def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:

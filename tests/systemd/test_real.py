@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from tests.private_systemd import PrivateSystemd, private_systemd
 
 # It takes longer to end than the unit allows for a stop, unless the daemon says that it goes on.
 SLOW = "trap 'sleep 2.5; exit 0' INT; while :; do sleep 0.1; done"
+KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+# It ends when its daemon does.
+ORPHAN = 'while [ "$(cut -d" " -f4 /proc/$$/stat)" = "$PPID" ]; do sleep 0.05; done; exit 7'
 NASTY = [
     "two words",
     'quo"te',
@@ -66,8 +72,23 @@ class Installed:
             return {}
         return {i.instance_id: i.process.pid for i in instances if i.next_action == pb.NEXT_ACTION_UP}
 
-    def write(self, *ids: str) -> None:
-        agents = [{"instance-id": i, "agent-class": "Test", "command": ["sh", "-c", SLOW]} for i in ids]
+    def instance(self, instance_id: str) -> pb.ManagedInstance:
+        return self.stub.GetInstance(pb.GetInstanceRequest(instance_id=instance_id), timeout=20).instance
+
+    def are_kept(self) -> bool:
+        """Whether systemd holds one pidfd for each agent, and none of any that has ended."""
+        found = []
+        for info in Path(f"/proc/{self.systemd.pid}/fdinfo").iterdir():
+            with suppress(FileNotFoundError):
+                found += re.findall(r"^(?:NSpid:.*\s|Pid:\t)(-?\d+)$", info.read_text(), re.MULTILINE)[-1:]
+        main_pid = self.show("MainPID")  # of which later versions of systemd have one, too
+        return sorted(pid for pid in found if pid != main_pid) == sorted(map(str, self.pids().values()))
+
+    def write(self, **scripts: str) -> None:
+        agents = [
+            {"instance-id": i, "agent-class": "Test", "command": ["sh", "-c", script]}
+            for i, script in scripts.items()
+        ]
         self.site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": agents}}}))
 
 
@@ -82,11 +103,11 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSystemd
 @pytest.fixture
 def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[Installed]:
     it = Installed(systemd, tmp_path / "site.yaml")
-    it.write("a", "b")
-    subprocess.run(
-        [COMMAND, "systemd", "install", it.site, "--unit-dir", systemd.units, "--working-dir", tmp_path],
-        check=True,
-    )
+    it.write(a=SLOW, b=SLOW)
+    options = ["--unit-dir", str(systemd.units), "--working-dir", str(tmp_path)]
+    if "PYTHONPATH" in os.environ:  # else it would not be this code that systemd starts
+        options += ["--env", "PYTHONPATH"]
+    subprocess.run([COMMAND, "systemd", "install", it.site, *options], check=True)
     settings = systemd.units / "hostmanager.service.d"
     settings.mkdir()
     (settings / "test.conf").write_text("[Service]\nWatchdogSec=4s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
@@ -132,10 +153,18 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     assert installed.show("MainPID") == main_pid
     assert installed.pids() == pids
 
-    installed.write("a", "b", "c")
+    installed.write(a=SLOW, b=SLOW, orphan=ORPHAN)
     installed.systemctl("reload", "hostmanager")
     eventually(lambda: len(installed.pids()) == 3, "the third to be up")
     assert installed.show("NRestarts") == "2"
+    eventually(installed.are_kept, "systemd to hold what tells how they end")
+
+    installed.signal(signal.SIGKILL)
+    eventually(lambda: installed.show("NRestarts") == "3", "another restart")
+    eventually(lambda: len(installed.pids()) == 3, "all to be up")
+    exit_code = 7 if KERNEL >= (6, 15) else 0  # before that nobody can tell
+    assert installed.instance("orphan").last_exit.code == exit_code
+    eventually(installed.are_kept, "systemd to hold that of the new one alone")
 
     installed.systemctl("stop", "hostmanager")
     assert installed.show("Result") == "success"

@@ -113,9 +113,14 @@ def identify(pid: int, pidfd: int) -> Identity | None:
     stat = read_stat(pid)
     if stat is None or not exists(pidfd):
         return None
+    return Identity(boot_id(), pid, stat.start, inode(pidfd))
+
+
+def inode(pidfd: int) -> int:
+    """The number by which a pidfd tells its process from any other of this boot; 0 where the kernel has
+    none."""
     info = os.fstat(pidfd)
-    inode = 0 if info.st_dev == _shared_device() else info.st_ino
-    return Identity(boot_id(), pid, stat.start, inode)
+    return 0 if info.st_dev == _shared_device() else info.st_ino
 
 
 def open_verified(identity: Identity) -> int | None:

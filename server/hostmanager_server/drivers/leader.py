@@ -8,6 +8,7 @@ import signal
 from hostmanager_server.core.events import ExitStatus
 
 from . import gate, identity
+from .base import Adopted
 from .identity import Identity
 from .records import Record
 
@@ -16,8 +17,9 @@ _SHORTLY = 20  # ms for an exec or an exit to get on
 _PATIENCE = 10
 
 
-def find_leader(record: Record) -> int | ExitStatus:
-    """A pidfd of the recorded main process, or how it ended as far as that can be told.
+def find_leader(record: Record, kept: int | None) -> int | ExitStatus:
+    """A pidfd of the recorded main process, or how it ended as far as that can be told. `kept` is what was
+    kept for it while no daemon lived.
 
     A process that had not become the agent when its daemon died is leaving, as its pipe is closed; it is not
     waited for but ended.
@@ -25,6 +27,9 @@ def find_leader(record: Record) -> int | ExitStatus:
     who = record.identity
     pidfd = identity.open_verified(who)
     if pidfd is None:
+        # The number of a pidfd's inode is given once in a boot: this is the process, whoever has its pid now.
+        if kept is not None and who.inode and identity.inode(kept) == who.inode:
+            return identity.exit_status_of_stranger(who, kept)
         return ExitStatus()
     if not record.released and _is_in_gate(who.pid, pidfd):
         identity.send_signal(pidfd, signal.SIGKILL)
@@ -58,3 +63,13 @@ def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
         return identity.reap(pidfd) or ExitStatus()
     except ChildProcessError:
         return identity.exit_status_of_stranger(who, pidfd)
+
+
+def take_note(
+    record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
+) -> Adopted:
+    """What the driver tells of a recorded run that it took back."""
+    return Adopted(
+        record.run, record.identity.pid, record.started, record.process, ended, gone, ready,
+        record.agent_class,
+    )  # fmt: skip

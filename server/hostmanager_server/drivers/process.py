@@ -21,10 +21,11 @@ from . import command, gate, identity
 from .base import Adopted, Poller, Post
 from .cgroup import Groups
 from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from .descriptor_store import DescriptorStore
 from .forest import Forest
 from .gate import Gate
 from .identity import Identity
-from .leader import GATE_ENDS, find_leader, status_of_ended
+from .leader import GATE_ENDS, find_leader, status_of_ended, take_note
 from .leftovers import reap_when_ended
 from .limits import LimitError, apply_limits
 from .probe import CallSoon, Prober
@@ -69,7 +70,7 @@ class ProcessDriver:
 
     def __init__(
         self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
-        groups: Groups,
+        groups: Groups, store: DescriptorStore | None = None,
     ) -> None:  # fmt: skip
         gate.seal_descriptors()
         self._poller = poller
@@ -82,6 +83,7 @@ class ProcessDriver:
         self._records = Records(state_dir / "runs")
         self._forest = Forest(poller, self._records)
         self._prober = Prober(call_soon)
+        self._store = store or DescriptorStore(None, {})
         self._runs: dict[str, _Run] = {}
 
     def follow(self, spec: InstanceSpec) -> None:
@@ -141,15 +143,13 @@ class ProcessDriver:
         alive: list[tuple[Record, int]] = []
         leaderless: list[tuple[Record, ExitStatus, Tree]] = []
         for record in records:
-            found = find_leader(record)
+            found = find_leader(record, self._store.handed(record.token))
             if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker and lock count.
                 leaderless.append((record, found, Tree(record.token.encode(), 0, 0, record.group)))
             else:
                 alive.append((record, found))
-        adopted = [
-            self._take_back(record, pidfd, specs.get(record.run.instance_id)) for record, pidfd in alive
-        ]
+        adopted = [self._take_back(r, pidfd, specs.get(r.run.instance_id)) for r, pidfd in alive]
         left = set(self._forest.survey([tree for _, _, tree in leaderless]))
         for record, status, tree in leaderless:
             if tree in left or self._records.is_locked(record.run.instance_id):
@@ -157,9 +157,10 @@ class ProcessDriver:
             else:
                 self._records.remove(record.run.instance_id)
                 if record.released:
-                    adopted.append(_adopted(record, ended=status, gone=True))
+                    adopted.append(take_note(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
         reap_when_ended(self._poller, {one.pid for one in adopted})
+        self._store.settle({run.tree.token.decode() for run in self._runs.values()})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
             if spec is not None:
@@ -178,6 +179,7 @@ class ProcessDriver:
         self.disown()
         self._groups.close()
         self._prober.close()
+        self._store.close()
 
     def _start(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> _Run:
         prepared = command.prepare(process, process.argv, self._inherited)
@@ -233,6 +235,7 @@ class ProcessDriver:
                 os.close(pidfd)
             self._records.remove(run.instance_id)
             raise
+        self._store.keep(token, pidfd)
         child.release()
         reached(Point.RELEASED)
         with contextlib.suppress(OSError):
@@ -257,8 +260,7 @@ class ProcessDriver:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(run.identity.pid, 0)
         self._forest.uproot(run.tree)
-        self._records.remove(run.key.instance_id)
-        self._groups.drop(run.tree.group)
+        self._void(run)
 
     def _leader_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
@@ -276,9 +278,14 @@ class ProcessDriver:
         exited = Exited(run.key, status, self._poller.now())
         self._forest.leader_ended(run.tree, functools.partial(self._post, exited))
 
-    def _gone(self, run: _Run) -> None:
+    def _void(self, run: _Run) -> None:
+        """The next daemon is to know nothing of it."""
         self._records.remove(run.key.instance_id)
         self._groups.drop(run.tree.group)
+        self._store.drop(run.tree.token.decode())
+
+    def _gone(self, run: _Run) -> None:
+        self._void(run)
         del self._runs[run.key.instance_id]
         self._post(Gone(run.key, self._poller.now()))
 
@@ -314,7 +321,7 @@ class ProcessDriver:
         ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
-        return _adopted(record, ready=ready)
+        return take_note(record, ready=ready)
 
     def _is_taken_for_ready(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
         """Begins to ask its probe, if there is one."""
@@ -333,18 +340,9 @@ class ProcessDriver:
         run = self._resume(record, Tree(record.token.encode(), 0, 0, record.group), None)
         # Not before `adopt` has returned and the caller knows the run.
         self._poller.call_later(0.0, lambda: self._forest.leader_ended(run.tree, lambda: None))
-        return _adopted(record, ended=status)
+        return take_note(record, ended=status)
 
     def _resume(self, record: Record, tree: Tree, pidfd: int | None) -> _Run:
         run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
         self._follow(run)
         return run
-
-
-def _adopted(
-    record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
-) -> Adopted:
-    return Adopted(
-        record.run, record.identity.pid, record.started, record.process, ended, gone, ready,
-        record.agent_class,
-    )  # fmt: skip

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hostmanager_server.drivers import descriptor_store
+
 MARK = "# Written by `hostmanager systemd install`."
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
@@ -74,6 +76,7 @@ class Unit:
         yield "TimeoutAbortSec", "10s"
         yield "Delegate", "yes"
         yield "OOMPolicy", "continue"
+        yield "FileDescriptorStoreMax", str(descriptor_store.MOST)
         yield "TasksMax", "infinity"
         yield "LimitNOFILE", "1024:524288"
         if self.runtime_directory:
