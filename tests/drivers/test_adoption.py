@@ -260,3 +260,23 @@ def test_a_short_record_after_a_long_one_is_read_as_itself(real: RealHarness) ->
     assert [one.process.argv for one in real.driver.adopt({})] == [("sleep", "1000")]
     real.driver.stop(run, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == 2)
+
+
+def test_what_an_adopted_agent_left_behind_is_its_own_also_when_another_ended_unseen(
+    real: RealHarness,
+) -> None:
+    # Known by its marker alone, as the driver looks for what is left of the other one.
+    hide = "import os; os.setsid(); os.fork() and os._exit(0); os.closerange(3, 300)"
+    script = (
+        f'{sys.executable} -c \'{hide}; import time; open("{real.settled("a")}", "w"); time.sleep(1000)\''
+    )
+    real.driver.launch(A, real.script("a", f"({script} &); exec sleep 1000"))
+    real.driver.launch(RunKey("b", 1), real.command("b", "sleep", "1000"))
+    real.settle("a")
+    real.successor()
+    real.crash("b")
+    real.wait_for(lambda: not runs(real.pid("b")))
+    assert sorted(one.run.instance_id for one in real.driver.adopt({}) if not one.gone) == ["a"]
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: gone(real))
+    assert not real.alive("a")
