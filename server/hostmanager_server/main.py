@@ -25,6 +25,7 @@ from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.options import ManagerOptions, PersistTargets, split_files
 from hostmanager_server.core.spec import Target
+from hostmanager_server.daemon_log import DaemonLog
 from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.drivers.limits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
@@ -178,7 +179,11 @@ def serve_command(
     folder = (state_dir or default_state_dir(environ)).absolute()
     options = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir).options
     quiet = quiet or options.quiet
-    _set_up_logging(quiet)
+    logging.basicConfig(
+        handlers=[DaemonLog(sys.stderr.fileno())],
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
     faulthandler.enable()  # what every thread was at, should the watchdog of systemd end a hang by SIGABRT
     raise_own_files()
     try:
@@ -210,6 +215,8 @@ def serve_command(
         outcome = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        logging.shutdown()  # closes the log
     if outcome.lock is not None:
         _give_way(outcome.lock)
     sys.exit(outcome.code)
@@ -254,16 +261,9 @@ def _give_way(lock: int) -> NoReturn:
     try:
         upgrade.execute(upgrade.command_line(), lock)
     except OSError as error:
-        log.critical("cannot upgrade: %s; what runs is left to the next daemon", error)
-        sys.exit(1)
-
-
-def _set_up_logging(quiet: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+        raise click.ClickException(
+            f"cannot upgrade: {error}; what runs is left to the next daemon"
+        ) from error
 
 
 if __name__ == "__main__":

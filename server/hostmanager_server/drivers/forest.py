@@ -68,6 +68,7 @@ class Forest:
         self._due = 0.0
         self._rest_until = 0.0
         self._looked = 0.0
+        self._blind = False  # the last look could not be taken, which was said
 
     def plant(self, tree: Tree, instance_id: str, gone: Callable[[], None]) -> None:
         """Track a tree; `gone` is called once when nothing of it is left, after `leader_ended`."""
@@ -173,8 +174,12 @@ class Forest:
                 elif plant.leaderless and settled and not plant.tree.members:
                     gone.append(plant)
         except OSError as error:
-            _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
+            if not self._blind:
+                self._blind = True
+                _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
             again.append(_NO_DESCRIPTORS)
+        else:
+            self._blind = False
         told = [told for plant in self._waiting.values() if (told := plant.tell(settled)) is not None]
         for plant in gone:
             self._waiting.pop(plant.tree, None)

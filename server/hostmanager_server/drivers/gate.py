@@ -158,9 +158,19 @@ def explain(error: OSError) -> str:
         case errno.ENOMEM:
             return "the host is out of memory; free some"
         case errno.ENOSPC:
-            return f"no space left for '{error.filename}'; free some"
+            return f"no space left{_at(error)}; free some"
+        case errno.EDQUOT:
+            return f"the disk quota is used up{_at(error)}; free some space or raise the quota"
+        case errno.EROFS:
+            return f"the disk is read-only{_at(error)}; see why (dmesg), and mount it writable again"
+        case errno.EIO:
+            return f"the disk fails{_at(error)}; see why (dmesg)"
         case errno.E2BIG:
             return "its arguments and environment are longer than the kernel takes; shorten them"
         case _:
             where = f" '{error.filename}'" if error.filename else ""
             return f"{error.strerror}{where}"
+
+
+def _at(error: OSError) -> str:
+    return f" for '{error.filename}'" if error.filename else ""

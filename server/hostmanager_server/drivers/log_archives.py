@@ -36,7 +36,8 @@ class Archives:
 
     def load(self) -> None:
         """Take over what an earlier daemon left; it ends at position 0."""
-        self.copying.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only can be read
+            self.copying.unlink(missing_ok=True)
         if self._cut.exists():
             self._make_room(_MOST_ARCHIVES)
             self._cut.rename(self._path(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import signal
 import ssl
@@ -17,9 +18,13 @@ from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
 
 from . import gate, identity
+from .base import Poller
 from .command import Command
 
 CallSoon = Callable[[Callable[[], None]], None]
+
+_AGAIN = 1.0  # s until it is tried again to have the thread
+_log = logging.getLogger(__name__)
 
 
 class Prober:
@@ -27,18 +32,21 @@ class Prober:
     one there is none.
 
     `call_soon` runs a callable on the supervisor thread, and may be called from any thread. The methods
-    here belong to the supervisor thread.
+    here belong to the supervisor thread, and so does `poller`. While the thread cannot be had (no threads or
+    descriptors left) that is said once, and tried again and again.
     """
 
-    def __init__(self, call_soon: CallSoon) -> None:
+    def __init__(self, call_soon: CallSoon, poller: Poller) -> None:
         self._call_soon = call_soon
+        self._poller = poller
+        self._lacking = False  # the thread could not be had, which was said
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, probe: Probe, command: Command | None, ready: Callable[[], None]) -> Callable[[], None]:
         """Ask until the answer is yes, then call `ready` on the supervisor thread. Returns what cancels it:
         `ready` is not called any more after that. `command` is what a CommandProbe runs."""
-        loop = self._running_loop()
+        loop: asyncio.AbstractEventLoop | None = None
         cancelled = False
         task: asyncio.Task[None] | None = None
 
@@ -49,7 +57,7 @@ class Prober:
         def begin() -> None:
             nonlocal task
             if not cancelled:
-                task = loop.create_task(self._ask(probe, command, answered))
+                task = asyncio.get_running_loop().create_task(self._ask(probe, command, answered))
 
         def end() -> None:
             if task is not None:
@@ -60,9 +68,20 @@ class Prober:
             if not cancelled:
                 cancelled = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(end)
+                    if loop is not None:
+                        loop.call_soon_threadsafe(end)
 
-        loop.call_soon_threadsafe(begin)
+        def try_to_begin() -> None:
+            nonlocal loop
+            if cancelled:
+                return
+            loop = self._running_loop()
+            if loop is None:
+                self._poller.call_later(_AGAIN, try_to_begin)
+            else:
+                loop.call_soon_threadsafe(begin)
+
+        try_to_begin()
         return cancel
 
     def close(self) -> None:
@@ -72,13 +91,22 @@ class Prober:
             self._thread.join()
         self._loop = self._thread = None
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """None: the thread cannot be had now."""
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=_run, args=(self._loop,), name="hostmanager-probes", daemon=True
-            )
-            self._thread.start()
+            loop = None
+            try:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run, args=(loop,), name="hostmanager-probes", daemon=True)
+                thread.start()
+            except (OSError, RuntimeError) as error:  # no descriptors, no threads
+                if loop is not None:
+                    loop.close()
+                if not self._lacking:
+                    _log.warning("cannot ask agents whether they are ready: %s; trying again", error)
+                self._lacking = True
+                return None
+            self._loop, self._thread, self._lacking = loop, thread, False
         return self._loop
 
     async def _ask(self, probe: Probe, command: Command | None, answered: Callable[[], None]) -> None:
@@ -90,8 +118,8 @@ class Prober:
                     if await _try(probe, command):
                         self._call_soon(answered)
                         return
-            except (OSError, ValueError, EOFError):  # not reachable, no HTTP, out of time: not ready yet
-                pass
+            except (OSError, ValueError, EOFError, RuntimeError):
+                pass  # not reachable, no HTTP, out of time, no thread to look a name up: not ready yet
             await asyncio.sleep(max(0.0, began + probe.interval - loop.time()))
 
 
@@ -151,7 +179,11 @@ async def _answers(url: str) -> bool:
 async def _succeeds(command: Command) -> bool:
     loop = asyncio.get_running_loop()
     pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
-    pidfd = identity.open_pidfd(pid)
+    try:
+        pidfd = identity.open_pidfd(pid)
+    except OSError:  # no descriptors: it cannot be waited for
+        _end_now(pid)
+        raise
     if pidfd is None:
         raise AssertionError("a child that nobody reaps has a pidfd")
     ended: asyncio.Future[None] = loop.create_future()
@@ -167,6 +199,11 @@ async def _succeeds(command: Command) -> bool:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def _end_now(pid: int) -> None:
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

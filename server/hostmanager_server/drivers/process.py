@@ -82,7 +82,7 @@ class ProcessDriver:
         self._groups = groups
         self._records = Records(state_dir / "runs")
         self._forest = Forest(poller, self._records)
-        self._prober = Prober(call_soon)
+        self._prober = Prober(call_soon, poller)
         self._store = store or DescriptorStore(None, {})
         self._runs: dict[str, _Run] = {}
 

@@ -150,8 +150,11 @@ class Draft:
         """
         data = record.to_json()
         data += b" " * (os.fstat(self._file).st_size - len(data))  # over what stood there before
-        while data:
-            data = data[os.write(self._file, data) :]
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._free) from error
         os.rename(self._free, self._final)
 
     def mark_released(self) -> None:
@@ -173,19 +176,24 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._not_void: dict[str, None] = {}  # paths of records that are void, and could not be renamed
         self._make_directory()
 
     def draft(self, instance_id: str) -> Draft:
         """Opens a locked draft for the next run of an instance. Raises OSError."""
         final = self._path(instance_id)
         free = _free(final)
+        self._void(*self._not_void)
         try:
-            return _open_draft(free, final)
-        except BlockingIOError:  # a gate that an earlier daemon died over holds it, and is leaving
-            os.unlink(free)
-        except FileNotFoundError:  # somebody cleaned up: that must not keep agents from starting
-            self._make_directory()
-        return _open_draft(free, final)
+            draft = _open_draft(free, final)
+        except (BlockingIOError, FileNotFoundError) as error:
+            if isinstance(error, BlockingIOError):  # a gate that an earlier daemon died over: it is leaving
+                os.unlink(free)
+            else:  # somebody cleaned up: that must not keep agents from starting
+                self._make_directory()
+            draft = _open_draft(free, final)
+        self._not_void.pop(final, None)  # it takes the place of that one
+        return draft
 
     def _make_directory(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -226,10 +234,27 @@ class Records:
         return info.st_dev, info.st_ino
 
     def remove(self, instance_id: str) -> None:
-        """Makes the record void, if there is one."""
-        path = self._path(instance_id)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, _free(path))
+        """Makes the record void, if there is one. Where that cannot be done (a read-only disk) it is done
+        later: the run is over all the same, and a daemon that finds its record finds nothing alive."""
+        self._void(*self._not_void, self._path(instance_id))
+
+    def _void(self, *paths: str) -> None:
+        for path in paths:
+            try:
+                os.rename(path, _free(path))
+            except FileNotFoundError:
+                self._not_void.pop(path, None)
+            except OSError as error:
+                if not self._not_void:
+                    _log.error(
+                        "cannot void the runtime record '%s': %s; should the daemon die, the next one tells "
+                        "of that run's end again",
+                        path,
+                        error.strerror,
+                    )
+                self._not_void[path] = None
+            else:
+                self._not_void.pop(path, None)
 
     def read(self) -> list[Record]:
         """Every record there is. What is no record is set aside as `*.corrupt`, and logged. Raises OSError: a
@@ -238,7 +263,8 @@ class Records:
         for name in sorted(os.listdir(self._directory)):
             path = str(self._directory / name)
             if name.endswith(".free"):
-                os.unlink(path)
+                with contextlib.suppress(OSError):  # read-only
+                    os.unlink(path)
             elif name.endswith(".json"):
                 try:
                     record = Record.from_json(read_file(path))

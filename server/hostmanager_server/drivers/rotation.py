@@ -89,13 +89,28 @@ class Rotator:
             if self._closing:
                 return
             self._inbox.append((stream, policy))
-            if self._thread is None:
-                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
-                self._thread.start()
+            if self._thread is None and not self._start():
+                return
             if not self._woken:
                 self._woken = True
                 os.eventfd_write(self._wake, 1)
+
+    def _start(self) -> bool:
+        """Start the thread; whether that could be done. What is posted waits for it."""
+        try:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
+            thread.start()
+        except (OSError, RuntimeError) as error:  # no descriptors, no threads
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
+            self._say(
+                "start", f"cannot rotate output files: {error}; trying again with the next start of an agent"
+            )
+            return False
+        self._thread = thread
+        return True
 
     # -- the thread
 

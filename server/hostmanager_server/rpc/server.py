@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import re
+import resource
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # How long a stopping server waits for calls that are under way, s.
 STOP_GRACE = 2.0
+_FEWEST_CONNECTIONS = 16
 _ON_ITS_WAY = 0.02  # s from an answer to its being sent
 
 
@@ -169,11 +171,16 @@ class Server:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            holder = os.read(fd, 64).decode(errors="replace").strip()
             os.close(fd)
+            who = f"the daemon with pid {holder}" if holder else "another daemon"
             raise AddressError(
-                f"cannot listen on unix:{path}: another daemon serves there; stop it, or use another --listen"
+                f"cannot listen on unix:{path}: {who} serves there; stop it, or use another --listen"
             ) from error
         self._locks.append(fd)
+        with suppress(OSError):  # no space: it cannot be said who holds it
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(
                 f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
@@ -186,12 +193,18 @@ def _why(listen: Listen) -> str:
     return "the address is in use, or not one of this machine; choose another port"
 
 
+def _affordable_connections() -> int:
+    """So many that however many clients come, most descriptors are left for the agents."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_FEWEST_CONNECTIONS, files // 4) if files != resource.RLIM_INFINITY else 2**31 - 1
+
+
 def _options(limits: Limits) -> list[tuple[str, Any]]:
     return [
         ("grpc.so_reuseport", 0),  # or two daemons share a port in silence
         ("grpc.max_receive_message_length", limits.request_bytes),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_allowed_incoming_connections", min(limits.connections, _affordable_connections())),
         ("grpc.server_handshake_timeout_ms", limits.handshake_seconds * 1000),
         ("grpc.max_metadata_size", 16 * 1024),
         # A client that pings on a quiet watch is not a nuisance.

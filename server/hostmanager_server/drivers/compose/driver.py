@@ -46,7 +46,7 @@ class ComposeDriver:
         self._reader = reader
         self._files = FileWatch(poller, listener.files_changed)
         self._calls = calls
-        self._prober = Prober(call_soon)
+        self._prober = Prober(call_soon, poller)
         self._watch = make_watch(self, call_soon)
         self._watching = False
         self._dispatcher = Dispatcher(poller, self._calls, self._watch.refresh, self._command)

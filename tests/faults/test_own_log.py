@@ -1,0 +1,50 @@
+"""A daemon whose own log goes nowhere: it works on, and says how much is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+
+UP = pb.NEXT_ACTION_UP
+
+
+def start(site: Site, log: Path) -> Daemon:
+    """A daemon whose stderr this is."""
+    site.write([{"instance-id": "a", "command": ["sleep", "100000"], "restart": {"backoff": {"initial": 0}}}])
+    daemon = site.start(program=["sh", "-c", f'exec "$0" "$@" 2>>{log}', COMMAND])
+    daemon.wait_for("a", UP)
+    return daemon
+
+
+def replace_agent(daemon: Daemon) -> None:
+    before = daemon.wait_for("a", UP).process.pid
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: daemon.instance("a").process.pid not in (0, before), "the agent to be replaced")
+
+
+def test_a_full_disk_under_the_log_stops_nothing(site: Site) -> None:
+    daemon = start(site, Path("/dev/full"))
+    replace_agent(daemon)
+    assert daemon.end() == 0
+
+
+@pytest.mark.parametrize("how", ["closed", "stalled"])
+def test_a_pipe_that_nobody_reads_stops_nothing(site: Site, how: str) -> None:
+    pipe = site.folder / "log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    if how == "stalled":
+        os.write(reader, b"\n" * (1 << 20))  # as much as goes in
+    daemon = start(site, pipe)
+    if how == "closed":
+        os.close(reader)
+    replace_agent(daemon)
+    assert daemon.end() == 0
+    if how == "stalled":
+        os.close(reader)

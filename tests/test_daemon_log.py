@@ -1,0 +1,72 @@
+"""The daemon's own log: whoever logs never waits, and what is missing is counted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from hostmanager_server.daemon_log import DaemonLog
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("x", logging.INFO, __file__, 1, text, None, None)
+
+
+def test_lines_are_written_in_order_up_to_the_end() -> None:
+    read_end, write_end = os.pipe()
+    log = DaemonLog(write_end)
+    for number in range(100):
+        log.handle(record(f"line {number}"))
+    log.close()
+    os.close(write_end)
+    with open(read_end) as file:
+        assert file.read().splitlines() == [f"line {number}" for number in range(100)]
+
+
+def test_what_a_stalled_reader_did_not_take_is_counted() -> None:
+    read_end, write_end = os.pipe()
+    log = DaemonLog(write_end, most_waiting=10)
+    long = "x" * 1000
+    said = 1000
+    for _ in range(said):  # more than the pipe and the queue hold together
+        log.handle(record(long))
+    lines: list[str] = []
+    room = threading.Event()
+
+    def read() -> None:
+        with open(read_end) as file:
+            for line in file:
+                lines.append(line)
+                if len(lines) == 68:  # more than a pipe of 64 KiB holds: some were taken from the queue
+                    room.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert room.wait(30)
+    log.handle(record("it works again"))
+    log.close()
+    os.close(write_end)
+    reader.join()
+    missing = sum(int(line.split()[0]) for line in lines if "could not be written" in line)
+    assert missing > 0
+    assert sum(line.startswith("x") for line in lines) + missing == said
+    assert lines[-1] == "it works again\n"
+
+
+def test_a_log_that_cannot_be_written_at_all_ends_in_good_time() -> None:
+    read_end, write_end = os.pipe()
+    log = DaemonLog(write_end, most_waiting=1, patience=0.01)
+    for _ in range(1000):
+        log.handle(record("x" * 1000))
+    log.close()
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_disk_that_is_full_is_no_error() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    log = DaemonLog(full)
+    log.handle(record("lost"))
+    log.close()
+    os.close(full)
