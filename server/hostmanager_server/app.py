@@ -4,47 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from hostmanager_server.config.last_good import LastGood
-from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.config.options import ManagerOptions, PersistTargets
-from hostmanager_server.core.actions import Kind, Note, Severity
-from hostmanager_server.core.manager import Manager, ManagerState, Problem
-from hostmanager_server.core.model import NOT_YET_SEEN
+from hostmanager_server.config.options import PersistTargets
+from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
-from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
-from hostmanager_server.drivers.command import inherited_environment
-from hostmanager_server.drivers.delegation import AUTO, find_groups
+from hostmanager_server.core.spec import Management
+from hostmanager_server.drivers.base import Driver, Poller, Post
+from hostmanager_server.drivers.delegation import find_groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
 from hostmanager_server.journal import Journal
+from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
-from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.rpc.server import Limits, Listen, Server
+from hostmanager_server.rpc.server import Server
 from hostmanager_server.service_manager import ServiceManager
+from hostmanager_server.services import engine_access, service_driver
+from hostmanager_server.settings import Settings
+from hostmanager_server.site_file import SiteFile
 from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import (
     AdoptionError,
     CallSoon,
-    Config,
-    MakeServices,
     NotDurableError,
     RequestError,
     Supervisor,
@@ -54,41 +48,11 @@ from hostmanager_server.supervisor import (
 from hostmanager_server.takeover import targets_hold, what_is_left
 from hostmanager_server.upgrade import command_line, preflight
 
-if TYPE_CHECKING:
-    from hostmanager_server.drivers.compose.access import EngineAccess
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
-
-
-@dataclass(frozen=True, slots=True)
-class ComposeSettings:
-    """Which compose services are managed, and how; see CatalogReader."""
-
-    files: tuple[str, ...]
-    prefix: str = "ocs-"
-    program: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything the daemon is told when it starts."""
-
-    site_file: Path
-    state_dir: Path
-    listen: tuple[Listen, ...]
-    host: str | None = None  # None: this machine's name, else `localhost`
-    working_dir: Path = field(default_factory=Path.cwd)
-    initial_state: Target | None = None  # None: what the config says
-    persist: PersistTargets = PersistTargets.CRASH
-    tcp_reflection: bool = False
-    compose: ComposeSettings | None = None  # None: no compose files are managed
-    options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
-    limits: Limits = field(default_factory=Limits)
-    cgroup: str = AUTO  # see find_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +86,6 @@ class App:
         self._broken = asyncio.Event()  # nothing is supervised any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
-        self._last_good = LastGood(settings.state_dir)
-        self._config_taken = False
         self._above: ServiceManager | None = None
 
     async def run(self, ready: Callable[[list[str]], None], inherited_lock: int | None = None) -> Outcome:
@@ -154,14 +116,16 @@ class App:
         kept = targets_hold(recovered, settings.persist, died=died)
         left = what_is_left(recovered, targets=kept, histories=died, used=(state_dir.path / "runs").exists())
         journal.discard(targets=not kept, histories=not died)
+        compose = settings.compose
+        services = None if compose is None else service_driver(compose, settings.working_dir)
+        site = SiteFile(settings)
         supervisor = Supervisor(
-            store, self._load_config, make_driver, journal, self._broke_down, left, self._make_services(),
-            self._keep_config,
-        )  # fmt: skip
+            store, site.load, make_driver, journal, self._broke_down, left, services, site.keep
+        )
         limits = settings.limits
         hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
-        engine = self._engine_access()
+        engine = None if compose is None else engine_access()
         context = Context(
             daemon, store, supervisor, hub, convert, outputs, now, self.exit, self.upgrade, engine
         )
@@ -171,7 +135,7 @@ class App:
         end = _End(EVERYTHING, 1)
         try:
             addresses = server.bind()
-            self._spawn(_log_events(store, hub))
+            self._spawn(log_events(store, hub))
             supervisor.start()
             self._supervisor = supervisor
             above.starting(supervisor.call_soon)
@@ -185,7 +149,7 @@ class App:
             if (died or kept) and recovered.manager is not ManagerState.RUNNING:
                 supervisor.stop_manager()  # it slept, or was about to
             # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
-            await _first_sight(store, hub)
+            await first_sight(store, hub)
             await server.serve()
             ready(addresses)
             above.ready()
@@ -268,55 +232,6 @@ class App:
         self._loop.call_soon_threadsafe(self._broken.set)
         self._loop.call_soon_threadsafe(self._finish, _End(EVERYTHING, 1))
 
-    def _make_services(self) -> MakeServices | None:
-        compose = self._settings.compose
-        if compose is None:
-            return None
-        # The SDK takes a tenth of a second to import, which a host without containers need not pay.
-        from hostmanager_server.drivers.compose.calls import Calls
-        from hostmanager_server.drivers.compose.connection import dial
-        from hostmanager_server.drivers.compose.driver import ComposeDriver
-        from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
-        from hostmanager_server.drivers.compose.reader import CatalogReader
-
-        environ = inherited_environment(os.environ)
-        reader = CatalogReader(
-            compose.files, prefix=compose.prefix, program=compose.program,
-            working_dir=self._settings.working_dir, environ=environ,
-        )  # fmt: skip
-
-        def make(poller: Poller, post: Post, call_soon: CallSoon, listener: ServiceListener) -> ServiceDriver:
-            def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
-                return EngineWatch(dial, told, soon)
-
-            calls = Calls(call_soon, environ)
-            return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
-
-        return make
-
-    def _engine_access(self) -> EngineAccess | None:
-        if self._settings.compose is None:
-            return None
-        from hostmanager_server.drivers.compose.access import EngineAccess
-        from hostmanager_server.drivers.compose.connection import connect
-
-        return EngineAccess(connect)
-
-    def _load_config(self) -> LoadedConfig:
-        settings = self._settings
-        # Once anything was in force, a file with errors changes nothing; until then, it may have been before.
-        load = load_site_config if self._config_taken else self._last_good.load
-        config = load(settings.site_file, host=settings.host, working_dir=settings.working_dir)
-        if not config.ok or config.options == settings.options:
-            return config
-        text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"
-        return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
-
-    def _keep_config(self, config: Config) -> None:
-        assert isinstance(config, LoadedConfig)
-        self._config_taken = True
-        self._last_good.keep(config)
-
     async def _reload(self) -> None:
         if self._supervisor is None or self._above is None:
             return
@@ -369,38 +284,3 @@ def _began(daemon: Daemon, *, upgraded: bool) -> Note:
         message = f"version {daemon.version} took over in place; epoch {daemon.epoch}"
         return Note(Kind.DAEMON, "Upgraded", message, now())
     return Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now())
-
-
-_LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
-
-
-# How long, in s, clients wait for a docker engine's first answer: with it, nothing need be shown as unknown.
-_FIRST_SIGHT = 1.0
-
-
-async def _first_sight(store: Store, hub: Hub) -> None:
-    """Wait until it is known of every compose service whether it runs, or that it cannot be known now."""
-
-    def unseen() -> bool:
-        tracked = store.snapshot().instances.values()
-        return any(t.instance.out_of_sight == NOT_YET_SEEN for t in tracked)
-
-    with hub.own_watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
-        async with asyncio.timeout(_FIRST_SIGHT):
-            while unseen():
-                await watcher.wait(hub.revision)
-
-
-async def _log_events(store: Store, hub: Hub) -> None:
-    """Write what happens into the daemon's log, off the supervisor's thread."""
-    cursor = 0
-    with hub.own_watcher(silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
-        while True:
-            seen = hub.revision
-            news = store.events_since(cursor)
-            for event in news.events:
-                note = event.note
-                who = f"{note.instance_id}: " if note.instance_id else ""
-                log.log(_LEVELS[note.severity], "%s%s: %s", who, note.reason, note.message)
-            cursor = news.last
-            await watcher.wait(seen)

@@ -20,7 +20,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import click
 
 from hostmanager_server import failpoints, upgrade
-from hostmanager_server.app import App, ComposeSettings, Outcome, Settings
+from hostmanager_server.app import App, Outcome
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.options import ManagerOptions, PersistTargets, split_files
@@ -29,6 +29,7 @@ from hostmanager_server.daemon_log import DaemonLog
 from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.drivers.limits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
+from hostmanager_server.settings import ComposeSettings, Settings
 from hostmanager_server.state_dir import StateDirError
 
 log = logging.getLogger(__name__)

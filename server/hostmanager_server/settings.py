@@ -1,0 +1,38 @@
+"""Everything the daemon is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostmanager_server.config.options import ManagerOptions, PersistTargets
+from hostmanager_server.core.spec import Target
+from hostmanager_server.drivers.delegation import AUTO
+from hostmanager_server.rpc.server import Limits, Listen
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeSettings:
+    """Which compose services are managed, and how; see CatalogReader."""
+
+    files: tuple[str, ...]
+    prefix: str = "ocs-"
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See the flags of `hostmanager serve`."""
+
+    site_file: Path
+    state_dir: Path
+    listen: tuple[Listen, ...]
+    host: str | None = None  # None: this machine's name, else `localhost`
+    working_dir: Path = field(default_factory=Path.cwd)
+    initial_state: Target | None = None  # None: what the config says
+    persist: PersistTargets = PersistTargets.CRASH
+    tcp_reflection: bool = False
+    compose: ComposeSettings | None = None  # None: no compose files are managed
+    options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
+    limits: Limits = field(default_factory=Limits)
+    cgroup: str = AUTO  # see find_groups
