@@ -119,7 +119,7 @@ class Forest:
 
     def survey(self, trees: list[Tree]) -> list[Tree]:
         """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
-        # Together with the others: a look that does not know of those would take theirs for strangers for good.
+        # With the others: a look that does not know of those would take theirs for strangers for good.
         by_token = {**self._trees, **{tree.token: tree for tree in trees}}
         for _ in range(_SURVEY_LOOKS):
             if not trees or (self._table.look(by_token) and self._look_into_groups(trees)):
