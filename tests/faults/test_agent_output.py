@@ -1,0 +1,81 @@
+"""A disk under the agents' output that is full or read-only."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from pathlib import Path
+
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.e2e.daemon import Site, eventually
+from tests.faults.ground import MountSpace
+
+UP = pb.NEXT_ACTION_UP
+# Writes numbered lines until one cannot be written, says how many went out, and goes on living.
+WRITER = """
+i=0
+while echo "line $((i + 1))"; do i=$((i + 1)); done 2>/dev/null
+echo $i > written.new; mv written.new written
+exec sleep 100000
+"""
+
+
+def log_to(site: Site, folder: Path) -> None:
+    text = site.file.read_text()
+    site.file.write_text(text.replace("    agent-instances:", f"    log-dir: {folder}\n    agent-instances:"))
+
+
+def archives(logs: Path) -> list[Path]:
+    return [path for path in logs.glob("a.log.*") if path.suffix[1:].isdigit()]
+
+
+def written(logs: Path) -> list[str]:
+    """The lines of the instance `a` in all its files, oldest first."""
+    files = [*sorted(archives(logs), key=lambda p: -int(p.suffix[1:])), logs / "a.log"]
+    data = b"".join(file.read_bytes().lstrip(b"\0") for file in files)
+    return data.decode().split("\n")
+
+
+def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, space: MountSpace) -> None:
+    logs = space.mount_tmpfs(site.folder / "logs", "1m")
+    backoff = {"backoff": {"initial": 0}}
+    policy = {"size": "64K", "keep": 100}
+    site.write([{"instance-id": "a", "command": ["sh", "-c", WRITER], "restart": backoff, "log": policy}])
+    log_to(site, site.folder / "logs")
+    daemon = site.start(program=space.enter(site.folder))
+    eventually((site.folder / "written").exists, "the disk to be full", 60)
+    count = int((site.folder / "written").read_text())
+    lines = written(logs)
+    assert lines[:count] == [f"line {number}" for number in range(1, count + 1)]
+    pid = daemon.instance("a").process.pid
+    os.kill(pid, signal.SIGKILL)  # a start needs no space either
+    eventually(lambda: daemon.instance("a").process.pid not in (0, pid), "the agent to be replaced")
+    assert daemon.log.read_text().count("cannot rotate") <= 1
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_read_only_disk_under_the_output_is_said_and_waited_for(site: Site, space: MountSpace) -> None:
+    folder = site.folder / "logs"
+    space.mount_tmpfs(folder, "1m")
+    backoff = {"backoff": {"initial": 0.05, "maximum": 0.2}}
+    command = ["sh", "-c", "echo said; exec sleep 100000"]
+    site.write([{"instance-id": i, "command": command, "restart": backoff} for i in "ab"])
+    log_to(site, folder)
+    daemon = site.start(program=space.enter(site.folder))
+    daemon.wait_for_all(UP)
+    kept = daemon.instance("b").process.pid
+    space.make_read_only(folder)
+    os.kill(daemon.instance("a").process.pid, signal.SIGKILL)
+
+    def why() -> str:
+        return next((e.message for e in daemon.events("a") if e.reason == "StartFailed"), "")
+
+    assert f"the disk is read-only for '{folder}/a.log'" in eventually(why, "the start to fail")
+    request = pb.TailLogsRequest(instance_id="a", lines=10)
+    answer = list(itertools.chain.from_iterable(m.lines for m in daemon.stub.TailLogs(request, timeout=20)))
+    assert "said" in str(answer[0])
+    space.unmount(folder)
+    daemon.wait_for("a", UP)
+    assert daemon.instance("b").process.pid == kept
