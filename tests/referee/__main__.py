@@ -19,13 +19,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.referee import soak
 from tests.referee.become import become
-from tests.referee.daemons import COMMAND, DiedError
+from tests.referee.daemons import COMMAND, DiedError, mutated
 from tests.referee.match import Match
+from tests.referee.mutant import Mutant
 from tests.referee.rounds import Rounds
 from tests.referee.soak import Soak
 from tests.referee.verdict import Violation
 
-MUTANT = (sys.executable, str(Path(__file__).with_name("mutant.py")))
 EVERY = 10  # rounds between two lines of progress
 
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="what every decision is drawn from (default: the time)")
     parser.add_argument("--user", help="the user to play as; root only (default: who runs this)")
     parser.add_argument(
-        "--mutant", action="store_true", help="a daemon that is wrong: it spawns, then records"
+        "--mutant", choices=[mutant.value for mutant in Mutant], help="a daemon that is wrong in this way"
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON at the end")
     parser.add_argument("--keep", action="store_true", help="leave the folder of the match behind")
@@ -63,8 +63,9 @@ def play(arguments: argparse.Namespace) -> int:
     """Exit code 1 when something was wrong."""
     folder = Path(tempfile.mkdtemp(prefix="referee-"))
     began = time.monotonic()
-    program = MUTANT if arguments.mutant else COMMAND
-    repeat = f"python -m tests.referee --seed {arguments.seed}" + " --mutant" * arguments.mutant
+    program = mutated(Mutant(arguments.mutant)) if arguments.mutant else COMMAND
+    repeat = f"python -m tests.referee --seed {arguments.seed}"
+    repeat += f" --mutant {arguments.mutant}" if arguments.mutant else ""
     summary: dict[str, object] = {"seed": arguments.seed, "user": os.getuid()}
     say(f"seed {arguments.seed}, as user {os.getuid()}, in {folder}")
     course: Rounds | Soak

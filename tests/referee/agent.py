@@ -33,6 +33,7 @@ _HEARD = {
 _READY_AFTER = 0.15  # s until a slow one is ready
 _LIVES = (0.3, 3.0)  # s that a crasher lives, at least and at most
 _EXITS = (0, 1, 3, 77, -signal.SIGKILL, -signal.SIGABRT)  # how a crasher ends; negative: by that signal
+_DESCRIPTORS = 1024  # beyond the highest that is inherited
 _LINES = 20  # of output for each beat
 
 
@@ -57,10 +58,6 @@ class Journal:
         rest = "".join(f" {name}={value}" for name, value in values.items())
         os.write(self._file, f"{word} {self.name} {_now():.6f}{rest}\n".encode())
 
-    def is_inherited(self) -> None:
-        """This process is another one now: a fork of the one that opened it."""
-        self.name = _who_am_i()
-
 
 def _take_lock(path: str, journal: Journal) -> int:
     """Take it for life, or say who has it. Anybody may be told by it who holds it."""
@@ -81,20 +78,19 @@ def _probe_lock(path: str, journal: Journal) -> None:
     os.close(_take_lock(path, journal))
 
 
-def _fork_away(index: int, words: list[str], journal: Journal, locks: list[int]) -> bool:
-    """Leave a descendant behind that has left session and parent; True in the descendant."""
+def _fork_away(index: int, words: list[str]) -> bool:
+    """Leave a descendant behind that has left session and parent; True in the descendant. One is known by its
+    environment only, the other by the descriptors that it keeps."""
     if os.fork():
         os.wait()
         return False
     os.setsid()
     if os.fork():
         os._exit(0)
-    if index % 2:  # this one also hides its environment
+    if index % 2:
         script = os.path.abspath(__file__)
         os.execve(sys.executable, [sys.executable, "-I", "-S", script, f"hidden{index}", *words], {})
-    for lock in locks:
-        os.close(lock)
-    journal.is_inherited()
+    os.closerange(3, _DESCRIPTORS)
     return True
 
 
@@ -159,17 +155,18 @@ def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> Non
     hidden = kind.startswith("hidden")
     who = f"child{kind.removeprefix('hidden')}" if hidden else "leader"
     journal.write("born", who=who, kind=kind, run=run, parent=os.getppid())
-    locks = [_take_lock(f"{base}.{who}.lock", journal)]
+    _take_lock(f"{base}.{who}.lock", journal)
     ready = f"{base}.ready" if kind == "slow" else ""
     if ready and os.path.exists(ready):
         os.unlink(ready)
     if kind == "forker":
         for index in range(2):
             _probe_lock(f"{base}.child{index}.lock", journal)
-            if _fork_away(index, [instance, folder, beat, run], journal, locks):
+            if _fork_away(index, [instance, folder, beat, run]):
                 who = f"child{index}"
+                journal = Journal(f"{base}.journal")
                 journal.write("born", who=who, kind=kind, run=run, parent=os.getppid())
-                locks = [_take_lock(f"{base}.{who}.lock", journal)]
+                _take_lock(f"{base}.{who}.lock", journal)
                 break
     _live(kind, instance, journal, float(beat), ready)
 

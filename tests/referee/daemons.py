@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -15,9 +16,11 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
 from tests.referee.ground import Ground
+from tests.referee.mutant import Mutant
 
 # The command `hostmanager` of whatever interpreter this is: another user may have another.
 COMMAND = (sys.executable, "-c", "from hostmanager_client.cli import main; main()")
+_MUTANT = Path(__file__).with_name("mutant.py")
 # A client of a daemon that dies often: it tries again at once, and shares its connection with nobody.
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 20),
@@ -25,6 +28,11 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 50),
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+def mutated(mutant: Mutant) -> tuple[str, ...]:
+    """The command of a daemon that is wrong in this way."""
+    return (sys.executable, str(_MUTANT), mutant.value)
 
 
 def open_channel(ground: Ground) -> grpc.Channel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -136,7 +137,8 @@ class Ground:
         for process, _ in self._strangers:
             process.kill()
             process.wait()
-        self.journals.read()
+        with contextlib.suppress(Violation):  # one is enough
+            self.journals.read()
         left = {pid for pids in proc.marked(self.folder).values() for pid in pids}
         left |= {life.name.pid for life in self.journals.lives.values() if proc.is_alive(life.name)}
         for pid in left:

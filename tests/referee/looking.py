@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 # How long what must come about may take on a busy machine, s. Nothing waits this long when all is well.
 PATIENCE = 30.0
+_DYING = 5.0  # s from the last word of a daemon to its end
 _LOOK = 0.01  # s between two looks
 
 # What is said of an instance of which nothing runs.
@@ -55,6 +56,7 @@ def list_instances(daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> 
     try:
         reply = stub.ListInstances(pb.ListInstancesRequest(), timeout=PATIENCE)
     except grpc.RpcError as error:
+        eventually(lambda: not daemon.alive(), _DYING)
         daemon.must_live()
         raise DiedError(f"the daemon does not answer: {error.code().name}") from error
     return {i.instance_id: i for i in reply.instances}

@@ -1,25 +1,39 @@
-"""A daemon that is wrong on purpose: it starts an agent first, and writes down that it did so after.
+"""Daemons that are wrong on purpose, for the referee to find out with no special help.
 
-That is what most supervisors do. The referee is to find it out with no special help; see docs/robustness.md.
+`python mutant.py NAME serve ...` runs the daemon with one step of it replaced, in that process only. Each
+method below stands in the place of the one of its name.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from enum import Enum
+from types import ModuleType
+from typing import Any
 
 from hostmanager_server import app
 from hostmanager_server.core.events import RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.drivers import process as process_driver
+from hostmanager_server.drivers.base import Adopted
+from hostmanager_server.drivers.forest import Forest
 from hostmanager_server.drivers.gate import Gate
 from hostmanager_server.drivers.process import ProcessDriver, _Run
 from hostmanager_server.drivers.records import Draft
 from hostmanager_server.drivers.tree import Tree
+from hostmanager_server.journal.journal import Journal
 from hostmanager_server.main import serve_command
+from hostmanager_server.rpc import service
+from hostmanager_server.rpc.watch import WatchRpcs
+from hostmanager_server.store import Changes
 
 
 class NaiveDriver(ProcessDriver):
-    """Lets the child become the agent at once, and records it then."""
+    """Starts the agent, and writes down that it did so after. Most supervisors do that."""
 
     def _pass_gate(
         self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
@@ -32,6 +46,61 @@ class NaiveDriver(ProcessDriver):
             os.close(open_gate.descriptor)
 
 
+class ForgetfulDriver(ProcessDriver):
+    """Takes nothing back of what an earlier daemon left."""
+
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
+        return []
+
+
+class HastyJournal(Journal):
+    """Says that a change is on disk, and puts it there a little later."""
+
+    def save(self, **change: Any) -> Future[None]:
+        write = super().save
+        threading.Timer(0.1, lambda: write(**change)).start()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+class BlindForest(Forest):
+    """Sees nothing of what an agent that ended while no daemon lived has left behind."""
+
+    def survey(self, trees: list[Tree]) -> list[Tree]:
+        return []
+
+
+class SkippingWatch(WatchRpcs):
+    """Leaves out every seventh change that it has to tell."""
+
+    _told = 0
+
+    def _delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
+        SkippingWatch._told += 1
+        return () if SkippingWatch._told % 7 == 0 else super()._delta(cursor, changes, wanted)
+
+
+class Mutant(Enum):
+    """What is wrong."""
+
+    NAIVE = "naive"
+    FORGETFUL = "forgetful"
+    HASTY = "hasty"
+    BLIND = "blind"
+    SKIPPING = "skipping"
+
+
+# Where the daemon gets what is replaced from.
+_REPLACED: Mapping[Mutant, tuple[ModuleType, str, type]] = {
+    Mutant.NAIVE: (app, "ProcessDriver", NaiveDriver),
+    Mutant.FORGETFUL: (app, "ProcessDriver", ForgetfulDriver),
+    Mutant.HASTY: (app, "Journal", HastyJournal),
+    Mutant.BLIND: (process_driver, "Forest", BlindForest),
+    Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
+}
+
+
 if __name__ == "__main__":
-    setattr(app, "ProcessDriver", NaiveDriver)  # noqa: B010 - the composition root exports it to nobody
-    serve_command(sys.argv[2:])  # after the word `serve`
+    setattr(*_REPLACED[Mutant(sys.argv[1])])
+    serve_command(sys.argv[3:])  # after the name and the word `serve`

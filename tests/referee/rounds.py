@@ -13,7 +13,7 @@ from hostmanager_server.failpoints import Point
 
 from tests.referee.daemons import DiedError
 from tests.referee.lives import Life
-from tests.referee.looking import eventually
+from tests.referee.looking import PATIENCE, eventually
 from tests.referee.match import Match, derived
 
 ALONE_EVERY = 10  # rounds between two in which it is looked at what the daemon holds
@@ -41,10 +41,19 @@ class Plan:
     quiet: int  # while nobody asks for anything
     pause: float  # without a daemon
     upgrade: Upgrade
+    insist: bool = False  # let it come to the failpoint, however long that takes
 
     @property
     def armed(self) -> str:
         return f"{self.failpoint.value}:{self.passes}=kill" if self.failpoint is not None else ""
+
+    @staticmethod
+    def at(point: Point) -> Plan:
+        """The daemon dies when it first comes to this point."""
+        return Plan(
+            failpoint=point, passes=1, early=None, load=0.0, before=0, dead=0, quiet=0, pause=0.0,
+            upgrade=Upgrade.NONE, insist=True,
+        )  # fmt: skip
 
     @staticmethod
     def draw(rng: random.Random) -> Plan:
@@ -112,7 +121,7 @@ class Rounds:
         if plan.upgrade is Upgrade.CUT_SHORT:
             match.daemon.process.send_signal(signal.SIGUSR2)
         if match.daemon.failpoints:
-            eventually(lambda: not match.daemon.alive(), _AFTER_A_FAILPOINT)
+            eventually(lambda: not match.daemon.alive(), PATIENCE if plan.insist else _AFTER_A_FAILPOINT)
         else:
             self._rest.wait(plan.load)
         self.tally.agents += len(match.kill_agents(rng, plan.before))

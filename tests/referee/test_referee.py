@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from hostmanager_server.failpoints import Point
+
+from tests.referee.become import interpreter_for
+from tests.referee.daemons import mutated
+from tests.referee.match import Match
+from tests.referee.mutant import Mutant
+from tests.referee.rounds import Plan, Rounds
+from tests.referee.verdict import Invariant, Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +28,49 @@ def referee(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_nothing_is_wrong_whenever_the_daemon_dies() -> None:
-    done = referee("--rounds", "5", "--seed", "1")
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
+    match = Match(tmp_path_factory.mktemp("match"), seed=1)
+    try:
+        yield Rounds(match)
+    finally:
+        match.close()
+
+
+@pytest.mark.parametrize(("number", "point"), list(enumerate(Point)), ids=[point.value for point in Point])
+def test_a_daemon_may_die_at_any_step_of_its_work(rounds: Rounds, number: int, point: Point) -> None:
+    rounds.play_plan(Plan.at(point), number)
+    assert rounds.tally.points[point.value] == 1
+
+
+def test_nothing_is_wrong_at_the_end_of_all_that(rounds: Rounds) -> None:
+    rounds.finish()
+
+
+def test_nothing_is_wrong_when_it_dies_at_random_as_a_plain_user() -> None:
+    words = ["--rounds", "2", "--seed", "1"]
+    if os.geteuid() == 0:
+        try:
+            interpreter_for("nobody")
+        except LookupError as error:
+            pytest.skip(str(error))
+        words += ["--user", "nobody"]
+    done = referee(*words)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_path: Path) -> None:
+    # By rounds as any other it is within 60: `python -m tests.referee --mutant naive --rounds 60`.
+    match = Match(tmp_path, seed=1, program=mutated(Mutant.NAIVE))
+    rounds = Rounds(match)
+
+    def play() -> None:
+        for number in range(1, 4):
+            rounds.play_plan(Plan.at(Point.SPAWNED), number)
+
+    try:
+        with pytest.raises(Violation) as found:
+            play()
+    finally:
+        match.close()
+    assert found.value.invariant is Invariant.I1
