@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from enum import Enum
 
 # linux/falloc.h
 _KEEP_SIZE = 0x01
@@ -25,35 +24,24 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 _fallocate.restype = ctypes.c_int
 
 
-class HeadRemoval(Enum):
-    """The ways to free the head of a file, best first."""
-
-    COLLAPSE = "collapse"  # what follows moves to the front: ext4, xfs
-    PUNCH = "punch"  # the head turns into a hole, offsets stay: tmpfs, btrfs, overlay
-    NONE = "none"
-
-    @property
-    def next_best(self) -> HeadRemoval:
-        return HeadRemoval.PUNCH if self is HeadRemoval.COLLAPSE else HeadRemoval.NONE
-
-
 class UnsupportedError(OSError):
     """The file system cannot free the head of this file in this way."""
 
 
-def remove_head(fd: int, how: HeadRemoval, start: int, stop: int) -> None:
-    """Free the bytes before `stop`, a multiple of the block size and less than the file's size; `start` is
-    where a hole that is already there ends.
+def punch_head(fd: int, start: int, stop: int) -> None:
+    """Turn the bytes before `stop`, a multiple of the block size, into a hole; `start` is where one that is
+    already there ends. Offsets stay, and `data_start` tells that it was done.
 
     Raises UnsupportedError when the file system cannot, OSError for everything else; nothing has changed
     then.
     """
-    if how is HeadRemoval.COLLAPSE:
-        _call(fd, _COLLAPSE_RANGE, 0, stop)
-    elif how is HeadRemoval.PUNCH:
-        _call(fd, _PUNCH_HOLE | _KEEP_SIZE, start, stop - start)
-    else:
-        raise UnsupportedError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    _call(fd, _PUNCH_HOLE | _KEEP_SIZE, start, stop - start)
+
+
+def collapse_head(fd: int, stop: int) -> None:
+    """Remove the bytes before `stop`, a multiple of the block size and less than the file's size: what
+    follows moves to the front. Raises as `punch_head`; ext4 and xfs can, tmpfs, btrfs and overlay cannot."""
+    _call(fd, _COLLAPSE_RANGE, 0, stop)
 
 
 def _call(fd: int, mode: int, offset: int, length: int) -> None:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hostmanager_server.drivers.fallocate import data_start
+
 _log = logging.getLogger(__name__)
 _MOST_ARCHIVES = 10_000  # for an archive taken over before the policy is known
 
@@ -32,27 +34,36 @@ class Archives:
         self._all: list[Archive] = []  # oldest first
         self._pending: Archive | None = None  # cut from the live file, and not numbered yet
         self.copying = live.with_name(f"{live.name}.copying")
-        self._cut = live.with_name(f"{live.name}.cut")
+        self._cut: Path | None = None  # the copy of what was, or is about to be, removed from the live file
 
     def load(self) -> None:
         """Take over what an earlier daemon left; it ends at position 0."""
         with suppress(OSError):  # a disk that is read-only can be read
             self.copying.unlink(missing_ok=True)
-        if self._cut.exists():
-            self._make_room(_MOST_ARCHIVES)
-            self._cut.rename(self._path(1))
-            _log.info("%s: took over an archive that an earlier daemon had not finished", self._live)
-        prefix = f"{self._live.name}."
-        try:
-            names = os.listdir(self._live.parent)
-        except FileNotFoundError:
-            return
-        suffixes = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+            for stop in self._suffixes(f"{self._live.name}.cut."):
+                self._take_over(self._cut_at(stop), stop)
         stop = 0
-        for index in sorted(int(suffix) for suffix in suffixes if suffix.isdecimal() and suffix[0] != "0"):
+        for index in sorted(self._suffixes(f"{self._live.name}.")):
             start = stop - self._path(index).stat().st_size
             self._all.insert(0, Archive(start, stop, start, index))
             stop = start
+
+    def _suffixes(self, prefix: str) -> list[int]:
+        try:
+            names = os.listdir(self._live.parent)
+        except FileNotFoundError:
+            return []
+        suffixes = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return [int(suffix) for suffix in suffixes if suffix.isdecimal() and suffix[0] != "0"]
+
+    def _take_over(self, cut: Path, stop: int) -> None:
+        """A copy that an earlier daemon left when it was about to remove the bytes from the live file."""
+        if _has_data_before(self._live, stop):
+            cut.unlink()  # it did not come to that
+            return
+        self._make_room(_MOST_ARCHIVES)
+        cut.rename(self._path(1))
+        _log.info("%s: took over an archive that an earlier daemon had not finished", self._live)
 
     def read(self, position: int, limit: int) -> tuple[int, bytes] | None:
         """At most `limit` bytes from `position`, or from the next position that is in an archive, and where
@@ -83,13 +94,16 @@ class Archives:
                 os.close(archive.fd)
         self._all = [archive for archive in self._all if archive.fd < 0]
 
-    def begin_cut(self) -> None:
-        """The copy is whole; its bytes are about to be removed from the live file."""
+    def begin_cut(self, stop: int) -> None:
+        """The copy is whole; its bytes are about to be removed from the live file, up to this offset."""
+        self._cut = self._cut_at(stop)
         self.copying.rename(self._cut)
 
     def cancel_cut(self) -> None:
         """They were not removed."""
+        assert self._cut is not None
         self._cut.unlink()
+        self._cut = None
 
     def end_cut(self, start: int, stop: int) -> None:
         """They were removed: the copy is all there is of these positions. `settle` makes it an archive."""
@@ -99,10 +113,11 @@ class Archives:
         """Number what was cut 1, and what was 1 to `keep - 1` one more; the oldest goes. May be repeated
         after an OSError."""
         if self._pending is not None:
+            assert self._cut is not None
             self._make_room(keep)
             self._cut.rename(self._path(1))
             self._all.append(self._pending)
-            self._pending = None
+            self._pending = self._cut = None
 
     def drop(self, keep: int) -> None:
         """Delete the ones beyond `keep`."""
@@ -144,3 +159,19 @@ class Archives:
 
     def _path(self, index: int) -> Path:
         return self._live.with_name(f"{self._live.name}.{index}")
+
+    def _cut_at(self, stop: int) -> Path:
+        return self._live.with_name(f"{self._live.name}.cut.{stop}")
+
+
+def _has_data_before(live: Path, stop: int) -> bool:
+    """Whether nothing of the live file before this offset was removed. One that is shorter was truncated, or
+    replaced, by hand."""
+    try:
+        fd = os.open(live, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.fstat(fd).st_size >= stop and data_start(fd) < stop
+    finally:
+        os.close(fd)

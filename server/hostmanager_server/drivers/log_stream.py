@@ -8,10 +8,11 @@ bytes that were written.
 A *position* counts bytes of that stream. It stays what it is when its byte moves from the live file to an
 archive, so readers go by positions. Positions hold for one life of the daemon.
 
-Between the copy of a head and its removal the daemon may die. The copy is `<name>.log.copying` until it is
-whole; one that is left over is deleted, for its bytes are still in the live file. It is `<name>.log.cut`
-from just before the removal until it becomes `.1`; one that is left over becomes `.1`: nothing is lost, and
-if the daemon died between the two system calls the piece is there twice.
+The daemon may die at any step of this. The copy of a head is `<name>.log.copying` until it is whole; one
+that is left over is deleted, for its bytes are still in the live file. From just before the removal until it
+becomes `.1` it is `<name>.log.cut.<offset>`, and whether the removal has come about can be told: the live
+file then begins with a hole up to that offset. Only when the copy is `.1` is the hole collapsed, where the
+file system can do that. So nothing is lost, and nothing is there twice.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostmanager_server.drivers.fallocate import HeadRemoval, UnsupportedError, data_start, remove_head
+from hostmanager_server.drivers.fallocate import UnsupportedError, collapse_head, data_start, punch_head
 from hostmanager_server.drivers.log_archives import Archive, Archives
 
 _COPY_STEP = 1 << 20  # bytes per sendfile(2)
@@ -50,7 +51,7 @@ class LogStream:
         self._size = 0  # of the live file, when last looked at
         self._archives = Archives(path)
         self._loaded = False
-        self._removal = HeadRemoval.COLLAPSE
+        self._punches = self._collapses = True  # until the file system is found to be unable
         self._readers = 0
         # Replaced, never changed: it is read without the lock.
         self._subscribers: tuple[Callable[[], None], ...] = ()
@@ -142,7 +143,7 @@ class LogStream:
         try:
             block = max(os.fstatvfs(fd).f_bsize, os.fstat(fd).st_blksize)
             piece = max(size // block, 1) * block
-            while self._removal is not HeadRemoval.NONE:
+            while self._punches:
                 with self._lock:
                     self._refresh()
                     self._archives.settle(keep)
@@ -191,28 +192,34 @@ class LogStream:
             if mark != self._mark() or stop >= self._size:
                 return  # replaced or truncated by hand since: what was copied is not its head any more
             if copied:
-                self._archives.begin_cut()
+                self._archives.begin_cut(stop)
             try:
-                remove_head(fd, self._removal, self._head, stop)
+                punch_head(fd, self._head, stop)
             except OSError as error:
                 if copied:
                     self._archives.cancel_cut()
                 if not isinstance(error, UnsupportedError):
                     raise
-                self._removal = self._removal.next_best
+                self._punches = False
                 return
+            head, self._head = self._head, stop
             if copied:
-                self._archives.end_cut(self._base + self._head, self._base + stop)
-            if self._removal is HeadRemoval.COLLAPSE:
-                self._base += stop
-                self._size -= stop
-                self._head = 0
-            else:
-                self._head = stop
-            if copied:
+                self._archives.end_cut(self._base + head, self._base + stop)
                 self._archives.settle(keep)
             else:
                 self._archives.drop(0)
+            if self._collapses:
+                self._collapse(fd)
+
+    def _collapse(self, fd: int) -> None:
+        try:
+            collapse_head(fd, self._head)
+        except UnsupportedError:
+            self._collapses = False
+            return
+        self._base += self._head
+        self._size -= self._head
+        self._head = 0
 
     # -- what the files are now; the lock is held
 
