@@ -137,12 +137,8 @@ class Ground:
         for process, _ in self._strangers:
             process.kill()
             process.wait()
-        with contextlib.suppress(Violation):  # one is enough
-            self.journals.read()
-        left = {pid for pids in proc.marked(self.folder).values() for pid in pids}
-        left |= {life.name.pid for life in self.journals.lives.values() if proc.is_alive(life.name)}
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # By the folder in their command line: those without an environment too.
+        while left := proc.with_argument(str(self.lives_dir)):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
@@ -14,6 +16,7 @@ from tests.referee.verdict import Invariant, Violation
 
 # Threads that gRPC has as it likes, and ends when they were idle for some 20 s: the soak waits for that.
 _OF_GRPC = "event_engine"
+_MANY = 100
 _RUN = "pidfd"  # a run that is up is held by one
 
 
@@ -37,7 +40,7 @@ class Household:
         if self._baseline is None:
             self._baseline = self._beside_runs(daemon, stub)[0]
             self._baseline.descriptors["socket"] += self._connections
-            self._baseline.threads[_OF_GRPC] += 100
+            self._baseline.threads[_OF_GRPC] += _MANY
         more: dict[str, int] = {}
 
         def at_baseline() -> bool:
@@ -51,6 +54,24 @@ class Household:
 
         if not eventually(at_baseline):
             text = f"after {PATIENCE:g} s at rest the daemon has more than one that was just started: {more}"
+            raise Violation(Invariant.I6, text, daemon.log_tail())
+
+    def check_restarts(
+        self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
+    ) -> None:
+        """Runs that end and begin leave nothing behind. `restart_all` comes back when all is as before."""
+        before, _ = self._beside_runs(daemon, stub)
+        before.threads[_OF_GRPC] += _MANY
+        restart_all()
+        more: dict[str, int] = {}
+
+        def as_before() -> bool:
+            nonlocal more
+            more = self._beside_runs(daemon, stub)[0].beyond(before)
+            return not more
+
+        if not eventually(as_before):
+            text = f"restarting everything left the daemon with more than before: {more}"
             raise Violation(Invariant.I6, text, daemon.log_tail())
 
     @staticmethod

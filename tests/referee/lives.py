@@ -54,11 +54,8 @@ class Life:
 
 
 class Journals:
-    """Everything that the agents of a folder have written, read as it grows.
-
-    Raises a Violation as soon as a journal shows one by itself: a lock that somebody else held, a beat that
-    is missing.
-    """
+    """Everything that the agents of a folder have written, read as it grows. A journal may show a violation
+    by itself: a lock that somebody else held, a beat that is missing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,14 +66,18 @@ class Journals:
         self._leaders: dict[str, deque[Life]] = {}  # by instance, the latest
         self._runs: dict[tuple[str, str], Life] = {}  # leaders by instance and run
         self._pids: dict[int, list[Life]] = {}
+        self._found: Violation | None = None
         self.births: deque[Life] = deque()  # as they were read, for whoever looks into them
         self.deaths: deque[Life] = deque()  # as they were found, likewise
 
     def read(self) -> None:
-        """Take in what was written since the last time."""
+        """Take in all that was written since the last time. Raises a Violation that it shows."""
         for entry in sorted(os.listdir(self._folder)):
             if entry.endswith(".journal"):
                 self._read(entry)
+        if self._found is not None:
+            found, self._found = self._found, None
+            raise found
 
     def alive(self, instance: str) -> list[Life]:
         """Those of the instance that live, leader and descendants."""
@@ -148,8 +149,8 @@ class Journals:
             case "beat":
                 if int(values["n"]) != life.beats + 1:
                     text = f"a beat of {life} is missing: {life.beats} was followed by {values['n']}"
-                    raise Violation(Invariant.I9, text, self.evidence(instance))
-                life.beats += 1
+                    self._find(Invariant.I9, text, instance)
+                life.beats = int(values["n"])
                 life.lines = int(values["lines"])
             case "heard":
                 life.heard.append(int(values["signal"]))
@@ -162,9 +163,11 @@ class Journals:
 
     def _barred(self, life: Life, lock: str, holder: str) -> None:
         invariant = Invariant.I1 if lock.endswith(".leader.lock") else Invariant.I8
-        raise Violation(
-            invariant, f"{life} found that {holder} still held {lock}", self.evidence(life.instance)
-        )
+        self._find(invariant, f"{life} found that {holder} still held {lock}", life.instance)
+
+    def _find(self, invariant: Invariant, what: str, instance: str) -> None:
+        if self._found is None:
+            self._found = Violation(invariant, what, self.evidence(instance))
 
 
 def signals(numbers: list[int]) -> str:

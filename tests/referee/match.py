@@ -15,7 +15,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.daemons import COMMAND, DaemonLife, open_channel
+from tests.referee.daemons import COMMAND, DaemonLife, DiedError, open_channel
 from tests.referee.event_watcher import EventWatcher
 from tests.referee.ground import Ground, Kind, cast
 from tests.referee.household import Household
@@ -155,7 +155,19 @@ class Match:
         self.settle()
         self.rest_watchers()
         self.household.check_holdings(self.daemon, self.stub)
+        self.household.check_restarts(self.daemon, self.stub, self._restart_all)
         self.resume_watchers()
+        self.running.births_and_deaths()
+
+    def _restart_all(self) -> None:
+        entries = self.model.asking("restart", {}, [agent.instance for agent in self.ground.agents])
+        try:
+            self.stub.Restart(pb.RestartRequest(all=True), timeout=PATIENCE)
+        except grpc.RpcError as error:
+            self.model.lost(entries)
+            raise DiedError(f"the daemon does not restart everything: {error.code().name}") from error
+        self.model.answered({}, entries)
+        self.running.convergence(self.daemon, self.stub)
 
     def must_be_intact(self) -> None:
         """Raises what went wrong in a thread of the referee's own."""

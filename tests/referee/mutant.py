@@ -6,22 +6,25 @@ method below stands in the place of the one of its name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from enum import Enum
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hostmanager_server import app
-from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers import process as process_driver
 from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.drivers.forest import Forest
 from hostmanager_server.drivers.gate import Gate
+from hostmanager_server.drivers.identity import Identity
 from hostmanager_server.drivers.process import ProcessDriver, _Run
 from hostmanager_server.drivers.records import Draft
 from hostmanager_server.drivers.tree import Tree
@@ -81,6 +84,43 @@ class SkippingWatch(WatchRpcs):
         return () if SkippingWatch._told % 7 == 0 else super()._delta(cursor, changes, wanted)
 
 
+class RuthlessDriver(ProcessDriver):
+    """Signals whoever has the agent's command line, as scripts with pkill do."""
+
+    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        known = self._find(run)
+        cmdline = b"" if known is None else _command_line(known.identity.pid)
+        super().stop(run, signum, whole_tree)
+        for entry in os.listdir("/proc"):
+            if cmdline and entry.isdigit() and _command_line(int(entry)) == cmdline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(entry), signum)
+
+
+class LeakyDriver(ProcessDriver):
+    """Forgets to close a descriptor at each start."""
+
+    def launch(self, run: RunKey, spec: InstanceSpec) -> None:
+        os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        super().launch(run, spec)
+
+
+def _look_but_do_not_reap(who: Identity, pidfd: int) -> ExitStatus:
+    """In the place of `status_of_ended`."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return ExitStatus()
+    return ExitStatus(code=0)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class Mutant(Enum):
     """What is wrong."""
 
@@ -89,15 +129,21 @@ class Mutant(Enum):
     HASTY = "hasty"
     BLIND = "blind"
     SKIPPING = "skipping"
+    RUTHLESS = "ruthless"
+    LEAKY = "leaky"
+    NEGLIGENT = "negligent"
 
 
 # Where the daemon gets what is replaced from.
-_REPLACED: Mapping[Mutant, tuple[ModuleType, str, type]] = {
+_REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (app, "ProcessDriver", NaiveDriver),
     Mutant.FORGETFUL: (app, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (app, "Journal", HastyJournal),
     Mutant.BLIND: (process_driver, "Forest", BlindForest),
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
+    Mutant.RUTHLESS: (app, "ProcessDriver", RuthlessDriver),
+    Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),
+    Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
 }
 
 

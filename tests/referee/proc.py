@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -78,6 +79,18 @@ def marked(site: Path) -> dict[str, list[int]]:
         if fields is not None and fields[0] not in "ZX":
             instance = next((e.removeprefix(prefix).decode() for e in environ if e.startswith(prefix)), "")
             found.setdefault(instance, []).append(int(entry))
+    return found
+
+
+def with_argument(word: str) -> list[int]:
+    """Living processes that have this among their arguments."""
+    needle = b"\0" + os.fsencode(word) + b"\0"
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if needle in Path(f"/proc/{entry}/cmdline").read_bytes():
+                    found.append(int(entry))
     return found
 
 
