@@ -60,6 +60,7 @@ class Household:
         self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
     ) -> None:
         """Runs that end and begin leave nothing behind. `restart_all` comes back when all is as before."""
+        restart_all()  # once, for what is only begun when it is needed, such as the thread of the probes
         before, _ = self._beside_runs(daemon, stub)
         before.threads[_OF_GRPC] += _MANY
         restart_all()
