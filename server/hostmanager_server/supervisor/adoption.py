@@ -11,21 +11,27 @@ from hostmanager_server.core.facts import describe
 from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, StopStage
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 from hostmanager_server.drivers.base import Adopted
+from hostmanager_server.supervisor.memory import Left
 
 
 def taken_back(
     runs: Iterable[Adopted],
     specs: Mapping[str, InstanceSpec],
-    targets: Mapping[str, Target],
+    left: Left,
     moment: Instant,
 ) -> tuple[dict[str, Instance], list[Note]]:
     """Each run as an instance, where it stood when its daemon went: up, or on its way down when its target
-    (of those in `targets`, else as configured) is down. One that the config does not list is retired; one
-    that it lists with another class or management is reset, as by a reload."""
+    (of those that are left, else as configured) is down. One that the config does not list is retired; one
+    that it lists with another class or management is reset, as by a reload. An end that the earlier daemon
+    saw is not told again."""
     found: dict[str, Instance] = {}
     notes: list[Note] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
+        history = left.histories.get(instance_id)
+        seen = history.last_exit if history is not None and _is_of(adopted, history.last_exit) else None
+        if seen is not None and adopted.gone:
+            continue  # only its record was left
         listed = specs.get(instance_id)
         spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
         instance = Instance(
@@ -33,16 +39,16 @@ def taken_back(
             reason="Running", message="taken back from an earlier daemon",
         )  # fmt: skip
         if listed is not None:
-            target = targets.get(instance_id, listed.initial_target)
+            target = left.targets.get(instance_id, listed.initial_target)
             instance = replace(instance, management=Management.HOST, target=target)
             same = _is_same_kind(adopted, listed)
             instance = replace(instance, spec=listed) if same else replace(instance, successor=listed)
         if adopted.ended is not None:
-            instance = _ended(instance, adopted, moment)
+            instance = _ended(instance, adopted, seen, moment)
         elif not adopted.ready:
             instance = replace(instance, state=State.WAIT_START, reason="Starting")
         found[instance_id] = instance
-        notes.append(_note(adopted, moment))
+        notes.append(_note(adopted, seen, moment))
     return found, notes
 
 
@@ -55,12 +61,17 @@ def _run(adopted: Adopted) -> Run:
     return Run(adopted.run.number, phase, adopted.process, adopted.pid, adopted.started, adopted=True)
 
 
-def _ended(instance: Instance, adopted: Adopted, moment: Instant) -> Instance:
-    """The instance of a run whose main process ended while no daemon was there."""
+def _is_of(adopted: Adopted, exit_: Exit | None) -> bool:
+    return exit_ is not None and (exit_.pid, exit_.started) == (adopted.pid, adopted.started)
+
+
+def _ended(instance: Instance, adopted: Adopted, seen: Exit | None, moment: Instant) -> Instance:
+    """The instance of a run whose main process ended, while no daemon was there unless that was `seen`."""
     assert adopted.ended is not None
-    expected = instance.target is Target.DOWN  # as far as can be told, the earlier daemon asked it to
+    # As far as can be told, the earlier daemon asked it to, or has begun to end what it left behind.
+    expected = instance.target is Target.DOWN or seen is not None
     why = f"ended with {describe(adopted.ended)} while no daemon was there to see it"
-    exit_ = Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
+    exit_ = seen or Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
     instance = replace(instance, last_exit=exit_)
     if expected:
         instance = replace(instance, state=State.WAIT_DEAD)
@@ -71,11 +82,14 @@ def _ended(instance: Instance, adopted: Adopted, moment: Instant) -> Instance:
     return replace(instance, run=replace(instance.run, phase=Phase.ENDING, stop_stage=stage))
 
 
-def _note(adopted: Adopted, moment: Instant) -> Note:
+def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> Note:
     started = f"pid {adopted.pid} was started by an earlier daemon"
     instance_id = adopted.run.instance_id
     if adopted.ended is None:
         return Note(Kind.DAEMON, "Adopted", f"{started} and is taken back", moment, instance_id)
+    if seen is not None:
+        message = f"what pid {adopted.pid} left behind is taken back"
+        return Note(Kind.DAEMON, "Adopted", message, moment, instance_id)
     rest = "" if adopted.gone else "; what it left behind is taken back"
     message = f"{started} and ended with {describe(adopted.ended)} while none was there{rest}"
     return Note(Kind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)

@@ -296,7 +296,7 @@ class Manager:
         except OSError as error:
             raise AdoptionError(error) from error
         self._adopted = True
-        found, notes = taken_back(adopted, specs, self._memory.restored, moment)
+        found, notes = taken_back(adopted, specs, self._memory.left, moment)
         self._engine.apply(found, notes)
 
     def _spare(self, moment: Instant) -> None:

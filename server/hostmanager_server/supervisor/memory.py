@@ -55,9 +55,9 @@ class Memory:
         self._closed = False
 
     @property
-    def restored(self) -> Mapping[str, Target]:
-        """The targets of the daemon that died, until they are restored."""
-        return self._restore.targets
+    def left(self) -> Left:
+        """What an earlier daemon left, until it is restored."""
+        return self._restore
 
     def to_restore(self, instances: Instances) -> tuple[list[TargetChange], Mapping[str, History]]:
         """The changes that give the instances the targets that an earlier daemon was asked for, and what it
