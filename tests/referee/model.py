@@ -17,11 +17,13 @@ SLACK = 0.05  # s
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A request that may end processes of an instance: `sent` and `answered` in s since boot."""
+    """A request that may end processes of an instance: `sent` and `answered` in s since boot. One that
+    `starts` some does so only when it is forgotten: they may run before it is on the disk."""
 
     what: str
     sent: float
     answered: float = float("inf")
+    starts: bool = False
 
 
 @dataclass(slots=True)
@@ -69,6 +71,9 @@ class Model:
                 if target == UP and known.down_since is not None:
                     known.downs.append((known.down_since, moment))
                     known.down_since = None
+                if target == UP and DOWN in known.possible:
+                    entries.append(Asked(what, moment, starts=True))
+                    known.stops.append(entries[-1])
                 known.possible.add(target)
             for instance in {*stops, *(i for i, target in targets.items() if target == DOWN)}:
                 entries.append(Asked(what, moment))
@@ -82,7 +87,7 @@ class Model:
             for instance, target in targets.items():
                 self._settle(self._known[instance], target, moment)
             for asked in entries:
-                asked.answered = moment
+                asked.answered = float("-inf") if asked.starts else moment
 
     def lost(self, entries: list[Asked]) -> None:
         """No answer came: it was carried out or not, or will be when another daemon finds it on the disk."""
