@@ -16,6 +16,9 @@ from tests.referee.looking import NOTHING_RUNS, PATIENCE, Evidence, eventually, 
 from tests.referee.model import DOWN, UP, Model
 from tests.referee.verdict import Invariant, Violation
 
+# An agent is alive, and writes, before its daemon has said so: by how much, in s, on a machine that is busy.
+PUBLISHED_WITHIN = 5.0
+
 _TARGETS = {pb.TARGET_STATE_UP: UP, pb.TARGET_STATE_DOWN: DOWN}
 
 
@@ -78,9 +81,9 @@ class Running:
                 stance.reasons[agent.instance] = "is not listed"
                 continue
             alive = self._ground.journals.alive(agent.instance)
-            if said is None or said.next_action in NOTHING_RUNS:
-                self._must_be_gone(agent, asked, alive)
             wanted = said is not None and said.target_state == pb.TARGET_STATE_UP
+            if said is None or said.next_action in NOTHING_RUNS:
+                self._must_be_gone(agent, asked - PUBLISHED_WITHIN if wanted else asked, alive)
             why = (
                 self._why_not_up(agent, said, alive, marked.get(agent.instance, []))
                 if said is not None and wanted
