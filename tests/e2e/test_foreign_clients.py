@@ -94,6 +94,7 @@ def test_buf_curl_calls_everything_by_reflection_alone(daemon: Daemon) -> None:
         "Update": {"requests": [{"instance_id": "data1", "target_state": "TARGET_STATE_UP"}]},
         "Restart": {"instance_ids": ["data1"]},
         "TailLogs": {"instance_id": "data1", "lines": 1},
+        "Upgrade": {"validate_only": True},
     }
     for method, _ in CALLS:
         if method in ("WatchStatus", "WatchEvents"):
