@@ -2,6 +2,7 @@
 #
 #   PYTHON       the interpreter the virtual environment is made with (default: the first that is new enough)
 #   VENV         where the virtual environment lives (default: .venv)
+#   WORKERS      how many tests run side by side (default: one for each core; 0 for none of that)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
 #   ROUNDS, SEED, AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
 
@@ -14,6 +15,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+WORKERS ?= auto
 ROUNDS ?= 500
 DURATION ?= 1h
 SEED ?=
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(AS),--user $(AS))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +26,11 @@ from tests.docker_engine import (
     unique_name,
 )
 from tests.private_engine import StartEngine, private_engines
+
+
+def pytest_configure() -> None:
+    # A shell's background job starts with INT ignored, and so would all that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _skip(reason: str) -> NoReturn:

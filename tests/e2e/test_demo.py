@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,8 +44,8 @@ class Demo:
         path: str = os.environ["PATH"],
     ) -> None:
         self.mark = folder / "mark"
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        # Short, as what the demo makes of it is: a socket's path has at most 107 bytes.
+        self.temporary = Path(tempfile.mkdtemp(prefix="hm-"))
         self._output = bytearray()
         self._engine = engine
         self._master, slave = pty.openpty() if terminal else os.pipe()
@@ -126,6 +127,7 @@ class Demo:
             for version in (1, 2):
                 with suppress(DockerError):
                     self._engine.docker("rmi", "--force", f"{project}:{version}")
+        shutil.rmtree(self.temporary)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.threads import name_this_thread
 
 from . import gate, identity
 from .base import Poller
@@ -97,7 +98,7 @@ class Prober:
             loop = None
             try:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_run, args=(loop,), name="hostmanager-probes", daemon=True)
+                thread = threading.Thread(target=_run, args=(loop,), name="probes", daemon=True)
                 thread.start()
             except (OSError, RuntimeError) as error:  # no descriptors, no threads
                 if loop is not None:
@@ -124,6 +125,7 @@ class Prober:
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
+    name_this_thread("probes")
     try:
         loop.run_forever()
     finally:
