@@ -11,6 +11,7 @@ from tests.referee import proc
 from tests.referee.ground import Agent
 
 UP, DOWN = "up", "down"
+RELOAD = "reload"
 # A kernel start time is rounded down to a tick, and a moment of the model taken before or after the call.
 SLACK = 0.05  # s
 
@@ -88,6 +89,8 @@ class Model:
                 self._settle(self._known[instance], target, moment)
             for asked in entries:
                 asked.answered = float("-inf") if asked.starts else moment
+            if any(asked.what == RELOAD for asked in entries):  # the file as it is has been read by now
+                self._settle_lost(RELOAD)
 
     def lost(self, entries: list[Asked]) -> None:
         """No answer came: it was carried out or not, or will be when another daemon finds it on the disk."""
@@ -95,11 +98,16 @@ class Model:
             self._lost += entries
 
     def settled(self) -> None:
-        """A daemon has come to rest: nothing comes any more of what was lost before."""
+        """A daemon has come to rest: nothing comes any more of what was lost before, but of a reload: the
+        file may have been written after it was read, and is read again by the next daemon."""
         with self._lock:
-            for asked in self._lost:
+            self._settle_lost(*{asked.what for asked in self._lost} - {RELOAD})
+
+    def _settle_lost(self, *what: str) -> None:
+        for asked in self._lost:
+            if asked.what in what:
                 asked.answered = proc.now()
-            self._lost.clear()
+        self._lost = [asked for asked in self._lost if asked.what not in what]
 
     def observed(self, instance: str, target: str) -> None:
         """A daemon that came after holds this to be the target, which is possible: it is to stay so."""

@@ -12,7 +12,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee.daemons import listens, open_channel
 from tests.referee.ground import Ground
-from tests.referee.model import DOWN, UP, Model
+from tests.referee.model import DOWN, RELOAD, UP, Model
 
 _WORDS = {UP: pb.TARGET_STATE_UP, DOWN: pb.TARGET_STATE_DOWN}
 # What a daemon that dies, or is not there, answers; anything else is an answer of its own.
@@ -149,7 +149,7 @@ class Operator(threading.Thread):
         with self._model.alone(self._guests):
             self._ground.write_site(guests=self._rng.random() < 0.5)
             self._ask(
-                "reload", {}, self._guests,
+                RELOAD, {}, self._guests,
                 lambda: stub.Update(pb.UpdateRequest(reload_config=True), timeout=_TIMEOUT),
             )  # fmt: skip
 

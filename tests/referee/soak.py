@@ -17,7 +17,7 @@ from tests.referee.ground import Kind
 from tests.referee.lives import Life
 from tests.referee.looking import PATIENCE, eventually
 from tests.referee.match import Match, derived, kill
-from tests.referee.model import UP
+from tests.referee.model import RELOAD, UP
 from tests.referee.samples import MIB, Holdings, Sample, growth, holdings, take
 from tests.referee.verdict import Invariant, Violation
 
@@ -150,7 +150,7 @@ class Soak:
     def _reload(self, rng: random.Random) -> None:
         guests = [agent.instance for agent in self._match.ground.agents if agent.guest]
         with self._match.model.alone(guests):
-            entries = self._match.model.asking("reload", {}, guests)
+            entries = self._match.model.asking(RELOAD, {}, guests)
             self._match.daemon.process.send_signal(signal.SIGHUP)
         for asked in entries:  # nobody is told when it is done
             asked.answered = proc.now() + SIGNAL_HEARD
