@@ -35,7 +35,7 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --maxschedchunk 1 $(PYTEST_ARGS)
 
 REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(AS),--user $(AS))
 

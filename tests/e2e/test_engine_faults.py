@@ -19,6 +19,8 @@ from tests.e2e.lab import DOWN, UNKNOWN, UP, Lab, all_up, entry, is_gone, is_up,
 from tests.e2e.test_supervision import agent
 from tests.private_engine import PrivateEngine, StartEngine, private_engines
 
+pytestmark = pytest.mark.xdist_group("private-engine")  # one private engine, started by one worker
+
 IMAGE = "base:1"
 ANSWERS_WITHIN = 5.0  # s for an RPC while the engine is away; an idle machine needs 2 ms
 

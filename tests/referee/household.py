@@ -18,6 +18,7 @@ from tests.referee.verdict import Invariant, Violation
 _OF_GRPC = "event_engine"
 _MANY = 100
 _RUN = "pidfd"  # a run that is up is held by one
+_RESTARTS = 3  # of everything, that may each leave more
 
 
 class Household:
@@ -60,10 +61,6 @@ class Household:
         self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
     ) -> None:
         """Runs that end and begin leave nothing behind. `restart_all` comes back when all is as before."""
-        restart_all()  # once, for what is only begun when it is needed, such as the thread of the probes
-        before, _ = self._beside_runs(daemon, stub)
-        before.threads[_OF_GRPC] += _MANY
-        restart_all()
         more: dict[str, int] = {}
 
         def as_before() -> bool:
@@ -71,9 +68,15 @@ class Household:
             more = self._beside_runs(daemon, stub)[0].beyond(before)
             return not more
 
-        if not eventually(as_before):
-            text = f"restarting everything left the daemon with more than before: {more}"
-            raise Violation(Invariant.I6, text, daemon.log_tail())
+        # What is begun when it is first needed, such as the thread of the probes, comes once; leaks go on.
+        for _ in range(_RESTARTS):
+            before, _unaccounted = self._beside_runs(daemon, stub)
+            before.threads[_OF_GRPC] += _MANY
+            restart_all()
+            if eventually(as_before):
+                return
+        text = f"restarting everything left the daemon with more than before, each time: {more}"
+        raise Violation(Invariant.I6, text, daemon.log_tail())
 
     @staticmethod
     def _beside_runs(daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> tuple[Holdings, int]:

@@ -18,6 +18,8 @@ from tests.referee.mutant import Mutant
 from tests.referee.rounds import Plan, Rounds
 from tests.referee.verdict import Invariant, Violation
 
+pytestmark = pytest.mark.xdist_group("referee")  # one match, played by one worker
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -22,6 +22,8 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.e2e.daemon import COMMAND, eventually
 from tests.private_systemd import PrivateSystemd, private_systemd
 
+pytestmark = pytest.mark.xdist_group("systemd")  # one systemd, started by one worker
+
 # It takes longer to end than the unit allows for a stop, unless the daemon says that it goes on.
 SLOW = "trap 'sleep 2.5; exit 0' INT; while :; do sleep 0.1; done"
 KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
