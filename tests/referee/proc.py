@@ -42,6 +42,11 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def since_boot(wall: float) -> float:
+    """A moment of the wall clock (s since 1970) on the clock of the journals."""
+    return wall - (time.time() - now())
+
+
 def _stat(pid: int | str) -> list[str] | None:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -17,7 +17,8 @@ from tests.referee.watcher import Stream, Watcher
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a watch said of an instance: `heard` in s since boot, `daemon` is the pid of who said it."""
+    """What a watch said of an instance: `heard` and `started` (of its process) in s since boot, `daemon` is
+    the pid of who said it."""
 
     heard: float
     daemon: int
@@ -26,6 +27,7 @@ class Said:
     target: int
     pid: int
     revision: int
+    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class StatusWatcher(Watcher[pb.WatchStatusResponse]):
                 i.target_state,
                 i.process.pid,
                 i.revision,
+                proc.since_boot(i.start_time.ToNanoseconds() / 1e9),
             )
             for i in instances
         )

@@ -16,6 +16,8 @@ from tests.referee.model import Model
 from tests.referee.status_watcher import Listed, Said, StatusWatcher
 from tests.referee.verdict import Invariant, Violation
 
+_STARTED_WITHIN = 5.0  # s, by which what a daemon takes for the start of a process may be off
+
 
 class Told:
     """I4, and of I3 that what happens is told."""
@@ -53,8 +55,10 @@ class Told:
     def _not_false(self, watcher: StatusWatcher, said: Said, daemon: DaemonLife) -> None:
         text = ""
         if said.state == pb.NEXT_ACTION_UP and said.pid:
-            lives = [
-                life for life in self._ground.journals.by_pid(said.pid) if life.instance == said.instance
+            lives = [  # of its pid, which others may have had long before
+                life
+                for life in self._ground.journals.by_pid(said.pid)
+                if life.instance == said.instance and life.born > said.started - _STARTED_WITHIN
             ]
             # None is known when it was ended before it came to write anything.
             if lives and all(life.dead_before(daemon.started) for life in lives):
