@@ -25,12 +25,21 @@ class LastGood:
         data = json.dumps({"file": config.file, "text": config.text}).encode()
         fresh = self._copy.with_suffix(".new")
         try:
-            if self._copy.exists() and self._copy.read_bytes() == data:
+            if self._is_kept(data):
                 return
-            fresh.write_bytes(data)
+            fresh.unlink(missing_ok=True)  # of a daemon that died over it, with whatever mode
+            with open(fresh, "xb", opener=_for_its_user_only) as file:
+                file.write(data)
             os.replace(fresh, self._copy)
         except OSError as error:
             log.warning("cannot keep a copy of the site config in %s: %s", self._copy, error.strerror)
+
+    def _is_kept(self, data: bytes) -> bool:
+        try:
+            with self._copy.open("rb") as file:
+                return not os.fstat(file.fileno()).st_mode & 0o077 and file.read() == data
+        except FileNotFoundError:
+            return False
 
     def load(self, file: Path, *, host: str | None, working_dir: Path | None) -> LoadedConfig:
         """What the file says; when it has errors, what it said when it was last used, with those errors as
@@ -52,3 +61,8 @@ class LastGood:
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("cannot use the copy of the site config in %s: %s", self._copy, error)
             return None
+
+
+def _for_its_user_only(path: str, flags: int) -> int:
+    # What the file may hold (passwords in `env`) may be for its user's eyes only, in a folder that is not.
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
