@@ -15,6 +15,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
 from hostmanager_server import notify
+from hostmanager_server.drivers.limits import lower_own_files
 from hostmanager_server.supervisor import UpgradeError
 
 # Set for the successor only: the number of the descriptor that holds the state directory's lock.
@@ -68,6 +69,7 @@ def release_signals() -> None:
 def execute(command: Sequence[str], lock: int) -> NoReturn:
     """Become the program of `command`, handing over the descriptor `lock`. Raises OSError, with nothing
     running in this process any more but the caller."""
+    lower_own_files()
     os.set_inheritable(lock, True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -43,6 +43,13 @@ def raise_own_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def lower_own_files() -> None:
+    """Undo `raise_own_files`, for a program that this process becomes: it would take the limit that it finds
+    for the one that what it starts is to get. What is open stays open."""
+    if _inherited_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _inherited_files)
+
+
 class LimitError(Exception):
     """A limit that could not be set; its text is for the operator."""
 
