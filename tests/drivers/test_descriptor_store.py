@@ -127,6 +127,21 @@ def test_one_is_kept_for_each_run_that_goes_on_and_no_other(real: RealHarness, m
     real.wait_for(lambda: manager.names() == set())
 
 
+def test_none_is_kept_for_a_run_that_ended_while_the_daemon_gave_way_in_place(
+    real: RealHarness, manager: Manager
+) -> None:
+    real.use(manager.store())
+    real.driver.launch(A, real.command("a", "sleep", "1000"))
+    assert len(manager.names()) == 1
+    real.driver.disown()
+    os.kill(real.pid("a"), signal.SIGKILL)
+    os.waitid(os.P_PID, real.pid("a"), os.WEXITED | os.WNOWAIT)
+    real.use(manager.store())
+    (adopted,) = real.driver.adopt({})
+    assert adopted.gone
+    assert manager.names() == set()
+
+
 def test_no_more_are_kept_than_can_be_handed_over(
     real: RealHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,9 @@ class ProcessDriver:
                 adopted.append(self._take_back_rest(record, status))
             else:
                 self._records.remove(record.run.instance_id)
+                self._store.drop(
+                    record.token
+                )  # who was upgraded was handed nothing, and kept it all the same
                 if record.released:
                     adopted.append(take_note(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
