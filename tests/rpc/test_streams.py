@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
@@ -135,6 +136,22 @@ def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
             silence = await anext(aiter(events))
             assert not silence.events
             assert silence.resume_token
+
+    run(play())
+
+
+@pytest.mark.parametrize("token", ["", "{epoch}.{last}"], ids=["from now", "resumed"])
+def test_whoever_watches_events_is_heard_at_once(tmp_path: Path, token: str) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            token_of_now = token.format(epoch=h.epoch, last=h.store.last_sequence)
+            request = pb.WatchEventsRequest(
+                resume_token=token_of_now, heartbeat_interval=Duration(seconds=3600)
+            )
+            async with asyncio.timeout(20):
+                opening = await anext(aiter(h.stub().WatchEvents(request)))
+            assert not opening.events
+            assert opening.resume_token == f"{h.epoch}.{h.store.last_sequence}"
 
     run(play())
 

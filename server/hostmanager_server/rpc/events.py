@@ -52,17 +52,22 @@ class EventRpcs:
         silence = heartbeat_interval(request.heartbeat_interval, request.HasField("heartbeat_interval"))
         wanted = frozenset(request.instance_ids)
         cursor = context.store.last_sequence
+        opening = True  # whoever asks is told at once that it is heard, and where to resume
         if request.resume_token:
             epoch, cursor = convert.read_token(request.resume_token)
             if epoch != context.daemon.epoch or cursor > context.store.last_sequence:
                 text = "the daemon was started again since; what happened in between is not known"
                 yield self._message([], 0, pb.EventGap(message=text))
                 cursor = 0
+                opening = False
         with context.hub.watcher(peer, silence) as watcher:
             while True:
                 seen = context.hub.revision
                 news = context.store.events_since(cursor, BATCH)
                 message = self._batch(news, wanted)
+                if message is None and opening:
+                    message = self._message([], news.last)
+                opening = False
                 if message is not None:
                     yield message
                     watcher.sent()
