@@ -17,7 +17,7 @@ from hostmanager_server.config.options import PersistTargets
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
-from hostmanager_server.core.spec import Management
+from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
 from hostmanager_server.drivers.delegation import find_groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
@@ -39,6 +39,7 @@ from hostmanager_server.store import Store
 from hostmanager_server.supervisor import (
     AdoptionError,
     CallSoon,
+    EndingError,
     NotDurableError,
     RequestError,
     Supervisor,
@@ -140,14 +141,16 @@ class App:
             self._supervisor = supervisor
             above.starting(supervisor.call_soon)
             supervisor.note(_began(daemon, upgraded=inherited_lock is not None))
-            initial = None if kept else settings.initial_state
+            slept = (died or kept) and recovered.manager is not ManagerState.RUNNING  # or was about to
+            # What the config wants, or has gained since, is not to be started just to be stopped.
+            initial = Target.DOWN if slept else None if kept else settings.initial_state
             changes = [] if initial is None else [TargetChange(ALL, initial)]
             try:
                 await self._unless_broken(supervisor.start_manager(changes, tolerant=True))
             except NotDurableError as error:
                 log.error("%s", error)  # a full disk is no reason to leave the agents alone
-            if (died or kept) and recovered.manager is not ManagerState.RUNNING:
-                supervisor.stop_manager()  # it slept, or was about to
+            if slept:
+                supervisor.stop_manager()
             # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
             await first_sight(store, hub)
             await server.serve()
@@ -191,9 +194,12 @@ class App:
 
     async def upgrade(self, validate_only: bool = False) -> str:
         """Give way to the code that is installed now; its version. Answers before that is done; when
-        `validate_only` nothing else is done. Raises UpgradeError when it does not start."""
+        `validate_only` nothing else is done. Raises UpgradeError when it does not start, EndingError when the
+        daemon is on its way out."""
+        self._raise_if_ending()
         version = await asyncio.to_thread(preflight, command_line(), dict(os.environ))
         if not validate_only:
+            self._raise_if_ending()  # by now
             log.info("upgrading to version %s", version)
             self._finish(_End(EVERYTHING, upgrade=True))
         return version
@@ -205,7 +211,10 @@ class App:
     def terminate(self) -> None:
         """A signal asks to end: bring everything down first. When it comes again, leave at once what still
         runs to the next daemon."""
-        if self._end.done():
+        if self._end.done() and self._end.result().upgrade:
+            log.info("ending: the daemon that takes over is to bring everything down")
+            self._impatient.set()
+        elif self._end.done():
             log.warning("asked to end a second time: what still runs is left to the next daemon")
             self._impatient.set()
         else:
@@ -244,8 +253,12 @@ class App:
     async def _upgrade(self) -> None:
         try:
             await self.upgrade()
-        except UpgradeError as error:
+        except (UpgradeError, EndingError) as error:
             log.error("%s", error)
+
+    def _raise_if_ending(self) -> None:
+        if self._end.done() and not self._end.result().upgrade:
+            raise EndingError
 
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
         """Whether everything is down that is to be: not when a second signal came first."""

@@ -59,6 +59,25 @@ def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site)
     second.wait_for("a", UP)
 
 
+@pytest.mark.parametrize("flags", [(), ("--persist-targets", "never")], ids=["crash", "never"])
+def test_a_manager_that_slept_starts_nothing_when_its_daemon_died(two: Site, flags: tuple[str, ...]) -> None:
+    first = two.start(*flags)
+    first.wait_for_all(UP)
+    first.stub.StopManager(pb.StopManagerRequest(), timeout=20)
+    first.end(signal.SIGKILL)
+    two.write([{"instance-id": i, "command": SLEEP} for i in "abc"])  # one more than before
+    second = two.start(*flags, wait=False)
+
+    def stopped() -> list[str]:
+        try:
+            reasons = [e.reason for e in second.events()]
+        except grpc.RpcError:  # it does not serve yet
+            return []
+        return reasons if "Stopped" in reasons else []
+
+    assert "Launching" not in eventually(stopped, "the manager to sleep")
+
+
 def test_a_manager_that_slept_when_its_daemon_died_sleeps_on(two: Site) -> None:
     first = two.start()
     first.wait_for_all(UP)

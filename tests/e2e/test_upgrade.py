@@ -212,6 +212,33 @@ def test_a_signal_to_end_is_not_lost_in_an_upgrade(daemon: Daemon) -> None:
     assert daemon.site.processes() == []
 
 
+def test_a_daemon_that_ends_does_not_promise_to_upgrade(site: Site) -> None:
+    deaf = "trap '' INT; touch deaf; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 60}])
+    daemon = site.start()
+    eventually((site.folder / "deaf").exists, "the agent to be deaf")
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
+    with pytest.raises(grpc.RpcError) as refusal:
+        daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+    assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "was asked to end" in str(refusal.value.details())
+    assert "upgrading" not in daemon.log.read_text()
+
+
+def test_the_limit_on_open_files_of_agents_stays_as_it_was(site: Site) -> None:
+    site.write([{"instance-id": "a", "command": ["sh", "-c", "ulimit -Sn > files; exec sleep 100000"]}])
+    told = site.folder / "files"
+    daemon = site.start(program=["sh", "-c", 'ulimit -Sn 300 && exec "$@"', "sh", COMMAND])
+    assert eventually(lambda: told.exists() and told.read_text()) == "300\n"
+    told.unlink()
+    first = epoch(daemon)
+    daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
+    upgraded(daemon, first)
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
+    assert eventually(lambda: told.exists() and told.read_text()) == "300\n"
+
+
 def test_the_command_waits_for_the_new_daemon(daemon: Daemon) -> None:
     address = f"unix:{daemon.site.socket}"
     done = subprocess.run(

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from hostmanager_server.supervisor import (
     ConfigError,
+    EndingError,
     InvalidRequestError,
     NotDurableError,
     RequestError,
@@ -116,7 +117,7 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "CONFIG_UNUSABLE", str(error))
         case NotDurableError():
             return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
-        case UpgradeError():
+        case UpgradeError() | EndingError():
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "UPGRADE_REFUSED", str(error))
         case StaleEpochError():
             return RpcError(grpc.StatusCode.ABORTED, "STALE_EPOCH", str(error))

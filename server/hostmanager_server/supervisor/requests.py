@@ -85,6 +85,16 @@ class UpgradeError(RequestError):
         )
 
 
+class EndingError(RequestError):
+    """The daemon ends, so there is nothing to upgrade."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cannot upgrade: the daemon was asked to end, and is bringing everything down; "
+            "start it again once it has ended: that starts the code installed then"
+        )
+
+
 class StaleEpochError(RequestError):
     """The request was meant for an earlier life of the daemon."""
 
