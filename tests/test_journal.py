@@ -267,6 +267,7 @@ histories = st.builds(
     retry_at=st.none() | moments,
     finished=st.booleans(),
     under_way=st.booleans(),
+    restart_of=st.integers(0, 10**6),
 )
 
 

@@ -59,6 +59,29 @@ def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site)
     second.wait_for("a", UP)
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["it lives on", "it ends meanwhile"])
+def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, ends: bool) -> None:
+    deaf = "trap '' INT; echo life >> lives; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 2}])
+    lives = site.folder / "lives"
+    first = site.start()
+    eventually(lives.exists, "the agent to be deaf")
+    before = first.instance("a").process.pid
+    first.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
+    first.end(signal.SIGKILL)
+    if ends:
+        os.killpg(before, signal.SIGKILL)
+    second = site.start()
+    eventually(lambda: lives.read_text() == "life\n" * 2, "it to be started again")
+    after = second.wait_for("a", UP)
+    assert after.process.pid != before
+    assert after.restart_count == 0  # those are the ones that nobody asked for
+    assert [e.reason for e in second.events("a")].count("Launching") == 1
+    second.end(signal.SIGKILL)
+    third = site.start()
+    assert third.wait_for("a", UP).process.pid == after.process.pid
+
+
 @pytest.mark.parametrize("flags", [(), ("--persist-targets", "never")], ids=["crash", "never"])
 def test_a_manager_that_slept_starts_nothing_when_its_daemon_died(two: Site, flags: tuple[str, ...]) -> None:
     first = two.start(*flags)

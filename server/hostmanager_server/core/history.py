@@ -25,6 +25,7 @@ class History:
     retry_at: Instant | None = None
     finished: bool = False
     under_way: bool = False  # it is not to run a second time, and has begun to run
+    restart_of: int = 0  # the number of the run that a restart was asked for of, and that goes on; 0: none
 
 
 def history_of(instance: Instance) -> History | None:
@@ -33,12 +34,13 @@ def history_of(instance: Instance) -> History | None:
         return None
     i = instance
     under_way = _under_way(i)
+    restart_of = i.run.number if i.restart_wanted and i.run is not None else 0
     told = i.restarts or i.failures or i.fail_times or i.last_exit or i.start_error or i.finished
-    if not (told or under_way):
+    if not (told or under_way or restart_of):
         return None  # how often a process was started is in its runtime record
     return History(
         i.spec.agent_class, i.management, i.runs, i.restarts, i.failures, i.fail_times, i.last_exit,
-        i.start_error, i.retry_at, i.finished, under_way,
+        i.start_error, i.retry_at, i.finished, under_way, restart_of,
     )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def tells_more(before: Instance, after: Instance) -> bool:
         or before.restarts != after.restarts
         or before.retry_at != after.retry_at
         or before.finished is not after.finished
+        or before.restart_wanted is not after.restart_wanted
         or before.start_error != after.start_error
         or before.retired is not after.retired
         or _under_way(before) is not _under_way(after)
@@ -90,6 +93,8 @@ def with_history(instance: Instance, history: History, now: Instant) -> Instance
     if i.run is not None:
         if i.failures and i.state is State.UP:
             i = replace(i, at=now.plus(i.spec.restart.backoff.reset_after))
+        if i.run is not None and i.run.number == h.restart_of and i.target is Target.UP:
+            i = replace(i, restart_wanted=True)
         return i
     if i.state is not State.DOWN:
         return i  # it has ended since

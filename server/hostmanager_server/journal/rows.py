@@ -72,6 +72,7 @@ def encode_history(history: History) -> str:
             "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
             "finished": history.finished,
             "under_way": history.under_way,
+            "restart_of": history.restart_of,
         }
     )
 
@@ -92,6 +93,7 @@ def decode_history(text: str) -> History:
             retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
             finished=bool(record["finished"]),
             under_way=bool(record["under_way"]),
+            restart_of=int(record.get("restart_of", 0)),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"no history of an instance: {error!r}") from error

@@ -44,7 +44,8 @@ def taken_back(
             same = _is_same_kind(adopted, listed)
             instance = replace(instance, spec=listed) if same else replace(instance, successor=listed)
         if adopted.ended is not None:
-            instance = _ended(instance, adopted, seen, moment)
+            restarted = history is not None and history.restart_of == adopted.run.number
+            instance = _ended(instance, adopted, seen, restarted, moment)
         elif not adopted.ready:
             instance = replace(instance, state=State.WAIT_START, reason="Starting")
         found[instance_id] = instance
@@ -65,11 +66,13 @@ def _is_of(adopted: Adopted, exit_: Exit | None) -> bool:
     return exit_ is not None and (exit_.pid, exit_.started) == (adopted.pid, adopted.started)
 
 
-def _ended(instance: Instance, adopted: Adopted, seen: Exit | None, moment: Instant) -> Instance:
+def _ended(
+    instance: Instance, adopted: Adopted, seen: Exit | None, restarted: bool, moment: Instant
+) -> Instance:
     """The instance of a run whose main process ended, while no daemon was there unless that was `seen`."""
     assert adopted.ended is not None
     # As far as can be told, the earlier daemon asked it to, or has begun to end what it left behind.
-    expected = instance.target is Target.DOWN or seen is not None
+    expected = instance.target is Target.DOWN or seen is not None or restarted
     why = f"ended with {describe(adopted.ended)} while no daemon was there to see it"
     exit_ = seen or Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
     instance = replace(instance, last_exit=exit_)
