@@ -21,7 +21,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 T = TypeVar("T")
 
 # How long a condition may take to come true on a busy machine, s. Nothing waits this long when all is well.
-PATIENCE = 30.0
+PATIENCE = 60.0
 COMMAND = Path(sys.executable).with_name("hostmanager")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -32,7 +35,20 @@ def interpreter_for(user: str) -> str:
 
 
 def become(user: str, module: str, arguments: Sequence[str]) -> NoReturn:
-    """Go on as another user with a module of ours, in place of this process. Raises LookupError, OSError."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    words = [*as_user(user), interpreter_for(user), "-m", module, *arguments]
+    """Go on as another user with a module of ours, in place of this process. Raises LookupError, OSError.
+
+    That user sees the checkout in another place, as it may be below a folder that only we may enter.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    public = Path(tempfile.gettempdir(), "referee-checkout")
+    public.mkdir(mode=0o755, exist_ok=True)
+
+    def moved(path: str) -> str:
+        place = Path(path or os.curdir).absolute()
+        return str(public / place.relative_to(checkout) if place.is_relative_to(checkout) else place)
+
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(moved, sys.path))}
+    mount = f'mount --bind {shlex.quote(str(checkout))} {public} && cd {public} && exec "$@"'
+    words = ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", mount, "sh"]
+    words += [*as_user(user), interpreter_for(user), "-m", module, *arguments]
     os.execvpe(words[0], words, environ)

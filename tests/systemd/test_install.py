@@ -140,7 +140,7 @@ def test_without_the_right_to_write_it_says_what_to_do(site: Path) -> None:
         assert install(public, "--host", "lab1", "--print").exit_code == 0  # all is imported now
         os.seteuid(65534)
         try:
-            result = install(public, "--host", "lab1", "--working-dir", "/")
+            result = install(public, "--host", "lab1", "--working-dir", "/", "--program", "/bin/sh")
         finally:
             os.seteuid(0)
     assert result.exit_code == 6
