@@ -154,7 +154,9 @@ class LogStream(Stream[pb.LogLine]):
         assert isinstance(message, pb.TailLogsResponse)
         lines = list(message.lines)
         self._connected, self._overlapped, self.undecided = True, True, False
-        if self._reopened and lines:
+        if self._reopened and not lines and self._seen:
+            self.undecided = True
+        elif self._reopened and lines:
             lines = self._held = [*self._held, *lines]
             skip = overlap(self._seen, [line.text for line in lines])
             if skip is None and len(lines) < LINES_ASKED_AGAIN and message.ByteSize() >= MORE_TO_COME:

@@ -385,3 +385,13 @@ def test_no_message_is_too_large_for_a_client_as_it_comes(tmp_path: Path) -> Non
             )
 
     run(play())
+
+
+def test_a_follower_of_a_quiet_instance_hears_at_once_that_it_follows(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stream = h.stub().TailLogs(pb.TailLogsRequest(instance_id="a", lines=0, follow=True))
+            assert await stream.read() == pb.TailLogsResponse()
+            stream.cancel()
+
+    run(play())

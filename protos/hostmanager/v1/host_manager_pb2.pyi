@@ -1898,7 +1898,9 @@ class TailLogsResponse(_message.Message):
 
     LINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]:
+        """Empty in the first message of a stream that follows, which comes at once."""
+
     def __init__(
         self,
         *,

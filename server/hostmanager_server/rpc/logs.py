@@ -48,6 +48,8 @@ class LogRpcs:
         else:
             batches = self._of_process(spec, lines, request.follow)
         with context.hub.watcher(peer, silence=math.inf):
+            if request.follow:  # a quiet instance's follower is to know, too, that it follows
+                yield pb.TailLogsResponse()
             async for batch in context.hub.until_closed(batches):
                 yield pb.TailLogsResponse(lines=batch)
 
