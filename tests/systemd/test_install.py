@@ -140,6 +140,8 @@ def test_without_the_right_to_write_it_says_what_to_do(site: Path) -> None:
         assert install(public, "--host", "lab1", "--print").exit_code == 0  # all is imported now
         os.seteuid(65534)
         try:
+            if not os.access(__file__, os.R_OK, effective_ids=True):
+                pytest.skip("the checkout is where only root may enter, so nobody else finds the program")
             result = install(public, "--host", "lab1", "--working-dir", "/", "--program", "/bin/sh")
         finally:
             os.seteuid(0)
