@@ -2,7 +2,7 @@
 #
 #   PYTHON       the interpreter the virtual environment is made with (default: the first that is new enough)
 #   VENV         where the virtual environment lives (default: .venv)
-#   WORKERS      how many tests run side by side (default: one for each core; 0 for none of that)
+#   WORKERS      how many tests run side by side, such as auto: one for each core (default: one after the other)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
 #   ROUNDS, SEED, AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
 
@@ -15,7 +15,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
-WORKERS ?= auto
+WORKERS ?= 0
 ROUNDS ?= 500
 DURATION ?= 1h
 SEED ?=
