@@ -96,6 +96,11 @@ class PrivateEngine:
         pid_file.unlink()
         self._process = None
 
+    def leave_behind(self, container: str) -> None:
+        """What is left of a container at times when dockerd is killed as it starts it: no start succeeds."""
+        tasks = self.directory / "exec/containerd/daemon/io.containerd.runtime.v2.task/moby"
+        (tasks / container).mkdir(parents=True)
+
     def freeze(self) -> None:
         """Stop dockerd from running at all: connections are accepted by the kernel, and nothing answers."""
         self._running.send_signal(signal.SIGSTOP)

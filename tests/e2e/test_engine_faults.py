@@ -190,6 +190,25 @@ def test_an_engine_that_is_killed_amid_a_start_ends_with_one_container_each(
         assert len(lab.ids(f"ocs-{name}")) == 1
 
 
+def test_what_an_engine_left_behind_as_it_died_is_in_the_way_of_one_start_only(
+    plain: PrivateEngine, plain_lab: Lab
+) -> None:
+    # What is left now and then by a dockerd that is killed amid a start, here for certain.
+    lab = plain_lab
+    lab.write({"ocs-a": {"depends_on": ["db"]}, "ocs-b": {}, "db": {}})
+    lab.project.compose("up", "--no-start")
+    (b,) = lab.ids("ocs-b")
+    stuck = [*lab.ids("ocs-a"), *lab.ids("db")]
+    for container in stuck:
+        plain.leave_behind(container)
+    lab.site.write([entry("a"), entry("b")])
+    daemon = lab.serve()
+    all_up(daemon, "a", "b", "db")
+    assert lab.life("ocs-b")[0] == b
+    assert {lab.life("ocs-a")[0], lab.life("db")[0]}.isdisjoint(stuck)
+    assert any("file exists" in e.message for e in daemon.events("a"))
+
+
 @pytest.fixture
 def other(plain_lab: Lab) -> Iterator[Daemon]:
     """The daemon of another host, on the same engine."""

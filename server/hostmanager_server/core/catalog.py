@@ -42,6 +42,20 @@ class Catalog:
                 found.setdefault(name, service)
         return found
 
+    def started_with(self, service: ServiceSpec) -> set[str]:
+        """The names of the services that compose starts with this one: itself, and what it depends on."""
+        siblings = {
+            name: s for p in self.projects if p.files == service.files for name, s in p.services.items()
+        }
+        found: set[str] = set()
+        queue = [service]
+        while queue:
+            each = queue.pop()
+            if each.service not in found:
+                found.add(each.service)
+                queue.extend(siblings[name] for name in each.depends_on if name in siblings)
+        return found
+
     @property
     def inactive(self) -> frozenset[str]:
         return frozenset().union(*(project.inactive for project in self.projects))

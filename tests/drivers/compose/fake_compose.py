@@ -133,6 +133,10 @@ class FakeEngine:
             replace(container, running=False, status="exited", exit_code=code, finished=now, pid=0)
         )  # fmt: skip
 
+    def die_starting(self, container: Container) -> None:
+        """What it leaves behind when it dies just then is in the way of this container for ever."""
+        self.put(replace(container, error=f"task {container.id}: already exists", exit_code=128))
+
     def remove(self, container: Container) -> None:
         if self.containers[container.id].running:
             self.end(container, 0)
@@ -205,7 +209,8 @@ class FakeCompose(Calls):
         for name in call.names[:count]:
             if call.verb == "rm":
                 for container in self._engine.of(name):
-                    self._engine.remove(container)
+                    if "--stop" in call.options or not container.running:
+                        self._engine.remove(container)
             else:
                 error = self._up(wanted[name], "--no-recreate" not in call.options) or error
         return error
@@ -232,7 +237,7 @@ class FakeCompose(Calls):
         for container in engine.of(wanted.service):
             if container.running:
                 continue
-            if wanted.service in self.unstartable:
+            if wanted.service in self.unstartable or container.unstartable:
                 return f"cannot start {wanted.service}"
             engine.run(container)
             if wanted.service in self.codes:

@@ -78,6 +78,30 @@ def test_one_that_waits_for_its_restart_does_not_run() -> None:
     assert (waiting.running, waiting.status, waiting.exit_code) == (False, "restarting", 1)
 
 
+LEFTOVERS = [
+    "task 4cbe: already exists",
+    "failed to create task for container: failed to start shim: mkdir /run/containerd/moby/4cbe: file exists",
+]
+
+
+@pytest.mark.parametrize("error", LEFTOVERS)
+def test_one_that_a_leftover_of_its_own_keeps_from_starting_is_unstartable(error: str) -> None:
+    assert container({"Status": "created", "ExitCode": 128, "Error": error}).unstartable
+    assert not container(RUNNING | {"Error": error}).unstartable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "",
+        "failed programming connectivity on endpoint (4cbe): Bind for 0.0.0.0:80: port is already allocated",
+        "error mounting /data to rootfs: mkdir /data: file exists",
+    ],
+)
+def test_one_that_may_start_next_time_is_not_unstartable(error: str) -> None:
+    assert not container({"Status": "exited", "ExitCode": 128, "Error": error}).unstartable
+
+
 def test_a_paused_container_runs() -> None:
     paused = container(RUNNING | {"Status": "paused", "Paused": True})
     assert (paused.running, paused.status) == (True, "paused")

@@ -345,6 +345,55 @@ def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> N
     assert len(desk.engine.running("a")) == 3
 
 
+def test_a_container_that_the_engine_cannot_start_any_more_is_made_anew() -> None:
+    desk = Desk(*services("ab"))
+    for each in desk.reader.services.values():
+        desk.engine.create(each, 1)
+    desk.engine.die_starting(desk.engine.of("a")[0])
+    (b,) = desk.engine.of("b")
+    desk.settle()
+    desk.launch("a", "b")
+    desk.finish_all()
+    assert desk.compose.log == ["rm a", "up a b"]
+    assert desk.told("a") == desk.told("b") == ["Started", "Ready"]
+    assert [each.id for each in desk.engine.of("b")] == [b.id]
+
+
+def test_a_replica_that_the_engine_cannot_start_any_more_is_made_anew_and_the_others_left_alone() -> None:
+    desk = Desk(service("a", replicas=3))
+    desk.up("a")
+    victim, *others = desk.engine.running("a")
+    desk.engine.end(victim, 9)
+    desk.engine.die_starting(desk.engine.containers[victim.id])
+    desk.settle()
+    desk.mend("a")
+    desk.finish_all()
+    assert desk.compose.log == ["rm a", "up a"]
+    assert desk.told("a") == ["Degraded", "Ready"]
+    assert {each.id for each in others} < {each.id for each in desk.engine.running("a")}
+
+
+def test_what_a_service_depends_on_is_made_anew_when_the_engine_cannot_start_it_any_more() -> None:
+    desk = Desk(service("a", depends_on=("b",)), service("b", depends_on=("c",)), *services("cd"))
+    for name in "cd":
+        desk.engine.die_starting(desk.engine.create(desk.reader.services[name], 1))
+    desk.settle()
+    desk.launch("a")
+    desk.finish_all()
+    assert desk.compose.log == ["rm c", "up a"]  # d is none of its business
+
+
+def test_a_start_that_is_withdrawn_clears_nothing() -> None:
+    desk = Desk(*services("a"))
+    desk.engine.die_starting(desk.engine.create(desk.reader.services["a"], 1))
+    desk.settle()
+    desk.launch("a")
+    desk.stop("a")
+    desk.finish_all()
+    assert desk.compose.log == []
+    assert desk.told("a") == ["StartFailed"]
+
+
 @pytest.mark.parametrize("db_runs", [False, True])
 def test_a_start_starts_what_the_service_depends_on_and_makes_nothing_anew(db_runs: bool) -> None:
     desk = Desk(service("a", depends_on=("db",)), service("db"))

@@ -193,6 +193,13 @@ class ServicesMachine(RuleBasedStateMachine):
     def engine_comes_back(self) -> None:
         self.there.come_back()
 
+    @rule(who=names)
+    def engine_dies_starting(self, who: str) -> None:
+        for container in self.there.of(who):
+            if not container.running:
+                self.there.leave()
+                self.there.die_starting(container)
+
     @rule(there=st.booleans())
     def image(self, there: bool) -> None:
         self.there.images = {IMAGE: "sha256:1"} if there else {}
@@ -206,7 +213,7 @@ class ServicesMachine(RuleBasedStateMachine):
         if IMAGE in self.there.images:
             wanted = self.reader.services.get(who) or service(who)
             container = next(iter(self.there.of(who)), None) or self.there.create(wanted, 1)
-            if not container.running:
+            if not container.running and not container.unstartable:
                 self.there.run(self.there.containers[container.id])
 
     # --- what always holds

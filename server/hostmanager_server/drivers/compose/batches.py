@@ -15,6 +15,7 @@ class Work(Enum):
 
     UP = "up"
     MEND = "mend"  # start what is missing of services that run in part, and leave the rest alone
+    CLEAR = "clear"  # remove what does not run, as the engine cannot start it again; a start follows
     REMOVE = "remove"
 
 
@@ -51,7 +52,7 @@ class Batches:
     def withdraw(self, run: RunKey) -> bool:
         """Do not start this run. Whether it had been asked for and was not begun."""
         withdrawn = False
-        for work in (Work.UP, Work.MEND):
+        for work in (Work.CLEAR, Work.UP, Work.MEND):
             if self._asked[work].get(run.instance_id) == run:
                 del self._asked[work][run.instance_id]
                 withdrawn = True
@@ -64,8 +65,9 @@ class Batches:
 
     def next(self) -> Batch | None:
         """What the next call is to do; None: nothing."""
-        if runs := self._take(Work.REMOVE):
-            return Batch(Work.REMOVE, runs)
+        for work in (Work.REMOVE, Work.CLEAR):
+            if runs := self._take(work):
+                return Batch(work, runs)
         while self._halves:
             batch = self._halves.popleft()
             if batch:

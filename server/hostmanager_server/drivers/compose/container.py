@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ _ONEOFF_LABEL = "com.docker.compose.oneoff"
 _HASH_LABEL = "com.docker.compose.config-hash"
 _FILES_LABEL = "com.docker.compose.project.config_files"
 _DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+_EXISTS_ALREADY = re.compile(r"(already|file) exists")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,14 @@ class Container:
     pid: int  # of its main process, as the host numbers it; 0 when it does not run
     health: str  # starting, healthy, unhealthy; empty when it has no health check
     tty: bool  # its output is one stream
+    error: str = ""  # why the engine could not start it when it last tried
+
+    @property
+    def unstartable(self) -> bool:
+        """Only a container made anew, under another id, will run. What an engine left behind that died while
+        it started this one is in its way for good: a task of containerd, or the directory of one (seen of
+        dockerd 20.10 killed during `up`; moby issue 50040)."""
+        return not self.running and self.id in self.error and bool(_EXISTS_ALREADY.search(self.error))
 
     @property
     def restarting(self) -> bool:
@@ -84,6 +94,7 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
         pid=int(state.get("Pid") or 0) if running else 0,
         health=_health(state) if running else "",
         tty=bool(config.get("Tty")),
+        error=state.get("Error") or "",
     )
 
 

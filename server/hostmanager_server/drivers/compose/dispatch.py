@@ -136,7 +136,7 @@ class Dispatcher:
         if batch.work is Work.REMOVE:
             for service in services:
                 service.stop_ended(error)
-        else:
+        elif batch.work is not Work.CLEAR:  # what came of that the start will tell, which comes next
             self._launches_ended(queue, batch, services, error)
         self._call_next(queue)
 

@@ -116,6 +116,8 @@ class ComposeDriver:
         else:
             work = Work.MEND if service.run == run else Work.UP
             service.launched(run)
+            if self._in_the_way(service.wanted):
+                self._dispatcher.ask(Work.CLEAR, service)
             self._dispatcher.ask(work, service)
 
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
@@ -249,6 +251,9 @@ class ComposeDriver:
         names = [each.service for each in wanted]
         if work is Work.REMOVE:
             args = ["rm", "--stop", "--force", *names]
+        elif work is Work.CLEAR:
+            stuck = set().union(*(self._in_the_way(each) for each in wanted))
+            args = ["rm", "--force", *(sorted(stuck) or names)]  # with no name it would be the whole project
         else:
             options = ["--detach"]
             # Compose would make anew what runs and what these depend on, had its definition changed. (With
@@ -257,6 +262,11 @@ class ComposeDriver:
                 options.append("--no-recreate")
             args = ["up", *options, *names]
         return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
+
+    def _in_the_way(self, wanted: ServiceSpec) -> set[str]:
+        """The services, itself or what it depends on, with a container that must go before it can start."""
+        names = self._catalog.started_with(wanted)
+        return {n for n in names if any(c.unstartable for c in self._of((wanted.project, n)))}
 
     def _leftover_differs(self, service: Service) -> bool:
         """Whether a container that has ended is to be made anew rather than started again."""
