@@ -30,6 +30,7 @@ from hostmanager_server.drivers.base import Driver, Timer
 from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
+from hostmanager_server.drivers.identity import read_stat
 from hostmanager_server.drivers.process import Output, ProcessDriver
 
 from tests.docker_engine import MakeProject
@@ -204,6 +205,7 @@ class RealHarness:
         self.cgroup = cgroup  # where the runs get groups; None: they get none
         self.poller = EpollPoller()
         self.events: list[DriverEvent] = []
+        self._seen: dict[str, dict[int, int]] = {}  # by instance id, pids and their start times
         self.driver: ProcessDriver = self._new_driver()
 
     def _new_driver(self) -> ProcessDriver:
@@ -267,8 +269,13 @@ class RealHarness:
         self.poller.wait_for(condition)
 
     def alive(self, instance_id: str) -> bool:
-        return bool(
-            marked(f"HOSTMANAGER_TEST={self.directory}\0", f"HOSTMANAGER_INSTANCE_ID={instance_id}\0")
+        found = marked(f"HOSTMANAGER_TEST={self.directory}\0", f"HOSTMANAGER_INSTANCE_ID={instance_id}\0")
+        seen = self._seen.setdefault(instance_id, {})
+        seen.update((pid, stat.start) for pid in found if (stat := read_stat(pid)) is not None)
+        # In the middle of its exit a process has no environment any more, and is not dead yet.
+        return any(
+            (stat := read_stat(pid)) is not None and stat.alive and stat.start == start
+            for pid, start in seen.items()
         )
 
     def crash(self, instance_id: str) -> None:
@@ -299,7 +306,9 @@ class RealHarness:
                 os.kill(process, signal.SIGKILL)
         for event in self.events:
             if isinstance(event, Started):
-                with contextlib.suppress(ChildProcessError):
+                with contextlib.suppress(ChildProcessError):  # reaped, so the pid may be anybody's
+                    os.waitid(os.P_PID, event.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    os.kill(event.pid, signal.SIGKILL)  # in the middle of an exec it shows no environment
                     os.waitpid(event.pid, 0)
         self.poller.close()
 

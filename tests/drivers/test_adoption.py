@@ -58,8 +58,8 @@ def post(event):
     if isinstance(event, Started):
         print(event.pid, flush=True)
 
-driver = ProcessDriver(Poller(), post, Path(state), Output(), "first", print,
-                       Groups(sys.argv[4] or None))
+driver = ProcessDriver(Poller(), post, Path(state), Output(), os.urandom(8).hex(),
+                       print, Groups(sys.argv[4] or None))
 driver.launch(RunKey("a", 1), InstanceSpec("a", "Test", process=ProcessSpec(tuple(argv))))
 die()
 """
@@ -142,10 +142,10 @@ def test_a_run_that_ended_meanwhile_is_told_of_as_one_that_ended(real: RealHarne
     real.settle("a")
     real.wait_for(lambda: not real.alive("a"))
     (adopted,) = real.driver.adopt({})
-    real.wait_for(lambda: adopted.gone or gone(real))  # at once, if the process table was at rest
-    assert (adopted.run, adopted.pid) == (A, pid)
+    assert (adopted.run, adopted.pid, adopted.gone) == (A, pid, True)
     assert adopted.ended in (ExitStatus(), ExitStatus(code=0))  # known as long as nobody has reaped it
     assert not record(real).exists()
+    assert real.events == []
 
 
 def launch_steady(real: RealHarness) -> int:
@@ -172,9 +172,9 @@ def test_a_process_that_is_not_the_recorded_one_is_neither_adopted_nor_signalled
         for one in adopted:
             real.driver.stop(one.run, signal.SIGKILL, whole_tree=True)
         # Another boot's record is void; of this boot, its process has ended.
-        assert [one.ended for one in adopted] == [ExitStatus()] * (field != "boot_id")
-        real.wait_for(lambda: not record(real).exists())
+        assert [(one.ended, one.gone) for one in adopted] == [(ExitStatus(), True)] * (field != "boot_id")
         assert bystander.poll() is None
+        assert not record(real).exists()
     finally:
         bystander.kill()
         bystander.wait()
@@ -276,7 +276,7 @@ def test_what_an_adopted_agent_left_behind_is_its_own_also_when_another_ended_un
     real.successor()
     real.crash("b")
     real.wait_for(lambda: not runs(real.pid("b")))
-    assert "a" in [one.run.instance_id for one in real.driver.adopt({}) if not one.gone]
+    assert sorted(one.run.instance_id for one in real.driver.adopt({}) if not one.gone) == ["a"]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
-    real.wait_for(lambda: any(isinstance(event, Gone) and event.run == A for event in real.events))
+    real.wait_for(lambda: gone(real))
     assert not real.alive("a")

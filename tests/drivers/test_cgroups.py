@@ -15,7 +15,7 @@ from hostmanager_server.drivers.identity import read_stat
 from hostmanager_server.drivers.records import Record
 
 from tests.cgroups import escape, groups_in, processes_in
-from tests.drivers.test_adoption import daemon_that_dies, gone, record, rewrite
+from tests.drivers.test_adoption import daemon_that_dies, record, rewrite
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness
@@ -114,11 +114,10 @@ def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: RealHarne
     grouped.driver.launch(A, grouped.command("a", "sleep", "1000"))
     grouped.driver.disown()
     grouped.crash("a")
-    grouped.wait_for(lambda: not processes_in(cgroup))
+    grouped.wait_for(lambda: not runs(grouped.pid("a")) and not processes_in(cgroup))
     assert len(groups(cgroup)) == 2
     grouped.successor()
-    (adopted,) = grouped.driver.adopt({})
-    grouped.wait_for(lambda: adopted.gone or gone(grouped))
+    assert [one.gone for one in grouped.driver.adopt({})] == [True]
     assert groups(cgroup) == []
 
 
