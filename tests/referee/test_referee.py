@@ -75,5 +75,5 @@ def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_pa
             play()
     finally:
         match.close()
-    # The one that nobody recorded lives beside its replacement; or is seen before that, while `down` is shown.
+    # The one that nobody recorded lives beside its replacement; or before that, while `down` is shown.
     assert found.value.invariant in (Invariant.I1, Invariant.I8)
