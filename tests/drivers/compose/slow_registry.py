@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import threading
 from http import HTTPStatus
 
@@ -20,24 +21,27 @@ def _digest(blob: bytes) -> str:
 _CONFIG = json.dumps(
     {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [_digest(b"")]}}
 ).encode()
-_MANIFEST_OF_ALL = json.dumps(
-    {
-        "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.docker.container.image.v1+json",
-            "size": len(_CONFIG),
-            "digest": _digest(_CONFIG),
-        },
-        "layers": [
-            {
-                "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                "size": _LAYER_SIZE,
-                "digest": _digest(b"whatever it is, it never comes"),
-            }
-        ],
-    }
-).encode()
+
+
+def _manifest(layer: str) -> bytes:
+    return json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "size": len(_CONFIG),
+                "digest": _digest(_CONFIG),
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                    "size": _LAYER_SIZE,
+                    "digest": layer,
+                }
+            ],
+        }
+    ).encode()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -50,9 +54,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if server.wants_password and not self._authorized(server):
             return
         if "/manifests/" in self.path and not server.wants_password:
-            self._begin(len(_MANIFEST_OF_ALL), _MANIFEST, _digest(_MANIFEST_OF_ALL))
+            self._begin(len(server.manifest), _MANIFEST, _digest(server.manifest))
             if self.command == "GET":
-                self.wfile.write(_MANIFEST_OF_ALL)
+                self.wfile.write(server.manifest)
         elif self.path.endswith(_digest(_CONFIG)):
             self._begin(len(_CONFIG), "application/octet-stream", _digest(_CONFIG))
             self.wfile.write(_CONFIG)
@@ -97,6 +101,8 @@ class SlowRegistry(http.server.ThreadingHTTPServer):
     def __init__(self, *, wants_password: bool) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.wants_password = wants_password
+        # Of its own: an engine that gets a layer from one registry asks no other for it meanwhile.
+        self.manifest = _manifest(_digest(os.urandom(16)))
         self.credentials = ""
         self.asked = threading.Event()
         self._done = threading.Event()
