@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +24,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_server.core.history import History
-from hostmanager_server.core.manager import Manager, ManagerState, Problem
+from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
@@ -41,42 +39,10 @@ from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import CallSoon, Supervisor, UpgradeError, now
 
+from tests.in_memory import MemoryJournal, ReadConfig
+
 T = TypeVar("T")
 PATIENCE = 60.0  # s, for what takes milliseconds on a quiet machine
-
-
-@dataclass(frozen=True, slots=True)
-class ReadConfig:
-    """A site config as it was read."""
-
-    spec: HostSpec | None
-    problems: tuple[Problem, ...] = ()
-    file: str = "site.yaml"
-    host: str = "host"
-
-    @property
-    def ok(self) -> bool:
-        return self.spec is not None
-
-
-class MemoryJournal:
-    """Says at once that everything is on disk."""
-
-    def save(
-        self,
-        *,
-        manager: ManagerState | None = None,
-        targets: Mapping[str, Target] = MappingProxyType({}),
-        histories: Mapping[str, History] = MappingProxyType({}),
-        forget: Sequence[str] = (),
-        forget_histories: Sequence[str] = (),
-    ) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    def listen(self, told: Callable[[str], None]) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Tar
 from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.rpc.status import StatusRpcs
 
-from tests.rpc.conftest import ReadConfig, View, down, house, refused, run, spec, until, up
+from tests.in_memory import ReadConfig
+from tests.rpc.conftest import View, down, house, refused, run, spec, until, up
 
 BROKEN = ReadConfig(None, (Problem(Severity.ERROR, "unknown manage 'maybe'", "site.yaml", 3, 5),))
 CODE = grpc.StatusCode

@@ -17,7 +17,8 @@ from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import HostSpec, ProcessSpec
 from hostmanager_server.rpc.server import Limits
 
-from tests.rpc.conftest import ReadConfig, View, down, house, refused, run, spec, until, up
+from tests.in_memory import ReadConfig
+from tests.rpc.conftest import View, down, house, refused, run, spec, until, up
 
 CODE = grpc.StatusCode
 Snapshot = pb.StatusSnapshot

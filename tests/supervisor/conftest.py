@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import pytest
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import Manager as ManagerView
-from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.model import Instance
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec, Target
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost, FakePoller
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.engine import Engine
@@ -22,49 +19,7 @@ from hostmanager_server.supervisor.manager import Manager
 from hostmanager_server.supervisor.memory import Left
 from hostmanager_server.supervisor.requests import Accepted
 
-
-@dataclass(frozen=True, slots=True)
-class ReadConfig:
-    """A site config as it was read."""
-
-    spec: HostSpec | None
-    problems: tuple[Problem, ...] = ()
-    file: str = "site.yaml"
-    host: str = "host"
-
-    @property
-    def ok(self) -> bool:
-        return self.spec is not None
-
-
-class MemoryJournal:
-    """Keeps everything for as long as the test lasts; says at once that it is on disk."""
-
-    def __init__(self) -> None:
-        self.targets: dict[str, Target] = {}
-        self.histories: dict[str, History] = {}
-
-    def save(
-        self,
-        *,
-        manager: ManagerState | None = None,
-        targets: Mapping[str, Target] = MappingProxyType({}),
-        histories: Mapping[str, History] = MappingProxyType({}),
-        forget: Sequence[str] = (),
-        forget_histories: Sequence[str] = (),
-    ) -> Future[None]:
-        self.targets |= targets
-        self.histories |= histories
-        for instance_id in forget:
-            self.targets.pop(instance_id, None)
-        for instance_id in forget_histories:
-            self.histories.pop(instance_id, None)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    def listen(self, told: Callable[[str], None]) -> None:
-        pass
+from tests.in_memory import MemoryJournal, ReadConfig
 
 
 def spec(instance_id: str, agent_class: str = "Agent", **changes: object) -> InstanceSpec:

@@ -16,7 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.supervisor.conftest import Bench, ReadConfig, spec
+from tests.in_memory import ReadConfig
+from tests.supervisor.conftest import Bench, spec
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import MappingProxyType
 
 import pytest
 from hostmanager_server.core.events import ExitStatus, Instant
@@ -15,6 +13,7 @@ from hostmanager_server.core.model import Exit, Instance, new_instance
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.supervisor.memory import Left, Memory
 
+from tests.in_memory import MemoryJournal
 from tests.supervisor.conftest import spec
 
 RUNNING = ManagerState.RUNNING
@@ -22,29 +21,16 @@ NOW = Instant(100.0, 1e9)
 EXIT = Exit(ExitStatus(code=1), NOW, False, "ended with code 1")
 
 
-class SlowJournal:
-    """Stores when the test says so."""
+class SlowJournal(MemoryJournal):
+    """Has stored when the test says so."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.saves: list[Future[None]] = []
-        self.histories: dict[str, History | None] = {}
 
-    def save(
-        self,
-        *,
-        manager: ManagerState | None = None,
-        targets: Mapping[str, Target] = MappingProxyType({}),
-        histories: Mapping[str, History] = MappingProxyType({}),
-        forget: Sequence[str] = (),
-        forget_histories: Sequence[str] = (),
-    ) -> Future[None]:
+    def _written(self) -> Future[None]:
         self.saves.append(Future())
-        self.histories.update(histories)
-        self.histories.update(dict.fromkeys(forget_histories))
         return self.saves[-1]
-
-    def listen(self, told: Callable[[str], None]) -> None:
-        pass
 
 
 @pytest.fixture
@@ -100,12 +86,13 @@ def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
 
 
 def test_the_history_of_what_is_gone_is_forgotten(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left(histories={"gone": History("Agent", Management.HOST, finished=True)}))
+    journal.histories = {"gone": History("Agent", Management.HOST, finished=True)}
+    memory = Memory(journal, Left(histories=dict(journal.histories)))
     memory.to_restore(tracked())
     memory.save(RUNNING, tracked(last_exit=EXIT), ["a"])
-    assert journal.histories["gone"] is None
+    assert list(journal.histories) == ["a"]
     memory.save(RUNNING, {}, ["a"])
-    assert journal.histories["a"] is None
+    assert journal.histories == {}
 
 
 def test_what_is_brought_down_at_the_end_is_not_remembered_as_asked_for(journal: SlowJournal) -> None:

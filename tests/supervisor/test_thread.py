@@ -23,7 +23,8 @@ from hostmanager_server.supervisor import (
     WrongStateError,
 )
 
-from tests.supervisor.conftest import MemoryJournal, ReadConfig, spec
+from tests.in_memory import MemoryJournal, ReadConfig
+from tests.supervisor.conftest import spec
 
 PATIENCE = 30.0
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.drivers.compose.fake_compose import IMAGE, FakeCompose, FakeEngine, FakeReader, service
-from tests.supervisor.conftest import MemoryJournal, ReadConfig
+from tests.in_memory import MemoryJournal, ReadConfig
 
 NAMES = ("a", "b", "c")
 REPLICAS = {"a": 1, "b": 1, "c": 2}
