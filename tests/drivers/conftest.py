@@ -26,12 +26,12 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
-from hostmanager_server.drivers.base import Driver, Timer
+from hostmanager_server.drivers.base import Driver, Output, Timer
 from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
 from hostmanager_server.drivers.identity import read_stat
-from hostmanager_server.drivers.process import Output, ProcessDriver
+from hostmanager_server.drivers.process import ProcessDriver
 
 from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness

@@ -25,7 +25,8 @@ from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.drivers.forest import Forest
 from hostmanager_server.drivers.gate import Gate
 from hostmanager_server.drivers.identity import Identity
-from hostmanager_server.drivers.process import ProcessDriver, _Run
+from hostmanager_server.drivers.launcher import Launched, Launcher
+from hostmanager_server.drivers.process import ProcessDriver
 from hostmanager_server.drivers.records import Draft
 from hostmanager_server.drivers.tree import Tree
 from hostmanager_server.journal.journal import Journal
@@ -35,12 +36,12 @@ from hostmanager_server.rpc.watch import WatchRpcs
 from hostmanager_server.store import Changes
 
 
-class NaiveDriver(ProcessDriver):
+class NaiveLauncher(Launcher):
     """Starts the agent, and writes down that it did so after. Most supervisors do that."""
 
     def _pass_gate(
         self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
-    ) -> _Run:
+    ) -> Launched:
         child.release()
         open_gate = Gate(child.pid, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         try:
@@ -136,7 +137,7 @@ class Mutant(Enum):
 
 # Where the daemon gets what is replaced from.
 _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
-    Mutant.NAIVE: (app, "ProcessDriver", NaiveDriver),
+    Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
     Mutant.FORGETFUL: (app, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (app, "Journal", HastyJournal),
     Mutant.BLIND: (process_driver, "Forest", BlindForest),

@@ -9,7 +9,7 @@ from typing import Protocol
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Instant, RunKey
 from hostmanager_server.core.service import Survey
-from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
 
 Post = Callable[[DriverEvent], None]
 
@@ -112,3 +112,19 @@ class ServiceListener(Protocol):
 
     def files_changed(self) -> None:
         """A compose file, or a file that one of them reads, was changed: load the catalog anew."""
+
+
+class Output(Protocol):
+    """Where agents write to."""
+
+    def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
+        """An append-mode, close-on-exec descriptor of the instance's output file, for the caller to close.
+
+        Raises OSError.
+        """
+
+    def forget(self, instance_id: str, policy: LogPolicy) -> None:
+        """Look after the output file no longer: the instance is not managed any more."""
+
+    def resume(self, instance_id: str, policy: LogPolicy) -> None:
+        """Look after the output file of a process that an earlier daemon started. Returns at once."""

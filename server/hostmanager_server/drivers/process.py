@@ -4,51 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
-from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
+from hostmanager_server.core.spec import InstanceSpec
 from hostmanager_server.failpoints import Point, reached
 
 from . import command, gate, identity
-from .base import Adopted, Poller, Post
+from .base import Adopted, Output, Poller, Post
 from .cgroup import Groups
-from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from .command import CommandError
 from .descriptor_store import DescriptorStore
 from .forest import Forest
-from .gate import Gate
 from .identity import Identity
+from .launcher import Launcher
 from .leader import GATE_ENDS, find_leader, status_of_ended, take_note
 from .leftovers import reap_when_ended
-from .limits import LimitError, apply_limits
+from .limits import LimitError
 from .probe import CallSoon, Prober
-from .records import Draft, Record, Records, file_name
+from .records import Record, Records
 from .tree import Tree
 
 _log = logging.getLogger(__name__)
-
-
-class Output(Protocol):
-    """Where agents write to."""
-
-    def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
-        """An append-mode, close-on-exec descriptor of the instance's output file, for the caller to close.
-
-        Raises OSError.
-        """
-
-    def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Look after the output file no longer: the instance is not managed any more."""
-
-    def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Look after the output file of a process that an earlier daemon started. Returns at once."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,9 +45,8 @@ class _Run:
 class ProcessDriver:
     """Runs agents as processes of this host; see `Driver` for the contract.
 
-    `state_dir` gets the runtime records. `epoch` must be different for each daemon: with a count it makes the
-    markers by which the processes of a run are known. `call_soon` runs a callable on the supervisor thread,
-    and may be called from any thread. `groups` makes the cgroups of runs.
+    `state_dir` gets the runtime records. `epoch` must be another for each daemon. `call_soon` runs what it is
+    given on the supervisor thread, and may be called from any. `groups` makes the cgroups of runs.
     """
 
     def __init__(
@@ -76,14 +57,15 @@ class ProcessDriver:
         self._poller = poller
         self._post = post
         self._output = output
-        self._epoch = epoch
-        self._count = itertools.count(1)
         self._inherited = command.inherited_environment(os.environ)
         self._groups = groups
         self._records = Records(state_dir / "runs")
         self._forest = Forest(poller, self._records)
         self._prober = Prober(call_soon, poller)
         self._store = store or DescriptorStore(None, {})
+        self._launcher = Launcher(
+            output, self._records, groups, self._store, epoch, self._inherited, poller.now
+        )
         self._runs: dict[str, _Run] = {}
 
     def follow(self, spec: InstanceSpec) -> None:
@@ -102,7 +84,7 @@ class ProcessDriver:
             if run.instance_id in self._runs:
                 raise CommandError("its last run is still there; stop that first")
             to_probe = command.prepare_probe(spec, spec.process, self._inherited)
-            started = self._start(run, spec, spec.process)
+            launched = self._launcher.launch(run, spec, spec.process)
         except (CommandError, LimitError) as error:
             self._start_failed(run, str(error))
         except OSError as error:
@@ -110,6 +92,7 @@ class ProcessDriver:
         except ValueError as error:  # what a system call cannot take, such as a NUL byte
             self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
         else:
+            started = _Run(run, launched.identity, launched.tree, launched.pidfd)
             self._runs[run.instance_id] = started
             try:
                 self._follow(started)
@@ -183,67 +166,6 @@ class ProcessDriver:
         self._groups.close()
         self._prober.close()
         self._store.close()
-
-    def _start(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> _Run:
-        prepared = command.prepare(process, process.argv, self._inherited)
-        token = f"{self._epoch}.{next(self._count)}"
-        prepared.env.update({RUN_MARKER: token, INSTANCE_MARKER: run.instance_id})
-        with contextlib.ExitStack() as stack:
-            try:
-                output = self._output.open_for_append(run.instance_id, spec.log)
-            except PermissionError as error:
-                raise CommandError(
-                    f"its log '{error.filename}' cannot be written: {error.strerror}; "
-                    "change 'log-dir' or its owner"
-                ) from error
-            stack.callback(os.close, output)
-            draft = self._records.draft(run.instance_id)
-            stack.callback(draft.close)
-            group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
-            path = None if group is None else group.path
-            try:
-                child = gate.spawn(
-                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, path
-                )
-                stack.callback(os.close, child.descriptor)
-                tree = Tree(token.encode(), child.pid, child.pid, group)
-                return self._pass_gate(run, tree, spec, process, draft, child)
-            except BaseException:
-                self._groups.drop(group)
-                raise
-
-    def _pass_gate(
-        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
-    ) -> _Run:
-        """Records the child and lets it become the agent. When that fails, nothing of it is left."""
-        pidfd = None
-        try:
-            pidfd = os.pidfd_open(child.pid)
-            reached(Point.SPAWNED)
-            who = identity.identify(child.pid, pidfd)
-            if who is None:
-                raise CommandError("its process vanished; somebody else reaps the daemon's children")
-            now, token = self._poller.now(), tree.token.decode()
-            ready = spec.ready is None
-            draft.commit(
-                Record(run, token, who, now, process, spec.agent_class, ready=ready, group=tree.group)
-            )
-            apply_limits(child.pid, process.limits)
-            reached(Point.RECORDED)
-        except BaseException:
-            # Unreaped, so the pid is still the child's.
-            os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            if pidfd is not None:
-                os.close(pidfd)
-            self._records.remove(run.instance_id)
-            raise
-        self._store.keep(token, pidfd)
-        child.release()
-        reached(Point.RELEASED)
-        with contextlib.suppress(OSError):
-            draft.mark_released()
-        return _Run(run, who, tree, pidfd)
 
     def _start_failed(self, run: RunKey, why: str) -> None:
         self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))

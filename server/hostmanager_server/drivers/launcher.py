@@ -1,0 +1,116 @@
+"""Starts the main process of a run, which becomes the agent once it is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.failpoints import Point, reached
+
+from . import command, gate, identity
+from .base import Output
+from .cgroup import Groups
+from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from .descriptor_store import DescriptorStore
+from .gate import Gate
+from .identity import Identity
+from .limits import apply_limits
+from .records import Draft, Record, Records, file_name
+from .tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A main process that was let go; `pidfd` is for the caller to close."""
+
+    identity: Identity
+    tree: Tree
+    pidfd: int
+
+
+class Launcher:
+    """Launches through the gate: whenever the daemon dies, a process is recorded or leaves by itself.
+
+    `epoch` must be different for each daemon: with a count it makes the markers of runs.
+    """
+
+    def __init__(
+        self, output: Output, records: Records, groups: Groups, store: DescriptorStore, epoch: str,
+        inherited: Mapping[str, str], now: Callable[[], Instant],
+    ) -> None:  # fmt: skip
+        self._output = output
+        self._records = records
+        self._groups = groups
+        self._store = store
+        self._epoch = epoch
+        self._count = itertools.count(1)
+        self._inherited = inherited
+        self._now = now
+
+    def launch(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> Launched:
+        """Start it. Raises CommandError, LimitError, OSError, ValueError; nothing of it is left then."""
+        prepared = command.prepare(process, process.argv, self._inherited)
+        token = f"{self._epoch}.{next(self._count)}"
+        prepared.env.update({RUN_MARKER: token, INSTANCE_MARKER: run.instance_id})
+        with contextlib.ExitStack() as stack:
+            try:
+                output = self._output.open_for_append(run.instance_id, spec.log)
+            except PermissionError as error:
+                raise CommandError(
+                    f"its log '{error.filename}' cannot be written: {error.strerror}; "
+                    "change 'log-dir' or its owner"
+                ) from error
+            stack.callback(os.close, output)
+            draft = self._records.draft(run.instance_id)
+            stack.callback(draft.close)
+            group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
+            path = None if group is None else group.path
+            try:
+                child = gate.spawn(
+                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, path
+                )
+                stack.callback(os.close, child.descriptor)
+                tree = Tree(token.encode(), child.pid, child.pid, group)
+                return self._pass_gate(run, tree, spec, process, draft, child)
+            except BaseException:
+                self._groups.drop(group)
+                raise
+
+    def _pass_gate(
+        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+    ) -> Launched:
+        """Records the child and lets it become the agent. When that fails, nothing of it is left."""
+        pidfd = None
+        try:
+            pidfd = os.pidfd_open(child.pid)
+            reached(Point.SPAWNED)
+            who = identity.identify(child.pid, pidfd)
+            if who is None:
+                raise CommandError("its process vanished; somebody else reaps the daemon's children")
+            now, token = self._now(), tree.token.decode()
+            ready = spec.ready is None
+            draft.commit(
+                Record(run, token, who, now, process, spec.agent_class, ready=ready, group=tree.group)
+            )
+            apply_limits(child.pid, process.limits)
+            reached(Point.RECORDED)
+        except BaseException:
+            # Unreaped, so the pid is still the child's.
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            if pidfd is not None:
+                os.close(pidfd)
+            self._records.remove(run.instance_id)
+            raise
+        self._store.keep(token, pidfd)
+        child.release()
+        reached(Point.RELEASED)
+        with contextlib.suppress(OSError):
+            draft.mark_released()
+        return Launched(who, tree, pidfd)
