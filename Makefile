@@ -2,7 +2,7 @@
 #
 #   PYTHON       the interpreter the virtual environment is made with (default: the first that is new enough)
 #   VENV         where the virtual environment lives (default: .venv)
-#   WORKERS      how many tests run side by side, such as auto: one for each core (default: one after the other)
+#   WORKERS      how many tests run side by side, 0: one after the other (default: auto, one for each core, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
 #   ROUNDS, SEED, AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
 
@@ -15,7 +15,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
-WORKERS ?= 0
+WORKERS ?= auto
 ROUNDS ?= 500
 DURATION ?= 1h
 SEED ?=
@@ -35,7 +35,7 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --maxschedchunk 1 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1 $(PYTEST_ARGS)
 
 REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(AS),--user $(AS))
 
