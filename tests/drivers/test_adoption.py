@@ -47,6 +47,9 @@ if crash == "before release":
     gate.Gate.release = die
 elif crash == "before release, the gate frozen":
     gate.Gate.release = lambda self: die(os.kill(self.pid, signal.SIGSTOP))
+elif crash == "after release":
+    release = gate.Gate.release
+    gate.Gate.release = lambda self: (print(self.pid, flush=True), release(self), die())
 elif crash == "before record":
     spawn = gate.spawn
     def spawn_and_die(*arguments):
@@ -146,6 +149,17 @@ def test_a_run_that_ended_meanwhile_is_told_of_as_one_that_ended(real: RealHarne
     assert adopted.ended in (ExitStatus(), ExitStatus(code=0))  # known as long as nobody has reaped it
     assert not record(real).exists()
     assert real.events == []
+
+
+def test_a_run_whose_daemon_died_as_it_let_it_out_of_the_gate_is_told_of(real: RealHarness) -> None:
+    command = f"printf '' >&3 && exit 1; : > {real.settled('a')}; exec sleep 1000"
+    pid = int(daemon_that_dies(real, "sh", "-c", command, crash="after release"))
+    real.settle("a")  # so it has no descriptor left to write its record
+    os.kill(pid, signal.SIGKILL)
+    real.wait_for(lambda: not runs(pid))
+    (adopted,) = real.driver.adopt({})
+    assert (adopted.run, adopted.pid, adopted.gone) == (A, pid, True)
+    assert adopted.ended is not None
 
 
 def launch_steady(real: RealHarness) -> int:

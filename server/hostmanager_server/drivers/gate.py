@@ -16,9 +16,12 @@ from dataclasses import dataclass
 
 SHELL = "/bin/sh"
 
-# Reads the release from its standard input, which the agent then gets as /dev/null. `cd` exports OLDPWD,
-# which the agent was not given.
-SCRIPT = 'read -r HOSTMANAGER_GATE && cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
+# Reads the release from its standard input, which the agent then gets as /dev/null. It notes that in the
+# record, as the daemon does, which may die before it has. `cd` exports OLDPWD, which the agent was not given.
+SCRIPT = (
+    "read -r HOSTMANAGER_GATE || exit; { printf 1 >&3; } 2>/dev/null; exec 3>&-; "
+    'cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
+)
 
 # Moves the shell into the cgroup of this path; its status says whether that was allowed. A move waits until
 # all processors have passed through the scheduler: some 10 ms on an idle machine, next to nothing in a burst.
@@ -61,13 +64,14 @@ def spawn(
     env: Mapping[str, str],
     output: int,
     lock: int,
+    flag: int,
     group: str | None = None,
 ) -> Gate:
     """Starts a child that waits in the gate, in a session of its own.
 
     It gets `output` as stdout and stderr and `lock` under LOCK_DESCRIPTOR; every other descriptor must be
-    close-on-exec (`seal_descriptors`). It moves itself into the cgroup at `group`, where it can. Raises
-    OSError, or ValueError for a NUL byte.
+    close-on-exec (`seal_descriptors`). To `flag` it writes a 1 when it is released, and closes it. It moves
+    itself into the cgroup at `group`, where it can. Raises OSError, or ValueError for a NUL byte.
     """
     inherited_lock = min(LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
     words = _ARGV0 if group is None else (*_ARGV0_WITH_GROUP, group)
@@ -83,6 +87,7 @@ def spawn(
                 (os.POSIX_SPAWN_DUP2, output, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
                 (os.POSIX_SPAWN_DUP2, lock, inherited_lock),
+                (os.POSIX_SPAWN_DUP2, flag, 3),  # the last one, as any of the others may have that number
             ],
             setsid=True,
             setsigmask=(),

@@ -73,7 +73,7 @@ class Launcher:
             path = None if group is None else group.path
             try:
                 child = gate.spawn(
-                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, path
+                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, draft.flag, path
                 )
                 stack.callback(os.close, child.descriptor)
                 tree = Tree(token.encode(), child.pid, child.pid, group)
@@ -111,6 +111,7 @@ class Launcher:
         self._store.keep(token, pidfd)
         child.release()
         reached(Point.RELEASED)
+        # So does the gate; but it may take its time, and the next daemon must not take it for one in waiting.
         with contextlib.suppress(OSError):
             draft.mark_released()
         return Launched(who, tree, pidfd)

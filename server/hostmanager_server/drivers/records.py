@@ -2,7 +2,7 @@
 
 A record is also the run's lock: the agent inherits a descriptor of the file that holds an flock, and
 whoever of its tree keeps that open keeps the lock, however it hides otherwise. The descriptor is read-only:
-an agent cannot forge what the daemon will act upon.
+an agent cannot forge what the daemon will act upon. Only its gate may write: that it was released.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ def _process(fields: Any) -> ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A record that is not yet valid. `lock` is for the child to inherit; `close` both descriptors in the
-    end."""
+    """A record that is not yet valid. `lock` is for the child to inherit, and `flag` for its gate, to note
+    there that it was released; `close` both descriptors in the end."""
 
     lock: int
-    _file: int
+    flag: int  # of the file, its offset where that flag is
     _free: str
     _final: str
 
@@ -149,20 +149,21 @@ class Draft:
         It is not synced: what a power cut loses, the boot id would have voided.
         """
         data = record.to_json()
-        data += b" " * (os.fstat(self._file).st_size - len(data))  # over what stood there before
+        data += b" " * (os.fstat(self.flag).st_size - len(data))  # over what stood there before
+        at = 0
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            while at < len(data):
+                at += os.pwrite(self.flag, data[at:], at)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._free) from error
         os.rename(self._free, self._final)
 
     def mark_released(self) -> None:
         """Note in the valid record that the agent was let out of the gate. Raises OSError."""
-        os.pwrite(self._file, b"1", _RELEASED_AT)
+        os.pwrite(self.flag, b"1", _RELEASED_AT)
 
     def close(self) -> None:
-        os.close(self._file)
+        os.close(self.flag)
         os.close(self.lock)
 
 
@@ -297,6 +298,7 @@ def _free(final: str) -> str:
 def _open_draft(free: str, final: str) -> Draft:
     file = os.open(free, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        os.lseek(file, _RELEASED_AT, os.SEEK_SET)
         lock = os.open(free, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         os.close(file)
