@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
+from tests.referee import proc
 from tests.referee.daemons import listens, open_channel
 from tests.referee.ground import Ground
 from tests.referee.verdict import Invariant, Violation
@@ -62,7 +63,8 @@ class Watcher(threading.Thread, Generic[Message]):
                 continue
             try:
                 self._watch()
-            except grpc.RpcError:
+            except grpc.RpcError as error:
+                self._remember(" ".join(str(error).split())[:100])
                 self._over.wait(_AGAIN)
             except BaseException as error:
                 self.violation = error
@@ -89,6 +91,9 @@ class Watcher(threading.Thread, Generic[Message]):
         if self.violation is not None:
             raise self.violation
 
+    def _remember(self, what: object) -> None:
+        self.trace.append(f"{proc.now():.3f} connection {self.connections}: {what}")
+
     def evidence(self) -> tuple[str, ...]:
         return tuple(f"{self.name}: {line}" for line in self.trace)
 
@@ -105,7 +110,9 @@ class Watcher(threading.Thread, Generic[Message]):
                 if self._over.is_set() or not self._may_watch.is_set():
                     return
                 self.connections += 1
+                self._remember("asks")
                 self._read(stream)
+                self._remember("the daemon has nothing more to say")
             finally:
                 stream.cancel()
                 if timer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_every_stream_ends_with_unavailable_when_the_daemon_does(tmp_path: Path)
                 error = await refused(_drain(stream))
                 assert (error.code, error.reason) == (CODE.UNAVAILABLE, "SHUTTING_DOWN")
             assert h.watchers == 0
+
+    run(play())
+
+
+def test_whoever_is_sent_away_cannot_come_back_to_a_server_that_stops(tmp_path: Path) -> None:
+    # There a client of gRPC may be left waiting for ever, without an error.
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stream = h.stub().WatchStatus(pb.WatchStatusRequest())
+            await anext(aiter(stream))
+            assert "s" in os.listdir(tmp_path)
+            stopping = asyncio.create_task(h.server.stop())
+            await refused(_drain(stream))
+            assert "s" not in os.listdir(tmp_path)
+            await stopping
 
     run(play())
 

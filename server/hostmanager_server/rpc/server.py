@@ -146,7 +146,11 @@ class Server:
             await self._health.set(name, status)
 
     async def stop(self) -> None:
-        """End the streams, let calls finish, close."""
+        """End the streams, let calls finish, close. May be called again."""
+        # Before anybody is sent away: a client of gRPC (1.85) that comes back while a server stops may wait
+        # for ever, when the GOAWAY meets a connection that is being made.
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
         await self.set_serving(False)
         self._hub.close()
         # There are clients that drop what they wait for when they are told that the server goes away, Die's
@@ -155,10 +159,8 @@ class Server:
             await asyncio.wait_for(self._calls.wait_for_none(), STOP_GRACE)
             await asyncio.sleep(_ON_ITS_WAY)
         await self._server.stop(STOP_GRACE)
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
-        for fd in self._locks:
-            os.close(fd)
+        while self._locks:
+            os.close(self._locks.pop())
         await asyncio.sleep(0)  # let handlers that were cancelled run their `finally`
 
     def _prepare_socket(self, path: Path) -> None:
