@@ -12,6 +12,7 @@ from statistics import median
 from tests.referee import proc
 
 MIB = 2**20
+PROBES = "probes"  # the name of that thread
 POOL = min(32, (os.cpu_count() or 1) + 4)  # concurrent.futures.ThreadPoolExecutor, as asyncio makes it
 
 
@@ -50,12 +51,17 @@ class Holdings:
     threads: Counter[str]
 
     def beyond(self, baseline: Holdings) -> dict[str, int]:
-        """What it has more of than at the baseline, beside the workers of asyncio's pool: those bear the name
-        of the process, and as many as it may have stay once they were needed."""
+        """What it has more of than at the baseline, beside what is made when it is first needed, and stays: the
+        workers of asyncio's pool, which bear the name of the process, and the thread of the probes with its
+        eventpoll."""
         threads = self.threads - baseline.threads
+        descriptors = self.descriptors - baseline.descriptors
         if threads[self.name] <= POOL:
             del threads[self.name]
-        return dict((self.descriptors - baseline.descriptors) + threads)
+        if not baseline.threads[PROBES] and threads[PROBES] == 1:
+            del threads[PROBES]
+            descriptors -= Counter(eventpoll=1)
+        return dict(descriptors + threads)
 
 
 def holdings(pid: int) -> Holdings:
