@@ -51,8 +51,8 @@ class Holdings:
     threads: Counter[str]
 
     def beyond(self, baseline: Holdings) -> dict[str, int]:
-        """What it has more of than at the baseline, beside what is made when it is first needed, and stays: the
-        workers of asyncio's pool, which bear the name of the process, and the thread of the probes with its
+        """What it has more of than at the baseline, beside what is made when first needed and stays: the
+        workers of asyncio's pool, which bear the name of the process, and the thread of the probes, with an
         eventpoll."""
         threads = self.threads - baseline.threads
         descriptors = self.descriptors - baseline.descriptors
