@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started
+from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started, StartFailed
 from hostmanager_server.drivers import identity
 
 if TYPE_CHECKING:
@@ -227,6 +227,27 @@ def test_a_record_that_cannot_be_read_is_set_aside(
     assert not record(real).exists()
     assert record(real).with_suffix(".corrupt").read_text() == content
     assert str(record(real)) in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", '{"version": 99}'])
+def test_a_run_whose_record_cannot_be_read_gets_no_second_one_beside_it(
+    real: RealHarness, content: str
+) -> None:
+    pid = launch_steady(real)
+    record(real).write_text(content)
+    real.successor()
+    assert real.driver.adopt({}) == []
+    second = RunKey("a", 2)
+    real.driver.launch(second, real.command("a", "sleep", "1000"))
+    (failed,) = (event for event in real.events if isinstance(event, StartFailed))
+    assert str(record(real).with_suffix(".corrupt")) in failed.why
+    assert runs(pid)
+    os.kill(pid, signal.SIGKILL)
+    real.wait_for(lambda: not runs(pid))
+    real.driver.launch(second, real.command("a", "sleep", "1000"))
+    assert real.pid("a") != pid
+    real.driver.stop(second, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: gone(real))
 
 
 def test_a_corrupt_record_does_not_keep_others_from_being_adopted(real: RealHarness) -> None:

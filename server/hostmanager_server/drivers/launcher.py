@@ -55,6 +55,11 @@ class Launcher:
 
     def launch(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> Launched:
         """Start it. Raises CommandError, LimitError, OSError, ValueError; nothing of it is left then."""
+        if unreadable := self._records.unreadable(run.instance_id):
+            raise CommandError(
+                f"something of a run whose record cannot be read is alive; end it (fuser -k '{unreadable}'), "
+                "or have a daemon that can read it take it back"
+            )
         prepared = command.prepare(process, process.argv, self._inherited)
         token = f"{self._epoch}.{next(self._count)}"
         prepared.env.update({RUN_MARKER: token, INSTANCE_MARKER: run.instance_id})

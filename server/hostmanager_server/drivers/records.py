@@ -214,17 +214,13 @@ class Records:
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
         descriptors)."""
-        try:
-            descriptor = os.open(self._path(instance_id), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self._path(instance_id))
+
+    def unreadable(self, instance_id: str) -> str:
+        """The path of a record of the instance that was set aside, if anybody still holds its lock: something
+        of a run is alive of which nothing else is known. Empty when there is none. Raises OSError."""
+        aside = _aside(self._path(instance_id))
+        return aside if _is_locked(aside) else ""
 
     def file_of(self, instance_id: str) -> tuple[int, int] | None:
         """Device and inode of the instance's record, by which its open descriptors are known."""
@@ -312,8 +308,26 @@ def _open_draft(free: str, final: str) -> Draft:
     return draft
 
 
+def _is_locked(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _aside(final: str) -> str:
+    return final.removesuffix(".json") + ".corrupt"
+
+
 def _set_aside(path: str, why: Exception) -> None:
-    aside = path.removesuffix(".json") + ".corrupt"
+    aside = _aside(path)
     try:
         os.rename(path, aside)
     except OSError as error:
