@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -43,6 +44,7 @@ from tests.in_memory import MemoryJournal, ReadConfig
 
 T = TypeVar("T")
 PATIENCE = 60.0  # s, for what takes milliseconds on a quiet machine
+LONG_FOR_A_CLIENT = 0.2  # s, some hundred times what an answer takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ class FakePull:
         self.version += 1
         self.images[image.image] = image
         self.versions[image.image] = self.version
+        if over:
+            self.ended(list(self.images.values()))
         self.over = over
         for listener in self.listeners:
             listener()
-        if over:
-            self.ended(list(self.images.values()))
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         self.listeners.append(listener)
@@ -220,6 +222,10 @@ class House:
 
     def stub(self) -> pb_grpc.HostManagerServiceAsyncStub:
         return pb_grpc.HostManagerServiceStub(self.channel())
+
+    def keep_supervisor_busy(self) -> None:
+        """What waits for the supervisor comes later than what does not."""
+        self.supervisor.call_soon(lambda: time.sleep(LONG_FOR_A_CLIENT))
 
     def settled(self) -> bool:
         """Whether everything whose target is up is."""

@@ -25,12 +25,13 @@ def publish(h: House, *orphans: Orphan) -> None:
     h.store.publish([], manager=manager)
 
 
-def test_orphans_are_removed_and_the_status_shows_it_before_the_result(tmp_path: Path) -> None:
+def test_orphans_are_removed_and_status_and_events_show_it_before_the_result(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:
             publish(h, OLD, OTHER)
 
             def removal(container_id: str) -> None:
+                h.keep_supervisor_busy()
                 left = dict(h.store.snapshot().manager.orphans)
                 del left[container_id]
                 publish(h, *left.values())

@@ -168,6 +168,21 @@ def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
     run(play())
 
 
+def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            publish(h, service("x", "agent:2"))
+            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+            await call.read()
+            assert h.engine.pull is not None
+            h.keep_supervisor_busy()
+            h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+            await messages(call)
+            assert [e.note.reason for e in h.store.events_since(0).events][-1] == "PullEnded"
+
+    run(play())
+
+
 def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:

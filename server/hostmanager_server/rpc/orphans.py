@@ -78,14 +78,14 @@ class OrphanRpcs:
             told, severity = f"{who} was removed", Severity.INFO
         reason = "OrphanNotRemoved" if message else "OrphanRemoved"
         note = Note(Kind.REQUEST, reason, told, self._context.now(), severity=severity)
-        self._context.supervisor.note(note)
+        await asyncio.wrap_future(self._context.supervisor.note(note))
         return pb.OrphanRemoval(
             container_id=orphan.container_id, compose_file=orphan.compose_file, service=orphan.service,
             removed=not message, message=message,
         )  # fmt: skip
 
     async def _until_gone(self, container_ids: set[str]) -> None:
-        """Wait until the status shows what was done: who asks for it next is not to be told otherwise."""
+        """Wait until the status shows what was done: whoever asks for it next is not to be told otherwise."""
         store = self._context.store
         with suppress(TimeoutError), self._context.hub.own_watcher(math.inf) as watcher:
             async with asyncio.timeout(SEEN_WITHIN):

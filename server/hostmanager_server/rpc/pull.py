@@ -22,6 +22,7 @@ from hostmanager_server.store import Snapshot
 
 DEFAULT_PROGRESS_TIMEOUT = 60.0
 MIN_PROGRESS_TIMEOUT, MAX_PROGRESS_TIMEOUT = 1.0, 3600.0
+NOTED_WITHIN = 1.0  # s for the event log to show the end of a pull; longer only where nothing is supervised
 COALESCE = 0.1  # s between two messages to one client
 
 _STATES = {
@@ -76,12 +77,14 @@ class PullRpcs:
                 pull.leave()
 
     def _note_end(self, images: Sequence[ImageProgress]) -> None:
-        """Tell the event log: a pull may end when nobody follows it. On a thread of the pull's."""
+        """Tell the event log, and wait until it can be read there. On a thread of the pull's, as it may end
+        when nobody follows it."""
         severity = Severity.INFO
         if any(image.state is PullState.FAILED for image in images):
             severity = Severity.ERROR
         note = Note(Kind.REQUEST, "PullEnded", _outcome(images), self._context.now(), severity=severity)
-        self._context.supervisor.note(note)
+        with suppress(TimeoutError):
+            self._context.supervisor.note(note).result(NOTED_WITHIN)
 
     async def _follow(self, pull: Pull, joined: bool) -> AsyncIterator[pb.DockerPullResponse]:
         """What changes, COALESCE s apart at least, and a heartbeat when nothing does; the result at last."""

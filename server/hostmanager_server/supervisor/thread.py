@@ -61,6 +61,7 @@ class Supervisor:
         self._loop = Loop()
         self._engine = Engine(store, now)
         self._services: ServiceDriver | None = None
+        self._noting: list[Future[None]] = []  # who waits for a note to be published
         driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
         if make_services is not None:
             listener = _Listener(self)
@@ -134,13 +135,16 @@ class Supervisor:
         """What is asked for and happens from now on is not to outlive the daemon, as it ends."""
         self._loop.call_soon(self._manager.keep_targets)
 
-    def note(self, note: Note) -> None:
-        """Put something into the event log."""
+    def note(self, note: Note) -> Future[None]:
+        """Put something into the event log; the future is done when it can be read there."""
+        future: Future[None] = Future()
 
         def put() -> None:
             self._engine.note(note)
+            self._noting.append(future)
 
         self._loop.call_soon(put)
+        return future
 
     # --- getting onto the thread
 
@@ -234,6 +238,10 @@ class Supervisor:
 
     def _step(self) -> float | None:
         more = self._engine.step()
+        noted, self._noting = self._noting, []
+        for future in noted:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
         self._manager.save_decisions()
         if not more:
             self._manager.finish_stopping()

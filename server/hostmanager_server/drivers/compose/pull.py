@@ -73,8 +73,9 @@ class Pull(Board):
         ended: Ended,
         after: Pull | None,
     ) -> None:
-        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended;
-        calls `ended`, on a thread of its own, when it has itself, with what became of the images."""
+        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended.
+        When it has itself, it calls `ended` with what became of the images, on a thread of its own, and is
+        over when that returns: whoever is told so finds everything done."""
         super().__init__(ImageProgress(item.image, item.instance_ids) for item in items)
         self._connect = connect
         self._parallel = parallel
@@ -132,8 +133,11 @@ class Pull(Board):
         with self._news:
             while self._waiting or self._works:
                 self._news.wait(self._look(time.monotonic()))
+            self._stopping = True  # there is nothing left of it to join
+        try:
+            self._ended(self.changes(-1).images)
+        finally:
             self.finish()
-        self._ended(self.changes(-1).images)
 
     def _look(self, now: float) -> float | None:
         """Begin, cut off and give up what is to be now; for how long (s) there is nothing to do."""
