@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +16,7 @@ from tests.e2e.lab import Lab
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
-    site.kill_daemons()
-    for pid in site.processes():
-        os.kill(pid, signal.SIGKILL)
+    site.leave_nothing()
 
 
 @pytest.fixture

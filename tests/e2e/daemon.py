@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +56,19 @@ def marked(state_dir: Path) -> list[int]:
     return found
 
 
+def end_marked(state_dir: Path) -> None:
+    """Kill all that `marked` finds until it finds nothing: what it found may be ending, or starting more."""
+
+    def gone() -> bool:
+        left = marked(state_dir)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    eventually(gone, f"everything that is marked with {state_dir} to be gone")
+
+
 class Site:
     """A site config file, and the daemons that are started on it."""
 
@@ -87,6 +101,11 @@ class Site:
                 daemon.process.kill()
                 daemon.process.wait()
             daemon.channel.close()
+
+    def leave_nothing(self) -> None:
+        """End its daemons, and all that they started."""
+        self.kill_daemons()
+        end_marked(self.state_dir)
 
     def processes(self) -> list[int]:
         """Everything any of its daemons started that is alive, daemons excluded."""

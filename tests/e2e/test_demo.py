@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker_engine import DockerEngine, DockerError
-from tests.e2e.daemon import COMMAND, eventually, marked
+from tests.e2e.daemon import COMMAND, end_marked, eventually, marked
 
 TOOK_TOO_LONG = 110.0  # s
 
@@ -119,8 +119,7 @@ class Demo:
         project = self.project()
         self._process.kill()
         self._process.wait()
-        for pid in self.leftovers():
-            os.kill(pid, signal.SIGKILL)
+        end_marked(self.mark)
         self._reader.join(TOOK_TOO_LONG)
         if self._engine is not None and project:
             self._engine.remove_project(project)

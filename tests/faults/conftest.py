@@ -24,9 +24,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         # One that ended just now may not have been seen to yet.
         eventually(lambda: not any(zombies(daemon) for daemon in living), "every ended child to be reaped")
     finally:
-        site.kill_daemons()
-        for pid in site.processes():
-            os.kill(pid, signal.SIGKILL)
+        site.leave_nothing()
 
 
 @pytest.fixture
