@@ -24,6 +24,7 @@ from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.drivers.records import were_kept_in
 from hostmanager_server.journal import Journal
 from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context
@@ -115,7 +116,8 @@ class App:
             ) from error
         died = not recovered.ended and recovered.boot_id == boot_id()
         kept = targets_hold(recovered, settings.persist, died=died)
-        left = what_is_left(recovered, targets=kept, histories=died, used=(state_dir.path / "runs").exists())
+        used = were_kept_in(state_dir.path / "runs")
+        left = what_is_left(recovered, targets=kept, histories=died, used=used)
         journal.discard(targets=not kept, histories=not died)
         compose = settings.compose
         services = None if compose is None else service_driver(compose, settings.working_dir)

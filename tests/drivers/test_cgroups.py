@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
+from hostmanager_server.drivers import gate
 from hostmanager_server.drivers.identity import read_stat
-from hostmanager_server.drivers.records import Record
+from hostmanager_server.drivers.record import Record
 
 from tests.cgroups import escape, groups_in, processes_in
 from tests.drivers.test_adoption import daemon_that_dies, record, rewrite
@@ -124,7 +125,8 @@ def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: RealHarne
 def test_processes_of_a_run_without_a_record_are_left_alone_and_said(
     grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pid = int(daemon_that_dies(grouped, "sleep", "1000"))
+    lets_go = f"import os; os.close({gate.lock_descriptor()}); os.execvp('sleep', ['sleep', '1000'])"
+    pid = int(daemon_that_dies(grouped, sys.executable, "-c", lets_go))
     grouped.wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"))
     record(grouped).unlink()
     assert grouped.driver.adopt({}) == []

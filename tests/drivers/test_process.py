@@ -109,7 +109,7 @@ def test_an_agent_inherits_its_output_and_its_lock_and_nothing_else(real: RealHa
         os.close(write_end)
     log = str(real.directory / "log" / "a.log")
     record = str(real.directory / "runs" / "a.json")
-    assert eval(output) == [(0, "/dev/null"), (1, log), (2, log), (gate.LOCK_DESCRIPTOR, record)]
+    assert eval(output) == [(0, "/dev/null"), (1, log), (2, log), (gate.lock_descriptor(), record)]
 
 
 def test_an_agent_starts_with_default_signals(real: RealHarness) -> None:

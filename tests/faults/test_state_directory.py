@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -122,6 +123,29 @@ def test_a_record_that_could_not_be_voided_is_voided_later(site: Site, space: Mo
     daemon.update(a="up")
     daemon.wait_for("a", UP)
     assert [file.name for file in runs.glob("*.json")] == ["a.json"]
+
+
+@pytest.mark.parametrize("what", ["runs", ""])
+def test_a_state_directory_that_was_cleaned_up_under_its_daemon_makes_no_second_copies(
+    site: Site, what: str
+) -> None:
+    command = ["sleep", "100000"]
+    site.write(
+        [{"instance-id": "a", "command": command}, {"instance-id": "b", "command": command, "manage": "down"}]
+    )
+    first = site.start()
+    first.update(b="up")
+    first.wait_for_all(UP)
+    before = {i.instance_id: i.process.pid for i in first.instances().values()}
+    shutil.rmtree(site.state_dir / what)
+    first.end(signal.SIGKILL)
+    second = site.start()
+    second.wait_for_all(UP)
+    assert {i.instance_id: i.process.pid for i in second.instances().values()} == before
+    assert sorted(site.processes()) == sorted(before.values())
+    second.update(all="down")
+    second.wait_for_all(DOWN)
+    assert site.processes() == []
 
 
 def test_a_state_directory_that_was_never_used_and_cannot_be_is_an_error(

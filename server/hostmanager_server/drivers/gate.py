@@ -36,8 +36,7 @@ _CMDLINES = tuple(
     b"\0".join(os.fsencode(word) for word in argv) + b"\0" for argv in (_ARGV0, _ARGV0_WITH_GROUP)
 )
 
-# High, so that scripts that number their own descriptors do not meet it; lower where the limit is.
-LOCK_DESCRIPTOR = 250
+_LOCK_DESCRIPTOR = 250  # high, so that scripts that number their own descriptors do not meet it
 
 # Ignored signals stay ignored across exec, and a shell's background job starts with INT ignored: an agent
 # of a daemon started so would not hear its stop signal. 32 and 33 are the C library's own.
@@ -58,6 +57,11 @@ class Gate:
             os.write(self.descriptor, b"\n")
 
 
+def lock_descriptor() -> int:
+    """The number under which every agent holds its record: 250, or lower where the limit is."""
+    return min(_LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
+
+
 def spawn(
     argv: list[str],
     working_dir: str,
@@ -69,11 +73,10 @@ def spawn(
 ) -> Gate:
     """Starts a child that waits in the gate, in a session of its own.
 
-    It gets `output` as stdout and stderr and `lock` under LOCK_DESCRIPTOR; every other descriptor must be
+    It gets `output` as stdout and stderr and `lock` under `lock_descriptor()`; every other descriptor must be
     close-on-exec (`seal_descriptors`). To `flag` it writes a 1 when it is released, and closes it. It moves
     itself into the cgroup at `group`, where it can. Raises OSError, or ValueError for a NUL byte.
     """
-    inherited_lock = min(LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
     words = _ARGV0 if group is None else (*_ARGV0_WITH_GROUP, group)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
@@ -86,7 +89,7 @@ def spawn(
                 (os.POSIX_SPAWN_DUP2, read_end, 0),
                 (os.POSIX_SPAWN_DUP2, output, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
-                (os.POSIX_SPAWN_DUP2, lock, inherited_lock),
+                (os.POSIX_SPAWN_DUP2, lock, lock_descriptor()),
                 (os.POSIX_SPAWN_DUP2, flag, 3),  # the last one, as any of the others may have that number
             ],
             setsid=True,

@@ -21,7 +21,8 @@ from .descriptor_store import DescriptorStore
 from .gate import Gate
 from .identity import Identity
 from .limits import apply_limits
-from .records import Draft, Record, Records, file_name
+from .record import Record
+from .records import Draft, Records, file_name
 from .tree import Tree
 
 

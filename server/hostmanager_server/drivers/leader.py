@@ -10,7 +10,7 @@ from hostmanager_server.core.events import ExitStatus
 from . import gate, identity
 from .base import Adopted
 from .identity import Identity
-from .records import Record
+from .record import Record
 
 GATE_ENDS = 1_000  # ms for a killed gate to end
 _SHORTLY = 20  # ms for an exec or an exit to get on

@@ -27,7 +27,8 @@ from .leader import GATE_ENDS, find_leader, status_of_ended, take_note
 from .leftovers import reap_when_ended
 from .limits import LimitError
 from .probe import CallSoon, Prober
-from .records import Record, Records
+from .record import Record
+from .records import Records
 from .tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -263,8 +264,12 @@ class ProcessDriver:
     def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
         """Follows a run again of whose tree only others than the main process are alive."""
         run = self._resume(record, Tree(record.token.encode(), 0, 0, record.group), None)
-        # Not before `adopt` has returned and the caller knows the run.
-        self._poller.call_later(0.0, lambda: self._forest.leader_ended(run.tree, lambda: None))
+
+        def look() -> None:
+            if self._find(run.key) is run:
+                self._forest.leader_ended(run.tree, lambda: None)
+
+        self._poller.call_later(0.0, look)  # not before `adopt` has returned and the caller knows the run
         return take_note(record, ended=status)
 
     def _resume(self, record: Record, tree: Tree, pidfd: int | None) -> _Run:

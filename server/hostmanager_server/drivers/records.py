@@ -10,127 +10,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.spec import ProcessSpec
+from .identity import read_file
+from .record import READY_AT, RELEASED_AT, Record
+from .removed import find_removed, is_locked
 
-from .cgroup import Group
-from .identity import Identity, read_file
-
-VERSION = 2  # 1 had no flags
-# Flags stand where they can be set in place, with one byte that is written whole or not at all.
-_HEAD = b'{"version": %d, "released": ' % VERSION
-_RELEASED_AT = len(_HEAD)
-_MIDDLE = b', "ready": '
-_READY_AT = _RELEASED_AT + 1 + len(_MIDDLE)
 _LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One run as written down: who it is, and what it runs. `token` is the value of its environment
-    marker. `agent_class` is empty where the daemon that wrote it did not say.
-
-    `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
-    succeeded, or it has none. `group`: its cgroup, if it was given one.
-    """
-
-    run: RunKey
-    token: str
-    identity: Identity
-    started: Instant
-    process: ProcessSpec
-    agent_class: str = ""
-    released: bool = False
-    ready: bool = True
-    group: Group | None = None
-
-    def to_json(self) -> bytes:
-        process = self.process
-        return json.dumps(
-            {
-                "version": VERSION,
-                "released": int(self.released),
-                "ready": int(self.ready),
-                "instance_id": self.run.instance_id,
-                "agent_class": self.agent_class,
-                "number": self.run.number,
-                "token": self.token,
-                "boot_id": self.identity.boot_id,
-                "pid": self.identity.pid,
-                "start": self.identity.start,
-                "inode": self.identity.inode,
-                "started_mono": self.started.mono,
-                "started_wall": self.started.wall,
-                "process": {
-                    "argv": process.argv,
-                    "source": process.source,
-                    "env": process.env,
-                    "working_dir": process.working_dir,
-                    "user": process.user,
-                    "limits": process.limits,
-                },
-                "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
-            }
-        ).encode("ascii")
-
-    @staticmethod
-    def from_json(data: bytes) -> Record:
-        """Raises ValueError, saying what is wrong with it."""
-        try:
-            fields = json.loads(data)
-            if fields["version"] not in (1, VERSION):
-                raise ValueError(f"it has version {fields['version']}, not {VERSION}")
-            return Record(
-                run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
-                token=_text(fields["token"]),
-                identity=Identity(
-                    _text(fields["boot_id"]), int(fields["pid"]), int(fields["start"]), int(fields["inode"])
-                ),
-                started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
-                process=_process(fields["process"]),
-                agent_class=str(fields.get("agent_class", "")),
-                released=bool(fields.get("released", True)),
-                ready=bool(fields.get("ready", True)),
-                group=_group(fields.get("cgroup")),
-            )
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"it is not a record: {error!r}") from error
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is not a text")
-    return value
-
-
-def _number(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _group(fields: Any) -> Group | None:
-    return None if fields is None else Group(_text(fields["path"]), int(fields["inode"]))
-
-
-def _process(fields: Any) -> ProcessSpec:
-    return ProcessSpec(
-        argv=tuple(_text(word) for word in fields["argv"]),
-        source=str(fields["source"]),
-        env=tuple((_text(name), str(value)) for name, value in fields["env"]),
-        working_dir=_text(fields["working_dir"]),
-        user=str(fields["user"]),
-        limits=tuple(
-            (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +51,7 @@ class Draft:
 
     def mark_released(self) -> None:
         """Note in the valid record that the agent was let out of the gate. Raises OSError."""
-        os.pwrite(self.flag, b"1", _RELEASED_AT)
+        os.pwrite(self.flag, b"1", RELEASED_AT)
 
     def close(self) -> None:
         os.close(self.flag)
@@ -178,6 +69,8 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._not_void: dict[str, None] = {}  # paths of records that are void, and could not be renamed
+        # Descriptors of the files that a run has the lock of, where those were removed, by their path.
+        self._removed: dict[str, int] = {}
         self._make_directory()
 
     def draft(self, instance_id: str) -> Draft:
@@ -194,6 +87,7 @@ class Records:
                 self._make_directory()
             draft = _open_draft(free, final)
         self._not_void.pop(final, None)  # it takes the place of that one
+        self._forget_removed(final)
         return draft
 
     def _make_directory(self) -> None:
@@ -205,16 +99,16 @@ class Records:
         with contextlib.suppress(OSError):
             file = os.open(self._path(instance_id), os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.pwrite(file, b"1", _RELEASED_AT)
+                os.pwrite(file, b"1", RELEASED_AT)
                 if ready:
-                    os.pwrite(file, b"1", _READY_AT)
+                    os.pwrite(file, b"1", READY_AT)
             finally:
                 os.close(file)
 
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
         descriptors)."""
-        return _is_locked(self._path(instance_id))
+        return _is_locked(self._locked_file(instance_id))
 
     def unreadable(self, instance_id: str) -> str:
         """The path of a record of the instance that was set aside, if anybody still holds its lock: something
@@ -225,7 +119,7 @@ class Records:
     def file_of(self, instance_id: str) -> tuple[int, int] | None:
         """Device and inode of the instance's record, by which its open descriptors are known."""
         try:
-            info = os.stat(self._path(instance_id))
+            info = os.stat(self._locked_file(instance_id))
         except FileNotFoundError:
             return None
         return info.st_dev, info.st_ino
@@ -237,6 +131,7 @@ class Records:
 
     def _void(self, *paths: str) -> None:
         for path in paths:
+            self._forget_removed(path)
             try:
                 os.rename(path, _free(path))
             except FileNotFoundError:
@@ -254,9 +149,10 @@ class Records:
                 self._not_void.pop(path, None)
 
     def read(self) -> list[Record]:
-        """Every record there is. What is no record is set aside as `*.corrupt`, and logged. Raises OSError: a
-        record that cannot be read now is not to be taken for one that is not there."""
-        records = []
+        """Every record there is, also those that somebody removed while their runs went on. What is no record
+        is set aside as `*.corrupt`, and logged. Raises OSError: a record that cannot be read now is not to be
+        taken for one that is not there."""
+        records: dict[str, Record] = {}
         for name in sorted(os.listdir(self._directory)):
             path = str(self._directory / name)
             if name.endswith(".free"):
@@ -267,15 +163,64 @@ class Records:
                     record = Record.from_json(read_file(path))
                     if self._path(record.run.instance_id) != path:
                         raise ValueError(f"it is of instance '{record.run.instance_id}'")
-                    records.append(record)
+                    records[path] = record
                 except FileNotFoundError:
                     continue  # somebody else was faster
                 except ValueError as error:
                     _set_aside(path, error)
-        return records
+        self._recover(records)
+        return list(records.values())
+
+    def _recover(self, records: dict[str, Record]) -> None:
+        """Add those that were removed from the directory while their runs went on, and write them again. Of
+        those that there are, know the file that the run has the lock of. Raises OSError."""
+        found = []
+        for path, file in find_removed(self._directory):
+            try:
+                data = read_file(f"/proc/self/fd/{file}")
+                found.append((Record.from_json(data), path, file, data))
+            except ValueError as error:
+                os.close(file)
+                if path.endswith(".json"):
+                    _log.error("cannot read the runtime record '%s', which was removed: %s", path, error)
+        found.sort(key=lambda one: one[0].started.mono, reverse=True)  # the newest one counts
+        for record, path, file, data in found:
+            known = records.get(path)
+            if path != self._path(record.run.instance_id) or (known and known.token != record.token):
+                os.close(file)
+                continue
+            records[path], self._removed[path] = record, file
+            if known is None:
+                _log.warning(
+                    "the runtime record '%s' was removed while its run goes on; it is written again", path
+                )
+                _write_again(path, data)
+
+    def _locked_file(self, instance_id: str) -> str:
+        path = self._path(instance_id)
+        removed = self._removed.get(path)
+        return path if removed is None else f"/proc/self/fd/{removed}"
+
+    def _forget_removed(self, path: str) -> None:
+        removed = self._removed.pop(path, None)
+        if removed is not None:
+            os.close(removed)
 
     def _path(self, instance_id: str) -> str:
         return f"{self._directory}/{file_name(instance_id)}.json"
+
+
+def were_kept_in(directory: Path) -> bool:
+    """Whether there was a daemon that kept its records in this directory, which may have been removed."""
+    if directory.exists():
+        return True
+    try:
+        removed = [file for _, file in find_removed(directory)]
+    except OSError:
+        return True  # for all that is known
+    for file in removed:
+        os.close(file)
+    return bool(removed)
 
 
 def file_name(instance_id: str) -> str:
@@ -294,7 +239,7 @@ def _free(final: str) -> str:
 def _open_draft(free: str, final: str) -> Draft:
     file = os.open(free, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.lseek(file, _RELEASED_AT, os.SEEK_SET)
+        os.lseek(file, RELEASED_AT, os.SEEK_SET)
         lock = os.open(free, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         os.close(file)
@@ -308,18 +253,25 @@ def _open_draft(free: str, final: str) -> Draft:
     return draft
 
 
+def _write_again(path: str, data: bytes) -> None:
+    try:
+        file = os.open(_free(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(file, "wb") as writable:
+            writable.write(data)
+        os.rename(_free(path), path)
+    except OSError as error:  # the next daemon finds it as this one did
+        _log.warning("cannot write the runtime record '%s' again: %s", path, error.strerror)
+
+
 def _is_locked(path: str) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked(file)
     finally:
-        os.close(descriptor)
-    return False
+        os.close(file)
 
 
 def _aside(final: str) -> str:
