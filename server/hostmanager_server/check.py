@@ -1,0 +1,227 @@
+"""`hostmanager config check`: what the daemon would say of a site config, without one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hostmanager_server.config.load import (
+    LoadedConfig,
+    default_site_file,
+    load_all_hosts,
+    load_site_config,
+)
+from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
+from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
+from hostmanager_server.drivers.command import inherited_environment
+
+
+@click.group("config")
+def config_command() -> None:
+    """Look at site config files."""
+
+
+@config_command.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--host", "--site-host", "host", help="Check what is for this host only. Default: all hosts.")
+@click.option(
+    "--working-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where relative paths begin, as that of `serve`. Default: the current directory.",
+)
+@click.option("--no-compose", is_flag=True, help="Leave the compose files alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check_command(
+    context: click.Context,
+    file: Path | None,
+    host: str | None,
+    working_dir: Path | None,
+    no_compose: bool,
+    as_json: bool,
+) -> None:
+    """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml), with no daemon.
+
+    Every problem is named with file, line and column, and a summary follows. The compose files that the
+    HostManager entry of this host names are read too, by the docker compose program. Exits 0 when all files
+    can be used, warnings or not, and 1 when one cannot.
+    """
+    try:
+        path = file or default_site_file(os.environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    folder = (working_dir or Path.cwd()).absolute()
+    if host:
+        loaded = [load_site_config(path, host=host, working_dir=folder)]
+    else:
+        loaded = load_all_hosts(path, working_dir=folder)
+    catalog = Catalog() if no_compose else _catalog(loaded, folder)
+    checked = _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
+    # The command line's own --json is kept in an object of the client, whose type the server cannot know.
+    if as_json or getattr(context.find_root().obj, "json", False):
+        click.echo(json.dumps(checked.to_json(), indent=2))
+    else:
+        for problem in checked.problems:
+            click.echo(str(problem))
+        for line in checked.summary():
+            click.echo(line)
+    context.exit(0 if checked.good else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    path: Path
+    hosts: tuple[LoadedConfig, ...]
+    catalog: Catalog  # of the compose files of the one that this machine is
+
+    @property
+    def good(self) -> bool:
+        return self._site_is_good and not any(map(_errors, self.catalog.problems.values()))
+
+    @property
+    def _site_is_good(self) -> bool:
+        return all(config.ok for config in self.hosts)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Each once, in the order of the files."""
+        compose = (problem for problems in self.catalog.problems.values() for problem in problems)
+        return [*self._site_problems, *compose]
+
+    @property
+    def _site_problems(self) -> list[Problem]:
+        found = dict.fromkeys(problem for config in self.hosts for problem in config.problems)
+        return sorted(found, key=lambda problem: (problem.line, problem.column))
+
+    def summary(self) -> list[str]:
+        """A line for each file."""
+        verdict = "cannot be used"
+        if self._site_is_good:
+            verdict = f"good: {'; '.join(map(self._host, self.hosts))}"
+        lines = [_line(str(self.path), verdict, self._site_problems)]
+        projects = {project.files[0]: project for project in self.catalog.projects}
+        for file, problems in self.catalog.problems.items():
+            verdict = "cannot be used" if _errors(problems) else "not read"
+            if (project := projects.get(file)) is not None:
+                verdict = f"good: project {project.name} has {_count(len(project.services), 'service')}"
+            lines.append(_line(file, verdict, problems))
+        return lines
+
+    @staticmethod
+    def _host(config: LoadedConfig) -> str:
+        instances = config.spec.instances if config.spec is not None else ()
+        managed = [spec for spec in instances if spec.agent_class != UNCLAIMED]
+        text = f"host {config.host} has {_count(len(managed), 'managed instance')}"
+        idle = sum(bool(spec.problem) for spec in managed) if config.local else 0
+        if idle:
+            text += f", {idle} of which cannot start"
+        observed = len(instances) - len(managed)
+        return f"{text}, and observes {_count(observed, 'compose service')}" if observed else text
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": str(self.path),
+            "success": self.good,
+            "problems": [
+                {
+                    "severity": problem.severity.value,
+                    "file": problem.file,
+                    "line": problem.line or None,
+                    "column": problem.column or None,
+                    "message": problem.message,
+                }
+                for problem in self.problems
+            ],
+            "hosts": {
+                config.host: [_instance_as_json(spec) for spec in config.spec.instances]
+                for config in self.hosts
+                if config.spec is not None
+            },
+            "compose_projects": [
+                {"name": project.name, "files": list(project.files), "services": sorted(project.services)}
+                for project in self.catalog.projects
+            ],
+        }
+
+
+def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path) -> Catalog:
+    """What the compose files of the host say that this machine is; nothing where there are none."""
+    local = next((config for config in hosts if config.local), None)
+    if local is None or not local.options.docker_compose:
+        return Catalog()
+    from hostmanager_server.drivers.compose.reader import CatalogReader  # only a host with containers pays
+
+    options = local.options
+    reader = CatalogReader(
+        options.docker_compose, prefix=options.docker_service_prefix, program=options.docker_compose_bin,
+        working_dir=working_dir, environ=inherited_environment(os.environ),
+    )  # fmt: skip
+    catalog = reader.load()
+    if not reader.program_problem:
+        return catalog
+    # The file may be meant for another machine, where there is one.
+    text = f"not read: {reader.program_problem}"
+    problems = {file: (Problem(Severity.WARNING, text, file),) for file in catalog.problems}
+    return replace(catalog, problems=problems)
+
+
+def _with_services(config: LoadedConfig, catalog: Catalog) -> LoadedConfig:
+    """The config of the host that this machine is, with what became of its instances in the compose files."""
+    read = catalog.projects or any(map(_errors, catalog.problems.values()))
+    if config.spec is None or not config.local or not read:
+        return config
+    spec = with_services(config.spec, catalog)
+    warnings = [
+        Problem(Severity.WARNING, f"instance {one.instance_id!r} cannot start: {one.problem}", config.file)
+        for one in spec.instances
+        if one.management is Management.DOCKER and one.problem
+    ]
+    return replace(config, spec=spec, problems=(*config.problems, *warnings))
+
+
+def _errors(problems: Sequence[Problem]) -> int:
+    return sum(problem.severity is Severity.ERROR for problem in problems)
+
+
+def _line(file: str, verdict: str, problems: Sequence[Problem]) -> str:
+    errors = _errors(problems)
+    counts = f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')}"
+    return f"{file}: {verdict}{';' if verdict.startswith('good') else ':'} {counts}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def _instance_as_json(spec: InstanceSpec) -> dict[str, Any]:
+    process = spec.process
+    return {
+        "instance_id": spec.instance_id,
+        "agent_class": spec.agent_class,
+        "management": spec.management.value,
+        "target_state": spec.initial_target.value,
+        "operable": not spec.problem,
+        "problem": spec.problem or None,
+        "command": list(process.argv) if process is not None else None,
+        "command_source": process.source if process is not None else None,
+        "working_dir": process.working_dir if process is not None else None,
+        "user": (process.user or None) if process is not None else None,
+        "service": _service_as_json(spec.service) if spec.service is not None else None,
+    }
+
+
+def _service_as_json(service: ServiceSpec) -> dict[str, Any]:
+    return {
+        "project": service.project,
+        "files": list(service.files),
+        "service": service.service,
+        "image": service.image,
+    }

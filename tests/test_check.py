@@ -1,0 +1,169 @@
+"""`hostmanager config check`, as it is run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hostmanager_client.cli.app import cli
+
+from tests.docker_engine import DockerEngine
+
+MAIN = "from hostmanager_client.cli import main; main()"
+ROOT = Path(__file__).resolve().parents[1]
+BAD = (
+    "hosts:\n  localhost:\n    logdir: x\n    agent-instances:\n"
+    "    - {agent-class: A, instance-id: a, manage: hots}\n"
+)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), env={"OCS_CONFIG_DIR": ""})
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    file = tmp_path / "site.yaml"
+    file.write_text(BAD)
+    file.chmod(0o600)
+    return file
+
+
+def test_the_output_is_that_of_a_compiler_and_the_code_is_1(bad: Path) -> None:
+    result = run("config", "check", str(bad))
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert lines[0].startswith(f"{bad}:3:5: warning: unknown key 'logdir'")
+    assert lines[1].startswith(f"{bad}:5:48: error: 'manage' of instance 'a' is 'hots'")
+    assert lines[2:] == [f"{bad}: cannot be used: 1 error, 1 warning"]
+
+
+def test_a_good_file_is_summed_up_and_the_code_is_0() -> None:
+    result = run("config", "check", str(ROOT / "examples" / "site.yaml"), "--host", "localhost")
+    assert result.exit_code == 0
+    assert "good: host localhost has 8 managed instances" in result.stdout
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_json_may_stand_on_either_side(bad: Path, before: bool) -> None:
+    arguments = ["config", "check", str(bad)]
+    result = run(*(["--json", *arguments] if before else [*arguments, "--json"]))
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert answer["success"] is False
+    assert [(p["severity"], p["line"], p["column"]) for p in answer["problems"]] == [
+        ("warning", 3, 5),
+        ("error", 5, 48),
+    ]
+
+
+def test_no_file_and_an_unknown_option_are_wrong_usage() -> None:
+    assert run("config", "check").exit_code == 2
+    assert run("config", "check", "--nope").exit_code == 2
+
+
+def test_a_reader_that_leaves_is_not_an_error_worth_words(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("".join(f"key{n}: {n}\n" for n in range(1000)))
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from hostmanager_client.cli import main; main()",
+            "config",
+            "check",
+            str(file),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+COMPOSED = """
+hosts:
+  localhost:
+    agent-instances:
+      - {agent-class: HostManager, instance-id: hm, arguments: [--docker-compose, "good.yaml,%s"]}
+      - {agent-class: Camera, instance-id: dome, manage: docker}
+      - {agent-class: Camera, instance-id: guide, manage: docker}
+  elsewhere:
+    agent-instances:
+      - {agent-class: Camera, instance-id: guide, manage: docker}
+"""
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a site config with a good compose file and one with this in it."""
+
+    def make(other: str) -> Path:
+        (tmp_path / "good.yaml").write_text("services: {ocs-dome: {image: a}, web: {image: b}}")
+        (tmp_path / "other.yaml").write_text(other)
+        site = tmp_path / "site.yaml"
+        site.write_text(COMPOSED % "other.yaml")
+        site.chmod(0o600)
+        return site
+
+    return make
+
+
+def check(site: Path, *arguments: str) -> Result:
+    return run("config", "check", str(site), "--working-dir", str(site.parent), *arguments)
+
+
+def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_named(
+    composed: Callable[[str], Path], engine: DockerEngine
+) -> None:
+    site = composed("services: {db: {image: c}}\nname: data")
+    result = check(site)
+    assert result.exit_code == 0
+    files = f"{site.parent}/good.yaml, {site.parent}/other.yaml"
+    (said,) = (line for line in result.stdout.splitlines() if line.startswith(f"{site}: warning"))
+    assert f"instance 'guide' cannot start: no service 'ocs-guide' in {files}" in said
+    hosts = (
+        "host localhost has 2 managed instances, 1 of which cannot start, and observes 2 compose services",
+        "host elsewhere has 1 managed instance; 0 errors, 1 warning",
+    )
+    assert "; ".join(hosts) in result.stdout
+    assert f"{site.parent}/other.yaml: good: project data has 1 service; 0 errors" in result.stdout
+    answer = json.loads(check(site, "--json").stdout)
+    instances = {one["instance_id"]: one for one in answer["hosts"]["localhost"]}
+    assert instances["dome"]["service"]["image"] == "a"
+    assert not instances["guide"]["operable"]
+    assert answer["hosts"]["elsewhere"][0]["operable"], "its compose files are on another machine"
+    assert [project["services"] for project in answer["compose_projects"]] == [["ocs-dome", "web"], ["db"]]
+
+
+def test_a_compose_file_that_cannot_be_used_is_said_and_the_code_is_1(
+    composed: Callable[[str], Path], engine: DockerEngine
+) -> None:
+    site = composed("services: {db: {image: c, prots: []}}")
+    result = check(site)
+    assert result.exit_code == 1
+    assert f"{site.parent}/other.yaml: error: " in result.stdout
+    assert "prots" in result.stdout
+    assert f"{site.parent}/other.yaml: cannot be used: 1 error, 0 warnings" in result.stdout
+    assert check(site, "--no-compose").exit_code == 0
+    assert check(site, "--host", "elsewhere", "--no-compose").exit_code == 0
+
+
+def test_without_a_compose_program_the_rest_is_checked(
+    composed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = composed("services: {}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = check(site)
+    assert result.exit_code == 0
+    assert f"{site.parent}/good.yaml: warning: not read: cannot find Docker Compose" in result.stdout
+    assert f"{site.parent}/good.yaml: not read: 0 errors, 1 warning" in result.stdout
+    assert "good: host localhost has 2 managed instances; host elsewhere" in result.stdout
