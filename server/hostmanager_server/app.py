@@ -42,6 +42,7 @@ from hostmanager_server.supervisor import (
     CallSoon,
     EndingError,
     NotDurableError,
+    ReplacingError,
     RequestError,
     Supervisor,
     UpgradeError,
@@ -191,7 +192,9 @@ class App:
 
     def exit(self, disown: frozenset[Management]) -> None:
         """End the daemon: everything is brought down first, but for what is managed in one of the ways in
-        `disown`, which is left to the next one."""
+        `disown`, which is left to the next one. Raises ReplacingError when it is giving way to another."""
+        if self._end.done() and self._end.result().upgrade:
+            raise ReplacingError
         self._finish(_End(disown))
 
     async def upgrade(self, validate_only: bool = False) -> str:

@@ -38,7 +38,7 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.store import Store
-from hostmanager_server.supervisor import CallSoon, Supervisor, UpgradeError, now
+from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
 
 from tests.in_memory import MemoryJournal, ReadConfig
 
@@ -176,6 +176,7 @@ class House:
         self.config = ReadConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
+        self.gives_way = False
         self.upgrades: list[bool] = []  # whether each was to be found out only
         self.cannot_upgrade = ""
         self.addresses: list[str] = []
@@ -196,9 +197,14 @@ class House:
         )
         self.context = Context(
             Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
-            InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self.died.append,
+            InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
             self._upgrade, self.engine,
         )  # fmt: skip
+
+    def _exit(self, disown: frozenset[Management]) -> None:
+        if self.gives_way:
+            raise ReplacingError
+        self.died.append(disown)
 
     async def _upgrade(self, validate_only: bool) -> str:
         if self.cannot_upgrade:

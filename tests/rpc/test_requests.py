@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager import ManagerState, Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.rpc.status import StatusRpcs
@@ -275,6 +276,49 @@ def test_a_disowning_death_leaves_everything_running(tmp_path: Path) -> None:
             await h.stub().Die(pb.DieRequest(disown_processes=True))
             assert h.died == [frozenset({Management.HOST})]
             assert len(h.host.runs) == 3
+
+    run(play())
+
+
+def test_what_was_told_to_end_cannot_be_disowned_any_more(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
+            await h.stub().Restart(pb.RestartRequest(instance_ids=["a"]))
+            await until(h.settled)
+            stopping = h.stub().StopManager(pb.StopManagerRequest())
+            await until(lambda: h.store.snapshot().manager.state is ManagerState.STOPPING)
+            error = await refused(h.stub().Die(pb.DieRequest(disown_processes=True)))
+            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_STOPPING")
+            assert not h.died
+            stopping.cancel()
+
+    run(play())
+
+
+def test_a_death_that_is_asked_for_twice_is_one(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
+            await h.stub().Restart(pb.RestartRequest(instance_ids=["a"]))
+            await until(h.settled)
+            request = pb.DieRequest(disown_dockers=True)
+            calls = [h.stub().Die(request) for _ in range(2)]
+            await until(lambda: h.died == [frozenset({Management.DOCKER})] * 2)
+            for call in calls:
+                call.cancel()
+
+    run(play())
+
+
+def test_a_daemon_that_gives_way_to_another_is_not_asked_to_end(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            h.gives_way = True
+            error = await refused(h.stub().Die(pb.DieRequest()))
+            assert (error.code, error.reason) == (CODE.UNAVAILABLE, "BEING_UPGRADED")
+            assert h.store.snapshot().manager.state is ManagerState.RUNNING
+            assert "Die" not in [event.note.reason for event in h.store.events_since(0).events]
 
     run(play())
 

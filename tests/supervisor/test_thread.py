@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
@@ -46,7 +47,8 @@ class Daemon:
     def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
         self.host = FakeHost(poller)
         self.call_soon = call_soon
-        return FakeDriver(poller, post, self.host)
+        self.driver = FakeDriver(poller, post, self.host)
+        return self.driver
 
     @property
     def state(self) -> ManagerState:
@@ -151,3 +153,41 @@ def test_problems_of_a_good_config_come_as_warnings(daemon: Daemon) -> None:
     warning = Problem(Severity.WARNING, "unknown key", "site.yaml", 2, 1)
     daemon.config = ReadConfig(daemon.config.spec, (warning,))
     assert daemon.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
+
+
+def test_what_is_asked_for_as_it_closes_is_begun_before_and_left_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    daemon = Daemon()
+    daemon.config = ReadConfig(HostSpec("host", (spec("a", initial_target=Target.DOWN),)))
+    daemon.supervisor.start_manager().result(PATIENCE)
+    done: list[str] = []
+    for name in ("launch", "disown", "close"):
+        monkeypatch.setattr(daemon.driver, name, _told(done, name, getattr(daemon.driver, name)))
+    held, both_are_asked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        both_are_asked.wait(PATIENCE)
+
+    daemon.call_soon(hold)
+    assert held.wait(PATIENCE)
+    up = daemon.supervisor.update([TargetChange("a", Target.UP)])
+    closing = threading.Thread(target=daemon.supervisor.close, kwargs={"disown": True})
+    closing.start()
+    inbox = daemon.supervisor._loop._inbox
+    while len(inbox) < 3:  # the update, and what `close` has to do
+        time.sleep(0.001)
+    both_are_asked.set()
+    closing.join(PATIENCE)
+    up.result(PATIENCE)
+    assert done[:3] == ["launch", "disown", "close"]
+    assert "launch" not in done[3:]
+
+
+def _told(done: list[str], name: str, call: Callable[..., None]) -> Callable[..., None]:
+    def told(*arguments: object) -> None:
+        done.append(name)
+        call(*arguments)
+
+    return told

@@ -249,7 +249,9 @@ class HostManagerServiceServicer:
 
     def Die(self, request, context):
         """Stops the manager (as StopManager does) and then exits the daemon. Answers
-        when everything is down, just before the daemon closes.
+        when everything is down, just before the daemon closes. FAILED_PRECONDITION
+        when it is to leave something running that is being brought down already;
+        UNAVAILABLE when the daemon is just giving way to an upgrade.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

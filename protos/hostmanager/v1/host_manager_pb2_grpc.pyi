@@ -123,7 +123,9 @@ class HostManagerServiceStub:
     """
     Die: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.DieRequest, _host_manager_pb2.DieResponse]
     """Stops the manager (as StopManager does) and then exits the daemon. Answers
-    when everything is down, just before the daemon closes.
+    when everything is down, just before the daemon closes. FAILED_PRECONDITION
+    when it is to leave something running that is being brought down already;
+    UNAVAILABLE when the daemon is just giving way to an upgrade.
     """
 
 @_typing.type_check_only
@@ -206,7 +208,9 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     """
     Die: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.DieRequest, _host_manager_pb2.DieResponse]  # type: ignore[assignment]
     """Stops the manager (as StopManager does) and then exits the daemon. Answers
-    when everything is down, just before the daemon closes.
+    when everything is down, just before the daemon closes. FAILED_PRECONDITION
+    when it is to leave something running that is being brought down already;
+    UNAVAILABLE when the daemon is just giving way to an upgrade.
     """
 
 class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -376,7 +380,9 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_manager_pb2.DieResponse, _abc.Awaitable[_host_manager_pb2.DieResponse]]:
         """Stops the manager (as StopManager does) and then exits the daemon. Answers
-        when everything is down, just before the daemon closes.
+        when everything is down, just before the daemon closes. FAILED_PRECONDITION
+        when it is to leave something running that is being brought down already;
+        UNAVAILABLE when the daemon is just giving way to an upgrade.
         """
 
 def add_HostManagerServiceServicer_to_server(servicer: HostManagerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

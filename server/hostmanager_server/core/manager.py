@@ -9,6 +9,7 @@ from enum import Enum
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.service import Orphan
+from hostmanager_server.core.spec import Management
 
 
 class ManagerState(Enum):
@@ -65,3 +66,4 @@ class Manager:
     orphans: Mapping[str, Orphan] = field(default_factory=dict)  # by container id
     new_tags: Mapping[str, str] = field(default_factory=dict)  # tags the engine has not, by instance id
     problems: Mapping[str, str] = field(default_factory=dict)  # of the daemon itself: a sentence, or none
+    disowned: frozenset[Management] = frozenset()  # what is not brought down as it stops

@@ -13,6 +13,7 @@ from hostmanager_server.supervisor import (
     EndingError,
     InvalidRequestError,
     NotDurableError,
+    ReplacingError,
     RequestError,
     StaleEpochError,
     UpgradeError,
@@ -119,6 +120,8 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
         case UpgradeError() | EndingError():
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "UPGRADE_REFUSED", str(error))
+        case ReplacingError():
+            return RpcError(grpc.StatusCode.UNAVAILABLE, "BEING_UPGRADED", str(error))
         case StaleEpochError():
             return RpcError(grpc.StatusCode.ABORTED, "STALE_EPOCH", str(error))
     raise TypeError(f"no status for {error!r}") from error

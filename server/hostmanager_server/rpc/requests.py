@@ -5,11 +5,12 @@ from __future__ import annotations
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context, carry_out
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
-from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError
+from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
 
 
 class RequestRpcs:
@@ -74,11 +75,19 @@ class RequestRpcs:
             )
             if asked
         }
+        manager = context.store.snapshot().manager
+        if manager.state is ManagerState.STOPPING and not disown.keys() <= manager.disowned:
+            what = f"leave {' and '.join(disown.values())} running"
+            remedy = "what is asked to be left has been told to end; ask without it"
+            raise from_request_error(WrongStateError(what, manager.state, remedy), "")
         message = "the daemon is to exit after bringing everything down"
         if disown:
             message = f"the daemon is to exit, leaving {' and '.join(disown.values())} running"
+        try:
+            context.exit_daemon(frozenset(disown))
+        except RequestError as error:
+            raise from_request_error(error, "") from error
         context.supervisor.note(Note(Kind.DAEMON, "Die", message, context.now()))
-        context.exit_daemon(frozenset(disown))
         if len(disown) < 2:
             await carry_out(context.supervisor.stop_manager(disown))
         return pb.DieResponse(epoch=context.daemon.epoch)

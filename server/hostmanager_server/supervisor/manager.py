@@ -89,7 +89,7 @@ class Manager:
         _raise_if(plan.check_targets(known, changes))
 
         moment = self._now()
-        self._set_manager(replace(self._manager, state=ManagerState.RUNNING))
+        self._set_manager(replace(self._manager, state=ManagerState.RUNNING, disowned=frozenset()))
         self._engine.note(Note(Kind.MANAGER, "Started", "the manager runs", moment))
         if config is not None:
             if self._adopted:
@@ -160,9 +160,10 @@ class Manager:
                 return
         self._stopped.append(future)
         if self._manager.state is ManagerState.RUNNING:
-            self._set_manager(replace(self._manager, state=ManagerState.STOPPING))
+            disowned = frozenset(disown)
+            self._set_manager(replace(self._manager, state=ManagerState.STOPPING, disowned=disowned))
             self._engine.note(Note(Kind.MANAGER, "Stopping", "everything is being brought down", moment))
-            self._disown(frozenset(disown))
+            self._disown(disowned)
             down = [
                 TargetChange(i.instance_id, Target.DOWN)
                 for i in self._engine.instances.values()

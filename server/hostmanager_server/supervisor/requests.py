@@ -95,6 +95,16 @@ class EndingError(RequestError):
         )
 
 
+class ReplacingError(RequestError):
+    """The daemon gives way to another one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the daemon is being upgraded, and cannot be asked to end any more; "
+            "ask the one that takes over, in a moment"
+        )
+
+
 class StaleEpochError(RequestError):
     """The request was meant for an earlier life of the daemon."""
 

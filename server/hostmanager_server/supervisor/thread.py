@@ -61,6 +61,7 @@ class Supervisor:
         self._loop = Loop()
         self._engine = Engine(store, now)
         self._services: ServiceDriver | None = None
+        self._ended = False  # nothing is to be decided any more
         self._noting: list[Future[None]] = []  # who waits for a note to be published
         driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
         if make_services is not None:
@@ -83,6 +84,8 @@ class Supervisor:
         it nothing may run any more. Waits for the thread."""
 
         def last() -> None:
+            self._step()  # what this round has brought is seen to, or is known to the next daemon
+            self._ended = True
             if disown:
                 self._engine.driver.disown()
             self._engine.driver.close()
@@ -237,6 +240,8 @@ class Supervisor:
             self._on_failure()
 
     def _step(self) -> float | None:
+        if self._ended:
+            return None
         more = self._engine.step()
         noted, self._noting = self._noting, []
         for future in noted:

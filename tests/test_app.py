@@ -1,0 +1,28 @@
+"""What the composition root does with requests to end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hostmanager_server.app import App
+from hostmanager_server.settings import Settings
+from hostmanager_server.supervisor import ReplacingError
+
+
+def test_a_daemon_that_gives_way_to_another_cannot_be_asked_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hostmanager_server.app.preflight", lambda *_: "9.9")
+
+    async def play() -> None:
+        app = App(Settings(tmp_path / "site.yaml", tmp_path / "state", ()))
+        await app.upgrade(validate_only=True)
+        app.exit(frozenset())
+        app = App(Settings(tmp_path / "site.yaml", tmp_path / "state", ()))
+        await app.upgrade()
+        with pytest.raises(ReplacingError):
+            app.exit(frozenset())
+
+    asyncio.run(play())
