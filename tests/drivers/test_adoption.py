@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started, StartFailed
-from hostmanager_server.drivers import gate, identity
+from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started
+from hostmanager_server.drivers import identity
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness
@@ -228,81 +227,6 @@ def test_a_record_that_cannot_be_read_is_set_aside(
     assert not record(real).exists()
     assert record(real).with_suffix(".corrupt").read_text() == content
     assert str(record(real)) in caplog.text
-
-
-@pytest.mark.parametrize("content", ["{", '{"version": 99}'])
-def test_a_run_whose_record_cannot_be_read_gets_no_second_one_beside_it(
-    real: RealHarness, content: str
-) -> None:
-    pid = launch_steady(real)
-    record(real).write_text(content)
-    real.successor()
-    assert real.driver.adopt({}) == []
-    second = RunKey("a", 2)
-    real.driver.launch(second, real.command("a", "sleep", "1000"))
-    (failed,) = (event for event in real.events if isinstance(event, StartFailed))
-    assert str(record(real).with_suffix(".corrupt")) in failed.why
-    assert runs(pid)
-    os.kill(pid, signal.SIGKILL)
-    real.wait_for(lambda: not runs(pid))
-    real.driver.launch(second, real.command("a", "sleep", "1000"))
-    assert real.pid("a") != pid
-    real.driver.stop(second, signal.SIGKILL, whole_tree=True)
-    real.wait_for(lambda: gone(real))
-
-
-def test_a_run_whose_record_was_removed_is_adopted_all_the_same(
-    real: RealHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    pid = launch_steady(real)
-    content = record(real).read_bytes()
-    shutil.rmtree(record(real).parent)
-    real.successor()
-    assert [(one.run, one.pid, one.ready) for one in real.driver.adopt({})] == [(A, pid, True)]
-    assert record(real).read_bytes() == content
-    assert str(record(real)) in caplog.text
-    # Also by those who come after, and once more.
-    real.successor()
-    record(real).unlink()
-    real.successor()
-    assert [one.pid for one in real.driver.adopt({})] == [pid]
-    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
-    real.wait_for(lambda: gone(real))
-    real.successor()
-    assert real.driver.adopt({}) == []
-
-
-def test_who_hides_is_known_by_the_lock_of_a_record_that_was_removed(real: RealHarness) -> None:
-    hides = f"setsid env --ignore-environment sh -c '(: > {real.settled('a')}; exec sleep 1000) &'; exit 5"
-    real.driver.launch(A, real.command("a", "sh", "-c", hides))
-    real.settle("a")
-    real.wait_for(lambda: any(isinstance(event, Exited) for event in real.events))
-    assert not gone(real)
-    for removed in (True, False):  # the second time there is one again, which is not what is locked
-        if removed:
-            record(real).unlink()
-        real.successor()
-        (adopted,) = real.driver.adopt({})
-        assert (adopted.run, adopted.ended is None, adopted.gone) == (A, False, False)
-    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
-    real.wait_for(lambda: gone(real))
-    assert not record(real).exists()
-
-
-def test_a_removed_record_of_a_run_that_is_over_is_nothing_to_go_by(real: RealHarness) -> None:
-    pid = launch_steady(real)
-    opens = f"import os, sys; os.dup2(os.open(sys.argv[1], os.O_RDONLY), {gate.lock_descriptor()}); input()"
-    reader = subprocess.Popen([sys.executable, "-c", opens, record(real)], stdin=subprocess.PIPE)
-    try:
-        real.wait_for(lambda: Path(f"/proc/{reader.pid}/fd/{gate.lock_descriptor()}").exists())
-        record(real).unlink()
-        os.kill(pid, signal.SIGKILL)
-        real.wait_for(lambda: gone(real))
-        real.successor()
-        assert real.driver.adopt({}) == []
-        assert reader.poll() is None
-    finally:
-        reader.communicate(b"\n")
 
 
 def test_a_corrupt_record_does_not_keep_others_from_being_adopted(real: RealHarness) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.drivers import identity
-from hostmanager_server.drivers.records import file_name
+from hostmanager_server.drivers.record_files import file_name
 
 STAT = (
     "12 ({name}) {state} 3 4 5 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 777 0 0" + " 0" * 27 + " 2304\n"

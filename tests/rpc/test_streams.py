@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 from dataclasses import replace
@@ -202,6 +203,36 @@ def test_whoever_is_sent_away_cannot_come_back_to_a_server_that_stops(tmp_path: 
             await refused(_drain(stream))
             assert "s" not in os.listdir(tmp_path)
             await stopping
+
+    run(play())
+
+
+def test_a_server_that_is_stopped_twice_leaves_alone_the_socket_of_the_next(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            await h.server.stop()
+            (tmp_path / "s").touch()
+            await h.server.stop()
+            assert (tmp_path / "s").exists()
+
+    run(play())
+
+
+def test_a_socket_that_cannot_be_removed_does_not_keep_the_server_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "read-only", str(path))
+
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stream = h.stub().WatchStatus(pb.WatchStatusRequest())
+            await anext(aiter(stream))
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "unlink", read_only)
+                await h.server.stop()
+            error = await refused(_drain(stream))
+            assert error.reason == "SHUTTING_DOWN"
 
     run(play())
 

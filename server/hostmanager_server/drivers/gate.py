@@ -17,9 +17,10 @@ from dataclasses import dataclass
 SHELL = "/bin/sh"
 
 # Reads the release from its standard input, which the agent then gets as /dev/null. It notes that in the
-# record, as the daemon does, which may die before it has. `cd` exports OLDPWD, which the agent was not given.
+# record, as the daemon does, which may die before it has; its limit on the size of files is the agent's, and
+# going beyond that is not to end it here. `cd` exports OLDPWD, which the agent was not given.
 SCRIPT = (
-    "read -r HOSTMANAGER_GATE || exit; { printf 1 >&3; } 2>/dev/null; exec 3>&-; "
+    "read -r HOSTMANAGER_GATE || exit; trap '' XFSZ; { printf 1 >&3; } 2>/dev/null; trap - XFSZ; exec 3>&-; "
     'cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
 )
 
@@ -77,6 +78,12 @@ def spawn(
     close-on-exec (`seal_descriptors`). To `flag` it writes a 1 when it is released, and closes it. It moves
     itself into the cgroup at `group`, where it can. Raises OSError, or ValueError for a NUL byte.
     """
+    if flag == lock_descriptor():
+        flag = os.dup(flag)
+        try:
+            return spawn(argv, working_dir, env, output, lock, flag, group)
+        finally:
+            os.close(flag)
     words = _ARGV0 if group is None else (*_ARGV0_WITH_GROUP, group)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:

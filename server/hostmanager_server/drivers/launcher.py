@@ -22,7 +22,8 @@ from .gate import Gate
 from .identity import Identity
 from .limits import apply_limits
 from .record import Record
-from .records import Draft, Records, file_name
+from .record_files import file_name
+from .records import Draft, Records
 from .tree import Tree
 
 
@@ -56,10 +57,12 @@ class Launcher:
 
     def launch(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> Launched:
         """Start it. Raises CommandError, LimitError, OSError, ValueError; nothing of it is left then."""
-        if unreadable := self._records.unreadable(run.instance_id):
+        unknown = self._records.unreadable(run.instance_id)
+        if unknown is not None:
+            who = f"pid {', '.join(map(str, unknown))}" if unknown else "something"
             raise CommandError(
-                f"something of a run whose record cannot be read is alive; end it (fuser -k '{unreadable}'), "
-                "or have a daemon that can read it take it back"
+                f"{who} of a run whose record cannot be read is alive; end that, or have a daemon that can "
+                "read it take it back"
             )
         prepared = command.prepare(process, process.argv, self._inherited)
         token = f"{self._epoch}.{next(self._count)}"

@@ -167,6 +167,7 @@ class ProcessDriver:
         self._groups.close()
         self._prober.close()
         self._store.close()
+        self._records.close()
 
     def _start_failed(self, run: RunKey, why: str) -> None:
         self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))

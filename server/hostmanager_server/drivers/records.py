@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
-from .identity import read_file
 from .record import READY_AT, RELEASED_AT, Record
-from .removed import find_removed, is_locked
+from .record_files import (
+    ASIDE,
+    RECORD,
+    RecordFile,
+    any_removed,
+    file_name,
+    find_record_files,
+    holders,
+    is_locked,
+)
 
-_LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
 _log = logging.getLogger(__name__)
 
 
@@ -69,8 +74,10 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._not_void: dict[str, None] = {}  # paths of records that are void, and could not be renamed
-        # Descriptors of the files that a run has the lock of, where those were removed, by their path.
+        # Descriptors of files that a run has the lock of, by the path of the instance's record: where they
+        # were removed; and of those that could not be read, wherever they are.
         self._removed: dict[str, int] = {}
+        self._unreadable: dict[str, int] = {}
         self._make_directory()
 
     def draft(self, instance_id: str) -> Draft:
@@ -87,7 +94,7 @@ class Records:
                 self._make_directory()
             draft = _open_draft(free, final)
         self._not_void.pop(final, None)  # it takes the place of that one
-        self._forget_removed(final)
+        self._forget(self._removed, final)
         return draft
 
     def _make_directory(self) -> None:
@@ -110,11 +117,17 @@ class Records:
         descriptors)."""
         return _is_locked(self._locked_file(instance_id))
 
-    def unreadable(self, instance_id: str) -> str:
-        """The path of a record of the instance that was set aside, if anybody still holds its lock: something
-        of a run is alive of which nothing else is known. Empty when there is none. Raises OSError."""
-        aside = _aside(self._path(instance_id))
-        return aside if _is_locked(aside) else ""
+    def unreadable(self, instance_id: str) -> list[int] | None:
+        """The pids, as far as they are known, of a run of the instance of which nothing else is known, as its
+        record could not be read; None when nothing of one is alive. Raises OSError."""
+        path = self._path(instance_id)
+        file = self._unreadable.get(path)
+        if file is None:
+            return None
+        if is_locked(file):
+            return holders(file)
+        self._forget(self._unreadable, path)
+        return None
 
     def file_of(self, instance_id: str) -> tuple[int, int] | None:
         """Device and inode of the instance's record, by which its open descriptors are known."""
@@ -131,7 +144,7 @@ class Records:
 
     def _void(self, *paths: str) -> None:
         for path in paths:
-            self._forget_removed(path)
+            self._forget(self._removed, path)
             try:
                 os.rename(path, _free(path))
             except FileNotFoundError:
@@ -152,88 +165,79 @@ class Records:
         """Every record there is, also those that somebody removed while their runs went on. What is no record
         is set aside as `*.corrupt`, and logged. Raises OSError: a record that cannot be read now is not to be
         taken for one that is not there."""
-        records: dict[str, Record] = {}
-        for name in sorted(os.listdir(self._directory)):
-            path = str(self._directory / name)
+        for name in os.listdir(self._directory):
             if name.endswith(".free"):
                 with contextlib.suppress(OSError):  # read-only
-                    os.unlink(path)
-            elif name.endswith(".json"):
-                try:
-                    record = Record.from_json(read_file(path))
-                    if self._path(record.run.instance_id) != path:
-                        raise ValueError(f"it is of instance '{record.run.instance_id}'")
-                    records[path] = record
-                except FileNotFoundError:
-                    continue  # somebody else was faster
-                except ValueError as error:
-                    _set_aside(path, error)
-        self._recover(records)
-        return list(records.values())
+                    os.unlink(self._directory / name)
+        by_path: dict[str, list[RecordFile]] = {}
+        for file in find_record_files(self._directory):
+            by_path.setdefault(_final(file.path), []).append(file)
+        chosen = (self._choose(path, files) for path, files in by_path.items())
+        return [record for record in chosen if record is not None]
 
-    def _recover(self, records: dict[str, Record]) -> None:
-        """Add those that were removed from the directory while their runs went on, and write them again. Of
-        those that there are, know the file that the run has the lock of. Raises OSError."""
-        found = []
-        for path, file in find_removed(self._directory):
-            try:
-                data = read_file(f"/proc/self/fd/{file}")
-                found.append((Record.from_json(data), path, file, data))
-            except ValueError as error:
-                os.close(file)
-                if path.endswith(".json"):
-                    _log.error("cannot read the runtime record '%s', which was removed: %s", path, error)
-        found.sort(key=lambda one: one[0].started.mono, reverse=True)  # the newest one counts
-        for record, path, file, data in found:
-            known = records.get(path)
-            if path != self._path(record.run.instance_id) or (known and known.token != record.token):
-                os.close(file)
-                continue
-            records[path], self._removed[path] = record, file
-            if known is None:
-                _log.warning(
-                    "the runtime record '%s' was removed while its run goes on; it is written again", path
-                )
-                _write_again(path, data)
+    def _choose(self, path: str, files: list[RecordFile]) -> Record | None:
+        """The record of one instance, out of all files that are or were its: of a run that is alive, if there
+        is one. It is put in its place if it is not there."""
+        records = [(file.record, file) for file in files if file.record is not None]
+        in_place = next((one for one in records if one[1].there and one[1].path == path), None)
+        alive = [one for one in records if one[1].locked]
+        best = max(alive, key=lambda one: (one is in_place, one[0].started.mono), default=in_place)
+        for file in files:
+            if file.record is None:
+                self._reject(path, file)
+            elif best is None or file is not best[1]:
+                file.close()
+        if best is None:
+            return None
+        record, file = best
+        if file.file is not None:
+            self._forget(self._removed, path)
+            self._removed[path] = file.file
+        if in_place is not None and in_place[0].token == record.token:
+            return in_place[0]  # which may have been marked since it was written again
+        _put_back(file, path)
+        return record
+
+    def _reject(self, path: str, file: RecordFile) -> None:
+        if file.there and file.path == path:
+            _set_aside(path, file.problem)
+        elif not file.there:
+            _log.error("cannot read the runtime record '%s', which was removed: %s", file.path, file.problem)
+        if file.file is not None:
+            self._forget(self._unreadable, path)
+            self._unreadable[path] = file.file
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+        for files in (self._removed, self._unreadable):
+            for path in list(files):
+                self._forget(files, path)
 
     def _locked_file(self, instance_id: str) -> str:
         path = self._path(instance_id)
         removed = self._removed.get(path)
         return path if removed is None else f"/proc/self/fd/{removed}"
 
-    def _forget_removed(self, path: str) -> None:
-        removed = self._removed.pop(path, None)
-        if removed is not None:
-            os.close(removed)
+    @staticmethod
+    def _forget(files: dict[str, int], path: str) -> None:
+        file = files.pop(path, None)
+        if file is not None:
+            os.close(file)
 
     def _path(self, instance_id: str) -> str:
-        return f"{self._directory}/{file_name(instance_id)}.json"
+        return f"{self._directory}/{file_name(instance_id)}{RECORD}"
 
 
 def were_kept_in(directory: Path) -> bool:
     """Whether there was a daemon that kept its records in this directory, which may have been removed."""
-    if directory.exists():
-        return True
     try:
-        removed = [file for _, file in find_removed(directory)]
+        return directory.exists() or any_removed(directory)
     except OSError:
         return True  # for all that is known
-    for file in removed:
-        os.close(file)
-    return bool(removed)
-
-
-def file_name(instance_id: str) -> str:
-    """A file name of its own for each instance id, whatever characters are in it."""
-    name = quote(os.fsencode(instance_id), safe="")
-    if len(name) > _LONGEST_NAME:
-        # No quoted name has a '%' before a '-'.
-        name = f"{name[:100]}%-{hashlib.sha256(name.encode()).hexdigest()}"
-    return name
 
 
 def _free(final: str) -> str:
-    return final.removesuffix(".json") + ".free"
+    return final.removesuffix(RECORD) + ".free"
 
 
 def _open_draft(free: str, final: str) -> Draft:
@@ -253,12 +257,19 @@ def _open_draft(free: str, final: str) -> Draft:
     return draft
 
 
-def _write_again(path: str, data: bytes) -> None:
+def _put_back(file: RecordFile, path: str) -> None:
+    """Have the record of a run that is alive where it belongs, and say so."""
     try:
-        file = os.open(_free(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(file, "wb") as writable:
-            writable.write(data)
-        os.rename(_free(path), path)
+        if file.there:
+            os.rename(file.path, path)
+            _log.warning("the runtime record '%s' can be read: it is '%s' again", file.path, path)
+        else:
+            with open(os.open(_free(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy:
+                copy.write(file.data)
+            os.rename(_free(path), path)
+            _log.warning(
+                "the runtime record '%s' was removed while its run goes on; it is written again", path
+            )
     except OSError as error:  # the next daemon finds it as this one did
         _log.warning("cannot write the runtime record '%s' again: %s", path, error.strerror)
 
@@ -274,12 +285,12 @@ def _is_locked(path: str) -> bool:
         os.close(file)
 
 
-def _aside(final: str) -> str:
-    return final.removesuffix(".json") + ".corrupt"
+def _final(path: str) -> str:
+    return path.removesuffix(ASIDE) + RECORD if path.endswith(ASIDE) else path
 
 
-def _set_aside(path: str, why: Exception) -> None:
-    aside = _aside(path)
+def _set_aside(path: str, why: str) -> None:
+    aside = path.removesuffix(RECORD) + ASIDE
     try:
         os.rename(path, aside)
     except OSError as error:

@@ -149,8 +149,9 @@ class Server:
         """End the streams, let calls finish, close. May be called again."""
         # Before anybody is sent away: a client of gRPC (1.85) that comes back while a server stops may wait
         # for ever, when the GOAWAY meets a connection that is being made.
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
+        while self._sockets:
+            with suppress(OSError):  # it is gone, or the disk is read-only
+                self._sockets.pop().unlink()
         await self.set_serving(False)
         self._hub.close()
         # There are clients that drop what they wait for when they are told that the server goes away, Die's

@@ -383,6 +383,19 @@ def test_what_a_service_depends_on_is_made_anew_when_the_engine_cannot_start_it_
     assert desk.compose.log == ["rm c", "up a"]  # d is none of its business
 
 
+def test_nothing_is_removed_beside_a_replica_that_is_paused() -> None:
+    desk = Desk(service("a", replicas=2))
+    desk.up("a")
+    victim, paused = desk.engine.running("a")
+    desk.engine.put(replace(paused, status="paused"))
+    desk.engine.end(victim, 9)
+    desk.engine.die_starting(desk.engine.containers[victim.id])
+    desk.settle()
+    desk.mend("a")
+    desk.finish_all()
+    assert not any(line.startswith("rm") for line in desk.compose.log)
+
+
 def test_a_start_that_is_withdrawn_clears_nothing() -> None:
     desk = Desk(*services("a"))
     desk.engine.die_starting(desk.engine.create(desk.reader.services["a"], 1))

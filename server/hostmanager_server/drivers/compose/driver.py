@@ -264,9 +264,14 @@ class ComposeDriver:
         return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
 
     def _in_the_way(self, wanted: ServiceSpec) -> set[str]:
-        """The services, itself or what it depends on, with a container that must go before it can start."""
-        names = self._catalog.started_with(wanted)
-        return {n for n in names if any(c.unstartable for c in self._of((wanted.project, n)))}
+        """The services, itself or what it depends on, with a container that must go before it can start. Not
+        those with a paused one: `rm` of compose before 2.17.3 takes that for one that does not run."""
+        found = set()
+        for name in self._catalog.started_with(wanted):
+            containers = self._of((wanted.project, name))
+            if any(c.unstartable for c in containers) and not any(c.status == "paused" for c in containers):
+                found.add(name)
+        return found
 
     def _leftover_differs(self, service: Service) -> bool:
         """Whether a container that has ended is to be made anew rather than started again."""
