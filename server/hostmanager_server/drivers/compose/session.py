@@ -41,7 +41,7 @@ _FILTERS = {
     ],
 }
 
-_EVENTS_UNDER_WAY = 1.0  # s; events that an inspection is ahead of arrive within, or not at all
+_EVENTS_UNDER_WAY = 5.0  # s; events that an inspection is ahead of arrive within, or not at all
 _LOOK_AGAIN = 0.1  # s between inspections while they do not
 
 # The engine answers nothing of a container while it starts, stops or removes it, which took two seconds when
@@ -235,6 +235,7 @@ class Session:
         try:
             seen = self._inspect(container_id, _LOOK)
         except _BusyError:
+            self._tell(self._sightings.started_unseen(container_id, at))
             self._doubt(container_id)
             return
         if seen is not None:
@@ -257,7 +258,9 @@ class Session:
         """Inspect what is doubtful once the events at hand are folded, or cannot be waited for any longer."""
         for container_id, since in list(self._doubtful.items()):
             overdue = time.monotonic() - since >= _EVENTS_UNDER_WAY
-            if (overdue or self._inbox.empty()) and self._settled(container_id, overdue):
+            quiet = self._inbox.empty()
+            # What is in the inbox did arrive, however late this thread comes to it.
+            if (overdue or quiet) and self._settled(container_id, overdue and quiet):
                 del self._doubtful[container_id]
         if not self._doubtful:
             for refresh in self._waiting:

@@ -69,17 +69,18 @@ class Sightings:
             return self._keep(seen, at)
         # The run that the event tells of is over already. Its end will be told by an event, too; here it
         # has its start.
-        begun = replace(
-            seen,
-            running=True,
-            status="running",
-            exit_code=0,
-            started=seen.started if same_run else at,
-            finished=known.finished if known is not None else None,
-            pid=0,
-            health="",
-        )
-        return self._keep(begun, at)
+        began = seen.started if same_run and seen.started is not None else at
+        return self._keep(_begun(seen, began, known.finished if known is not None else None), at)
+
+    def started_unseen(self, container_id: str, at: float) -> tuple[Container, ...]:
+        """An event told of a start at this time of the engine's clock, and no inspection was to be had."""
+        known = self._known.get(container_id)
+        if known is None:
+            self._versions[container_id] = at  # no inspection is ahead of this event any more
+            return ()
+        if at < self._versions[container_id]:
+            return ()
+        return self._keep(_begun(known, at, known.finished), at)
 
     def ahead(self, seen: Container) -> bool:
         """Whether the inspected container shows another run than the last one known, with an end before it
@@ -114,3 +115,17 @@ class Sightings:
         self._known[container.id] = container
         self._versions[container.id] = max(at, container.started or 0.0, container.finished or 0.0)
         return (container,)
+
+
+def _begun(container: Container, started: float, finished: float | None) -> Container:
+    """What is known of a run of a container by its start alone; `finished`: when the one before ended."""
+    return replace(
+        container,
+        running=True,
+        status="running",
+        exit_code=0,
+        started=started,
+        finished=finished,
+        pid=0,
+        health="",
+    )
