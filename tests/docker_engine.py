@@ -82,10 +82,11 @@ class DockerEngine:
     def api(self) -> docker.APIClient:
         return docker.APIClient(base_url=self.host, version="auto", timeout=int(DEADLINE))
 
-    def answers(self) -> bool:
-        """Whether the engine answers a ping within two seconds."""
+    def answers(self, within: int = 2) -> bool:
+        """Whether the engine answers a ping within so many seconds."""
         try:
-            with contextlib.closing(docker.APIClient(base_url=self.host, version="auto", timeout=2)) as api:
+            client = docker.APIClient(base_url=self.host, version="auto", timeout=within)
+            with contextlib.closing(client) as api:
                 return bool(api.ping())
         except (docker.errors.DockerException, OSError):
             return False
@@ -164,7 +165,7 @@ def engine_or_reason() -> DockerEngine | str:
     what_to_do = "run `make engine` as root"
     if shutil.which("docker") is None:
         return f"no docker command; {what_to_do}"
-    if not engine.answers():
+    if not engine.answers(within=int(DEADLINE)):  # one that is not there refuses at once
         return f"no Docker engine answers at {engine.host} for this user; {what_to_do}"
     try:
         engine.docker("compose", "version")

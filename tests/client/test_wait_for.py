@@ -53,7 +53,7 @@ def test_too_late_names_those_that_are_not_there_and_why(daemon: FakeDaemon, cli
     answer = client.update({"all": DOWN})
     daemon.change("data2", next_action=pb.NEXT_ACTION_WAIT_DEAD, reason="Stopping", message="sent SIGINT")
     with pytest.raises(TargetNotReached, match="data2 is wait_dead: sent SIGINT") as caught:
-        client.wait_for(generations(answer), timeout=0.3)
+        client.wait_for(generations(answer), timeout=3)
     (one,) = caught.value.unreached
     assert (one.instance_id, one.state, one.reason, one.hopeless) == ("data2", "wait_dead", "Stopping", False)
 

@@ -238,6 +238,18 @@ class House:
         instances = [t.instance for t in self.store.snapshot().instances.values()]
         return all(i.state is State.UP for i in instances if i.target is Target.UP)
 
+    async def restart(self, instance_id: str) -> None:
+        """Has an instance restarted, and waits until it is up again."""
+        before = self.host.run_of(instance_id)
+        await self.stub().Restart(pb.RestartRequest(instance_ids=[instance_id]))
+
+        def anew() -> bool:
+            run = self.host.run_of(instance_id)
+            return run is not None and run is not before
+
+        await until(anew)
+        await until(self.settled)
+
     @property
     def watchers(self) -> int:
         return len(self.hub._watchers)

@@ -224,8 +224,7 @@ def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
         async with house(tmp_path) as h:
             stub = h.stub()
             before = {r.key.instance_id: r.pid for r in h.host.runs}
-            await stub.Restart(pb.RestartRequest(instance_ids=["a"]))
-            await until(lambda: (r := h.host.run_of("a")) is not None and r.pid != before["a"])
+            await h.restart("a")
             assert {r.key.instance_id: r.pid for r in h.host.runs if r.key.instance_id != "a"} == {
                 i: pid for i, pid in before.items() if i != "a"
             }
@@ -284,8 +283,7 @@ def test_what_was_told_to_end_cannot_be_disowned_any_more(tmp_path: Path) -> Non
     async def play() -> None:
         async with house(tmp_path) as h:
             h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
-            await h.stub().Restart(pb.RestartRequest(instance_ids=["a"]))
-            await until(h.settled)
+            await h.restart("a")
             stopping = h.stub().StopManager(pb.StopManagerRequest())
             await until(lambda: h.store.snapshot().manager.state is ManagerState.STOPPING)
             error = await refused(h.stub().Die(pb.DieRequest(disown_processes=True)))
@@ -300,8 +298,7 @@ def test_a_death_that_is_asked_for_twice_is_one(tmp_path: Path) -> None:
     async def play() -> None:
         async with house(tmp_path) as h:
             h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
-            await h.stub().Restart(pb.RestartRequest(instance_ids=["a"]))
-            await until(h.settled)
+            await h.restart("a")
             request = pb.DieRequest(disown_dockers=True)
             calls = [h.stub().Die(request) for _ in range(2)]
             await until(lambda: h.died == [frozenset({Management.DOCKER})] * 2)
@@ -355,8 +352,9 @@ def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
             await asyncio.wrap_future(h.supervisor.start_manager())
             await until(lambda: len(h.host.runs) == 3)
             stub = h.stub()
+            await stub.GetStatus(pb.GetStatusRequest())  # it is connected now
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.StopManager(pb.StopManagerRequest(), timeout=0.2)
+                await stub.StopManager(pb.StopManagerRequest(), timeout=2)
             assert caught.value.code() is CODE.DEADLINE_EXCEEDED
             status = await stub.GetStatus(pb.GetStatusRequest())
             assert status.manager.state == pb.MANAGER_STATE_STOPPING

@@ -30,10 +30,12 @@ class Running:
         assert done.wait(PATIENCE)
 
     def is_waiting(self) -> bool:
-        """Whether the thread sleeps for events, not for its turn to run; where the kernel does not tell,
-        that is assumed."""
-        where = Path(f"/proc/self/task/{self.thread.native_id}/wchan").read_text()
-        return where == "0" or "ep" in where  # ep_poll, do_epoll_wait
+        """Whether the thread sleeps for events, not for its turn to run; where the kernel does not tell what
+        it sleeps for, that is assumed."""
+        task = Path(f"/proc/self/task/{self.thread.native_id}")
+        where = (task / "wchan").read_text()
+        sleeps = "\nState:\tS" in (task / "status").read_text()
+        return sleeps and (where == "0" or "ep" in where)  # ep_poll, do_epoll_wait
 
     def switches(self) -> int:
         """How often the thread has gone to sleep."""

@@ -216,8 +216,8 @@ def new_session(engine: SimulatedEngine, told: Told) -> Session:
 
 
 def run_of(container: Container, truth: Simulated) -> int:
-    """Which of its runs this is, the first being 1; 0 before that. A start that was not inspected has the time
-    of its event, which is a little later."""
+    """Which of its runs this is, the first being 1; 0 before that. A start that was not inspected has the
+    time of its event, which is a little later."""
     return bisect_right(truth.starts, round((container.started or 0.0) - EPOCH, 6))
 
 
