@@ -15,7 +15,9 @@ ESCAPE = """
 import os, sys, time
 if os.fork() == 0:
     os.setsid()
+    parent = os.getpid()
     if os.fork() == 0:
+        while os.getppid() == parent: time.sleep(0.001)
         os.closerange(0, 1024)
         os.execve(sys.executable, [sys.executable, "-c", SLEEP, sys.argv[1]], {})
     os._exit(0)
@@ -50,7 +52,7 @@ def remove_cgroup(group: Path) -> None:
     """With everybody in it."""
     (group / "cgroup.kill").write_text("1")
     left = threading.Event()
-    while "populated 1" in (group / "cgroup.events").read_text():
+    while populated(group):
         left.wait(0.01)
     for below in sorted(group.rglob("*/"), reverse=True):
         below.rmdir()
@@ -61,6 +63,11 @@ def processes_in(group: Path) -> list[int]:
     """Of this cgroup and those below it."""
     files = [group / "cgroup.procs", *group.rglob("*/cgroup.procs")]
     return [int(pid) for file in files for pid in file.read_text().split()]
+
+
+def populated(group: Path) -> bool:
+    """Whether the kernel has anybody in this cgroup or below it; it has for a moment after their end."""
+    return "populated 1" in (group / "cgroup.events").read_text()
 
 
 def groups_in(folder: Path) -> list[Path]:

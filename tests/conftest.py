@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from tests.cgroups import cgroup_or_reason, remove_cgroup
 from tests.docker_engine import (
@@ -26,6 +27,10 @@ from tests.docker_engine import (
     unique_name,
 )
 from tests.private_engine import StartEngine, private_engines
+
+if os.environ.get("CI") != "true":  # for which hypothesis has a profile of its own, likewise
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

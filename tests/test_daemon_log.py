@@ -62,7 +62,8 @@ def test_a_log_that_cannot_be_written_at_all_ends_in_good_time() -> None:
     for _ in range(1000):
         log.handle(record("x" * 1000))
     log.close()
-    os.close(read_end)
+    os.close(read_end)  # which lets go of whoever writes
+    log._thread.join()
     os.close(write_end)
 
 

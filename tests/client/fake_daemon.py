@@ -152,12 +152,13 @@ class FakeDaemon(FakeHost):
         context.add_callback(wake)
         try:
             due = False
-            while context.is_active() and mine == self.generation_of_streams:
-                messages = [] if self.hold else turn(due and not self.silent)
+            while context.is_active():
+                with self.changed:
+                    if mine != self.generation_of_streams:
+                        break
+                    messages = [] if self.hold else turn(due and not self.silent)
+                    due = not messages and not self.changed.wait(heartbeat)
                 yield from messages
-                if self.hold or not messages or due:
-                    with self.changed:
-                        due = not self.changed.wait(heartbeat)
             if context.is_active():
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
         finally:

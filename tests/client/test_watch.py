@@ -113,11 +113,11 @@ def test_silence_is_a_dead_connection(daemon: FakeDaemon, client: Any) -> None:
 def test_heartbeats_keep_a_quiet_watch_alive(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     told: list[Disconnected | Reconnected] = []
-    updates = client.watch(heartbeat=1.0, on_connection=told.append)
+    updates = client.watch(heartbeat=2.0, on_connection=told.append)
     next(updates)
     import threading
 
-    timer = threading.Timer(3.5, lambda: daemon.change("data1", restart_count=1))
+    timer = threading.Timer(7.0, lambda: daemon.change("data1", restart_count=1))
     timer.start()
     assert next(updates).changed == ("data1",)
     assert told == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import stat
@@ -106,6 +107,7 @@ def test_what_is_no_file_is_a_problem_and_holds_nothing_up(tmp_path: Path, kind:
             path.symlink_to(tmp_path / "gone")
         case "nul":
             path = tmp_path / "a\0b"
+    gc.collect()  # what other tests left to it
     descriptors = len(os.listdir("/proc/self/fd"))
     config = load_site_config(path, host="h")
     assert [p.severity for p in config.problems] == [Severity.ERROR]

@@ -279,6 +279,7 @@ class RealHarness:
         )
 
     def crash(self, instance_id: str) -> None:
+        self.alive(instance_id)  # who it is, as long as that shows
         os.kill(self.pid(instance_id), signal.SIGKILL)
 
     def pid(self, instance_id: str) -> int:

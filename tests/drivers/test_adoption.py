@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started
-from hostmanager_server.drivers import identity
+from hostmanager_server.drivers import identity, leader
+
+from tests.drivers.conftest import DEADLINE
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness
@@ -128,7 +130,11 @@ def test_an_adopted_agent_can_be_stopped_with_its_tree(real: RealHarness) -> Non
 
 
 @pytest.mark.parametrize("crash", ["before record", "before release", "before release, the gate frozen"])
-def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str) -> None:
+def test_a_run_in_the_gate_leaves_with_its_daemon(
+    real: RealHarness, crash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "GATE_ENDS", int(DEADLINE * 1000))
+    monkeypatch.setattr(leader, "_PATIENCE", int(DEADLINE * 1000) // leader._SHORTLY)
     touched = real.directory / "touched"
     said = daemon_that_dies(real, "touch", str(touched), crash=crash)
     assert real.driver.adopt({}) == []
@@ -142,8 +148,7 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(real: RealHarness, crash: str)
 
 def test_a_run_that_ended_meanwhile_is_told_of_as_one_that_ended(real: RealHarness) -> None:
     pid = int(daemon_that_dies(real, "sh", "-c", f": > {real.settled('a')}"))
-    real.settle("a")
-    real.wait_for(lambda: not real.alive("a"))
+    real.wait_for(lambda: not runs(pid))
     (adopted,) = real.driver.adopt({})
     assert (adopted.run, adopted.pid, adopted.gone) == (A, pid, True)
     assert adopted.ended in (ExitStatus(), ExitStatus(code=0))  # known as long as nobody has reaped it

@@ -15,7 +15,7 @@ from hostmanager_server.drivers import gate
 from hostmanager_server.drivers.identity import read_stat
 from hostmanager_server.drivers.record import Record
 
-from tests.cgroups import escape, groups_in, processes_in
+from tests.cgroups import escape, groups_in, populated, processes_in
 from tests.drivers.test_adoption import daemon_that_dies, record, rewrite
 
 if TYPE_CHECKING:
@@ -111,11 +111,11 @@ def test_a_driver_without_groups_sees_to_those_of_the_one_before(grouped: RealHa
 
 def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: RealHarness, cgroup: Path) -> None:
     # One whose daemon died before it was recorded, one that was recorded and ended.
-    daemon_that_dies(grouped, "true", crash="before record")
+    gate_pid = int(daemon_that_dies(grouped, "true", crash="before record"))
     grouped.driver.launch(A, grouped.command("a", "sleep", "1000"))
     grouped.driver.disown()
     grouped.crash("a")
-    grouped.wait_for(lambda: not runs(grouped.pid("a")) and not processes_in(cgroup))
+    grouped.wait_for(lambda: not runs(gate_pid) and not populated(cgroup))
     assert len(groups(cgroup)) == 2
     grouped.successor()
     assert [one.gone for one in grouped.driver.adopt({})] == [True]
@@ -133,7 +133,7 @@ def test_processes_of_a_run_without_a_record_are_left_alone_and_said(
     assert str(pid) in caplog.text
     assert runs(pid)
     os.kill(pid, signal.SIGKILL)
-    grouped.wait_for(lambda: not processes_in(cgroup))
+    grouped.wait_for(lambda: not populated(cgroup))
     grouped.run(grouped.command("other", "true"))
     assert groups(cgroup) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -319,6 +320,7 @@ def test_without_inotify_watches_files_are_looked_at_by_the_clock(
 
 
 def test_close_ends_the_thread_and_closes_every_descriptor(tmp_path: Path) -> None:
+    gc.collect()  # what other tests left to it
     before = len(os.listdir("/proc/self/fd"))
     outputs = OutputFiles(tmp_path)
     write(outputs, LogPolicy(size=4096), numbered(5_000))

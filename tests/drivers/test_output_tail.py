@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import sys
@@ -229,6 +230,7 @@ def test_a_cancelled_follower_leaves_nothing_open(outputs: OutputFiles) -> None:
         write(outputs, b"hello\n")
         await last(outputs, 1)
         outputs.close()
+        gc.collect()  # what other tests left to it
         before = sorted(os.listdir("/proc/self/fd"))
         seen = asyncio.Event()
 

@@ -136,7 +136,7 @@ def test_term_reaches_the_tree_of_a_living_leader_once(real: RealHarness) -> Non
     )
     real.wait_for((real.directory / "child").exists)
     real.driver.stop(A, signal.SIGTERM, whole_tree=True)
-    real.wait_for(said.exists)
+    real.wait_for(lambda: said.exists() and said.read_text() != "")
     real.run(real.command("other", "true"))
     assert said.read_text() == "term\n"
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)

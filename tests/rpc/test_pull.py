@@ -19,7 +19,7 @@ from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProg
 from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.store import Store
 
-from tests.rpc.conftest import House, house, messages, refused, run, until
+from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, until
 
 CODE = grpc.StatusCode
 
@@ -168,7 +168,11 @@ def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
     run(play())
 
 
-def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(tmp_path: Path) -> None:
+def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hostmanager_server.rpc.pull.NOTED_WITHIN", PATIENCE)
+
     async def play() -> None:
         async with house(tmp_path) as h:
             publish(h, service("x", "agent:2"))

@@ -136,7 +136,7 @@ def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
             stream = stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=beat))
             events = stub.WatchEvents(pb.WatchEventsRequest(heartbeat_interval=beat))
             await view.read(stream, lambda: view.heartbeats == 2)
-            silence = await anext(aiter(events))
+            _opening, silence = await anext(aiter(events)), await anext(aiter(events))
             assert not silence.events
             assert silence.resume_token
 

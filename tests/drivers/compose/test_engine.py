@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -133,6 +134,11 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name in ("hm-engine", "hm-events")]
 
 
+def listens_to_term(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("\nSigCgt:")[2].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 class Service:
     """A container that looks like one of a compose service, as `docker run` makes it."""
 
@@ -200,8 +206,9 @@ def test_a_life_is_told(
     told.wait_for(lambda: [one.status for one in told.life(service.id)] == ["created"])
     service.docker("start")
     started = told.wait_for_life(service.id, (True, 0))[-1]
-    assert Path(f"/proc/{started.pid}").exists()
     assert started.started is not None
+    while not listens_to_term(started.pid):  # as PID 1 it would not be ended by it
+        time.sleep(0.01)
     service.docker("stop")
     ended = told.wait_for_life(service.id, (True, 0), (False, 0))[-1]
     assert (ended.pid, ended.status, ended.started) == (0, "exited", started.started)
