@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -248,6 +249,8 @@ async def _serve(settings: Settings) -> Outcome:
 
     def ready(addresses: list[str]) -> None:
         log.info("serving %s on %s", settings.site_file, ", ".join(addresses))
+        # A full garbage collection stops every thread. What there is now stays, and need not be looked at.
+        gc.freeze()
 
     outcome = await app.run(ready, upgrade.take_lock(os.environ))
     if outcome.lock is not None:
