@@ -2,7 +2,8 @@
 
 Each stands right after the step that it is named after. None does anything unless the environment of the
 daemon arms it: HOSTMANAGER_FAILPOINTS=recorded:3=kill,committed=freeze kills the daemon the third time it
-has recorded a run and freezes it the first time it has committed.
+has recorded a run and freezes it the first time it has committed. committing@exit_seen=kill kills it as it
+commits for the first time after it has seen an exit.
 """
 
 from __future__ import annotations
@@ -43,22 +44,29 @@ class Deed(Enum):
 class _Armed:
     count: int  # passes until it happens
     deed: Deed
+    after: Point | None = None  # passes before the first of this one do not count
 
 
 _armed: dict[Point, _Armed] = {}
 
 
 def arm(environ: Mapping[str, str]) -> None:
-    """Arm what VARIABLE names: NAME[:COUNT]=DEED, separated by commas. Raises ValueError."""
+    """Arm what VARIABLE names: NAME[@AFTER][:COUNT]=DEED, separated by commas. Raises ValueError."""
     for entry in filter(None, environ.get(VARIABLE, "").split(",")):
         name, _, deed = entry.partition("=")
         name, _, count = name.partition(":")
-        _armed[Point(name)] = _Armed(int(count or 1), Deed(deed))
+        name, _, after = name.partition("@")
+        _armed[Point(name)] = _Armed(int(count or 1), Deed(deed), Point(after) if after else None)
 
 
 def reached(point: Point) -> None:
     """The daemon has come to this point. Raises OSError where a test wants that."""
-    if _armed and (armed := _armed.get(point)) is not None:
+    if not _armed:
+        return
+    for waiting in _armed.values():
+        if waiting.after is point:
+            waiting.after = None
+    if (armed := _armed.get(point)) is not None and armed.after is None:
         armed.count -= 1
         if armed.count == 0:
             _do(armed.deed)

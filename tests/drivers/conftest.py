@@ -26,6 +26,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
+from hostmanager_server.drivers import forest
 from hostmanager_server.drivers.base import Driver, Output, Timer
 from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
@@ -327,18 +328,24 @@ def marked(*texts: str) -> list[int]:
 
 
 @pytest.fixture
-def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarness]:
+def marked_and_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By which the agents of a failed test are found and ended.
     monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
+    # While others start processes all the time, it may take longer than a daemon waits for it at adoption to
+    # know that nothing is left of a run, which is then told a little later.
+    monkeypatch.setattr(forest, "_SURVEY_LOOKS", 100_000)
+
+
+@pytest.fixture
+def real(tmp_path: Path, marked_and_patient: None) -> Iterator[RealHarness]:
     harness = RealHarness(tmp_path)
     yield harness
     harness.close()
 
 
 @pytest.fixture
-def grouped(tmp_path: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealHarness]:
+def grouped(tmp_path: Path, cgroup: Path, marked_and_patient: None) -> Iterator[RealHarness]:
     """The process driver with a cgroup for each run."""
-    monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
     harness = RealHarness(tmp_path, cgroup)
     yield harness
     harness.close()

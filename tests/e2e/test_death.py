@@ -333,6 +333,7 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
         return all(i.reason == "Finished" for i in daemon.instances().values())
 
     eventually(both_finished, "both to finish")
+    daemon.reload()  # all that came before is on disk when that is answered
     daemon.end(signal.SIGKILL)
     daemon = site.start()
     after = daemon.instances()
@@ -352,10 +353,14 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
 
 def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> None:
     # The runtime record is gone, and what came of the run is not on disk yet.
-    command = ["sh", "-c", "echo ran >> once; sleep 0.5"]
+    command = ["sh", "-c", "echo ran >> once; while [ ! -e end ]; do sleep 0.1; done"]
     site.write([{"instance-id": "once", "command": command, "restart": "never"}])
-    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing:3=kill"}
-    assert site.start(wait=False).process.wait(30) == -signal.SIGKILL
+    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing@exit_seen=kill"}
+    daemon = site.start()
+    daemon.wait_for("once", UP)
+    daemon.reload()  # all that came before is on disk when that is answered
+    (site.folder / "end").touch()
+    assert daemon.process.wait(60) == -signal.SIGKILL
     assert list((site.state_dir / "runs").glob("*.json")) == []
     site.environ = os.environ
     daemon = site.start()
@@ -372,6 +377,7 @@ def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
         return first.instance("a").consecutive_failures == 3
 
     eventually(backs_off, "three failures")
+    first.reload()  # all that came before is on disk when that is answered
     before = first.instance("a")
     first.end(signal.SIGKILL)
     second = site.start()
