@@ -255,9 +255,17 @@ async def _serve(settings: Settings) -> Outcome:
     outcome = await app.run(ready, upgrade.take_lock(os.environ))
     if outcome.lock is not None:
         upgrade.hold_signals()  # while there are handlers
+        await _handle_signals()
         if app.impatient:
             signal.raise_signal(signal.SIGTERM)  # for the successor
     return outcome
+
+
+async def _handle_signals() -> None:
+    """Have the loop call the handlers of the signals that arrived while it was kept busy: it reads of them in
+    the next turn, calls the handlers in the one after that, and then comes back here."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def _give_way(lock: int) -> NoReturn:

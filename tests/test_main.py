@@ -1,0 +1,44 @@
+"""What stands around the daemon: its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import cast
+
+import pytest
+from hostmanager_server import main, upgrade
+from hostmanager_server.app import Outcome
+from hostmanager_server.settings import Settings
+
+
+class ClosingApp:
+    """A daemon that gives way to another, and keeps the event loop busy as it closes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.impatient = False
+
+    async def run(self, *_: object) -> Outcome:
+        signal.raise_signal(signal.SIGTERM)
+        return Outcome(0, lock=3)
+
+    def terminate(self) -> None:
+        self.impatient = True
+
+    def reload(self) -> None: ...
+
+    def upgrade_soon(self) -> None: ...
+
+
+def test_a_signal_that_arrives_as_the_daemon_closes_is_left_to_its_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(main, "App", ClosingApp)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        asyncio.run(main._serve(cast("Settings", None)))
+        assert signal.sigpending() == {signal.SIGTERM}
+    finally:
+        while signal.sigtimedwait(upgrade.HELD_SIGNALS, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
