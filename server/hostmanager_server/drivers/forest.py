@@ -22,7 +22,7 @@ _SURVEY_LOOKS = 100
 _NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
 _UNSEEN_AGAIN_MAX = 1.0  # s; who cannot be seen is looked for ever more rarely, up to this
 _UNSEEN_WARN = 10
-_LOOKS_TO_TELL = 3
+_LOOKS_TO_TELL = 10
 _log = logging.getLogger(__name__)
 
 
