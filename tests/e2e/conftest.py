@@ -23,4 +23,4 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def lab(site: Site, engine: DockerEngine, image: str, compose_project: MakeProject) -> Iterator[Lab]:
     """A site with a compose project of its own on the machine's engine."""
     yield Lab(site, engine, image, compose_project)
-    site.kill_daemons()  # they would bring up again what is removed now
+    site.leave_nothing()  # a daemon, or what it has called, would bring up again what is removed now

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_server.drivers.identity import read_stat
 
 T = TypeVar("T")
 
@@ -42,18 +43,24 @@ def eventually(condition: Callable[[], T], what: str = "condition", patience: fl
 def marked(state_dir: Path) -> list[int]:
     """Live processes whose environment names this daemon's site: everything it ever started, and left."""
     needle = b"TEST_SITE=" + os.fsencode(state_dir)
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and needle in environment(entry)]
+
+
+def environment(pid: int | str) -> list[bytes]:
+    """What a process was started with; nothing of one that does not live."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        stat = read_stat(pid)
+        if stat is None or not stat.alive or stat.kernel_thread:
+            return []
         try:
-            environ = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            # In the middle of an exec both read empty.
+            if environ or Path(f"/proc/{pid}/cmdline").read_bytes() or time.monotonic() > deadline:
+                return environ.split(b"\0")
         except OSError:
-            continue
-        if needle in environ and state != "Z":
-            found.append(int(entry))
-    return found
+            return []
+        time.sleep(0.001)
 
 
 def end_marked(state_dir: Path) -> None:
@@ -209,8 +216,9 @@ class Daemon:
     def thread(self, name: str) -> Path:
         """The /proc folder of the daemon's thread of this name."""
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            if (task / "comm").read_text().strip() == name[:15]:
-                return task
+            with suppress(FileNotFoundError, ProcessLookupError):  # threads end
+                if (task / "comm").read_text().strip() == name[:15]:
+                    return task
         raise LookupError(name)
 
     def end(self, signum: int = signal.SIGTERM) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,23 @@ class Lab:
         )  # fmt: skip
         return [json.loads(line) for line in lines.splitlines()]
 
+    @contextmanager
+    def following(self, action: str) -> Iterator[Callable[[], set[str]]]:
+        """The ids of the containers of the lab's project that the engine tells this of from now on."""
+        label = f"label=com.docker.compose.project={self.project.name}"
+        now = self.engine.docker("system", "info", "--format", "{{.SystemTime}}")
+        command = ["docker", "events", "--since", now, "--filter", f"event={action}", "--filter", label]
+        told = self.site.folder / f"told-{action}"
+        with told.open("w") as file:
+            telling = subprocess.Popen(
+                [*command, "--format", "{{.Actor.ID}}"], stdout=file, env=self.engine.environment
+            )
+        try:
+            yield lambda: set(told.read_text().split())
+        finally:
+            telling.kill()
+            telling.wait()
+
 
 def wait_for(
     daemon: Daemon,
@@ -143,7 +162,8 @@ def wait_for(
 
 
 def is_up(instance: pb.ManagedInstance) -> bool:
-    return instance.next_action == UP and instance.compose_service.running
+    service = instance.compose_service
+    return instance.next_action == UP and service.running and service.pid > 0
 
 
 def is_gone(instance: pb.ManagedInstance) -> bool:

@@ -141,9 +141,8 @@ def test_a_service_that_leaves_its_file_is_an_orphan_until_it_comes_back(lab: La
 
     lab.write({"ocs-b": {}})
     wait_for_class(daemon, "a", "Test[d?]")
-    a = daemon.instance("a")
+    a = wait_for(daemon, "a", lambda i: i.next_action == UNKNOWN)
     assert not a.operable
-    assert a.next_action == UNKNOWN
     assert "no service 'ocs-a'" in a.message
     wait_for_class(daemon, "db", None)
     orphans = eventually(lambda: status(daemon).orphans, "the orphans")

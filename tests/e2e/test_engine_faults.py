@@ -250,7 +250,7 @@ def test_a_frozen_engine_is_told_and_holds_up_nothing_else(
                 instance = wait_for(daemon, name, lambda i: i.next_action == UNKNOWN)
                 assert "not answer" in instance.message  # a ping, or what was asked at that moment
             assert other.process.wait(PATIENCE) == 0
-            assert not other.site.processes()
+            eventually(lambda: not other.site.processes(), "what it called to be gone")
             plain.thaw()
             all_up(daemon, "a")
             b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)

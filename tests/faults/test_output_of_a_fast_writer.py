@@ -22,7 +22,7 @@ while not told:
     while block:
         block = block[os.write(1, block):]
     number += 100
-    time.sleep(0.001)
+    time.sleep(0.005)
 with open("written", "w") as file:
     file.write(str(number))
 """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site
+from tests.e2e.daemon import Site, eventually
 
 UP = pb.NEXT_ACTION_UP
 
@@ -18,6 +19,7 @@ def test_a_second_daemon_names_the_first_and_changes_nothing(site: Site, shared:
     site.write([{"instance-id": "a", "command": ["sleep", "100000"]}])
     first = site.start()
     pid = first.wait_for("a", UP).process.pid
+    eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "it to leave its gate")
     files = [site.socket, site.state_dir / "lock", site.state_dir / "runs" / "a.json"]
     before = [(os.stat(file).st_ino, os.stat(file).st_mtime_ns) for file in files]
     if shared == "socket":

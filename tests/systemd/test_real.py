@@ -112,7 +112,7 @@ def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[Installed]:
     subprocess.run([COMMAND, "systemd", "install", it.site, *options], check=True)
     settings = systemd.units / "hostmanager.service.d"
     settings.mkdir()
-    (settings / "test.conf").write_text("[Service]\nWatchdogSec=4s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
+    (settings / "test.conf").write_text("[Service]\nWatchdogSec=15s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
     it.systemctl("daemon-reload")
     it.systemctl("start", "hostmanager")  # returns when the daemon says that it is ready
     yield it
@@ -161,9 +161,12 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     assert installed.show("NRestarts") == "2"
     eventually(installed.are_kept, "systemd to hold what tells how they end")
 
+    def ended_and_restarted() -> bool:
+        return len(installed.pids()) == 3 and installed.instance("orphan").HasField("last_exit")
+
     installed.signal(signal.SIGKILL)
     eventually(lambda: installed.show("NRestarts") == "3", "another restart")
-    eventually(lambda: len(installed.pids()) == 3, "all to be up")
+    eventually(ended_and_restarted, "all to be up")
     exit_code = 7 if KERNEL >= (6, 15) else 0  # before that nobody can tell
     assert installed.instance("orphan").last_exit.code == exit_code
     eventually(installed.are_kept, "systemd to hold that of the new one alone")

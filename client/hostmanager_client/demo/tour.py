@@ -21,7 +21,7 @@ from hostmanager_client.state import HostState
 from hostmanager_client.sync import HostManagerClient
 from hostmanager_client.words import event_word, to_seconds
 
-STEP_WITHIN = 30.0  # s; each takes a few
+STEP_WITHIN = 90.0  # s; each takes a few
 
 
 def take_tour(lab: Lab) -> None:
