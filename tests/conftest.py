@@ -44,6 +44,18 @@ def _skip(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid of 0, as an instance has that does not run, would be this whole run of tests."""
+    kill = os.kill
+
+    def kill_one(pid: int, signum: int) -> None:
+        assert pid > 0, "there is no process to be signalled"
+        kill(pid, signum)
+
+    monkeypatch.setattr(os, "kill", kill_one)
+
+
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A cgroup (version 2) of the test's own; whatever is left in it is killed after the test."""
