@@ -246,6 +246,7 @@ steps = st.tuples(
     [],
 )
 @example([("create", "a")], [(what, "a") for what in ("start", "die", "start", "die")], [], [True])
+@example([("create", "a")], [(what, "a") for what in ("create", "start")], [0, 0, 0, 2], [True])
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(steps, max_size=10).map(lambda steps: [("create", "a"), *steps]),
@@ -285,6 +286,10 @@ def test_what_is_told_is_true_whole_and_in_order(
         runs = [run_of(container, engine.history[name]) for container in life]
         assert runs == sorted(runs)
         assert all(one != other for one, other in pairwise(life))
+        # A run that is known is not taken for one that has only just begun.
+        for number, one, other in zip(runs, life, life[1:], strict=False):
+            if one.running and other.running and number == run_of(other, engine.history[name]):
+                assert other.pid == one.pid or not one.pid
         # Whole: every end is told, each with its exit code.
         if name in engine.containers_by_id:
             one = engine.history[name]

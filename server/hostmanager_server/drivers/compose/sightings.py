@@ -78,7 +78,8 @@ class Sightings:
         if known is None:
             self._versions[container_id] = at  # no inspection is ahead of this event any more
             return ()
-        if at < self._versions[container_id]:
+        # One that is known to run is in this very run: an inspection saw it before its event was folded.
+        if known.running or at < self._versions[container_id]:
             return ()
         return self._keep(_begun(known, at, known.finished), at)
 
