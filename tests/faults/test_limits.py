@@ -26,14 +26,6 @@ def kill(daemon: Daemon, instance_id: str) -> int:
     return pid
 
 
-def failed(daemon: Daemon, instance_id: str) -> str:
-    def message() -> str:
-        events = [e for e in daemon.events(instance_id) if e.reason == "StartFailed"]
-        return events[-1].message if events else ""
-
-    return eventually(message, f"{instance_id} to fail to start")
-
-
 @contextmanager
 def no_descriptors(daemon: Daemon) -> Iterator[None]:
     soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
