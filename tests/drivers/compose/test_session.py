@@ -287,9 +287,9 @@ def test_what_is_told_is_true_whole_and_in_order(
         assert runs == sorted(runs)
         assert all(one != other for one, other in pairwise(life))
         # A run that is known is not taken for one that has only just begun.
-        for number, one, other in zip(runs, life, life[1:], strict=False):
-            if one.running and other.running and number == run_of(other, engine.history[name]):
-                assert other.pid == one.pid or not one.pid
+        for (run, earlier), (same, later) in pairwise(zip(runs, life, strict=True)):
+            if earlier.running and later.running and run == same:
+                assert later.pid == earlier.pid or not earlier.pid
         # Whole: every end is told, each with its exit code.
         if name in engine.containers_by_id:
             one = engine.history[name]
