@@ -31,11 +31,12 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What the gate is to exec."""
+    """What the gate is to exec; `uid` is the user id that it has then."""
 
     argv: list[str]
     working_dir: str
     env: dict[str, str]
+    uid: int
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -62,7 +63,7 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
     env.update(spec.env)
     env["PWD"] = working_dir
     _check_program(argv[0], env.get("PATH", _DEFAULT_PATH), working_dir)
-    return Command(prefix + gate.shell_safe(list(argv), env), working_dir, env)
+    return Command(prefix + gate.shell_safe(list(argv), env), working_dir, env, user_id(spec.user))
 
 
 def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]) -> Command | None:
@@ -76,11 +77,21 @@ def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[s
         raise CommandError(f"its readiness command cannot be run: {error}") from error
 
 
-def _as_user(user: str, env: dict[str, str]) -> list[str]:
+def user_id(user: str) -> int:
+    """Return the id of a user, given by name or id; that of the daemon for an empty one. Raises
+    CommandError."""
+    return _user(user).pw_uid if user else os.getuid()
+
+
+def _user(user: str) -> pwd.struct_passwd:
     try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
         raise CommandError(f"there is no user '{user}' on this host; create it or change 'user'") from None
+
+
+def _as_user(user: str, env: dict[str, str]) -> list[str]:
+    entry = _user(user)
     env.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
     if os.geteuid() == entry.pw_uid == os.getuid():
         return []

@@ -13,7 +13,7 @@ from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.failpoints import Point, reached
 
-from . import command, gate, identity
+from . import command, gate, identity, membership
 from .base import Output
 from .cgroup import Groups
 from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
@@ -85,7 +85,7 @@ class Launcher:
                     prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, draft.flag, path
                 )
                 stack.callback(os.close, child.descriptor)
-                tree = Tree(token.encode(), child.pid, child.pid, group)
+                tree = Tree(token.encode(), child.pid, child.pid, group, {prepared.uid})
                 return self._pass_gate(run, tree, spec, process, draft, child)
             except BaseException:
                 self._groups.drop(group)
@@ -103,10 +103,14 @@ class Launcher:
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
             now, token = self._now(), tree.token.decode()
-            ready = spec.ready is None
+            if not any(name == membership.LIMIT_NAME for name, _ in process.limits):
+                tree.mark = membership.put_mark(child.pid)
             draft.commit(
-                Record(run, token, who, now, process, spec.agent_class, ready=ready, group=tree.group)
-            )
+                Record(
+                    run, token, who, now, process, spec.agent_class, ready=spec.ready is None,
+                    group=tree.group, uid=min(tree.uids), mark=tree.mark,
+                )
+            )  # fmt: skip
             apply_limits(child.pid, process.limits)
             reached(Point.RECORDED)
         except BaseException:

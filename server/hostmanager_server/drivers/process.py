@@ -26,6 +26,7 @@ from .launcher import Launcher
 from .leader import GATE_ENDS, find_leader, status_of_ended, take_note
 from .leftovers import reap_when_ended
 from .limits import LimitError
+from .membership import agent_uids
 from .probe import CallSoon, Prober
 from .record import Record
 from .records import Records
@@ -129,8 +130,8 @@ class ProcessDriver:
         for record in records:
             found = find_leader(record, self._store.handed(record.token))
             if isinstance(found, ExitStatus):
-                # Its session's number may have been given away since: only marker and lock count.
-                leaderless.append((record, found, Tree(record.token.encode(), 0, 0, record.group)))
+                # Its session's number may have been given away since: only marker, mark and cgroup count.
+                leaderless.append((record, found, _tree_of(record)))
             else:
                 alive.append((record, found))
         adopted = [self._take_back(r, pidfd, specs.get(r.run.instance_id)) for r, pidfd in alive]
@@ -244,7 +245,7 @@ class ProcessDriver:
     def _take_back(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follows a run again whose main process is alive."""
         pid = record.identity.pid
-        run = self._resume(record, Tree(record.token.encode(), pid, pid, record.group), pidfd)
+        run = self._resume(record, _tree_of(record, pid), pidfd)
         ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
@@ -264,7 +265,7 @@ class ProcessDriver:
 
     def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
         """Follows a run again of whose tree only others than the main process are alive."""
-        run = self._resume(record, Tree(record.token.encode(), 0, 0, record.group), None)
+        run = self._resume(record, _tree_of(record), None)
 
         def look() -> None:
             if self._find(run.key) is run:
@@ -277,3 +278,8 @@ class ProcessDriver:
         run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
         self._follow(run)
         return run
+
+
+def _tree_of(record: Record, leader: int = 0) -> Tree:
+    uids = agent_uids(record.uid, record.process.user)
+    return Tree(record.token.encode(), leader, leader, record.group, uids, record.mark)

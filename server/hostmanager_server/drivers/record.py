@@ -13,6 +13,7 @@ from .cgroup import Group
 from .identity import Identity
 
 VERSION = 2  # 1 had no flags
+_LAST_PID = 1 << 22  # the highest kernel.pid_max, see proc_sys_kernel(5)
 # Flags stand where they can be set in place, with one byte that is written whole or not at all.
 _HEAD = b'{"version": %d, "released": ' % VERSION
 RELEASED_AT = len(_HEAD)
@@ -26,7 +27,9 @@ class Record:
     marker. `agent_class` is empty where the daemon that wrote it did not say.
 
     `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
-    succeeded, or it has none. `group`: its cgroup, if it was given one.
+    succeeded, or it has none. `group`: its cgroup, if it was given one. `uid`: the user id that it was
+    started with. `mark`: the number in its limits (see `membership`). Records of earlier versions have
+    neither.
     """
 
     run: RunKey
@@ -38,6 +41,8 @@ class Record:
     released: bool = False
     ready: bool = True
     group: Group | None = None
+    uid: int | None = None
+    mark: int | None = None
 
     def to_json(self) -> bytes:
         process = self.process
@@ -65,6 +70,8 @@ class Record:
                     "limits": process.limits,
                 },
                 "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
+                "uid": self.uid,
+                "mark": self.mark,
             }
         ).encode("ascii")
 
@@ -77,9 +84,9 @@ class Record:
                 raise ValueError(f"it has version {fields['version']}, not {VERSION}")
             return Record(
                 run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
-                token=_text(fields["token"]),
+                token=_token(fields["token"]),
                 identity=Identity(
-                    _text(fields["boot_id"]), int(fields["pid"]), int(fields["start"]), int(fields["inode"])
+                    _text(fields["boot_id"]), _pid(fields["pid"]), int(fields["start"]), int(fields["inode"])
                 ),
                 started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
                 process=_process(fields["process"]),
@@ -87,8 +94,10 @@ class Record:
                 released=bool(fields.get("released", True)),
                 ready=bool(fields.get("ready", True)),
                 group=_group(fields.get("cgroup")),
+                uid=_number(fields.get("uid")),
+                mark=_number(fields.get("mark")),
             )
-        except (KeyError, TypeError, RecursionError) as error:
+        except (KeyError, TypeError, RecursionError, OverflowError) as error:
             raise ValueError(f"it is not a record: {error!r}") from error
 
 
@@ -96,6 +105,20 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a text")
     return value
+
+
+def _token(value: Any) -> str:
+    text = _text(value)
+    if not text.isascii() or "\0" in text:
+        raise ValueError(f"{text!r} is not a marker")
+    return text
+
+
+def _pid(value: Any) -> int:
+    pid = int(value)
+    if not 0 < pid <= _LAST_PID:
+        raise ValueError(f"{pid} is not a pid")
+    return pid
 
 
 def _number(value: Any) -> int | None:

@@ -1,27 +1,37 @@
 """The files that an earlier daemon left in the directory of records, or that were removed from there since.
 
-Whoever belongs to a run holds its record open, and what is held open can be read, and its lock be tried,
-also when it is in no directory any more.
+Each process of a run holds its record open. An open file can be read, and its lock be tried, also when the
+file is in no directory.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from . import gate
-from .identity import read_file
+from .cgroup import Group
 from .record import Record
+from .record_holders import (
+    SCARCE,
+    HeldFile,
+    Reports,
+    agrees,
+    find_held,
+    is_locked,
+    must_be_ours,
+    read_bounded,
+)
 
 RECORD, ASIDE = ".json", ".corrupt"
+# Nothing but a regular file is opened so: a link is refused, and a pipe or a device is not waited for.
+OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
-_REMOVED = " (deleted)"  # what /proc appends to the path that such a file had
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,47 +56,84 @@ class RecordFile:
 
 
 def find_record_files(directory: Path) -> list[RecordFile]:
-    """All that are in the directory, and those that were removed from it and are locked. Raises OSError: one
-    that cannot be read now is not to be taken for one that is not there."""
+    """Find the records in the directory, and those that were removed from it and are locked.
+
+    A file that is not the daemon's own is skipped and reported. Raises OSError for want of descriptors or
+    memory.
+    """
     found = []
+    reports = Reports()
     for name in sorted(os.listdir(directory)):
         if name.endswith((RECORD, ASIDE)):
             path = str(directory / name)
             try:
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                file = open_record(path, os.O_RDONLY, links=None)
             except FileNotFoundError:
-                continue  # somebody else was faster
+                continue  # removed since the listing
+            except OSError as error:
+                if error.errno in SCARCE:
+                    raise
+                reports.add(f"the runtime record '{path}'", error.strerror)
+                continue
             found.append(_look_into(path, file, there=True))
-    found.extend(_look_into(path, file, there=False) for path, file in _removed(directory))
+    reports.close()
+    for held in find_held(directory, (RECORD, ASIDE)):
+        one = _look_into(held.path, held.file, there=False)
+        if one.record is not None and not agrees(one.record, held.holders):
+            _refuse(held)
+            one.close()
+        else:
+            found.append(one)
     return found
 
 
 def any_removed(directory: Path) -> bool:
     """Whether files were removed from the directory, or with it, that are locked still. Raises OSError."""
-    files = [file for _, file in _removed(directory)]
-    for file in files:
-        os.close(file)
-    return bool(files)
+    held = find_held(directory, (RECORD, ASIDE))
+    for one in held:
+        os.close(one.file)
+    return bool(held)
 
 
-def is_locked(file: int) -> bool:
-    """Whether anybody holds the lock of an open file. If not, this descriptor does from now on."""
+def secure_directory(directory: Path) -> None:
+    """Make the directory of records, for the daemon's user only; report one that is another's.
+
+    Raises OSError.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = os.stat(directory)
+    if info.st_uid != os.geteuid():
+        _log.error(
+            "cannot trust the directory of runtime records '%s': it belongs to user id %d, and the daemon is "
+            "%d; records in it that are not the daemon's own are skipped; change its owner",
+            directory,
+            info.st_uid,
+            os.geteuid(),
+        )
+    elif stat.S_IMODE(info.st_mode) & 0o077:
+        try:
+            os.chmod(directory, 0o700)
+            done = "it is closed to them"
+        except OSError as error:  # a read-only disk keeps others from writing there, too
+            done = f"it cannot be closed to them: {error.strerror}"
+        _log.warning(
+            "the directory of runtime records '%s' was open to other users (mode %o); %s",
+            directory,
+            stat.S_IMODE(info.st_mode),
+            done,
+        )
+
+
+def open_record(path: str, flags: int, links: int | None = 1) -> int:
+    """Open a file of the directory of records. Raises OSError, NotOursError unless it is a regular file of
+    the daemon's user with so many names (None: any number of them)."""
+    file = os.open(path, flags | OPEN_FLAGS, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
-
-
-def holders(file: int) -> list[int]:
-    """The pids of the agents, or what is left of them, that have this file as their record."""
-    path, info = os.readlink(f"/proc/self/fd/{file}"), os.fstat(file)
-    found = []
-    for pid, held in _held():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if held == path and os.path.samestat(os.stat(_link(pid)), info):
-                found.append(pid)
-    return sorted(found)
+        must_be_ours(os.fstat(file), links)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def file_name(instance_id: str) -> str:
@@ -99,53 +146,57 @@ def file_name(instance_id: str) -> str:
 
 
 def _look_into(path: str, file: int, *, there: bool) -> RecordFile:
-    data = read_file(f"/proc/self/fd/{file}")
     locked = is_locked(file)
-    record, problem = None, ""
+    data, record, problem = b"", None, ""
     try:
+        # Not skipped: its lock keeps a second agent from being started, also where it is not believed.
+        must_be_ours(os.fstat(file), links=1 if there else 0)
+        data = read_bounded(file)
         said = Record.from_json(data)
         if file_name(said.run.instance_id) != os.path.splitext(os.path.basename(path))[0]:
             raise ValueError(f"it is of instance '{said.run.instance_id}'")
-        record = said
+        record = _with_own_group(said, path)
     except ValueError as error:
         problem = str(error)
+    except OSError as error:
+        if error.errno in SCARCE:
+            os.close(file)
+            raise
+        problem = error.strerror or str(error)
     if locked and (record is None or not there):
         return RecordFile(path, there, data, locked, record, problem, file)
     os.close(file)
     return RecordFile(path, there, data, locked, record, problem, None)
 
 
-def _removed(directory: Path) -> Iterator[tuple[str, int]]:
-    """The path that each file had which was removed from `directory` and has its lock still held, and a
-    descriptor of it for the caller to close. Raises OSError (no descriptors)."""
-    parent = os.path.realpath(directory)
-    seen: set[tuple[int, int]] = set()
-    for pid, path in _held():
-        name = os.path.basename(path).removesuffix(_REMOVED)
-        if not path.endswith((RECORD + _REMOVED, ASIDE + _REMOVED)) or os.path.dirname(path) != parent:
-            continue
-        try:
-            file = os.open(_link(pid), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
-        info = os.fstat(file)
-        # A path is easily forged in a mount namespace, an owner is not.
-        ours = info.st_uid == os.geteuid() and not info.st_nlink
-        if ours and (info.st_dev, info.st_ino) not in seen and is_locked(file):
-            seen.add((info.st_dev, info.st_ino))
-            yield str(directory / name), file
-        else:
-            os.close(file)
+def _with_own_group(record: Record, path: str) -> Record:
+    """Drop a cgroup that no daemon made for this run: its processes would be ended with the run."""
+    if record.group is None or _is_made_for(record.group, record):
+        return record
+    _log.warning(
+        "cannot use the cgroup '%s' of the runtime record '%s': no daemon made it for that run; "
+        "its agent is tracked without",
+        record.group.path,
+        path,
+    )
+    return replace(record, group=None)
 
 
-def _held() -> Iterator[tuple[int, str]]:
-    """The pid of each process that has a descriptor where agents have that of their record, and its path."""
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            # It may have none, be gone, or be another user's and so not of a run of ours.
-            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                yield int(name), os.readlink(_link(int(name)))
+def _is_made_for(group: Group, record: Record) -> bool:
+    # See Groups: the parent is the daemon's own, and the run's marker is part of the name.
+    parent, name = os.path.split(group.path)
+    return (
+        os.path.normpath(group.path) == group.path
+        and os.path.isabs(group.path)
+        and os.path.basename(parent).startswith("agents")
+        and name == f"{file_name(record.run.instance_id)}.{record.token}"
+    )
 
 
-def _link(pid: int) -> str:
-    return f"/proc/{pid}/fd/{gate.lock_descriptor()}"
+def _refuse(held: HeldFile) -> None:
+    _log.error(
+        "cannot believe the removed runtime record '%s': pid %s, which hold it, are not of the run that it "
+        "names; it is skipped",
+        held.path,
+        ", ".join(map(str, held.holders)),
+    )

@@ -8,6 +8,7 @@ an agent cannot forge what the daemon will act upon. Only its gate may write: th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -17,14 +18,19 @@ from pathlib import Path
 from .record import READY_AT, RELEASED_AT, Record
 from .record_files import (
     ASIDE,
+    OPEN_FLAGS,
     RECORD,
     RecordFile,
     any_removed,
     file_name,
     find_record_files,
-    holders,
-    is_locked,
+    open_record,
+    secure_directory,
 )
+from .record_holders import NotOursError, holders_of, is_locked
+
+# How the kernel answers where a link, a socket, a pipe or a directory is in the place of a record.
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +84,7 @@ class Records:
         # were removed; and of those that could not be read, wherever they are.
         self._removed: dict[str, int] = {}
         self._unreadable: dict[str, int] = {}
-        self._make_directory()
+        secure_directory(directory)
 
     def draft(self, instance_id: str) -> Draft:
         """Opens a locked draft for the next run of an instance. Raises OSError."""
@@ -87,24 +93,25 @@ class Records:
         self._void(*self._not_void)
         try:
             draft = _open_draft(free, final)
-        except (BlockingIOError, FileNotFoundError) as error:
-            if isinstance(error, BlockingIOError):  # a gate that an earlier daemon died over: it is leaving
-                os.unlink(free)
-            else:  # somebody cleaned up: that must not keep agents from starting
-                self._make_directory()
+        except FileNotFoundError:  # somebody cleaned up: that must not keep agents from starting
+            secure_directory(self._directory)
+            draft = _open_draft(free, final)
+        except OSError as error:
+            # Locked by a gate that an earlier daemon died over, which is leaving, or by a process that was
+            # passed the descriptor; or something else has that name.
+            if not (isinstance(error, BlockingIOError | NotOursError) or error.errno in _NO_FILE):
+                raise
+            os.unlink(free)
             draft = _open_draft(free, final)
         self._not_void.pop(final, None)  # it takes the place of that one
         self._forget(self._removed, final)
         return draft
 
-    def _make_directory(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
     def mark(self, instance_id: str, *, ready: bool) -> None:
         """Note in the instance's record that its agent was let out of the gate, and whether it is ready.
         Where that cannot be written, the next daemon looks for itself."""
         with contextlib.suppress(OSError):
-            file = os.open(self._path(instance_id), os.O_WRONLY | os.O_CLOEXEC)
+            file = open_record(self._path(instance_id), os.O_WRONLY)
             try:
                 os.pwrite(file, b"1", RELEASED_AT)
                 if ready:
@@ -115,7 +122,9 @@ class Records:
     def is_locked(self, instance_id: str) -> bool:
         """Whether anybody still holds the lock of the instance's latest run. Raises OSError (no
         descriptors)."""
-        return _is_locked(self._locked_file(instance_id))
+        path = self._path(instance_id)
+        removed = self._removed.get(path)
+        return _is_locked(path) if removed is None else is_locked(removed)
 
     def unreadable(self, instance_id: str) -> list[int] | None:
         """The pids, as far as they are known, of a run of the instance of which nothing else is known, as its
@@ -125,14 +134,16 @@ class Records:
         if file is None:
             return None
         if is_locked(file):
-            return holders(file)
+            return holders_of(file)
         self._forget(self._unreadable, path)
         return None
 
     def file_of(self, instance_id: str) -> tuple[int, int] | None:
         """Device and inode of the instance's record, by which its open descriptors are known."""
+        path = self._path(instance_id)
+        removed = self._removed.get(path)
         try:
-            info = os.stat(self._locked_file(instance_id))
+            info = os.stat(path) if removed is None else os.fstat(removed)
         except FileNotFoundError:
             return None
         return info.st_dev, info.st_ino
@@ -213,11 +224,6 @@ class Records:
             for path in list(files):
                 self._forget(files, path)
 
-    def _locked_file(self, instance_id: str) -> str:
-        path = self._path(instance_id)
-        removed = self._removed.get(path)
-        return path if removed is None else f"/proc/self/fd/{removed}"
-
     @staticmethod
     def _forget(files: dict[str, int], path: str) -> None:
         file = files.pop(path, None)
@@ -241,10 +247,10 @@ def _free(final: str) -> str:
 
 
 def _open_draft(free: str, final: str) -> Draft:
-    file = os.open(free, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = open_record(free, os.O_WRONLY | os.O_CREAT)
     try:
         os.lseek(file, RELEASED_AT, os.SEEK_SET)
-        lock = os.open(free, os.O_RDONLY | os.O_CLOEXEC)
+        lock = open_record(free, os.O_RDONLY)
     except OSError:
         os.close(file)
         raise
@@ -264,7 +270,9 @@ def _put_back(file: RecordFile, path: str) -> None:
             os.rename(file.path, path)
             _log.warning("the runtime record '%s' can be read: it is '%s' again", file.path, path)
         else:
-            with open(os.open(_free(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_free(path))
+            with open(open_record(_free(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
                 copy.write(file.data)
             os.rename(_free(path), path)
             _log.warning(
@@ -276,9 +284,11 @@ def _put_back(file: RecordFile, path: str) -> None:
 
 def _is_locked(path: str) -> bool:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        file = os.open(path, os.O_RDONLY | OPEN_FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, *_NO_FILE):
+            return False
+        raise
     try:
         return is_locked(file)
     finally:

@@ -40,13 +40,16 @@ class Tree:
 
     `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
     as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
-    cgroup, if it was given one; who moved to another is known by the rest.
+    cgroup, if it was given one; who moved to another is known by the rest. `uids` are the user ids of the
+    agent, `mark` is the number in its limits (see `membership`).
     """
 
     token: bytes
     leader: int
     session: int
     group: Group | None = None
+    uids: set[int] = field(default_factory=set)
+    mark: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
 
 
