@@ -40,6 +40,7 @@ class _Plant:
     signalled: set[Member] = field(default_factory=set)
     watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
     unseen_tries: int = 0
+    stranger: bool = False  # who holds the run's lock is known not to be of it
 
     def tell(self, settled: bool) -> Callable[[], None] | None:
         """Whom to tell that a look was taken; a few that do not settle count as one that does."""
@@ -265,24 +266,31 @@ class Forest:
 
     def _check_unseen(self, plant: _Plant) -> float | None:
         """s until the next look for somebody whom the last one did not show; None when there is nobody."""
-        group = plant.tree.group
-        if self._records.is_locked(plant.instance_id):
-            file = self._records.file_of(plant.instance_id)
-            holders = self._table.holders(file) if file is not None else []
-            if holders:
-                self._table.adopt(plant.tree, holders)
+        tree = plant.tree
+        locked = not plant.stranger and self._records.is_locked(plant.instance_id)
+        if locked:
+            marked = self._table.marked(tree)
+            if marked:
+                self._table.adopt(tree, marked)
                 return 0.0
-            why = "its lock is held by another user's process"
-        elif group is not None and group.populated():  # for a moment after an end, too
-            why = f"its cgroup '{group.path}' is not empty"
-        else:
+        populated = tree.group is not None and tree.group.populated()  # for a moment after an end, too
+        if not locked and not populated:
             return None
         plant.unseen_tries += 1
         if plant.unseen_tries == _UNSEEN_WARN:
+            if locked:
+                plant.stranger = True
+                _log.warning(
+                    "the lock of the ended run of '%s' is held by %s, which cannot be told to be of it; "
+                    "what holds it is left alone, and the run counts as gone",
+                    plant.instance_id,
+                    self._records.told_holders(plant.instance_id),
+                )
+                return _AGAIN if populated else None
             _log.warning(
-                "something of '%s' is alive and cannot be seen: %s; "
+                "something of '%s' is alive and cannot be seen: its cgroup '%s' is not empty; "
                 "end it by hand, or run the daemon as root",
                 plant.instance_id,
-                why,
+                tree.group and tree.group.path,
             )
-        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0**plant.unseen_tries)
+        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0 ** min(plant.unseen_tries, _UNSEEN_WARN))

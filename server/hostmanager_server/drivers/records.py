@@ -27,7 +27,7 @@ from .record_files import (
     open_record,
     secure_directory,
 )
-from .record_holders import NotOursError, holders_of, is_locked
+from .record_holders import NotOursError, holders_of, is_locked, lock_holders
 
 # How the kernel answers where a link, a socket, a pipe or a directory is in the place of a record.
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
@@ -138,15 +138,15 @@ class Records:
         self._forget(self._unreadable, path)
         return None
 
-    def file_of(self, instance_id: str) -> tuple[int, int] | None:
-        """Device and inode of the instance's record, by which its open descriptors are known."""
+    def told_holders(self, instance_id: str) -> str:
+        """Name, for a message, the processes that hold the lock of the instance's latest run."""
         path = self._path(instance_id)
-        removed = self._removed.get(path)
+        file = self._removed.get(path)
         try:
-            info = os.stat(path) if removed is None else os.fstat(removed)
-        except FileNotFoundError:
-            return None
-        return info.st_dev, info.st_ino
+            pids = lock_holders((os.stat(path) if file is None else os.fstat(file)).st_ino)
+        except OSError:
+            pids = []
+        return f"pid {', '.join(map(str, pids))}" if pids else "a process that this user may not inspect"
 
     def remove(self, instance_id: str) -> None:
         """Makes the record void, if there is one. Where that cannot be done (a read-only disk) it is done

@@ -1,4 +1,4 @@
-"""Who belongs to which run: process trees, found by marker, session, descent, lock or cgroup."""
+"""Who belongs to which run: process trees, found by marker, session, descent, mark or cgroup."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from enum import Enum
 
 from . import identity
 from .cgroup import Group
-from .command import RUN_MARKER
 from .identity import Stat, read_file, read_stat
+from .membership import has_mark, marker_in, real_uid
 
-_PREFIX = f"{RUN_MARKER}=".encode()
 _ROUNDS = 4  # a look that has not settled by then is left to the next
 _PATIENCE = 20  # looks in which a process may show neither command line nor environment
 
@@ -41,7 +40,7 @@ class Tree:
     `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
     as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
     cgroup, if it was given one; who moved to another is known by the rest. `uids` are the user ids of the
-    agent, `mark` is the number in its limits (see `membership`).
+    agent: the marker and the mark (see `membership`) of a process with another one count for nothing.
     """
 
     token: bytes
@@ -51,6 +50,15 @@ class Tree:
     uids: set[int] = field(default_factory=set)
     mark: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
+
+    def has_user_of(self, pid: int | str) -> bool:
+        """Return whether a process has a user id of the agent, which may have changed its own meanwhile."""
+        uid = real_uid(pid)
+        if uid is None:
+            return False
+        if uid not in self.uids and self.leader and real_uid(self.leader) == uid:
+            self.uids.add(uid)
+        return uid in self.uids
 
 
 class ProcessTable:
@@ -105,13 +113,11 @@ class ProcessTable:
         tree.members.update((str(member.pid), member) for member in found)
         return True
 
-    def holders(self, file: tuple[int, int]) -> list[Member]:
-        """The living processes that have `file` (device, inode) open, this one excepted. Reads every
-        /proc/*/fd."""
+    def marked(self, tree: Tree) -> list[Member]:
+        """The living processes that have the mark of a tree, and a user id of its agent."""
         found = []
-        own = str(os.getpid())
         for name, entry in _list_processes().items():
-            if name.isdigit() and name != own and _has_open(name, file):
+            if name.isdigit() and has_mark(int(name), tree.mark) and tree.has_user_of(name):
                 member = self._as_member(name, entry, read_stat(name))
                 if member is not None:
                     found.append(member)
@@ -122,7 +128,7 @@ class ProcessTable:
         self._foreign[str(member.pid)] = member.entry
 
     def adopt(self, tree: Tree, members: Iterable[Member]) -> None:
-        """Counts processes found by lock or cgroup among a tree; what they started is found by descent from
+        """Counts processes found by mark or cgroup among a tree; what they started is found by descent from
         now on."""
         tree.members.update((str(member.pid), member) for member in members)
         self.forget()
@@ -175,6 +181,8 @@ class ProcessTable:
                 continue
             token, trust = self._marker(name, entry, blank)
             tree = trees.get(token) if token else None
+            if tree is not None and not tree.has_user_of(name):
+                tree, trust = None, _Trust.FOR_NOW  # anybody can copy a marker; the agent may change its user
             if tree is None:
                 tree = by_session.get(stat.session)
             if tree is not None:
@@ -233,14 +241,7 @@ class ProcessTable:
             return b"", _Trust.SURE  # another user's: session and parent must tell
         except OSError:
             return b"", _Trust.UNSURE
-        if environ.startswith(_PREFIX):
-            at = 0
-        else:
-            at = environ.find(b"\0" + _PREFIX) + 1
-            if not at:
-                return b"", _Trust.SURE
-        value, _, _ = environ[at + len(_PREFIX) :].partition(b"\0")
-        return value, _Trust.SURE
+        return marker_in(environ), _Trust.SURE
 
 
 def open_member(member: Member) -> int | None:
@@ -272,19 +273,3 @@ def _entry(name: str) -> int:
 def _last_pid() -> int:
     """The number most recently given to a process or thread."""
     return int(read_file("/proc/loadavg").rsplit(None, 1)[1])
-
-
-def _has_open(name: str, file: tuple[int, int]) -> bool:
-    folder = f"/proc/{name}/fd"
-    try:
-        descriptors = os.listdir(folder)
-    except OSError:
-        return False
-    for descriptor in descriptors:
-        try:
-            info = os.stat(f"{folder}/{descriptor}")
-        except OSError:
-            continue
-        if (info.st_dev, info.st_ino) == file:
-            return True
-    return False
