@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers import forest
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.drivers import forest, identity
+from hostmanager_server.drivers.identity import read_file, read_stat
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness
@@ -225,3 +226,16 @@ def test_a_stop_after_the_last_descendant_has_died_unseen_does_nothing(
         gone.wait(0.01)
     real.driver.stop(A, signal.SIGTERM, whole_tree=True)
     real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))
+
+
+def test_a_process_that_may_not_be_looked_at_keeps_no_run_from_being_gone(
+    real: RealHarness, bystander: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(path: str) -> bytes:
+        if path.startswith(f"/proc/{bystander.pid}/"):  # as where /proc is mounted with hidepid=1
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        return read_file(path)
+
+    monkeypatch.setattr(identity, "read_file", hidden)
+    real.run(real.command("a", "true"))
+    assert has(real, Gone)

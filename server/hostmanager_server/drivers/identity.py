@@ -76,10 +76,11 @@ def read_file(path: str) -> bytes:
 
 
 def read_stat(pid: int | str) -> Stat | None:
-    """What the kernel knows of a process; None when there is none with this pid."""
+    """What the kernel knows of a process; None when there is none with this pid, or none that this user may
+    see (`hidepid`, see proc(5))."""
     try:
         data = read_file(f"/proc/{pid}/stat")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     return parse_stat(data)
 

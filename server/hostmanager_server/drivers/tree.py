@@ -174,7 +174,10 @@ class ProcessTable:
                 continue
             stat = read_stat(name)
             if stat is None:
-                settled = False  # it may have left a child that the listing did not reach
+                if _entry(name) == entry:  # another user's, and hidden
+                    self._foreign[name] = entry
+                else:
+                    settled = False  # it may have left a child that the listing did not reach
                 continue
             if stat.kernel_thread or not stat.alive:
                 self._foreign[name] = entry
