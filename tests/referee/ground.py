@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from tests.referee import proc
+from tests.referee.forger import Forger
 from tests.referee.lives import Journals, signals
 from tests.referee.verdict import Invariant, Violation
 
@@ -68,6 +69,7 @@ class Ground:
         self.lives_dir.mkdir()
         self.journals = Journals(self.lives_dir)
         self._strangers: list[tuple[subprocess.Popen[bytes], str]] = []
+        self.forger: Forger | None = None
         self.write_site(guests=True)
 
     def write_site(self, *, guests: bool) -> None:
@@ -119,6 +121,7 @@ class Ground:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
             self._strangers.append((process, name))
+        self.forger = Forger(self.folder, self.state_dir, self._strangers[0][0].pid)
 
     def check_strangers(self) -> None:
         """Raises a Violation when one was signalled."""
@@ -134,6 +137,8 @@ class Ground:
 
     def clear(self) -> None:
         """Leave nothing behind that runs."""
+        if self.forger is not None:
+            self.forger.close()
         for process, _ in self._strangers:
             process.kill()
             process.wait()

@@ -20,6 +20,7 @@ from typing import Any
 from hostmanager_server import app
 from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.drivers import gate, records
 from hostmanager_server.drivers import process as process_driver
 from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.drivers.forest import Forest
@@ -27,6 +28,8 @@ from hostmanager_server.drivers.gate import Gate
 from hostmanager_server.drivers.identity import Identity
 from hostmanager_server.drivers.launcher import Launched, Launcher
 from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.drivers.record_files import RecordFile, find_record_files
 from hostmanager_server.drivers.records import Draft
 from hostmanager_server.drivers.tree import Tree
 from hostmanager_server.journal.journal import Journal
@@ -106,6 +109,20 @@ class LeakyDriver(ProcessDriver):
         super().launch(run, spec)
 
 
+def _believe_whatever_is_held(directory: Path) -> list[RecordFile]:
+    """In the place of `find_record_files`: goes by the paths of descriptors alone."""
+    found = find_record_files(directory)
+    for entry in os.listdir("/proc"):
+        link = f"/proc/{entry}/fd/{gate.lock_descriptor()}"
+        with contextlib.suppress(OSError):
+            path = os.readlink(link).removesuffix(" (deleted)")
+            if path != os.readlink(link) and os.path.dirname(path) == str(directory):
+                file = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+                data = os.pread(file, 1 << 20, 0)
+                found.append(RecordFile(path, False, data, True, Record.from_json(data), "", file))
+    return found
+
+
 def _look_but_do_not_reap(who: Identity, pidfd: int) -> ExitStatus:
     """In the place of `status_of_ended`."""
     try:
@@ -133,6 +150,7 @@ class Mutant(Enum):
     RUTHLESS = "ruthless"
     LEAKY = "leaky"
     NEGLIGENT = "negligent"
+    CREDULOUS = "credulous"
 
 
 # Where the daemon gets what is replaced from.
@@ -145,6 +163,7 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.RUTHLESS: (app, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),
     Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
+    Mutant.CREDULOUS: (records, "find_record_files", _believe_whatever_is_held),
 }
 
 

@@ -10,6 +10,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
 from tests.referee.daemons import DaemonLife
+from tests.referee.forger import FORGED
 from tests.referee.ground import Agent, Ground
 from tests.referee.lives import Life
 from tests.referee.looking import NOTHING_RUNS, PATIENCE, Evidence, eventually, list_instances, state_of
@@ -59,6 +60,8 @@ class Running:
     def _targets(self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> None:
         for listed in list_instances(daemon, stub).values():
             agent = self._agent(listed.instance_id)
+            if listed.instance_id == FORGED:
+                raise Violation(Invariant.I7, "an instance is listed that only a forged record tells of")
             if agent is None or agent.guest:
                 continue
             target = _TARGETS.get(listed.target_state, "neither up nor down")

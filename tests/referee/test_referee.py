@@ -77,3 +77,15 @@ def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_pa
         match.close()
     # The one that nobody recorded lives beside its replacement; or before that, while `down` is shown.
     assert found.value.invariant in (Invariant.I1, Invariant.I8)
+
+
+def test_a_daemon_that_believes_a_forged_record_is_found_out(tmp_path: Path) -> None:
+    match = Match(tmp_path, seed=1, program=mutated(Mutant.CREDULOUS))
+    try:
+        if match.ground.forger is None or not match.ground.forger.held:
+            pytest.skip("the kernel allows no namespaces here, in which a record could be forged")
+        with pytest.raises(Violation) as found:
+            Rounds(match).play(0)
+    finally:
+        match.close()
+    assert found.value.invariant is Invariant.I7
