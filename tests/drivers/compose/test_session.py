@@ -247,6 +247,12 @@ steps = st.tuples(
 )
 @example([("create", "a")], [(what, "a") for what in ("start", "die", "start", "die")], [], [True])
 @example([("create", "a")], [(what, "a") for what in ("create", "start")], [0, 0, 0, 2], [True])
+@example(
+    [("create", "a")],
+    [("create", "b"), *((what, "a") for what in ("start", "start", "start", "die", "start"))],
+    [0, 0, 1, 1, 0, 4],
+    [],
+)
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(steps, max_size=10).map(lambda steps: [("create", "a"), *steps]),

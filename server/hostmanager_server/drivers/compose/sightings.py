@@ -65,6 +65,8 @@ class Sightings:
             return self.inspected(seen)
         # The event is told after the start that it tells of: a later start is another one.
         same_run = seen.started is not None and seen.started <= at
+        if not same_run and known is not None and known.running:
+            return ()  # the event tells of the known run; the inspection is ahead, and is made again
         if same_run and seen.running:
             return self._keep(seen, at)
         # The run that the event tells of is over already. Its end will be told by an event, too; here it
