@@ -12,6 +12,7 @@ from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunK
 from hostmanager_server.core.model import Phase, Run, State, StopStage
 from hostmanager_server.core.spec import (
     Backoff,
+    EnvFile,
     RestartPolicy,
     RestartWhen,
     StopPolicy,
@@ -657,6 +658,29 @@ def test_doubled_events_change_nothing() -> None:
     before = s.i
     s.see(Exited(key, ExitStatus(2), s.now), Ready(key, s.now), Started(key, 99, s.now))
     assert s.i == before
+
+
+def test_a_start_that_read_a_newer_file_needs_no_restart() -> None:
+    s = make()
+    spec = replace(s.i.spec, process=replace(PROCESS, env_files=(EnvFile("/f", "old"),)))
+    s.i = replace(s.i, spec=spec)
+    s.decide()
+    read = replace(PROCESS, env_files=(EnvFile("/f", "new"),))
+    s.see(Started(s.i.run_key(), 99, s.now, read), Ready(s.i.run_key(), s.now))
+    assert s.i.spec.process == read
+    assert not s.i.restart_required
+    s.i = replace(s.i, spec=replace(spec, process=replace(PROCESS, env_files=(EnvFile("/f", "newer"),))))
+    assert s.i.restart_required
+
+
+def test_a_config_that_was_read_during_a_start_counts() -> None:
+    s = make()
+    s.decide()
+    changed = replace(s.i.spec, process=replace(PROCESS, argv=("other",)))
+    s.i = replace(s.i, spec=changed)
+    s.see(Started(s.i.run_key(), 99, s.now, replace(PROCESS, env_files=(EnvFile("/f", "new"),))))
+    assert s.i.spec == changed
+    assert s.i.restart_required
 
 
 def test_ready_before_started_is_up_with_its_pid() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hostmanager_server.core.service import ServiceRecord
+from hostmanager_server.core.spec import ProcessSpec
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,11 +52,13 @@ class _OfRun:
 
 @dataclass(frozen=True, slots=True)
 class Started(_OfRun):
-    """The agent was exec'ed."""
+    """The agent was exec'ed. `process` is what it was made from, where that is not what its spec says: a file
+    of variables has changed since the spec was read."""
 
     run: RunKey
     pid: int
     at: Instant
+    process: ProcessSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,14 @@ def fold(instance: Instance, event: DriverEvent) -> Instance:
             if run.phase is Phase.ENDING or run.started is not None:
                 return instance
             phase = Phase.RUNNING if run.phase is Phase.LAUNCHING else run.phase
-            run = replace(run, phase=phase, pid=event.pid, started=event.at)
-            return replace(instance, run=run, start_error="")
+            started = replace(run, phase=phase, pid=event.pid, started=event.at)
+            if event.process is None:
+                return replace(instance, run=started, start_error="")
+            spec = instance.spec
+            if spec.process == run.workload:  # else the config was read again meanwhile, and its word counts
+                spec = replace(spec, process=event.process)
+            run = replace(started, workload=event.process)
+            return replace(instance, spec=spec, run=run, start_error="")
         case Ready():
             if run.phase not in (Phase.LAUNCHING, Phase.RUNNING, Phase.DEGRADED):
                 return instance

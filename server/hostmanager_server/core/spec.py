@@ -116,15 +116,28 @@ class LogPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvFile:
+    """A file of variables, and the digest of what it said; empty where it could not be read. The values are
+    kept nowhere. `optional`: a file that is missing gives none."""
+
+    path: str
+    digest: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """What is exec'ed, and in which surroundings. A process that runs something else needs a restart."""
 
     argv: tuple[str, ...]
     source: str = field(default="command", compare=False)  # where the command was found
-    env: tuple[tuple[str, str], ...] = ()  # added to the daemon's own, sorted by name
+    env: tuple[tuple[str, str], ...] = ()  # over what is inherited and the files, sorted by name
     working_dir: str = "/"
     user: str = ""  # empty: the daemon's own
     limits: tuple[tuple[str, int | None], ...] = ()  # by `ulimit`-like name, None: unlimited, sorted
+    env_files: tuple[EnvFile, ...] = ()  # over what is inherited, a later one over an earlier one
+    # Patterns of what is inherited beside the base list. None: nothing where there is a `user`, else all.
+    env_inherit: tuple[str, ...] | None = None
 
 
 class PullPolicy(Enum):

@@ -7,12 +7,13 @@ import os
 import pwd
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostmanager_server import failpoints, notify
-from hostmanager_server.core.spec import CommandProbe, InstanceSpec, ProcessSpec
+from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec
+from hostmanager_server.env_file import EnvFileError
 
-from . import gate
+from . import environment, gate
 
 RUN_MARKER = "HOSTMANAGER_RUN"
 INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
@@ -31,12 +32,14 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What the gate is to exec; `uid` is the user id that it has then."""
+    """What the gate is to exec; `uid` is the user id that it has then. `env_files` have the digests of what
+    they say now."""
 
     argv: list[str]
     working_dir: str
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     uid: int
+    env_files: tuple[EnvFile, ...] = ()
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +52,7 @@ def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> Command:
     """How to run `argv` in the surroundings of `spec`. Raises CommandError.
 
-    Looks the user up with getpwnam, and the program along the agent's own PATH.
+    Looks the user up with getpwnam, and the program along the agent's own PATH; reads the env-files.
     """
     if not argv or not argv[0]:
         raise CommandError("its command is empty; give it one")
@@ -58,12 +61,26 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
         raise CommandError(
             f"its working directory '{working_dir}' does not exist; create it or change 'working-dir'"
         )
-    env = dict(inherited)
-    prefix = _as_user(spec.user, env) if spec.user else []
-    env.update(spec.env)
-    env["PWD"] = working_dir
-    _check_program(argv[0], env.get("PATH", _DEFAULT_PATH), working_dir)
-    return Command(prefix + gate.shell_safe(list(argv), env), working_dir, env, user_id(spec.user))
+    env = environment.passed_on(spec, inherited)
+    user = _find_user(spec.user) if spec.user else None
+    prefix = [] if user is None else _as_user(user)
+    if user is not None:
+        env.update(environment.variables_of(user))
+    elif spec.env_inherit is not None:
+        env.update(environment.variables_of_daemon(inherited))
+    files = _read_files(spec.env_files, None if user is None else user.pw_uid)
+    own = {**dict(spec.env), "PWD": working_dir}
+    from_files = {name: value for name, value in files.variables.items() if name not in own}
+    path = {**env, **from_files, **own}.get("PATH", _DEFAULT_PATH)
+    _check_program(argv[0], path, working_dir)
+    words = list(argv)
+    if prefix:
+        words = environment.hand_over(words, env, from_files)
+    else:
+        env.update(from_files)
+    env.update(own)
+    uid = os.getuid() if user is None else user.pw_uid
+    return Command(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
 
 
 def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]) -> Command | None:
@@ -80,19 +97,24 @@ def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[s
 def user_id(user: str) -> int:
     """Return the id of a user, given by name or id; that of the daemon for an empty one. Raises
     CommandError."""
-    return _user(user).pw_uid if user else os.getuid()
+    return _find_user(user).pw_uid if user else os.getuid()
 
 
-def _user(user: str) -> pwd.struct_passwd:
+def _read_files(files: tuple[EnvFile, ...], user: int | None) -> environment.FileVariables:
+    try:
+        return environment.read_files(files, user)
+    except EnvFileError as error:
+        raise CommandError(str(error)) from error
+
+
+def _find_user(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
         raise CommandError(f"there is no user '{user}' on this host; create it or change 'user'") from None
 
 
-def _as_user(user: str, env: dict[str, str]) -> list[str]:
-    entry = _user(user)
-    env.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
+def _as_user(entry: pwd.struct_passwd) -> list[str]:
     if os.geteuid() == entry.pw_uid == os.getuid():
         return []
     if os.geteuid() != 0:

@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
@@ -29,11 +29,12 @@ from .tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A main process that was let go; `pidfd` is for the caller to close."""
+    """A main process that was let go, and what it was made from; `pidfd` is for the caller to close."""
 
     identity: Identity
     tree: Tree
     pidfd: int
+    process: ProcessSpec
 
 
 class Launcher:
@@ -65,6 +66,8 @@ class Launcher:
                 "read it take it back"
             )
         prepared = command.prepare(process, process.argv, self._inherited)
+        if process.env_files:
+            process = replace(process, env_files=prepared.env_files)
         token = f"{self._epoch}.{next(self._count)}"
         prepared.env.update({RUN_MARKER: token, INSTANCE_MARKER: run.instance_id})
         with contextlib.ExitStack() as stack:
@@ -127,4 +130,4 @@ class Launcher:
         # So does the gate; but it may take its time, and the next daemon must not take it for one in waiting.
         with contextlib.suppress(OSError):
             draft.mark_released()
-        return Launched(who, tree, pidfd)
+        return Launched(who, tree, pidfd, process)

@@ -102,7 +102,8 @@ class ProcessDriver:
                 self._abandon(started)
                 self._start_failed(run, gate.explain(error))
                 return
-            self._post(Started(run, started.identity.pid, self._poller.now()))
+            other = launched.process if launched.process != spec.process else None
+            self._post(Started(run, started.identity.pid, self._poller.now(), other))
             if spec.ready is None:
                 self._post(Ready(run, self._poller.now()))
             else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.spec import ProcessSpec
+from hostmanager_server.core.spec import EnvFile, ProcessSpec
 
 from .cgroup import Group
 from .identity import Identity
@@ -68,6 +68,8 @@ class Record:
                     "working_dir": process.working_dir,
                     "user": process.user,
                     "limits": process.limits,
+                    "env_files": [[f.path, f.digest, f.optional] for f in process.env_files],
+                    "env_inherit": process.env_inherit,
                 },
                 "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
                 "uid": self.uid,
@@ -139,4 +141,14 @@ def _process(fields: Any) -> ProcessSpec:
         limits=tuple(
             (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
         ),
+        # A daemon that knows neither wrote none.
+        env_files=tuple(
+            EnvFile(_text(path), str(digest), bool(optional))
+            for path, digest, optional in fields.get("env_files", ())
+        ),
+        env_inherit=_patterns(fields.get("env_inherit")),
     )
+
+
+def _patterns(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else tuple(map(_text, value))
