@@ -17,10 +17,11 @@ from hostmanager_server.config.load import (
     load_all_hosts,
     load_site_config,
 )
+from hostmanager_server.config.secrets import masked
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
 from hostmanager_server.core.manager import Problem
-from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec
 from hostmanager_server.drivers.command import inherited_environment
 
 
@@ -214,8 +215,16 @@ def _instance_as_json(spec: InstanceSpec) -> dict[str, Any]:
         "command_source": process.source if process is not None else None,
         "working_dir": process.working_dir if process is not None else None,
         "user": (process.user or None) if process is not None else None,
+        "env": masked(dict(process.env)) if process is not None else None,
+        "env_files": [file.path for file in process.env_files] if process is not None else None,
+        "env_inherit": _env_inherit(process) if process is not None else None,
         "service": _service_as_json(spec.service) if spec.service is not None else None,
     }
+
+
+def _env_inherit(process: ProcessSpec) -> list[str] | None:
+    """None: what agents inherit that say nothing of it."""
+    return None if process.env_inherit is None else list(process.env_inherit)
 
 
 def _service_as_json(service: ServiceSpec) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from hostmanager_server.config.document import DocumentError
 MAX_BYTES = 8 * 1024 * 1024
 
 
-def read_text(path: Path) -> tuple[str, list[str]]:
-    """The text of a regular file of at most MAX_BYTES of UTF-8, and what is wrong with who may write it (see
-    docs/site-config.md). Raises DocumentError."""
+def read_text(path: Path) -> tuple[str, list[str], bool]:
+    """The text of a regular file of at most MAX_BYTES of UTF-8, what is wrong with who may write it (see
+    docs/site-config.md), and whether everybody may read it. Raises DocumentError."""
     try:
         with open(path, "rb", opener=_open) as file:
             info = os.fstat(file.fileno())
@@ -29,7 +29,7 @@ def read_text(path: Path) -> tuple[str, list[str]]:
         raise DocumentError(f"cannot be read: {error}") from error
     if len(data) > MAX_BYTES:
         raise DocumentError(f"has more than {MAX_BYTES // 2**20} MiB; a site config must be smaller")
-    return _decode(data), writers
+    return _decode(data), writers, bool(info.st_mode & stat.S_IROTH)
 
 
 def _open(path: str, flags: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostmanager_server.config.dependencies import check_dependencies
 from hostmanager_server.config.document import MapNode, Node, Scalar
+from hostmanager_server.config.environment import EnvFiles, user_number
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
 from hostmanager_server.config.options import ManagerOptions, read_options
@@ -16,6 +17,7 @@ from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,
     CommandProbe,
+    EnvFile,
     InstanceSpec,
     LogPolicy,
     Management,
@@ -30,7 +32,8 @@ INSTANCE_KEYS = (*OCS_KEYS, *KEYS)
 MAX_ID = 80  # characters; ids become file names, where one character may take up to twelve
 # What the compose file says of its services, and this file of native processes only.
 PROCESS_KEYS = (
-    "command", "env", "limits", "log", "stop-signal", "stop-timeout", "user", "working-dir",
+    "command", "env", "env-file", "env-inherit", "limits", "log", "stop-signal", "stop-timeout", "user",
+    "working-dir",
 )  # fmt: skip
 
 
@@ -55,6 +58,8 @@ class Context:
     launchers: Launchers
     log_dir: str  # empty: the daemon's default
     local: bool  # the host is this machine: an agent that cannot be started here is worth a warning
+    env_inherit: tuple[str, ...] | None = None  # of agents that say nothing of it
+    env_files: EnvFiles = field(default_factory=EnvFiles)
 
 
 def read_instances(
@@ -73,7 +78,7 @@ def read_instances(
                 instance.id_node, f"instance-id {shown(instance.instance_id)} is there twice ({where})"
             )
     managed = [instance for instance in found.values() if instance.manage is not None]
-    specs = [_spec(instance, context) for instance in managed]
+    specs = [_spec(reader, instance, context) for instance in managed]
     check_dependencies(reader, {i.instance_id: i.settings.depends_on or () for i in managed}, found)
     if context.local:
         _warn_of_inoperable(reader, managed, specs)
@@ -163,11 +168,11 @@ def _agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], what:
     return text
 
 
-def _spec(instance: _Instance, context: Context) -> InstanceSpec:
+def _spec(reader: Reader, instance: _Instance, context: Context) -> InstanceSpec:
     assert instance.manage is not None
     management, target = instance.manage
     settings = instance.settings
-    process = _process(instance, context) if management is Management.HOST else None
+    process = _process(reader, instance, context) if management is Management.HOST else None
     log = LogPolicy()
     return InstanceSpec(
         instance_id=instance.instance_id,
@@ -192,7 +197,7 @@ def _spec(instance: _Instance, context: Context) -> InstanceSpec:
     )
 
 
-def _process(instance: _Instance, context: Context) -> ProcessSpec | None:
+def _process(reader: Reader, instance: _Instance, context: Context) -> ProcessSpec | None:
     arguments = [word.text for word in instance.arguments]
     launchers = context.launchers
     command = launchers.find(
@@ -208,7 +213,19 @@ def _process(instance: _Instance, context: Context) -> ProcessSpec | None:
         working_dir=settings.working_dir or str(launchers.working_dir),
         user=settings.user or "",
         limits=tuple(sorted(settings.limits.items())),
+        env_files=_env_files(reader, instance, context),
+        env_inherit=context.env_inherit if settings.env_inherit is None else settings.env_inherit,
     )
+
+
+def _env_files(reader: Reader, instance: _Instance, context: Context) -> tuple[EnvFile, ...]:
+    """The files with the digests of what they say, as far as they are on this machine."""
+    files = instance.settings.env_files
+    if not context.local:
+        return tuple(EnvFile(file.path, optional=file.optional) for file in files)
+    user = user_number(instance.settings.user or "") if files else None
+    what = f"instance {shown(instance.instance_id)}"
+    return tuple(context.env_files.look(reader, file, user, what) for file in files)
 
 
 def _warn_of_inoperable(

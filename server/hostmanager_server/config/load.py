@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
+from hostmanager_server.config.environment import read_env_inherit
 from hostmanager_server.config.file import read_text
 from hostmanager_server.config.instances import Context, read_instances
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.options import ManagerOptions
 from hostmanager_server.config.quantities import parse_whole
 from hostmanager_server.config.reader import Entry, Reader, is_null, shown, suggest
+from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.config.settings import KEYS, Settings, read_path, read_settings
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
@@ -32,7 +35,7 @@ IGNORED_HOST_KEYS = (
 )  # fmt: skip
 
 TOP_KEYS = ("hub", "hosts", "agent-classes")
-HOST_KEYS = ("agent-instances", "log-dir", "address", *IGNORED_HOST_KEYS)
+HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *IGNORED_HOST_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,13 @@ def _read_site(file: Path, working_dir: Path | None, text: str | None = None) ->
     folder = (working_dir or Path()).absolute()
     hosts: dict[str, Entry] = {}
     classes: dict[str, Settings] = {}
+    public = False
     if text is None:
-        text = _text(reader, file)
+        text, public = _text(reader, file)
     document = _document(reader, text) if text is not None else None
     if document is not None:
+        if public:
+            _warn_of_secrets(reader, document)
         top = reader.mapping(document, "the site config")
         reader.check_keys(top, TOP_KEYS, "the site config")
         if "hub" in top:
@@ -123,15 +129,22 @@ def _read_site(file: Path, working_dir: Path | None, text: str | None = None) ->
     return _Site(reader.file, folder, hosts, classes, reader, text or "")
 
 
-def _text(reader: Reader, file: Path) -> str | None:
+def _text(reader: Reader, file: Path) -> tuple[str | None, bool]:
+    """The file's text, and whether everybody may read it."""
     try:
-        text, writers = read_text(file)
+        text, writers, public = read_text(file)
     except DocumentError as error:
         _note(reader, error)
-        return None
+        return None, False
     for warning in writers:
         reader.warn(None, warning)
-    return text
+    return text, public
+
+
+def _warn_of_secrets(reader: Reader, document: Node) -> None:
+    for secret in islice(find_secrets(document), MAX_FOUND):
+        text = f"{shown(secret.path)} looks like a secret, and everybody on this machine may read this file"
+        reader.warn(secret.node, f"{text}; put the value into an 'env-file', or chmod o-r this one")
 
 
 def _note(reader: Reader, error: DocumentError) -> None:
@@ -210,7 +223,10 @@ def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> 
     if local:
         for problem in launchers.ocs.problems:
             reader.warn(None, problem)
-    context = Context(name, site.classes, launchers, log_dir, local)
+    env_inherit = None
+    if "env-inherit" in entries:
+        env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {what}")
+    context = Context(name, site.classes, launchers, log_dir, local, env_inherit)
     instances, options = read_instances(reader, nodes, context)
     if "address" in entries:
         address = _address(reader, entries["address"].value, f"'address' of {what}")

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hostmanager_server.config.command import read_command
 from hostmanager_server.config.document import ListNode, Node, Scalar
+from hostmanager_server.config.environment import EnvFilePath, read_env_files, read_env_inherit
 from hostmanager_server.config.quantities import parse_size, parse_whole
 from hostmanager_server.config.reader import Entry, Reader, describe, hint_at, shown, suggest
 from hostmanager_server.config.ready import read_ready
@@ -34,8 +35,8 @@ LIMITS = (
     "rtprio", "sigpending", "stack",
 )  # fmt: skip
 KEYS = (
-    "command", "depends-on", "env", "limits", "log", "ready", "restart", "start-timeout", "stop-signal",
-    "stop-timeout", "user", "working-dir",
+    "command", "depends-on", "env", "env-file", "env-inherit", "limits", "log", "ready", "restart",
+    "start-timeout", "stop-signal", "stop-timeout", "user", "working-dir",
 )  # fmt: skip
 RESTART_KEYS = ("policy", "backoff")
 BACKOFF_KEYS = ("initial", "factor", "maximum", "reset-after")
@@ -65,6 +66,8 @@ class Settings:
     command: tuple[str, ...] | None = None
     depends_on: tuple[Dependency, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    env_files: tuple[EnvFilePath, ...] = ()
+    env_inherit: tuple[str, ...] | None = None
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
     ready: Probe | None = None
@@ -82,11 +85,14 @@ class Settings:
 
 
 def merge(over: Settings, under: Settings) -> Settings:
-    """An instance's settings over its class's: key by key; `env`, `limits` and `log` name by name."""
+    """An instance's settings over its class's: key by key; `env`, `limits` and `log` name by name, and
+    `env-file` one after the other."""
     return Settings(
         command=_or(over.command, under.command),
         depends_on=_or(over.depends_on, under.depends_on),
         env={**under.env, **over.env},
+        env_files=(*under.env_files, *over.env_files),
+        env_inherit=_or(over.env_inherit, under.env_inherit),
         limits={**under.limits, **over.limits},
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
         ready=_or(over.ready, under.ready),
@@ -101,6 +107,7 @@ def merge(over: Settings, under: Settings) -> Settings:
 
 def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, working_dir: Path) -> Settings:
     """Settings from those of the entries that are among KEYS. `what` has them, for messages."""
+    folder = Path(reader.file).absolute().parent
 
     def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
         return how(reader, entries[name].value, f"{name!r} of {what}") if name in entries else None
@@ -109,6 +116,8 @@ def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, worki
         command=read("command", read_command),
         depends_on=read("depends-on", _depends_on),
         env=read("env", _env) or {},
+        env_files=read("env-file", lambda r, node, label: read_env_files(r, node, label, folder)) or (),
+        env_inherit=read("env-inherit", read_env_inherit),
         limits=read("limits", _limits) or {},
         log=read("log", _log) or Log(),
         ready=read("ready", read_ready),
