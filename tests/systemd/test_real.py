@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,12 +107,12 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSystemd
 def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[Installed]:
     it = Installed(systemd, tmp_path / "site.yaml")
     it.write(a=SLOW, b=SLOW)
-    options = ["--unit-dir", str(systemd.units), "--working-dir", str(tmp_path)]
+    options = ["--unit-dir", str(systemd.units), "--working-dir", str(tmp_path), "--force"]
     if "PYTHONPATH" in os.environ:  # else it would not be this code that systemd starts
         options += ["--env", "PYTHONPATH"]
     subprocess.run([COMMAND, "systemd", "install", it.site, *options], check=True)
     settings = systemd.units / "hostmanager.service.d"
-    settings.mkdir()
+    settings.mkdir(exist_ok=True)
     (settings / "test.conf").write_text("[Service]\nWatchdogSec=15s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
     it.systemctl("daemon-reload")
     it.systemctl("start", "hostmanager")  # returns when the daemon says that it is ready
@@ -174,6 +175,37 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     installed.systemctl("stop", "hostmanager")
     assert installed.show("Result") == "success"
     assert installed.show("ControlGroup") == ""
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that other users get to, as they do not get to `tmp_path`."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_agents_of_root_s_unit_keep_the_rights_that_a_lab_needs(
+    installed: Installed, public_folder: Path
+) -> None:
+    seen = public_folder
+    seen.chmod(0o777)
+    script = "grep -E 'CapBnd|NoNewPrivs' /proc/self/status >{0}.new && mv {0}.new {0}; exec sleep 100000"
+    agents = [
+        {"instance-id": name, "agent-class": "Test", "command": ["sh", "-c", script.format(seen / name)]}
+        for name in ("own", "other")
+    ]
+    agents[1] |= {"user": "daemon", "working-dir": "/"}
+    installed.site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": agents}}}))
+    installed.systemctl("reload", "hostmanager")
+    for name in ("own", "other"):
+        eventually((seen / name).exists, f"{name} to have looked")
+        status = dict(line.split(":\t") for line in (seen / name).read_text().splitlines())
+        assert status["NoNewPrivs"] == "0"  # sudo goes on working
+        rights = int(status["CapBnd"], 16)
+        kept = {"SYS_TIME": 25, "SYS_NICE": 23, "SYS_RAWIO": 17, "NET_RAW": 13, "SYS_ADMIN": 21, "SETUID": 7}
+        assert [right for right, bit in kept.items() if not rights >> bit & 1] == []
+        lost = {"SYS_BOOT": 22, "SYS_MODULE": 16, "MAC_ADMIN": 33}
+        assert [right for right, bit in lost.items() if rights >> bit & 1] == []
 
 
 def test_words_arrive_as_they_were_written(systemd: PrivateSystemd, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from hostmanager_server.main import default_socket
+from hostmanager_server.systemd import unit_file
 from hostmanager_server.systemd.request import BadSiteError, Planned, Request, plan
 from hostmanager_server.systemd.unit import UnitError
 
@@ -45,7 +45,17 @@ def systemd_command() -> None:
     help="What relative paths in the site config are relative to. Default: where you are.",
 )  # fmt: skip
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]",
-    help="A variable for the daemon and its agents; without a value, the one that it has here.",
+    help="A variable for the daemon and its agents; without a value, the one that it has here. No secrets: "
+    "everybody may read the unit.",
+)  # fmt: skip
+@click.option("--env-file", "env_files", multiple=True, metavar="FILE",
+    help="A file of variables for the daemon, such as secrets; `-` before it: it may be missing.",
+)  # fmt: skip
+@click.option("--hardened", is_flag=True,
+    help="Take from the daemon and its agents all rights that few need (see docs/systemd.md). Not for root.",
+)  # fmt: skip
+@click.option("--writable", multiple=True, type=click.Path(path_type=Path), metavar="DIRECTORY",
+    help="With --hardened: agents write there, too.",
 )  # fmt: skip
 @click.option("--program", type=click.Path(path_type=Path), help="Default: this very `hostmanager`.")
 @click.option("--unit-dir", type=click.Path(path_type=Path), metavar="DIRECTORY",
@@ -67,6 +77,9 @@ def install_command(
     listen: tuple[str, ...],
     working_dir: Path | None,
     env: tuple[str, ...],
+    env_files: tuple[str, ...],
+    hardened: bool,
+    writable: tuple[Path, ...],
     program: Path | None,
     unit_dir: Path | None,
     force: bool,
@@ -80,8 +93,9 @@ def install_command(
     if of_user and as_user:
         raise click.UsageError("--user-unit runs as you: it cannot go with --as-user")
     request = Request(
-        site_file, host, name, of_user, as_user, state_dir, listen, working_dir, program, env, serve_options
-    )
+        site_file, host, name, of_user, as_user, state_dir, listen, working_dir, program, env, serve_options,
+        env_files, hardened, writable,
+    )  # fmt: skip
     # The command line's own --json is kept in an object of the client, whose type the server cannot know.
     as_json = as_json or bool(getattr(context.find_root().obj, "json", False))
     try:
@@ -124,23 +138,15 @@ def _unit_dir(of_user: bool) -> Path:
 def _write(file: Path, text: str, *, force: bool) -> bool:
     """Whether it had to be written."""
     try:
-        before = file.read_text(encoding="utf-8", errors="replace") if file.exists() else None
-        if before == text:
+        before = unit_file.look_at(file)
+        if before is not None and before.text == text and before.sound:
             return False
-        if before is not None and not force:
-            diff = difflib.unified_diff(
-                before.splitlines(keepends=True), text.splitlines(keepends=True), str(file), "the new one"
-            )
-            click.echo("".join(diff), nl=False, err=True)
+        if before is not None and before.text != text and not force:
+            click.echo(unit_file.differences(file, before.text, text), nl=False, err=True)
             raise click.ClickException(f"{file} is there and differs (above); --force overwrites it")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            new.write_text(text, encoding="utf-8")
-            new.chmod(0o644)
-            new.replace(file)
-        finally:
-            new.unlink(missing_ok=True)
+        unit_file.write(file, text)
+    except unit_file.UnitFileError as error:
+        raise click.ClickException(str(error)) from error
     except PermissionError as error:
         raise _NotPermittedError(
             f"cannot write {file}: {error.strerror}; run this as root, put it there yourself (--print), or "

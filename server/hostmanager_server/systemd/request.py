@@ -11,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.main import default_state_dir, serve_command
 from hostmanager_server.rpc.server import AddressError, parse_listen
+from hostmanager_server.systemd.hardening import TEMPORARY, missing_folders, written_folders
 from hostmanager_server.systemd.unit import Unit, UnitError
+from hostmanager_server.systemd.variables import read_given, unit_environment
 
 SOCKET = "hostmanager.sock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,199}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,9 @@ class Request:
     program: Path | None = None
     env: tuple[str, ...] = ()
     serve_options: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    hardened: bool = False
+    writable: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
         raise UnitError(f"{request.name!r} is no name for a unit; use letters, digits and any of : _ . -")
     if request.as_user:
         _check_user(request.as_user)
+    _check_rights(request)
     program = _program(request.program)
     site_file = request.site_file.absolute()
     working_dir = (request.working_dir or Path.cwd()).absolute()
@@ -80,19 +83,29 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
         arguments += ["--listen", address]
     arguments += request.serve_options
     options = _check(arguments, listen)
+    files = read_given(request.env_files)
+    writable = _writable(request, config, state_dir)
     unit = Unit(
         name=name,
         host=config.host,
         program=str(program),
         arguments=arguments,
-        environment=_environment(request.env, environ, site_file),
+        environment=unit_environment(request.env, environ, site_file),
         user=request.as_user,
         of_user=request.of_user,
         runtime_directory=own_socket,
         state_directory=own_state,
         containers=bool(options.get("docker_compose") or config.options.docker_compose),
+        environment_files=files.paths,
+        hardened=request.hardened,
+        writable=writable,
     )
-    return Planned(unit, listen, tuple(p for p in config.problems if p.severity is Severity.WARNING))
+    warnings = [p for p in config.problems if p.severity is Severity.WARNING]
+    warnings += [Problem(Severity.WARNING, text, str(site_file)) for text in files.warnings]
+    for folder in missing_folders(writable):
+        text = f"{folder} does not exist: make it before the daemon starts, or agents cannot write there"
+        warnings.append(Problem(Severity.WARNING, text, str(site_file)))
+    return Planned(unit, listen, tuple(warnings))
 
 
 def _read(site_file: Path, host: str | None, working_dir: Path) -> LoadedConfig:
@@ -109,6 +122,32 @@ def _check_user(name: str) -> None:
         pwd.getpwnam(name)
     except KeyError:
         raise UnitError(f"there is no user {name!r} on this host; create it or change --as-user") from None
+
+
+def _check_rights(request: Request) -> None:
+    root = not request.of_user and (not request.as_user or pwd.getpwnam(request.as_user).pw_uid == 0)
+    if request.hardened and root:
+        raise UnitError(
+            "cannot harden a daemon of root, whose agents may be of any user and use any right: "
+            "give it a user with --as-user"
+        )
+    if request.writable and not request.hardened:
+        raise UnitError("cannot take --writable without --hardened: nothing is forbidden to write there then")
+
+
+def _writable(request: Request, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
+    """The folders that a hardened daemon and its agents write to, beside those that systemd makes."""
+    if not request.hardened or request.of_user:
+        return ()
+    assert config.spec is not None
+    found = [str(path.absolute()) for path in request.writable]
+    if request.state_dir is not None:
+        found.append(state_dir)
+    addresses = request.listen or ((config.options.address,) if config.options.address else ())
+    sockets = [_absolute(address) for address in addresses]
+    found += [str(Path(s.removeprefix("unix:")).parent) for s in sockets if s.startswith("unix:")]
+    found += [*written_folders(config.spec), *TEMPORARY]
+    return tuple(dict.fromkeys(found))
 
 
 def _program(given: Path | None) -> Path:
@@ -164,15 +203,3 @@ def _check(arguments: Sequence[str], listen: Sequence[str]) -> Mapping[str, obje
             hint = " (serve's own options stand after --)" if "--insecure" in str(error) else ""
             raise UnitError(f"{error}{hint}") from error
     return parsed
-
-
-def _environment(given: Sequence[str], environ: Mapping[str, str], site_file: Path) -> dict[str, str]:
-    env = {"OCS_CONFIG_DIR": environ.get("OCS_CONFIG_DIR") or str(site_file.parent)}
-    for entry in given:
-        name, equals, value = entry.partition("=")
-        if not _VARIABLE.fullmatch(name):
-            raise click.UsageError(f"--env {entry!r}: give NAME=VALUE, or the NAME of a variable that is set")
-        if not equals and name not in environ:
-            raise click.UsageError(f"--env {name}: it is not set; give {name}=VALUE")
-        env[name] = value if equals else environ[name]
-    return env

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hostmanager_server.drivers import descriptor_store
+from hostmanager_server.systemd import hardening
 
 MARK = "# Written by `hostmanager systemd install`."
 
@@ -37,6 +38,9 @@ class Unit:
     runtime_directory: bool = True  # below /run, and made and kept by systemd
     state_directory: bool = True  # below /var/lib, likewise
     containers: bool = False  # it manages compose services
+    environment_files: Sequence[str] = ()  # absolute paths; `-` before one: it may be missing
+    hardened: bool = False
+    writable: Sequence[str] = ()  # absolute paths that a hardened daemon and its agents may write to
 
     @property
     def file_name(self) -> str:
@@ -65,6 +69,8 @@ class Unit:
         yield "ExecReload", '/bin/sh -c "kill -HUP ${MAINPID}"'
         for name, value in self.environment.items():
             yield "Environment", quoted(f"{name}={value}")
+        for path in self.environment_files:
+            yield "EnvironmentFile", _path(path)
         if self.user:
             yield "User", self.user
         yield "KillMode", "process"
@@ -86,6 +92,16 @@ class Unit:
         if self.state_directory:
             yield "StateDirectory", self.name
             yield "StateDirectoryMode", "0700"
+        yield from self._rights()
+
+    def _rights(self) -> Iterable[tuple[str, str]]:
+        if self.hardened:
+            yield from hardening.hardened(of_user=self.of_user)
+            if self.writable and not self.of_user:
+                # Where one is missing, the daemon starts all the same.
+                yield "ReadWritePaths", " ".join(quoted(f"-{path}") for path in self.writable)
+        elif not self.of_user:
+            yield from hardening.ordinary(of_root=not self.user)
 
     def _install(self) -> Iterable[tuple[str, str]]:
         yield "WantedBy", "default.target" if self.of_user else "multi-user.target"
@@ -115,6 +131,15 @@ def _program(path: str) -> str:
             f"the program's path has a '$', which systemd cannot take: {path}; link to it elsewhere"
         )
     return quoted(path)
+
+
+def _path(path: str) -> str:
+    """A path that is a whole setting: systemd takes neither quotes nor escapes there."""
+    if path != path.strip() or any(char in "*?[\\" or not char.isprintable() for char in path):
+        raise UnitError(
+            f"cannot have systemd read {path!r}: it has a blank at its end, or one of *?[\\; rename the file"
+        )
+    return path.replace("%", "%%")
 
 
 def _describable(text: str) -> str:

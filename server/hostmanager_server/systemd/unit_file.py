@@ -1,0 +1,83 @@
+"""The unit's file on disk: looked at and written never through a link, and by its owner only."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostmanager_server.config.secrets import MASK, has_password, is_secret_name
+
+MODE = 0o644
+
+
+class UnitFileError(Exception):
+    """A file that must not be overwritten; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresentUnit:
+    """A file that is there. `sound`: only its owner, who is this user, may write it."""
+
+    text: str
+    sound: bool
+
+
+def look_at(file: Path) -> PresentUnit | None:
+    """Return what is there, None when nothing is. Raises UnitFileError, OSError."""
+    try:
+        info = file.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(info.st_mode):
+        target = os.readlink(file)
+        if target == os.devnull:
+            advice = f"run `systemctl unmask {file.stem}` first"
+            raise UnitFileError(f"cannot write {file}: it is masked; {advice}")
+        raise UnitFileError(f"cannot write {file}: it is a link to {target}; remove it first")
+    if not stat.S_ISREG(info.st_mode):
+        raise UnitFileError(f"cannot write {file}: there is something that is no file; remove it first")
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, encoding="utf-8", errors="replace") as opened:
+        info = os.fstat(descriptor)
+        sound = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == MODE and info.st_nlink == 1
+        return PresentUnit(opened.read(), sound)
+
+
+def write(file: Path, text: str) -> None:
+    """Put the text there, all of it at once, in place of what is there. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # A name that nobody can foresee, created by this very call: no link can stand there.
+    descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fchmod(descriptor, MODE)
+            os.fsync(descriptor)
+        os.replace(new, file)
+    except BaseException:
+        os.unlink(new)
+        raise
+
+
+def differences(file: Path, before: str, after: str) -> str:
+    """Return what a new text changes, to show: without values that may be secrets."""
+    old, new = (list(map(_masked, text.splitlines(keepends=True))) for text in (before, after))
+    return "".join(_lines(old, new, str(file)))
+
+
+def _lines(old: list[str], new: list[str], name: str) -> Iterable[str]:
+    return difflib.unified_diff(old, new, name, "the new one")
+
+
+def _masked(line: str) -> str:
+    key, equals, value = line.partition("=")
+    name = value.lstrip('"').partition("=")[0]
+    if key.strip() == "Environment" and equals and (is_secret_name(name) or has_password(value)):
+        return f"{key}={name}={MASK}\n"
+    return line
