@@ -1,4 +1,4 @@
-"""Environment files on disk: their variables, once nobody but the trusted can have written them."""
+"""Environment files on disk: their variables, and the users who may have written them."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _untrusted_file(info: os.stat_result, trusted: Collection[int | None]) -> st
 
 
 def _other_writers(info: os.stat_result) -> str:
-    """Name who may write a thing by its mode, beside its owner and root; empty when nobody may."""
+    """Name those other than its owner and root who may write a thing by its mode; empty when none may."""
     if info.st_mode & stat.S_IWOTH:
         return "everybody on this machine"
     if info.st_mode & stat.S_IWGRP and info.st_gid != 0 and not _is_private(info.st_uid, info.st_gid):

@@ -673,6 +673,21 @@ def test_a_start_that_read_a_newer_file_needs_no_restart() -> None:
     assert s.i.restart_required
 
 
+def test_a_file_that_cannot_be_read_calls_for_no_restart() -> None:
+    s = make()
+    spec = replace(s.i.spec, process=replace(PROCESS, env_files=(EnvFile("/f", "old"),)))
+    s.i = replace(s.i, spec=spec)
+    s.decide()
+    s.see(Started(s.i.run_key(), 99, s.now), Ready(s.i.run_key(), s.now))
+    unread = replace(PROCESS, env_files=(EnvFile("/f"),))
+    s.i = replace(s.i, spec=replace(spec, process=unread))
+    assert not s.i.restart_required
+    s.i = replace(s.i, spec=replace(spec, process=replace(unread, argv=("other",))))
+    assert s.i.restart_required
+    s.i = replace(s.i, spec=replace(spec, process=replace(PROCESS, env_files=(EnvFile("/g"),))))
+    assert s.i.restart_required
+
+
 def test_a_config_that_was_read_during_a_start_counts() -> None:
     s = make()
     s.decide()

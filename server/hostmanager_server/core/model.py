@@ -7,7 +7,7 @@ from enum import Enum
 
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
 from hostmanager_server.core.service import ServiceRecord
-from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec, Target, Workload
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target, Workload
 
 
 class State(Enum):
@@ -154,7 +154,7 @@ class Instance:
             return False
         if isinstance(self.spec.workload, ServiceSpec):
             return self.record is not None and self.record.outdated
-        return self.run.workload != self.spec.workload
+        return not _is_same(self.run.workload, self.spec.workload)
 
     @property
     def settled(self) -> bool:
@@ -168,6 +168,15 @@ class Instance:
     def run_key(self) -> RunKey:
         assert self.run is not None
         return RunKey(self.instance_id, self.run.number)
+
+
+def _is_same(runs: Workload, wanted: Workload | None) -> bool:
+    """Whether a restart would change nothing. A file that cannot be read now counts as unchanged."""
+    if runs == wanted or not isinstance(runs, ProcessSpec) or not isinstance(wanted, ProcessSpec):
+        return runs == wanted
+    known = {file.path: file for file in runs.env_files}
+    files = tuple(file if file.digest else known.get(file.path, file) for file in wanted.env_files)
+    return replace(wanted, env_files=files) == runs
 
 
 # Nothing is done about a compose service before it was looked at what there is: it may be running.

@@ -136,7 +136,7 @@ class ProcessSpec:
     user: str = ""  # empty: the daemon's own
     limits: tuple[tuple[str, int | None], ...] = ()  # by `ulimit`-like name, None: unlimited, sorted
     env_files: tuple[EnvFile, ...] = ()  # over what is inherited, a later one over an earlier one
-    # Patterns of what is inherited beside the base list. None: nothing where there is a `user`, else all.
+    # Patterns of variables to inherit with the base list. None: all, or none where there is a `user`.
     env_inherit: tuple[str, ...] | None = None
 
 

@@ -1,7 +1,7 @@
 """Directives of the unit that take rights away from the daemon and its agents; docs/systemd.md gives reasons.
 
 Agents inherit all of it. By default a daemon of root loses only what no agent of a lab is known to need, and
-gets no namespace of its own: its agents outlive it, and would be in another one than the next daemon.
+gets no new namespace: its agents outlive it, and would be in another one than the next daemon.
 """
 
 from __future__ import annotations

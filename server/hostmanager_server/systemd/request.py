@@ -136,7 +136,7 @@ def _check_rights(request: Request) -> None:
 
 
 def _writable(request: Request, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
-    """The folders that a hardened daemon and its agents write to, beside those that systemd makes."""
+    """The folders that a hardened daemon and its agents write to, except those that systemd makes."""
     if not request.hardened or request.of_user:
         return ()
     assert config.spec is not None

@@ -51,7 +51,7 @@ def look_at(file: Path) -> PresentUnit | None:
 def write(file: Path, text: str) -> None:
     """Put the text there, all of it at once, in place of what is there. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A name that nobody can foresee, created by this very call: no link can stand there.
+    # mkstemp creates a name that no other user can foresee: no link can stand there.
     descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as opened:

@@ -34,7 +34,7 @@ def read_given(files: Sequence[str]) -> GivenFiles:
             raise UnitError(f"cannot use --env-file {given!r}: it names no file")
         path = str(Path(name).expanduser().absolute())
         try:
-            # Root's service manager reads it, whoever the daemon runs as: it must be root's.
+            # systemd reads the file as root, also for a daemon of another user: the file must be root's.
             warnings += read_env_file(path, optional=name != given).warnings
         except EnvFileError as error:
             raise UnitError(str(error).replace("'env-file'", "--env-file")) from error
