@@ -157,3 +157,17 @@ def test_without_a_compose_program_the_rest_is_checked(
     assert f"{site.parent}/good.yaml: warning: not read: cannot find Docker Compose" in result.stdout
     assert f"{site.parent}/good.yaml: not read: 0 errors, 1 warning" in result.stdout
     assert "good: host localhost has 2 managed instances; host elsewhere" in result.stdout
+
+
+def test_values_like_secrets_are_masked_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "hosts:\n  localhost:\n    agent-instances:\n    - {agent-class: A, instance-id: a, command: [a],\n"
+        "       env: {API_TOKEN: s3cr3t, TZ: UTC}, env-file: -a.env, env-inherit: [X]}\n"
+    )
+    result = run("config", "check", "--json", str(file), "--host", "localhost")
+    assert "s3cr3t" not in result.output
+    (instance,) = json.loads(result.stdout)["hosts"]["localhost"]
+    assert instance["env"] == {"API_TOKEN": "***", "TZ": "UTC"}
+    assert instance["env_files"] == [str(tmp_path / "a.env")]
+    assert instance["env_inherit"] == ["X"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from pathlib import Path
 
 import pytest
 from hostmanager_server.drivers import command
 from hostmanager_server.env_file import RESERVED, EnvFileError, read_env_file
 from hostmanager_server.env_format import EnvFormatError, parse_env
+from hypothesis import given
+from hypothesis import strategies as st
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of others")
 SECRET = "s3cr3t-value"
@@ -70,6 +73,8 @@ def test_a_file_says_what_systemd_reads_in_it(text: str, variables: dict[str, st
         (f"A='{SECRET}\nx' y", 2, "after the closing quote"),
         (f"A=1\nB=2\nA={SECRET}", 3, "first in line 1"),
         (f"A={SECRET}\0", 1, "NUL"),
+        (f"A={SECRET}\rB=1", 1, "carriage return"),
+        (f"A=1\r\nB='{SECRET}\r\nx'", 2, "carriage return"),
     ],
 )
 def test_a_line_that_programs_read_differently_is_refused_without_its_value(
@@ -79,6 +84,20 @@ def test_a_line_that_programs_read_differently_is_refused_without_its_value(
         parse_env(text)
     assert caught.value.line == line
     assert SECRET not in caught.value.message
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40) | st.text("AB1=' \"\\\\#\n\t$", max_size=30))
+def test_any_text_is_variables_or_one_error_without_its_text(text: str) -> None:
+    error = None
+    try:
+        found = parse_env(text)
+    except EnvFormatError as raised:
+        error = raised
+    if error is None:
+        assert all(name.isidentifier() for name in found)
+    else:
+        assert 1 <= error.line <= text.count("\n") + 1
+        assert not re.search(r"[^\x20-\x7e]", error.message)
 
 
 def test_an_error_names_file_and_line(file: Path) -> None:

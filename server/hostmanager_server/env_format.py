@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 
 MAX_VARIABLES = 1000
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ESCAPABLE = '"\\$`'  # by a backslash between double quotes, as in a shell
 
@@ -33,13 +32,15 @@ def parse_env(text: str) -> dict[str, str]:
     """Return the variables of a file, in its order. Raises EnvFormatError."""
     found: dict[str, str] = {}
     first: dict[str, int] = {}
-    lines = _LINE_END.split(text)
+    lines = text.split("\n")
     at = 0
     while at < len(lines):
-        number, line = at + 1, lines[at].strip(" \t")
+        number, line = at + 1, lines[at].removesuffix("\r").strip(" \t")
         at += 1
         if not line or line[0] in "#;":
             continue
+        if "\r" in line:
+            raise EnvFormatError("has a carriage return within; save the file with plain line ends", number)
         name, equals, rest = line.partition("=")
         _check_name(name, equals, number)
         if name in first:
@@ -47,7 +48,8 @@ def parse_env(text: str) -> dict[str, str]:
         if len(first) == MAX_VARIABLES:
             raise EnvFormatError(f"has more than {MAX_VARIABLES} variables; remove some", number)
         first[name] = number
-        value = _value([rest.lstrip(" \t"), *lines[at:]], name, number)
+        crlf = lines[number - 1].endswith("\r")
+        value = _value([rest.lstrip(" \t") + "\r" * crlf, *lines[at:]], name, number)
         found[name] = value.text
         at += value.lines - 1
     return found
@@ -71,7 +73,7 @@ def _value(rest: list[str], name: str, line: int) -> _Value:
     quote = rest[0][:1]
     if quote in ("'", '"'):
         return _quoted(rest, quote, name, line)
-    text = rest[0]
+    text = rest[0].removesuffix("\r")
     if "\\" in text:
         raise EnvFormatError(
             f"has a backslash in the value of {name}, which programs read differently; "
@@ -90,7 +92,8 @@ def _value(rest: list[str], name: str, line: int) -> _Value:
 def _quoted(rest: list[str], quote: str, name: str, line: int) -> _Value:
     """Read a quoted value, which may go on over lines."""
     text: list[str] = []
-    for count, current in enumerate(rest, 1):
+    for count, given in enumerate(rest, 1):
+        current = given.removesuffix("\r")
         at = 1 if count == 1 else 0
         continues = False
         while at < len(current):
@@ -109,6 +112,11 @@ def _quoted(rest: list[str], quote: str, name: str, line: int) -> _Value:
             else:
                 text.append(char)
             at += 1
+        if "\r" in given:
+            raise EnvFormatError(
+                f"has a carriage return in the value of {name}; save the file with plain line ends",
+                line + count - 1,
+            )
         if not continues:
             text.append("\n")
     raise EnvFormatError(f"opens a quote for the value of {name} that nothing closes; close it", line)

@@ -221,3 +221,48 @@ def test_words_arrive_as_they_were_written(systemd: PrivateSystemd, tmp_path: Pa
     systemd.run("systemctl", "daemon-reload")
     systemd.run("systemctl", "start", "words")
     assert json.loads(seen.read_text()) == [NASTY, value]
+
+
+VARIABLES = r"""
+# a comment
+; another
+PLAIN=value
+   BLANKS=  two words<
+EMPTY=
+EQUALS=a=b
+DOLLARS=$HOME ${X} `id` %n
+HASH=a#b
+INNER=it"s 'so'
+SINGLE=' # "no" \n $X '
+DOUBLE=" # 'no' \" \\ \$ \` \n \x "
+LINES="one
+two"
+RAW='one \
+two'
+JOINED="one\
+two"
+UMLAUT=ü€
+LAST='quoted'<
+"""
+
+
+def test_a_file_of_variables_says_the_same_to_systemd_and_to_the_daemon(
+    systemd: PrivateSystemd, tmp_path: Path
+) -> None:
+    from hostmanager_server.env_format import parse_env
+
+    file, seen = tmp_path / "a.env", tmp_path / "seen"
+    text = VARIABLES.replace("<", " \t")
+    ends = f"{text.partition('LINES')[0]}LAST='quoted'".replace("\n", "\r\n")
+    for name, content, count in (("lf", text, 14), ("crlf", ends, 10)):
+        file.write_bytes(content.encode())
+        wanted = parse_env(content)
+        assert len(wanted) == count
+        code = f"import json, os; json.dump(dict(os.environ), open({str(seen)!r}, 'w'))"
+        (systemd.units / f"variables-{name}.service").write_text(
+            f'[Service]\nType=oneshot\nEnvironmentFile={file}\nExecStart={sys.executable} -c "{code}"\n'
+        )
+        systemd.run("systemctl", "daemon-reload")
+        systemd.run("systemctl", "start", f"variables-{name}")
+        found = json.loads(seen.read_text())
+        assert {key: found.get(key) for key in wanted} == wanted
