@@ -194,6 +194,13 @@ hosts:
     assert spec.start_timeout == 90
 
 
+@pytest.mark.parametrize(("setting", "user"), [("user: daq, ", "daq"), ("", "")])
+def test_output_files_may_belong_to_the_user_of_the_agent(load: Load, setting: str, user: str) -> None:
+    instance = f"{{instance-id: a, agent-class: A, {setting}command: x}}"
+    config = load(f"hosts: {{localhost: {{agent-instances: [{instance}]}}}}")
+    assert only(config).log.user == user
+
+
 def test_relative_paths_are_relative_to_the_working_directory(load: Load, tmp_path: object) -> None:
     config = load(
         "hosts: {localhost: {log-dir: ./logs, agent-instances: "

@@ -19,6 +19,7 @@ import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers import fallocate
 from hostmanager_server.drivers.fallocate import UnsupportedError
+from hostmanager_server.drivers.log_folder import LogFolder
 from hostmanager_server.drivers.log_stream import LogStream
 from hostmanager_server.drivers.output import OutputFiles, file_stem
 from hypothesis import given
@@ -171,7 +172,7 @@ def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothi
     first = LogStream(live)
     with monkeypatch.context() as patch:
         # What runs after a death does not run: not even the removal of the copy.
-        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        patch.setattr(LogFolder, "remove", lambda *_: None)
         patch.setattr(f"hostmanager_server.drivers.{step}", die)
         with pytest.raises(Death):
             first.rotate(8192, 100)
@@ -187,15 +188,15 @@ def test_a_rotation_goes_on_after_an_archive_could_not_be_renamed(
     live = directory / "a.log"
     live.write_bytes(numbered(3_000))
     stream = LogStream(live)
-    rename = Path.rename
+    rename = LogFolder.rename
 
-    def fail(path: Path, target: Path) -> Path:
-        if path.suffix == ".1":
+    def fail(folder: LogFolder, old: str, new: str) -> None:
+        if old.endswith(".1"):
             raise OSError(28, "No space left on device")
-        return rename(path, target)
+        rename(folder, old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail)
+        patch.setattr(LogFolder, "rename", fail)
         with pytest.raises(OSError, match="No space"):
             stream.rotate(8192, 100)
     stream.rotate(8192, 100)

@@ -189,6 +189,7 @@ def _spec(reader: Reader, instance: _Instance, context: Context) -> InstanceSpec
             context.log_dir,
             log.size if settings.log.size is None else settings.log.size,
             log.keep if settings.log.keep is None else settings.log.keep,
+            "" if process is None else process.user,
         ),
         start_timeout=START_TIMEOUT if settings.start_timeout is None else settings.start_timeout,
         stop=settings.stop,

@@ -108,11 +108,13 @@ class Probe:
 @dataclass(frozen=True, slots=True)
 class LogPolicy:
     """Output goes to a file in `directory` (empty: the daemon's default), which is rotated when it exceeds
-    `size` bytes; `keep` rotated files are kept."""
+    `size` bytes; `keep` rotated files are kept. Files may belong to the daemon's user, or to `user`, the
+    agent's (empty: the daemon's)."""
 
     directory: str = ""
     size: int = 10 * 1024 * 1024
     keep: int = 5
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

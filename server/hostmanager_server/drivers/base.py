@@ -120,7 +120,7 @@ class Output(Protocol):
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
         """An append-mode, close-on-exec descriptor of the instance's output file, for the caller to close.
 
-        Raises OSError.
+        Raises OSError; RefusedFileError for a file or directory that must not be used.
         """
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:

@@ -25,6 +25,7 @@ from .record import Record
 from .record_files import file_name
 from .records import Draft, Records
 from .tree import Tree
+from .trusted_path import RefusedFileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Launcher:
         with contextlib.ExitStack() as stack:
             try:
                 output = self._output.open_for_append(run.instance_id, spec.log)
+            except RefusedFileError as error:
+                raise CommandError(f"cannot write its output to {error}") from error
             except PermissionError as error:
                 raise CommandError(
                     f"its log '{error.filename}' cannot be written: {error.strerror}; "

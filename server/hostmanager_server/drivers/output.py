@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -39,7 +38,8 @@ class OutputFiles:
 
     No pipe and no work of the daemon per line: the output goes on when the daemon does not. Rotation
     happens behind the process's back and loses no byte (see log_stream), on a thread of its own (see
-    rotation).
+    rotation). Agents may write the directory: what they put there that is no file of the daemon's or the
+    agent's user is refused (see log_folder).
     """
 
     def __init__(self, default_dir: Path) -> None:
@@ -59,18 +59,10 @@ class OutputFiles:
         now on.
 
         Returns a descriptor, close-on-exec, that the caller closes. Does not wait for a rotation; any
-        thread may call. Raises OSError.
+        thread may call. Raises OSError, RefusedFileError among them.
         """
-        path = self.path(instance_id, policy)
-        # Not to hang on a FIFO that somebody put there; cleared, as the process shares it.
-        mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        try:
-            fd = os.open(path, mode, 0o640)
-        except FileNotFoundError:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            fd = os.open(path, mode, 0o640)
-        os.set_blocking(fd, True)
-        stream = self._stream(path)
+        stream = self._stream(instance_id, policy)
+        fd = stream.open_for_append()
         self._rotator.track(stream, policy)
         stream.announce()
         return fd
@@ -78,11 +70,11 @@ class OutputFiles:
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Rotate the file of a process that an earlier daemon started and that still writes. Returns at
         once."""
-        self._rotator.track(self._stream(self.path(instance_id, policy)), policy)
+        self._rotator.track(self._stream(instance_id, policy), policy)
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
         """Rotate the instance's file no more, for it is not managed any longer; the files stay."""
-        self._rotator.forget(self._stream(self.path(instance_id, policy)))
+        self._rotator.forget(self._stream(instance_id, policy))
 
     def read(
         self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
@@ -91,15 +83,17 @@ class OutputFiles:
 
         To be iterated on an asyncio loop, and closed (`aclose`) when it is left before its end.
         """
-        return read_lines(self._stream(self.path(instance_id, policy)), self._watches, lines, follow)
+        return read_lines(self._stream(instance_id, policy), self._watches, lines, follow)
 
     def close(self) -> None:
         """Stop rotating. Descriptors and files stay; a second call changes nothing."""
         self._rotator.close()
 
-    def _stream(self, path: Path) -> LogStream:
+    def _stream(self, instance_id: str, policy: LogPolicy) -> LogStream:
+        path = self.path(instance_id, policy)
         with self._lock:
             stream = self._streams.get(path)
             if stream is None:
                 stream = self._streams[path] = LogStream(path)
+            stream.user = policy.user
             return stream

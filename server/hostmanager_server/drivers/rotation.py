@@ -189,7 +189,7 @@ class Rotator:
         try:
             self._rotate(entry)
         except OSError as error:
-            if entry.stream.path.exists():  # else removed by hand; the next start makes a new one
+            if os.path.lexists(entry.stream.path):  # else removed by hand; the next start makes a new one
                 self._failed(entry, error)
 
     def _rotate(self, entry: _Entry) -> None:
@@ -206,7 +206,7 @@ class Rotator:
                     str(stream.path.parent),
                     f"cannot rotate {stream.path}: its file system can free no part of a file (fallocate);"
                     " nothing is lost, but output files there grow without bound:"
-                    " set `log: directory` to a directory on ext4, xfs, btrfs or tmpfs",
+                    " set 'log-dir' to a directory on ext4, xfs, btrfs or tmpfs",
                 )
                 del self._entries[stream]
                 return
@@ -228,9 +228,11 @@ class Rotator:
         wait = LONGEST_WAIT
         if self._inotify is not None:
             try:
-                wd = self._inotify.add_watch(entry.stream.path, flags.MODIFY | flags.ONESHOT)
+                fd = entry.stream.open_live()
             except FileNotFoundError:
                 return
+            try:  # by descriptor: the path may be a link by now
+                wd = self._inotify.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.ONESHOT)
             except OSError as error:
                 self._say_unwatched(error)
             else:
@@ -238,6 +240,8 @@ class Rotator:
                 if entry.stream.end() == entry.end:
                     return
                 wait = SHORTEST_WAIT  # written to before the watch was there
+            finally:
+                os.close(fd)
         self._look_later(entry, wait)
 
     def _failed(self, entry: _Entry, error: OSError) -> None:

@@ -113,7 +113,7 @@ async def read_lines(
     Nothing is lost or repeated in between, nor when the file is rotated meanwhile; what was dropped before
     a slow reader got to it is said in a line of its own. Batches have at most 500 lines of at most 64 KiB
     of output; the next is not read before this one is taken. With `follow`, a file that does not exist yet
-    is waited for. Raises OSError.
+    is waited for. Raises OSError, RefusedFileError among them.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()

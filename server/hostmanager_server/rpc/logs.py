@@ -11,6 +11,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.spec import InstanceSpec, Management
 from hostmanager_server.drivers.compose.output import LogsError, Source
+from hostmanager_server.drivers.trusted_path import RefusedFileError
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.errors import (
     Violation,
@@ -57,12 +58,15 @@ class LogRpcs:
         self, spec: InstanceSpec, lines: int, follow: bool
     ) -> AsyncGenerator[list[pb.LogLine], None]:
         batches = self._context.outputs.read(spec.instance_id, spec.log, lines, follow)
-        async with aclosing(batches):
-            async for batch in batches:
-                yield [
-                    pb.LogLine(text=line.text, continues=line.continues, stream=pb.LOG_STREAM_COMBINED)
-                    for line in batch
-                ]
+        try:
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield [
+                        pb.LogLine(text=line.text, continues=line.continues, stream=pb.LOG_STREAM_COMBINED)
+                        for line in batch
+                    ]
+        except RefusedFileError as error:
+            raise logs_unreadable(f"cannot read the output of {spec.instance_id!r}: {error}") from error
 
     async def _of_service(
         self, spec: InstanceSpec, lines: int, follow: bool

@@ -1,0 +1,186 @@
+"""Directories opened component by component, through no link that other users may set."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Sequence
+
+_MOST_LINKS = 40  # as the kernel itself allows
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_LONGEST_TARGET = 200  # characters of a link's target that an error shows
+
+
+class RefusedFileError(OSError):
+    """A file that the daemon must not use; the text names the file, the reason and the remedy."""
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"'{path}': {why}")
+
+
+def open_directory(path: str, *, make: bool = False) -> int:
+    """Open the directory at `path`; with `make`, create missing directories (0755, the last one 0750).
+
+    A link on the way counts only if an operator set it: the link and every directory before it belong to root
+    or the daemon's user, and other users may write none of them, sticky ones such as /tmp excepted. Agents
+    that may write a directory could otherwise lead the daemon to any other.
+
+    Returns a close-on-exec descriptor for the caller to close. Raises RefusedFileError for a link of others,
+    OSError for everything else.
+    """
+    found = _open_plain(path)
+    if found is not None:
+        return found
+    walk = _Walk("/" if path.startswith("/") else ".", path)
+    try:
+        left = _components(path)
+        while left:
+            name = left.pop()
+            try:
+                walk.enter(name)
+            except FileNotFoundError:
+                if not make or name == "..":
+                    raise
+                walk.make(name, 0o755 if left else 0o750)
+                walk.enter(name)
+            except NotADirectoryError:
+                target = walk.follow(name)
+                if target.startswith("/"):
+                    walk.restart()
+                left += _components(target)
+    except RefusedFileError:
+        walk.close()
+        raise
+    except OSError as error:
+        walk.close()
+        raise OSError(error.errno, error.strerror, path) from error
+    return walk.descriptor
+
+
+def link_target(descriptor: int) -> str:
+    """The target of the symbolic link that is open as `descriptor`, as an error may show one."""
+    target = os.readlink("", dir_fd=descriptor)
+    return repr(target if len(target) <= _LONGEST_TARGET else f"{target[:_LONGEST_TARGET]}…")
+
+
+def user_name(uid: int) -> str:
+    """The name of a user in quotes, or the number where there is no name."""
+    try:
+        return repr(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
+
+
+def _open_plain(path: str) -> int | None:
+    """Open the directory at once when no link is on the way, as the kernel then names it by the same path;
+    None when there may be one, or no such directory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == path:
+            return descriptor
+    except OSError:  # no /proc
+        pass
+    os.close(descriptor)
+    return None
+
+
+class _Walk:
+    """A walk from one directory to the next below; `descriptor` is where the walk stands."""
+
+    def __init__(self, start: str, path: str) -> None:
+        self.descriptor = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._path = path
+        self._trail: list[os.stat_result] = []  # of all directories so far but this one
+        self._links = 0
+
+    def enter(self, name: str) -> None:
+        """Go on to a directory. Raises NotADirectoryError for a link, too."""
+        flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:  # not with O_PATH at first, by which nothing is mounted that an automounter has yet to mount
+            below = os.open(name, os.O_RDONLY | flags, dir_fd=self.descriptor)
+        except PermissionError:  # one that may be searched, and not listed
+            below = os.open(name, os.O_PATH | flags, dir_fd=self.descriptor)
+        self._trail.append(os.fstat(self.descriptor))
+        self._move(below)
+
+    def make(self, name: str, mode: int) -> None:
+        try:
+            os.mkdir(name, mode, dir_fd=self.descriptor)
+        except FileExistsError:  # made by another meanwhile
+            return
+
+    def follow(self, name: str) -> str:
+        """The target of a link that an operator set. Raises RefusedFileError for one that others may have."""
+        link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            status = os.fstat(link)
+            if not stat.S_ISLNK(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            self._links += 1
+            if self._links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if why := _distrust(status, [*self._trail, os.fstat(self.descriptor)]):
+                raise RefusedFileError(
+                    self._path,
+                    f"its component {name!r} is a link to {link_target(link)}, and {why}; "
+                    "name the directory itself in 'log-dir'",
+                )
+            return os.readlink("", dir_fd=link)
+        finally:
+            os.close(link)
+
+    def restart(self) -> None:
+        """Go back to the root directory."""
+        self._move(os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._trail.clear()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _move(self, descriptor: int) -> None:
+        os.close(self.descriptor)
+        self.descriptor = descriptor
+
+
+def _components(path: str) -> list[str]:
+    """The last one first."""
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
+
+
+def _distrust(link: os.stat_result, trail: Sequence[os.stat_result]) -> str:
+    """Why this link at the end of these directories may be another user's doing; empty when not."""
+    trusted = (0, os.geteuid())
+    if link.st_uid not in trusted:
+        return f"the link belongs to {user_name(link.st_uid)}"
+    for directory in trail:
+        if directory.st_uid not in trusted:
+            return f"the link is below a directory of {user_name(directory.st_uid)}"
+        if _is_open_to_others(directory) and not directory.st_mode & stat.S_ISVTX:
+            return "the link is below a directory that other users may write"
+    if link.st_nlink > 1 and _is_open_to_others(trail[-1]):  # another name of somebody's link elsewhere
+        return "the link has more than one name"
+    return ""
+
+
+def _is_open_to_others(directory: os.stat_result) -> bool:
+    writers = directory.st_mode & _OTHERS_WRITE
+    if writers != stat.S_IWGRP:
+        return bool(writers)
+    return not _is_private_group(directory.st_uid, directory.st_gid)
+
+
+def _is_private_group(uid: int, gid: int) -> bool:
+    """Whether the group is the user's own, with no other member."""
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
