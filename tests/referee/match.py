@@ -15,6 +15,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
+from tests.referee.bait import Bait
 from tests.referee.daemons import COMMAND, DaemonLife, DiedError, open_channel
 from tests.referee.event_watcher import EventWatcher
 from tests.referee.ground import Ground, Kind, cast
@@ -58,6 +59,12 @@ class Match:
         self.seed = seed
         self.program = program
         self.ground = Ground(folder, cast(counts), beat)
+        self.bait = Bait(
+            self.ground.state_dir / "logs",
+            folder / "not-ours",
+            copied=[agent.instance for agent in self.ground.agents if agent.kind is Kind.WRITER],
+            started=[agent.instance for agent in self.ground.agents if agent.kind is Kind.STEADY][:1],
+        )
         self.model = Model(self.ground.agents)
         self.daemons: list[DaemonLife] = []
         self.lives = 0
@@ -140,6 +147,8 @@ class Match:
         """Let nobody ask for anything any more, and check everything that can be checked of a daemon that
         lives. Raises Violation, or DiedError when it does not live."""
         self.gate.close(PATIENCE)
+        self.bait.check()
+        self.bait.take_from_outputs()
         self.must_be_intact()
         self.running.convergence(self.daemon, self.stub)
         self.running.births_and_deaths()
@@ -196,6 +205,8 @@ class Match:
             if life.alive():
                 text = f"the daemon brought everything down and ended, and {life} lives"
                 raise Violation(Invariant.I8, text, self.evidence.of(life.instance))
+        self.bait.check()
+        self.bait.take_up()
         check_output(self.ground)
 
     def rest_watchers(self) -> None:

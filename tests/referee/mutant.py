@@ -20,13 +20,14 @@ from typing import Any
 from hostmanager_server import app
 from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers import gate, records
+from hostmanager_server.drivers import gate, log_stream, records
 from hostmanager_server.drivers import process as process_driver
 from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.drivers.forest import Forest
 from hostmanager_server.drivers.gate import Gate
 from hostmanager_server.drivers.identity import Identity
 from hostmanager_server.drivers.launcher import Launched, Launcher
+from hostmanager_server.drivers.log_folder import LogFolder
 from hostmanager_server.drivers.process import ProcessDriver
 from hostmanager_server.drivers.record import Record
 from hostmanager_server.drivers.record_files import RecordFile, find_record_files
@@ -123,6 +124,18 @@ def _believe_whatever_is_held(directory: Path) -> list[RecordFile]:
     return found
 
 
+class TrustingFolder(LogFolder):
+    """Opens what it writes by path, through links too. Most supervisors do that."""
+
+    def open_for_append(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        return os.open(self.path(name), flags, 0o640)
+
+    def create(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return os.open(self.path(name), flags, 0o640)
+
+
 def _look_but_do_not_reap(who: Identity, pidfd: int) -> ExitStatus:
     """In the place of `status_of_ended`."""
     try:
@@ -151,6 +164,7 @@ class Mutant(Enum):
     LEAKY = "leaky"
     NEGLIGENT = "negligent"
     CREDULOUS = "credulous"
+    TRUSTING = "trusting"
 
 
 # Where the daemon gets what is replaced from.
@@ -164,6 +178,7 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),
     Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
     Mutant.CREDULOUS: (records, "find_record_files", _believe_whatever_is_held),
+    Mutant.TRUSTING: (log_stream, "LogFolder", TrustingFolder),
 }
 
 

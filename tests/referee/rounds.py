@@ -117,6 +117,7 @@ class Rounds:
             self._unseen.clear()  # if somebody saw their ends, it may have died with that
             match.start_daemon(plan.armed)
         self._be_checked(plan, rng, alone=number % ALONE_EVERY == 0)
+        match.bait.lay()
         match.gate.open()
         if plan.upgrade is Upgrade.CUT_SHORT:
             match.daemon.process.send_signal(signal.SIGUSR2)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_nothing_is_wrong_when_it_dies_at_random_as_a_plain_user() -> None:
         words += ["--user", "nobody"]
     done = referee(*words)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_that_follows_a_link_in_the_log_directory_is_found_out(tmp_path: Path) -> None:
+    # As by `python -m tests.referee --mutant trusting`, where it is the load of each round.
+    match = Match(tmp_path, seed=1, program=mutated(Mutant.TRUSTING))
+    rounds = Rounds(match)
+    plan = replace(Plan.at(Point.SPAWNED), failpoint=None, load=1.0)
+
+    def play() -> None:
+        for number in range(1, 11):
+            rounds.play_plan(plan, number)
+
+    try:
+        with pytest.raises(Violation) as found:
+            play()
+    finally:
+        match.close()
+    assert found.value.invariant is Invariant.I10
 
 
 def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the referee finds: the nine invariants, and a violation of one with its evidence."""
+"""What the referee finds: the invariants, and a violation of one with its evidence."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Invariant(Enum):
     I7 = "no signal to a stranger"
     I8 = "down means that the whole tree is gone"
     I9 = "agents do not notice the daemon's death"
+    I10 = "no file outside what is ours is written, truncated or created"
 
 
 class Violation(Exception):  # noqa: N818 - what is found is not an error of the finder
