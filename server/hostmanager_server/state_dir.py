@@ -66,11 +66,11 @@ class StateDir:
 
 def _open_lock(file: Path) -> int:
     try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno != errno.EROFS or not file.exists():
             raise
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     log.error(
         "the state directory %s is read-only: what runs is taken back and can be stopped, nothing can be "
         "started, and what is asked for is forgotten when the daemon ends; see to that disk, and make the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import ipaddress
 import logging
@@ -168,7 +169,7 @@ class Server:
         # gRPC unlinks a socket that is in its way, even one that another daemon serves: hence the lock.
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = _open_lock(path)
         except OSError as error:
             raise AddressError(f"cannot listen on unix:{path}: {error.strerror}: {error.filename}") from error
         try:
@@ -188,6 +189,23 @@ class Server:
             raise AddressError(
                 f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
             )
+
+
+def _open_lock(socket: Path) -> int:
+    """Open the lock file of a socket, created when missing, through no link of those who write the folder."""
+    file = f"{socket}.lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(file, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise AddressError(f"cannot listen on unix:{socket}: {file} is a link; remove it") from error
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return fd
+    os.close(fd)
+    raise AddressError(f"cannot listen on unix:{socket}: {file} is no regular file with one name; remove it")
 
 
 def _why(listen: Listen) -> str:

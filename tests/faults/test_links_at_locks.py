@@ -1,0 +1,67 @@
+"""Links in the place of the lock files of a socket and of a state directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.daemon import Site
+
+TEXT = "nobody but its owner writes this\n"
+
+
+def link(place: Path, victim: Path) -> None:
+    place.symlink_to(victim)
+
+
+def link_to_nothing(place: Path, victim: Path) -> None:
+    place.symlink_to(victim.with_name("new"))
+
+
+def hard_link(place: Path, victim: Path) -> None:
+    place.hardlink_to(victim)
+
+
+def fifo(place: Path, _: Path) -> None:
+    os.mkfifo(place)
+
+
+def start_and_be_refused(site: Site) -> str:
+    """The daemon's last words."""
+    site.write([])
+    daemon = site.start(wait=False)
+    assert daemon.process.wait(60) == 1
+    return daemon.log.read_text()
+
+
+@pytest.fixture
+def victim(site: Site) -> Path:
+    """A file that stands for one of somebody else's."""
+    folder = site.folder / "elsewhere"
+    folder.mkdir()
+    file = folder / "victim"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.mark.parametrize("plant", [link, link_to_nothing, hard_link, fifo])
+def test_what_has_the_name_of_a_sockets_lock_is_not_written_to(
+    site: Site, victim: Path, plant: Callable[[Path, Path], None]
+) -> None:
+    plant(Path(f"{site.socket}.lock"), victim)
+    said = start_and_be_refused(site)
+    what = "is no regular file with one name" if plant in (hard_link, fifo) else "is a link"
+    assert f"cannot listen on unix:{site.socket}: {site.socket}.lock {what}; remove it" in said
+    assert victim.read_text() == TEXT
+    assert list(victim.parent.iterdir()) == [victim]
+
+
+def test_a_link_in_the_place_of_a_state_directorys_lock_is_not_followed(site: Site, victim: Path) -> None:
+    site.state_dir.mkdir()
+    link(site.state_dir / "lock", victim)
+    said = start_and_be_refused(site)
+    assert f"cannot use the state directory {site.state_dir}" in said
+    assert victim.read_text() == TEXT
