@@ -186,6 +186,45 @@ def test_a_fifo_that_somebody_reads_gets_no_output(outputs: OutputFiles, logs: P
         os.close(reader)
 
 
+def test_names_that_change_while_they_are_opened_lead_nowhere(
+    tmp_path: Path, logs: Path, victim: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    site.chmod(0o777)
+    (site / "logs").mkdir()
+    stop = threading.Event()
+
+    def swap(place: Path, target: Path, plain: Callable[[Path], None]) -> None:
+        """Make a link and a plain thing of the same name take turns."""
+        while not stop.is_set():
+            with suppress(OSError):
+                place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
+                plain(place)
+                place.rmdir() if place.is_dir() else place.unlink()
+                place.symlink_to(target)
+
+    threads = [
+        threading.Thread(target=swap, args=(logs / "a.log", victim, Path.touch)),
+        threading.Thread(target=swap, args=(logs / "a.log.copying", victim.with_name("new"), Path.touch)),
+        threading.Thread(target=swap, args=(site / "logs", victim.parent, Path.mkdir)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        with closing(OutputFiles(logs)) as outputs, closing(OutputFiles(site / "logs")) as others:
+            for _ in range(300):
+                for files in (outputs, others):
+                    with suppress(OSError):
+                        append(files, LINES[:8192])
+                with suppress(OSError):
+                    LogStream(logs / "a.log").rotate(4096, 2)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_a_lease_of_another_process_holds_up_nothing(outputs: OutputFiles, logs: Path) -> None:
     file = logs / "a.log"
     file.touch()
