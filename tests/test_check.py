@@ -44,6 +44,14 @@ def test_the_output_is_that_of_a_compiler_and_the_code_is_1(bad: Path) -> None:
     assert lines[2:] == [f"{bad}: cannot be used: 1 error, 1 warning"]
 
 
+def test_every_error_is_listed_however_many_there_are(bad: Path) -> None:
+    entries = "".join(f"    - {{agent-class: A, instance-id: a{n}, manage: hots}}\n" for n in range(500))
+    bad.write_text(BAD + entries)
+    result = run("config", "check", str(bad))
+    assert result.stdout.count("is 'hots'") == 501
+    assert result.stdout.splitlines()[-1] == f"{bad}: cannot be used: 501 errors, 1 warning"
+
+
 def test_a_good_file_is_summed_up_and_the_code_is_0() -> None:
     result = run("config", "check", str(ROOT / "examples" / "site.yaml"), "--host", "localhost")
     assert result.exit_code == 0

@@ -17,6 +17,7 @@ from hostmanager_server.config.load import (
     load_all_hosts,
     load_site_config,
 )
+from hostmanager_server.config.reader import MAX_PROBLEMS_LISTED
 from hostmanager_server.config.secrets import masked
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
@@ -61,9 +62,9 @@ def check_command(
         raise click.UsageError(str(error)) from error
     folder = (working_dir or Path.cwd()).absolute()
     if host:
-        loaded = [load_site_config(path, host=host, working_dir=folder)]
+        loaded = [load_site_config(path, host=host, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED)]
     else:
-        loaded = load_all_hosts(path, working_dir=folder)
+        loaded = load_all_hosts(path, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED)
     catalog = Catalog() if no_compose else _catalog(loaded, folder)
     checked = _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
     # The command line's own --json is kept in an object of the client, whose type the server cannot know.

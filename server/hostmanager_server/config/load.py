@@ -15,7 +15,7 @@ from hostmanager_server.config.instances import Context, read_instances
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.options import ManagerOptions
 from hostmanager_server.config.quantities import parse_whole
-from hostmanager_server.config.reader import Entry, Reader, is_null, shown, suggest
+from hostmanager_server.config.reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.config.settings import KEYS, Settings, read_path, read_settings
 from hostmanager_server.core.actions import Severity
@@ -67,12 +67,18 @@ def default_site_file(environ: Mapping[str, str]) -> Path:
 
 
 def load_site_config(
-    file: Path, *, host: str | None = None, working_dir: Path | None = None, text: str | None = None
+    file: Path,
+    *,
+    host: str | None = None,
+    working_dir: Path | None = None,
+    text: str | None = None,
+    most_problems: int = MAX_PROBLEMS,
 ) -> LoadedConfig:
     """Read `file` for `host` (None: this machine's name, else `localhost`). Never raises for what is in the
     file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir` (None:
-    the current directory). `text`: what is to be taken for the file's content."""
-    site = _read_site(file, working_dir, text)
+    the current directory). `text`: what is to be taken for the file's content. Problems beyond
+    `most_problems` are only counted."""
+    site = _read_site(file, working_dir, text, most_problems)
     name = _choose(site.hosts, host)
     if name is None:
         reader = site.reader.fork()
@@ -82,9 +88,11 @@ def load_site_config(
     return _read_host(site, site.launchers(), name, local=True)
 
 
-def load_all_hosts(file: Path, *, working_dir: Path | None = None) -> list[LoadedConfig]:
+def load_all_hosts(
+    file: Path, *, working_dir: Path | None = None, most_problems: int = MAX_PROBLEMS
+) -> list[LoadedConfig]:
     """Read `file` for each of its hosts. When there is none, one result says why."""
-    site = _read_site(file, working_dir)
+    site = _read_site(file, working_dir, None, most_problems)
     if not site.hosts:
         return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
     own, launchers = _choose(site.hosts, None), site.launchers()
@@ -107,8 +115,8 @@ class _Site:
         return Launchers(Path(self.file).absolute(), self.working_dir, commands)
 
 
-def _read_site(file: Path, working_dir: Path | None, text: str | None = None) -> _Site:
-    reader = Reader(str(file))
+def _read_site(file: Path, working_dir: Path | None, text: str | None, most_problems: int) -> _Site:
+    reader = Reader(str(file), most_problems)
     folder = (working_dir or Path()).absolute()
     hosts: dict[str, Entry] = {}
     classes: dict[str, Settings] = {}

@@ -13,6 +13,8 @@ from hostmanager_server.core.manager import Problem
 
 # Each problem becomes an event and a line of the status: a file that is wrong throughout must not flood them.
 MAX_PROBLEMS = 200
+# Of `config check`, which has none of these to flood.
+MAX_PROBLEMS_LISTED = 10_000
 MAX_WORDS = 10_000
 # Keys for whatever a file wants to keep, such as a value with an anchor; docker compose has the same rule.
 EXTENSION = "x-"
@@ -30,15 +32,16 @@ class Reader:
     """Reads typed values and collects what is wrong. A method that reads a value answers None, or an empty
     collection, after it has noted a problem."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, most_problems: int = MAX_PROBLEMS) -> None:
         self.file = file
+        self._most = most_problems
         self._problems: dict[Problem, None] = {}  # in order; what an alias repeats is said once
         self._dropped = 0
         self.failed = False
 
     def fork(self) -> Reader:
         """Another, which goes on from what this one has noted."""
-        other = Reader(self.file)
+        other = Reader(self.file, self._most)
         other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
         return other
 
@@ -56,14 +59,14 @@ class Reader:
         self.failed = self.failed or problem.severity is Severity.ERROR
         if problem in self._problems:
             return
-        if len(self._problems) < MAX_PROBLEMS:
+        if len(self._problems) < self._most:
             self._problems[problem] = None
         else:
             self._dropped += 1
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All of them; beyond MAX_PROBLEMS, their number."""
+        """All of them; beyond the most that there may be, their number."""
         if not self._dropped:
             return tuple(self._problems)
         severity = Severity.ERROR if self.failed else Severity.WARNING

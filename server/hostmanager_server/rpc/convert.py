@@ -18,7 +18,7 @@ from hostmanager_server.core.plan import ALL, TargetChange, no_instance
 from hostmanager_server.core.restart import stability
 from hostmanager_server.core.service import Orphan, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
-from hostmanager_server.rpc.errors import RpcError, Violation, invalid
+from hostmanager_server.rpc.errors import RpcError, Violation, invalid, invalid_entries
 from hostmanager_server.store import Event, Tracked
 
 MANAGEMENT = {
@@ -317,7 +317,7 @@ def target_changes(
             changes.append(TargetChange(who, target))
         makes_sense = makes_sense and bool(who) and target is not None
     if not makes_sense:
-        raise invalid("; ".join(violation.description for violation in bad), *bad)
+        raise invalid_entries(bad)
     return changes
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
 
+from hostmanager_server.core.actions import Severity
 from hostmanager_server.supervisor import (
+    AdoptionError,
     ConfigError,
     EndingError,
     InvalidRequestError,
@@ -18,11 +20,6 @@ from hostmanager_server.supervisor import (
     StaleEpochError,
     UpgradeError,
     WrongStateError,
-)
-
-DOMAIN = "hostmanager"
-STATUS_DETAILS = (
-    "grpc-status-details-bin"  # where gRPC clients of every language look for a google.rpc.Status
 )
 
 
@@ -36,22 +33,34 @@ class Violation:
 
 @dataclass(eq=False)
 class RpcError(Exception):
-    """An error that knows its status. `reason` is UPPER_SNAKE_CASE, for programs; `metadata` goes with it."""
+    """An error that knows its status. `reason` is UPPER_SNAKE_CASE, for programs; `metadata` goes with it.
+
+    `entries` follow the message in the text, put together with `separator`. Clients get as many of them, and
+    of the violations, as fit into trailers (see rpc.trailers); `remedy` says where the rest can be read.
+    """
 
     code: grpc.StatusCode
     reason: str
     message: str
     violations: tuple[Violation, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
+    separator: str = "; "
+    remedy: str = ""
 
 
 def invalid(message: str, *violations: Violation) -> RpcError:
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", message, violations)
 
 
-def unknown_instances(violations: list[Violation]) -> RpcError:
-    message = "; ".join(v.description for v in violations)
-    return RpcError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_INSTANCE", message, tuple(violations))
+def invalid_entries(violations: Sequence[Violation]) -> RpcError:
+    """Refuse a request for entries that make no sense."""
+    return _bad_entries(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", violations)
+
+
+def unknown_instances(violations: Sequence[Violation]) -> RpcError:
+    """Refuse a request for instances that are not tracked."""
+    return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_INSTANCE", violations)
 
 
 def limit_reached(name: str, limit: int, remedy: str) -> RpcError:
@@ -82,9 +91,27 @@ def logs_unreadable(why: str) -> RpcError:
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)
 
 
-def unknown_orphans(violations: list[Violation]) -> RpcError:
-    message = "; ".join(v.description for v in violations)
-    return RpcError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", message, tuple(violations))
+def unknown_orphans(violations: Sequence[Violation]) -> RpcError:
+    """Refuse a request for containers that are no orphans."""
+    return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", violations)
+
+
+def _bad_entries(code: grpc.StatusCode, reason: str, violations: Sequence[Violation]) -> RpcError:
+    entries = tuple(violation.description for violation in violations)
+    return RpcError(code, reason, "", tuple(violations), entries=entries)
+
+
+def config_unusable(error: ConfigError) -> RpcError:
+    """Refuse a request for the errors of the site config; these come first, before its warnings."""
+    problems = sorted(error.problems, key=lambda problem: problem.severity is not Severity.ERROR)
+    return RpcError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "CONFIG_UNUSABLE",
+        error.summary,
+        entries=tuple(map(str, problems)),
+        separator="\n",
+        remedy=f"`hostmanager config check {shlex.quote(error.file)}` lists all",
+    )
 
 
 def shutting_down() -> RpcError:
@@ -106,7 +133,7 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             violations = [Violation(f"{entries}[{bad.index}]", bad.why) for bad in error.entries]
             if all(bad.unknown for bad in error.entries):
                 return unknown_instances(violations)
-            return invalid(str(error), *violations)
+            return invalid_entries(violations)
         case WrongStateError():
             return RpcError(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -115,9 +142,11 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
                 metadata={"manager_state": error.state.value},
             )
         case ConfigError():
-            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "CONFIG_UNUSABLE", str(error))
+            return config_unusable(error)
         case NotDurableError():
             return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
+        case AdoptionError():
+            return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_TAKEN_BACK", str(error))
         case UpgradeError() | EndingError():
             return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "UPGRADE_REFUSED", str(error))
         case ReplacingError():
@@ -125,22 +154,3 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
         case StaleEpochError():
             return RpcError(grpc.StatusCode.ABORTED, "STALE_EPOCH", str(error))
     raise TypeError(f"no status for {error!r}") from error
-
-
-def trailers(error: RpcError) -> tuple[tuple[str, str | bytes], ...]:
-    """The google.rpc.Status with ErrorInfo, and BadRequest when there are violations, as metadata."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    packed = [_pack(info)]
-    if error.violations:
-        bad = error_details_pb2.BadRequest()
-        for violation in error.violations:
-            bad.field_violations.add(field=violation.field, description=violation.description)
-        packed.append(_pack(bad))
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=packed)
-    return ((STATUS_DETAILS, status.SerializeToString()),)
-
-
-def _pack(detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed

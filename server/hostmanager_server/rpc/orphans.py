@@ -15,7 +15,7 @@ from hostmanager_server.rpc.context import Context, Engine, duration
 from hostmanager_server.rpc.errors import (
     Violation,
     engine_unusable,
-    invalid,
+    invalid_entries,
     no_compose_files,
     unknown_orphans,
 )
@@ -113,5 +113,5 @@ def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
     if bad and unknown:
         raise unknown_orphans(bad)
     if bad:
-        raise invalid("; ".join(violation.description for violation in bad), *bad)
+        raise invalid_entries(bad)
     return list(found.values())

@@ -16,7 +16,7 @@ from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import DEFAULT_HEARTBEAT, Context, Pull, duration
-from hostmanager_server.rpc.errors import Violation, engine_unusable, invalid, no_compose_files
+from hostmanager_server.rpc.errors import Violation, engine_unusable, invalid_entries, no_compose_files
 from hostmanager_server.rpc.status import chosen
 from hostmanager_server.store import Snapshot
 
@@ -146,7 +146,7 @@ def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) 
         platform = known.platform if known else service.platform
         found[service.image] = PullItem(service.image, ids, policy, built, platform)
     if bad:
-        raise invalid("; ".join(violation.description for violation in bad), *bad)
+        raise invalid_entries(bad)
     return list(found.values())
 
 

@@ -12,13 +12,14 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc.context import Context
-from hostmanager_server.rpc.errors import RpcError, internal, trailers
+from hostmanager_server.rpc.errors import RpcError, internal
 from hostmanager_server.rpc.events import EventRpcs
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
 from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
 from hostmanager_server.rpc.status import StatusRpcs
+from hostmanager_server.rpc.trailers import trailers
 from hostmanager_server.rpc.watch import WatchRpcs
 
 log = logging.getLogger(__name__)
@@ -125,4 +126,5 @@ async def _abort(context: ServicerContext, error: Exception) -> None:
     if not isinstance(error, RpcError):
         log.error("a call failed by a bug of the daemon", exc_info=error)
         error = internal()
-    await context.abort(error.code, error.message, trailers(error))
+    sent = trailers(error)
+    await context.abort(error.code, sent.message, sent.metadata)

@@ -49,8 +49,9 @@ class ConfigError(RequestError):
     """The site config has errors; the last good one stays in force."""
 
     def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:
-        lines = "\n".join(str(problem) for problem in problems)
-        super().__init__(f"cannot use the site config {file}; nothing was changed. Correct this:\n{lines}")
+        self.summary = f"cannot use the site config {file}; nothing was changed. Correct this:"
+        super().__init__("\n".join((self.summary, *map(str, problems))))
+        self.file = file
         self.problems = problems
 
 

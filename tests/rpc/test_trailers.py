@@ -1,0 +1,181 @@
+"""Errors that are too long for gRPC's trailers: cut, and told with their status all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client.aio import AsyncHostManagerClient
+from hostmanager_client.cli.failure import exit_code
+from hostmanager_client.errors import HostManagerError, NotFound, PreconditionFailed
+from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.spec import HostSpec
+from hostmanager_server.rpc.errors import RpcError, Violation, from_request_error, unknown_instances
+from hostmanager_server.rpc.trailers import MOST_BYTES, MOST_LISTED, OMITTED, shorten, trailers
+from hostmanager_server.supervisor import AdoptionError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.in_memory import ReadConfig
+from tests.rpc.conftest import House, house, refused, run
+
+CODE = grpc.StatusCode
+FOUR_KB = 4096
+
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)
+LONG = st.builds(lambda text, times: text * times, ANY_TEXT, st.sampled_from([1, 1, 3, 200, 5000]))
+VIOLATIONS = st.lists(st.builds(Violation, LONG, LONG), max_size=60)
+ERRORS = st.builds(
+    RpcError,
+    st.sampled_from([code for code in CODE if code is not CODE.OK]),
+    st.just("UNKNOWN_INSTANCE"),
+    LONG,
+    VIOLATIONS.map(tuple),
+    st.dictionaries(LONG, LONG, max_size=30),
+    st.lists(LONG, max_size=60).map(tuple),
+    st.sampled_from(["; ", "\n"]),
+    LONG,
+)
+
+
+def read(error: RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo, list[Violation]]:
+    """What a client reads of an error's trailers."""
+    sent = trailers(error)
+    [(key, value)] = sent.metadata
+    assert key == "grpc-status-details-bin"
+    status = status_pb2.Status.FromString(value)
+    assert status.message == sent.message
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        assert detail.Unpack(info) or detail.Unpack(bad)
+    return status, info, [Violation(v.field, v.description) for v in bad.field_violations]
+
+
+@settings(max_examples=200, deadline=None)
+@given(ERRORS)
+def test_every_error_fits_and_keeps_its_status_and_its_first_violation(error: RpcError) -> None:
+    status, info, violations = read(error)
+    assert trailers(error).size <= MOST_BYTES < FOUR_KB
+    assert (status.code, info.reason, info.domain) == (error.code.value[0], error.reason, "hostmanager")
+    assert bool(violations) == bool(error.violations)
+    assert len(violations) <= MOST_LISTED
+    if error.violations:
+        first = error.violations[0].description.encode(errors="backslashreplace").decode()
+        assert violations[0].description[:2] == first[:2]
+
+
+@given(ANY_TEXT, st.integers(12, 100))
+def test_a_shortened_text_keeps_its_ends(text: str, longest: int) -> None:
+    short = shorten(text, longest)
+    whole = text.encode(errors="backslashreplace").decode()
+    assert short == whole or (
+        "..." in short and whole.startswith(short.split("...")[0]) and whole.endswith(short.split("...")[-1])
+    )
+
+
+def test_an_error_that_fits_is_told_in_full() -> None:
+    given = [Violation(f"requests[{n}]", f"no instance 'id{n}' on this host") for n in range(MOST_LISTED)]
+    _, info, violations = read(unknown_instances(given))
+    assert violations == given
+    assert OMITTED not in info.metadata
+
+
+def test_what_is_left_out_is_counted() -> None:
+    given = [Violation(f"requests[{n}]", f"no instance {str(n) * 80!r} on this host") for n in range(500)]
+    status, info, violations = read(unknown_instances(given))
+    assert 3 <= len(violations) <= MOST_LISTED
+    left_out = 500 - len(violations)
+    assert info.metadata[OMITTED] == str(left_out)
+    assert status.message.endswith(f"; and {left_out} more")
+
+
+def test_an_earlier_daemon_whose_agents_cannot_be_taken_back_is_told_as_unavailable() -> None:
+    error = from_request_error(AdoptionError(OSError(24, "Too many open files")), "")
+    assert (error.code, error.reason) == (CODE.UNAVAILABLE, "NOT_TAKEN_BACK")
+
+
+def broken(count: int, *, folder: str = "/srv/site") -> ReadConfig:
+    """A config with a warning before so many errors."""
+    file = f"{folder}/site.yaml"
+    warning = Problem(Severity.WARNING, "means nothing", file, 1, 1)
+    errors = (Problem(Severity.ERROR, f"unknown manage 'mäybe{n}'", file, n + 2, 5) for n in range(count))
+    return ReadConfig(None, (warning, *errors), file)
+
+
+async def fails(h: House, ids: list[str], *, reload: bool) -> HostManagerError:
+    async with AsyncHostManagerClient(h.address) as client:
+        with pytest.raises(HostManagerError) as caught:
+            await client.update([(i, pb.TARGET_STATE_UP) for i in ids], reload_config=reload)
+    return caught.value
+
+
+@pytest.mark.parametrize("count", [1, 26, 199])
+@pytest.mark.parametrize("folder", ["/srv/site", "/" + "ü" * 1500])
+def test_a_config_full_of_errors_is_told_with_the_first_places(
+    tmp_path: Path, count: int, folder: str
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            h.config = broken(count, folder=folder)
+            error = await fails(h, [], reload=True)
+            assert isinstance(error, PreconditionFailed)
+            assert (error.reason, exit_code(error)) == ("CONFIG_UNUSABLE", 5)
+            lines = str(error).splitlines()
+            assert lines[1].endswith("site.yaml:2:5: error: unknown manage 'mäybe0'")
+            if count > MOST_LISTED:
+                left_out = count + 1 - len(lines[1:-1])
+                assert lines[-1].startswith(f"and {left_out} more: `hostmanager config check")
+                assert lines[-1].removesuffix("` lists all").removesuffix("'").endswith("/site.yaml")
+
+    run(play())
+
+
+@pytest.mark.parametrize("name", ["id{}", "x" * 70 + "{}", "ü" * 70 + "{}", "\U0001f52d" * 3000 + "{}"])
+@pytest.mark.parametrize("reload", [False, True])
+def test_however_many_unknown_ids_are_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            error = await fails(h, [name.format(n) for n in range(60)], reload=reload)
+            assert isinstance(error, NotFound)
+            assert (error.reason, exit_code(error)) == ("UNKNOWN_INSTANCE", 4)
+            assert error.violations[0].field == "requests[0]"
+            left_out = 60 - len(error.violations)
+            assert f"and {left_out} more" in str(error)
+
+    run(play())
+
+
+def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
+    async def play() -> None:
+        long = "y" * 200_000
+        async with house(tmp_path) as h:
+            stub = h.stub()
+            calls = (
+                stub.GetInstance(pb.GetInstanceRequest(instance_id=long)),
+                stub.ListInstances(pb.ListInstancesRequest(instance_ids=[long, "x" * 5000])),
+                stub.Restart(pb.RestartRequest(instance_ids=[long])),
+                stub.Die(pb.DieRequest(expected_epoch=long)),
+                stub.TailLogs(pb.TailLogsRequest(instance_id=long)).read(),
+                stub.DockerPull(pb.DockerPullRequest(instance_ids=[long])).read(),
+                stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=[long])).read(),
+            )
+            for call in calls:
+                assert (await refused(call)).code in (CODE.NOT_FOUND, CODE.ABORTED)
+
+    run(play())
+
+
+def test_an_instance_whose_problem_is_long_says_so(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            h.config = ReadConfig(HostSpec("host", ()))
+            h.engine.why = "the engine says " + "no " * 20_000
+            error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
+            assert (error.code, error.reason) == (CODE.UNAVAILABLE, "ENGINE_UNREACHABLE")
+            assert error.message.startswith("the engine says no no")
+
+    run(play())
