@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import InvalidRequest, ServerBug
+from hostmanager_client.seconds import in_seconds
 from hostmanager_client.streams import DEFAULT_HEARTBEAT, HEARTBEATS_MISSED, Stream
 
 HOUR = 3600.0
@@ -89,7 +90,9 @@ def _duration(seconds: float | None, name: str, least: float) -> Duration | None
     if seconds is None:
         return None
     if not least <= seconds <= HOUR:
-        raise InvalidRequest(f"cannot use {seconds:g} s as {name}: it is {least:g} s to {HOUR:g} s")
+        raise InvalidRequest(
+            f"cannot use {in_seconds(seconds)} as {name}: it is {in_seconds(least)} to {in_seconds(HOUR)}"
+        )
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
+from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 
 Item = TypeVar("Item")
@@ -194,7 +195,7 @@ def overlap(seen: Sequence[str] | deque[str], again: Sequence[str]) -> int | Non
 
 def check_heartbeat(seconds: float) -> Duration:
     if not 1.0 <= seconds <= 3600.0:
-        raise InvalidRequest(f"cannot watch with a heartbeat of {seconds:g} s: it is 1 s to 3600 s")
+        raise InvalidRequest(f"cannot watch with a heartbeat of {in_seconds(seconds)}: it is 1 s to 3600 s")
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration

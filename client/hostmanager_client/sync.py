@@ -21,6 +21,7 @@ from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
+from hostmanager_client.seconds import check_timeout
 from hostmanager_client.state import HostState, StatusUpdate, make_state
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
@@ -57,7 +58,7 @@ class HostManagerClient:
         if address is None:
             address = default_address()
         self.address = parse_address(address) if isinstance(address, str) else address
-        self._timeout = timeout
+        self._timeout = check_timeout(timeout)
         self._reconnect = reconnect or Reconnect()
         self._channel = grpc.insecure_channel(self.address.grpc_target, channel_options(self.address))
         self._stub = HostManagerServiceStub(self._channel)

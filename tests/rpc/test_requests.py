@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import ManagerState, Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.fake import Behaviour
+from hostmanager_server.rpc.service import SERVICE
 from hostmanager_server.rpc.status import StatusRpcs
 
 from tests.in_memory import ReadConfig
@@ -178,6 +180,73 @@ REFUSALS = [
     ("TailLogs", pb.TailLogsRequest(instance_id="x"), "NOT_FOUND", {"instance_id"}),
     ("TailLogs", pb.TailLogsRequest(instance_id="a", lines=-1), "INVALID_ARGUMENT", {"lines"}),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (Duration(nanos=999_999_900), "must be 1 s to 3600 s, not 0.9999999 s"),
+        (Duration(seconds=3600, nanos=1), "must be 1 s to 3600 s, not 3600.000000001 s"),
+        (Duration(seconds=-1), "not -1 s"),
+        (Duration(nanos=-1), "not -0.000000001 s"),
+        (Duration(seconds=2**62), f"not {2**62} s"),
+        (Duration(seconds=2, nanos=-5), "2 s with -5 nanos is no duration"),
+        (Duration(seconds=-2, nanos=5), "-2 s with 5 nanos is no duration"),
+        (Duration(seconds=2, nanos=10**9), "is no duration: nanos go from -999999999 to 999999999"),
+    ],
+)
+def test_a_duration_out_of_range_is_told_to_its_last_digit(
+    tmp_path: Path, given: Duration, told: str
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            stub = h.stub()
+            calls: dict[str, Any] = {
+                "heartbeat_interval": stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=given)),
+                "progress_timeout": stub.DockerPull(pb.DockerPullRequest(progress_timeout=given)),
+            }
+            for field, call in calls.items():
+                error = await refused(call.read())
+                assert (error.code, error.message) == (CODE.INVALID_ARGUMENT, error.violations[field])
+                assert error.message.startswith(f"{field} must be 1 s to 3600 s")
+                assert told in error.message
+
+    run(play())
+
+
+NO_MESSAGES = {
+    "cut off": b"\x0a\x7f",
+    "wrong wire type": b"\x0f",
+    "endless group": b"\x0b" * 200,
+}
+
+
+@pytest.mark.parametrize("data", NO_MESSAGES.values(), ids=NO_MESSAGES.keys())
+def test_what_is_no_message_is_an_invalid_argument_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            channel: Any = h.channel()
+            for method in SERVICE.methods:
+                call = channel.unary_stream if method.server_streaming else channel.unary_unary
+                answer = call(f"/{SERVICE.full_name}/{method.name}")(data)
+                error = await refused(answer.read() if method.server_streaming else answer)
+                assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "INVALID_REQUEST"), method.name
+                assert method.input_type.full_name in error.message
+            for name in ("Check", "Watch"):
+                answer = channel.unary_stream(f"/grpc.health.v1.Health/{name}")(data)
+                assert (await refused(answer.read())).code is CODE.INVALID_ARGUMENT, name
+            for version in ("v1", "v1alpha"):
+                name = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+                answer = channel.stream_stream(name)(iter([data]))
+                assert (await refused(answer.read())).code is CODE.INVALID_ARGUMENT
+            answer = channel.unary_unary(f"/{SERVICE.full_name}/GetInstance")(b"\x0a\x01\xff")
+            assert (await refused(answer)).code is CODE.INVALID_ARGUMENT, "an id that is no UTF-8"
+            await h.stub().GetStatus(pb.GetStatusRequest())
+
+    run(play())
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_bad_request_is_refused_by_the_field_that_is_bad(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,10 +10,21 @@ import click
 
 from hostmanager_client.cli.session import current_session
 from hostmanager_client.errors import HostManagerError
+from hostmanager_client.seconds import LONGEST_TIMEOUT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPLETION_TIMEOUT = 1.0  # s: whoever presses Tab does not want to wait
+
+
+class SecondsRange(click.FloatRange):
+    """A number of seconds in a range; unlike click's own range it refuses NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return number
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -26,7 +38,7 @@ def common_options(command: F) -> F:
     for option in (
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=SecondsRange(0, LONGEST_TIMEOUT, min_open=True),
             metavar="SECONDS",
             callback=_remember,
             expose_value=False,

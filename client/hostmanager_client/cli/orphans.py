@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hostmanager_client.cli.options import COMPLETION_TIMEOUT, common_options
+from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options
 from hostmanager_client.cli.session import current_session, pass_session, print_json
 from hostmanager_client.errors import HostManagerError
 
@@ -59,7 +59,7 @@ def list_command() -> None:
 @click.argument("container_ids", metavar="[CONTAINER]...", nargs=-1, shell_complete=_complete)
 @click.option(
     "--stop-timeout",
-    type=click.FloatRange(0, 3600),
+    type=SecondsRange(0, 3600),
     metavar="SECONDS",
     help="How long a container may take to stop before it is killed; 0 kills at once. Default: 10.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostmanager_client.cli.options import common_options, ids_argument
+from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument
 from hostmanager_client.cli.session import pass_session, print_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--detach", is_flag=True, help="Let the pull go on when this command, and every other, leaves.")
 @click.option(
     "--progress-timeout",
-    type=click.FloatRange(1, 3600),
+    type=SecondsRange(1, 3600),
     metavar="SECONDS",
     help="Give up an image that makes no progress for so long. Default: 60.",
 )

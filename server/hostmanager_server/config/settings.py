@@ -274,6 +274,6 @@ def _backoff(reader: Reader, node: Node, what: str) -> Backoff:
     )
     if "initial" in entries and backoff.initial > backoff.maximum:
         reader.warn(
-            entries["initial"].value, f"'initial' in {what} is more than 'maximum', {backoff.maximum:g} s"
+            entries["initial"].value, f"'initial' in {what} is more than 'maximum', {backoff.maximum:.15g} s"
         )
     return backoff

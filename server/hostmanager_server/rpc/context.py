@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 DEFAULT_HEARTBEAT = 15.0
 MIN_HEARTBEAT, MAX_HEARTBEAT = 1.0, 3600.0
+NANOS = 1_000_000_000  # in a second
 
 
 class Line(Protocol):
@@ -108,11 +110,19 @@ async def carry_out(future: Future[T], entries: str = "requests") -> T:
 
 def duration(given: Duration, field: str, least: float, most: float) -> float:
     """A field of the request in s. Raises RpcError when it is not `least` to `most` s."""
-    seconds: float = given.seconds + given.nanos / 1e9
-    if not least <= seconds <= most:
-        text = f"{field} must be {least:g} s to {most:g} s, not {seconds:g} s"
+    bounds = f"{field} must be {least:.15g} s to {most:.15g} s"
+    sign = -1 if given.seconds < 0 or given.nanos < 0 else 1
+    if abs(given.nanos) >= NANOS or given.seconds * sign < 0 or given.nanos * sign < 0:
+        text = (
+            f"{bounds}, and {given.seconds} s with {given.nanos} nanos is no duration: nanos go from "
+            f"{1 - NANOS} to {NANOS - 1}, with the sign of the seconds"
+        )
         raise invalid(text, Violation(field, text))
-    return seconds
+    exact = Decimal(given.seconds) + Decimal(given.nanos) / NANOS
+    if not Decimal(least) <= exact <= Decimal(most):
+        text = f"{bounds}, not {exact.normalize():f} s"
+        raise invalid(text, Violation(field, text))
+    return float(exact)
 
 
 def heartbeat_interval(given: Duration, is_set: bool) -> float:

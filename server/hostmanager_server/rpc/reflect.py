@@ -14,7 +14,6 @@ from hostmanager_server.rpc import service
 # The two versions of the protocol differ in nothing but the package's name; new clients ask for v1 first.
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
-_Requests = AsyncIterator[reflection_pb2.ServerReflectionRequest]
 _Responses = AsyncIterator[reflection_pb2.ServerReflectionResponse]
 
 
@@ -22,18 +21,25 @@ def handlers(*, tcp: bool) -> list[grpc.GenericRpcHandler]:
     """What answers reflection requests; those that come over TCP only with `tcp`."""
     servicer = reflection.aio.ReflectionServicer((service.SERVICE.full_name, health.SERVICE_NAME, *SERVICES))
 
-    async def call(requests: _Requests, context: grpc.aio.ServicerContext[Any, Any]) -> _Responses:
+    async def call(requests: AsyncIterator[bytes], context: service.ServicerContext) -> _Responses:
         if not tcp and not context.peer().startswith("unix:"):
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED,
                 "server reflection is off over TCP; start the daemon with --reflection, or use the socket",
             )
-        async for response in cast("_Responses", servicer.ServerReflectionInfo(requests, context)):
-            yield response
+        answers = servicer.ServerReflectionInfo(_read(requests), context)
+        try:
+            async for response in cast("_Responses", answers):
+                yield response
+        except Exception as error:
+            await service.abort(context, error)
 
-    method = grpc.stream_stream_rpc_method_handler(
-        call,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    method: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        call, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
     )
     return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in SERVICES]
+
+
+async def _read(requests: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async for data in requests:
+        yield service.read_request(reflection_pb2.ServerReflectionRequest, data)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2
 
-from hostmanager_server.rpc import reflect, service
+from hostmanager_server.rpc import health, reflect, service
 from hostmanager_server.rpc.context import Context
 
 log = logging.getLogger(__name__)
@@ -107,13 +108,16 @@ class Server:
         self._locks: list[int] = []
         self._sockets: list[Path] = []  # that this server made
         self._calls = service.UnaryCalls()
+        self._health = grpc_health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_options(limits),
             maximum_concurrent_rpcs=limits.calls,
-            handlers=[service.handlers(context, self._calls), *reflect.handlers(tcp=tcp_reflection)],
+            handlers=[
+                service.handlers(context, self._calls),
+                health.handlers(self._health),
+                *reflect.handlers(tcp=tcp_reflection),
+            ],
         )
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def bind(self) -> list[str]:
         """Listen; who connects waits for `serve`. The addresses, with the ports that were chosen for port 0.

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc.context import Context
-from hostmanager_server.rpc.errors import RpcError, internal
+from hostmanager_server.rpc.errors import RpcError, internal, invalid
 from hostmanager_server.rpc.events import EventRpcs
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
@@ -88,32 +88,41 @@ def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
 def _unary(
     request_type: type[Request], answer: Callable[[Request], Awaitable[Message]], calls: UnaryCalls
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(request: Request, context: ServicerContext) -> Message:
+    async def call(data: bytes, context: ServicerContext) -> Message:
         with calls:
             try:
-                return await answer(request)
+                return await answer(read_request(request_type, data))
             except Exception as error:
-                await _abort(context, error)
+                await abort(context, error)
                 raise  # not reached: abort raises
 
-    return grpc.unary_unary_rpc_method_handler(
-        call, request_deserializer=request_type.FromString, response_serializer=_serialize
-    )
+    return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
 
 
 def _stream(
     request_type: type[Request], answer: Callable[[Request, str], AsyncIterator[Message | bytes]]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(request: Request, context: ServicerContext) -> AsyncIterator[Message | bytes]:
+    async def call(data: bytes, context: ServicerContext) -> AsyncIterator[Message | bytes]:
         try:
-            async for message in answer(request, context.peer()):
+            async for message in answer(read_request(request_type, data), context.peer()):
                 yield message
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
-    return grpc.unary_stream_rpc_method_handler(
-        call, request_deserializer=request_type.FromString, response_serializer=_serialize
-    )
+    return grpc.unary_stream_rpc_method_handler(call, response_serializer=_serialize)
+
+
+def read_request(request_type: type[Request], data: bytes) -> Request:
+    """Read a request. Raises RpcError when the bytes are no such message.
+
+    Handlers read requests themselves: a failure in gRPC's deserializer reaches the client as UNKNOWN, and the
+    log as a traceback.
+    """
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        name = request_type.DESCRIPTOR.full_name
+        raise invalid(f"cannot read the request: it is no valid {name} message") from error
 
 
 def _serialize(message: Message | bytes) -> bytes:
@@ -121,7 +130,7 @@ def _serialize(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-async def _abort(context: ServicerContext, error: Exception) -> None:
+async def abort(context: ServicerContext, error: Exception) -> None:
     """End the call with the error's status; a bug gets a generic text, its traceback goes to the log."""
     if not isinstance(error, RpcError):
         log.error("a call failed by a bug of the daemon", exc_info=error)
