@@ -37,7 +37,7 @@ class Address:
     def grpc_target(self) -> str:
         """The same in gRPC's words. gRPC decodes percent signs in the path, so they are encoded here."""
         if self.path:
-            return f"unix:{quote(self.path)}"
+            return f"unix:{quote(os.fsencode(self.path))}"
         return f"dns:///{self}"
 
     def __str__(self) -> str:
@@ -49,9 +49,16 @@ class Address:
 def parse_address(text: str) -> Address:
     """Understand `unix:///path`, `unix:path`, a plain path that has a '/', or `host:port`.
 
-    A relative path is taken from the working directory, `~` is the home directory. Raises InvalidAddress.
+    A path is the name of a file as it stands: nothing in it is decoded. A relative one is taken from the
+    working directory, `~` is the home directory. Raises InvalidAddress.
     """
-    text = text.strip()
+    if text.lstrip().startswith("unix:"):
+        text = text.lstrip()
+    if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
+        raise InvalidAddress(
+            f"cannot use {text!r} as an address: the daemon serves no abstract sockets; {HOW_TO_WRITE} "
+            "(./@NAME for a file of such a name)"
+        )
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if path.startswith("//"):
@@ -66,13 +73,17 @@ def parse_address(text: str) -> Address:
         if "://" in text:
             raise InvalidAddress(f"cannot use {text!r} as an address: it is a URL; {HOW_TO_WRITE}")
         return _unix(text, text)
-    return _tcp(text)
+    return _tcp(text.strip())
 
 
 def _unix(text: str, path: str) -> Address:
     if not path or "\0" in path or path.endswith("/"):
         raise InvalidAddress(f"cannot use {text!r} as an address: no socket is named; {HOW_TO_WRITE}")
-    absolute = os.path.abspath(os.path.expanduser(path))
+    absolute = str(Path(os.path.expanduser(path)).absolute())
+    if "," in absolute:
+        raise InvalidAddress(
+            f"cannot use {absolute!r} as an address: gRPC splits an address at a comma; use a path without one"
+        )
     if len(os.fsencode(absolute)) > LONGEST_SOCKET_PATH:
         raise InvalidAddress(
             f"cannot use {absolute!r} as an address: the path of a unix socket is at most "

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
-from hostmanager_server.rpc.server import AddressError, parse_listen
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client.address import parse_address
+from hostmanager_client.aio import AsyncHostManagerClient
+from hostmanager_client.errors import InvalidAddress
+from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
+
+from tests.rpc.conftest import house, run
 
 
 @pytest.mark.parametrize(
@@ -43,6 +52,16 @@ def test_a_relative_socket_path_is_relative_to_where_you_are(
         ("0.0.0.0:5555", "only loopback"),
         ("observatory.example:5555", "only loopback"),
         ("unix:/" + "x" * 200, "107 bytes"),
+        ("unix:", "no socket is named"),
+        ("unix://", "absolute path"),
+        ("unix://x", "absolute path"),
+        ("unix:/run/a,b", "comma"),
+        ("unix:/run/", "no socket is named"),
+        ("unix:/run/a\0b", "NUL"),
+        ("unix:\0b", "NUL"),
+        ("unix-abstract:hm", "abstract"),
+        ("unix:@hm", "abstract"),
+        ("@hm", "abstract"),
     ],
 )
 def test_other_addresses_are_refused_with_the_reason(text: str, why: str) -> None:
@@ -53,3 +72,60 @@ def test_other_addresses_are_refused_with_the_reason(text: str, why: str) -> Non
 def test_tcp_needs_to_be_asked_for() -> None:
     with pytest.raises(AddressError, match="--insecure"):
         parse_listen("127.0.0.1:5555", insecure=False)
+
+
+NAMES = [
+    "a b.sock", " a.sock ", "a%20b.sock", "a%2Fb.sock", "100%.sock", "a#b.sock", "a?b=c.sock",
+    "ünï\U0001f52d.sock",
+    "a:b.sock", "a;b.sock", "a+b.sock", "'a\"b'.sock", "[a].sock", "a\\b.sock", "a\nb.sock",
+    os.fsdecode(b"a\xffb.sock"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["unix:{}", "{}", "unix://{}"])
+def test_the_name_of_a_socket_is_taken_as_it_stands(name: str, form: str) -> None:
+    async def play(folder: Path) -> None:
+        address = form.format(f"{folder}/{name}")
+        async with house(folder / "house") as h:
+            server = Server(
+                h.context, [parse_listen(address, insecure=False)], Limits(), tcp_reflection=False
+            )
+            try:
+                assert server.bind() == [f"unix:{folder}/{name}"]
+                await server.serve()
+                assert stat.S_ISSOCK((folder / name).lstat().st_mode)
+                assert sorted(os.listdir(folder)) == sorted(["house", name, f"{name}.lock"])
+                async with AsyncHostManagerClient(address) as client:
+                    assert (await client.get_status()).manager.state == pb.MANAGER_STATE_RUNNING
+            finally:
+                await server.stop()
+            assert not (folder / name).exists()
+
+    with tempfile.TemporaryDirectory(prefix="hm-") as folder:
+        run(play(Path(folder)))
+
+
+def test_a_relative_name_leads_server_and_client_to_one_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/operator")
+    for text in (
+        "unix:a%20b",
+        "unix:./@a",
+        "./x//y/./z",
+        "~/x",
+        "unix:~/x",
+        "unix:~nobody-of-this-name/x",
+        "../x/y",
+    ):
+        assert parse_listen(text, insecure=False).text == str(parse_address(text)), text
+
+
+@pytest.mark.parametrize(
+    "text", ["unix-abstract:hm", "unix:@hm", "@hm", "unix:\0hm", "unix:", "unix:/run/a,b"]
+)
+def test_the_client_refuses_what_the_server_does(text: str) -> None:
+    with pytest.raises(InvalidAddress, match="cannot use"):
+        parse_address(text)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health as grpc_health
@@ -59,16 +60,25 @@ class Listen:
     def is_unix(self) -> bool:
         return self.socket is not None
 
+    @property
+    def grpc_address(self) -> str:
+        """The address in gRPC's words, which are half a URI: it decodes percent signs, and ends at a `#`."""
+        return self.text if self.socket is None else f"unix:{quote(os.fsencode(self.socket))}"
+
 
 def parse_listen(text: str, *, insecure: bool) -> Listen:
-    """Read `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError."""
+    """Read `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError.
+
+    A path is the name of a file as it stands: nothing in it is decoded. A relative one is taken from the
+    working directory, `~` is the home directory.
+    """
+    if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
+        raise AddressError(
+            f"cannot listen on {text!r}: an abstract socket has no owner and no mode, so every user of this "
+            "machine could reach it; use unix:PATH (./@NAME for a file of such a name)"
+        )
     if text.startswith("unix:") or "/" in text:
-        path = Path(text.removeprefix("unix:").removeprefix("//")).expanduser().absolute()
-        if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, unix(7)
-            raise AddressError(
-                f"cannot listen on {path}: a socket path has at most 107 bytes; use a shorter one"
-            )
-        return Listen(f"unix:{path}", path)
+        return _parse_socket(text)
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not host:
@@ -86,6 +96,26 @@ def parse_listen(text: str, *, insecure: bool) -> Listen:
             "add --insecure if that is wanted, or use a unix socket"
         )
     return Listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _parse_socket(text: str) -> Listen:
+    name = text.removeprefix("unix:")
+    if name.startswith("//"):  # of unix:///path
+        name = name.removeprefix("//") if text.startswith("unix:") else name
+        if not name.startswith("/"):
+            raise AddressError(
+                f"cannot listen on {text!r}: after unix:// comes an absolute path, as in unix:///{name}"
+            )
+    if not name or name.endswith("/") or "\0" in name:
+        raise AddressError(f"cannot listen on {text!r}: no socket is named; give unix:PATH, without a NUL")
+    path = Path(os.path.expanduser(name)).absolute()
+    if "," in str(path):
+        raise AddressError(
+            f"cannot listen on {path}: gRPC clients split an address at a comma; use a path without one"
+        )
+    if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, unix(7)
+        raise AddressError(f"cannot listen on {path}: a socket path has at most 107 bytes; use a shorter one")
+    return Listen(f"unix:{path}", path)
 
 
 def _is_loopback(host: str) -> bool:
@@ -128,7 +158,7 @@ class Server:
                 self._prepare_socket(listen.socket)
             mask = os.umask(0o177)  # a socket that only its owner can connect to
             try:
-                port = self._server.add_insecure_port(listen.text)
+                port = self._server.add_insecure_port(listen.grpc_address)
             except RuntimeError as error:
                 raise AddressError(f"cannot listen on {listen.text}: {_why(listen)}") from error
             finally:

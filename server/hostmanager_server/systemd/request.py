@@ -170,7 +170,7 @@ def _program(given: Path | None) -> Path:
 def _listen(request: Request, name: str, config: LoadedConfig) -> tuple[tuple[str, ...], bool]:
     """The addresses to be named, and whether the socket is in a directory that systemd makes."""
     if request.listen:
-        return tuple(map(_absolute, request.listen)), False
+        return tuple(_absolute(address) for address in request.listen), False
     if config.options.address:
         return (), False
     runtime = f"/run/user/{os.getuid()}" if request.of_user else "/run"
@@ -178,10 +178,11 @@ def _listen(request: Request, name: str, config: LoadedConfig) -> tuple[tuple[st
 
 
 def _absolute(address: str) -> str:
-    """The same address wherever the daemon is started."""
-    if address.startswith("unix:") or "/" in address:
-        return f"unix:{Path(address.removeprefix('unix:').removeprefix('//')).expanduser().absolute()}"
-    return address
+    """The same address wherever the daemon is started. What is none is for `_check` to refuse."""
+    try:
+        return parse_listen(address, insecure=True).text
+    except AddressError:
+        return address
 
 
 def _state_dir(request: Request, name: str, environ: Mapping[str, str]) -> tuple[str, bool]:
