@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hostmanager_client.errors import InvalidAddress
+from hostmanager_client.errors import InvalidAddress, PermissionDenied
 
 ADDRESS_VARIABLE = "HOSTMANAGER_ADDRESS"
 SOCKET_NAME = "hostmanager.sock"
+SYSTEM_FOLDER = Path("/run/hostmanager")
 # The kernel's limit: sun_path holds 108 bytes with the final NUL.
 LONGEST_SOCKET_PATH = 107
 HOW_TO_WRITE = "write unix:/path/of/the.sock, a path with a '/', or HOST:PORT"
@@ -82,7 +83,8 @@ def _unix(text: str, path: str) -> Address:
     absolute = str(Path(os.path.expanduser(path)).absolute())
     if "," in absolute:
         raise InvalidAddress(
-            f"cannot use {absolute!r} as an address: gRPC splits an address at a comma; use a path without one"
+            f"cannot use {absolute!r} as an address: gRPC splits an address at a comma; "
+            "use a path without one"
         )
     if len(os.fsencode(absolute)) > LONGEST_SOCKET_PATH:
         raise InvalidAddress(
@@ -113,22 +115,34 @@ def default_address(environ: Mapping[str, str] | None = None, uid: int | None = 
     `$HOSTMANAGER_ADDRESS`; else `hostmanager.sock` in /run/hostmanager for root, in
     $XDG_RUNTIME_DIR/hostmanager for others, in /tmp/hostmanager-UID when that variable is unset. When only
     the socket of the other (the user's for root, the system's for a user) exists, that one.
+
+    A folder in which another user may have put a socket is passed over. Raises PermissionDenied when there is
+    no other: an address that was named is used whoever listens there, one that was found is not.
     """
     environ = os.environ if environ is None else environ
     if said := environ.get(ADDRESS_VARIABLE, "").strip():
         return parse_address(said)
-    candidates = _candidates(environ, os.geteuid() if uid is None else uid)
+    uid = os.geteuid() if uid is None else uid
+    candidates = _candidates(environ, uid)
+    refused = ""
     for path in candidates:
-        if _is_socket(path):
+        if not _is_socket(path):
+            continue
+        if path.parent == SYSTEM_FOLDER or not (why := _not_ours(path, uid)):  # only root makes that folder
             return Address(path=str(path))
+        refused = refused or (
+            f"cannot use {str(path)!r} as the address: {why}, so another user may listen there; remove it, "
+            f"or name the address with --address or {ADDRESS_VARIABLE} if that daemon is meant"
+        )
+    if refused:
+        raise PermissionDenied(refused)
     return Address(path=str(candidates[0]))
 
 
 def _candidates(environ: Mapping[str, str], uid: int) -> list[Path]:
-    system = Path("/run/hostmanager")
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     private = Path(runtime) / "hostmanager" if runtime else Path(f"/tmp/hostmanager-{uid}")  # noqa: S108
-    directories = [system, private] if uid == 0 else [private, system]
+    directories = [SYSTEM_FOLDER, private] if uid == 0 else [private, SYSTEM_FOLDER]
     return [directory / SOCKET_NAME for directory in directories]
 
 
@@ -137,3 +151,19 @@ def _is_socket(path: Path) -> bool:
         return stat.S_ISSOCK(path.stat().st_mode)
     except OSError:
         return False
+
+
+def _not_ours(socket: Path, uid: int) -> str:
+    """Return why another user may have put this socket there; empty when only root and `uid` can."""
+    for path in (socket.parent, socket):
+        try:
+            status = path.lstat()
+        except OSError as error:
+            return f"{str(path)!r} cannot be looked at: {error.strerror}"
+        if stat.S_ISLNK(status.st_mode):
+            return f"{str(path)!r} is a symbolic link"
+        if status.st_uid not in (0, uid):
+            return f"{str(path)!r} belongs to user {status.st_uid}"
+        if path == socket.parent and status.st_mode & 0o022:
+            return f"{str(path)!r} may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""

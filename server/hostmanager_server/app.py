@@ -96,7 +96,7 @@ class App:
         addresses once they are served. `inherited_lock`: see StateDir. Raises StateDirError or AddressError
         when nothing was started."""
         settings = self._settings
-        state_dir = StateDir(settings.state_dir, inherited_lock)
+        state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
         daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
         store = Store(
             daemon.epoch, Manager(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
@@ -121,7 +121,7 @@ class App:
         left = what_is_left(recovered, targets=kept, histories=died, used=used)
         journal.discard(targets=not kept, histories=not died)
         compose = settings.compose
-        services = None if compose is None else service_driver(compose, settings.working_dir)
+        services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
         site = SiteFile(settings)
         supervisor = Supervisor(
             store, site.load, make_driver, journal, self._broke_down, left, services, site.keep
@@ -133,7 +133,10 @@ class App:
         context = Context(
             daemon, store, supervisor, hub, convert, outputs, now, self.exit, self.upgrade, engine
         )
-        server = Server(context, list(settings.listen), limits, tcp_reflection=settings.tcp_reflection)
+        server = Server(
+            context, list(settings.listen), limits,
+            tcp_reflection=settings.tcp_reflection, trust=settings.trust,
+        )  # fmt: skip
         above = self._above = ServiceManager(os.environ, store)
         disown = True  # whatever goes wrong below, what runs is left to the next daemon
         end = _End(EVERYTHING, 1)

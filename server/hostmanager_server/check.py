@@ -24,6 +24,7 @@ from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec
 from hostmanager_server.drivers.command import inherited_environment
+from hostmanager_server.trusted_paths import Trust
 
 
 @click.group("config")
@@ -39,6 +40,7 @@ def config_command() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where relative paths begin, as that of `serve`. Default: the current directory.",
 )
+@click.option("--trust-config", is_flag=True, help="Use files that others may write, as that of `serve`.")
 @click.option("--no-compose", is_flag=True, help="Leave the compose files alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -47,6 +49,7 @@ def check_command(
     file: Path | None,
     host: str | None,
     working_dir: Path | None,
+    trust_config: bool,
     no_compose: bool,
     as_json: bool,
 ) -> None:
@@ -61,11 +64,16 @@ def check_command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     folder = (working_dir or Path.cwd()).absolute()
+    trust = Trust.of_this_process(override=trust_config)
     if host:
-        loaded = [load_site_config(path, host=host, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED)]
+        loaded = [
+            load_site_config(
+                path, host=host, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED, trust=trust
+            )
+        ]
     else:
-        loaded = load_all_hosts(path, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED)
-    catalog = Catalog() if no_compose else _catalog(loaded, folder)
+        loaded = load_all_hosts(path, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED, trust=trust)
+    catalog = Catalog() if no_compose else _catalog(loaded, folder, trust)
     checked = _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
     # The command line's own --json is kept in an object of the client, whose type the server cannot know.
     if as_json or getattr(context.find_root().obj, "json", False):
@@ -154,7 +162,7 @@ class _Checked:
         }
 
 
-def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path) -> Catalog:
+def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> Catalog:
     """What the compose files of the host say that this machine is; nothing where there are none."""
     local = next((config for config in hosts if config.local), None)
     if local is None or not local.options.docker_compose:
@@ -164,7 +172,7 @@ def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path) -> Catalog:
     options = local.options
     reader = CatalogReader(
         options.docker_compose, prefix=options.docker_service_prefix, program=options.docker_compose_bin,
-        working_dir=working_dir, environ=inherited_environment(os.environ),
+        working_dir=working_dir, environ=inherited_environment(os.environ), trust=trust,
     )  # fmt: skip
     catalog = reader.load()
     if not reader.program_problem:

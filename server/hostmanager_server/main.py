@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import stat
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -29,9 +30,10 @@ from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon_log import DaemonLog
 from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.drivers.limits import raise_own_files
-from hostmanager_server.rpc.server import AddressError, Limits, parse_listen
+from hostmanager_server.rpc.server import AddressError, Limits, check_socket_folder, parse_listen
 from hostmanager_server.settings import ComposeSettings, Settings
-from hostmanager_server.state_dir import StateDirError
+from hostmanager_server.state_dir import StateDirError, check_state_dir
+from hostmanager_server.trusted_paths import Trust, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +58,26 @@ def default_state_dir(environ: dict[str, str]) -> Path:
 
 
 def private_folder(socket: Path) -> None:
-    """Make the default socket's directory, with mode 0700. Raises AddressError when it belongs to somebody
-    else, or others may enter it."""
+    """Make the default socket's directory, with mode 0700. Raises AddressError when it is a link, belongs to
+    another user, or others may enter it: in /tmp anybody may have made it."""
     folder = socket.parent
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.path.lexists(folder):
+            make_folder(folder)
         status = folder.lstat()
     except OSError as error:
         raise AddressError(f"cannot listen on unix:{socket}: {error.strerror}: {error.filename}") from error
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    why = ""
+    if not stat.S_ISDIR(status.st_mode):
+        why = "is no directory" if not stat.S_ISLNK(status.st_mode) else "is a symbolic link"
+    elif status.st_uid != os.geteuid():
+        why = f"belongs to user {status.st_uid}"
+    elif status.st_mode & 0o077:
+        why = f"may be entered by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    if why:
         raise AddressError(
-            f"cannot listen on unix:{socket}: {folder} must belong to you and have mode 0700; "
-            "correct that, or say --listen unix:PATH"
+            f"cannot listen on unix:{socket}: '{folder}' {why}, and must be a directory of yours with mode "
+            "0700; correct or remove it, or say --listen unix:PATH"
         )
 
 
@@ -143,6 +153,13 @@ def private_folder(socket: Path) -> None:
     help="The cgroup (version 2) in which each agent gets one of its own; auto: the daemon's, when it was "
     "delegated to it.",
 )
+@click.option(
+    "--trust-config",
+    is_flag=True,
+    envvar="HOSTMANAGER_TRUST_CONFIG",
+    help="Use the site config, compose files, state directory and socket folder although others may write "
+    "them. Root's daemon refuses them otherwise.",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version, and start nothing.")
 def serve_command(
@@ -162,6 +179,7 @@ def serve_command(
     max_watchers: int,
     max_watchers_per_client: int,
     cgroup: str,
+    trust_config: bool,
     quiet: bool,
     preflight: bool,
 ) -> None:
@@ -179,7 +197,13 @@ def serve_command(
         raise click.UsageError(str(error)) from error
     working_dir = (working_dir or Path.cwd()).absolute()
     folder = (state_dir or default_state_dir(environ)).absolute()
-    options = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir).options
+    trust = Trust.of_this_process(override=trust_config)
+    try:
+        check_state_dir(folder, trust)  # before anything there is read
+    except StateDirError as error:
+        raise click.ClickException(str(error)) from error
+    loaded = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir, trust=trust)
+    options = loaded.options
     quiet = quiet or options.quiet
     logging.basicConfig(
         handlers=[DaemonLog(sys.stderr.fileno())],
@@ -210,8 +234,12 @@ def serve_command(
             compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
             limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
             cgroup=cgroup,
+            trust=trust,
         )
         if preflight:
+            for each in addresses:  # an upgrade to code that would refuse one of them is refused instead
+                if each.socket is not None:
+                    check_socket_folder(each.socket, trust)
             click.echo(version("hostmanager"))
             return
         outcome = asyncio.run(_serve(settings))

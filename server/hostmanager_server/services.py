@@ -10,12 +10,13 @@ from hostmanager_server.drivers.base import Poller, Post, ServiceDriver, Service
 from hostmanager_server.drivers.command import inherited_environment
 from hostmanager_server.settings import ComposeSettings
 from hostmanager_server.supervisor import CallSoon, MakeServices
+from hostmanager_server.trusted_paths import Trust
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess
 
 
-def service_driver(compose: ComposeSettings, working_dir: Path) -> MakeServices:
+def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServices:
     """Makes the driver of compose services."""
     # The SDK takes a tenth of a second to import, which a host without containers need not pay.
     from hostmanager_server.drivers.compose.calls import Calls
@@ -27,7 +28,7 @@ def service_driver(compose: ComposeSettings, working_dir: Path) -> MakeServices:
     environ = inherited_environment(os.environ)
     reader = CatalogReader(
         compose.files, prefix=compose.prefix, program=compose.program,
-        working_dir=working_dir, environ=environ,
+        working_dir=working_dir, environ=environ, trust=trust,
     )  # fmt: skip
 
     def make(poller: Poller, post: Post, call_soon: CallSoon, listener: ServiceListener) -> ServiceDriver:

@@ -9,6 +9,7 @@ from hostmanager_server.config.options import ManagerOptions, PersistTargets
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.rpc.server import Limits, Listen
+from hostmanager_server.trusted_paths import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,4 @@ class Settings:
     options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
     limits: Limits = field(default_factory=Limits)
     cgroup: str = AUTO  # see find_groups
+    trust: Trust = field(default_factory=Trust.of_this_process)

@@ -25,7 +25,9 @@ class SiteFile:
         settings = self._settings
         # Once anything was in force, a file with errors changes nothing; until then, it may have been before.
         load = load_site_config if self._taken else self._last_good.load
-        config = load(settings.site_file, host=settings.host, working_dir=settings.working_dir)
+        config = load(
+            settings.site_file, host=settings.host, working_dir=settings.working_dir, trust=settings.trust
+        )
         if not config.ok or config.options == settings.options:
             return config
         text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"

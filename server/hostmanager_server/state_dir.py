@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from hostmanager_server.lock_file import HeldError, take_lock_file
+from hostmanager_server.trusted_paths import OVERRIDE, Trust, UntrustedError, Weakness, make_folder
+
 log = logging.getLogger(__name__)
+
+_REMEDY = "choose another with --state-dir"
+# What the daemon reads there before anything else. Their modes are tightened where that is needed.
+_FILES = ("lock", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "site-config.json")
 
 
 class StateDirError(Exception):
@@ -22,36 +28,29 @@ class StateDir:
     `inherited` is a descriptor by which an earlier life of this process may still hold the lock: so nobody
     else gets it while that life gives way to this one. A directory that was used before and has become
     read-only (a broken disk) is locked all the same: what runs can be watched and stopped without it.
+    `trust` says whether others may be able to write it (None: as the user of this process demands).
     """
 
-    def __init__(self, path: Path, inherited: int | None = None) -> None:
+    def __init__(self, path: Path, inherited: int | None = None, trust: Trust | None = None) -> None:
         self.path = path
+        trust = trust or Trust.of_this_process()
+        try:
+            make_folder(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        for warning in check_state_dir(path, trust):
+            log.warning("the state directory %s: %s", path, warning)
         if inherited is not None and _is_open_as(inherited, path / "lock"):
             self._fd = inherited
             return
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = _open_lock(path / "lock")
+            self._fd = _lock(path / "lock", any_owner=trust.override)
+        except HeldError as error:
+            raise StateDirError(
+                f"cannot use the state directory {path}: {error} holds it; stop that one first, or {_REMEDY}"
+            ) from error
         except OSError as error:
-            raise StateDirError(
-                f"cannot use the state directory {path}: {error.strerror}: {error.filename}; "
-                "choose another with --state-dir"
-            ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(self._fd, 64).decode(errors="replace").strip()
-            os.close(self._fd)
-            who = f"the daemon with pid {holder}" if holder else "another daemon"
-            raise StateDirError(
-                f"cannot use the state directory {path}: {who} holds it; "
-                "stop that one first, or choose another with --state-dir"
-            ) from error
-        with suppress(
-            OSError
-        ):  # no space, or read-only: who holds it cannot be said, and is held all the same
-            os.truncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            raise _unusable(path, error) from error
 
     @property
     def lock(self) -> int:
@@ -64,13 +63,35 @@ class StateDir:
         os.close(self._fd)
 
 
-def _open_lock(file: Path) -> int:
+def check_state_dir(path: Path, trust: Trust) -> list[str]:
+    """Return warnings about who else may write the directory. Raises StateDirError where that is refused."""
     try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        warnings = trust.check(path)
+        for name in _FILES:
+            with suppress(OSError):
+                owner = (path / name).lstat().st_uid
+                if trust.refuses and owner != trust.uid:
+                    weakness = Weakness(str(path / name), f"belongs to user {owner}", "chown root")
+                    raise UntrustedError(f"{weakness}, or {OVERRIDE}")
+    except OSError as error:
+        raise _unusable(path, error) from error
+    except UntrustedError as error:
+        raise StateDirError(f"cannot use the state directory {path}: {error}, or {_REMEDY}") from error
+    return warnings
+
+
+def _unusable(path: Path, error: OSError) -> StateDirError:
+    why = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+    return StateDirError(f"cannot use the state directory {path}: {why}; {_REMEDY}")
+
+
+def _lock(file: Path, *, any_owner: bool) -> int:
+    try:
+        return take_lock_file(file, any_owner=any_owner)
     except OSError as error:
         if error.errno != errno.EROFS or not file.exists():
             raise
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = take_lock_file(file, os.O_RDONLY, any_owner=any_owner)
     log.error(
         "the state directory %s is read-only: what runs is taken back and can be stopped, nothing can be "
         "started, and what is asked for is forgotten when the daemon ends; see to that disk, and make the "
@@ -82,6 +103,6 @@ def _open_lock(file: Path) -> int:
 
 def _is_open_as(descriptor: int, file: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
+        return os.path.samestat(os.fstat(descriptor), file.lstat())
     except OSError:
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from hostmanager_server.config.reader import MAX_PROBLEMS
 from hostmanager_server.config.ready import READY_KEYS
 from hostmanager_server.config.settings import BACKOFF_KEYS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.core.actions import Severity
+from hostmanager_server.trusted_paths import Trust
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,42 +130,36 @@ def test_a_file_that_is_wrong_throughout_does_not_flood_with_problems(load: Load
     assert config.problems[-1].severity is Severity.ERROR
 
 
-# --- who may write it
+# --- who may write it: tests/test_trusted_paths.py has the rest
+
+PLAIN = Trust(uid=os.geteuid() or 4711)
 
 
-@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o644, 0), (0o646, 1), (0o666, 1)])
-def test_a_file_that_everybody_may_write_is_a_warning(tmp_path: Path, mode: int, warnings: int) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o646, 0o666])
+def test_a_file_that_everybody_may_write_is_a_warning_and_refused_as_root(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(GOOD)
     path.chmod(mode)
-    config = load_site_config(path)
+    others = mode & 0o002
+    told = f"others may choose what the daemon runs: '{path}' may be written by others (mode {mode:04o})"
+
+    config = load_site_config(path, trust=PLAIN)
     assert config.ok
-    assert [p.severity for p in config.problems] == [Severity.WARNING] * warnings
+    assert [p.severity for p in config.problems] == [Severity.WARNING] * bool(others)
+    assert all(told in p.message for p in config.problems)
 
+    if os.geteuid() != 0:
+        return  # the folders on the way are not root's
+    config = load_site_config(path, trust=Trust(uid=0))
+    assert config.ok is not bool(others)
+    if others:
+        [problem] = config.problems
+        assert problem.severity is Severity.ERROR
+        assert problem.message.endswith(f"{told}; chmod o-w '{path}', or --trust-config")
 
-def test_a_group_that_may_write_is_a_warning_unless_it_is_the_users_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "site.yaml"
-    path.write_text(GOOD)
-    path.chmod(0o664)
-    for private in (True, False):
-        monkeypatch.setattr(config_file, "_is_private_group", lambda uid, gid, private=private: private)
-        assert [p.message for p in load_site_config(path).problems] == (
-            [] if private else ["its group may write it, and so choose what the daemon runs; chmod g-w"]
-        )
-
-
-def test_a_folder_in_which_everybody_may_replace_it_is_a_warning(tmp_path: Path) -> None:
-    folder = tmp_path / "open"
-    folder.mkdir()
-    path = folder / "site.yaml"
-    path.write_text(GOOD)
-    path.chmod(0o600)
-    folder.chmod(0o777)
-    assert "may replace it" in load_site_config(path).problems[0].message
-    folder.chmod(0o777 | stat.S_ISVTX)
-    assert load_site_config(path).problems == ()
+    config = load_site_config(path, trust=Trust(uid=0, override=True))
+    assert config.ok
+    assert ["--trust-config allows it" in p.message for p in config.problems] == [True] * bool(others)
 
 
 # --- which host

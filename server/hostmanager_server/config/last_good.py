@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
+from hostmanager_server.trusted_paths import Trust
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,12 @@ class LastGood:
         except FileNotFoundError:
             return False
 
-    def load(self, file: Path, *, host: str | None, working_dir: Path | None) -> LoadedConfig:
+    def load(
+        self, file: Path, *, host: str | None, working_dir: Path | None, trust: Trust | None = None
+    ) -> LoadedConfig:
         """What the file says; when it has errors, what it said when it was last used, with those errors as
         its problems (`stale`)."""
-        config = load_site_config(file, host=host, working_dir=working_dir)
+        config = load_site_config(file, host=host, working_dir=working_dir, trust=trust)
         if config.ok or (text := self._text_of(config.file)) is None:
             return config
         kept = load_site_config(file, host=host, working_dir=working_dir, text=text)

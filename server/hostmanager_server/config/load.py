@@ -21,6 +21,7 @@ from hostmanager_server.config.settings import KEYS, Settings, read_path, read_s
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import HostSpec
+from hostmanager_server.trusted_paths import Trust
 
 # The host entry that serves any machine which has none of its own name (OCS).
 ANY_HOST = "localhost"
@@ -73,12 +74,14 @@ def load_site_config(
     working_dir: Path | None = None,
     text: str | None = None,
     most_problems: int = MAX_PROBLEMS,
+    trust: Trust | None = None,
 ) -> LoadedConfig:
     """Read `file` for `host` (None: this machine's name, else `localhost`). Never raises for what is in the
     file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir` (None:
     the current directory). `text`: what is to be taken for the file's content. Problems beyond
-    `most_problems` are only counted."""
-    site = _read_site(file, working_dir, text, most_problems)
+    `most_problems` are only counted. `trust`: whether others may be able to write the file (None: as the user
+    of this process demands)."""
+    site = _read_site(file, working_dir, text, most_problems, trust)
     name = _choose(site.hosts, host)
     if name is None:
         reader = site.reader.fork()
@@ -89,10 +92,14 @@ def load_site_config(
 
 
 def load_all_hosts(
-    file: Path, *, working_dir: Path | None = None, most_problems: int = MAX_PROBLEMS
+    file: Path,
+    *,
+    working_dir: Path | None = None,
+    most_problems: int = MAX_PROBLEMS,
+    trust: Trust | None = None,
 ) -> list[LoadedConfig]:
     """Read `file` for each of its hosts. When there is none, one result says why."""
-    site = _read_site(file, working_dir, None, most_problems)
+    site = _read_site(file, working_dir, None, most_problems, trust)
     if not site.hosts:
         return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
     own, launchers = _choose(site.hosts, None), site.launchers()
@@ -115,14 +122,16 @@ class _Site:
         return Launchers(Path(self.file).absolute(), self.working_dir, commands)
 
 
-def _read_site(file: Path, working_dir: Path | None, text: str | None, most_problems: int) -> _Site:
+def _read_site(
+    file: Path, working_dir: Path | None, text: str | None, most_problems: int, trust: Trust | None
+) -> _Site:
     reader = Reader(str(file), most_problems)
     folder = (working_dir or Path()).absolute()
     hosts: dict[str, Entry] = {}
     classes: dict[str, Settings] = {}
     public = False
     if text is None:
-        text, public = _text(reader, file)
+        text, public = _text(reader, file, trust or Trust.of_this_process())
     document = _document(reader, text) if text is not None else None
     if document is not None:
         if public:
@@ -137,10 +146,10 @@ def _read_site(file: Path, working_dir: Path | None, text: str | None, most_prob
     return _Site(reader.file, folder, hosts, classes, reader, text or "")
 
 
-def _text(reader: Reader, file: Path) -> tuple[str | None, bool]:
+def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
     """The file's text, and whether everybody may read it."""
     try:
-        text, writers, public = read_text(file)
+        text, writers, public = read_text(file, trust)
     except DocumentError as error:
         _note(reader, error)
         return None, False

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
+from hostmanager_server.journal.private import make_private
+
 # Step n leads from version n to n + 1. A step that was released is never changed: files written by it exist.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
@@ -37,7 +39,8 @@ class UnusableError(Exception):
 def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
     """Open the file, made or migrated where that is needed. `alone`: so that nobody else can, for which no
     room is needed on the disk. Raises UnusableError, or sqlite3.OperationalError when the disk or its
-    permissions do not let it be used."""
+    permissions do not let it be used, or NotOursError when a link is in its place."""
+    make_private(path)
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         if alone:

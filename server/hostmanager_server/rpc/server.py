@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import ipaddress
 import logging
 import os
@@ -21,8 +19,10 @@ import grpc
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2
 
+from hostmanager_server.lock_file import HeldError, take_lock_file
 from hostmanager_server.rpc import health, reflect, service
 from hostmanager_server.rpc.context import Context
+from hostmanager_server.trusted_paths import Trust, UntrustedError, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,16 @@ class Server:
     """Serves on every address; `serve` and `stop` belong to the event loop."""
 
     def __init__(
-        self, context: Context, listen: list[Listen], limits: Limits, *, tcp_reflection: bool
+        self,
+        context: Context,
+        listen: list[Listen],
+        limits: Limits,
+        *,
+        tcp_reflection: bool,
+        trust: Trust | None = None,
     ) -> None:
+        """`trust`: whether others may be able to write a socket's folder; None: as this process demands."""
+        self._trust = trust or Trust.of_this_process()
         self._hub = context.hub
         self._listen = listen
         self._locks: list[int] = []
@@ -200,46 +208,31 @@ class Server:
         await asyncio.sleep(0)  # let handlers that were cancelled run their `finally`
 
     def _prepare_socket(self, path: Path) -> None:
-        # gRPC unlinks a socket that is in its way, even one that another daemon serves: hence the lock.
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = _open_lock(path)
-        except OSError as error:
-            raise AddressError(f"cannot listen on unix:{path}: {error.strerror}: {error.filename}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(fd, 64).decode(errors="replace").strip()
-            os.close(fd)
-            who = f"the daemon with pid {holder}" if holder else "another daemon"
+            make_folder(path.parent)
+            check_socket_folder(path, self._trust)
+            if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+                raise AddressError(
+                    f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
+                )
+            # gRPC unlinks a socket that is in its way, even one that another daemon serves: hence the lock.
+            self._locks.append(take_lock_file(Path(f"{path}.lock"), any_owner=self._trust.override))
+        except HeldError as error:
             raise AddressError(
-                f"cannot listen on unix:{path}: {who} serves there; stop it, or use another --listen"
+                f"cannot listen on unix:{path}: {error} serves there; stop it, or use another --listen"
             ) from error
-        self._locks.append(fd)
-        with suppress(OSError):  # no space: it cannot be said who holds it
-            os.truncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AddressError(
-                f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
-            )
+        except OSError as error:
+            why = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+            raise AddressError(f"cannot listen on unix:{path}: {why}") from error
 
 
-def _open_lock(socket: Path) -> int:
-    """Open the lock file of a socket, created when missing, through no link of those who write the folder."""
-    file = f"{socket}.lock"
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def check_socket_folder(socket: Path, trust: Trust) -> None:
+    """Log who else may replace a socket. Raises AddressError where that is refused."""
     try:
-        fd = os.open(file, flags, 0o600)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise AddressError(f"cannot listen on unix:{socket}: {file} is a link; remove it") from error
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
-        return fd
-    os.close(fd)
-    raise AddressError(f"cannot listen on unix:{socket}: {file} is no regular file with one name; remove it")
+        for warning in trust.check(socket.parent):
+            log.warning("the folder of the socket %s: %s", socket, warning)
+    except UntrustedError as error:
+        raise AddressError(f"cannot listen on unix:{socket}: {error}") from error
 
 
 def _why(listen: Listen) -> str:

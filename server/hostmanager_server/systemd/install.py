@@ -61,6 +61,9 @@ def systemd_command() -> None:
 @click.option("--unit-dir", type=click.Path(path_type=Path), metavar="DIRECTORY",
     help="Where the unit is written. Default: /etc/systemd/system, or ~/.config/systemd/user.",
 )  # fmt: skip
+@click.option("--trust-config", is_flag=True,
+    help="Have the daemon use files that others may write; see `serve`.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite a unit that is there and differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -82,6 +85,7 @@ def install_command(
     writable: tuple[Path, ...],
     program: Path | None,
     unit_dir: Path | None,
+    trust_config: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -94,7 +98,7 @@ def install_command(
         raise click.UsageError("--user-unit runs as you: it cannot go with --as-user")
     request = Request(
         site_file, host, name, of_user, as_user, state_dir, listen, working_dir, program, env, serve_options,
-        env_files, hardened, writable,
+        env_files, hardened, writable, trust_config,
     )  # fmt: skip
     # The command line's own --json is kept in an object of the client, whose type the server cannot know.
     as_json = as_json or bool(getattr(context.find_root().obj, "json", False))

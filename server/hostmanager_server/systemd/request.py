@@ -19,6 +19,7 @@ from hostmanager_server.rpc.server import AddressError, parse_listen
 from hostmanager_server.systemd.hardening import TEMPORARY, missing_folders, written_folders
 from hostmanager_server.systemd.unit import Unit, UnitError
 from hostmanager_server.systemd.variables import read_given, unit_environment
+from hostmanager_server.trusted_paths import OVERRIDE, Trust
 
 SOCKET = "hostmanager.sock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,199}")
@@ -42,6 +43,7 @@ class Request:
     env_files: tuple[str, ...] = ()
     hardened: bool = False
     writable: tuple[Path, ...] = ()
+    trust_config: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,15 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
     program = _program(request.program)
     site_file = request.site_file.absolute()
     working_dir = (request.working_dir or Path.cwd()).absolute()
-    config = _read(site_file, request.host, working_dir)
+    config = _read(site_file, request.host, working_dir, _trust(request))
     listen, own_socket = _listen(request, name, config)
     state_dir, own_state = _state_dir(request, name, environ)
     arguments = ["serve", str(site_file), "--host", config.host, "--working-dir", str(working_dir)]
     arguments += ["--state-dir", state_dir]
     for address in listen:
         arguments += ["--listen", address]
+    if request.trust_config:
+        arguments.append(OVERRIDE)
     arguments += request.serve_options
     options = _check(arguments, listen)
     files = read_given(request.env_files)
@@ -108,8 +112,14 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
     return Planned(unit, listen, tuple(warnings))
 
 
-def _read(site_file: Path, host: str | None, working_dir: Path) -> LoadedConfig:
-    config = load_site_config(site_file, host=host, working_dir=working_dir)
+def _trust(request: Request) -> Trust:
+    """What the daemon of the unit, whose user may be another than this one, is to trust."""
+    uid = os.geteuid() if request.of_user else pwd.getpwnam(request.as_user or "root").pw_uid
+    return Trust(uid, request.trust_config or OVERRIDE in request.serve_options)
+
+
+def _read(site_file: Path, host: str | None, working_dir: Path, trust: Trust) -> LoadedConfig:
+    config = load_site_config(site_file, host=host, working_dir=working_dir, trust=trust)
     if not config.ok:
         raise BadSiteError(config.problems)
     if host is not None and config.host != host:  # it fell back on `localhost`; a name here is meant

@@ -247,6 +247,8 @@ class ComposeDriver:
         program = self._reader.program
         if program is None:  # it was there when the files were read
             raise ComposeError(self._reader.program_problem)
+        if work is not Work.REMOVE:  # a stop has to work; it executes nothing that the files say
+            self._reader.check()
         wanted = [service.wanted for service in services]
         names = [each.service for each in wanted]
         if work is Work.REMOVE:

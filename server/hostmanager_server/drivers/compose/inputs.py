@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,16 +147,23 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
 
 def _read_yaml(file: Path) -> object:
     try:
-        with file.open("rb") as stream:
-            return yaml.load(stream, Loader=Loader)
+        return yaml.load(_read(file), Loader=Loader)
     except (OSError, yaml.YAMLError, ValueError):
         return None
 
 
 def _read_env(file: Path) -> dict[str, str]:
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        lines = _read(file).decode(errors="replace").splitlines()
     except OSError:
         return {}
     found = (_ENV_LINE.match(line) for line in lines if not line.lstrip().startswith("#"))
     return {match[1]: match[2].strip("'\"") for match in found if match}
+
+
+def _read(file: Path) -> bytes:
+    """Read a regular file; a pipe in its place must not hold up the daemon. Raises OSError."""
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(f"{file} is no regular file")
+        return stream.read()

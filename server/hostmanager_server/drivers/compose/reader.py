@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hostmanager_server.core.actions import Severity
@@ -12,6 +12,7 @@ from hostmanager_server.drivers.compose.files import FileWatch
 from hostmanager_server.drivers.compose.inputs import input_files
 from hostmanager_server.drivers.compose.program import ComposeError, ComposeProgram, find_program
 from hostmanager_server.drivers.compose.project import read_project
+from hostmanager_server.trusted_paths import Trust, UntrustedError
 
 # As in COMPOSE_FILE: several files that make up one project, each overriding the ones before.
 SEPARATOR = ":"
@@ -23,6 +24,7 @@ Look = tuple[int, int, int] | None
 class CatalogReader:
     """Makes a catalog of the compose files `files`, which are paths relative to `working_dir`; an entry may
     be several paths joined by a colon, as in COMPOSE_FILE. `program` is a path, or empty; see find_program.
+    `trust`: whether others may be able to write the files (None: as the user of this process demands).
 
     `load` may be called on any thread, one call at a time; the rest belongs to the supervisor thread, after
     that has the catalog.
@@ -36,7 +38,9 @@ class CatalogReader:
         program: str,
         working_dir: Path,
         environ: Mapping[str, str],
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or Trust.of_this_process()
         self._projects = [project_files(entry, working_dir) for entry in files]
         self._prefix = prefix
         self._option = program
@@ -68,10 +72,30 @@ class CatalogReader:
 
     def _read(self, program: ComposeProgram, files: tuple[str, ...]) -> tuple[Problem, ...]:
         try:
+            warnings = self._check([*map(Path, files), *input_files(files, environ=self._environ)])
             self._last_good[files] = read_project(program, files, environ=self._environ)
         except ComposeError as error:
             return (Problem(Severity.ERROR, str(error), files[0]),)
-        return ()
+        return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
+
+    def check(self) -> None:
+        """Look again at who may change what the last catalog was read from, before compose reads it again.
+
+        Raises ComposeError where that is refused.
+        """
+        if self._trust.refuses:
+            self._check(self._looks)
+
+    def _check(self, files: Iterable[Path]) -> list[str]:
+        found: dict[str, None] = {}
+        for file in files:
+            try:
+                found.update(dict.fromkeys(self._trust.check(file)))
+            except (UntrustedError, OSError) as error:
+                raise ComposeError(
+                    f"cannot use '{file}', as others may choose what compose runs: {error}"
+                ) from error
+        return [f"others may choose what compose runs: {each}" for each in found]
 
     def watch(self, files: FileWatch) -> bool:
         """Watch all that the last catalog was read from. Whether something has changed since it was read."""

@@ -1,0 +1,221 @@
+"""Owners and modes of the paths that the daemon relies on.
+
+A path can be trusted when only root and the daemon's user can change what it leads to: each folder and link
+on the way, and the file itself. In a folder with the sticky bit (`/tmp`) entries are their owner's. A group
+that may write counts as others, unless it is the owner's private group, which has no other member. An access
+control list for others shows in the group's bits of the mode; a file that has one has no private group.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OVERRIDE = "--trust-config"
+_MOST_LINKS = 40  # as many as the kernel follows
+_ACL = "system.posix_acl_access"
+_ALL_IDS = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which paths the daemon may use: `uid` is its user, `override` that of --trust-config."""
+
+    uid: int
+    override: bool = False
+
+    @classmethod
+    def of_this_process(cls, *, override: bool = False) -> Trust:
+        """Return the trust of a daemon with the user of this process."""
+        return cls(os.geteuid(), override)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a path that others may change is refused. Otherwise a warning has to do."""
+        return self.uid == 0 and not self.override
+
+    def check(self, path: Path) -> list[str]:
+        """Return a warning for everybody else who may change what is at the path, which need not exist.
+
+        Raises UntrustedError where that is refused, OSError where nothing can be found out.
+        """
+        found = list(weaknesses(path, self.uid))
+        if found and self.refuses:
+            raise UntrustedError(f"{found[0]}, or {OVERRIDE}")
+        return [f"{each} ({OVERRIDE} allows it)" if self.override else str(each) for each in found]
+
+
+class UntrustedError(Exception):
+    """Others may change a path; the text says which, who, and what to do."""
+
+
+class NotOursError(OSError):
+    """A file in the place of one of ours is none that may be written; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """One folder, link or file that others may change."""
+
+    path: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path!r} {self.why}; {self.remedy} {self.path!r}"
+
+
+def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
+    """Yield what others than root and the user `uid` may change on the way to a path, and there."""
+    owners = _trusted_owners(uid)
+    for place, descriptor, status in _walk(path):
+        if status.st_uid not in owners:
+            yield Weakness(place, f"belongs to {_user(status.st_uid)}", f"chown {_user_name(uid)}")
+        if stat.S_ISLNK(status.st_mode) or (status.st_mode & stat.S_ISVTX and stat.S_ISDIR(status.st_mode)):
+            continue
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        if status.st_mode & stat.S_IWOTH:
+            yield Weakness(place, f"may be written by others ({mode})", "chmod o-w")
+        if status.st_mode & stat.S_IWGRP and not _is_private_group(status, descriptor):
+            who = f"its group {_group(status.st_gid)}"
+            yield Weakness(place, f"may be written by {who} ({mode})", "chmod g-w")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of mode 0700, with parents that only their owner may write. Raises OSError."""
+    missing = []
+    for each in (path, *path.parents):
+        if each.is_dir():
+            break
+        missing.append(each)
+    for each in reversed(missing):
+        each.mkdir(mode=0o700 if each == path else 0o755, exist_ok=True)
+
+
+def open_own_file(path: Path, flags: int, *, any_owner: bool = False) -> int:
+    """Open a file of ours, which is made with mode 0600 where there is none.
+
+    Whatever is in its place is looked at before it is opened. Raises NotOursError when that is a link, has
+    another name beside, or (unless `any_owner`) belongs to another user than root and this one.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        place = find_own_file(path, any_owner=any_owner)
+    try:
+        return os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
+def find_own_file(path: Path, *, any_owner: bool = False) -> int:
+    """Return an O_PATH descriptor of a file of ours that is there; see `open_own_file`."""
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(place)
+        why = ""
+        if not stat.S_ISREG(status.st_mode):
+            why = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else "is no regular file"
+        elif status.st_nlink != 1:
+            why = "has another name (a hard link)"
+        elif not any_owner and status.st_uid not in (0, os.geteuid()):
+            why = f"belongs to {_user(status.st_uid)}"
+        if why:
+            raise NotOursError(f"'{path}' {why}; see who put it there, and remove it")
+    except BaseException:
+        os.close(place)
+        raise
+    return place
+
+
+def _walk(path: Path) -> Iterator[tuple[str, int, os.stat_result]]:
+    """Yield each folder and link on the way to a path, and what is there, with an O_PATH descriptor.
+
+    Ends where nothing is, or where this process may not look.
+    """
+    links = 0
+    todo = list(reversed(path.absolute().parts[1:]))
+    folder = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield "/", folder, os.fstat(folder)
+        while todo:
+            name = todo.pop()
+            try:
+                entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                return
+            try:
+                status = os.fstat(entry)
+                here = os.readlink(f"/proc/self/fd/{folder}")
+                if name != "..":
+                    yield os.path.join(here, name), entry, status
+                if stat.S_ISLNK(status.st_mode):
+                    links += 1
+                    if links > _MOST_LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                    target = Path(os.readlink("", dir_fd=entry))
+                    todo.extend(reversed(target.parts[target.is_absolute() :]))
+                    if target.is_absolute():
+                        folder = _replace(folder, os.open("/", os.O_PATH | os.O_CLOEXEC))
+                else:
+                    folder, entry = entry, folder
+            finally:
+                os.close(entry)
+    finally:
+        os.close(folder)
+
+
+def _replace(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _trusted_owners(uid: int) -> set[int]:
+    """Return root and the user; in a user namespace also who has no number there, such as the real root."""
+    owners = {0, uid}
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        lines = [line.split() for line in file]
+    if sum(int(count) for _, _, count in lines) < _ALL_IDS:
+        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+            owners.add(int(file.read()))
+    return owners
+
+
+def _is_private_group(status: os.stat_result, descriptor: int) -> bool:
+    """Whether the group is the owner's own and has no other member, as distributions set users up."""
+    try:
+        os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
+    except OSError:
+        pass  # the usual case: no list, or none on such a file system
+    else:
+        return False
+    try:
+        user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    own = user.pw_gid == status.st_gid and group.gr_name == user.pw_name
+    return own and set(group.gr_mem) <= {user.pw_name}
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _user(uid: int) -> str:
+    return f"user {_user_name(uid)!r}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return repr(grp.getgrgid(gid).gr_name)
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,427 @@
+"""Paths that others may change, and files in the place of ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hostmanager_client.address import default_address
+from hostmanager_client.errors import PermissionDenied
+from hostmanager_server import trusted_paths
+from hostmanager_server.drivers.compose.reader import CatalogReader
+from hostmanager_server.journal import Journal
+from hostmanager_server.lock_file import HeldError, take_lock_file
+from hostmanager_server.main import private_folder
+from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
+from hostmanager_server.state_dir import StateDir, StateDirError
+from hostmanager_server.trusted_paths import (
+    NotOursError,
+    Trust,
+    UntrustedError,
+    make_folder,
+    open_own_file,
+    weaknesses,
+)
+
+from tests.rpc.conftest import house, run
+
+STRANGER = 4711  # a user of no name
+VICTIM = "what stands here must stay"
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+STRICT = Trust(uid=0)
+
+
+@pytest.fixture(autouse=True)
+def no_mask() -> object:
+    """What is made here has the mode that the daemon gives it, whatever the mask is."""
+    mask = os.umask(0)
+    yield
+    os.umask(mask)
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    file = tmp_path / "victim"
+    file.write_text(VICTIM)
+    file.chmod(0o600)
+    return file
+
+
+def found(path: Path, uid: int = 0) -> list[str]:
+    return [f"{each.path} {each.why}" for each in weaknesses(path, uid)]
+
+
+# --- who may change what a path leads to
+
+
+@ROOT
+@pytest.mark.parametrize("which", ["site", "site/lab", "site/lab/site.yaml"])
+@pytest.mark.parametrize(
+    ("weaken", "why"),
+    [
+        (lambda path: path.chmod(0o777), "may be written by others (mode 0777); chmod o-w"),
+        (lambda path: os.chown(path, STRANGER, 0), f"belongs to user '{STRANGER}'; chown root"),
+    ],
+)
+def test_every_folder_and_the_file_itself_count(
+    tmp_path: Path, which: str, weaken: Callable[[Path], None], why: str
+) -> None:
+    file = tmp_path / "site/lab/site.yaml"
+    make_folder(file.parent)
+    file.touch(mode=0o644)
+    assert STRICT.check(file) == []
+    weak = tmp_path / which
+    weaken(weak)
+    with pytest.raises(UntrustedError) as caught:
+        STRICT.check(file)
+    assert str(caught.value) == f"'{weak}' {why} '{weak}', or --trust-config"
+    assert len(Trust(uid=0, override=True).check(file)) == 1
+    assert len(Trust(uid=STRANGER + 1).check(file)) == 1, "for a plain user it is a warning"
+
+
+@ROOT
+def test_what_belongs_to_the_daemons_own_user_is_trusted(tmp_path: Path) -> None:
+    os.chown(tmp_path, STRANGER, 0)
+    assert found(tmp_path, STRANGER) == []
+    assert len(found(tmp_path, 0)) == 1
+
+
+def test_a_sticky_folder_keeps_entries_for_their_owners(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    file = folder / "site.yaml"
+    file.touch(mode=0o600)
+    assert found(file, os.geteuid()) == []
+    folder.chmod(0o777)
+    assert len(found(file, os.geteuid())) == 1
+
+
+@ROOT
+def test_a_link_leads_where_its_owner_wants(tmp_path: Path) -> None:
+    make_folder(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "loop").symlink_to("loop")
+    assert found(tmp_path / "link" / "site.yaml") == []
+    os.chown(tmp_path / "link", STRANGER, 0, follow_symlinks=False)
+    assert found(tmp_path / "link") == [f"{tmp_path}/link belongs to user '{STRANGER}'"]
+    os.chown(tmp_path / "link", 0, 0, follow_symlinks=False)
+    (tmp_path / "real").chmod(0o777)
+    assert found(tmp_path / "link/../link/x") == [f"{tmp_path}/real may be written by others (mode 0777)"] * 2
+    with pytest.raises(OSError, match="Too many levels"):
+        found(tmp_path / "loop")
+
+
+def test_a_group_that_may_write_counts_as_others_unless_it_is_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.touch()
+    file.chmod(0o664)
+    for private in (True, False):
+        monkeypatch.setattr(trusted_paths, "_is_private_group", lambda *_, private=private: private)
+        assert len(found(file, os.geteuid())) == (0 if private else 1)
+
+
+@ROOT
+def test_roots_group_is_private_and_an_unnamed_one_is_not(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    assert found(tmp_path) == []
+    os.chown(tmp_path, 0, STRANGER)
+    assert found(tmp_path) == [f"{tmp_path} may be written by its group {STRANGER} (mode 0775)"]
+
+
+def test_looking_keeps_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for path in ("x", "link/x/y", "link/link", "link/.."):
+        found(tmp_path / path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# --- files in the place of ours
+
+
+def plant(kind: str, place: Path, victim: Path) -> None:
+    match kind:
+        case "link":
+            place.symlink_to(victim)
+        case "hard link":
+            place.hardlink_to(victim)
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            place.mkdir()
+        case "dangling":
+            place.symlink_to(victim.with_name("elsewhere"))
+
+
+PLANTED = pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder", "dangling"])
+
+
+def check_untouched(victim: Path) -> None:
+    assert victim.read_text() == VICTIM
+    assert not victim.with_name("elsewhere").exists()
+
+
+@PLANTED
+def test_nothing_is_locked_or_written_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
+    plant(kind, tmp_path / "lock", victim)
+    with pytest.raises(NotOursError, match="see who put it there"):
+        take_lock_file(tmp_path / "lock")
+    check_untouched(victim)
+
+
+@PLANTED
+def test_a_state_directory_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    plant(kind, state / "lock", victim)
+    with pytest.raises(StateDirError, match="cannot use the state directory"):
+        StateDir(state)
+    check_untouched(victim)
+
+
+@PLANTED
+def test_a_socket_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            plant(kind, tmp_path / "x.lock", victim)
+            listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
+            server = Server(h.context, listen, Limits(), tcp_reflection=False)
+            try:
+                with pytest.raises(AddressError, match="cannot listen on unix:"):
+                    server.bind()
+            finally:
+                await server.stop()
+
+    run(play())
+    check_untouched(victim)
+    assert not (tmp_path / "x").exists()
+
+
+@PLANTED
+def test_nothing_is_bound_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
+    async def play() -> None:
+        async with house(tmp_path / "house") as h:
+            plant(kind, tmp_path / "x", victim)
+            listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
+            server = Server(h.context, listen, Limits(), tcp_reflection=False)
+            try:
+                with pytest.raises(AddressError, match="no socket is there"):
+                    server.bind()
+            finally:
+                await server.stop()
+
+    run(play())
+    check_untouched(victim)
+    assert not (tmp_path / "x.lock").exists()
+
+
+@ROOT
+def test_a_lock_of_another_user_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("1234")
+    os.chown(lock, STRANGER, 0)
+    with pytest.raises(NotOursError, match=f"belongs to user '{STRANGER}'"):
+        take_lock_file(lock)
+    assert lock.read_text() == "1234"
+    os.close(take_lock_file(lock, any_owner=True))
+
+
+def test_a_lock_names_its_holder_and_is_for_its_user_only(tmp_path: Path) -> None:
+    lock = take_lock_file(tmp_path / "lock")
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
+    with pytest.raises(HeldError, match=f"the daemon with pid {os.getpid()}"):
+        take_lock_file(tmp_path / "lock")
+    os.close(lock)
+
+
+def test_folders_are_made_for_their_owner_whatever_the_mask(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a/b/c")
+    modes = [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("a", "a/b", "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
+# --- the state directory, the journal, the socket's folder, compose files
+
+
+@ROOT
+@pytest.mark.parametrize("weak", ["parent", "state", "state/journal.sqlite", "state/site-config.json"])
+def test_root_refuses_a_state_directory_that_others_may_write(
+    tmp_path: Path, weak: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    for name in ("journal.sqlite", "site-config.json"):
+        (state / name).touch(mode=0o600)
+    os.chown(tmp_path if weak == "parent" else tmp_path / weak, STRANGER, 0)
+    with pytest.raises(StateDirError, match="--trust-config, or choose another with --state-dir"):
+        StateDir(state, None, STRICT)
+    StateDir(state, None, Trust(uid=0, override=True)).close()
+    if "/" not in weak:
+        assert "--trust-config allows it" in caplog.text
+
+
+def test_a_journal_is_for_its_user_only_and_an_older_one_becomes_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def modes() -> dict[str, int]:
+        return {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path, "boot")
+    journal.open()
+    journal.end().result(60)
+    assert set(modes().values()) == {0o600}
+    journal.close()
+    assert caplog.text == ""
+    path.chmod(0o644)
+    journal = Journal(path, "boot")
+    with caplog.at_level(logging.WARNING):
+        assert journal.open().ended
+    assert f"others could read {path} (mode 0644)" in caplog.text
+    assert set(modes().values()) == {0o600}
+    journal.close()
+
+
+def test_a_link_in_the_journals_place_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE precious (a)")
+    before = other.read_bytes()
+    (tmp_path / "journal.sqlite").symlink_to(other)
+    with pytest.raises(NotOursError, match="is a symbolic link"):
+        Journal(tmp_path / "journal.sqlite", "boot").open()
+    assert other.read_bytes() == before
+
+
+@ROOT
+def test_root_refuses_a_socket_in_a_folder_that_others_may_write(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path / "house") as h:
+            for trust in (STRICT, Trust(uid=0, override=True)):
+                listen = [parse_listen(f"unix:{tmp_path}/open/x", insecure=False)]
+                server = Server(h.context, listen, Limits(), tcp_reflection=False, trust=trust)
+                try:
+                    if trust.refuses:
+                        with pytest.raises(AddressError, match="may be written by others"):
+                            server.bind()
+                    else:
+                        assert server.bind()
+                finally:
+                    await server.stop()
+
+    (tmp_path / "open").mkdir(mode=0o777)
+    run(play())
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open", "stranger"])
+def test_a_default_socket_folder_that_another_may_have_made_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "hostmanager-1"
+    match kind:
+        case "link":
+            (tmp_path / "real").mkdir(mode=0o700)
+            folder.symlink_to("real")
+        case "file":
+            folder.touch()
+        case "open":
+            folder.mkdir(mode=0o755)
+        case "stranger":
+            if os.geteuid() != 0:
+                pytest.skip("only root can give a folder away")
+            folder.mkdir(mode=0o700)
+            os.chown(folder, STRANGER, 0)
+    with pytest.raises(AddressError, match=f"'{folder}' .* must be a directory of yours with mode 0700"):
+        private_folder(folder / "hostmanager.sock")
+
+
+@ROOT
+@pytest.mark.parametrize("weak", ["compose.yaml", "agents.env", "base.yaml", ".env", "."])
+def test_root_refuses_compose_files_that_others_may_write(tmp_path: Path, weak: str) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir(mode=0o755)
+    (lab / "compose.yaml").write_text(
+        "include: [base.yaml]\nservices: {a: {image: x, env_file: agents.env}}\n"
+    )
+    (lab / "base.yaml").write_text("services: {b: {image: x}}\n")
+    for name in ("agents.env", ".env"):
+        (lab / name).touch()
+    for file in lab.iterdir():
+        file.chmod(0o644)
+    program = tmp_path / "compose"
+    program.write_text(
+        f"#!/bin/sh\n[ \"$*\" = 'version --short' ] && echo 2.26.0 && exit\ntouch {tmp_path}/called; exit 1\n"
+    )
+    program.chmod(0o755)
+
+    def problems(trust: Trust) -> list[str]:
+        reader = CatalogReader(
+            ["compose.yaml"], prefix="ocs-", program=str(program), working_dir=lab, environ={}, trust=trust
+        )
+        return [str(p) for file in reader.load().problems.values() for p in file]
+
+    (lab / weak).chmod(0o777)
+    [problem] = problems(STRICT)
+    assert f"'{lab / weak}' may be written by others (mode 0777)" in problem
+    assert not (tmp_path / "called").exists()
+    problems(Trust(uid=0, override=True))
+    assert (tmp_path / "called").exists()
+
+
+# --- the client
+
+
+def listen_at(path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.fixture
+def runtime() -> object:
+    import tempfile
+
+    if Path("/run/hostmanager/hostmanager.sock").exists():
+        pytest.skip("a daemon of the system runs here")
+    with tempfile.TemporaryDirectory(prefix="hm-") as folder:
+        (Path(folder) / "hostmanager").mkdir(mode=0o700)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["ours", "open", "link", "stranger's folder", "stranger's socket"])
+def test_a_socket_that_another_user_may_have_put_there_is_not_connected_to(runtime: Path, kind: str) -> None:
+    folder = runtime / "hostmanager"
+    path = folder / "hostmanager.sock"
+    listen_at(path)
+    if "stranger" in kind and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    match kind:
+        case "open":
+            folder.chmod(0o777)
+        case "link":
+            folder.rename(runtime / "real")
+            folder.symlink_to("real")
+        case "stranger's folder":
+            os.chown(folder, STRANGER, 0)
+        case "stranger's socket":
+            os.chown(path, STRANGER, 0)
+    environ = {"XDG_RUNTIME_DIR": str(runtime)}
+    if kind == "ours":
+        assert default_address(environ, os.geteuid()).path == str(path)
+        return
+    with pytest.raises(PermissionDenied, match="another user may listen there"):
+        default_address(environ, os.geteuid())
+    named = environ | {"HOSTMANAGER_ADDRESS": str(path)}
+    assert default_address(named, os.geteuid()).path == str(path), "an address that was named is used"
+
+
+def test_a_new_file_of_ours_is_private(tmp_path: Path) -> None:
+    os.close(open_own_file(tmp_path / "x", os.O_RDWR))
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
