@@ -179,3 +179,15 @@ def test_values_like_secrets_are_masked_in_json(tmp_path: Path) -> None:
     assert instance["env"] == {"API_TOKEN": "***", "TZ": "UTC"}
     assert instance["env_files"] == [str(tmp_path / "a.env")]
     assert instance["env_inherit"] == ["X"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a warning for a plain user")
+def test_a_file_that_others_may_write_is_checked_as_the_daemon_does(bad: Path) -> None:
+    bad.write_text("hosts: {localhost: {agent-instances: []}}\n")
+    bad.chmod(0o666)
+    refused = run("config", "check", str(bad))
+    assert refused.exit_code == 1
+    assert "or --trust-config" in refused.stdout
+    trusted = run("config", "check", "--trust-config", str(bad))
+    assert trusted.exit_code == 0
+    assert "warning: others may choose what the daemon runs" in trusted.stdout

@@ -7,17 +7,21 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
 from hostmanager_server import trusted_paths
+from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.reader import CatalogReader
 from hostmanager_server.journal import Journal
 from hostmanager_server.lock_file import HeldError, take_lock_file
 from hostmanager_server.main import private_folder
 from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
+from hostmanager_server.settings import Settings
+from hostmanager_server.site_file import SiteFile
 from hostmanager_server.state_dir import StateDir, StateDirError
 from hostmanager_server.trusted_paths import (
     NotOursError,
@@ -321,6 +325,32 @@ def test_root_refuses_a_socket_in_a_folder_that_others_may_write(tmp_path: Path)
     run(play())
 
 
+@ROOT
+def test_a_site_file_that_others_may_write_now_leaves_the_last_good_one_in_force(tmp_path: Path) -> None:
+    lab, state = tmp_path / "lab", tmp_path / "state"
+    for folder in (lab, state):
+        folder.mkdir(mode=0o700)
+    file = lab / "site.yaml"
+    file.write_text("hosts: {localhost: {agent-instances: [{agent-class: A, instance-id: a}]}}\n")
+    file.chmod(0o644)
+    settings = Settings(file, state, (), host="localhost", working_dir=lab, trust=STRICT)
+    site = SiteFile(settings)
+    first = site.load()
+    assert first.ok
+    site.keep(first)
+
+    lab.chmod(0o777)
+    file.write_text("hosts: {localhost: {agent-instances: [{agent-class: A, instance-id: theirs}]}}\n")
+    reloaded = site.load()
+    assert (reloaded.ok, reloaded.spec) == (False, None)
+    started_again = SiteFile(settings).load()
+    assert (started_again.ok, started_again.stale, started_again.spec) == (False, True, first.spec)
+    assert f"'{lab}' may be written by others" in started_again.problems[0].message
+    trusting = SiteFile(replace(settings, trust=Trust(uid=0, override=True))).load()
+    assert trusting.spec is not None
+    assert [each.instance_id for each in trusting.spec.instances] == ["theirs"]
+
+
 @pytest.mark.parametrize("kind", ["link", "file", "open", "stranger"])
 def test_a_default_socket_folder_that_another_may_have_made_is_refused(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "hostmanager-1"
@@ -366,7 +396,16 @@ def test_root_refuses_compose_files_that_others_may_write(tmp_path: Path, weak: 
         )
         return [str(p) for file in reader.load().problems.values() for p in file]
 
+    reader = CatalogReader(
+        ["compose.yaml"], prefix="ocs-", program=str(program), working_dir=lab, environ={}, trust=STRICT
+    )
+    reader.load()
+    reader.check()
+    (tmp_path / "called").unlink()
+
     (lab / weak).chmod(0o777)
+    with pytest.raises(ComposeError, match="others may choose what compose runs"):
+        reader.check()  # before each call of compose, which reads the files again
     [problem] = problems(STRICT)
     assert f"'{lab / weak}' may be written by others (mode 0777)" in problem
     assert not (tmp_path / "called").exists()

@@ -170,3 +170,21 @@ def test_systemd_accepts_the_unit(site: Path, tmp_path: Path, options: list[str]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert [line for line in done.stderr.splitlines() if name in line] == []
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a warning, for a unit that only root can install")
+def test_a_site_config_that_others_may_write_needs_to_be_trusted(site: Path) -> None:
+    site.chmod(0o666)
+    refused = install(site, "--host", "lab1", "--print")
+    assert refused.exit_code == 1
+    assert "may be written by others (mode 0666)" in refused.stderr
+    assert "--trust-config" in refused.stderr
+    for arguments in (("--trust-config",), ("--", "--trust-config")):
+        result = install(site, "--host", "lab1", "--print", *arguments)
+        assert result.exit_code == 0, result.stderr
+        (line,) = settings(result.stdout, "ExecStart")
+        assert split(line).count("--trust-config") == 1
+        assert "--trust-config allows it" in result.stderr
+    own = install(site, "--host", "lab1", "--print", "--as-user", "nobody")
+    assert own.exit_code == 0, "for the daemon of a plain user it is a warning"
+    assert "may be written by others" in own.stderr

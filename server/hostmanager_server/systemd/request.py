@@ -113,8 +113,13 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
 
 
 def _trust(request: Request) -> Trust:
-    """What the daemon of the unit, whose user may be another than this one, is to trust."""
-    uid = os.geteuid() if request.of_user else pwd.getpwnam(request.as_user or "root").pw_uid
+    """Return what the daemon of the unit may use: root decides for the user that it will have.
+
+    Another user only looks at the unit (--print), so that its own files count as trusted.
+    """
+    uid = os.geteuid()
+    if uid == 0 and not request.of_user:
+        uid = pwd.getpwnam(request.as_user or "root").pw_uid
     return Trust(uid, request.trust_config or OVERRIDE in request.serve_options)
 
 
