@@ -53,8 +53,9 @@ def test_what_has_the_name_of_a_sockets_lock_is_not_written_to(
 ) -> None:
     plant(Path(f"{site.socket}.lock"), victim)
     said = start_and_be_refused(site)
-    what = "is no regular file with one name" if plant in (hard_link, fifo) else "is a link"
-    assert f"cannot listen on unix:{site.socket}: {site.socket}.lock {what}; remove it" in said
+    what = {hard_link: "has another name (a hard link)", fifo: "is no regular file"}
+    why = what.get(plant, "is a symbolic link")
+    assert f"cannot listen on unix:{site.socket}: '{site.socket}.lock' {why}; " in said
     assert victim.read_text() == TEXT
     assert list(victim.parent.iterdir()) == [victim]
 
