@@ -53,7 +53,10 @@ def test_what_has_the_name_of_a_sockets_lock_is_not_written_to(
 ) -> None:
     plant(Path(f"{site.socket}.lock"), victim)
     said = start_and_be_refused(site)
-    what = {hard_link: "has another name (a hard link)", fifo: "is no regular file"}
+    what: dict[Callable[[Path, Path], None], str] = {
+        hard_link: "has another name (a hard link)",
+        fifo: "is no regular file",
+    }
     why = what.get(plant, "is a symbolic link")
     assert f"cannot listen on unix:{site.socket}: '{site.socket}.lock' {why}; " in said
     assert victim.read_text() == TEXT
