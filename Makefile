@@ -4,7 +4,7 @@
 #   VENV         where the virtual environment lives (default: .venv)
 #   WORKERS      how many tests run side by side, 0: one after the other (default: auto, one for each core, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
-#   ROUNDS, SEED, AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
+#   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ WORKERS ?= auto
 ROUNDS ?= 500
 DURATION ?= 1h
 SEED ?=
-AS ?=
+RUN_AS ?=
 export VENV PYTHON
 
 BIN := $(VENV)/bin
@@ -37,10 +37,10 @@ demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends 
 test: $(VENV)/.installed-dev ## run the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1 $(PYTEST_ARGS)
 
-REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(AS),--user $(AS))
+REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(RUN_AS),--user $(RUN_AS))
 
 .PHONY: torture
-torture: $(VENV)/.installed-dev ## kill the daemon ROUNDS times (500), AS=USER if not as you are, and check what must always hold
+torture: $(VENV)/.installed-dev ## kill the daemon ROUNDS times (500), RUN_AS=USER if not as you are, and check what must always hold
 	$(REFEREE) --rounds $(ROUNDS)
 
 .PHONY: soak

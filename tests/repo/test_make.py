@@ -15,7 +15,8 @@ TARGETS = ("help", "demo", "test", "torture", "soak", "engine", "check", "fmt", 
 
 
 def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    of_an_outer_make = ("MAKE", "MFLAGS", "RUN_AS", "SEED")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(of_an_outer_make)}
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -81,6 +82,30 @@ def test_a_python_without_ensurepip_names_the_package_to_install(tmp_path: Path)
     )
     assert done.returncode != 0
     assert f"apt-get install python{version}-venv" in done.stdout
+
+
+@pytest.mark.parametrize("target", ["torture", "soak"])
+def test_the_referee_plays_as_the_user_who_asks_unless_another_is_named(target: str, tmp_path: Path) -> None:
+    (tmp_path / ".installed-dev").touch()
+    command = ["make", "--dry-run", target, f"VENV={tmp_path}"]
+    plain = run(command)
+    assert plain.returncode == 0
+    assert "tests.referee" in plain.stdout
+    assert "--user" not in plain.stdout
+    assert "--seed" not in plain.stdout
+    chosen = run([*command, "RUN_AS=nobody", "SEED=7"])
+    assert "--user nobody" in chosen.stdout
+    assert "--seed 7" in chosen.stdout
+
+
+def test_no_variable_of_the_makefile_has_a_value_that_make_gives_it() -> None:
+    """`NAME ?= value` has no effect where make predefines NAME, as it does with AS, CC and some forty more."""
+    ours = set(re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    database = run(["make", "--print-data-base", "--dry-run", "--makefile", os.devnull]).stdout
+    predefined = set(re.findall(r"^# default\n(\w+) ", database, re.MULTILINE))
+    assert {"AS", "CC"} <= predefined
+    assert "RUN_AS" in ours
+    assert not ours & predefined
 
 
 def test_ci_runs_the_commands_of_the_readme_and_no_others() -> None:
