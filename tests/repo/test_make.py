@@ -99,7 +99,7 @@ def test_the_referee_plays_as_the_user_who_asks_unless_another_is_named(target: 
 
 
 def test_no_variable_of_the_makefile_has_a_value_that_make_gives_it() -> None:
-    """`NAME ?= value` has no effect where make predefines NAME, as it does with AS, CC and some forty more."""
+    """`NAME ?= value` has no effect where make predefines NAME, such as AS or CC."""
     ours = set(re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
     database = run(["make", "--print-data-base", "--dry-run", "--makefile", os.devnull]).stdout
     predefined = set(re.findall(r"^# default\n(\w+) ", database, re.MULTILINE))

@@ -43,6 +43,10 @@ class DocumentError(Exception):
         self.column = column
 
 
+class TooDeepError(DocumentError):
+    """A document whose values are nested more than MAX_DEPTH levels deep."""
+
+
 class Kind(Enum):
     """What YAML takes a scalar for, as far as it matters here."""
 
@@ -103,11 +107,32 @@ def compose(text: str) -> Node | None:
         code = f"U+{ord(forbidden[0]):04X}"
         raise DocumentError(f"has the character {code} here, which YAML does not allow", line, column)
     try:
-        return _Composer(yaml.parse(text, Loader=_LOADER)).document()
+        return _parse(text)
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, text) from error
+        raise _too_deep_before(error, text) or _syntax_error(error, text) from error
     except (yaml.YAMLError, ValueError) as error:
         raise DocumentError(f"is not valid YAML: {error}") from error
+
+
+def _parse(text: str) -> Node | None:
+    return _Composer(yaml.parse(text, Loader=_LOADER)).document()
+
+
+def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | None:
+    """Find the nesting limit of this module before the place that a parser's error names.
+
+    A parser reads ahead: the limits of libyaml (1,000 levels since its 0.2.6) and mistakes further on reach
+    the caller before the events that show the nesting. Without the text from there on, those events come first.
+    """
+    if error.problem_mark is None:
+        return None
+    try:
+        _parse(text[: error.problem_mark.index])
+    except TooDeepError as deep:
+        return deep
+    except (DocumentError, yaml.YAMLError, ValueError):
+        pass  # the text ends in the middle of something
+    return None
 
 
 @dataclass(slots=True)
@@ -172,8 +197,9 @@ class _Composer:
             yield self._node(event, depth + 1)
 
 
-def _too_deep(event: Any) -> DocumentError:
-    return _error(event, f"is nested more than {MAX_DEPTH} levels deep here")
+def _too_deep(event: Any) -> TooDeepError:
+    message = f"is nested more than {MAX_DEPTH} levels deep here"
+    return TooDeepError(message, event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 def _kind(event: Any) -> Kind:
