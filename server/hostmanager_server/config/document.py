@@ -122,7 +122,8 @@ def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | N
     """Find the nesting limit of this module before the place that a parser's error names.
 
     A parser reads ahead: the limits of libyaml (1,000 levels since its 0.2.6) and mistakes further on reach
-    the caller before the events that show the nesting. Without the text from there on, those events come first.
+    the caller before the events that show the nesting. Without the text from there on, those events come
+    first.
     """
     if error.problem_mark is None:
         return None

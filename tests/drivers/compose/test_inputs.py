@@ -60,7 +60,7 @@ def test_paths_may_have_variables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "- a", "services: 3", "include: {path: 3}", "services: {a: 7}", "\0"]
+    "text", ["", "[", "- a", "services: 3", "include: {path: {a: b}}", "services: {a: 7}", "\0"]
 )
 def test_of_what_cannot_be_read_the_file_itself_is_known(tmp_path: Path, text: str) -> None:
     write(tmp_path, compose_yaml=text)

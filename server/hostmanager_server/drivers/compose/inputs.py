@@ -12,32 +12,13 @@ from typing import Any
 
 import yaml
 
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]  # the same interface, slower
+from hostmanager_server.drivers.compose.document import load_document
 
 # $NAME, ${NAME}, ${NAME:-default}, ${NAME-default} and their like; $$ is a dollar sign.
 _VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<how>:?[-+?])(?P<word>[^}]*))?\})"
 )
 _ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
-
-
-class Loader(SafeLoader):
-    """Takes tags of compose (!reset, !override) for what they are on."""
-
-
-def _untagged(loader: Loader, suffix: str, node: yaml.Node) -> object:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    assert isinstance(node, yaml.ScalarNode)
-    return loader.construct_scalar(node)
-
-
-Loader.add_multi_constructor("!", _untagged)
 
 
 @dataclass(slots=True)
@@ -147,7 +128,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
 
 def _read_yaml(file: Path) -> object:
     try:
-        return yaml.load(_read(file), Loader=Loader)
+        return load_document(_read(file))
     except (OSError, yaml.YAMLError, ValueError):
         return None
 

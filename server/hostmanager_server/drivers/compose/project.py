@@ -12,7 +12,8 @@ import yaml
 
 from hostmanager_server.core.catalog import Project
 from hostmanager_server.core.spec import PullPolicy, ServiceSpec
-from hostmanager_server.drivers.compose.inputs import Loader, find_inputs, interpolate
+from hostmanager_server.drivers.compose.document import load_document
+from hostmanager_server.drivers.compose.inputs import find_inputs, interpolate
 from hostmanager_server.drivers.compose.program import ComposeError, ComposeProgram
 
 # What logrus puts before a message that goes to no terminal.
@@ -128,7 +129,7 @@ def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
 
 def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
     try:
-        document = yaml.load(text, Loader=Loader)
+        document = load_document(text)
     except yaml.YAMLError as error:
         raise ComposeError(
             f"compose config of {files[0]} says nothing that can be understood: {error}"

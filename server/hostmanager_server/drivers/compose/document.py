@@ -1,0 +1,122 @@
+"""YAML of compose files as plain values, loaded within limits that no file can exceed.
+
+PyYAML composes by recursion: in C without a check, so that some ten thousand levels end the process, or in
+Python up to a RecursionError. Merge keys repeat what their aliases stand for. The parser's events show both
+beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]  # the same interface, slower
+
+MAX_DEPTH = 64  # compose itself needs about ten
+MAX_NODES = 500_000  # each alias counted with all that it stands for
+_KNOWN_WORDS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+
+
+class BoundsError(yaml.YAMLError):
+    """A document that is nested too deep, has too many values, or contains itself."""
+
+
+class ComposeLoader(SafeLoader):
+    """Takes tags of compose (!reset, !override) for what they are on, and each plain word for itself.
+
+    YAML 1.1, which PyYAML speaks, reads `on`, `010` and `2026-13-01` as a boolean, eight and an error.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class declares it so
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _KNOWN_WORDS]
+        for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _untagged(loader: ComposeLoader, suffix: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
+    return loader.construct_scalar(node)
+
+
+def _typed(loader: ComposeLoader, node: yaml.Node) -> object:
+    return _untagged(loader, "", node)
+
+
+ComposeLoader.add_multi_constructor("!", _untagged)
+for _name in ("bool", "int", "float", "timestamp"):  # as explicit tags
+    ComposeLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _typed)
+
+
+def load_document(text: str | bytes) -> object:
+    """Load the only document of a text.
+
+    Numbers and booleans stay words. Raises yaml.YAMLError for a text that is not valid or exceeds the limits.
+    """
+    try:
+        check_bounds(yaml.parse(text, Loader=SafeLoader))
+        return yaml.load(text, Loader=ComposeLoader)
+    except ValueError as error:  # bytes that are no text
+        raise yaml.YAMLError(str(error)) from error
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection whose end is still to come: its anchor, the values and the levels in it up to here."""
+
+    anchor: str | None
+    size: int = 1
+    height: int = 0
+
+    def add(self, size: int, height: int) -> None:
+        self.size += size
+        self.height = max(self.height, height)
+
+
+def check_bounds(events: Iterable[Any]) -> None:
+    """Follow the parser's events. Raises BoundsError where the document exceeds the limits."""
+    complete: dict[str, tuple[int, int]] = {}
+    stack = [_Open(None)]
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            stack.append(_Open(event.anchor))
+            complete.pop(event.anchor or "", None)
+            if len(stack) - 1 > MAX_DEPTH:
+                raise _too_deep(event)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            ended = stack.pop()
+            anchor, size, height = ended.anchor, ended.size, ended.height + 1
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == one.anchor for one in stack):
+                raise _error(event, f"has the alias *{event.anchor} within the value that it stands for")
+            anchor, (size, height) = None, complete.get(event.anchor or "", (1, 0))
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size, height = event.anchor, 1, 0
+        else:
+            continue
+        if anchor is not None:
+            complete[anchor] = size, height
+        stack[-1].add(size, height)
+        if stack[-1].size > MAX_NODES:
+            raise _error(event, f"has more than {MAX_NODES} values, those of aliases included")
+        if len(stack) - 1 + height > MAX_DEPTH:
+            raise _too_deep(event)
+
+
+def _too_deep(event: Any) -> BoundsError:
+    return _error(event, f"is nested more than {MAX_DEPTH} levels deep")
+
+
+def _error(event: Any, message: str) -> BoundsError:
+    mark = event.start_mark
+    return BoundsError(f"{message} at line {mark.line + 1}, column {mark.column + 1}")
