@@ -62,10 +62,13 @@ class AsyncHostManagerClient:
         self._channel = grpc.aio.insecure_channel(self.address.grpc_target, channel_options(self.address))
         self._stub = HostManagerServiceStub(self._channel)
         self._closed = asyncio.Event()
+        self._streams: set[Any] = set()
 
     async def close(self) -> None:
         """Ends the connection, and every stream that is still open: their iterators stop."""
         self._closed.set()
+        for stream in tuple(self._streams):
+            stream.cancel()  # grpcio before 1.82 closes the channel and leaves its streams waiting
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -286,6 +289,7 @@ class AsyncHostManagerClient:
             call = method(stream.request())
         except UsageError as error:  # the channel is closed
             raise Unreachable(f"cannot {stream.what}: this client is closed") from error
+        self._streams.add(call)
         try:
             while True:
                 limits = [] if stream.silence is None else [stream.silence]
@@ -305,4 +309,5 @@ class AsyncHostManagerClient:
                 raise
             # Not this task was cancelled but the call, by close(): the iterator just stops.
         finally:
+            self._streams.discard(call)
             call.cancel()  # an aio stream that is merely forgotten goes on for ever

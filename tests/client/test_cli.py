@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import DOWN, UP
 from hostmanager_client.cli.app import COMMANDS, cli
 
+from tests.client.command_line import make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]
@@ -25,7 +26,7 @@ def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("HOSTMANAGER_ADDRESS", str(socket))
 
     def invoke(*args: str) -> Result:
-        return CliRunner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
+        return make_runner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
 
     return invoke
 
@@ -325,7 +326,8 @@ def test_a_wrong_command_line_exits_2(daemon: FakeDaemon, run: Run, args: list[s
 
 def test_a_mistyped_command_is_told_with_what_was_meant(run: Run) -> None:
     assert "Did you mean 'status'" in run("statsu").stderr
-    assert "Did you mean" in run("manager", "strt").stderr
+    assert "Did you mean 'start'" in run("manager", "strt").stderr
+    assert "Did you mean 'remove'" in run("orphans", "remov").stderr
 
 
 def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:

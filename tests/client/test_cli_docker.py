@@ -9,13 +9,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import HostManagerClient, InvalidRequest, ServerBug
 from hostmanager_client.cli import pull_bars
 from hostmanager_client.cli.app import cli
 from rich.console import Console
 
+from tests.client.command_line import make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]
@@ -27,7 +28,7 @@ def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("HOSTMANAGER_ADDRESS", str(socket))
 
     def invoke(*args: str) -> Result:
-        return CliRunner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
+        return make_runner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
 
     return invoke
 

@@ -10,6 +10,7 @@ import click
 
 from hostmanager_client.cli import DEBUG_VARIABLE
 from hostmanager_client.cli.failure import EXIT_CODES, exit_code, pipe_closed, show_error
+from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options
 from hostmanager_client.cli.session import current_session
 from hostmanager_client.errors import HostManagerError
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """Loads a command's module when the command is called. Others' come by entry point (plugins.py)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,18 +52,6 @@ class Commands(click.Group):
         from hostmanager_client.cli import plugins
 
         return plugins.load(cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click would suggest only what it has loaded already.
-        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
-            from difflib import get_close_matches
-
-            close = get_close_matches(args[0], self.list_commands(ctx))
-            hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from hostmanager_client.cli import plugins

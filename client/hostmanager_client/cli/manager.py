@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options, wait_option
 from hostmanager_client.cli.session import pass_session, print_json
 from hostmanager_client.cli.targets import changes_argument, to_changes
 
 
-@click.group("manager", subcommand_metavar="start|stop|status")
+@click.group("manager", cls=SuggestingGroup, subcommand_metavar="start|stop|status")
 @common_options
 def manager_command() -> None:
     """Start, stop or look at the manager: what keeps the instances at their targets."""

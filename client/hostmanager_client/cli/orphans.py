@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options
 from hostmanager_client.cli.session import current_session, pass_session, print_json
 from hostmanager_client.errors import HostManagerError
@@ -20,7 +21,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return [container_id[:SHORT_ID] for container_id in orphans if container_id.startswith(incomplete)]
 
 
-@click.group("orphans", subcommand_metavar="list|remove")
+@click.group("orphans", cls=SuggestingGroup, subcommand_metavar="list|remove")
 @common_options
 def orphans_command() -> None:
     """Containers of the managed compose files whose service is no longer in them."""
