@@ -23,19 +23,48 @@ RUN_AS ?=
 export VENV PYTHON
 
 BIN := $(VENV)/bin
+GENERATORS := $(VENV)/generators
+LOWEST := $(VENV)/lowest
+NEWEST := $(VENV)/newest
+LOCK := $(VENV)/lock
+export GENERATORS
 SETUP := pyproject.toml scripts/setup-venv
+PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1
+
+# What test-lowest runs: the parts that call the dependencies, and no end-to-end test, in a minute or two.
+CORE_TESTS := tests/core tests/config tests/supervisor tests/rpc tests/client \
+    tests/drivers/test_process.py tests/drivers/test_contract.py tests/drivers/compose/test_document.py \
+    tests/drivers/compose/test_inputs.py tests/test_store.py tests/test_main.py tests/test_check.py
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends it and leaves nothing behind
 	@exec $(BIN)/hostmanager demo
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1 $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev $(GENERATORS)/.installed ## run the whole test suite
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.installed ## run the core of the suite on the lowest versions of all dependencies
+	$(LOWEST)/bin/python $(PYTEST) $(CORE_TESTS) $(PYTEST_ARGS)
+
+.PHONY: test-newest
+test-newest: $(GENERATORS)/.installed ## lint, types and the whole suite on the newest versions, not the locked ones
+	@scripts/setup-venv newest
+	$(NEWEST)/bin/ruff check .
+	$(NEWEST)/bin/ruff format --check .
+	$(NEWEST)/bin/mypy
+	$(NEWEST)/bin/lint-imports --no-logo
+	$(NEWEST)/bin/buf lint
+	$(NEWEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: lock
+lock: $(LOCK)/.installed ## lock the newest versions that pyproject.toml allows, with hashes, into requirements/
+	scripts/lock
 
 REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(RUN_AS),--user $(RUN_AS))
 
@@ -62,11 +91,11 @@ fmt: $(VENV)/.installed-dev ## format the code and fix what can be fixed
 	$(BIN)/buf format --write
 
 .PHONY: proto
-proto: $(VENV)/.installed-dev ## generate the stubs from the contract anew
+proto: $(GENERATORS)/.installed ## generate the stubs from the contract anew
 	scripts/generate-stubs protos
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## run the benchmarks and print the table
+bench: $(VENV)/.installed-bench ## run the benchmarks and print the table
 	$(BIN)/python -m benchmarks
 
 .PHONY: check-ruff check-types check-imports check-contract check-stubs
@@ -85,13 +114,26 @@ check-contract: $(VENV)/.installed-dev
 	$(BIN)/buf format --diff --exit-code
 	scripts/check-breaking
 
-check-stubs: $(VENV)/.installed-dev
+check-stubs: $(GENERATORS)/.installed
 	scripts/check-stubs
 
 # Running needs less than developing, so `make demo` on a fresh machine fetches less. A development install
 # serves for both.
-$(VENV)/.installed: $(SETUP)
-	@scripts/setup-venv .
+$(VENV)/.installed: $(SETUP) requirements/run.txt
+	@scripts/setup-venv run
 
-$(VENV)/.installed-dev: $(SETUP)
-	@scripts/setup-venv '.[dev]'
+$(VENV)/.installed-dev: $(SETUP) requirements/dev.txt
+	@scripts/setup-venv dev
+
+$(VENV)/.installed-bench: $(SETUP) requirements/bench.txt
+	@scripts/setup-venv bench
+
+# Environments apart, below the one they belong to.
+$(GENERATORS)/.installed: scripts/setup-venv requirements/generators.txt
+	@scripts/setup-venv generators
+
+$(LOWEST)/.installed: $(SETUP) requirements/lowest.txt
+	@scripts/setup-venv lowest
+
+$(LOCK)/.installed: scripts/setup-venv requirements/lock.txt
+	@scripts/setup-venv lock

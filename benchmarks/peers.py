@@ -5,15 +5,11 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import subprocess
-import sys
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
 from benchmarks.managers import BIN, Manager
-
-PEER = "supervisor>=4.2"  # on PyPI; pyproject.toml names it too, as the extra `bench`
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -36,7 +32,7 @@ class Supervisord(Manager):
     name = "supervisord"
 
     def __init__(self, count: int) -> None:
-        install_peer()
+        require_peer()
         super().__init__()
         self.socket = self.folder / "s.sock"
         logs = self.folder / "logs"
@@ -97,13 +93,10 @@ serverurl=unix://{self.socket}
         return [str(BIN / "supervisorctl"), "-c", str(self.config), "status"]
 
 
-def install_peer() -> None:
-    """Put supervisord into this environment, if it is not there: only the comparison needs it."""
+def require_peer() -> None:
+    """Raise SystemExit unless supervisord is in this environment; only the comparison needs it."""
     if not (BIN / "supervisord").exists():
-        print(f"installing {PEER} (the extra `bench`) for the comparison", file=sys.stderr)
-        pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PEER], check=False)
-        if pip.returncode != 0:
-            raise SystemExit(
-                f"cannot compare with supervisord: pip could not install {PEER} (above). "
-                f"Install it into {BIN.parent} and run this again."
-            )
+        raise SystemExit(
+            f"cannot compare with supervisord: it is not in {BIN.parent}; "
+            "run `make bench`, or `scripts/setup-venv bench` first"
+        )

@@ -11,7 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "demo", "test", "torture", "soak", "engine", "check", "fmt", "proto", "bench")
+TARGETS = (
+    "help", "demo", "test", "test-lowest", "test-newest", "lock", "torture", "soak", "engine", "check", "fmt",
+    "proto", "bench",
+)  # fmt: skip
+SETUPS = {
+    "demo": ["run"],
+    "test": ["dev", "generators"],
+    "test-lowest": ["lowest"],
+    "test-newest": ["generators", "newest"],
+    "lock": ["lock"],
+    "torture": ["dev"],
+    "soak": ["dev"],
+    "check": ["dev", "generators"],
+    "proto": ["generators"],
+    "bench": ["bench"],
+    "fmt": ["dev"],
+}
 
 
 def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -41,26 +57,43 @@ def test_make_alone_lists_the_targets() -> None:
     assert tuple(re.findall(r"^ +make (\S+)", done.stdout, re.MULTILINE)) == TARGETS
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "torture", "soak", "check", "proto", "bench", "fmt"])
+@pytest.mark.parametrize("target", SETUPS)
 def test_each_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
     done = run(["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"])
     assert done.returncode == 0
-    wanted = "scripts/setup-venv ." if target == "demo" else "scripts/setup-venv '.[dev]'"
-    assert done.stdout.count("scripts/setup-venv") == 1
-    assert wanted in done.stdout.splitlines()
+    assert re.findall(r"^scripts/setup-venv (\S+)$", done.stdout, re.MULTILINE) == SETUPS[target]
 
 
 def test_nothing_is_set_up_twice(tmp_path: Path) -> None:
-    for stamp in (".installed", ".installed-dev"):
+    for stamp in (
+        ".installed",
+        ".installed-dev",
+        ".installed-bench",
+        "generators/.installed",
+        "lowest/.installed",
+    ):
+        (tmp_path / stamp).parent.mkdir(exist_ok=True)
         (tmp_path / stamp).touch()
-    for target in ("demo", "test", "check"):
+    for target in ("demo", "test", "check", "bench", "test-lowest"):
         done = run(["make", "--dry-run", target, f"VENV={tmp_path}"])
         assert "setup-venv" not in done.stdout
 
 
+def test_an_environment_that_nothing_knows_is_refused_with_those_that_there_are() -> None:
+    done = run(["scripts/setup-venv", "everything"])
+    assert done.returncode == 2
+    assert "usage: scripts/setup-venv run|dev|" in done.stdout
+
+
+def test_stubs_without_generators_say_how_to_make_them(tmp_path: Path) -> None:
+    done = run(["scripts/generate-stubs", str(tmp_path)], GENERATORS=str(tmp_path / "gone"))
+    assert done.returncode == 1
+    assert "scripts/setup-venv generators" in done.stdout
+
+
 def test_a_python_that_is_too_old_is_refused_with_what_to_do(tmp_path: Path) -> None:
     old = fake(tmp_path / "python", "exit 1")
-    done = run(["scripts/setup-venv", "."], VENV=str(tmp_path / "venv"), PYTHON=str(old))
+    done = run(["scripts/setup-venv", "run"], VENV=str(tmp_path / "venv"), PYTHON=str(old))
     assert done.returncode != 0
     assert "no Python 3.11 or newer" in done.stdout
     assert "apt-get install python3 python3-venv" in done.stdout
@@ -75,7 +108,7 @@ def test_a_python_without_ensurepip_names_the_package_to_install(tmp_path: Path)
     fake(tools / "id", "echo 1000")  # not root: nothing may be installed
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     done = run(
-        ["scripts/setup-venv", "."],
+        ["scripts/setup-venv", "run"],
         VENV=str(tmp_path / "venv"),
         PYTHON=str(bare),
         PATH=f"{tools}:{os.environ['PATH']}",
@@ -108,8 +141,9 @@ def test_no_variable_of_the_makefile_has_a_value_that_make_gives_it() -> None:
     assert not ours & predefined
 
 
-def test_ci_runs_the_commands_of_the_readme_and_no_others() -> None:
+def test_ci_runs_the_commands_of_the_pages_and_no_others() -> None:
     script = (ROOT / ".ci/run").read_text()
     commands = re.findall(r"^make .*$", script, re.MULTILINE)
-    assert commands == ["make check", "make test"]
-    assert set(commands) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
+    assert commands == ["make check", "make test", "make test-lowest"]
+    assert set(commands[:2]) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
+    assert set(commands) <= set(re.findall(r"make [a-z-]+", (ROOT / "docs/development.md").read_text()))

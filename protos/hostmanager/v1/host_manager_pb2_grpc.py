@@ -5,7 +5,7 @@ import warnings
 
 from hostmanager.v1 import host_manager_pb2 as hostmanager_dot_v1_dot_host__manager__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in hostmanager/v1/host_manager_pb2_grpc.py depends on'
+        + f' but the generated code in hostmanager/v1/host_manager_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class HostManagerServiceStub:
+class HostManagerServiceStub(object):
     """Start, stop and watch the instances of one host.
     """
 
@@ -112,7 +112,7 @@ class HostManagerServiceStub:
                 _registered_method=True)
 
 
-class HostManagerServiceServicer:
+class HostManagerServiceServicer(object):
     """Start, stop and watch the instances of one host.
     """
 
@@ -343,7 +343,7 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class HostManagerService:
+class HostManagerService(object):
     """Start, stop and watch the instances of one host.
     """
 
