@@ -13,6 +13,10 @@ import sys
 DEBUG_VARIABLE = "HOSTMANAGER_DEBUG"
 PROGRAM = "hostmanager"
 
+# Exit codes; failure.py has the others, and cannot be imported where what it needs is missing.
+FAILED = 1
+BUG = 70  # EX_SOFTWARE of sysexits.h
+
 # Objects made until the garbage collector looks for cycles. Python's own 700 has it look some sixty times
 # while modules load, and find nothing.
 _COLLECT_AFTER = 10_000
@@ -21,12 +25,16 @@ _COLLECT_AFTER = 10_000
 def main() -> None:
     """Run the command line, and exit with its code. See docs/cli.md for the codes."""
     gc.set_threshold(_COLLECT_AFTER)
-    import click
-
-    from hostmanager_client.cli.app import cli
-    from hostmanager_client.cli.failure import BUG, INTERRUPTED, pipe_closed
-
     debug = bool(os.environ.get(DEBUG_VARIABLE))
+    try:
+        import click
+
+        from hostmanager_client.cli.app import cli
+        from hostmanager_client.cli.failure import INTERRUPTED, pipe_closed
+    except Exception as error:  # what it needs is missing, or of a version that it cannot use
+        if debug:
+            raise
+        sys.exit(_tell(error))
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -46,13 +54,22 @@ def main() -> None:
     except Exception as error:  # the last boundary: no traceback is for users, whatever went wrong
         if debug:
             raise
-        name = type(error).__name__
-        print(
-            f"Error: {PROGRAM} failed at this ({name}: {error}). This is a bug; "
-            f"{DEBUG_VARIABLE}=1 shows where it is",
-            file=sys.stderr,
-        )
-        code = BUG
+        code = _tell(error)
     finally:
         gc.freeze()  # a last collection, of all that was loaded, would take a tenth of a short command's time
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: Exception) -> int:
+    """Tell of a failure without a traceback: of the installation, or else of this program. The exit code."""
+    from hostmanager_client.cli.installation import explain, unmet_requirements
+
+    if unmet := unmet_requirements(PROGRAM):
+        print(f"Error: {explain(PROGRAM, error, unmet)}", file=sys.stderr)
+        return FAILED
+    print(
+        f"Error: {PROGRAM} failed at this ({type(error).__name__}: {error}). This is a bug; "
+        f"{DEBUG_VARIABLE}=1 shows where it is",
+        file=sys.stderr,
+    )
+    return BUG

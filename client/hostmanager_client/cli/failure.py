@@ -10,14 +10,13 @@ from typing import Any
 import click
 
 from hostmanager_client import errors
+from hostmanager_client.cli import FAILED
 
-FAILED = 1
 USAGE = 2
 UNREACHABLE = 3
 NOT_FOUND = 4
 PRECONDITION = 5
 PERMISSION = 6
-BUG = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 

@@ -10,6 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from hostmanager_client.cli import PROGRAM
+from hostmanager_client.cli.installation import unmet_requirements
+
 GROUP = "hostmanager.commands"
 
 _SHORT = {
@@ -40,6 +43,8 @@ def _load(point: EntryPoint) -> click.Command:
     try:
         command = point.load()
     except (ImportError, AttributeError) as error:
+        if unmet_requirements(PROGRAM):
+            raise  # main() says what is missing
         raise click.UsageError(f"the command {point.name!r} cannot be loaded: {error}") from error
     if not isinstance(command, click.Command):
         raise click.UsageError(f"the command {point.name!r} cannot be loaded: {point.value} is no command")
