@@ -30,6 +30,7 @@ from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.joined import Joined
 from hostmanager_server.rpc.server import Server
 from hostmanager_server.service_manager import ServiceManager
 from hostmanager_server.services import engine_access, service_driver
@@ -90,6 +91,9 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
         self._above: ServiceManager | None = None
+        self._preflight = Joined(
+            lambda: asyncio.to_thread(preflight, command_line(), dict(os.environ))
+        )  # one process at a time, however many clients ask
 
     async def run(self, ready: Callable[[list[str]], None], inherited_lock: int | None = None) -> Outcome:
         """Serve until asked to end; an exit code of 1: the supervision broke down. `ready` is called with the
@@ -127,7 +131,7 @@ class App:
             store, site.load, make_driver, journal, self._broke_down, left, services, site.keep
         )
         limits = settings.limits
-        hub = Hub(store, max_watchers=limits.watchers, max_watchers_per_client=limits.watchers_per_client)
+        hub = Hub(store)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
         engine = None if compose is None else engine_access()
         context = Context(
@@ -205,7 +209,7 @@ class App:
         `validate_only` nothing else is done. Raises UpgradeError when it does not start, EndingError when the
         daemon is on its way out."""
         self._raise_if_ending()
-        version = await asyncio.to_thread(preflight, command_line(), dict(os.environ))
+        version = await self._preflight()
         if not validate_only:
             self._raise_if_ending()  # by now
             log.info("upgrading to version %s", version)

@@ -37,6 +37,8 @@ from hostmanager_server.trusted_paths import Trust, make_folder
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL = 0.0005  # s
+
 
 def default_socket(environ: dict[str, str]) -> Path:
     """Where the daemon listens unless told otherwise, in a directory of mode 0700: /run/hostmanager for root,
@@ -212,6 +214,10 @@ def serve_command(
     )
     faulthandler.enable()  # what every thread was at, should the watchdog of systemd end a hang by SIGABRT
     raise_own_files()
+    # A thread that computes (the reading of a large file, for one) gives the interpreter away so often, that
+    # the event loop, which needs it several times a call, is not held up. Python's own 5 ms add up to
+    # seconds.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         if listen:
             addresses = tuple(parse_listen(text, insecure=insecure) for text in listen)

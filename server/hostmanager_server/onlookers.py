@@ -29,7 +29,7 @@ async def first_sight(store: Store, hub: Hub) -> None:
         tracked = store.snapshot().instances.values()
         return any(t.instance.out_of_sight == NOT_YET_SEEN for t in tracked)
 
-    with hub.own_watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
+    with hub.watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
         async with asyncio.timeout(_FIRST_SIGHT):
             while unseen():
                 await watcher.wait(hub.revision)
@@ -38,7 +38,7 @@ async def first_sight(store: Store, hub: Hub) -> None:
 async def log_events(store: Store, hub: Hub) -> None:
     """Write what happens into the daemon's log, off the supervisor's thread."""
     cursor = 0
-    with hub.own_watcher(silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
+    with hub.watcher(silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
         while True:
             seen = hub.revision
             news = store.events_since(cursor)

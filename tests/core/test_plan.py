@@ -230,3 +230,14 @@ def test_only_dependents_on_their_way_down_are_waited_for() -> None:
         "down": new_instance(spec("down"), DOWN),
     }
     assert plan.held_by(dependents, up("a"), [*dependents, "unknown"]) == ("leaving",)
+
+
+def test_a_change_that_is_repeated_counts_once_and_the_last_one_wins() -> None:
+    """One request may name everything a thousand times."""
+    both = [TargetChange(ALL, Target.DOWN), TargetChange("b", Target.UP), TargetChange(ALL, Target.UP)]
+    assert plan._those_that_count(both * 300) == both
+    known = {i: new_instance(spec(i)) for i in ("a", "b")}
+    once, often = plan.set_targets(known, both), plan.set_targets(known, both * 300)
+    assert once == often
+    down = [*both * 300, TargetChange("a", Target.DOWN)]
+    assert plan.set_targets(known, down)["a"].target is Target.DOWN

@@ -36,6 +36,7 @@ from hostmanager_server.drivers.tree import Tree
 from hostmanager_server.journal.journal import Journal
 from hostmanager_server.main import serve_command
 from hostmanager_server.rpc import service
+from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.watch import WatchRpcs
 from hostmanager_server.store import Changes
 
@@ -84,9 +85,11 @@ class SkippingWatch(WatchRpcs):
 
     _told = 0
 
-    def _delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
+    async def _delta(
+        self, caller: Caller, cursor: int, changes: Changes, wanted: frozenset[str]
+    ) -> tuple[bytes, ...]:
         SkippingWatch._told += 1
-        return () if SkippingWatch._told % 7 == 0 else super()._delta(cursor, changes, wanted)
+        return () if SkippingWatch._told % 7 == 0 else await super()._delta(caller, cursor, changes, wanted)
 
 
 class RuthlessDriver(ProcessDriver):

@@ -170,9 +170,7 @@ def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.U
 class House:
     """One daemon's server half, and clients of it."""
 
-    def __init__(
-        self, directory: Path, specs: Sequence[InstanceSpec], limits: Limits, removals_kept: int
-    ) -> None:
+    def __init__(self, directory: Path, specs: Sequence[InstanceSpec], removals_kept: int) -> None:
         self.config = ReadConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
@@ -190,11 +188,7 @@ class House:
         self.supervisor = Supervisor(
             self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: None
         )
-        self.hub = Hub(
-            self.store,
-            max_watchers=limits.watchers,
-            max_watchers_per_client=limits.watchers_per_client,
-        )
+        self.hub = Hub(self.store)
         self.context = Context(
             Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
@@ -252,7 +246,8 @@ class House:
 
     @property
     def watchers(self) -> int:
-        return len(self.hub._watchers)
+        """Streams that clients hold."""
+        return sum(quotas.streams.held for quotas in self.server.quotas)
 
 
 @asynccontextmanager
@@ -268,7 +263,7 @@ async def house(
     compose: bool = True,
 ) -> AsyncIterator[House]:
     """A served House, its manager started and everything up."""
-    it = House(directory, specs, limits, removals_kept)
+    it = House(directory, specs, removals_kept)
     if not compose:
         it.context = replace(it.context, engine=None)
     listen = [parse_listen(it.address, insecure=False)]

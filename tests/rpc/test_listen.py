@@ -88,14 +88,17 @@ def test_the_name_of_a_socket_is_taken_as_it_stands(name: str, form: str) -> Non
     async def play(folder: Path) -> None:
         address = form.format(f"{folder}/{name}")
         async with house(folder / "house") as h:
-            server = Server(
-                h.context, [parse_listen(address, insecure=False)], Limits(), tcp_reflection=False
-            )
+            listen = parse_listen(address, insecure=False)
+            server = Server(h.context, [listen], Limits(), tcp_reflection=False)
             try:
                 assert server.bind() == [f"unix:{folder}/{name}"]
                 await server.serve()
                 assert stat.S_ISSOCK((folder / name).lstat().st_mode)
-                assert sorted(os.listdir(folder)) == sorted(["house", name, f"{name}.lock"])
+                reserve = listen.for_admins()
+                assert reserve is not None
+                assert reserve.socket is not None
+                made = [name, reserve.socket.name]
+                assert sorted(os.listdir(folder)) == sorted(["house", *made, *(f"{n}.lock" for n in made)])
                 async with AsyncHostManagerClient(address) as client:
                     assert (await client.get_status()).manager.state == pb.MANAGER_STATE_RUNNING
             finally:

@@ -278,7 +278,7 @@ def test_streams_whose_clients_are_gone_leave_nothing(tmp_path: Path) -> None:
                     stream.cancel()  # grpcio before 1.82 does not when it closes the channel
                 await h.channels[-1].close()
                 await until(lambda: h.watchers == 0)
-            assert not h.hub._clients
+            assert not h.hub._watchers
 
     run(play())
 
@@ -379,7 +379,7 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(tmp_path: Path) -> 
             for stream in idle:
                 stream.cancel()
             await until(lambda: h.watchers == 0)
-            assert not h.hub._clients
+            assert not h.hub._watchers
 
     run(play())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import grpc
@@ -72,8 +73,10 @@ def test_every_error_fits_and_keeps_its_status_and_its_first_violation(error: Rp
 def test_a_shortened_text_keeps_its_ends(text: str, longest: int) -> None:
     short = shorten(text, longest)
     whole = text.encode(errors="backslashreplace").decode()
-    assert short == whole or (
-        "..." in short and whole.startswith(short.split("...")[0]) and whole.endswith(short.split("...")[-1])
+    # The text may hold dots of its own next to those of the cut.
+    cuts = [n for n in range(len(short)) if short.startswith("...", n)]
+    assert short == whole or any(
+        whole.startswith(short[:cut]) and whole.endswith(short[cut + 3 :]) for cut in cuts
     )
 
 
@@ -134,7 +137,7 @@ def test_a_config_full_of_errors_is_told_with_the_first_places(
     run(play())
 
 
-@pytest.mark.parametrize("name", ["id{}", "x" * 70 + "{}", "ü" * 70 + "{}", "\U0001f52d" * 3000 + "{}"])
+@pytest.mark.parametrize("name", ["id{}", "x" * 70 + "{}", "ü" * 70 + "{}", "\U0001f52d" * 70 + "{}"])
 @pytest.mark.parametrize("reload", [False, True])
 def test_however_many_unknown_ids_are_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
     async def play() -> None:
@@ -164,7 +167,9 @@ def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
                 stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=[long])).read(),
             )
             for call in calls:
-                assert (await refused(call)).code in (CODE.NOT_FOUND, CODE.ABORTED)
+                error = await refused(call)
+                assert error.code is CODE.INVALID_ARGUMENT
+                assert re.search("max-(id|token)-characters=", error.message)
 
     run(play())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -60,6 +61,15 @@ class Note:
     instance_id: str = ""
     severity: Severity = Severity.INFO
     exit: Exit | None = None
+
+
+NAMES_LISTED = 20  # in one message: the event log keeps many of them
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names as a message has them: a few, and how many more there are."""
+    more = len(names) - NAMES_LISTED
+    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

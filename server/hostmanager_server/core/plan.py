@@ -65,7 +65,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
     backing off or finished. Passive instances are only nudged: their target stands until it is reached.
     """
     changed: dict[str, Instance] = {}
-    for change in changes:
+    for change in _those_that_count(changes):
         ids = sorted(instances) if change.who == ALL else [change.who]
         for instance_id in ids:
             old = changed.get(instance_id, instances[instance_id])
@@ -76,6 +76,13 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
         instance_id: replace(new, generation=instances[instance_id].generation + 1)
         for instance_id, new in changed.items()
     }
+
+
+def _those_that_count(changes: Iterable[TargetChange]) -> list[TargetChange]:
+    """The changes without those that are repeated later: a thousand times `all` are two changes at most. An
+    earlier change of the other kind stays, as it has effects that a later one does not undo."""
+    last = {change: index for index, change in enumerate(changes)}
+    return sorted(last, key=last.__getitem__)
 
 
 def _with_target(instance: Instance, target: Target) -> Instance:

@@ -67,28 +67,60 @@ def _character_start(data: bytearray, near: int) -> int:
     return near
 
 
-def start_of_last(
-    read_before: Callable[[int, int], bytes], end: int, lines: int, block: int = 256 * 1024
-) -> int:
-    """Position where the last `lines` lines before `end` begin; a last one without a line end counts.
+class LastLines:
+    """Searches backward, block by block, for where the last `lines` lines before `end` begin; a last one
+    without a line end counts.
 
     `read_before(position, limit)` reads what ends at a position, and nothing when there is no more. Reads no
     further back than it must, `block` bytes at a time.
     """
-    if lines <= 0:
-        return end
-    position = end
-    wanted = lines
-    while data := read_before(position, block):
+
+    def __init__(
+        self, read_before: Callable[[int, int], bytes], end: int, lines: int, block: int = 1024 * 1024
+    ) -> None:
+        self._read_before = read_before
+        self._end = self._position = end
+        self._wanted = lines
+        self._block = block
+
+    def step(self) -> int | None:
+        """Look at one more block: the position, once it is known."""
+        if self._wanted <= 0:
+            return self._position
+        data = self._read_before(self._position, self._block)
+        if not data:
+            return self._position
         stop = len(data)
-        if position == end and data.endswith(b"\n"):
+        if self._position == self._end and data.endswith(b"\n"):
             stop -= 1  # ends the last line, does not begin another
         ends = data.count(b"\n", 0, stop)
-        if ends < wanted:
-            wanted -= ends
-            position -= len(data)
-            continue
-        for _ in range(wanted):
-            stop = data.rfind(b"\n", 0, stop)
-        return position - len(data) + stop + 1
+        start = self._position - len(data)
+        if ends >= self._wanted:
+            return start + _line_end(data, ends - self._wanted) + 1
+        self._wanted -= ends
+        self._position = start
+        return None
+
+
+def start_of_last(
+    read_before: Callable[[int, int], bytes], end: int, lines: int, block: int = 256 * 1024
+) -> int:
+    """What LastLines finds."""
+    search = LastLines(read_before, end, lines, block)
+    while (position := search.step()) is None:
+        pass
     return position
+
+
+def _line_end(data: bytes, skip: int) -> int:
+    """Position of the line end that follows the first `skip` of them. Halves what is left to look at, for an
+    empty line is one byte, and a block has room for 100,000."""
+    start, stop = 0, len(data)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        ends = data.count(b"\n", start, middle)
+        if ends > skip:
+            stop = middle
+        else:
+            start, skip = middle, skip - ends
+    return start

@@ -13,7 +13,7 @@ from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.log_lines import LogLine
 from hostmanager_server.drivers.log_stream import LogStream
 from hostmanager_server.drivers.rotation import Rotator
-from hostmanager_server.drivers.tail import WriteWatches, read_lines
+from hostmanager_server.drivers.tail import Readers, read_lines
 
 _LONGEST_STEM = 200  # of the 255 bytes of a file name, what follows needs some
 
@@ -48,7 +48,7 @@ class OutputFiles:
         self._lock = threading.Lock()
         self._streams: dict[Path, LogStream] = {}
         self._rotator = Rotator()
-        self._watches = WriteWatches()
+        self._readers = Readers()
 
     def path(self, instance_id: str, policy: LogPolicy) -> Path:
         """Where the instance's output goes. The file need not exist."""
@@ -83,11 +83,12 @@ class OutputFiles:
 
         To be iterated on an asyncio loop, and closed (`aclose`) when it is left before its end.
         """
-        return read_lines(self._stream(instance_id, policy), self._watches, lines, follow)
+        return read_lines(self._stream(instance_id, policy), self._readers, lines, follow)
 
     def close(self) -> None:
-        """Stop rotating. Descriptors and files stay; a second call changes nothing."""
+        """Stop rotating and reading. Descriptors and files stay; a second call changes nothing."""
         self._rotator.close()
+        self._readers.close()
 
     def _stream(self, instance_id: str, policy: LogPolicy) -> LogStream:
         path = self.path(instance_id, policy)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from inotify_simple import INotify, flags
 
-from hostmanager_server.drivers.log_lines import LineAssembler, LogLine, start_of_last
+from hostmanager_server.drivers.log_lines import LastLines, LineAssembler, LogLine
 from hostmanager_server.drivers.log_stream import LogStream
+from hostmanager_server.threads import name_this_thread
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024
 BATCH_LINES = 500
+THREADS = 2
+_THREAD = "log-reader"
 QUIET = 1.0  # seconds after which the part of a line that was written is shown
 _COALESCE = 0.02  # seconds between a write and the read, so that a chatty writer costs few reads
 _UNWATCHED = 1.0  # seconds between looks when there are no inotify watches left
@@ -81,11 +88,29 @@ class WriteWatch:
             )
 
 
-class WriteWatches:
-    """The write watch of each event loop that has followers."""
+class Readers:
+    """What all readers of output share: threads that read, and the write watch of each event loop that has
+    followers."""
 
     def __init__(self) -> None:
         self._watches: dict[asyncio.AbstractEventLoop, WriteWatch] = {}
+        self._threads: ThreadPoolExecutor | None = None  # none as long as there is nothing to read
+
+    async def run(self, job: Callable[..., T], *arguments: Any) -> T:
+        """The outcome of a job, which is done on one of the threads.
+
+        The threads are for this alone: a slow disk does not keep other work waiting. Each job reads one
+        block, so that a reader of much waits its turn among those of little.
+        """
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, _THREAD, name_this_thread, (_THREAD,))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
+
+    def close(self) -> None:
+        """End the threads, without waiting for them."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
 
     def enter(self) -> WriteWatch:
         """The running loop's watch, for one more follower."""
@@ -106,7 +131,7 @@ class WriteWatches:
 
 
 async def read_lines(
-    stream: LogStream, watches: WriteWatches, lines: int, follow: bool
+    stream: LogStream, readers: Readers, lines: int, follow: bool
 ) -> AsyncGenerator[list[LogLine], None]:
     """The last `lines` lines of what is kept, and with `follow` then all that is written, until it is closed.
 
@@ -124,29 +149,28 @@ async def read_lines(
 
     assembler = LineAssembler()
     stream.acquire()
-    watch = watches.enter()
+    watch = readers.enter()
     stream.subscribe(wake)
     try:
-        end = await asyncio.to_thread(stream.end)
-        position = await asyncio.to_thread(start_of_last, stream.read_before, end, lines)
+        end = await readers.run(stream.end)
+        search = LastLines(stream.read_before, end, lines)
+        while (start := await readers.run(search.step)) is None:
+            pass
+        position = start
         armed, watched = False, True
         while follow or position < end:
             limit = BATCH_BYTES if follow else min(BATCH_BYTES, end - position)
-            extent = await asyncio.to_thread(stream.read, position, limit)
-            if extent.skipped:
-                yield [*assembler.flush(continues=False), _skipped(extent.skipped)]
-            position = extent.start + len(extent.data)
-            if extent.data:
+            position, found = await readers.run(_read, stream, assembler, position, limit)
+            if found is not None:
                 armed = False
-                found = assembler.feed(extent.data)
-                for first in range(0, len(found), BATCH_LINES):
-                    yield found[first : first + BATCH_LINES]
+                while found:
+                    yield _take(found)  # a reader that stalls holds what is left, and no more
             elif not follow:
                 break
             elif not armed:  # and read once more, for what was written before
                 armed = True
                 changed.clear()
-                fd = await asyncio.to_thread(stream.live_descriptor)
+                fd = await readers.run(stream.live_descriptor)
                 watched = fd < 0 or watch.arm(fd, changed)
             else:
                 patience = QUIET if assembler.holds_a_part else None if watched else _UNWATCHED
@@ -163,8 +187,27 @@ async def read_lines(
             yield rest
     finally:
         stream.unsubscribe(wake)
-        watches.leave(watch, changed)
+        readers.leave(watch, changed)
         stream.release()
+
+
+def _read(
+    stream: LogStream, assembler: LineAssembler, position: int, limit: int
+) -> tuple[int, list[LogLine] | None]:
+    """Where to go on from, and the lines that are complete by then; None: there is no more to read."""
+    extent = stream.read(position, limit)
+    lines: list[LogLine] = []
+    if extent.skipped:
+        lines += [*assembler.flush(continues=False), _skipped(extent.skipped)]
+    lines += assembler.feed(extent.data)
+    return extent.start + len(extent.data), lines if extent.data or extent.skipped else None
+
+
+def _take(lines: list[LogLine]) -> list[LogLine]:
+    """The next batch, which is removed from the lines."""
+    batch = lines[:BATCH_LINES]
+    del lines[:BATCH_LINES]
+    return batch
 
 
 def _skipped(count: int) -> LogLine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem,
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.joined import Joined
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor import RequestError, Supervisor
 
@@ -94,6 +95,15 @@ class Context:
     upgrade_daemon: Callable[[bool], Awaitable[str]]  # or only find out whether it could be; the new version
 
     engine: Engine | None = None  # None: no compose files are managed
+    # Why the engine cannot be used; empty when it can. However many ask, one look at it is under way.
+    engine_problem: Joined[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine_problem", Joined(self._look_at_engine))
+
+    async def _look_at_engine(self) -> str:
+        assert self.engine is not None
+        return await asyncio.to_thread(self.engine.problem)
 
     def token(self, position: int) -> str:
         return token(self.daemon.epoch, position)

@@ -301,24 +301,30 @@ def target_changes(
     """The changes asked for. Raises RpcError when an entry makes no sense, with a violation for each such
     one, and for each that names no instance among the `known` (None: which there are is not known yet)."""
     changes: list[TargetChange] = []
+    for request in requests:
+        target = _ASKED.get(request.target_state)
+        who = ALL if request.all else request.instance_id
+        if target is None or not who:
+            raise invalid_entries(_violations(requests, known))
+        changes.append(TargetChange(who, target))
+    return changes
+
+
+_ASKED = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}
+
+
+def _violations(requests: Sequence[pb.TargetChange], known: Collection[str] | None) -> list[Violation]:
     bad: list[Violation] = []
-    makes_sense = True
     for index, request in enumerate(requests):
         where = f"requests[{index}]"
         who = ALL if request.all else request.instance_id
-        target = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}.get(request.target_state)
         if not who:
             bad.append(Violation(f"{where}.instance_id", "name an instance_id, or set all to true"))
         elif known is not None and who != ALL and who not in known:
             bad.append(Violation(f"{where}.instance_id", no_instance(who)))
-        if target is None:
+        if request.target_state not in _ASKED:
             bad.append(Violation(f"{where}.target_state", f"{who or where}: the target must be UP or DOWN"))
-        else:
-            changes.append(TargetChange(who, target))
-        makes_sense = makes_sense and bool(who) and target is not None
-    if not makes_sense:
-        raise invalid_entries(bad)
-    return changes
+    return bad
 
 
 # --- resume tokens -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.caller import Caller, check_ids, check_token
 from hostmanager_server.rpc.context import Context, heartbeat_interval, page_size
 from hostmanager_server.rpc.errors import Violation, invalid
 from hostmanager_server.store import EVENTS_KEPT, Event, Events
@@ -14,6 +15,8 @@ from hostmanager_server.store import EVENTS_KEPT, Event, Events
 DEFAULT_PAGE = 100
 # Events in one message of a stream: some 100 KiB.
 BATCH = 500
+# So many are converted at once; a batch of more waits for its turn.
+FEW = 20
 
 
 class EventRpcs:
@@ -26,6 +29,8 @@ class EventRpcs:
         if request.newest < 0 or request.newest > EVENTS_KEPT:
             text = f"newest must be 0 (all that are kept) to {EVENTS_KEPT}, not {request.newest}"
             raise invalid(text, Violation("newest", text))
+        check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
+        check_token(request.page_token, "page_token")
         wanted = frozenset(request.instance_ids)
         after = 0
         if request.page_token:
@@ -46,25 +51,40 @@ class EventRpcs:
         )
 
     async def watch_events(
-        self, request: pb.WatchEventsRequest, peer: str
+        self, request: pb.WatchEventsRequest, caller: Caller
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         context = self._context
         silence = heartbeat_interval(request.heartbeat_interval, request.HasField("heartbeat_interval"))
-        wanted = frozenset(request.instance_ids)
+        check_token(request.resume_token, "resume_token")
+        known = context.store.snapshot().instances
+        filtered, token = caller.filter(request.instance_ids, known), request.resume_token
+        del request, known  # they are not to live as long as the stream
+        async with filtered as wanted:
+            async for message in self._follow(token, wanted, silence, caller):
+                yield message
+
+    async def _follow(
+        self, resume_token: str, wanted: frozenset[str], silence: float, caller: Caller
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        context = self._context
         cursor = context.store.last_sequence
         opening = True  # whoever asks is told at once that it is heard, and where to resume
-        if request.resume_token:
-            epoch, cursor = convert.read_token(request.resume_token)
+        if resume_token:
+            epoch, cursor = convert.read_token(resume_token)
             if epoch != context.daemon.epoch or cursor > context.store.last_sequence:
                 text = "the daemon was started again since; what happened in between is not known"
                 yield self._message([], 0, pb.EventGap(message=text))
                 cursor = 0
                 opening = False
-        with context.hub.watcher(peer, silence) as watcher:
+        with context.hub.watcher(silence) as watcher:
             while True:
                 seen = context.hub.revision
                 news = context.store.events_since(cursor, BATCH)
-                message = self._batch(news, wanted)
+                if len(news.events) > FEW:
+                    async with caller.quotas.messages:
+                        message = self._batch(news, wanted)
+                else:
+                    message = self._batch(news, wanted)
                 if message is None and opening:
                     message = self._message([], news.last)
                 opening = False

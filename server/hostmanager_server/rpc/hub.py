@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from hostmanager_server.rpc.errors import RpcError, limit_reached, shutting_down
+from hostmanager_server.rpc.errors import RpcError, shutting_down
 from hostmanager_server.store import Store
 
 T = TypeVar("T")
@@ -69,15 +69,13 @@ class Watcher:
 class Hub:
     """Lives on the event loop; the store wakes it from the supervisor's thread, once per publication."""
 
-    def __init__(self, store: Store, *, max_watchers: int, max_watchers_per_client: int) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._max = max_watchers
-        self._max_per_client = max_watchers_per_client
         self._loop = asyncio.get_running_loop()
         self._watchers: set[Watcher] = set()
-        self._clients: dict[str, int] = {}
         self.revision = store.revision
         self._closed = asyncio.Event()
+        self._working: set[asyncio.Task[Any]] = set()
         store.subscribe(self._published)
 
     def _published(self) -> None:
@@ -98,26 +96,8 @@ class Hub:
         return self._closed.is_set()
 
     @contextmanager
-    def watcher(self, peer: str, silence: float) -> Iterator[Watcher]:
-        """A place to wait for one stream. Raises RpcError when there are too many."""
-        client = _client_of(peer)
-        if sum(self._clients.values()) >= self._max:
-            raise limit_reached("max-watchers", self._max, "close streams that are not needed")
-        if self._clients.get(client, 0) >= self._max_per_client:
-            remedy = f"close streams of {client} that are not needed"
-            raise limit_reached("max-watchers-per-client", self._max_per_client, remedy)
-        self._clients[client] = self._clients.get(client, 0) + 1
-        try:
-            with self.own_watcher(silence) as watcher:
-                yield watcher
-        finally:
-            self._clients[client] -= 1
-            if not self._clients[client]:
-                del self._clients[client]
-
-    @contextmanager
-    def own_watcher(self, silence: float) -> Iterator[Watcher]:
-        """A place to wait for the daemon itself, which takes none of a client's."""
+    def watcher(self, silence: float) -> Iterator[Watcher]:
+        """A place to wait. Streams of clients are counted where they begin (see Quotas)."""
         watcher = Watcher(self, silence)
         self._watchers.add(watcher)
         try:
@@ -148,20 +128,29 @@ class Hub:
             if isinstance(batches, AsyncGenerator):
                 await batches.aclose()
 
+    async def unless_closed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work until it ends or (RpcError) the daemon shuts down. The task that calls does it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._working.add(task)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if self.closing and task.uncancel() == 0:
+                raise shutting_down() from None
+            raise
+        finally:
+            self._working.discard(task)
+
     def close(self) -> None:
         """End every stream: a server that stops would wait its whole grace for them."""
         self._closed.set()
         self._store.unsubscribe(self._published)
         for watcher in list(self._watchers):
             watcher.fail(shutting_down())
+        for task in list(self._working):
+            task.cancel()
 
 
 async def _next(batches: AsyncIterator[T]) -> T | None:
     return await anext(batches, None)
-
-
-def _client_of(peer: str) -> str:
-    """Who a peer is for counting: the host of a TCP peer; everyone on the unix socket is one client."""
-    if peer.startswith(("ipv4:", "ipv6:")):
-        return peer.rpartition(":")[0]
-    return peer.partition(":")[0]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import Kind, Note, Severity, listed
 from hostmanager_server.core.service import Orphan
+from hostmanager_server.rpc.caller import Caller, check_ids
 from hostmanager_server.rpc.context import Context, Engine, duration
 from hostmanager_server.rpc.errors import (
     Violation,
@@ -30,20 +32,22 @@ class OrphanRpcs:
         self._context = context
 
     async def remove_orphans(
-        self, request: pb.RemoveOrphansRequest, peer: str
+        self, request: pb.RemoveOrphansRequest, caller: Caller
     ) -> AsyncIterator[pb.RemoveOrphansResponse]:
         context, engine = self._context, self._context.engine
         if engine is None:
             raise no_compose_files()
+        check_ids(request.container_ids, "container_ids", ())
         timeout = DEFAULT_STOP_TIMEOUT
         if request.HasField("stop_timeout"):
             timeout = duration(request.stop_timeout, "stop_timeout", 0.0, MAX_STOP_TIMEOUT)
-        if problem := await asyncio.to_thread(engine.problem):
+        if problem := await context.engine_problem():
             raise engine_unusable(problem)
         orphans = _orphans(context.store.snapshot().manager.orphans, list(request.container_ids))
-        with context.hub.watcher(peer, silence=math.inf):
+        del request  # it is not to live as long as the stream
+        with caller.quotas.engine_streams.hold(caller.client):
             if orphans:
-                names = ", ".join(f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans)
+                names = listed([f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans])
                 note = Note(Kind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
                 context.supervisor.note(note)
             async for response in context.hub.until_closed(self._remove(engine, orphans, timeout)):
@@ -87,7 +91,7 @@ class OrphanRpcs:
     async def _until_gone(self, container_ids: set[str]) -> None:
         """Wait until the status shows what was done: whoever asks for it next is not to be told otherwise."""
         store = self._context.store
-        with suppress(TimeoutError), self._context.hub.own_watcher(math.inf) as watcher:
+        with suppress(TimeoutError), self._context.hub.watcher(math.inf) as watcher:
             async with asyncio.timeout(SEEN_WITHIN):
                 while container_ids & set((snapshot := store.snapshot()).manager.orphans):
                     await watcher.wait(snapshot.revision)
@@ -98,13 +102,14 @@ def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
     name none, or more than one."""
     if not asked:
         return list(known.values())
+    ordered = sorted(known)  # a thousand beginnings are looked up among a thousand ids
     found: dict[str, Orphan] = {}
     bad: list[Violation] = []
     unknown = True
     for index, beginning in enumerate(asked):
-        matching = [o for o in known.values() if beginning and o.container_id.startswith(beginning)]
+        matching = _beginning_with(beginning, ordered) if beginning else []
         if len(matching) == 1:
-            found[matching[0].container_id] = matching[0]
+            found[matching[0]] = known[matching[0]]
             continue
         if matching:
             unknown = False
@@ -115,3 +120,10 @@ def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
     if bad:
         raise invalid_entries(bad)
     return list(found.values())
+
+
+def _beginning_with(beginning: str, ordered: Sequence[str]) -> Sequence[str]:
+    """Those of the texts that begin so."""
+    start = bisect_left(ordered, beginning)
+    stop = bisect_left(ordered, True, start, key=lambda text: not text.startswith(beginning))
+    return ordered[start:stop]

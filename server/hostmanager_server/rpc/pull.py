@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import Kind, Note, Severity, listed
 from hostmanager_server.core.service import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.caller import Caller, check_ids
 from hostmanager_server.rpc.context import DEFAULT_HEARTBEAT, Context, Pull, duration
 from hostmanager_server.rpc.errors import Violation, engine_unusable, invalid_entries, no_compose_files
 from hostmanager_server.rpc.status import chosen
@@ -50,7 +50,7 @@ class PullRpcs:
         self._context = context
 
     async def docker_pull(
-        self, request: pb.DockerPullRequest, peer: str
+        self, request: pb.DockerPullRequest, caller: Caller
     ) -> AsyncIterator[pb.DockerPullResponse]:
         context, engine = self._context, self._context.engine
         if engine is None:
@@ -60,16 +60,20 @@ class PullRpcs:
             timeout = duration(
                 request.progress_timeout, "progress_timeout", MIN_PROGRESS_TIMEOUT, MAX_PROGRESS_TIMEOUT
             )
-        images = images_to_pull(context.store.snapshot(), list(request.instance_ids), request.new_only)
-        if not engine.pulling and (problem := await asyncio.to_thread(engine.problem)):
+        snapshot = context.store.snapshot()
+        check_ids(request.instance_ids, "instance_ids", snapshot.instances)
+        images = images_to_pull(snapshot, list(request.instance_ids), request.new_only)
+        detach = request.detach
+        del request, snapshot  # they are not to live as long as the stream
+        if not engine.pulling and (problem := await context.engine_problem()):
             raise engine_unusable(problem)
-        with context.hub.watcher(peer, silence=math.inf):
+        with caller.quotas.engine_streams.hold(caller.client):
             pull, joined = engine.join_pull(
-                images, detach=request.detach, progress_timeout=timeout, ended=self._note_end
+                images, detach=detach, progress_timeout=timeout, ended=self._note_end
             )
             try:
                 if not joined:
-                    message = f"pull of {', '.join(image.image for image in images) or 'nothing'}"
+                    message = f"pull of {listed([image.image for image in images]) or 'nothing'}"
                     context.supervisor.note(Note(Kind.REQUEST, "DockerPull", message, context.now()))
                 async for response in context.hub.until_closed(self._follow(pull, joined)):
                     yield response

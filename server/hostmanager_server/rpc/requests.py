@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.caller import MAX_ID, check_count, check_id, check_ids, check_token
 from hostmanager_server.rpc.context import Context, carry_out
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
@@ -19,6 +22,7 @@ class RequestRpcs:
 
     async def start_manager(self, request: pb.StartManagerRequest) -> pb.StartManagerResponse:
         context = self._context
+        _check_changes(request.requests, context.store.snapshot().instances)
         changes = convert.target_changes(request.requests)
         reload_config = request.reload_config if request.HasField("reload_config") else True
         done = await carry_out(context.supervisor.start_manager(changes, reload_config=reload_config))
@@ -32,7 +36,9 @@ class RequestRpcs:
 
     async def update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:
         context = self._context
-        known = None if request.reload_config else context.store.snapshot().instances
+        instances = context.store.snapshot().instances
+        _check_changes(request.requests, instances)
+        known = None if request.reload_config else instances
         changes = convert.target_changes(request.requests, known)
         if not changes and not request.reload_config:
             text = "nothing to do: give requests, or set reload_config"
@@ -55,6 +61,7 @@ class RequestRpcs:
         if bool(request.instance_ids) == request.all:
             text = "give instance_ids, or set all to true; not both"
             raise invalid(text, Violation("instance_ids", text))
+        check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
         ids = None if request.all else list(request.instance_ids)
         done = await carry_out(context.supervisor.restart(ids), "instance_ids")
         return pb.RestartResponse(
@@ -103,6 +110,7 @@ class RequestRpcs:
 
     def _check_epoch(self, expected: str) -> None:
         """Raises RpcError when the request was meant for another daemon."""
+        check_token(expected, "expected_epoch")
         epoch = self._context.daemon.epoch
         if expected and expected != epoch:
             raise from_request_error(StaleEpochError(expected, epoch), "")
@@ -110,6 +118,14 @@ class RequestRpcs:
     def _before(self, done: Accepted) -> str:
         """A token to watch from that shows the accepted change itself, too."""
         return self._context.token(done.revision - 1)
+
+
+def _check_changes(requests: Sequence[pb.TargetChange], known: Container[str]) -> None:
+    """Raises RpcError for too many entries, and for ids that are too long."""
+    check_count(len(requests), "requests")
+    for index, change in enumerate(requests):
+        if len(change.instance_id) > MAX_ID:
+            check_id(change.instance_id, f"requests[{index}].instance_id", known)
 
 
 def _generations(done: Accepted) -> list[pb.InstanceGeneration]:

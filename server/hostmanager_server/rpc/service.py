@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.context import Context
-from hostmanager_server.rpc.errors import RpcError, internal, invalid
 from hostmanager_server.rpc.events import EventRpcs
+from hostmanager_server.rpc.limits import Quotas, Turns
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
 from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
 from hostmanager_server.rpc.status import StatusRpcs
-from hostmanager_server.rpc.trailers import trailers
+from hostmanager_server.rpc.streams import ServicerContext, abort, parse_request, read_request, stream_handler
 from hostmanager_server.rpc.watch import WatchRpcs
-
-log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
 
-Request = TypeVar("Request", bound=Message)
-ServicerContext = grpc.aio.ServicerContext[Any, Any]
+
+# Answered once something else has ended: a reading of files, a start of the installed code, everything down.
+LONG_CALLS: Mapping[str, Callable[[Any], bool]] = {
+    "Update": lambda request: bool(request.reload_config),
+    "StartManager": lambda _: True,
+    "StopManager": lambda _: True,
+    "Upgrade": lambda _: True,
+    "Die": lambda _: True,
+}
+
+
+# So many entries, or entries of an answer, take the event loop a millisecond or more.
+MANY = 100
+# Carried out one at a time for each server: those that change something, and those that list.
+LARGE_CHANGES: Mapping[str, Callable[[Any], bool]] = {
+    "Update": lambda request: len(request.requests) > MANY,
+    "StartManager": lambda request: len(request.requests) > MANY,
+    "Restart": lambda request: len(request.instance_ids) > MANY,
+}
+LARGE_LISTS: Mapping[str, Callable[[Any], bool]] = {
+    "ListInstances": lambda request: not 0 < request.page_size <= MANY,
+    "ListEvents": lambda request: request.page_size > MANY or len(request.instance_ids) > MANY,
+}
 
 
 class UnaryCalls:
@@ -52,88 +71,108 @@ class UnaryCalls:
             self._none.set()
 
 
-def handlers(context: Context, calls: UnaryCalls) -> grpc.GenericRpcHandler:
-    """Everything that HostManagerService answers; its unary calls are counted in `calls`."""
+class Service:
+    """What answers the methods of HostManagerService; one for all servers of the daemon."""
 
-    def unary(
-        request_type: type[Request], answer: Callable[[Request], Awaitable[Message]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        return _unary(request_type, answer, calls)
+    def __init__(self, context: Context) -> None:
+        status, requests = StatusRpcs(context), RequestRpcs(context)
+        watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
+        pull, orphans = PullRpcs(context), OrphanRpcs(context)
+        self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]] = {
+            "StartManager": (pb.StartManagerRequest, requests.start_manager),
+            "StopManager": (pb.StopManagerRequest, requests.stop_manager),
+            "GetStatus": (pb.GetStatusRequest, status.get_status),
+            "ListInstances": (pb.ListInstancesRequest, status.list_instances),
+            "GetInstance": (pb.GetInstanceRequest, status.get_instance),
+            "Update": (pb.UpdateRequest, requests.update),
+            "Restart": (pb.RestartRequest, requests.restart),
+            "ListEvents": (pb.ListEventsRequest, events.list_events),
+            "Upgrade": (pb.UpgradeRequest, requests.upgrade),
+            "Die": (pb.DieRequest, requests.die),
+        }
+        self._streams: dict[
+            str, tuple[type[Message], Callable[[Any, Caller], AsyncIterator[Message | bytes]]]
+        ] = {
+            "WatchStatus": (pb.WatchStatusRequest, watch.watch_status),
+            "TailLogs": (pb.TailLogsRequest, logs.tail_logs),
+            "WatchEvents": (pb.WatchEventsRequest, events.watch_events),
+            "DockerPull": (pb.DockerPullRequest, pull.docker_pull),
+            "RemoveOrphans": (pb.RemoveOrphansRequest, orphans.remove_orphans),
+        }
+        missing = {method.name for method in SERVICE.methods} ^ {*self._unary, *self._streams}
+        assert not missing, f"the contract and the handlers differ in {missing}"
 
-    status, requests = StatusRpcs(context), RequestRpcs(context)
-    watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
-    pull, orphans = PullRpcs(context), OrphanRpcs(context)
-    methods = {
-        "StartManager": unary(pb.StartManagerRequest, requests.start_manager),
-        "StopManager": unary(pb.StopManagerRequest, requests.stop_manager),
-        "GetStatus": unary(pb.GetStatusRequest, status.get_status),
-        "ListInstances": unary(pb.ListInstancesRequest, status.list_instances),
-        "GetInstance": unary(pb.GetInstanceRequest, status.get_instance),
-        "WatchStatus": _stream(pb.WatchStatusRequest, watch.watch_status),
-        "Update": unary(pb.UpdateRequest, requests.update),
-        "Restart": unary(pb.RestartRequest, requests.restart),
-        "TailLogs": _stream(pb.TailLogsRequest, logs.tail_logs),
-        "ListEvents": unary(pb.ListEventsRequest, events.list_events),
-        "WatchEvents": _stream(pb.WatchEventsRequest, events.watch_events),
-        "Upgrade": unary(pb.UpgradeRequest, requests.upgrade),
-        "Die": unary(pb.DieRequest, requests.die),
-        "DockerPull": _stream(pb.DockerPullRequest, pull.docker_pull),
-        "RemoveOrphans": _stream(pb.RemoveOrphansRequest, orphans.remove_orphans),
-    }
-    missing = {method.name for method in SERVICE.methods} ^ set(methods)
-    assert not missing, f"the contract and the handlers differ in {missing}"
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+    def handlers(self, quotas: Quotas, calls: UnaryCalls) -> grpc.GenericRpcHandler:
+        """The handlers of one server, whose clients share `quotas`; unary calls are counted in `calls`."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for name, (request_type, answer) in self._unary.items():
+            paced = _one_at_a_time(answer, LARGE_CHANGES.get(name, _never), quotas.large_changes)
+            paced = _one_at_a_time(paced, LARGE_LISTS.get(name, _never), quotas.large_lists)
+            methods[name] = _unary(request_type, paced, LONG_CALLS.get(name, _never), quotas, calls)
+        for name, (request_type, follow) in self._streams.items():
+            methods[name] = _stream(request_type, follow, quotas)
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _one_at_a_time(
+    answer: Callable[[Any], Awaitable[Message]], is_large: Callable[[Any], bool], turns: Turns
+) -> Callable[[Any], Awaitable[Message]]:
+    """The same answer, in turn when the request is large."""
+
+    async def paced(request: Any) -> Message:
+        if not is_large(request):
+            return await answer(request)
+        async with turns:
+            return await answer(request)
+
+    return paced
 
 
 def _unary(
-    request_type: type[Request], answer: Callable[[Request], Awaitable[Message]], calls: UnaryCalls
+    request_type: type[Message],
+    answer: Callable[[Any], Awaitable[Message]],
+    is_long: Callable[[Any], bool],
+    quotas: Quotas,
+    calls: UnaryCalls,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def call(data: bytes, context: ServicerContext) -> Message:
         with calls:
             try:
-                return await answer(read_request(request_type, data))
+                request = parse_request(request_type, data)
+                if not is_long(request):
+                    return await answer(request)
+                with quotas.long_calls.hold(client_of(context.peer())):
+                    answered = await answer(request)
+                async with quotas.answers:  # many may have waited for the same
+                    return answered
             except Exception as error:
-                await abort(context, error)
+                await abort(context, error, quotas)
                 raise  # not reached: abort raises
 
     return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
 
 
 def _stream(
-    request_type: type[Request], answer: Callable[[Request, str], AsyncIterator[Message | bytes]]
+    request_type: type[Message],
+    answer: Callable[[Any, Caller], AsyncIterator[Message | bytes]],
+    quotas: Quotas,
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(data: bytes, context: ServicerContext) -> AsyncIterator[Message | bytes]:
+    async def call(_: object, context: ServicerContext) -> AsyncIterator[Message | bytes]:
+        caller = Caller(client_of(context.peer()), quotas)
         try:
-            async for message in answer(read_request(request_type, data), context.peer()):
-                yield message
+            with quotas.streams.hold(caller.client):
+                async for message in answer(await read_request(context, request_type), caller):
+                    yield message
         except Exception as error:
-            await abort(context, error)
+            await abort(context, error, quotas)
 
-    return grpc.unary_stream_rpc_method_handler(call, response_serializer=_serialize)
-
-
-def read_request(request_type: type[Request], data: bytes) -> Request:
-    """Read a request. Raises RpcError when the bytes are no such message.
-
-    Handlers read requests themselves: a failure in gRPC's deserializer reaches the client as UNKNOWN, and the
-    log as a traceback.
-    """
-    try:
-        return request_type.FromString(data)
-    except DecodeError as error:
-        name = request_type.DESCRIPTOR.full_name
-        raise invalid(f"cannot read the request: it is no valid {name} message") from error
+    return stream_handler(call, _serialize)
 
 
 def _serialize(message: Message | bytes) -> bytes:
     # What many readers get alike comes serialized already.
     return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-async def abort(context: ServicerContext, error: Exception) -> None:
-    """End the call with the error's status; a bug gets a generic text, its traceback goes to the log."""
-    if not isinstance(error, RpcError):
-        log.error("a call failed by a bug of the daemon", exc_info=error)
-        error = internal()
-    sent = trailers(error)
-    await context.abort(error.code, sent.message, sent.metadata)

@@ -6,6 +6,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.caller import check_id, check_ids, check_token
 from hostmanager_server.rpc.context import Context, page_size
 from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
 from hostmanager_server.rpc.pieces import in_pieces
@@ -35,6 +36,8 @@ class StatusRpcs:
         context = self._context
         size = page_size(request.page_size, DEFAULT_PAGE)
         snapshot = context.store.snapshot()
+        check_ids(request.instance_ids, "instance_ids", snapshot.instances)
+        check_token(request.page_token, "page_token")
         ids = sorted(chosen(snapshot, list(request.instance_ids)))
         if request.page_token:
             after = _read_page_token(request.page_token)
@@ -63,6 +66,7 @@ def find(snapshot: Snapshot, instance_id: str) -> str:
     """The id, when there is such an instance. Raises RpcError otherwise."""
     if not instance_id:
         raise invalid("name an instance_id", Violation("instance_id", "must not be empty"))
+    check_id(instance_id, "instance_id", snapshot.instances)
     if instance_id not in snapshot.instances:
         text = no_instance(instance_id)
         raise unknown_instances([Violation("instance_id", text)])

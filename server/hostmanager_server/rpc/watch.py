@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.caller import Caller, check_token
 from hostmanager_server.rpc.context import Context, heartbeat_interval
+from hostmanager_server.rpc.hub import Watcher
 from hostmanager_server.rpc.pieces import in_pieces
-from hostmanager_server.store import Changes
-
-_Reason = pb.StatusSnapshot.Reason
+from hostmanager_server.rpc.snapshots import Piece, Reason, SnapshotPieces
+from hostmanager_server.store import Changes, Snapshot
 
 
 class WatchRpcs:
@@ -22,37 +23,78 @@ class WatchRpcs:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._pieces = SnapshotPieces(context)
         self._shared_revision = 0
         self._shared: dict[int, tuple[bytes, ...]] = {}  # by cursor, up to _shared_revision
 
-    async def watch_status(self, request: pb.WatchStatusRequest, peer: str) -> AsyncIterator[bytes]:
+    async def watch_status(self, request: pb.WatchStatusRequest, caller: Caller) -> AsyncIterator[bytes]:
         context = self._context
         silence = heartbeat_interval(request.heartbeat_interval, request.HasField("heartbeat_interval"))
-        wanted = frozenset(request.instance_ids)
         cursor, reason = self._start(request.resume_token)
-        with context.hub.watcher(peer, silence) as watcher:
-            while True:
-                if cursor is None:
-                    for piece in self._snapshot(wanted, reason):
-                        yield piece.SerializeToString()
-                        cursor = piece.revision
-                    watcher.sent()
-                    reason = pb.StatusSnapshot.REASON_SLOW_CONSUMER
-                    continue
-                if not await watcher.wait(cursor):
-                    yield self._heartbeat(cursor)
-                    continue
-                changes = context.store.changes_since(cursor)
-                if changes is None:
-                    cursor = None
-                    continue
-                for message in self._delta(cursor, changes, wanted):
+        known = context.store.snapshot().instances
+        filtered = caller.filter(request.instance_ids, known)
+        del request, known  # they are not to live as long as the stream
+        async with filtered as wanted:
+            with context.hub.watcher(silence) as watcher:
+                async for message in self._follow(caller, cursor, reason, wanted, watcher):
                     yield message
-                    watcher.sent()
-                cursor = changes.revision
 
-    def _start(self, resume_token: str) -> tuple[int | None, _Reason.ValueType]:
+    async def _follow(
+        self,
+        caller: Caller,
+        cursor: int | None,
+        reason: Reason.ValueType,
+        wanted: frozenset[str],
+        watcher: Watcher,
+    ) -> AsyncIterator[bytes]:
+        context = self._context
+        while True:
+            if cursor is None:
+                snapshot, after = context.store.snapshot(), None
+                while cursor is None:
+                    piece = await self._piece(caller, snapshot, wanted, reason, after)
+                    yield piece.message
+                    after = piece.through
+                    if after is None:
+                        cursor = snapshot.revision
+                del snapshot, piece
+                watcher.sent()
+                reason = pb.StatusSnapshot.REASON_SLOW_CONSUMER
+                continue
+            if not await watcher.wait(cursor):
+                yield self._heartbeat(cursor)
+                continue
+            changes = context.store.changes_since(cursor)
+            if changes is None:
+                cursor = None
+                continue
+            revision = changes.revision
+            messages = await self._delta(caller, cursor, changes, wanted)
+            del changes
+            for message in messages:
+                yield message
+                watcher.sent()
+            cursor = revision
+
+    async def _piece(
+        self,
+        caller: Caller,
+        snapshot: Snapshot,
+        wanted: frozenset[str],
+        reason: Reason.ValueType,
+        after: str | None,
+    ) -> Piece:
+        """The next piece of a snapshot; one that has to be made waits for its turn."""
+        piece = None if wanted else self._pieces.kept(snapshot, reason, after)
+        if piece is not None:
+            return piece
+        async with caller.quotas.messages:
+            piece = None if wanted else self._pieces.kept(snapshot, reason, after)
+            return piece or self._pieces.make(snapshot, wanted, reason, after)
+
+    def _start(self, resume_token: str) -> tuple[int | None, Reason.ValueType]:
         """The cursor to go on from, or None and the reason for a snapshot."""
+        check_token(resume_token, "resume_token")
         if not resume_token:
             return None, pb.StatusSnapshot.REASON_INITIAL
         epoch, revision = convert.read_token(resume_token)
@@ -74,34 +116,13 @@ class WatchRpcs:
         message.heartbeat.SetInParent()
         return message.SerializeToString()
 
-    def _snapshot(
-        self, wanted: frozenset[str], reason: _Reason.ValueType
-    ) -> Iterator[pb.WatchStatusResponse]:
-        """The pieces. All are of one revision, made as they are sent, so that a stalled reader holds one."""
-        context = self._context
-        snapshot = context.store.snapshot()
-        ids = sorted(i for i in snapshot.instances if not wanted or i in wanted)
-        lists = in_pieces(context.convert(snapshot.instances[i], context.now()) for i in ids)
-        instances: list[pb.ManagedInstance] | None = next(lists, [])
-        first = True
-        while instances is not None:
-            following = next(lists, None)
-            message = self._message(snapshot.revision)
-            piece = message.snapshot
-            piece.reason = reason
-            piece.first, piece.last = first, following is None
-            if not piece.last:
-                message.resume_token = ""  # whoever leaves off here lacks the rest: nothing to resume from
-            if piece.first:
-                piece.manager.CopyFrom(convert.manager_status(snapshot.manager, context.daemon))
-            piece.instances.extend(instances)
-            yield message
-            instances, first = following, False
-
-    def _delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
+    async def _delta(
+        self, caller: Caller, cursor: int, changes: Changes, wanted: frozenset[str]
+    ) -> tuple[bytes, ...]:
         """The messages that bring a reader from its cursor to the changes' revision; none: nothing for it."""
         if wanted:
-            return self._make_delta(cursor, changes, wanted)
+            async with caller.quotas.messages:
+                return self._make_delta(cursor, changes, wanted)
         if changes.revision != self._shared_revision:
             self._shared_revision = changes.revision
             self._shared.clear()

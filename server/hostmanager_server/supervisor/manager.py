@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import Kind, Note, Severity, listed
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus
@@ -85,7 +85,7 @@ class Manager:
         if config is None:
             known = set(self._engine.instances)
         elif config.spec is not None:
-            known = self._ids(config.spec, catalog)
+            known = self.ids_of(config.spec, catalog)
         _raise_if(plan.check_targets(known, changes))
 
         moment = self._now()
@@ -110,8 +110,10 @@ class Manager:
         changes: Sequence[TargetChange],
         validate_only: bool,
         catalog: Catalog | None = None,
+        ids: set[str] | None = None,
     ) -> Accepted:
-        """Take the config, when there is one, then the changes, in order; all or nothing."""
+        """Take the config, when there is one, then the changes, in order; all or nothing. `ids` are those
+        that the config makes, when they are known already."""
         if self._manager.state is not ManagerState.RUNNING:
             raise WrongStateError("update", self._manager.state, "start it with StartManager")
         known = {i.instance_id for i in self._engine.instances.values() if not i.retired}
@@ -121,7 +123,7 @@ class Manager:
                     raise ConfigError(config.file, config.problems)
                 self._reject(config)
             assert config.spec is not None
-            known = self._ids(config.spec, catalog)
+            known = self.ids_of(config.spec, catalog) if ids is None else ids
         _raise_if(plan.check_targets(known, changes))
         warnings = config.problems if config is not None else ()
         if validate_only:
@@ -144,7 +146,7 @@ class Manager:
             _raise_if(plan.check_restart(instances, instance_ids))
             chosen = list(dict.fromkeys(instance_ids))
         changed = plan.restart(instances, chosen)
-        message = f"restart of {', '.join(chosen) or 'nothing'}"
+        message = f"restart of {listed(chosen) or 'nothing'}"
         self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
         return Accepted(self._engine.publish(), {i: changed[i].generation for i in chosen})
 
@@ -225,7 +227,8 @@ class Manager:
         self._engine.publish()
         raise ConfigError(config.file, config.problems)
 
-    def _ids(self, site: HostSpec, catalog: Catalog | None) -> set[str]:
+    def ids_of(self, site: HostSpec, catalog: Catalog | None) -> set[str]:
+        """The instances that a site config makes with these compose services (None: those that are known)."""
         return {spec.instance_id for spec in with_services(site, catalog or self._catalog).instances}
 
     def _take_config(self, config: Config, catalog: Catalog | None, moment: Instant) -> None:
@@ -309,7 +312,7 @@ class Manager:
         if not changes:
             return {}
         changed = plan.set_targets(self._engine.instances, changes)
-        asked = ", ".join(f"{change.who} {change.target.value}" for change in changes)
+        asked = listed([f"{change.who} {change.target.value}" for change in changes])
         self._engine.apply(changed, [Note(Kind.REQUEST, "Update", f"targets: {asked}", moment)])
         return {instance_id: instance.generation for instance_id, instance in changed.items()}
 

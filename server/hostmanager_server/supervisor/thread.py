@@ -21,6 +21,7 @@ from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import Manager
 from hostmanager_server.supervisor.memory import Journal, Left
+from hostmanager_server.supervisor.readings import Reading, Readings, update_from
 from hostmanager_server.supervisor.requests import Accepted, answer
 from hostmanager_server.supervisor.site import Config
 from hostmanager_server.threads import name_this_thread
@@ -38,10 +39,10 @@ class Supervisor:
     """Runs the engine on a thread of its own. Every method may be called from any thread and returns at once;
     a future fails with a RequestError when the request is rejected.
 
-    `load_config` is called on a thread of its own for each reload, one at a time, and so is `keep_config`
-    with each config that was taken. `on_failure` is called on the supervisor's thread should that end by a
-    bug; the daemon is of no use from then on. An answer to a request comes when the journal has all that
-    was asked for on disk. `left` is what an earlier daemon left behind.
+    `load_config` is called on a thread of its own, once for all reloads that wait for it, and so is
+    `keep_config` with each config that was taken. `on_failure` is called on the supervisor's thread should
+    that end by a bug; the daemon is of no use from then on. An answer to a request comes when the journal
+    has all that was asked for on disk. `left` is what an earlier daemon left behind.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Supervisor:
             driver = ByWorkload(driver, self._services)
         self._engine.driver = driver
         self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
+        self._readings = Readings(self._read, self._loader)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         manage = self._services.manage if self._services is not None else None
         self._manager = Manager(self._engine, store, journal, now, left, manage)
@@ -104,9 +106,10 @@ class Supervisor:
     ) -> Future[Accepted]:
         """Start the manager. `tolerant`: a config with errors is not a reason to refuse; the manager then
         runs with no instances until a reload finds a good one."""
+        if not reload_config:
+            return self._call(lambda: self._manager.start(None, changes, tolerant))
         return self._with_config(
-            reload_config,
-            lambda config, catalog: self._manager.start(config, changes, tolerant, catalog),
+            lambda reading: self._manager.start(reading.config, changes, tolerant, reading.catalog)
         )
 
     def stop_manager(self, disown: Collection[Management] = ()) -> Future[Accepted]:
@@ -124,9 +127,12 @@ class Supervisor:
         validate_only: bool = False,
     ) -> Future[Accepted]:
         """Change targets, in order, after reading the config anew if asked to. All or nothing."""
+        if not reload_config:
+            return self._call(
+                lambda: self._manager.update(None, changes, validate_only), changes_state=not validate_only
+            )
         return self._with_config(
-            reload_config,
-            lambda config, catalog: self._manager.update(config, changes, validate_only, catalog),
+            lambda reading: update_from(self._manager, reading, changes, validate_only),
             taken=not validate_only,
         )
 
@@ -155,7 +161,7 @@ class Supervisor:
         """Run `callback` on the supervisor's thread, in its turn."""
         self._loop.call_soon(callback)
 
-    def _call(self, request: Callable[[], T], *, wait_for_disk: bool = True) -> Future[T]:
+    def _call(self, request: Callable[[], T], *, changes_state: bool = True) -> Future[T]:
         future: Future[T] = Future()
 
         def run() -> None:
@@ -163,46 +169,49 @@ class Supervisor:
                 return  # whoever asked has left before it was begun
             try:
                 result = request()
-                stored = self._manager.save()
+                stored = self._manager.save() if changes_state else None
             except BaseException as error:  # whoever asked is told, whatever it is
                 future.set_exception(error)
             else:
-                answer(future, result, stored if wait_for_disk else None)
+                answer(future, result, stored)
 
         self._loop.call_soon(run)
         return future
 
-    def _with_config(
-        self,
-        reload_config: bool,
-        request: Callable[[Config | None, Catalog | None], Accepted],
-        *,
-        taken: bool = True,
-    ) -> Future[Accepted]:
-        if not reload_config:
-            return self._call(lambda: request(None, None), wait_for_disk=taken)
+    def _with_config(self, request: Callable[[Reading], Accepted], *, taken: bool = True) -> Future[Accepted]:
         future: Future[Accepted] = Future()
 
-        def load() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                config = self._load_config()
-                catalog = self._services.load() if self._services is not None else None
-            except BaseException as error:  # whoever asked is told, whatever it is
+        def read(done: Future[Reading]) -> None:
+            if done.cancelled() or not future.set_running_or_notify_cancel():
+                return  # whoever asked has left before it was begun
+            error = done.exception()
+            if error is not None:
                 future.set_exception(error)
                 return
+            reading = done.result()
 
-            def done(answered: Future[Accepted]) -> None:
-                if taken and config.ok and answered.exception() is None:
+            def answered(outcome: Future[Accepted]) -> None:
+                if taken and reading.config.ok and outcome.exception() is None:
                     with suppress(RuntimeError):  # the daemon is ending
-                        self._loader.submit(self._keep_config, config)
-                _copy(answered, future)
+                        self._loader.submit(self._keep, reading)
+                _copy(outcome, future)
 
-            self._call(lambda: request(config, catalog), wait_for_disk=taken).add_done_callback(done)
+            self._call(lambda: request(reading), changes_state=taken).add_done_callback(answered)
 
-        self._loader.submit(load)
+        reading = self._readings.next()
+        future.add_done_callback(lambda left: left.cancelled() and reading.cancel())
+        reading.add_done_callback(read)
         return future
+
+    def _read(self) -> Reading:
+        config = self._load_config()
+        return Reading(config, self._services.load() if self._services is not None else None)
+
+    def _keep(self, reading: Reading) -> None:
+        """On the loader's thread: keep a copy, once."""
+        if not reading.kept:
+            reading.kept = True
+            self._keep_config(reading.config)
 
     def _take_journal_problem(self, problem: str) -> None:
         self._loop.call_soon(lambda: self._manager.take_journal_problem(problem))

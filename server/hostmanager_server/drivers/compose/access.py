@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 from docker.errors import DockerException
@@ -14,6 +15,9 @@ from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import PullItem
 from hostmanager_server.drivers.compose.pull import Ended, Pull
 from hostmanager_server.drivers.compose.puller import Puller
+from hostmanager_server.threads import name_this_thread
+
+_LOG_THREADS = 16
 
 
 class EngineAccess:
@@ -23,6 +27,8 @@ class EngineAccess:
         self._connect = connect
         self._puller = Puller(connect)
         self._remover = Remover(connect)
+        # An engine that does not answer holds these up, and nothing else.
+        self._log_threads = ThreadPoolExecutor(_LOG_THREADS, "hm-logs", name_this_thread, ("hm-logs",))
 
     def problem(self) -> str:
         """Why the engine cannot be used; empty when it can."""
@@ -53,9 +59,10 @@ class EngineAccess:
         self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
     ) -> AsyncGenerator[list[OutputLine], None]:
         """See logs.read_logs. To be iterated on an event loop."""
-        return read_logs(self._connect, containers, lines, follow)
+        return read_logs(self._connect, containers, lines, follow, self._log_threads)
 
     def close(self) -> None:
         """Stop what runs. Blocks until it has ended."""
         self._puller.close()
         self._remover.close()
+        self._log_threads.shutdown(wait=False, cancel_futures=True)

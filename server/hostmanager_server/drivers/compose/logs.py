@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from http import HTTPStatus
 
 import requests
@@ -19,6 +20,7 @@ from hostmanager_server.threads import name_this_thread
 
 _THREAD = "hm-logs"
 _BATCH = 500  # lines
+_BATCH_SIZE = 64 * 1024  # characters
 _CALL_WITHIN = 10.0  # s for the engine to begin an answer
 _AGAIN = 0.2  # s before a container that still runs is asked again, and between looks at threads that end
 _BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
@@ -28,21 +30,26 @@ Connect = Callable[[], Connection]
 
 
 async def read_logs(
-    connect: Connect, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+    connect: Connect,
+    containers: AsyncIterator[Sequence[str]],
+    lines: int,
+    follow: bool,
+    threads: Executor | None = None,
 ) -> AsyncGenerator[Batch, None]:
     """The last `lines` lines of a service's containers, then with `follow` what they write, and what those
     write that come after them, in batches.
 
     `containers` gives the ids of the service's containers now, and again whenever anything became of them.
     The lines of several replicas come as they are read, those of each in its order. A slow consumer holds the
-    reading up. Raises LogsError. To be closed (`aclose`) when it is left before its end.
+    reading up. What there is already is read on one of the `threads` (None: the event loop's own), a batch
+    at a time. Raises LogsError. To be closed (`aclose`) when it is left before its end.
     """
     ids = await anext(containers, ())
     places: dict[str, Place] = {}
     for index, container in enumerate(ids):
         share = (lines + len(ids) - 1 - index) // len(ids)  # together they have what was asked for
         place = places[container] = Place(tail=max(1, share))  # one tells where to go on from
-        async for batch in _so_far(connect, container, place, whole=not follow):
+        async for batch in _so_far(connect, container, place, threads, whole=not follow):
             if share:
                 yield batch
         place.tail = None
@@ -76,11 +83,14 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
     return await anext(containers, None)
 
 
-async def _so_far(connect: Connect, container: str, place: Place, *, whole: bool) -> AsyncIterator[Batch]:
+async def _so_far(
+    connect: Connect, container: str, place: Place, threads: Executor | None, *, whole: bool
+) -> AsyncIterator[Batch]:
     """What the container has written up to now."""
+    loop = asyncio.get_running_loop()
     request = _Request(connect, container, place, follow=False, whole=whole)
     try:
-        while (batch := await asyncio.to_thread(request.next_batch)) is not None:
+        while (batch := await loop.run_in_executor(threads, request.next_batch)) is not None:
             if batch:
                 yield batch
     finally:
@@ -135,13 +145,20 @@ class _Request:
             stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
             whole = self._whole or not found["State"]["Running"]
             batch: Batch = []
+            size = 0
             for chunk in connection.output(
                 self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
             ):
-                batch += [line for m in stream.feed(chunk) if fresh(m) for line in place.take(m)]
-                if batch and (self._follow or len(batch) >= _BATCH):
+                for message in stream.feed(chunk):
+                    if fresh(message):
+                        batch += (taken := place.take(message))
+                        size += sum(len(line.text) for line in taken)
+                    if len(batch) >= _BATCH or size >= _BATCH_SIZE:
+                        yield batch
+                        batch, size = [], 0
+                if batch and self._follow:
                     yield batch
-                    batch = []
+                    batch, size = [], 0
             if whole:
                 batch += place.lines.flush()
             yield batch

@@ -1,0 +1,480 @@
+"""What clients can make grow is bounded, and another client is answered all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_client.address import parse_address
+from hostmanager_client.reserve import address_with_room, admin_address
+from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.spec import HostSpec
+from hostmanager_server.rpc.joined import Joined
+from hostmanager_server.rpc.limits import Limits, Quotas, Share, Turns
+from hostmanager_server.rpc.listen import parse_listen
+from hostmanager_server.rpc.options import server_options
+
+from tests.in_memory import ReadConfig
+from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, spec, until, up
+
+CODE = grpc.StatusCode
+LONG = "x" * 81
+MANY = [f"i{n}" for n in range(1001)]
+
+
+async def answered(h: House) -> None:
+    """Another client, on a connection of its own, has an answer."""
+    assert await h.stub().GetStatus(pb.GetStatusRequest())
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("Update", pb.UpdateRequest(requests=up(*MANY)), "requests"),
+        ("Update", pb.UpdateRequest(requests=up(*MANY), reload_config=True), "requests"),
+        ("StartManager", pb.StartManagerRequest(requests=up(*MANY)), "requests"),
+        ("Restart", pb.RestartRequest(instance_ids=MANY), "instance_ids"),
+        ("ListInstances", pb.ListInstancesRequest(instance_ids=MANY), "instance_ids"),
+        ("ListEvents", pb.ListEventsRequest(instance_ids=MANY), "instance_ids"),
+        ("WatchStatus", pb.WatchStatusRequest(instance_ids=MANY), "instance_ids"),
+        ("WatchEvents", pb.WatchEventsRequest(instance_ids=MANY), "instance_ids"),
+        ("DockerPull", pb.DockerPullRequest(instance_ids=MANY), "instance_ids"),
+        ("RemoveOrphans", pb.RemoveOrphansRequest(container_ids=MANY), "container_ids"),
+    ],
+)
+def test_a_request_with_more_than_a_thousand_ids_is_refused(
+    tmp_path: Path, method: str, request_: Any, field: str
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            call = getattr(h.stub(), method)(request_)
+            error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+            assert error.code is CODE.INVALID_ARGUMENT
+            assert error.metadata == {"limit": "max-ids-per-request", "value": "1000"}
+            assert "1001" in error.message
+            assert list(error.violations) == [field]
+
+    run(play())
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("Update", pb.UpdateRequest(requests=up("a", LONG)), "requests[1].instance_id"),
+        ("Restart", pb.RestartRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("GetInstance", pb.GetInstanceRequest(instance_id=LONG), "instance_id"),
+        ("ListInstances", pb.ListInstancesRequest(instance_ids=["a", LONG]), "instance_ids[1]"),
+        ("ListInstances", pb.ListInstancesRequest(page_token="after:" + "x" * 2000), "page_token"),
+        ("ListEvents", pb.ListEventsRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("ListEvents", pb.ListEventsRequest(page_token="x" * 2000), "page_token"),
+        ("WatchStatus", pb.WatchStatusRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("WatchStatus", pb.WatchStatusRequest(resume_token="x" * 2000), "resume_token"),
+        ("WatchEvents", pb.WatchEventsRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("WatchEvents", pb.WatchEventsRequest(resume_token="x" * 2000), "resume_token"),
+        ("TailLogs", pb.TailLogsRequest(instance_id=LONG), "instance_id"),
+        ("DockerPull", pb.DockerPullRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("RemoveOrphans", pb.RemoveOrphansRequest(container_ids=[LONG]), "container_ids[0]"),
+        ("Die", pb.DieRequest(expected_epoch="x" * 2000), "expected_epoch"),
+        ("Upgrade", pb.UpgradeRequest(expected_epoch="x" * 2000), "expected_epoch"),
+    ],
+)
+def test_a_text_that_no_instance_can_have_is_refused_and_not_repeated(
+    tmp_path: Path, method: str, request_: Any, field: str
+) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            call = getattr(h.stub(), method)(request_)
+            error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+            assert error.code is CODE.INVALID_ARGUMENT
+            assert error.metadata["limit"] in ("max-id-characters", "max-token-characters")
+            assert list(error.violations) == [field]
+            assert len(error.message) < 300
+
+    run(play())
+
+
+def test_an_instance_with_a_longer_id_can_be_used(tmp_path: Path) -> None:
+    """Compose services may have longer names than the site config allows."""
+    name = "service-" * 12
+
+    async def play() -> None:
+        async with house(tmp_path, [spec(name)]) as h:
+            stub = h.stub()
+            assert (await stub.GetInstance(pb.GetInstanceRequest(instance_id=name))).instance
+            await stub.Update(pb.UpdateRequest(requests=up(name)))
+            watch: Any = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=[name]))
+            assert [i.instance_id for i in (await watch.read()).snapshot.instances] == [name]
+
+    run(play())
+
+
+def test_a_thousand_ids_of_eighty_characters_are_accepted(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            ids = [f"{n:04}" + "\U0001f52d" * 76 for n in range(1000)]  # four bytes each
+            watch: Any = h.stub().WatchStatus(pb.WatchStatusRequest(instance_ids=ids))
+            assert (await watch.read()).snapshot.last
+
+    run(play())
+
+
+def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
+    limits = Limits(filter_bytes=Share(1024**2, 400_000))
+
+    async def play() -> None:
+        async with house(tmp_path, limits=limits) as h:
+            stub = h.stub()
+            request = pb.WatchStatusRequest(instance_ids=[f"{n:080}" for n in range(1000)])
+            streams = [stub.WatchStatus(request) for _ in range(20)]
+            ends = await asyncio.gather(*(s.read() for s in streams), return_exceptions=True)
+            errors = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+            assert 0 < len(errors) < 20
+            for error in errors:
+                assert error.code() is CODE.RESOURCE_EXHAUSTED
+                assert "max-filter-bytes-per-client=400000" in (error.details() or "")
+            assert 0 < h.server.quotas[0].filter_bytes.held <= 400_000
+            # Instances that there are cost next to nothing, and no filter nothing.
+            assert await stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["a", "b"])).read()
+            assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
+            for stream in streams:
+                stream.cancel()
+            await until(lambda: h.server.quotas[0].filter_bytes.held < 1000)
+
+    run(play())
+
+
+def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
+    requests: dict[str, Any] = {
+        "WatchStatus": pb.WatchStatusRequest(instance_ids=["a", "kept"]),
+        "WatchEvents": pb.WatchEventsRequest(instance_ids=["kept"], resume_token="e0.0"),
+        "TailLogs": pb.TailLogsRequest(instance_id="a", follow=True, lines=77),
+    }
+
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            channel = h.channel()
+            streams = []
+            for name, request in requests.items():
+                method = channel.unary_stream(
+                    f"/hostmanager.v1.HostManagerService/{name}",
+                    request_serializer=bytes, response_deserializer=bytes,
+                )  # fmt: skip
+                streams.append(method(request.SerializeToString()))
+                await streams[-1].read()
+            gc.collect()
+            wanted = tuple(type(request) for request in requests.values())
+            held = [o for o in gc.get_objects() if isinstance(o, wanted) and o in requests.values()]
+            assert len(held) == len(requests), "those of this test alone"
+            for stream in streams:
+                stream.cancel()
+
+    run(play())
+
+
+def _reflection(channel: Any) -> Any:
+    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        await asyncio.Event().wait()
+
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    return stub.ServerReflectionInfo(requests())
+
+
+def _health(channel: Any) -> Any:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return stub.Watch(health_pb2.HealthCheckRequest())
+
+
+def _status(channel: Any) -> Any:
+    return pb_grpc.HostManagerServiceStub(channel).WatchStatus(pb.WatchStatusRequest())
+
+
+@pytest.mark.parametrize("opened", [_reflection, _health, _status])
+def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Path, opened: Any) -> None:
+    async def play() -> None:
+        async with house(tmp_path, limits=Limits(watchers=3, watchers_per_client=2)) as h:
+            channel = h.channel()
+            streams = [opened(channel) for _ in range(2)]
+            for stream in streams:
+                await stream.read()
+            for more in (_reflection, _health, _status):
+                error = await refused(more(channel).read())
+                assert error.code is CODE.RESOURCE_EXHAUSTED
+                assert error.metadata == {"limit": "max-watchers-per-client", "value": "2"}
+            await answered(h)
+            streams.pop().cancel()
+            await until(lambda: h.watchers == 1)
+            another = opened(channel)
+            await another.read()
+            streams.append(another)
+            closing = asyncio.ensure_future(h.server.stop())
+            for stream in streams:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await messages(stream)
+                assert caught.value.code() is CODE.UNAVAILABLE
+            await closing
+            assert h.watchers == 0
+
+    run(play())
+
+
+def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path, limits=Limits(log_streams=Share(3, 2))) as h:
+            stub = h.stub()
+            request = pb.TailLogsRequest(instance_id="a", follow=True)
+            for _ in range(2):
+                await stub.TailLogs(request).read()
+            error = await refused(stub.TailLogs(request).read())
+            assert error.metadata == {"limit": "max-log-streams-per-client", "value": "2"}
+            assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
+
+    run(play())
+
+
+def test_a_client_that_takes_everything_leaves_the_admins_their_places(tmp_path: Path) -> None:
+    limits = Limits(connections=2, watchers=3, watchers_per_client=3, log_streams=Share(1, 1))
+
+    async def play() -> None:
+        async with house(tmp_path, limits=limits) as h:
+            held = [h.stub() for _ in range(2)]
+            for stub in held:
+                await stub.GetStatus(pb.GetStatusRequest())
+            streams: list[Any] = [held[0].WatchStatus(pb.WatchStatusRequest()) for _ in range(3)]
+            for stream in streams:
+                await stream.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await h.stub().GetStatus(pb.GetStatusRequest())
+            assert caught.value.code() is CODE.UNAVAILABLE
+            channel = h.channel(f"{h.address}-admin")
+            admin = pb_grpc.HostManagerServiceStub(channel)
+            assert (await admin.GetStatus(pb.GetStatusRequest())).child_states
+            await admin.Update(pb.UpdateRequest(requests=up("a")))
+            assert await admin.WatchStatus(pb.WatchStatusRequest()).read()
+            assert await admin.TailLogs(pb.TailLogsRequest(instance_id="a")).read()
+            assert await _health(channel).read()
+
+    run(play())
+
+
+def test_the_command_line_goes_to_the_admins_socket_when_the_other_is_full(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path, limits=Limits(connections=1)) as h:
+            address = parse_address(h.address)
+            await h.stub().GetStatus(pb.GetStatusRequest())
+            found = await asyncio.to_thread(address_with_room, address)
+            assert str(found) == f"{h.address}-admin"
+            await h.channels[0].close()
+
+            async def first_has_room() -> bool:
+                return await asyncio.to_thread(address_with_room, address) == address
+
+            async with asyncio.timeout(PATIENCE):
+                while not await first_has_room():  # noqa: ASYNC110  # a socket has no event to tell of room
+                    await asyncio.sleep(0.01)
+
+    run(play())
+
+
+@pytest.mark.parametrize("name", ["hostmanager.sock", "lab.sock", "s", "my.hostmanager.sock", ".sock"])
+def test_server_and_client_agree_on_the_name_of_the_admins_socket(tmp_path: Path, name: str) -> None:
+    listen = parse_listen(f"unix:{tmp_path}/{name}", insecure=False).for_admins()
+    found = admin_address(parse_address(f"{tmp_path}/{name}"))
+    assert listen is not None
+    assert found is not None
+    assert listen.text == str(found)
+    assert listen.socket != tmp_path / name
+
+
+def test_a_path_without_room_for_the_admins_socket_has_none(tmp_path: Path) -> None:
+    path = f"/{'x' * 106}"
+    assert parse_listen(path, insecure=False).for_admins() is None
+    assert admin_address(parse_address(path)) is None
+
+
+def test_the_admins_socket_belongs_to_the_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            socket = tmp_path / "s-admin"
+            assert socket.stat().st_mode & 0o777 == 0o600
+            await h.server.stop()
+            assert not socket.exists()
+
+    run(play())
+
+
+def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            reads = []
+            gate = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def read() -> ReadConfig:
+                reads.append(h.config)
+                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
+                return h.config
+
+            h.supervisor._load_config = read
+            stub = h.stub()
+            check = pb.UpdateRequest(reload_config=True, validate_only=True)
+            calls = [asyncio.ensure_future(stub.Update(check))]
+            await until(lambda: len(reads) == 1)
+            h.config = ReadConfig(HostSpec("host", (spec("new"),)))
+            calls += [asyncio.ensure_future(stub.Update(check)) for _ in range(50)]
+            reload = pb.UpdateRequest(reload_config=True, requests=up("new"))
+            calls += [asyncio.ensure_future(stub.Update(reload)) for _ in range(20)]
+            await until(lambda: h.server.quotas[0].long_calls.held == 71)
+            await answered(h)
+            gate.set()
+            await asyncio.gather(*calls)
+            assert len(reads) == 2
+            events = await stub.ListEvents(pb.ListEventsRequest())
+            assert [e.reason for e in events.events].count("ConfigRead") == 2  # with that of the start
+
+    run(play())
+
+
+def test_a_broken_config_that_many_ask_for_is_told_once(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path) as h:
+            gate = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def read() -> ReadConfig:
+                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
+                return ReadConfig(None, (Problem(Severity.ERROR, "it is broken", "site.yaml"),))
+
+            h.supervisor._load_config = read
+            stub = h.stub()
+            reload = pb.UpdateRequest(reload_config=True)
+            calls = [asyncio.ensure_future(refused(stub.Update(reload))) for _ in range(20)]
+            await until(lambda: h.server.quotas[0].long_calls.held == 20)
+            gate.set()
+            errors = await asyncio.gather(*calls)
+            assert {error.reason for error in errors} == {"CONFIG_UNUSABLE"}
+            events = await stub.ListEvents(pb.ListEventsRequest())
+            assert [e.reason for e in events.events].count("ConfigRejected") <= 2
+
+    run(play())
+
+
+def test_calls_that_wait_are_bounded(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with house(tmp_path, limits=Limits(long_calls=Share(10, 5))) as h:
+            gate = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def read() -> ReadConfig:
+                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
+                return h.config
+
+            h.supervisor._load_config = read
+            stub = h.stub()
+            check = pb.UpdateRequest(reload_config=True, validate_only=True)
+            calls = [asyncio.ensure_future(stub.Update(check)) for _ in range(5)]
+            await until(lambda: h.server.quotas[0].long_calls.held == 5)
+            error = await refused(stub.Update(check))
+            assert error.metadata == {"limit": "max-long-calls-per-client", "value": "5"}
+            await stub.Update(pb.UpdateRequest(requests=up("a")))  # not one of them
+            gate.set()
+            await asyncio.gather(*calls)
+
+    run(play())
+
+
+def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
+    ids = [f"i{n:03}" for n in range(300)]
+
+    async def play() -> None:
+        async with house(tmp_path, [spec(i) for i in ids]) as h:
+            stub = h.stub()
+            await stub.Update(pb.UpdateRequest(requests=up(*ids)))
+            await stub.Restart(pb.RestartRequest(instance_ids=ids))
+            kinds = ("Update", "Restart")
+            listed = await stub.ListEvents(pb.ListEventsRequest(page_size=1000))
+            told = [e.message for e in listed.events if e.reason in kinds]
+            assert len(told) == 2
+            for message in told:
+                assert len(message) < 400
+                assert message.endswith("and 280 more")
+
+    run(play())
+
+
+def test_work_that_is_asked_for_at_once_is_done_once_more_and_not_again(tmp_path: Path) -> None:
+    async def play() -> None:
+        gate = asyncio.Event()
+        rounds: list[int] = []
+
+        async def work() -> int:
+            rounds.append(len(rounds))
+            number = len(rounds)
+            await gate.wait()
+            return number
+
+        joined = Joined(work)
+        first = asyncio.ensure_future(joined())
+        await until(lambda: len(rounds) == 1)
+        others = [asyncio.ensure_future(joined()) for _ in range(10)]
+        await asyncio.sleep(0)
+        others[0].cancel()
+        gate.set()
+        assert await first == 1
+        assert await asyncio.gather(*others[1:]) == [2] * 9
+        assert await joined() == 3
+
+    run(play())
+
+
+def test_between_two_turns_others_run() -> None:
+    async def play() -> None:
+        turns = Turns()
+        order: list[int] = []
+
+        async def piece(number: int) -> None:
+            async with turns:
+                order.append(number)
+
+        async def other() -> None:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            order.append(-1)
+
+        await asyncio.gather(*(piece(number) for number in range(50)), other())
+        assert sorted(order) == [-1, *range(50)]
+        assert [number for number in order if number >= 0] == list(range(50)), "in order of arrival"
+        assert order.index(-1) < 10
+
+    run(play())
+
+
+def test_every_name_of_a_limit_is_in_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    quotas = Quotas(Limits())
+    names = [q._name for q in (quotas.streams, quotas.log_streams, quotas.engine_streams,
+                               quotas.filter_bytes, quotas.long_calls)]  # fmt: skip
+    for name in (*names, "max-ids-per-request", "max-id-characters", "max-token-characters"):
+        assert f"`{name}`" in page
+
+
+def test_every_keepalive_has_the_time_out_that_grpc_heeds() -> None:
+    options = dict(server_options(Limits(), 1))
+    assert options["grpc.http2.ping_timeout_ms"] <= options["grpc.keepalive_time_ms"]
+
+
+def test_more_calls_may_wait_than_are_let_in() -> None:
+    """Beyond these gRPC answers CANCELLED, which a client takes for its own doing."""
+    options = dict(server_options(Limits(), 1))
+    assert options["grpc.server.max_pending_requests"] > Limits().calls
+    assert options["grpc.server.max_pending_requests_hard_limit"] > Limits().calls
