@@ -14,7 +14,16 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # An installed program has its bytecode; one that may not write it compiles itself at every start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from benchmarks import compose_all, compose_idle, compose_kill, reading, recovery, standing, supervision
+from benchmarks import (
+    compose_all,
+    compose_idle,
+    compose_kill,
+    hostile,
+    reading,
+    recovery,
+    standing,
+    supervision,
+)
 from benchmarks.table import NotHereError, Row, render
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -26,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "asking": standing.asking,
     "watchers": reading.watchers,
     "log": reading.log,
+    "hostile": hostile.hostile,
     "compose-idle": compose_idle.idle,
     "compose-kill": compose_kill.kill,
     "compose-all": compose_all.up_and_stop,
