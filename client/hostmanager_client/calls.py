@@ -13,6 +13,7 @@ from hostmanager_client.errors import InvalidRequest
 
 Response = TypeVar("Response", bound=Message)
 
+MAX_IDS = 1000  # that the daemon takes in one request
 PLAIN_TIMEOUT = 10.0  # s
 # Bringing everything down takes as long as the most stubborn instance: its stop graces in full.
 STOP_TIMEOUT = 120.0  # s
@@ -108,12 +109,14 @@ class EventListing:
 
 
 class InstancePages:
-    """The calls that make one listing of instances."""
+    """The calls that make one listing of instances. More ids than a request may name are asked for in
+    parts."""
 
     PAGE_SIZE = 1000
 
     def __init__(self, instance_ids: Iterable[str]) -> None:
-        self._ids = _ids(instance_ids)
+        ids = sorted(set(_ids(instance_ids)))
+        self._parts = [ids[n : n + MAX_IDS] for n in range(0, len(ids), MAX_IDS)] or [[]]
         self._instances: list[pb.ManagedInstance] = []
         self._first: pb.ListInstancesResponse | None = None
         self._page_token: str | None = ""
@@ -123,7 +126,7 @@ class InstancePages:
         if self._page_token is None:
             return None
         request = pb.ListInstancesRequest(
-            instance_ids=self._ids, page_size=self.PAGE_SIZE, page_token=self._page_token
+            instance_ids=self._parts[0], page_size=self.PAGE_SIZE, page_token=self._page_token
         )
         return Call("ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse)
 
@@ -131,6 +134,9 @@ class InstancePages:
         self._first = self._first or page
         self._instances += page.instances
         self._page_token = page.next_page_token or None
+        if self._page_token is None and len(self._parts) > 1:
+            del self._parts[0]
+            self._page_token = ""
 
     def result(self) -> Listing:
         assert self._first is not None
@@ -146,6 +152,8 @@ class EventPages:
         if newest < 0:
             raise InvalidRequest(f"cannot list the newest {newest} events: it is a number from 0 (all) on")
         self._ids = _ids(instance_ids)
+        # More ids than a request may name: all events are asked for, and what is not wanted is left out here.
+        self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
         self._newest = newest
         self._events: list[pb.Event] = []
         self._resume_token = ""
@@ -156,20 +164,20 @@ class EventPages:
         if self._page_token is None:
             return None
         request = pb.ListEventsRequest(
-            instance_ids=self._ids,
+            instance_ids=self._ids if self._wanted is None else (),
             page_size=self.PAGE_SIZE,
             page_token=self._page_token,
-            newest=self._newest,
+            newest=self._newest if self._wanted is None else 0,
         )
         return Call("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
 
     def received(self, page: pb.ListEventsResponse) -> None:
-        self._events += page.events
+        self._events += [e for e in page.events if self._wanted is None or e.instance_id in self._wanted]
         self._resume_token = page.resume_token
         self._page_token = page.next_page_token or None
 
     def result(self) -> EventListing:
-        return EventListing(tuple(self._events), self._resume_token)
+        return EventListing(tuple(self._events[-self._newest :]), self._resume_token)  # 0: all
 
 
 def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_client.calls import MAX_IDS
 from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
@@ -70,7 +71,7 @@ class StatusStream(Stream[StatusUpdate]):
         self, instance_ids: Iterable[str] = (), heartbeat: float = DEFAULT_HEARTBEAT,
         since: HostState | None = None,
     ) -> None:  # fmt: skip
-        self._ids = tuple(instance_ids)
+        self._ids, self._wanted = _asked_and_wanted(instance_ids)
         self._heartbeat = check_heartbeat(heartbeat)
         self._fold = StatusFold(since)
         self.silence = heartbeat * HEARTBEATS_MISSED
@@ -84,6 +85,8 @@ class StatusStream(Stream[StatusUpdate]):
 
     def receive(self, message: Message) -> Sequence[StatusUpdate]:
         assert isinstance(message, pb.WatchStatusResponse)
+        if self._wanted is not None:
+            _leave_out_others(message, self._wanted)
         try:
             update = self._fold.receive(message)
         except ServerBug as error:
@@ -103,7 +106,7 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
     def __init__(
         self, instance_ids: Iterable[str] = (), resume_token: str = "", heartbeat: float = DEFAULT_HEARTBEAT
     ) -> None:
-        self._ids = tuple(instance_ids)
+        self._ids, self._wanted = _asked_and_wanted(instance_ids)
         self._token = resume_token
         self._heartbeat = check_heartbeat(heartbeat)
         self._resumed = True
@@ -118,7 +121,8 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         assert isinstance(message, pb.WatchEventsResponse)
         self._resumed = bool(self._token) and not message.HasField("gap")
         self._token = message.resume_token or self._token
-        return (*([message.gap] if message.HasField("gap") else ()), *message.events)
+        events = [e for e in message.events if self._wanted is None or e.instance_id in self._wanted]
+        return (*([message.gap] if message.HasField("gap") else ()), *events)
 
     def disconnected(self) -> None:
         pass  # events are whole: there is nothing unfinished to forget
@@ -126,6 +130,22 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
     @property
     def complete(self) -> bool:
         return self._resumed
+
+
+def _asked_and_wanted(instance_ids: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str] | None]:
+    """The ids to ask the daemon for; when they are more than a request may name all are asked for, and these
+    have to be picked out."""
+    ids = tuple(instance_ids)
+    return (ids, None) if len(ids) <= MAX_IDS else ((), frozenset(ids))
+
+
+def _leave_out_others(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> None:
+    for part in (message.snapshot, message.delta):  # the one that is absent is empty, and stays absent
+        kept = [i for i in part.instances if i.instance_id in wanted]
+        if len(kept) < len(part.instances):
+            del part.instances[:]
+            part.instances.extend(kept)
+    # Ids that went and were not wanted are unknown to the reader, and ignored.
 
 
 class LogStream(Stream[pb.LogLine]):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostmanager_client.address import default_address, parse_address
 from hostmanager_client.errors import HostManagerError, NotFound
+from hostmanager_client.reserve import address_with_room
 
 if TYPE_CHECKING:
     from hostmanager_client.sync import HostManagerClient
@@ -34,7 +36,8 @@ class Session:
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         from hostmanager_client.sync import HostManagerClient
 
-        with HostManagerClient(self.address, timeout=timeout or self.timeout) as client:
+        address = parse_address(self.address) if self.address is not None else default_address()
+        with HostManagerClient(address_with_room(address), timeout=timeout or self.timeout) as client:
             try:
                 yield client
             except NotFound as error:
