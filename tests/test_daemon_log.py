@@ -73,3 +73,27 @@ def test_a_disk_that_is_full_is_no_error() -> None:
     log.handle(record("lost"))
     log.close()
     os.close(full)
+
+
+def test_no_text_forges_a_line_or_reaches_the_reader_s_terminal() -> None:
+    read_end, write_end = os.pipe()
+    log = DaemonLog(write_end, layout="%(levelname)s %(message)s")
+    hostile = "id\nERROR forged\r\x1b]0;title\x07\x9b2J\u202e\u200b\ud800"
+    log.handle(record(f"cannot start {hostile!s}"))
+    try:
+        raise ValueError(hostile)
+    except ValueError as error:
+        trouble = record("failed")
+        trouble.exc_info = (ValueError, error, error.__traceback__)
+    trouble.stack_info = hostile
+    log.handle(trouble)
+    log.close()
+    os.close(write_end)
+    with open(read_end, encoding="utf-8", newline="") as file:
+        lines = file.read().split("\n")
+    assert lines[0] == (r"INFO cannot start id\nERROR forged\r\x1b]0;title\x07\x9b2J\u202e\u200b\ud800")
+    assert lines[1] == "INFO failed"
+    assert lines.pop() == ""
+    assert all(line.startswith("    ") for line in lines[2:])
+    assert any(line.startswith("    ERROR forged") for line in lines[2:])
+    assert all(line.isprintable() for line in lines)

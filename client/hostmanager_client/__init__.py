@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hostmanager_client.address import Address, default_address, parse_address
     from hostmanager_client.aio import AsyncHostManagerClient
     from hostmanager_client.calls import DOWN, UP, EventListing, Listing
+    from hostmanager_client.channel import Transport
     from hostmanager_client.errors import (
         Aborted,
         DeadlineExceeded,
@@ -66,6 +67,7 @@ __all__ = [
     "ServerBug",
     "StatusUpdate",
     "TargetNotReached",
+    "Transport",
     "Unreachable",
     "Unreached",
     "Unsupported",
@@ -79,6 +81,7 @@ __all__ = [
 _HOMES = {
     "address": ("Address", "default_address", "parse_address"),
     "aio": ("AsyncHostManagerClient",),
+    "channel": ("Transport",),
     "calls": ("DOWN", "UP", "EventListing", "Listing"),
     "reconnect": ("Disconnected", "Reconnect", "Reconnected"),
     "state": ("HostState", "StatusUpdate"),

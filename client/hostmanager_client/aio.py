@@ -17,12 +17,13 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
+from hostmanager_client.attempts import Attempts
 from hostmanager_client.calls import Call, Changes, EventListing, Listing, Response
-from hostmanager_client.channel import channel_options
+from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
-from hostmanager_client.rpc_errors import error_from_rpc
+from hostmanager_client.rpc_errors import error_from_rpc, make_error
 from hostmanager_client.seconds import check_timeout
 from hostmanager_client.state import HostState, StatusUpdate, make_state
 from hostmanager_client.streams import (
@@ -43,8 +44,9 @@ class AsyncHostManagerClient:
     """Talks to one daemon. Opens no connection before the first call; close it, or use it in an `async with`.
 
     `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
-    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). All methods raise
-    what hostmanager_client.errors lists. A client belongs to the event loop it is first used in.
+    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). `transport`: how
+    patient its connections are. All methods raise what hostmanager_client.errors lists. A client belongs to
+    the event loop it is first used in.
     """
 
     def __init__(
@@ -53,13 +55,16 @@ class AsyncHostManagerClient:
         *,
         timeout: float | None = None,
         reconnect: Reconnect | None = None,
+        transport: Transport | None = None,
     ) -> None:
         if address is None:
             address = default_address()
         self.address = parse_address(address) if isinstance(address, str) else address
         self._timeout = check_timeout(timeout)
         self._reconnect = reconnect or Reconnect()
-        self._channel = grpc.aio.insecure_channel(self.address.grpc_target, channel_options(self.address))
+        self._channel = grpc.aio.insecure_channel(
+            self.address.grpc_target, (transport or Transport()).options()
+        )
         self._stub = HostManagerServiceStub(self._channel)
         self._closed = asyncio.Event()
         self._streams: set[Any] = set()
@@ -243,18 +248,43 @@ class AsyncHostManagerClient:
 
     async def _call(self, call: Call[Response]) -> Response:
         method: Callable[..., Any] = getattr(self._stub, call.method)
-        try:
-            return cast("Response", await method(call.request, timeout=self._timeout or call.timeout))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, call.what, self.address) from error
-        except UsageError as error:  # the channel is closed
-            raise Unreachable(f"cannot {call.what}: this client is closed") from error
+        attempts = self._attempts(call.timeout, changes=call.changes)
+        while True:
+            try:
+                answer = await method(call.request, timeout=attempts.left(time.monotonic()))
+                if answer is not None:
+                    return cast("Response", answer)
+                raise self._unreadable(call.what, changes=call.changes)
+            except grpc.RpcError as error:
+                failure = error_from_rpc(error, call.what, self.address, changes=call.changes)
+                pause = attempts.pause(failure, time.monotonic())
+                if self._closed.is_set():
+                    raise Unreachable(f"cannot {call.what}: this client is closed") from error
+                if pause is None:
+                    raise attempts.final(failure) from error
+            except UsageError as error:  # the channel is closed
+                raise Unreachable(f"cannot {call.what}: this client is closed") from error
+            await self._pause(pause)
+
+    def _unreadable(self, what: str, *, changes: bool) -> HostManagerError:
+        """Make the error for a message that cannot be parsed, which grpc.aio hands over as None."""
+        text = "Exception deserializing response!"  # of the blocking gRPC
+        return make_error(grpc.StatusCode.INTERNAL, text, (), what, self.address, changes=changes)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than until this client is closed."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+
+    def _attempts(self, timeout: float, *, changes: bool) -> Attempts:
+        return Attempts(time.monotonic() + (self._timeout or timeout), repeatable=not changes)
 
     async def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> AsyncGenerator[Item]:
         """The items of a stream over all of its connections, until `deadline`."""
-        link = Link(self._reconnect, on_connection)
+        opening = self._attempts(calls.PLAIN_TIMEOUT, changes=stream.changes)
+        link = Link(self._reconnect, on_connection, reconnects=stream.reconnects, opening=opening.pause)
         while True:
             lost: HostManagerError
             try:
@@ -273,14 +303,11 @@ class AsyncHostManagerClient:
                 lost = error
             if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return
-            if not stream.reconnects:
-                raise lost
             stream.disconnected()
             pause = link.lost(lost, time.monotonic())
             if deadline is not None:
                 pause = min(pause, max(0.0, deadline - time.monotonic()))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), pause)
+            await self._pause(pause)
 
     async def _connection(self, stream: Stream[Item], deadline: float | None) -> AsyncGenerator[Any]:
         """The messages of one connection. Raises what ended it, unless the daemon did in good order."""
@@ -299,15 +326,23 @@ class AsyncHostManagerClient:
                     message = await call.read()
                 if message is grpc.aio.EOF:
                     return
+                if message is None:
+                    raise self._unreadable(stream.what, changes=stream.changes)
                 yield message
         except TimeoutError as error:
             raise fell_silent(stream, str(self.address)) from error
         except grpc.RpcError as error:
-            raise error_from_rpc(error, stream.what, self.address) from error
-        except asyncio.CancelledError:
-            if not self._closed.is_set():
+            raise error_from_rpc(error, stream.what, self.address, changes=stream.changes) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise
-            # Not this task was cancelled but the call, by close(): the iterator just stops.
+            if self._closed.is_set():
+                return  # close() cancelled the call: the iterator just stops
+            # gRPC raises this too for a call that the daemon answers with CANCELLED.
+            raise make_error(
+                grpc.StatusCode.CANCELLED, "", (), stream.what, self.address, changes=stream.changes
+            ) from error
         finally:
             self._streams.discard(call)
             call.cancel()  # an aio stream that is merely forgotten goes on for ever

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import InvalidRequest
+from hostmanager_client.limits import Intake
 
 Response = TypeVar("Response", bound=Message)
 
@@ -36,6 +37,7 @@ class Call(Generic[Response]):
     what: str
     timeout: float
     response: type[Response]
+    changes: bool = False  # anything; a call that changes nothing may be repeated
 
 
 def get_status() -> Call[pb.GetStatusResponse]:
@@ -52,7 +54,7 @@ def update(changes: Changes, reload_config: bool, validate_only: bool) -> Call[p
         requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
     )
     what = "reload the site config" if reload_config and not request.requests else "update targets"
-    return Call("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse)
+    return Call("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)
 
 
 def restart(instance_ids: Sequence[str], all_up: bool) -> Call[pb.RestartResponse]:
@@ -60,29 +62,41 @@ def restart(instance_ids: Sequence[str], all_up: bool) -> Call[pb.RestartRespons
     if bool(ids) == all_up:
         raise InvalidRequest("cannot restart: name one or more instances, or all of them, and not both")
     request = pb.RestartRequest(instance_ids=ids, all=all_up)
-    return Call("Restart", request, f"restart {', '.join(ids) or 'all'}", PLAIN_TIMEOUT, pb.RestartResponse)
+    what = f"restart {', '.join(ids) or 'all'}"
+    return Call("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
 
 
 def start_manager(changes: Changes, reload_config: bool) -> Call[pb.StartManagerResponse]:
     request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
-    return Call("StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse)
+    return Call(
+        "StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse, changes=True
+    )
 
 
 def stop_manager() -> Call[pb.StopManagerResponse]:
     request = pb.StopManagerRequest()
-    return Call("StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse)
+    return Call(
+        "StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse, changes=True
+    )
 
 
 def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> Call[pb.DieResponse]:
     request = pb.DieRequest(
         disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
     )
-    return Call("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse)
+    return Call("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse, changes=True)
 
 
 def upgrade(expected_epoch: str, validate_only: bool) -> Call[pb.UpgradeResponse]:
     request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
-    return Call("Upgrade", request, "upgrade the daemon", UPGRADE_TIMEOUT, pb.UpgradeResponse)
+    return Call(
+        "Upgrade",
+        request,
+        "upgrade the daemon",
+        UPGRADE_TIMEOUT,
+        pb.UpgradeResponse,
+        changes=not validate_only,
+    )
 
 
 def target_changes(changes: Changes) -> list[pb.TargetChange]:
@@ -117,6 +131,7 @@ class InstancePages:
     def __init__(self, instance_ids: Iterable[str]) -> None:
         ids = sorted(set(_ids(instance_ids)))
         self._parts = [ids[n : n + MAX_IDS] for n in range(0, len(ids), MAX_IDS)] or [[]]
+        self._intake = Intake("pages of instances")
         self._instances: list[pb.ManagedInstance] = []
         self._first: pb.ListInstancesResponse | None = None
         self._page_token: str | None = ""
@@ -131,6 +146,7 @@ class InstancePages:
         return Call("ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse)
 
     def received(self, page: pb.ListInstancesResponse) -> None:
+        self._intake.take(page.ByteSize())
         self._first = self._first or page
         self._instances += page.instances
         self._page_token = page.next_page_token or None
@@ -155,6 +171,7 @@ class EventPages:
         # More ids than a request may name: all events are asked for, and what is not wanted is left out here.
         self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
         self._newest = newest
+        self._intake = Intake("pages of events")
         self._events: list[pb.Event] = []
         self._resume_token = ""
         self._page_token: str | None = ""
@@ -172,6 +189,7 @@ class EventPages:
         return Call("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
 
     def received(self, page: pb.ListEventsResponse) -> None:
+        self._intake.take(page.ByteSize())
         self._events += [e for e in page.events if self._wanted is None or e.instance_id in self._wanted]
         self._resume_token = page.resume_token
         self._page_token = page.next_page_token or None

@@ -23,6 +23,7 @@ class PullStream(Stream[pb.DockerPullResponse]):
     method = "DockerPull"
     what = "pull images"
     reconnects = False
+    changes = True
     silence = DEFAULT_HEARTBEAT * HEARTBEATS_MISSED
 
     def __init__(
@@ -56,6 +57,7 @@ class OrphanStream(Stream[pb.RemoveOrphansResponse]):
     method = "RemoveOrphans"
     what = "remove orphans"
     reconnects = False
+    changes = True
 
     def __init__(self, container_ids: Iterable[str], stop_timeout: float | None) -> None:
         self._request = pb.RemoveOrphansRequest(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,16 @@ class HostManagerError(Exception):
 
 
 class Unreachable(HostManagerError):
-    """No daemon answers at the address, or the connection broke. Trying again may help."""
+    """No daemon answers at the address, or the connection broke. Trying again may help.
+
+    `patience`: for how long, in s, trying again soon may help; 0 when no daemon is there. `sent`: whether the
+    request may have reached the daemon, which may have carried it out.
+    """
+
+    def __init__(self, message: str, *, patience: float = 0.0, sent: bool = False, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.patience = patience
+        self.sent = sent
 
 
 class DeadlineExceeded(HostManagerError):

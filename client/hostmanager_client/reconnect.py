@@ -67,7 +67,17 @@ class Link:
         policy: Reconnect,
         on_connection: OnConnection = ignore,
         chance: Callable[[], float] = random.random,
+        *,
+        reconnects: bool = True,
+        opening: Callable[[HostManagerError, float], float | None] | None = None,
     ) -> None:
+        """Link a stream that `reconnects` or is opened only once.
+
+        `opening` gives the pause in s before another attempt to open it while it was never open; None for no
+        more attempts.
+        """
+        self._reconnects = reconnects
+        self._opening = opening
         self._policy = policy
         self._tell = on_connection
         self._chance = chance
@@ -84,7 +94,12 @@ class Link:
 
     def lost(self, error: HostManagerError, now: float) -> float:
         """The stream ended: the pause in s before it is to be opened again. Raises `error` when not to."""
-        if not isinstance(error, Unreachable) or not (self._ever_connected or self._policy.at_start):
+        if not self._ever_connected and not (self._reconnects and self._policy.at_start):
+            pause = None if self._opening is None else self._opening(error, now)
+            if pause is None:
+                raise error
+            return pause
+        if not self._reconnects or not isinstance(error, Unreachable):
             raise error
         if self._lost_at is None:
             self._lost_at = now

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import grpc
 
 from hostmanager_client.address import Address
+from hostmanager_client.connection_errors import ConnectionFailure, connection_failure
 from hostmanager_client.errors import (
     Aborted,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from hostmanager_client.errors import (
 )
 
 DETAILS_KEY = "grpc-status-details-bin"
+_UNKNOWN_OUTCOME = "Whether it was carried out is not known: look"
 
 _ERRORS: dict[grpc.StatusCode, type[HostManagerError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
@@ -58,13 +58,19 @@ class _Details:
     violations: tuple[Violation, ...] = ()
 
 
-def error_from_rpc(rpc_error: grpc.RpcError, what: str, address: Address) -> HostManagerError:
-    """The error to raise from `rpc_error`. `what` could not be done: "update targets"."""
+def error_from_rpc(
+    rpc_error: grpc.RpcError, what: str, address: Address, *, changes: bool = False
+) -> HostManagerError:
+    """Make the error to raise from `rpc_error`.
+
+    `what` could not be done: "update targets". `changes`: whether doing it changes anything.
+    """
     # What a call raises is a Call as well, which gRPC's annotations do not say.
     call: Any = rpc_error
     if not hasattr(call, "trailing_metadata"):
-        return make_error(grpc.StatusCode.UNKNOWN, str(rpc_error), (), what, address)
-    return make_error(call.code(), call.details() or "", call.trailing_metadata() or (), what, address)
+        return make_error(grpc.StatusCode.UNKNOWN, str(rpc_error), (), what, address, changes=changes)
+    metadata = call.trailing_metadata() or ()
+    return make_error(call.code(), call.details() or "", metadata, what, address, changes=changes)
 
 
 def make_error(
@@ -73,23 +79,23 @@ def make_error(
     metadata: Iterable[tuple[str, str | bytes]],
     what: str,
     address: Address,
+    *,
+    changes: bool = False,
 ) -> HostManagerError:
-    """The error for a status, its text, and the trailing metadata that came with it."""
+    """Make the error for a status, its text, and the trailing metadata that came with it."""
     details = _details(metadata)
+    # A status with an ErrorInfo has the daemon's own words; without one it may tell of the connection.
+    failure = None if details.reason else connection_failure(code, text, address)
+    if failure is not None:
+        return _from_failure(failure, what, address, changes=changes)
     kind = _ERRORS.get(code, ServerBug)
-    lost = re.search(r"stream removed|socket closed|rst_stream", text, re.IGNORECASE)
-    if kind is ServerBug and lost and not details.reason:
-        kind = Unreachable  # not the daemon's words (those carry an ErrorInfo): the connection broke
     text = text or code.name.lower().replace("_", " ")
     # Much of what the daemon says is a whole sentence already.
     message = text if text.startswith("cannot ") and details.reason else f"cannot {what}: {text}"
-    if not details.reason and kind is Unreachable:
-        kind, why = _why_unreachable(address, text)
-        message = f"cannot reach the daemon at {address}: {why}"
-    elif kind is DeadlineExceeded:
+    if kind is DeadlineExceeded:
         message = (
-            f"cannot {what}: the daemon at {address} did not answer in time; "
-            "whether it was carried out is not known. Look, or allow more time with a longer timeout"
+            f"cannot {what}: the daemon at {address} did not answer in time. "
+            f"{_UNKNOWN_OUTCOME if changes else 'Try again'}, or allow more time with a longer timeout"
         )
     elif kind is Unsupported:
         message = (
@@ -104,6 +110,19 @@ def make_error(
         violations=details.violations,
         address=str(address),
     )
+
+
+def _from_failure(
+    failure: ConnectionFailure, what: str, address: Address, *, changes: bool
+) -> HostManagerError:
+    message = f"cannot reach the daemon at {address}: {failure.why}"
+    if failure.kind is ServerBug or (failure.sent and changes):
+        message = f"cannot {what}: no answer from the daemon at {address}: {failure.why}"
+    if failure.sent and changes:
+        message += f". {_UNKNOWN_OUTCOME} before you ask again"
+    if failure.kind is not Unreachable:
+        return failure.kind(message, address=str(address))
+    return Unreachable(message, address=str(address), patience=failure.patience, sent=failure.sent)
 
 
 def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
@@ -126,37 +145,3 @@ def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
     except DecodeError:
         return _Details()  # details that cannot be read add nothing to the status itself
     return _Details(reason, info_metadata, tuple(violations))
-
-
-def _why_unreachable(address: Address, text: str) -> tuple[type[HostManagerError], str]:
-    """gRPC's text about a connection that failed, said plainly."""
-    start = (
-        "Is it running? Start it with `hostmanager serve SITE.yaml`, or say where it is with --address "
-        "or HOSTMANAGER_ADDRESS"
-    )
-    if address.is_unix:
-        try:
-            os.stat(address.path)
-        except FileNotFoundError:
-            return Unreachable, f"no such socket. {start}"
-        except NotADirectoryError:
-            return Unreachable, f"no such socket, as a part of its path is no directory. {start}"
-        except PermissionError:
-            return PermissionDenied, _not_allowed("its directory is closed to you")
-        except OSError as error:
-            return Unreachable, f"{error.strerror}. {start}"
-    if "Permission denied" in text:
-        return PermissionDenied, _not_allowed("the socket is not yours")
-    if "refused" in text:
-        left = "a socket is there but nothing listens on it" if address.is_unix else "connection refused"
-        return Unreachable, f"{left}. {start}"
-    if address.host and re.search(r"DNS|resolution|resolve", text):
-        return Unreachable, f"the host name {address.host!r} cannot be resolved. Check the address"
-    if re.search(r"Socket closed|GOAWAY|reset|[Ss]tream removed|shut ?down|CANCELLED|EOF", text):
-        return Unreachable, "it closed the connection. It may have been stopped; try again"
-    last = text.rsplit("last error: ", 1)[-1] or "no answer"
-    return Unreachable, f"{last}. {start}"
-
-
-def _not_allowed(why: str) -> str:
-    return f"permission denied, {why}. Run as the user that runs the daemon"

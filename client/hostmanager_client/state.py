@@ -14,6 +14,7 @@ from types import MappingProxyType
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import ServerBug
+from hostmanager_client.limits import MOST_INSTANCES, Intake
 from hostmanager_client.words import snapshot_word, to_datetime
 
 
@@ -73,6 +74,7 @@ class StatusFold:
         self._state = since
         self._pieces: dict[str, pb.ManagedInstance] | None = None  # of a snapshot that is not whole yet
         self._pieces_manager: pb.ManagerStatus | None = None
+        self._intake = Intake("pieces of a snapshot")
 
     @property
     def state(self) -> HostState | None:
@@ -117,8 +119,10 @@ class StatusFold:
         piece = message.snapshot
         if piece.first:
             self._pieces, self._pieces_manager = {}, None
+            self._intake = Intake("pieces of a snapshot")
         if self._pieces is None:
             raise ServerBug("the daemon sent a later piece of a snapshot without the first")
+        self._intake.take(message.ByteSize())
         self._pieces.update((i.instance_id, i) for i in piece.instances)
         if piece.HasField("manager"):
             self._pieces_manager = piece.manager
@@ -147,6 +151,8 @@ class StatusFold:
         manager: pb.ManagerStatus,
         snapshot: str,
     ) -> StatusUpdate | None:
+        if len(instances) > MOST_INSTANCES:
+            raise ServerBug(f"the daemon claims more than {MOST_INSTANCES} instances")
         before = self._state
         old = before.instances if before is not None else {}
         self._state = HostState(

@@ -17,6 +17,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.calls import MAX_IDS
 from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
+from hostmanager_client.limits import LONGEST_LINE_KEPT
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 
@@ -39,6 +40,7 @@ class Stream(ABC, Generic[Item]):
     what: str  # as in "cannot watch the status"
     silence: float | None = None  # the longest, in s, before the connection counts as dead
     reconnects: bool = True
+    changes: bool = False  # something on the host; a stream that does may be opened only once
     undecided: bool = False  # after a message came: what it means is known only with the next one
 
     @abstractmethod
@@ -162,6 +164,7 @@ class LogStream(Stream[pb.LogLine]):
         self._lines = lines
         self._follow = follow
         self._seen: deque[str] = deque(maxlen=LINES_REMEMBERED)
+        self._come = 0  # whole lines
         self._connected = False
         self._reopened = False
         self._overlapped = True
@@ -179,13 +182,19 @@ class LogStream(Stream[pb.LogLine]):
             self.undecided = True
         elif self._reopened and lines:
             lines = self._held = [*self._held, *lines]
-            skip = overlap(self._seen, [line.text for line in lines])
+            skip = overlap(self._seen, [line.text[:LONGEST_LINE_KEPT] for line in lines])
             if skip is None and len(lines) < LINES_ASKED_AGAIN and message.ByteSize() >= MORE_TO_COME:
                 self.undecided = True
                 return ()
             self._overlapped = skip is not None
             lines, self._held, self._reopened = lines[skip or 0 :], [], False
-        self._seen.extend(line.text for line in lines)
+        self._seen.extend(line.text[:LONGEST_LINE_KEPT] for line in lines)
+        if not self._follow and self._lines is not None:
+            self._come += sum(not line.continues for line in lines)
+            if self._come > self._lines:
+                raise ServerBug(
+                    f"cannot {self.what}: the daemon sends more than the {self._lines} lines asked for"
+                )
         return lines
 
     def disconnected(self) -> None:

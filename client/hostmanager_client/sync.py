@@ -15,8 +15,9 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
+from hostmanager_client.attempts import Attempts
 from hostmanager_client.calls import Call, Changes, EventListing, Listing, Response
-from hostmanager_client.channel import channel_options
+from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
@@ -44,8 +45,9 @@ class HostManagerClient:
     """Talks to one daemon. Opens no connection before the first call; close it, or use it in a `with`.
 
     `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
-    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). All methods raise
-    what hostmanager_client.errors lists. A client may be used from several threads.
+    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). `transport`: how
+    patient its connections are. All methods raise what hostmanager_client.errors lists. A client may be used
+    from several threads.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class HostManagerClient:
         *,
         timeout: float | None = None,
         reconnect: Reconnect | None = None,
+        transport: Transport | None = None,
     ) -> None:
         if address is None:
             address = default_address()
         self.address = parse_address(address) if isinstance(address, str) else address
         self._timeout = check_timeout(timeout)
         self._reconnect = reconnect or Reconnect()
-        self._channel = grpc.insecure_channel(self.address.grpc_target, channel_options(self.address))
+        self._channel = grpc.insecure_channel(self.address.grpc_target, (transport or Transport()).options())
         self._stub = HostManagerServiceStub(self._channel)
         self._closed = threading.Event()
 
@@ -243,18 +246,30 @@ class HostManagerClient:
 
     def _call(self, call: Call[Response]) -> Response:
         method: Callable[..., Any] = getattr(self._stub, call.method)
-        try:
-            return cast("Response", method(call.request, timeout=self._timeout or call.timeout))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, call.what, self.address) from error
-        except ValueError as error:  # what gRPC raises for a closed channel
-            raise Unreachable(f"cannot {call.what}: this client is closed") from error
+        attempts = self._attempts(call.timeout, changes=call.changes)
+        while True:
+            try:
+                return cast("Response", method(call.request, timeout=attempts.left(time.monotonic())))
+            except grpc.RpcError as error:
+                failure = error_from_rpc(error, call.what, self.address, changes=call.changes)
+                pause = attempts.pause(failure, time.monotonic())
+                if self._closed.is_set():
+                    raise Unreachable(f"cannot {call.what}: this client is closed") from error
+                if pause is None:
+                    raise attempts.final(failure) from error
+            except ValueError as error:  # what gRPC raises for a closed channel
+                raise Unreachable(f"cannot {call.what}: this client is closed") from error
+            self._closed.wait(pause)
+
+    def _attempts(self, timeout: float, *, changes: bool) -> Attempts:
+        return Attempts(time.monotonic() + (self._timeout or timeout), repeatable=not changes)
 
     def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> Generator[Item]:
         """The items of a stream over all of its connections, until `deadline`."""
-        link = Link(self._reconnect, on_connection)
+        opening = self._attempts(calls.PLAIN_TIMEOUT, changes=stream.changes)
+        link = Link(self._reconnect, on_connection, reconnects=stream.reconnects, opening=opening.pause)
         while True:
             lost: HostManagerError
             try:
@@ -272,8 +287,6 @@ class HostManagerClient:
                 lost = error
             if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return
-            if not stream.reconnects:
-                raise lost
             stream.disconnected()
             pause = link.lost(lost, time.monotonic())
             if deadline is not None:
@@ -297,7 +310,7 @@ class HostManagerClient:
         except grpc.RpcError as error:
             if watchdog.fired:
                 raise fell_silent(stream, str(self.address)) from error
-            raise error_from_rpc(error, stream.what, self.address) from error
+            raise error_from_rpc(error, stream.what, self.address, changes=stream.changes) from error
         finally:
             watchdog.stop()
             call.cancel()

@@ -6,6 +6,7 @@ Every enum value has one word: its name without the enum's prefix, in lower case
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,6 +17,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
+
+# Whatever the time zone, these can be shown in it.
+_EARLIEST = int(datetime(2, 1, 1, tzinfo=UTC).timestamp())
+_LATEST = int(datetime(9998, 1, 1, tzinfo=UTC).timestamp())
 
 _IRREGULAR = {"NEXT_ACTION_UNKNOWN": "?"}
 
@@ -74,8 +79,12 @@ def _word(descriptor: EnumDescriptor, value: int) -> str:
 
 
 def to_datetime(stamp: Timestamp) -> datetime:
-    """The moment, in UTC, with microseconds."""
-    return datetime.fromtimestamp(stamp.seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
+    """The moment, in UTC, with microseconds.
+
+    One outside the years 2 to 9998, of which no honest daemon speaks, becomes the nearest that is inside.
+    """
+    seconds = min(max(stamp.seconds, _EARLIEST), _LATEST)
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
 
 
 def to_seconds(stamp: Timestamp) -> float:
@@ -111,6 +120,11 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return value if math.isfinite(value) else None
+
+
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "google.protobuf.Timestamp": _time,
     "google.protobuf.Duration": _duration,
@@ -140,4 +154,6 @@ def _single(field: FieldDescriptor) -> Callable[[Any], Any]:
     if field.enum_type is not None:
         words = enum_words(field.enum_type)
         return lambda number: words.get(number, number)
+    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
+        return _finite
     return _same

@@ -24,6 +24,7 @@ from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec
 from hostmanager_server.drivers.command import inherited_environment
+from hostmanager_server.printable import printable
 from hostmanager_server.trusted_paths import Trust
 
 
@@ -80,9 +81,9 @@ def check_command(
         click.echo(json.dumps(checked.to_json(), indent=2))
     else:
         for problem in checked.problems:
-            click.echo(str(problem))
+            click.echo(printable(str(problem)))
         for line in checked.summary():
-            click.echo(line)
+            click.echo(printable(line))
     context.exit(0 if checked.good else 1)
 
 

@@ -10,7 +10,9 @@ import logging
 import os
 import queue
 import threading
+from typing import Any
 
+from hostmanager_server.printable import printable
 from hostmanager_server.threads import name_this_thread
 
 # Lines that may wait; a start of 1,000 agents logs 3,000 at once.
@@ -19,13 +21,40 @@ MOST_WAITING = 10_000
 PATIENCE = 2.0
 
 
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line, and a traceback as indented lines after it.
+
+    Texts of config files, agents and clients are in what is logged: none of them forges a line or reaches the
+    terminal of a reader with a control character in it.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 -- logging's name
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 -- logging's name
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {printable(line)}" for line in text.split("\n"))
+
+
 class DaemonLog(logging.Handler):
     """Writes what is logged to a descriptor, in order. `close` it before the process ends or is replaced."""
 
     def __init__(
-        self, descriptor: int, *, most_waiting: int = MOST_WAITING, patience: float = PATIENCE
+        self,
+        descriptor: int,
+        *,
+        layout: str = "%(message)s",
+        most_waiting: int = MOST_WAITING,
+        patience: float = PATIENCE,
     ) -> None:
         super().__init__()
+        self.setFormatter(LineFormatter(layout))
         self._descriptor = descriptor
         self._patience = patience
         self._lines: queue.Queue[str | None] = queue.Queue(most_waiting)

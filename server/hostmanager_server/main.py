@@ -30,6 +30,7 @@ from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon_log import DaemonLog
 from hostmanager_server.drivers.delegation import AUTO
 from hostmanager_server.drivers.limits import raise_own_files
+from hostmanager_server.printable import printable
 from hostmanager_server.rpc.server import AddressError, Limits, check_socket_folder, parse_listen
 from hostmanager_server.settings import ComposeSettings, Settings
 from hostmanager_server.state_dir import StateDirError, check_state_dir
@@ -208,9 +209,8 @@ def serve_command(
     options = loaded.options
     quiet = quiet or options.quiet
     logging.basicConfig(
-        handlers=[DaemonLog(sys.stderr.fileno())],
+        handlers=[DaemonLog(sys.stderr.fileno(), layout="%(asctime)s %(levelname)s %(message)s")],
         level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
     )
     faulthandler.enable()  # what every thread was at, should the watchdog of systemd end a hang by SIGABRT
     raise_own_files()
@@ -250,7 +250,7 @@ def serve_command(
             return
         outcome = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     finally:
         logging.shutdown()  # closes the log
     if outcome.lock is not None:

@@ -31,12 +31,16 @@ def main() -> None:
 
         from hostmanager_client.cli.app import cli
         from hostmanager_client.cli.failure import INTERRUPTED, pipe_closed
+        from hostmanager_client.cli.output import end_styles, protect_terminals
+
+        protect_terminals()
     except Exception as error:  # what it needs is missing, or of a version that it cannot use
         if debug:
             raise
         sys.exit(_tell(error))
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        end_styles()
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
@@ -62,13 +66,14 @@ def main() -> None:
 
 def _tell(error: Exception) -> int:
     """Tell of a failure without a traceback: of the installation, or else of this program. The exit code."""
+    from hostmanager_client.cli.harmless import one_line
     from hostmanager_client.cli.installation import explain, unmet_requirements
 
     if unmet := unmet_requirements(PROGRAM):
         print(f"Error: {explain(PROGRAM, error, unmet)}", file=sys.stderr)
         return FAILED
     print(
-        f"Error: {PROGRAM} failed at this ({type(error).__name__}: {error}). This is a bug; "
+        f"Error: {PROGRAM} failed at this ({type(error).__name__}: {one_line(str(error))}). This is a bug; "
         f"{DEBUG_VARIABLE}=1 shows where it is",
         file=sys.stderr,
     )

@@ -7,7 +7,8 @@ import sys
 import click
 
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.session import pass_session
 
 
 @click.command("die")
@@ -40,4 +41,4 @@ def die_command(disown_dockers: bool, disown_processes: bool, yes: bool) -> None
             if disowned
         ]
         rest = f"; {' and '.join(left)} were left as they are" if left else ""
-        click.echo(f"the daemon (pid {manager.pid}) has ended{rest}")
+        say(f"the daemon (pid {manager.pid}) has ended{rest}")

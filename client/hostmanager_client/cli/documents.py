@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hostmanager_client.cli.harmless import one_line
 from hostmanager_client.reconnect import ConnectionChange, Disconnected
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.words import to_json
@@ -50,7 +51,7 @@ def connection_json(change: ConnectionChange) -> dict[str, Any]:
 def connection_line(change: ConnectionChange) -> str:
     """The same for people."""
     if isinstance(change, Disconnected):
-        return f"connection lost ({change.error}); trying again in {change.retry_in:.1f} s"
+        return f"connection lost ({one_line(str(change.error))}); trying again in {change.retry_in:.1f} s"
     rest = "" if change.complete else "; something may be missing here"
     return f"connected again after {change.outage:.1f} s{rest}"
 

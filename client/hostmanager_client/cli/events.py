@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import common_options, ids_argument
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -51,14 +52,14 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     from hostmanager.v1 import host_manager_pb2 as pb
 
     from hostmanager_client import words
-    from hostmanager_client.cli.text import one_line
+    from hostmanager_client.cli.harmless import one_line
 
     if isinstance(event, pb.EventGap):
         if as_json:
             print_json({"type": "gap", **words.to_json(event)}, lines=True)
         else:
             missed = f"{event.missed} events are" if event.missed else "events may be"
-            click.echo(f"--- {missed} missing here: {one_line(event.message)}")
+            say(f"--- {missed} missing here: {one_line(event.message)}")
         return
     if as_json:
         print_json({"type": "event", **words.to_json(event)}, lines=True)
@@ -67,5 +68,5 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     color = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}.get(event.severity)
     severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
     who = one_line(event.instance_id) or "-"
-    text = f"{event.reason}: {one_line(event.message)}" if event.message else event.reason
-    click.echo(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")
+    text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
+    say(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
-import click
-
 from hostmanager_client import errors
 from hostmanager_client.cli import FAILED
+from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.output import print_json, say
 
 USAGE = 2
 UNREACHABLE = 3
@@ -65,13 +64,13 @@ def pipe_closed() -> int:
 def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
     """Tell of an error on standard error."""
     if as_json:
-        click.echo(json.dumps(error_json(error), ensure_ascii=False), err=True)
+        print_json(error_json(error), err=True)
         return
     hint = _HINTS.get(error.reason, "")
-    click.echo(f"Error: {error}{hint and f' ({hint})'}", err=True)
+    say(f"Error: {one_line(str(error))}{hint and f' ({hint})'}", err=True)
     for violation in error.violations:
         if violation.description not in error.message:
-            click.echo(f"  {violation.field}: {violation.description}", err=True)
+            say(one_line(f"  {violation.field}: {violation.description}"), err=True)
 
 
 def error_json(error: errors.HostManagerError) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
 from hostmanager_client.cli.documents import connection_json, connection_line
-from hostmanager_client.cli.session import print_json
+from hostmanager_client.cli.output import print_json, say
 from hostmanager_client.reconnect import ConnectionChange, Disconnected, OnConnection
 
 
@@ -21,6 +19,6 @@ def connection_teller(*, as_json: bool) -> OnConnection:
         if as_json:
             print_json(connection_json(change), lines=True)
         else:
-            click.echo(connection_line(change), err=True)
+            say(connection_line(change), err=True)
 
     return tell

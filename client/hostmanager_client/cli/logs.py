@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.options import common_options, id_argument
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say_log
+from hostmanager_client.cli.session import pass_session
 
 
 @click.command("logs")
@@ -19,9 +20,14 @@ from hostmanager_client.cli.session import pass_session, print_json
     show_default=True,
     help="How many of the last lines to show.",
 )
+@click.option("--raw", is_flag=True, help="Let control characters through to a terminal.")
 @common_options
-def logs_command(instance_id: str, follow: bool, lines: int) -> None:
-    """Show the last lines of what an instance wrote to its output."""
+def logs_command(instance_id: str, follow: bool, lines: int, raw: bool) -> None:
+    """Show the last lines of what an instance wrote to its output.
+
+    On a terminal control characters are shown as escapes such as \\x1b, and colours end with their line. In
+    a pipe or a file the output is unchanged.
+    """
     session = pass_session()
     from hostmanager_client.cli.follow import connection_teller
     from hostmanager_client.words import to_json
@@ -32,4 +38,4 @@ def logs_command(instance_id: str, follow: bool, lines: int) -> None:
             if session.json:
                 print_json(to_json(line), lines=True)
             else:
-                click.echo(line.text, nl=not line.continues)
+                say_log(line.text, continues=line.continues, raw=raw)

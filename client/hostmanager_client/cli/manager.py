@@ -6,7 +6,8 @@ import click
 
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options, wait_option
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say, say_lines
+from hostmanager_client.cli.session import pass_session
 from hostmanager_client.cli.targets import changes_argument, to_changes
 
 
@@ -34,7 +35,7 @@ def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wai
         answer = client.start_manager(to_changes(changes), reload_config=reload_config)
         progress = None
         if not session.json:
-            click.echo("manager started")
+            say("manager started")
         if wait:
             from hostmanager_client.cli.progress import follow_all
 
@@ -45,7 +46,7 @@ def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wai
 
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
     elif progress is not None:
-        click.echo(f"{len(progress.reached)} instances reached the target")
+        say(f"{len(progress.reached)} instances reached the target")
 
 
 @manager_command.command("stop")
@@ -63,7 +64,7 @@ def stop_command() -> None:
 
         print_json(to_json(answer))
     else:
-        click.echo("manager stopped, all instances are down")
+        say("manager stopped, all instances are down")
 
 
 @manager_command.command("status")
@@ -79,10 +80,11 @@ def status_command() -> None:
 
         print_json(to_json(answer.manager))
         return
+    from hostmanager_client.cli.harmless import one_line
     from hostmanager_client.cli.view import manager_line, problem_lines
     from hostmanager_client.words import to_seconds
 
     lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
     if answer.manager.site_config_file:
-        lines.append(f"site config: {answer.manager.site_config_file}")
-    click.echo("\n".join(lines))
+        lines.append(f"site config: {one_line(answer.manager.site_config_file)}")
+    say_lines(lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +15,7 @@ from hostmanager_client.seconds import LONGEST_TIMEOUT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMPLETION_TIMEOUT = 1.0  # s: whoever presses Tab does not want to wait
+COMPLETION_TIMEOUT = 3.0  # s; three round trips of a slow link, and yet the shell waits for this
 
 
 class SecondsRange(click.FloatRange):
@@ -73,7 +74,15 @@ def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) ->
             children = client.get_status().child_states
     except HostManagerError:
         return []
-    return [child.instance_id for child in children if child.instance_id.startswith(incomplete)]
+    return offered((child.instance_id for child in children), incomplete)
+
+
+def offered(words: Iterable[str], incomplete: str) -> list[str]:
+    """Choose the words that begin so.
+
+    A shell takes them as they are: a word that it would take for a command or for several is left out.
+    """
+    return [word for word in words if word.startswith(incomplete) and shlex.quote(word) == word]
 
 
 def complete_changes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

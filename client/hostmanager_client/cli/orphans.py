@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.groups import SuggestingGroup
-from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options
-from hostmanager_client.cli.session import current_session, pass_session, print_json
+from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, offered
+from hostmanager_client.cli.output import print_json, say, say_lines
+from hostmanager_client.cli.session import current_session, pass_session
 from hostmanager_client.errors import HostManagerError
 
 SHORT_ID = 12  # characters, as docker shows
@@ -18,7 +19,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
             orphans = client.get_status().manager.orphans
     except HostManagerError:
         return []
-    return [container_id[:SHORT_ID] for container_id in orphans if container_id.startswith(incomplete)]
+    return offered((container_id[:SHORT_ID] for container_id in orphans), incomplete)
 
 
 @click.group("orphans", cls=SuggestingGroup, subcommand_metavar="list|remove")
@@ -40,20 +41,21 @@ def list_command() -> None:
         print_json([to_json(orphans[container_id]) for container_id in sorted(orphans)])
         return
     if not orphans:
-        click.echo("no orphans")
+        say("no orphans")
         return
-    from hostmanager_client.cli.text import Cell, one_line, table
+    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.text import Cell, table
 
     rows = [
         [
-            Cell(container_id[:SHORT_ID]),
+            Cell(one_line(container_id[:SHORT_ID])),
             Cell(one_line(orphan.service)),
             Cell("running", "green") if orphan.running else Cell(f"exited ({orphan.exit_code})"),
             Cell(one_line(orphan.compose_file)),
         ]
         for container_id, orphan in sorted(orphans.items(), key=lambda item: item[1].service)
     ]
-    click.echo("\n".join(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows)))
+    say_lines(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows))
 
 
 @orphans_command.command("remove")
@@ -79,17 +81,17 @@ def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -
 
                 print_json(to_json(message), lines=True)
             elif message.HasField("removal"):
-                from hostmanager_client.cli.text import one_line
+                from hostmanager_client.cli.harmless import one_line
 
                 removal = message.removal
-                what = f"{removal.container_id[:SHORT_ID]} ({one_line(removal.service)})"
+                what = one_line(f"{removal.container_id[:SHORT_ID]} ({removal.service})")
                 if removal.removed:
-                    click.echo(f"{what}: removed")
+                    say(f"{what}: removed")
                 else:
-                    click.echo(f"{what}: not removed: {one_line(removal.message)}", err=True)
+                    say(f"{what}: not removed: {one_line(removal.message)}", err=True)
             if message.HasField("result"):
                 failed = message.result.failed
                 if not session.json and not message.result.removed and not failed:
-                    click.echo("no orphans")
+                    say("no orphans")
     if failed:
         raise click.exceptions.Exit(1)

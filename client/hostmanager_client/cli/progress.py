@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.output import say
 from hostmanager_client.cli.session import Session
-from hostmanager_client.cli.text import one_line
 
 if TYPE_CHECKING:
     from hostmanager_client.calls import Target
@@ -47,10 +46,10 @@ class _Display:
             self.refresh()
             return
         now = {one.instance_id: one_line(str(one)) for one in (*progress.pending, *progress.hopeless)}
-        now |= {i: f"{i}: reached the target" for i in progress.reached}
+        now |= {i: f"{one_line(i)}: reached the target" for i in progress.reached}
         for instance_id, line in now.items():
             if self._told.get(instance_id) != line:
-                click.echo(line, err=True)
+                say(line, err=True)
         self._told = now
 
 
@@ -67,7 +66,7 @@ def follow(
 
     def tell(change: ConnectionChange) -> None:
         if not session.json:
-            click.echo(connection_line(change), err=True)
+            say(connection_line(change), err=True)
 
     display = _Display(len(generations))
     live: AbstractContextManager[object] = nullcontext()

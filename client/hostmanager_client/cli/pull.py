@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,7 @@ def pull_command(
         else:
             result = _print_lines(messages)
     if not session.json:
-        click.echo(summary(result))
+        say(summary(result))
     if result.failed or result.cancelled:
         raise click.exceptions.Exit(1)
 
@@ -67,11 +68,11 @@ def _print_lines(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
     known: dict[str, int] = {}
     for message in messages:
         if message.joined and not known:
-            click.echo("following the pull that runs already", err=True)
+            say("following the pull that runs already", err=True)
         for image in message.images:
             if known.get(image.image) != image.state:
                 known[image.image] = image.state
-                click.echo(image_line(image))
+                say(image_line(image))
     return message.result
 
 
@@ -79,13 +80,13 @@ def image_line(image: pb.ImagePull) -> str:
     """`lab/agent:2 (data1, data2): failed: no such image`."""
     from hostmanager.v1 import host_manager_pb2 as pb
 
-    from hostmanager_client.cli.text import one_line
+    from hostmanager_client.cli.harmless import one_line
     from hostmanager_client.words import pull_word
 
     users = f" ({', '.join(image.instance_ids)})" if image.instance_ids else ""
     told = (pb.ImagePull.STATE_SKIPPED, pb.ImagePull.STATE_FAILED)
-    why = f": {one_line(image.message)}" if image.message and image.state in told else ""
-    return f"{image.image}{users}: {pull_word(image.state)}{why}"
+    why = f": {image.message}" if image.message and image.state in told else ""
+    return one_line(f"{image.image}{users}: {pull_word(image.state)}{why}")
 
 
 def summary(result: pb.PullResult) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 from hostmanager.v1 import host_manager_pb2 as pb
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
+from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.live import HarmlessConsole
 from hostmanager_client.cli.pull import image_line
-from hostmanager_client.cli.text import one_line
 
 _OVER = (
     pb.ImagePull.STATE_UP_TO_DATE,
@@ -25,8 +24,13 @@ _LAYER_DONE = ("Pull complete", "Already exists", "Download complete")
 
 def show_bars(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
     """A bar for each image and each of its layers, and a line that stays for each image that is done."""
-    console = Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = HarmlessConsole()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bars = _Bars(progress)
         for message in messages:
@@ -53,13 +57,13 @@ class _Bars:
         done = sum(layer.total if layer.status in _LAYER_DONE else layer.current for layer in image.layers)
         finished = sum(layer.status in _LAYER_DONE for layer in image.layers)
         count = f"  {finished}/{len(image.layers)} layers" if image.layers else f"  {one_line(image.message)}"
-        self._bar((image.image, ""), f"{image.image}{count}", done, total)
+        self._bar((image.image, ""), f"{one_line(image.image)}{count}", done, total)
         for layer in image.layers:
             key = (image.image, layer.id)
             if layer.status in _LAYER_DONE:
                 self._drop(key)
             elif layer.total:
-                self._bar(key, f"  {layer.id} {one_line(layer.status)}", layer.current, layer.total)
+                self._bar(key, one_line(f"  {layer.id} {layer.status}"), layer.current, layer.total)
 
     def _bar(self, key: tuple[str, str], text: str, done: int, total: int) -> None:
         task = self._tasks.get(key)

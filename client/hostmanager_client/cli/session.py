@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -52,14 +51,6 @@ def current_session(ctx: click.Context) -> Session:
 def pass_session(ctx: click.Context | None = None) -> Session:
     """The session of the command that runs now."""
     return current_session(ctx or click.get_current_context())
-
-
-def print_json(value: Any, *, lines: bool = False) -> None:
-    """Print a value as JSON: indented, or for a stream (`lines`) on one line, sent at once."""
-    if lines:
-        click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    else:
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:

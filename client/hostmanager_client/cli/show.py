@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import common_options, id_argument
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say_lines
+from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -33,11 +34,11 @@ def show_command(instance_id: str) -> None:
         return
     import time
 
-    from hostmanager_client.cli.text import one_line
+    from hostmanager_client.cli.harmless import one_line
 
     pairs = [(name, one_line(text)) for name, text in _pairs(instance, time.time()) if text]
     width = max(len(name) for name, _ in pairs) + 1
-    click.echo("\n".join(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs))
+    say_lines(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
 
 
 def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.options import common_options, ids_argument
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say_lines
+from hostmanager_client.cli.session import pass_session
 
 
 @click.command("status")
@@ -24,4 +25,4 @@ def status_command(instance_ids: tuple[str, ...]) -> None:
         return
     from hostmanager_client.cli.view import status_lines
 
-    click.echo("\n".join(status_lines(state, state.time.timestamp(), address)))
+    say_lines(status_lines(state, state.time.timestamp(), address))

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostmanager_client.cli.harmless import one_line
 from hostmanager_client.cli.options import (
     common_options,
     complete_changes,
     ids_argument,
     wait_option,
 )
-from hostmanager_client.cli.session import Session, pass_session, print_json
+from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -96,7 +98,7 @@ def restart_command(instance_ids: tuple[str, ...], everything: bool, wait: bool)
     with session.connect(timeout=_call_timeout(session, wait)) as client:
         answer = client.restart(instance_ids, all_up=everything)
         if not session.json:
-            _say(f"{g.instance_id}: restarting" for g in answer.generations)
+            _say(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
         progress = _wait(session, client, answer, {}) if wait else None
     _finish(session, answer, progress)
 
@@ -188,7 +190,7 @@ def _sentences(targets: Mapping[str, Target], reload_config: bool, validate_only
         yield "site config checked" if validate_only else "site config read"
     would = "would be " if validate_only else ""
     for instance_id, target in targets.items():
-        yield f"{instance_id}: target {would}{target_word(target)}"
+        yield f"{one_line(instance_id)}: target {would}{target_word(target)}"
 
 
 def _wait(
@@ -208,12 +210,12 @@ def _warn(answer: pb.UpdateResponse) -> None:
         from hostmanager_client.cli.view import problem_line
 
         for problem in answer.config_warnings:
-            click.echo(problem_line(problem), err=True)
+            say(problem_line(problem), err=True)
 
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        say(line)
 
 
 def _finish(
@@ -227,4 +229,4 @@ def _finish(
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
     elif progress is not None:
         count = len(progress.reached)
-        click.echo(f"{count} {'instance' if count == 1 else 'instances'} reached the target")
+        say(f"{count} {'instance' if count == 1 else 'instances'} reached the target")

@@ -52,11 +52,6 @@ def display_width(text: str) -> int:
     return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)
 
 
-def one_line(text: str) -> str:
-    """The text without what would move the cursor or colour the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def short_id(docker_id: str) -> str:
     """The id of a container or an image as short as docker shows it, and takes it."""
     return docker_id.removeprefix("sha256:")[:12]

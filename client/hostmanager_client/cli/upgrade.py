@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostmanager_client.cli.harmless import one_line
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.cli.session import pass_session, print_json
+from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.session import pass_session
 from hostmanager_client.errors import DeadlineExceeded, Unreachable
 
 if TYPE_CHECKING:
@@ -50,8 +52,9 @@ def upgrade_command(check: bool) -> None:
             }
         )
     else:
-        click.echo(
-            f"upgraded from {before.version} to {after.version} (pid {after.pid}); away for {away:.2f} s"
+        say(
+            f"upgraded from {one_line(before.version)} to {one_line(after.version)} (pid {after.pid}); "
+            f"away for {away:.2f} s"
         )
 
 
@@ -59,7 +62,8 @@ def _show_check(before: pb.ManagerStatus, answer: pb.UpgradeResponse, *, as_json
     if as_json:
         print_json({"previousVersion": before.version, "version": answer.version})
     else:
-        click.echo(f"the code installed now starts: version {answer.version}; {before.version} runs")
+        version, running = one_line(answer.version), one_line(before.version)
+        say(f"the code installed now starts: version {version}; {running} runs")
 
 
 def _successor(client: HostManagerClient, epoch: str, patience: float) -> tuple[pb.ManagerStatus, float]:

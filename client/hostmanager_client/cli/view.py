@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.cli.text import Cell, duration, one_line, table
+from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.text import Cell, duration, table
 from hostmanager_client.state import HostState
 from hostmanager_client.words import (
     manager_word,
@@ -49,7 +50,7 @@ def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
     parts = [f"manager {word}"]
     if manager.host:
         parts.append(f"host {one_line(manager.host)}")
-    parts.append(f"hostmanager {manager.version}")
+    parts.append(f"hostmanager {one_line(manager.version)}")
     if manager.pid:
         parts.append(f"pid {manager.pid}")
     if manager.HasField("start_time"):
@@ -86,7 +87,7 @@ def problem_line(problem: pb.ConfigProblem) -> str:
         place += f":{problem.line}"
         if problem.column:
             place += f":{problem.column}"
-    return f"{severity.styled()}: {place + ': ' if place else ''}{one_line(problem.message)}"
+    return f"{severity.styled()}: {one_line(place + ': ' if place else '')}{one_line(problem.message)}"
 
 
 def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:

@@ -14,6 +14,7 @@ import click
 import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_client.cli.harmless import one_line
 from hostmanager_client.demo.compose import DockerError, Services
 from hostmanager_client.demo.lab import DemoError, Lab
 from hostmanager_client.demo.signals import time_limit
@@ -207,7 +208,7 @@ class Tour:
                 if isinstance(event, pb.EventGap):
                     raise DemoError(f"events were lost: {event.message}")
                 after = to_seconds(event.time) - start
-                click.echo(f"  {after:+7.3f} s  {event_word(event.kind):<12}  {event.message}")
+                click.echo(f"  {after:+7.3f} s  {event_word(event.kind):<12}  {one_line(event.message)}")
                 if event.kind == until:
                     return
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from hostmanager_server.main import default_socket
+from hostmanager_server.printable import printable
 from hostmanager_server.systemd import unit_file
 from hostmanager_server.systemd.request import BadSiteError, Planned, Request, plan
 from hostmanager_server.systemd.unit import UnitError
@@ -107,12 +108,12 @@ def install_command(
         text = planned.unit.text()
     except BadSiteError as error:
         for problem in error.problems:
-            click.echo(str(problem), err=True)
+            click.echo(printable(str(problem)), err=True)
         raise click.ClickException(f"{site_file} cannot be used; nothing was written") from error
     except UnitError as error:
         raise click.ClickException(str(error)) from error
     for warning in planned.warnings:
-        click.echo(str(warning), err=True)
+        click.echo(printable(str(warning)), err=True)
     file = (unit_dir or _unit_dir(of_user)) / planned.unit.file_name
     changed = not print_only and _write(file, text, force=force)
     steps = _next_steps(planned, file, of_user=of_user)
