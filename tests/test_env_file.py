@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -210,15 +211,16 @@ def test_a_link_of_root_is_followed(file: Path) -> None:
 
 
 @as_root
-def test_a_daemon_that_is_not_root_warns_where_root_refuses(file: Path) -> None:
-    file.chmod(0o646)
-    for folder in [file, *file.parents[:3]]:
-        os.chown(folder, nobody(), -1)
-    os.seteuid(nobody())
-    try:
-        warnings = read_env_file(str(file)).warnings
-    finally:
-        os.seteuid(0)
-        for folder in file.parents[:3]:
-            os.chown(folder, 0, -1)
+def test_a_daemon_that_is_not_root_warns_where_root_refuses() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        file = Path(folder) / "agent.env"
+        file.write_text("A=1\n")
+        file.chmod(0o646)
+        for each in (folder, file):
+            os.chown(each, nobody(), -1)
+        os.seteuid(nobody())
+        try:
+            warnings = read_env_file(str(file)).warnings
+        finally:
+            os.seteuid(0)
     assert any("everybody on this machine may write it" in warning for warning in warnings)
