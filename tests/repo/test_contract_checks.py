@@ -24,7 +24,11 @@ message Thing {
 
 def environment() -> dict[str, str]:
     """Git and buf on their own: no configuration of whoever runs the tests, no repository around them."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "CONTRACT_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GIT_", "CONTRACT_", "GENERATORS"))
+    }
     return kept | {
         "VENV": sys.prefix,
         "GIT_CONFIG_GLOBAL": os.devnull,
