@@ -266,7 +266,7 @@ histories = st.builds(
     start_error=st.text(),
     retry_at=st.none() | moments,
     finished=st.booleans(),
-    under_way=st.booleans(),
+    started_once=st.booleans(),
     restart_of=st.integers(0, 10**6),
 )
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.core.manager import Manager, ManagerState
-from hostmanager_server.core.model import Instance, State
-from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.model import Instance, State, new_instance
+from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
 from hostmanager_server.service_manager import ServiceManager
 from hostmanager_server.store import Store
 from hostmanager_server.supervisor.loop import Loop
+
+from tests.core.instances import with_fields
 
 PATIENCE = 30.0
 WATCHDOG = b"WATCHDOG=1"
@@ -108,7 +110,7 @@ def above(folder: Path, watchdog: float = 0.02) -> Iterator[Above]:
 
 def instance(instance_id: str, state: State, target: Target = Target.UP) -> Instance:
     spec = InstanceSpec(instance_id, "Agent", process=ProcessSpec(("true",)))
-    return Instance(spec, Management.HOST, target, state=state)
+    return with_fields(new_instance(spec, target), state=state)
 
 
 @pytest.mark.parametrize("frozen", ["supervisor", "event loop"])

@@ -27,7 +27,7 @@ async def first_sight(store: Store, hub: Hub) -> None:
 
     def unseen() -> bool:
         tracked = store.snapshot().instances.values()
-        return any(t.instance.out_of_sight == NOT_YET_SEEN for t in tracked)
+        return any(t.instance.observed.out_of_sight == NOT_YET_SEEN for t in tracked)
 
     with hub.watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
         async with asyncio.timeout(_FIRST_SIGHT):

@@ -184,7 +184,9 @@ class ServiceManager:
 def _in_words(snapshot: Snapshot) -> str:
     """How many instances are up of those that are to be, and which are not."""
     instances = [tracked.instance for tracked in snapshot.instances.values()]
-    wanted = [instance for instance in instances if instance.target is Target.UP and not instance.retired]
+    wanted = [
+        instance for instance in instances if instance.wanted.target is Target.UP and not instance.retired
+    ]
     missing = sorted(i.instance_id for i in wanted if not _is_up(i))
     up = f"{len(wanted) - len(missing)} of {len(wanted)} instances up"
     if missing:
@@ -196,11 +198,11 @@ def _in_words(snapshot: Snapshot) -> str:
             broken = any(not status.success for status in snapshot.manager.parse_status.values())
             return f"{up}; the site config cannot be used" if broken else up
         case ManagerState.STOPPING:
-            running = sum(instance.run is not None for instance in instances)
+            running = sum(instance.observed.run is not None for instance in instances)
             return f"Bringing everything down: {running} of {len(instances)} instances still run"
         case ManagerState.STOPPED:
             return "The manager sleeps"
 
 
 def _is_up(instance: Instance) -> bool:
-    return instance.next_action is State.UP or instance.finished
+    return instance.next_action is State.UP or instance.standing.finished

@@ -16,10 +16,13 @@ from hostmanager_server.core.events import (
     Started,
     StartFailed,
 )
-from hostmanager_server.core.lifecycle import decide, fold, next_deadline
+from hostmanager_server.core.facts import fold
+from hostmanager_server.core.lifecycle import decide, next_deadline
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
+
+from tests.core.instances import with_fields
 
 PROCESS = ProcessSpec(("agent",))
 
@@ -55,7 +58,7 @@ class Script:
 
     def state(self) -> State:
         """A call, so that a type checker does not take it to be what it was before."""
-        return self.i.state
+        return self.i.standing.state
 
     def due(self) -> float | None:
         """Seconds until the next deadline."""
@@ -63,8 +66,8 @@ class Script:
         return None if deadline is None else deadline.mono - self.now.mono
 
     def until_state_deadline(self) -> list[Action]:
-        assert self.i.at is not None
-        self.now = self.now.plus(max(0.0, self.i.at.mono - self.now.mono))
+        assert self.i.standing.deadline is not None
+        self.now = self.now.plus(max(0.0, self.i.standing.deadline.mono - self.now.mono))
         return self.decide()
 
     # --- what a driver tells
@@ -99,7 +102,7 @@ class Script:
         return self.decide()
 
     def facts(self, *, waiting_for: tuple[str, ...] = (), held_by: tuple[str, ...] = ()) -> list[Action]:
-        self.i = replace(self.i, waiting_for=waiting_for, held_by=held_by)
+        self.i = with_fields(self.i, waiting_for=waiting_for, held_by=held_by)
         return self.decide()
 
     # --- shorthands
@@ -110,14 +113,14 @@ class Script:
         assert isinstance(launch, Launch)
         self.started()
         self.ready()
-        assert self.i.state is State.UP
+        assert self.i.standing.state is State.UP
         return self
 
     def crash_and_return(self) -> None:
         """Crash, wait for the restart, be up again at once."""
         self.ends(1)
-        assert self.i.state in (State.START_AT, State.WAIT_START)
-        if self.i.state is State.START_AT:
+        assert self.i.standing.state in (State.START_AT, State.WAIT_START)
+        if self.i.standing.state is State.START_AT:
             self.until_state_deadline()
         self.started()
         self.ready()

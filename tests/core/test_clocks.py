@@ -22,7 +22,14 @@ def a_life(wall_jumps: list[float]) -> list[tuple[State, float | None, int, floa
         script.now = Instant(script.now.mono, script.now.wall + jump)
         script.crash_and_return()
         due = script.due()
-        seen.append((script.state(), due, script.i.failures, stability(script.i.fail_times, script.now)))
+        seen.append(
+            (
+                script.state(),
+                due,
+                script.i.standing.failures,
+                stability(script.i.standing.fail_times, script.now),
+            )
+        )
         script.wait(1.0)
     return seen
 
@@ -40,5 +47,5 @@ def test_after_a_suspension_what_came_due_meanwhile_is_done_once() -> None:
     assert script.state() is State.START_AT
     launches = [action for action in script.wait(100_000.0) if isinstance(action, Launch)]
     assert len(launches) == 1
-    assert stability(script.i.fail_times, script.now) == 1.0  # the time away counts
+    assert stability(script.i.standing.fail_times, script.now) == 1.0  # the time away counts
     assert script.wait(0.0) == []

@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.core.instances import with_fields
 from tests.core.world import GOOD, Behaviour, Process, World
 
 NAMES = ("a", "b", "c", "d")
@@ -74,8 +75,10 @@ class Machine(RuleBasedStateMachine):
 
         def held_to_transitions(i: Instance, now: Instant, do: list[Action]) -> Instance:
             after = step(i, now, do)
-            if after.state is not i.state:
-                assert after.state in TRANSITIONS[i.state], f"{i.state.value} -> {after.state.value}"
+            if after.standing.state is not i.standing.state:
+                assert after.standing.state in TRANSITIONS[i.standing.state], (
+                    f"{i.standing.state.value} -> {after.standing.state.value}"
+                )
             return after
 
         self.patch.setattr(lifecycle, "_step", held_to_transitions)
@@ -103,8 +106,8 @@ class Machine(RuleBasedStateMachine):
     def put(self, changed: dict[str, Instance]) -> None:
         for name, instance in changed.items():
             old = self.world.instances.get(name)
-            assert old is None or instance.generation >= old.generation
-            assert old is None or instance.observed_generation >= old.observed_generation
+            assert old is None or instance.wanted.generation >= old.wanted.generation
+            assert old is None or instance.standing.observed_generation >= old.standing.observed_generation
             if old is None:  # the numbers of its runs begin anew; nothing of an earlier one is alive
                 assert not self.world.alive(name)
                 self.world.numbers.pop(name, None)
@@ -165,13 +168,13 @@ class Machine(RuleBasedStateMachine):
     def found_running(self, name: str) -> None:
         """Something started by others, as a driver may find it."""
         i = self.world.instances.get(name)
-        if i is None or i.run is not None or i.spec.process is None or self.world.alive(name):
+        if i is None or i.observed.run is not None or i.spec.process is None or self.world.alive(name):
             return
-        key = RunKey(name, i.runs + 1)
+        key = RunKey(name, i.standing.runs + 1)
         self.world.numbers[name] = key.number
         self.world.processes[key] = Process(GOOD, self.world.now.mono, ready_said=True)
         run = Run(key.number, Phase.READY, i.spec.process, 99, self.world.now, adopted=True)
-        self.world.instances[name] = replace(i, run=run, runs=key.number)
+        self.world.instances[name] = with_fields(i, run=run, runs=key.number)
 
     # --- the ways of the events
 
@@ -237,23 +240,29 @@ class Machine(RuleBasedStateMachine):
         world.advance(125.0)
         for name, i in world.instances.items():
             assert not i.retired, f"{name} is still on the list"
-            assert i.successor is None
-            assert not i.restart_wanted
-            if i.spec.process is None and i.run is None:
-                assert i.state is State.UNKNOWN
+            assert i.wanted.successor is None
+            assert not i.wanted.restart
+            if i.spec.process is None and i.observed.run is None:
+                assert i.standing.state is State.UNKNOWN
             elif world.expected_up(name):
-                assert i.state is State.UP, f"I3: {name} is {i.state.value} ({i.reason}: {i.message})"
-            elif i.target is Target.UP and not i.finished:
-                assert i.state is State.START, f"{name} is {i.state.value} ({i.reason}: {i.message})"
+                assert i.standing.state is State.UP, (
+                    f"I3: {name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
+                )
+            elif i.wanted.target is Target.UP and not i.standing.finished:
+                assert i.standing.state is State.START, (
+                    f"{name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
+                )
                 assert any(not world.expected_up(d) for d in i.spec.depends_on)
             else:
-                assert i.state is State.DOWN, f"I3: {name} is {i.state.value} ({i.reason}: {i.message})"
+                assert i.standing.state is State.DOWN, (
+                    f"I3: {name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
+                )
             if i.settled:
-                assert i.observed_generation == i.generation
-            assert stability(i.fail_times, world.now) == 1.0
+                assert i.standing.observed_generation == i.wanted.generation
+            assert stability(i.standing.fail_times, world.now) == 1.0
             assert next_deadline(i) is None, f"{name} is quiet, and yet it is to be looked at again"
-            if i.state is State.UP:
-                assert i.failures == 0, "forgotten after a minute up"
+            if i.standing.state is State.UP:
+                assert i.standing.failures == 0, "forgotten after a minute up"
 
 
 Machine.TestCase.settings = settings(

@@ -21,6 +21,8 @@ from hostmanager_server.core.spec import (
     Target,
 )
 
+from tests.core.instances import with_fields
+
 NOW = Instant(1000.0, 1e9)
 SPEC = InstanceSpec("a", "Agent", process=ProcessSpec(("agent",)))
 OLD_EXIT = Exit(ExitStatus(code=1), Instant(990.0, 1e9 - 10), False, "ended with code 1")
@@ -37,47 +39,47 @@ RUN = Run(9, Phase.READY, ProcessSpec(("agent",)), pid=5, adopted=True)
 
 
 def running(**changes: object) -> Instance:
-    up = replace(new_instance(SPEC), run=RUN, runs=9, state=State.UP)
-    return replace(up, **changes)  # type: ignore[arg-type]  # whatever a test needs
+    up = with_fields(new_instance(SPEC), run=RUN, runs=9, state=State.UP)
+    return with_fields(up, **changes)
 
 
 def test_what_has_finished_stays_so() -> None:
     instance = with_history(new_instance(SPEC), history(finished=True), NOW)
     decision = decide(instance, NOW)
     assert decision.actions == ()
-    assert (decision.instance.state, decision.instance.reason) == (State.DOWN, "Finished")
+    assert (decision.instance.standing.state, decision.instance.standing.reason) == (State.DOWN, "Finished")
     assert history_of(decision.instance) == history(finished=True)
 
 
 def test_what_was_backing_off_goes_on_until_its_moment() -> None:
     past = history(failures=3, fail_times=(NOW,), retry_at=NOW.plus(20.0))
     instance = decide(with_history(new_instance(SPEC), past, NOW), NOW).instance
-    assert (instance.state, instance.at) == (State.START_AT, NOW.plus(20.0))
-    assert decide(instance, NOW.plus(20.0)).instance.state is State.WAIT_START
+    assert (instance.standing.state, instance.standing.deadline) == (State.START_AT, NOW.plus(20.0))
+    assert decide(instance, NOW.plus(20.0)).instance.standing.state is State.WAIT_START
 
 
 def test_what_finished_and_is_to_be_down_may_be_started_again() -> None:
-    down = replace(new_instance(SPEC), target=Target.DOWN)
+    down = with_fields(new_instance(SPEC), target=Target.DOWN)
     instance = with_history(down, history(finished=True), NOW)
     up = set_targets({"a": instance}, [TargetChange("a", Target.UP)])["a"]
-    assert decide(up, NOW).instance.state is State.WAIT_START
-    assert not instance.finished
+    assert decide(up, NOW).instance.standing.state is State.WAIT_START
+    assert not instance.standing.finished
 
 
 def test_what_runs_is_not_finished_and_its_failures_are_forgotten_in_time() -> None:
     past = history(failures=2, retry_at=NOW, finished=True)
     instance = with_history(running(), past, NOW)
-    assert (instance.runs, instance.restarts, instance.failures) == (9, 6, 2)
-    assert (instance.finished, instance.retry_at) == (False, None)
+    assert (instance.standing.runs, instance.standing.restarts, instance.standing.failures) == (9, 6, 2)
+    assert (instance.standing.finished, instance.standing.retry_at) == (False, None)
     later = NOW.plus(SPEC.restart.backoff.reset_after)
-    assert decide(instance, later).instance.failures == 0
+    assert decide(instance, later).instance.standing.failures == 0
 
 
 def test_what_ended_unseen_fails_once_more_than_is_remembered() -> None:
     instance = with_history(running(run=None, last_exit=NEW_EXIT), history(failures=2), NOW)
     decided = decide(instance, NOW).instance
-    assert decided.last_exit == NEW_EXIT
-    assert decided.failures == 3
+    assert decided.observed.last_exit == NEW_EXIT
+    assert decided.standing.failures == 3
 
 
 @pytest.mark.parametrize("change", [{"agent_class": "Another"}, {"management": Management.DOCKER}])
@@ -102,24 +104,28 @@ def test_failures_that_leave_the_window_add_nothing() -> None:
 
 def test_what_runs_goes_on_when_it_is_not_known_what_was_asked_of_it() -> None:
     instance = decide(running(target=Target.DOWN, target_lost=True), NOW).instance
-    assert (instance.target, instance.state, instance.target_lost) == (Target.UP, State.UP, False)
+    assert (instance.wanted.target, instance.standing.state, instance.wanted.target_lost) == (
+        Target.UP,
+        State.UP,
+        False,
+    )
 
 
 def test_a_service_that_is_not_seen_yet_is_spared_when_it_is_found_running() -> None:
     spec = InstanceSpec("a", "Agent", Management.DOCKER, service=SERVICE)
-    unseen = replace(new_instance(spec, Target.DOWN), target_lost=True)
-    assert decide(unseen, NOW).instance.target_lost
+    unseen = with_fields(new_instance(spec, Target.DOWN), target_lost=True)
+    assert decide(unseen, NOW).instance.wanted.target_lost
     run = Run(1, Phase.READY, SERVICE, adopted=True)
-    found = decide(replace(unseen, out_of_sight="", run=run, runs=1), NOW).instance
-    assert (found.target, found.state) == (Target.UP, State.UP)
-    absent = decide(replace(unseen, out_of_sight=""), NOW).instance
-    assert (absent.target, absent.target_lost) == (Target.DOWN, False)
+    found = decide(with_fields(unseen, out_of_sight="", run=run, runs=1), NOW).instance
+    assert (found.wanted.target, found.standing.state) == (Target.UP, State.UP)
+    absent = decide(with_fields(unseen, out_of_sight=""), NOW).instance
+    assert (absent.wanted.target, absent.wanted.target_lost) == (Target.DOWN, False)
 
 
 def test_what_is_asked_for_anew_is_known() -> None:
     spared = running(target=Target.DOWN, target_lost=True)
     asked = set_targets({"a": spared}, [TargetChange("a", Target.DOWN)])["a"]
-    assert decide(asked, NOW).instance.state is State.WAIT_DEAD
+    assert decide(asked, NOW).instance.standing.state is State.WAIT_DEAD
     reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, Note)]
     assert reasons == ["TargetLost"]
 
@@ -128,6 +134,10 @@ def test_what_is_to_run_once_and_has_begun_is_over_when_nothing_is_left_of_it() 
     once = replace(SPEC, restart=RestartPolicy(RestartWhen.NEVER))
     begun = history_of(running(spec=once, run=replace(RUN, started=NOW)))
     assert begun is not None
-    assert begun.under_way
+    assert begun.started_once
     instance = decide(with_history(new_instance(once), begun, NOW), NOW).instance
-    assert (instance.state, instance.reason, len(instance.fail_times)) == (State.DOWN, "Finished", 1)
+    assert (instance.standing.state, instance.standing.reason, len(instance.standing.fail_times)) == (
+        State.DOWN,
+        "Finished",
+        1,
+    )

@@ -19,6 +19,7 @@ from hostmanager_server.core.spec import (
     Target,
 )
 
+from tests.core.instances import with_fields
 from tests.core.script import PROCESS, make, stops
 
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
@@ -35,19 +36,19 @@ def test_up_goes_through_start_and_wait_start_to_up() -> None:
     assert s.state() is State.WAIT_START
     assert s.started() == []
     assert s.state() is State.WAIT_START
-    assert s.i.run is not None
-    assert s.i.run.pid == 4711
+    assert s.i.observed.run is not None
+    assert s.i.observed.run.pid == 4711
     assert s.ready() == []
     assert s.state() is State.UP
-    assert s.i.reason == "Running"
+    assert s.i.standing.reason == "Running"
     assert s.due() is None, "nothing is to be done as long as it runs"
 
 
 def test_a_start_waits_for_what_it_depends_on() -> None:
     s = make()
     assert s.facts(waiting_for=("b", "c")) == []
-    assert (s.state(), s.i.reason) == (State.START, "WaitingForDependencies")
-    assert "b, c" in s.i.message
+    assert (s.state(), s.i.standing.reason) == (State.START, "WaitingForDependencies")
+    assert "b, c" in s.i.standing.message
     (launch,) = s.facts()
     assert isinstance(launch, Launch)
 
@@ -66,22 +67,22 @@ def test_a_start_that_runs_out_of_time_is_taken_down_before_it_is_tried_again() 
     s.started()
     assert s.due() == pytest.approx(15.0)
     assert stops(s.wait(15.0)) == [(INT, False)]
-    assert (s.state(), s.i.reason) == (State.WAIT_DEAD, "Stopping")
+    assert (s.state(), s.i.standing.reason) == (State.WAIT_DEAD, "Stopping")
     assert s.gone() == [], "not yet: 5 s after the time-out"
     assert s.state() is State.START_AT
     assert s.due() == pytest.approx(5.0)
     assert s.wait(4.9) == []
     (launch,) = s.wait(0.2)
     assert launch == Launch(RunKey("a", 2), s.i.spec)
-    assert s.i.failures == 1, "the end that was asked for is not a second failure"
+    assert s.i.standing.failures == 1, "the end that was asked for is not a second failure"
 
 
 def test_a_start_that_failed_is_tried_again_after_the_backoff() -> None:
     s = make()
     s.decide()
     assert s.start_failed("no such file: /bin/agent") == []
-    assert (s.state(), s.i.reason) == (State.START_AT, "BackingOff")
-    assert "no such file: /bin/agent" in s.i.message
+    assert (s.state(), s.i.standing.reason) == (State.START_AT, "BackingOff")
+    assert "no such file: /bin/agent" in s.i.standing.message
     assert s.due() == pytest.approx(0.1)
     assert "StartFailed" in s.reasons()
     (launch,) = s.wait(0.1)
@@ -101,7 +102,7 @@ def test_a_failed_start_without_a_reason_is_a_failed_start() -> None:
     s.decide()
     s.start_failed("")
     assert "StartFailed" in s.reasons()
-    assert s.i.failures == 1
+    assert s.i.standing.failures == 1
 
 
 # --- losing
@@ -110,12 +111,12 @@ def test_a_failed_start_without_a_reason_is_a_failed_start() -> None:
 def test_a_lost_instance_goes_to_start_at_and_comes_back() -> None:
     s = make().up()
     assert s.ends(3) == []
-    assert (s.state(), s.i.reason) == (State.START_AT, "BackingOff")
-    assert "code 3" in s.i.message
+    assert (s.state(), s.i.standing.reason) == (State.START_AT, "BackingOff")
+    assert "code 3" in s.i.standing.message
     assert s.due() == pytest.approx(0.1)
     (launch,) = s.wait(0.1)
     assert launch == Launch(RunKey("a", 2), s.i.spec)
-    assert s.i.restarts == 1
+    assert s.i.standing.restarts == 1
     s.started()
     s.ready()
     assert s.state() is State.UP
@@ -130,11 +131,11 @@ def test_with_no_backoff_the_replacement_is_launched_in_the_same_decision() -> N
 def test_what_a_crash_left_behind_is_ended_before_the_restart() -> None:
     s = make().up()
     assert stops(s.main_ends(1)) == [(TERM, True)]
-    assert (s.state(), s.i.reason) == (State.WAIT_DEAD, "CleaningUp")
+    assert (s.state(), s.i.standing.reason) == (State.WAIT_DEAD, "CleaningUp")
     assert stops(s.wait(5.0)) == [(KILL, True)]
     (launch,) = s.gone()
     assert isinstance(launch, Launch), "the backoff of 0.1 s is long over"
-    assert s.i.failures == 1
+    assert s.i.standing.failures == 1
 
 
 def test_a_crash_before_it_was_ready_counts_as_a_failure() -> None:
@@ -143,7 +144,7 @@ def test_a_crash_before_it_was_ready_counts_as_a_failure() -> None:
     s.started()
     s.ends(127)
     assert s.state() is State.START_AT
-    assert "command not found" in s.i.message
+    assert "command not found" in s.i.standing.message
 
 
 def test_what_a_failed_start_left_behind_is_ended_first() -> None:
@@ -158,9 +159,9 @@ def test_an_exit_that_nobody_saw_counts_as_a_failure_of_unknown_status() -> None
     s = make(restart=RestartPolicy(RestartWhen.ON_FAILURE)).up()
     s.gone()
     assert s.state() is State.START_AT
-    assert s.i.last_exit is not None
-    assert s.i.last_exit.status == ExitStatus()
-    assert "status unknown" in s.i.message
+    assert s.i.observed.last_exit is not None
+    assert s.i.observed.last_exit.status == ExitStatus()
+    assert "status unknown" in s.i.standing.message
 
 
 # --- restart policy
@@ -181,20 +182,20 @@ def test_the_restart_policy_says_what_comes_back(when: RestartWhen, code: int, c
     s = make(restart=RestartPolicy(when)).up()
     s.ends(code)
     assert s.state() is (State.START_AT if comes_back else State.DOWN)
-    assert s.i.finished is not comes_back
+    assert s.i.standing.finished is not comes_back
     if not comes_back:
-        assert s.i.reason == "Finished"
-        assert f"code {code}" in s.i.message
+        assert s.i.standing.reason == "Finished"
+        assert f"code {code}" in s.i.standing.message
         assert s.i.settled, "nothing more will happen by itself"
-        assert bool(s.i.fail_times) is (code != 0), "an exit with 0 is no failure here"
+        assert bool(s.i.standing.fail_times) is (code != 0), "an exit with 0 is no failure here"
 
 
 def test_one_that_is_never_restarted_is_finished_after_a_failed_start() -> None:
     s = make(restart=RestartPolicy(RestartWhen.NEVER))
     s.decide()
     s.start_failed()
-    assert (s.state(), s.i.reason, s.i.finished) == (State.DOWN, "Finished", True)
-    assert len(s.i.fail_times) == 1
+    assert (s.state(), s.i.standing.reason, s.i.standing.finished) == (State.DOWN, "Finished", True)
+    assert len(s.i.standing.fail_times) == 1
 
 
 def test_one_that_is_never_restarted_is_taken_down_when_its_start_runs_out_of_time() -> None:
@@ -203,15 +204,15 @@ def test_one_that_is_never_restarted_is_taken_down_when_its_start_runs_out_of_ti
     s.started()
     assert stops(s.until_state_deadline()) == [(INT, False)]
     assert s.ends() == []
-    assert (s.state(), s.i.reason) == (State.DOWN, "Finished")
-    assert "not ready after 15 s" in s.i.message
+    assert (s.state(), s.i.standing.reason) == (State.DOWN, "Finished")
+    assert "not ready after 15 s" in s.i.standing.message
 
 
 def test_what_a_finished_one_left_behind_is_ended_too() -> None:
     s = make(restart=RestartPolicy(RestartWhen.ON_FAILURE)).up()
     assert stops(s.main_ends(0)) == [(TERM, True)]
     assert s.gone() == []
-    assert (s.state(), s.i.reason) == (State.DOWN, "Finished")
+    assert (s.state(), s.i.standing.reason) == (State.DOWN, "Finished")
 
 
 @pytest.mark.parametrize("ask", ["up", "restart"])
@@ -220,7 +221,7 @@ def test_a_finished_one_starts_again_when_asked(ask: str) -> None:
     s.ends(0)
     (launch,) = s.target(Target.UP) if ask == "up" else s.restart()
     assert isinstance(launch, Launch)
-    assert s.i.restarts == 0, "somebody asked for it"
+    assert s.i.standing.restarts == 0, "somebody asked for it"
 
 
 # --- backoff
@@ -231,8 +232,8 @@ def test_the_backoff_doubles_up_to_its_maximum() -> None:
     delays = []
     for _ in range(12):
         s.ends(1)
-        assert s.i.at is not None
-        delays.append(round(s.i.at.mono - s.now.mono, 6))
+        assert s.i.standing.deadline is not None
+        delays.append(round(s.i.standing.deadline.mono - s.now.mono, 6))
         s.until_state_deadline()
         s.started()
         s.ready()
@@ -243,12 +244,12 @@ def test_the_backoff_is_forgotten_after_a_minute_up_and_not_before() -> None:
     s = make().up()
     s.crash_and_return()
     s.crash_and_return()
-    assert s.i.failures == 2
+    assert s.i.standing.failures == 2
     assert s.due() == pytest.approx(60.0)
     s.wait(59.9)
-    assert s.i.failures == 2
+    assert s.i.standing.failures == 2
     s.wait(0.2)
-    assert s.i.failures == 0
+    assert s.i.standing.failures == 0
     s.ends(1)
     assert s.due() == pytest.approx(0.1)
 
@@ -263,17 +264,17 @@ def test_backing_off_ends_at_once_when_up_is_asked_for_again() -> None:
     s.ends(1)
     (launch,) = s.target(Target.UP)
     assert isinstance(launch, Launch)
-    assert s.i.restarts == 0
+    assert s.i.standing.restarts == 0
 
 
 def test_only_launches_nobody_asked_for_count_as_restarts() -> None:
     s = make().up()
     s.crash_and_return()
-    assert s.i.restarts == 1
+    assert s.i.standing.restarts == 1
     s.restart()
     s.ends()
-    assert s.i.runs == 3
-    assert s.i.restarts == 1
+    assert s.i.standing.runs == 3
+    assert s.i.standing.restarts == 1
 
 
 # --- stopping
@@ -282,10 +283,10 @@ def test_only_launches_nobody_asked_for_count_as_restarts() -> None:
 def test_a_stop_escalates_from_int_to_term_to_kill_each_after_its_own_grace() -> None:
     s = make(stop=StopPolicy(grace=10.0, term_grace=5.0)).up()
     assert stops(s.target(Target.DOWN)) == [(INT, False)]
-    assert (s.state(), s.i.reason) == (State.WAIT_DEAD, "Stopping")
+    assert (s.state(), s.i.standing.reason) == (State.WAIT_DEAD, "Stopping")
     assert stops(s.wait(9.9)) == []
     assert stops(s.wait(0.2)) == [(TERM, True)]
-    assert s.i.reason == "StopEscalated"
+    assert s.i.standing.reason == "StopEscalated"
     assert stops(s.wait(4.9)) == []
     assert stops(s.wait(0.2)) == [(KILL, True)]
     assert s.state() is State.WAIT_DEAD, "until the tree is really gone"
@@ -293,9 +294,9 @@ def test_a_stop_escalates_from_int_to_term_to_kill_each_after_its_own_grace() ->
     assert stops(s.wait(5.0)) == [(KILL, True)], "until the kernel lets go"
     assert len(s.notes) == notes, "in silence"
     s.ends()
-    assert (s.state(), s.i.reason) == (State.DOWN, "Stopped")
+    assert (s.state(), s.i.standing.reason) == (State.DOWN, "Stopped")
     assert s.i.settled
-    assert s.i.fail_times == ()
+    assert s.i.standing.fail_times == ()
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_a_start_that_fails_while_it_is_being_stopped_is_down() -> None:
     s.target(Target.DOWN)
     s.start_failed()
     assert s.state() is State.DOWN
-    assert s.i.failures == 0
+    assert s.i.standing.failures == 0
 
 
 def test_a_crash_during_shutdown_is_not_restarted() -> None:
@@ -349,16 +350,16 @@ def test_a_crash_during_shutdown_is_not_restarted() -> None:
     s.target(Target.DOWN)
     assert s.ends(139) == []
     assert s.state() is State.DOWN
-    assert s.i.last_exit is not None
-    assert s.i.last_exit.expected
-    assert s.i.fail_times == ()
+    assert s.i.observed.last_exit is not None
+    assert s.i.observed.last_exit.expected
+    assert s.i.standing.fail_times == ()
 
 
 def test_it_stays_up_until_its_dependents_are_down() -> None:
     s = make().up()
-    s.i = replace(s.i, held_by=("b",))
+    s.i = with_fields(s.i, held_by=("b",))
     assert s.target(Target.DOWN) == []
-    assert (s.state(), s.i.reason) == (State.UP, "WaitingForDependents")
+    assert (s.state(), s.i.standing.reason) == (State.UP, "WaitingForDependents")
     assert stops(s.facts()) == [(INT, False)]
 
 
@@ -367,9 +368,9 @@ def test_one_that_is_held_and_wanted_again_goes_on_running() -> None:
     s.crash_and_return()
     s.facts(held_by=("b",))
     s.target(Target.DOWN)
-    assert s.i.reason == "WaitingForDependents"
+    assert s.i.standing.reason == "WaitingForDependents"
     assert s.target(Target.UP) == []
-    assert (s.state(), s.i.reason) == (State.UP, "Running")
+    assert (s.state(), s.i.standing.reason) == (State.UP, "Running")
     s.facts()
     assert s.due() == pytest.approx(60.0), "the backoff is still to be forgotten"
 
@@ -408,7 +409,11 @@ def test_a_start_failure_with_nothing_wanted_any_more_is_down() -> None:
     key = s.i.run_key()
     s.i = plan.set_targets({"a": s.i}, [plan.TargetChange("a", Target.DOWN)])["a"]
     assert s.see(StartFailed(key, "no", s.now)) == []
-    assert (s.state(), s.i.reason, s.i.message) == (State.DOWN, "Stopped", "start failed: no")
+    assert (s.state(), s.i.standing.reason, s.i.standing.message) == (
+        State.DOWN,
+        "Stopped",
+        "start failed: no",
+    )
 
 
 # --- restart on request
@@ -417,15 +422,15 @@ def test_a_start_failure_with_nothing_wanted_any_more_is_down() -> None:
 def test_a_restart_goes_down_and_up_again_and_keeps_the_target() -> None:
     s = make().up()
     assert stops(s.restart()) == [(INT, False)]
-    assert s.i.target is Target.UP
-    assert s.i.observed_generation < s.i.generation
+    assert s.i.wanted.target is Target.UP
+    assert s.i.standing.observed_generation < s.i.wanted.generation
     (launch,) = s.ends()
     assert launch == Launch(RunKey("a", 2), s.i.spec)
-    assert not s.i.restart_wanted
+    assert not s.i.wanted.restart
     s.started()
     s.ready()
-    assert s.i.observed_generation == s.i.generation
-    assert s.i.fail_times == ()
+    assert s.i.standing.observed_generation == s.i.wanted.generation
+    assert s.i.standing.fail_times == ()
 
 
 def test_down_overrides_a_restart_under_way() -> None:
@@ -449,7 +454,7 @@ def test_a_restart_is_over_when_the_command_is_lost_meanwhile() -> None:
     s.i = replace(s.i, spec=replace(s.i.spec, process=None, problem="no command"))
     s.ends()
     assert s.state() is State.UNKNOWN
-    assert not s.i.restart_wanted
+    assert not s.i.wanted.restart
 
 
 # --- not operable
@@ -458,8 +463,8 @@ def test_a_restart_is_over_when_the_command_is_lost_meanwhile() -> None:
 def test_without_a_command_it_is_not_operable_and_says_why() -> None:
     s = make(process=None, problem="agent class 'Agent' has no command")
     assert s.decide() == []
-    assert (s.state(), s.i.reason) == (State.UNKNOWN, "NotOperable")
-    assert s.i.message == "agent class 'Agent' has no command"
+    assert (s.state(), s.i.standing.reason) == (State.UNKNOWN, "NotOperable")
+    assert s.i.standing.message == "agent class 'Agent' has no command"
     assert not s.i.operable
     assert s.due() is None
 
@@ -477,7 +482,7 @@ def test_the_message_follows_the_problem() -> None:
     s.decide()
     s.i = replace(s.i, spec=replace(s.i.spec, process=None, problem="two"))
     s.decide()
-    assert s.i.message == "two"
+    assert s.i.standing.message == "two"
 
 
 def test_one_that_loses_its_command_goes_on_running_and_is_then_not_operable() -> None:
@@ -501,7 +506,7 @@ def test_waiting_for_a_dependency_it_may_lose_its_command() -> None:
 def test_what_is_found_running_is_up_also_without_a_command() -> None:
     s = make(Target.DOWN, process=None, problem="no command")
     s.decide()
-    s.i = replace(s.i, run=Run(1, Phase.READY, PROCESS, 4711), runs=1)
+    s.i = with_fields(s.i, run=Run(1, Phase.READY, PROCESS, 4711), runs=1)
     assert stops(s.decide()) == [(INT, False)]
     assert s.state() is State.WAIT_DEAD
 
@@ -515,8 +520,8 @@ def test_nothing_is_launched_beside_what_is_found_running(before: State) -> None
     else:
         s.facts(waiting_for=("b",))
     assert s.state() is before
-    number = s.i.runs + 1
-    s.i = replace(s.i, run=Run(number, Phase.READY, PROCESS, 4711), runs=number, waiting_for=())
+    number = s.i.standing.runs + 1
+    s.i = with_fields(s.i, run=Run(number, Phase.READY, PROCESS, 4711), runs=number, waiting_for=())
     assert s.wait(100.0) == []
     assert s.state() is State.UP
 
@@ -524,11 +529,11 @@ def test_nothing_is_launched_beside_what_is_found_running(before: State) -> None
 def test_what_is_found_running_after_failures_forgets_them_in_time() -> None:
     s = make().up()
     s.ends(1)
-    s.i = replace(s.i, run=Run(2, Phase.READY, PROCESS, 4711), runs=2)
+    s.i = with_fields(s.i, run=Run(2, Phase.READY, PROCESS, 4711), runs=2)
     s.decide()
-    assert s.i.failures == 1
+    assert s.i.standing.failures == 1
     s.wait(60.0)
-    assert s.i.failures == 0
+    assert s.i.standing.failures == 0
 
 
 # --- passive
@@ -538,12 +543,12 @@ def test_a_passive_one_mirrors_what_is() -> None:
     s = make(Target.PASSIVE)
     assert s.decide() == []
     assert s.state() is State.DOWN
-    s.i = replace(s.i, run=Run(1, Phase.READY, PROCESS, 4711), runs=1)
+    s.i = with_fields(s.i, run=Run(1, Phase.READY, PROCESS, 4711), runs=1)
     assert s.decide() == []
     assert s.state() is State.UP
     assert s.ends(1) == []
     assert s.state() is State.DOWN
-    assert s.i.fail_times == ()
+    assert s.i.standing.fail_times == ()
     assert s.due() is None
 
 
@@ -572,8 +577,8 @@ def test_a_passive_one_is_started_on_request_and_then_only_observed_again() -> N
     assert isinstance(launch, Launch)
     s.started()
     s.ready()
-    assert (s.state(), s.i.target) == (State.UP, Target.PASSIVE)
-    assert s.i.observed_generation == s.i.generation
+    assert (s.state(), s.i.wanted.target) == (State.UP, Target.PASSIVE)
+    assert s.i.standing.observed_generation == s.i.wanted.generation
     assert s.ends(1) == []
     assert s.state() is State.DOWN
 
@@ -585,15 +590,15 @@ def test_a_passive_one_is_stopped_on_request_and_then_only_observed_again() -> N
     s.ready()
     assert stops(s.target(Target.DOWN)) == [(INT, False)]
     s.ends()
-    assert (s.state(), s.i.target) == (State.DOWN, Target.PASSIVE)
+    assert (s.state(), s.i.wanted.target) == (State.DOWN, Target.PASSIVE)
 
 
 def test_a_passive_one_whose_start_fails_is_not_tried_again() -> None:
     s = make(initial_target=Target.PASSIVE)
     s.target(Target.UP)
     assert s.start_failed() == []
-    assert (s.state(), s.i.target) == (State.DOWN, Target.PASSIVE)
-    assert s.i.observed_generation == s.i.generation
+    assert (s.state(), s.i.wanted.target) == (State.DOWN, Target.PASSIVE)
+    assert s.i.standing.observed_generation == s.i.wanted.generation
     assert s.due() is None
 
 
@@ -602,7 +607,7 @@ def test_a_passive_one_whose_start_runs_out_of_time_is_left_as_it_is() -> None:
     s.target(Target.UP)
     s.started()
     assert s.until_state_deadline() == []
-    assert (s.state(), s.i.target) == (State.UP, Target.PASSIVE)
+    assert (s.state(), s.i.wanted.target) == (State.UP, Target.PASSIVE)
 
 
 # --- leaving the list
@@ -704,8 +709,8 @@ def test_ready_before_started_is_up_with_its_pid() -> None:
     key = s.i.run_key()
     s.see(Ready(key, s.now), Started(key, 99, s.now))
     assert s.state() is State.UP
-    assert s.i.run is not None
-    assert s.i.run.pid == 99
+    assert s.i.observed.run is not None
+    assert s.i.observed.run.pid == 99
 
 
 # --- generations
@@ -714,28 +719,30 @@ def test_ready_before_started_is_up_with_its_pid() -> None:
 def test_the_observed_generation_follows_once_the_request_is_carried_out() -> None:
     s = make()
     s.decide()
-    assert (s.i.generation, s.i.observed_generation) == (1, 0)
+    assert (s.i.wanted.generation, s.i.standing.observed_generation) == (1, 0)
     s.started()
     s.ready()
-    assert s.i.observed_generation == 1
+    assert s.i.standing.observed_generation == 1
     s.target(Target.DOWN)
-    assert (s.i.generation, s.i.observed_generation) == (2, 1)
+    assert (s.i.wanted.generation, s.i.standing.observed_generation) == (2, 1)
     s.main_ends()
-    assert s.i.observed_generation == 1
+    assert s.i.standing.observed_generation == 1
     s.gone()
-    assert s.i.observed_generation == 2
+    assert s.i.standing.observed_generation == 2
     s.target(Target.DOWN)
-    assert (s.i.generation, s.i.observed_generation) == (3, 3), "asked for what is: done at once"
+    assert (s.i.wanted.generation, s.i.standing.observed_generation) == (3, 3), (
+        "asked for what is: done at once"
+    )
 
 
 def test_a_crash_does_not_take_back_what_was_observed() -> None:
     s = make().up()
     s.ends(1)
-    assert s.i.observed_generation == s.i.generation
+    assert s.i.standing.observed_generation == s.i.wanted.generation
 
 
 def test_the_stage_of_a_stop_is_kept_with_the_run() -> None:
     s = make().up()
     s.target(Target.DOWN)
-    assert s.i.run is not None
-    assert s.i.run.stop_stage is StopStage.SIGNAL
+    assert s.i.observed.run is not None
+    assert s.i.observed.run.stop_stage is StopStage.SIGNAL

@@ -11,6 +11,7 @@ from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.plan import ALL, BadEntry, TargetChange
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
 
+from tests.core.instances import with_fields
 from tests.core.script import PROCESS, Script, make, stops
 
 NOW = Instant(1000.0, 1e9)
@@ -43,13 +44,13 @@ def reload(script: Script, *specs: InstanceSpec) -> list[str]:
 def test_all_up_and_then_one_down_ends_with_exactly_that_one_down() -> None:
     instances = table(spec("a"), spec("b"), spec("c"))
     changed = plan.set_targets(instances, [TargetChange(ALL, UP), TargetChange("b", DOWN)])
-    assert {n: i.target for n, i in changed.items()} == {"a": UP, "b": DOWN, "c": UP}
+    assert {n: i.wanted.target for n, i in changed.items()} == {"a": UP, "b": DOWN, "c": UP}
 
 
 def test_however_often_a_request_names_an_instance_it_is_one_generation() -> None:
     instances = table(spec("a"))
     changed = plan.set_targets(instances, [TargetChange("a", UP), TargetChange(ALL, DOWN)])
-    assert changed["a"].generation == instances["a"].generation + 1
+    assert changed["a"].wanted.generation == instances["a"].wanted.generation + 1
 
 
 def test_unknown_ids_are_named_with_their_place() -> None:
@@ -83,8 +84,8 @@ def test_a_restart_is_refused_for_what_cannot_be_restarted() -> None:
 def test_a_restart_counts_as_a_new_generation() -> None:
     instances = table(spec("a"))
     changed = plan.restart(instances, ["a"])
-    assert changed["a"].restart_wanted
-    assert changed["a"].generation == 2
+    assert changed["a"].wanted.restart
+    assert changed["a"].wanted.generation == 2
 
 
 # --- config
@@ -92,14 +93,14 @@ def test_a_restart_counts_as_a_new_generation() -> None:
 
 def test_new_instances_get_their_configured_target() -> None:
     result = apply({}, spec("a"), spec("b", initial_target=DOWN))
-    assert {n: i.target for n, i in result.changed.items()} == {"a": UP, "b": DOWN}
+    assert {n: i.wanted.target for n, i in result.changed.items()} == {"a": UP, "b": DOWN}
     assert [note.reason for note in result.notes] == ["Added", "Added"]
 
 
 def test_known_instances_keep_their_target() -> None:
     instances = {"a": new_instance(spec("a"), DOWN)}
     result = apply(instances, spec("a", start_timeout=99.0))
-    assert result.changed["a"].target is DOWN
+    assert result.changed["a"].wanted.target is DOWN
     assert result.changed["a"].spec.start_timeout == 99.0
     assert apply(dict(result.changed), spec("a", start_timeout=99.0)).changed == {}
 
@@ -108,7 +109,7 @@ def test_a_vanished_instance_retires_once() -> None:
     instances = table(spec("a"))
     result = apply(instances)
     gone = result.changed["a"]
-    assert (gone.management, gone.target, gone.retired) == (Management.RETIRED, DOWN, True)
+    assert (gone.wanted.management, gone.wanted.target, gone.retired) == (Management.RETIRED, DOWN, True)
     assert [note.reason for note in result.notes] == ["Retired"]
     assert apply(dict(result.changed)).changed == {}
 
@@ -137,17 +138,17 @@ def test_where_a_command_was_found_is_no_reason_to_restart() -> None:
 def test_a_change_of_class_or_management_ends_the_old_one_and_starts_afresh(changed: InstanceSpec) -> None:
     s = make().up()
     s.crash_and_return()
-    runs, generation = s.i.runs, s.i.generation
+    runs, generation = s.i.standing.runs, s.i.wanted.generation
     assert reload(s, changed) == ["Reset"]
     assert stops(s.decide())
     assert s.i.spec.agent_class == "Agent", "as long as the old one lives it is the old one"
     s.ends()
     assert s.i.spec == changed
-    assert s.i.target is changed.initial_target
-    assert s.i.fail_times == ()
-    assert s.i.runs >= runs, "run numbers are never used twice"
-    assert s.i.generation == generation + 1
-    assert s.i.last_exit is not None
+    assert s.i.wanted.target is changed.initial_target
+    assert s.i.standing.fail_times == ()
+    assert s.i.standing.runs >= runs, "run numbers are never used twice"
+    assert s.i.wanted.generation == generation + 1
+    assert s.i.observed.last_exit is not None
 
 
 def test_a_reset_while_down_is_done_at_once() -> None:
@@ -155,8 +156,8 @@ def test_a_reset_while_down_is_done_at_once() -> None:
     s.decide()
     reload(s, spec("a", "Other"))
     assert s.i.spec.agent_class == "Other"
-    assert s.i.target is UP
-    assert s.i.observed_generation == 1, "what was observed is not taken back"
+    assert s.i.wanted.target is UP
+    assert s.i.standing.observed_generation == 1, "what was observed is not taken back"
 
 
 def test_a_target_set_during_a_reset_is_that_of_the_successor() -> None:
@@ -166,7 +167,7 @@ def test_a_target_set_during_a_reset_is_that_of_the_successor() -> None:
     assert reload(s, spec("a", "Other", start_timeout=99.0)) == [], "it is being reset already"
     assert s.ends() == []
     assert (s.i.spec.agent_class, s.i.spec.start_timeout) == ("Other", 99.0)
-    assert s.i.target is DOWN
+    assert s.i.wanted.target is DOWN
     assert s.i.spec.initial_target is UP, "the config is not rewritten"
 
 
@@ -174,9 +175,9 @@ def test_a_reset_taken_back_in_time_goes_on_with_the_old_one() -> None:
     s = make().up()
     reload(s, spec("a", "Other"))
     reload(s, spec("a"))
-    assert s.i.successor is None
+    assert s.i.wanted.successor is None
     assert s.decide() == []
-    assert s.i.state is State.UP
+    assert s.i.standing.state is State.UP
 
 
 def test_a_passive_successor_does_not_keep_the_old_one_alive() -> None:
@@ -194,8 +195,8 @@ def test_one_that_is_back_before_it_was_gone_ends_first_and_starts_afresh() -> N
     assert not s.i.retired
     assert s.decide() == []
     (launch,) = s.ends()
-    assert s.i.state is State.WAIT_START
-    assert s.i.target is UP
+    assert s.i.standing.state is State.WAIT_START
+    assert s.i.wanted.target is UP
     assert launch
 
 
@@ -219,14 +220,14 @@ def test_it_waits_for_what_is_not_up_or_not_to_stay_or_not_there() -> None:
 
 def test_a_passive_dependency_that_runs_is_up() -> None:
     waiting = new_instance(spec("z", depends_on=("a",)))
-    assert plan.waiting_for({"a": replace(up("a"), target=Target.PASSIVE)}, waiting) == ()
+    assert plan.waiting_for({"a": with_fields(up("a"), target=Target.PASSIVE)}, waiting) == ()
 
 
 def test_only_dependents_on_their_way_down_are_waited_for() -> None:
     dependents = {
-        "leaving": replace(up("leaving", "a"), target=DOWN),
+        "leaving": with_fields(up("leaving", "a"), target=DOWN),
         "staying": up("staying", "a"),
-        "passive": replace(up("passive", "a"), target=Target.PASSIVE),
+        "passive": with_fields(up("passive", "a"), target=Target.PASSIVE),
         "down": new_instance(spec("down"), DOWN),
     }
     assert plan.held_by(dependents, up("a"), [*dependents, "unknown"]) == ("leaving",)
@@ -240,4 +241,4 @@ def test_a_change_that_is_repeated_counts_once_and_the_last_one_wins() -> None:
     once, often = plan.set_targets(known, both), plan.set_targets(known, both * 300)
     assert once == often
     down = [*both * 300, TargetChange("a", Target.DOWN)]
-    assert plan.set_targets(known, down)["a"].target is Target.DOWN
+    assert plan.set_targets(known, down)["a"].wanted.target is Target.DOWN

@@ -35,6 +35,7 @@ from hostmanager_server.core.spec import (
     Target,
 )
 
+from tests.core.instances import with_fields
 from tests.core.script import Script
 
 SERVICE = ServiceSpec("lab", ("/lab/compose.yaml",), "ocs-a", "agent:1", replicas=3)
@@ -64,16 +65,16 @@ def test_nothing_is_started_before_it_was_looked_whether_it_runs() -> None:
 def test_what_is_found_running_is_taken_as_it_runs() -> None:
     s = service()
     assert appears(s) == []
-    assert (s.i.state, s.reasons()) == (State.UP, ["FoundRunning"])
-    assert s.i.run is not None
-    assert s.i.run.adopted
+    assert (s.i.standing.state, s.reasons()) == (State.UP, ["FoundRunning"])
+    assert s.i.observed.run is not None
+    assert s.i.observed.run.adopted
 
 
 def test_what_runs_although_it_is_to_be_down_is_shut_down() -> None:
     s = service(Target.DOWN)
     (stop,) = appears(s)
     assert isinstance(stop, Stop)
-    assert s.i.state is State.WAIT_DEAD
+    assert s.i.standing.state is State.WAIT_DEAD
 
 
 def test_what_the_engine_is_about_to_start_again_is_removed_before_it_does() -> None:
@@ -95,7 +96,7 @@ def test_what_is_only_observed_is_shown_as_it_is() -> None:
     appears(s)
     assert s.state() is State.UP
     assert s.ends(1) == []
-    assert (s.state(), s.i.fail_times) == (State.DOWN, ())
+    assert (s.state(), s.i.standing.fail_times) == (State.DOWN, ())
 
 
 def test_what_is_only_observed_is_started_once_when_asked() -> None:
@@ -105,24 +106,24 @@ def test_what_is_only_observed_is_started_once_when_asked() -> None:
     assert isinstance(launch, Launch)
     s.started()
     s.ready()
-    assert (s.i.state, s.i.target) == (State.UP, Target.PASSIVE)
+    assert (s.i.standing.state, s.i.wanted.target) == (State.UP, Target.PASSIVE)
     assert s.ends(1) == []
 
 
 def test_a_start_has_all_the_time_that_compose_takes() -> None:
     s = service()
     s.see(Seen("a", DOWN))
-    assert (s.i.state, s.i.at) == (State.WAIT_START, None)
+    assert (s.i.standing.state, s.i.standing.deadline) == (State.WAIT_START, None)
     assert s.wait(3600.0) == []
-    assert s.i.state is State.WAIT_START
+    assert s.i.standing.state is State.WAIT_START
 
 
 def test_a_failed_call_of_compose_is_tried_again_after_the_backoff() -> None:
     s = service()
     s.see(Seen("a", DOWN))
     s.see(StartFailed(s.i.run_key(), "cannot start 'a': no such image", s.now))
-    assert s.i.state is State.START_AT
-    assert "no such image" in s.i.message
+    assert s.i.standing.state is State.START_AT
+    assert "no such image" in s.i.standing.message
     assert s.due() == 1.0
 
 
@@ -133,7 +134,7 @@ def test_a_stop_is_one_call_and_is_tried_again_when_it_fails() -> None:
     assert isinstance(stop, Stop)
     assert s.wait(3600.0) == []  # the engine knows how to insist
     assert s.see(StopFailed(s.i.run_key(), "cannot stop: engine says no", s.now)) == []
-    assert (s.i.reason, s.i.message) == ("StopFailed", "cannot stop: engine says no")
+    assert (s.i.standing.reason, s.i.standing.message) == ("StopFailed", "cannot stop: engine says no")
     (again,) = s.until_state_deadline()
     assert isinstance(again, Stop)
     s.see(StopFailed(s.i.run_key(), "still no", s.now))
@@ -147,12 +148,16 @@ def test_a_lost_part_is_started_again_and_the_rest_goes_on() -> None:
     appears(s)
     run = s.i.run_key()
     assert s.see(Degraded(run, "2 of 3 containers run", ExitStatus(code=1), s.now)) == []
-    assert (s.i.state, s.i.reason, len(s.i.fail_times)) == (State.UP, "Degraded", 1)
+    assert (s.i.standing.state, s.i.standing.reason, len(s.i.standing.fail_times)) == (
+        State.UP,
+        "Degraded",
+        1,
+    )
     (mend,) = s.until_state_deadline()
     assert isinstance(mend, Launch)
     assert mend.run == run
     s.see(Ready(run, s.now))
-    assert (s.i.reason, s.i.run is not None) == ("Running", True)
+    assert (s.i.standing.reason, s.i.observed.run is not None) == ("Running", True)
 
 
 def test_a_request_starts_a_lost_part_at_once() -> None:
@@ -168,9 +173,9 @@ def test_a_lost_part_is_not_started_while_the_manager_sleeps() -> None:
     s = service()
     appears(s)
     s.see(Degraded(s.i.run_key(), "2 of 3 containers run", None, s.now))
-    s.i = replace(s.i, enforced=False)
+    s.i = with_fields(s.i, enforced=False)
     assert s.decide() == []
-    assert s.i.at is None
+    assert s.i.standing.deadline is None
 
 
 def test_a_part_that_cannot_be_mended_backs_off() -> None:
@@ -189,7 +194,7 @@ def test_a_lost_part_of_what_is_only_observed_is_only_told() -> None:
     s = service(Target.PASSIVE, agent_class=UNCLAIMED)
     appears(s)
     s.see(Degraded(s.i.run_key(), "2 of 3 containers run", None, s.now))
-    assert (s.i.reason, s.i.at) == ("Degraded", None)
+    assert (s.i.standing.reason, s.i.standing.deadline) == ("Degraded", None)
     assert s.wait(3600.0) == []
 
 
@@ -210,7 +215,7 @@ def test_an_end_that_nobody_saw_is_dealt_with_as_the_exit_it_was() -> None:
     s.see(OutOfSight("a", "the engine is away"))
     key = s.i.run_key()
     s.see(Seen("a", DOWN), Exited(key, ExitStatus(code=3), s.now), Gone(key, s.now))
-    assert (s.i.state, len(s.i.fail_times)) == (State.START_AT, 1)
+    assert (s.i.standing.state, len(s.i.standing.fail_times)) == (State.START_AT, 1)
     assert "Exited" in s.reasons()
 
 
@@ -221,14 +226,14 @@ def test_a_stop_goes_on_after_the_engine_was_away() -> None:
     s.see(OutOfSight("a", "the engine is away"))
     key = s.i.run_key()
     s.see(Seen("a", DOWN), Exited(key, ExitStatus(code=137), s.now), Gone(key, s.now))
-    assert (s.i.state, s.i.fail_times) == (State.DOWN, ())
+    assert (s.i.standing.state, s.i.standing.fail_times) == (State.DOWN, ())
 
 
 def test_a_sleeping_manager_shows_what_runs_and_leaves_it_alone() -> None:
     s = service(Target.DOWN)
-    s.i = replace(s.i, enforced=False)
+    s.i = with_fields(s.i, enforced=False)
     assert appears(s) == []
-    assert s.i.state is State.UP
+    assert s.i.standing.state is State.UP
 
 
 def test_another_image_than_the_tag_means_asks_for_a_restart() -> None:
@@ -305,7 +310,7 @@ def test_an_observed_service_that_the_site_config_names_is_taken_over_as_it_runs
         changes = applied(s, with_services(site("a"), catalog("ocs-a")))
         assert changes.dropped == ("ocs-a",)
         new = changes.changed["a"]
-        assert new.target is (Target.UP if runs else Target.DOWN)
+        assert new.wanted.target is (Target.UP if runs else Target.DOWN)
         assert (new.passive_tracking, new.next_action) == (False, State.UNKNOWN)
 
 
@@ -314,7 +319,7 @@ def test_a_service_that_the_site_config_no_longer_names_is_observed_as_it_runs()
     appears(s)
     changes = applied(s, with_services(site(), catalog("ocs-a")))
     assert changes.dropped == ("a",)
-    assert changes.changed["ocs-a"].target is Target.PASSIVE
+    assert changes.changed["ocs-a"].wanted.target is Target.PASSIVE
     assert all(not i.retired for i in changes.changed.values())
 
 
@@ -324,7 +329,7 @@ def test_hands_change_under_one_name_when_there_is_no_prefix() -> None:
     appears(s)
     changes = applied(s, with_services(site("a"), plain))
     assert (changes.dropped, list(changes.changed)) == ((), ["a"])
-    assert (changes.changed["a"].target, changes.changed["a"].successor) == (Target.UP, None)
+    assert (changes.changed["a"].wanted.target, changes.changed["a"].wanted.successor) == (Target.UP, None)
 
 
 def test_a_service_that_leaves_the_compose_file_is_let_go_and_found_again_when_it_returns() -> None:
@@ -333,11 +338,11 @@ def test_a_service_that_leaves_the_compose_file_is_let_go_and_found_again_when_i
     changes = applied(s, with_services(site("a"), catalog()))
     s.i = changes.changed["a"]
     assert s.decide() == []
-    assert (s.i.run, s.i.state, s.i.operable) == (None, State.UNKNOWN, False)
+    assert (s.i.observed.run, s.i.standing.state, s.i.operable) == (None, State.UNKNOWN, False)
     s.i = applied(s, with_services(site("a"), catalog("ocs-a"))).changed["a"]
     assert s.decide() == []
     appears(s, 2)
-    assert (s.i.state, s.i.target) == (State.UP, Target.UP)
+    assert (s.i.standing.state, s.i.wanted.target) == (State.UP, Target.UP)
 
 
 def test_an_observed_service_that_leaves_the_compose_file_leaves_the_list_as_it_runs() -> None:
@@ -354,7 +359,11 @@ def test_a_change_of_management_ends_the_process_before_the_service_is_looked_fo
     (stop,) = s.decide()
     assert isinstance(stop, Stop)
     s.ends()
-    assert (s.i.management, s.i.next_action, s.i.run) == (Management.DOCKER, State.UNKNOWN, None)
+    assert (s.i.wanted.management, s.i.next_action, s.i.observed.run) == (
+        Management.DOCKER,
+        State.UNKNOWN,
+        None,
+    )
     (launch,) = s.see(Seen("a", DOWN))
     assert isinstance(launch, Launch)
 
@@ -366,7 +375,7 @@ def test_a_changed_image_tag_restarts_nothing() -> None:
     host = HostSpec("host", (replace(s.i.spec, service=changed),))
     s.i = applied(s, host).changed["a"]
     assert s.decide() == []
-    assert s.i.state is State.UP
+    assert s.i.standing.state is State.UP
 
 
 def test_letting_go_leaves_it_running_and_only_observed() -> None:
@@ -375,4 +384,4 @@ def test_letting_go_leaves_it_running_and_only_observed() -> None:
     s.i = plan.observe(s.i)
     assert s.decide() == []
     s.i = plan.set_targets({"a": s.i}, [TargetChange("a", Target.PASSIVE)])["a"]
-    assert (s.i.state, s.i.passive_tracking, s.i.leaving) == (State.UP, True, False)
+    assert (s.i.standing.state, s.i.passive_tracking, s.i.should_end) == (State.UP, True, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
 
+from tests.core.instances import with_fields
 from tests.core.script import PROCESS, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,10 +58,10 @@ def live_through_everything() -> None:
     s.i = replace(s.i, spec=replace(s.i.spec, process=PROCESS))
     s.decide()
     s = make(Target.DOWN)
-    s.i = replace(s.i, record=ServiceRecord(restarting=True))
+    s.i = with_fields(s.i, service=ServiceRecord(restarting=True))
     s.decide()
     s = make(Target.PASSIVE)
-    s.i = replace(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)
+    s.i = with_fields(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)
     s.decide()
 
 
@@ -69,8 +71,8 @@ def test_every_transition_of_the_table_happens_and_no_other(monkeypatch: pytest.
 
     def traced(i: Instance, now: Instant, do: list[Action]) -> Instance:
         after = step(i, now, do)
-        if after.state is not i.state:
-            seen.add((i.state, after.state))
+        if after.standing.state is not i.standing.state:
+            seen.add((i.standing.state, after.standing.state))
         return after
 
     monkeypatch.setattr(lifecycle, "_step", traced)
@@ -93,20 +95,34 @@ def test_the_page_explains_every_state() -> None:
     assert {state.value for state in State} <= set(rows)
 
 
-# A reason is written down as the argument or the field it is, or as a choice between two of them.
-REASON = re.compile(
-    r"""(?:Note\(\s*Kind\.\w+,|\bnote\(|\breason(?:\s*:\s*str)?,?(?:\s*message)?\s*=)\s*
-        "([A-Z][A-Za-z]+)"(?:[^"\n]*\belse\s+"([A-Z][A-Za-z]+)")?""",
-    re.VERBOSE,
-)
+# The functions that take a reason, and the names that hold one.
+TAKE_A_REASON = {"Note", "_stand", "_note", "_change", "_start_failed"}
 
 
 def reasons_in(source: str) -> set[str]:
-    return {word for match in REASON.findall(source) for word in match if word}
+    """Return the reasons that a module gives: arguments, defaults and values of variables named `reason`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        given: list[ast.expr | None] = []
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                given = [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
+                given += node.args if name in TAKE_A_REASON else []
+            case ast.Assign(targets=[ast.Name(id="reason")]) | ast.AnnAssign(target=ast.Name(id="reason")):
+                given = [node.value]
+        for value in given:
+            choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+            words = [choice.value for choice in choices if isinstance(choice, ast.Constant)]
+            found |= {
+                word for word in words if isinstance(word, str) and re.fullmatch("[A-Z][A-Za-z]+", word)
+            }
+    return found
 
 
 def test_the_search_for_reasons_finds_those_of_each_way_to_write_them() -> None:
-    source = 'Note(\n Kind.UP, "One"); note("Two", x); reason="Three" if i else "Four"; reason: str = "Five"'
+    source = (
+        'Note(K.UP, "One"); self._note("Two", x); f(reason="Three" if i else "Four"); reason: str = "Five"'
+    )
     assert reasons_in(source) == {"One", "Two", "Three", "Four", "Five"}
 
 

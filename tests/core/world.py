@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Note, Remove, Stop
@@ -19,10 +19,13 @@ from hostmanager_server.core.events import (
     Started,
     StartFailed,
 )
-from hostmanager_server.core.lifecycle import decide, fold, next_deadline
+from hostmanager_server.core.facts import fold
+from hostmanager_server.core.lifecycle import decide, next_deadline
 from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.restart import stability
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
+
+from tests.core.instances import with_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class World:
     def _decide(self, instance_id: str) -> bool:
         old = self.instances[instance_id]
         dependents = [i.instance_id for i in self.instances.values() if instance_id in i.spec.depends_on]
-        instance = replace(
+        instance = with_fields(
             old,
             waiting_for=plan.waiting_for(self.instances, old),
             held_by=plan.held_by(self.instances, old, dependents),
@@ -156,15 +159,20 @@ class World:
         decision = decide(instance, self.now)
         new = decision.instance
         self.instances[instance_id] = new
-        assert old.observed_generation <= new.observed_generation <= new.generation == old.generation
-        assert new.runs >= old.runs
+        assert (
+            old.standing.observed_generation
+            <= new.standing.observed_generation
+            <= new.wanted.generation
+            == old.wanted.generation
+        )
+        assert new.standing.runs >= old.standing.runs
         removed = False
         for action in decision.actions:
             match action:
                 case Launch():
                     self.launch(action)
                 case Stop():
-                    assert new.run is not None
+                    assert new.observed.run is not None
                     assert action.run == new.run_key()
                     self.stop(action)
                 case Note():
@@ -181,26 +189,34 @@ class World:
 
     def check(self, i: Instance) -> None:
         """What must hold of an instance whenever the supervisor goes to sleep."""
-        if i.run is None:
+        if i.observed.run is None:
             assert not self.alive(i.instance_id), f"{i.instance_id} lives and is taken for dead"
-        if i.state in (State.DOWN, State.START_AT, State.START, State.UNKNOWN):
-            assert i.run is None, f"I8: {i.instance_id} is {i.state.value}, and {i.run} is alive"
+        if i.standing.state in (State.DOWN, State.START_AT, State.START, State.UNKNOWN):
+            assert i.observed.run is None, (
+                f"I8: {i.instance_id} is {i.standing.state.value}, and {i.observed.run} is alive"
+            )
         else:
-            assert i.run is not None, f"{i.instance_id} is {i.state.value} with nothing alive"
-        assert not (i.leaving and i.state is State.UP and not i.held_by), f"{i.instance_id} is not stopped"
-        match i.state:
+            assert i.observed.run is not None, (
+                f"{i.instance_id} is {i.standing.state.value} with nothing alive"
+            )
+        assert not (i.should_end and i.standing.state is State.UP and not i.observed.held_by), (
+            f"{i.instance_id} is not stopped"
+        )
+        match i.standing.state:
             case State.START_AT | State.WAIT_START | State.WAIT_DEAD:
-                assert i.at is not None, f"{i.instance_id} could stay {i.state.value} for ever"
+                assert i.standing.deadline is not None, (
+                    f"{i.instance_id} could stay {i.standing.state.value} for ever"
+                )
             case State.START:
-                assert i.waiting_for, f"{i.instance_id} waits to start, for nothing"
+                assert i.observed.waiting_for, f"{i.instance_id} waits to start, for nothing"
             case State.DOWN:
-                assert i.settled, f"{i.instance_id} stays down although {i.target.value} is wanted"
+                assert i.settled, f"{i.instance_id} stays down although {i.wanted.target.value} is wanted"
             case State.UP | State.UNKNOWN:
                 pass
         deadline = next_deadline(i)
         assert deadline is None or deadline.mono > self.now.mono, f"{i.instance_id} would make the loop spin"
-        assert 0.0 <= stability(i.fail_times, self.now) <= 1.0
-        assert (stability(i.fail_times, self.now) == 1.0) is (not i.fail_times)
+        assert 0.0 <= stability(i.standing.fail_times, self.now) <= 1.0
+        assert (stability(i.standing.fail_times, self.now) == 1.0) is (not i.standing.fail_times)
 
     # --- time
 
@@ -215,7 +231,10 @@ class World:
                 if p.main and not p.ready_said and p.behaviour.ready_after is not None
             ]
             coming = min((m for m in moments if m <= end.mono), default=None)
-            was = {n: (i.fail_times, stability(i.fail_times, self.now)) for n, i in self.instances.items()}
+            was = {
+                n: (i.standing.fail_times, stability(i.standing.fail_times, self.now))
+                for n, i in self.instances.items()
+            }
             self.now = end if coming is None else self.now.plus(max(0.0, coming - self.now.mono))
             if coming is not None and self.now.mono < coming:
                 self.now = Instant(coming, self.now.wall)
@@ -238,11 +257,11 @@ class World:
         i = self.instances.get(instance_id)
         if i is None or i.retired:
             return False
-        if i.target is Target.PASSIVE:
-            return i.run is not None
-        if i.target is not Target.UP or i.finished:
+        if i.wanted.target is Target.PASSIVE:
+            return i.observed.run is not None
+        if i.wanted.target is not Target.UP or i.standing.finished:
             return False
-        return i.run is not None or (
+        return i.observed.run is not None or (
             i.spec.process is not None and all(self.expected_up(d) for d in i.spec.depends_on)
         )
 

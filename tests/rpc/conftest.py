@@ -230,7 +230,7 @@ class House:
     def settled(self) -> bool:
         """Whether everything whose target is up is."""
         instances = [t.instance for t in self.store.snapshot().instances.values()]
-        return all(i.state is State.UP for i in instances if i.target is Target.UP)
+        return all(i.standing.state is State.UP for i in instances if i.wanted.target is Target.UP)
 
     async def restart(self, instance_id: str) -> None:
         """Has an instance restarted, and waits until it is up again."""

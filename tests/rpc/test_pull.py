@@ -19,6 +19,7 @@ from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProg
 from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.store import Store
 
+from tests.core.instances import with_fields
 from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, until
 
 CODE = grpc.StatusCode
@@ -215,7 +216,7 @@ def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
     store = Store("e", Manager(ManagerState.RUNNING, "host", "site.yaml"))
     record = ServiceRecord(image_id=image_id)
-    store.publish([replace(new_instance(spec), record=record) for spec in specs])
+    store.publish([with_fields(new_instance(spec), service=record) for spec in specs])
     return store.snapshot()
 
 

@@ -30,8 +30,8 @@ def history(last_exit: Exit) -> Left:
 def test_an_end_that_nobody_saw_is_told() -> None:
     found, notes = taken_back([ENDED], SPECS, Left(), NOW)
     assert [note.reason for note in notes] == ["EndedUnseen"]
-    assert (found["a"].run, found["a"].state) == (None, State.UP)  # whence it is lost
-    told = found["a"].last_exit
+    assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)  # whence it is lost
+    told = found["a"].observed.last_exit
     assert told is not None
     assert (told.status, told.at, told.expected, told.pid) == (ExitStatus(), NOW, False, 77)
 
@@ -44,14 +44,18 @@ def test_an_end_of_an_earlier_run_is_no_end_of_this_one() -> None:
     earlier = replace(SEEN, pid=76)
     found, notes = taken_back([ENDED], SPECS, history(earlier), NOW)
     assert [note.reason for note in notes] == ["EndedUnseen"]
-    assert found["a"].last_exit is not None
-    assert found["a"].last_exit.pid == 77
+    assert found["a"].observed.last_exit is not None
+    assert found["a"].observed.last_exit.pid == 77
 
 
 def test_what_a_run_left_behind_goes_on_being_ended_without_another_failure() -> None:
     found, notes = taken_back([replace(ENDED, gone=False)], SPECS, history(SEEN), NOW)
     assert [note.reason for note in notes] == ["Adopted"]
-    run = found["a"].run
+    run = found["a"].observed.run
     assert run is not None
-    assert (run.phase, run.stop_stage, found["a"].state) == (Phase.ENDING, StopStage.SIGNAL, State.WAIT_DEAD)
-    assert found["a"].last_exit == SEEN
+    assert (run.phase, run.stop_stage, found["a"].standing.state) == (
+        Phase.ENDING,
+        StopStage.SIGNAL,
+        State.WAIT_DEAD,
+    )
+    assert found["a"].observed.last_exit == SEEN

@@ -24,7 +24,7 @@ def test_a_dependency_of_a_successor_wakes_it(bench: Bench) -> None:
     assert not bench.alive("top"), "it waits for what it depends on now"
     bench.manager.update(None, [TargetChange("base", Target.UP)], False)
     bench.pass_time(1)
-    assert bench.instances["top"].state is State.UP
+    assert bench.instances["top"].standing.state is State.UP
 
 
 def test_a_dependency_that_is_dropped_holds_nothing_up_any_more(bench: Bench) -> None:
@@ -54,7 +54,7 @@ def test_a_dependent_whose_dependency_crashed_stays_up(bench: Bench) -> None:
     runs = bench.alive("top")
     bench.host.crash("base", ExitStatus(1))
     bench.pass_time(5)
-    assert bench.instances["base"].state is State.UP
+    assert bench.instances["base"].standing.state is State.UP
     assert bench.alive("top") == runs
 
 
@@ -64,4 +64,4 @@ def test_a_successor_whose_dependency_is_up_waits_for_nothing(bench: Bench) -> N
     bench.reload(spec("base"), spec("top", "Other", depends_on=("base",)))
     bench.pass_time(1)
     assert bench.instances["top"].spec.agent_class == "Other"
-    assert bench.instances["top"].state is State.UP
+    assert bench.instances["top"].standing.state is State.UP

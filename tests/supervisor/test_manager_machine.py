@@ -163,12 +163,12 @@ class ManagerMachine(RuleBasedStateMachine):
         self.cursor, self.seen = 0, {}
         for who, tracked in self.bench.store.snapshot().instances.items():
             run = alive.get(who)
-            shown = tracked.instance.run
+            shown = tracked.instance.observed.run
             if run is not None and run.leader:
                 assert shown is not None, "I4: nobody is told that what runs does not"
                 assert shown.pid == run.pid
                 assert before[run.key] == run.pid, "I9"
-            elif tracked.instance.state is State.UP:
+            elif tracked.instance.standing.state is State.UP:
                 assert run is not None, "I4: nobody is told that what has ended is up"
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 40.0]))
@@ -208,15 +208,17 @@ class ManagerMachine(RuleBasedStateMachine):
         instances = self.bench.instances
         assert instances.keys() == self.wanted.keys()
         runs = {run.key.instance_id for run in self.bench.host.runs}
-        startable = {i for i, instance in instances.items() if not instance.waiting_for}
+        startable = {i for i, instance in instances.items() if not instance.observed.waiting_for}
         for who, (agent_class, target) in self.wanted.items():
             instance = instances[who]
-            assert (instance.spec.agent_class, instance.target) == (agent_class, target)
+            assert (instance.spec.agent_class, instance.wanted.target) == (agent_class, target)
             up = target is Target.UP and who in startable
-            assert (who in runs) == up or (target is Target.UP and instance.state is State.UP), instance
-            assert instance.observed_generation == instance.generation or not up
+            assert (who in runs) == up or (target is Target.UP and instance.standing.state is State.UP), (
+                instance
+            )
+            assert instance.standing.observed_generation == instance.wanted.generation or not up
             unmet = [d for d in instance.spec.depends_on if d not in runs]
-            assert instance.state is not State.START or unmet, "nothing waits without a reason"
+            assert instance.standing.state is not State.START or unmet, "nothing waits without a reason"
         assert self.bench.store.snapshot().manager.state is self.running
 
     # --- what always holds
@@ -229,7 +231,7 @@ class ManagerMachine(RuleBasedStateMachine):
     @invariant()
     def down_is_down(self) -> None:
         for who, instance in self.bench.instances.items():
-            if instance.state in (State.DOWN, State.START_AT) and instance.run is None:
+            if instance.standing.state in (State.DOWN, State.START_AT) and instance.observed.run is None:
                 assert not self.bench.alive(who), "I8"
 
     def teardown(self) -> None:

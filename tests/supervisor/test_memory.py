@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.events import ExitStatus, Instant
@@ -13,6 +12,7 @@ from hostmanager_server.core.model import Exit, Instance, new_instance
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.supervisor.memory import Left, Memory
 
+from tests.core.instances import with_fields
 from tests.in_memory import MemoryJournal
 from tests.supervisor.conftest import spec
 
@@ -39,7 +39,7 @@ def journal() -> SlowJournal:
 
 
 def tracked(**changes: object) -> dict[str, Instance]:
-    return {"a": replace(new_instance(spec("a")), **changes)}  # type: ignore[arg-type]  # whatever a test needs
+    return {"a": with_fields(new_instance(spec("a")), **changes)}
 
 
 def test_a_request_for_what_is_being_written_waits_for_that(journal: SlowJournal) -> None:
@@ -77,10 +77,10 @@ def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
     memory = Memory(journal, Left())
     failed = tracked(failures=1, restarts=1, fail_times=(NOW, NOW.plus(1.0)), last_exit=EXIT)
     memory.save(RUNNING, failed, ["a"])
-    memory.save_histories({"a": replace(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
-    memory.save_histories({"a": replace(failed["a"], fail_times=())}, ["a"])
+    memory.save_histories({"a": with_fields(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
+    memory.save_histories({"a": with_fields(failed["a"], fail_times=())}, ["a"])
     assert len(journal.saves) == 1
-    more = {"a": replace(failed["a"], fail_times=(NOW.plus(2.0),))}
+    more = {"a": with_fields(failed["a"], fail_times=(NOW.plus(2.0),))}
     memory.save_histories(more, ["a"])
     assert journal.histories == {"a": history_of(more["a"])}
 

@@ -67,7 +67,7 @@ def test_an_answer_names_the_revision_that_shows_it(daemon: Daemon) -> None:
     assert daemon.store.revision >= started.revision
     assert daemon.state is ManagerState.RUNNING
     down = daemon.supervisor.update([TargetChange("a", Target.DOWN)]).result(PATIENCE)
-    assert down.generations == {"a": daemon.store.snapshot().instances["a"].instance.generation}
+    assert down.generations == {"a": daemon.store.snapshot().instances["a"].instance.wanted.generation}
 
 
 def test_a_stop_is_answered_when_nothing_is_alive(daemon: Daemon) -> None:
@@ -121,7 +121,7 @@ def test_a_request_that_is_cancelled_before_its_turn_is_not_carried_out(daemon: 
     assert future.cancel()
     gate.set()
     daemon.supervisor.update([TargetChange("b", Target.DOWN)]).result(PATIENCE)
-    targets = {i: t.instance.target for i, t in daemon.store.snapshot().instances.items()}
+    targets = {i: t.instance.wanted.target for i, t in daemon.store.snapshot().instances.items()}
     assert targets == {"a": Target.UP, "b": Target.DOWN}
 
 

@@ -1,6 +1,6 @@
-"""Facts: what a driver's event tells about an instance.
+"""Facts about an instance, folded from driver events.
 
-Folding moves no instance from one state to another: that is `decide`, in core/lifecycle.py.
+`fold` changes no state: `decide` in core/lifecycle.py does.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hostmanager_server.core.events import (
     StartFailed,
     StopFailed,
 )
-from hostmanager_server.core.model import Exit, Instance, Phase, Run
+from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
 
 
 def fold(instance: Instance, event: DriverEvent) -> Instance:
-    """The instance with what the event tells. An event of another run than the present one is ignored."""
+    """Record an event in the instance; ignore events of earlier runs."""
     match event:
         case Seen():
-            return replace(instance, record=event.record, out_of_sight="")
+            return _observe(instance, replace(instance.observed, service=event.record, out_of_sight=""))
         case OutOfSight():
-            return replace(instance, record=None, out_of_sight=event.why)
+            return _observe(instance, replace(instance.observed, service=None, out_of_sight=event.why))
         case Appeared():
             return _appeared(instance, event)
-    run = instance.run
+    observed, run = instance.observed, instance.observed.run
     if run is None or event.run.number != run.number:
         return instance
     match event:
@@ -44,50 +44,62 @@ def fold(instance: Instance, event: DriverEvent) -> Instance:
             if run.phase is Phase.ENDING or run.started is not None:
                 return instance
             phase = Phase.RUNNING if run.phase is Phase.LAUNCHING else run.phase
-            started = replace(run, phase=phase, pid=event.pid, started=event.at)
-            if event.process is None:
-                return replace(instance, run=started, start_error="")
+            run = replace(run, phase=phase, pid=event.pid, started=event.at)
             spec = instance.spec
-            if spec.process == run.workload:  # else the config was read again meanwhile, and its word counts
-                spec = replace(spec, process=event.process)
-            run = replace(started, workload=event.process)
-            return replace(instance, spec=spec, run=run, start_error="")
+            if event.process is not None:
+                if spec.process == run.workload:  # otherwise a reload changed the spec meanwhile, and wins
+                    spec = replace(spec, process=event.process)
+                run = replace(run, workload=event.process)
+            observed = replace(observed, run=run, start_error="")
+            return replace(instance, spec=spec, observed=observed)
         case Ready():
             if run.phase not in (Phase.LAUNCHING, Phase.RUNNING, Phase.DEGRADED):
                 return instance
-            return replace(instance, run=replace(run, phase=Phase.READY, missing=""))
+            return instance.with_run(replace(run, phase=Phase.READY, missing=""))
         case Degraded():
             if run.phase is Phase.ENDING:
                 return instance
             if event.status is not None:
                 why = f"a part of it ended with {describe(event.status)}"
                 exit_ = Exit(event.status, event.at, run.stop_stage is not None, why, run.started, run.pid)
-                instance = replace(instance, last_exit=exit_)
-            return replace(instance, run=replace(run, phase=Phase.DEGRADED, missing=event.why))
+                observed = replace(observed, last_exit=exit_)
+            run = replace(run, phase=Phase.DEGRADED, missing=event.why)
+            return _observe(instance, replace(observed, run=run))
         case StopFailed():
             failed = replace(run, stop_error=event.why, stop_failures=run.stop_failures + 1)
-            return replace(instance, run=failed)
+            return instance.with_run(failed)
         case StartFailed():
-            return replace(instance, run=None, start_error=event.why or "for no reason that was given")
+            why = event.why or "the driver gave no reason"
+            return _observe(instance, replace(observed, run=None, start_error=why))
         case Exited():
             if run.phase is Phase.ENDING:
                 return instance
             exit_ = _exit_of(run, event.status, event.at)
-            return replace(instance, run=replace(run, phase=Phase.ENDING), last_exit=exit_)
+            run = replace(run, phase=Phase.ENDING)
+            return _observe(instance, replace(observed, run=run, last_exit=exit_))
         case Gone():
             if run.phase is not Phase.ENDING:  # an exit that nobody saw is an exit all the same
-                return replace(instance, run=None, last_exit=_exit_of(run, ExitStatus(), event.at))
-            return replace(instance, run=None)
+                exit_ = _exit_of(run, ExitStatus(), event.at)
+                observed = replace(observed, last_exit=exit_)
+            return _observe(instance, replace(observed, run=None))
     assert_never(event)
+
+
+def _observe(instance: Instance, observed: Observed) -> Instance:
+    return replace(instance, observed=observed)
 
 
 def _appeared(instance: Instance, event: Appeared) -> Instance:
     workload = instance.spec.workload
-    if instance.run is not None or workload is None:
+    if instance.observed.run is not None or workload is None:
         return instance
     number = event.run.number
     run = Run(number, Phase.READY, workload, event.pid, event.at, adopted=True)
-    return replace(instance, run=run, runs=max(instance.runs, number), start_error="")
+    return replace(
+        instance,
+        observed=replace(instance.observed, run=run, start_error=""),
+        standing=replace(instance.standing, runs=max(instance.standing.runs, number)),
+    )
 
 
 def _exit_of(run: Run, status: ExitStatus, at: Instant) -> Exit:

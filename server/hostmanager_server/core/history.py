@@ -1,18 +1,21 @@
-"""What became of an instance so far, as far as the next daemon is to know it."""
+"""The history of an instance: what the journal keeps for the next daemon."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hostmanager_server.core.actions import Action, Kind, Note, Severity
 from hostmanager_server.core.events import ExitStatus, Instant
+from hostmanager_server.core.lifecycle import resume
 from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.spec import Management, RestartWhen, Target
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """See the fields of the same names in Instance. It is that of one agent class, managed in one way."""
+    """Counters and ends of an instance; see the fields of the same names in Observed and Standing.
+
+    A history belongs to one agent class and one kind of management.
+    """
 
     agent_class: str
     management: Management
@@ -24,94 +27,114 @@ class History:
     start_error: str = ""
     retry_at: Instant | None = None
     finished: bool = False
-    under_way: bool = False  # it is not to run a second time, and has begun to run
-    restart_of: int = 0  # the number of the run that a restart was asked for of, and that goes on; 0: none
+    started_once: bool = False  # a run with `restart: never` has begun: no second run
+    restart_of: int = 0  # the number of the live run that an operator asked to restart; 0: none
 
 
 def history_of(instance: Instance) -> History | None:
-    """What is to be remembered of it; None: nothing happened to it but that it was started."""
+    """Return the history worth keeping, or None if a first start is all that happened."""
     if instance.retired:
         return None
-    i = instance
-    under_way = _under_way(i)
-    restart_of = i.run.number if i.restart_wanted and i.run is not None else 0
-    told = i.restarts or i.failures or i.fail_times or i.last_exit or i.start_error or i.finished
-    if not (told or under_way or restart_of):
-        return None  # how often a process was started is in its runtime record
+    observed, standing, run = instance.observed, instance.standing, instance.observed.run
+    started_once = _started_once(instance)
+    restart_of = run.number if instance.wanted.restart and run is not None else 0
+    counted = standing.restarts or standing.failures or standing.fail_times or standing.finished
+    ended = observed.last_exit or observed.start_error
+    if not (counted or ended or started_once or restart_of):
+        return None  # the runtime record holds the number of the run
     return History(
-        i.spec.agent_class, i.management, i.runs, i.restarts, i.failures, i.fail_times, i.last_exit,
-        i.start_error, i.retry_at, i.finished, under_way, restart_of,
-    )  # fmt: skip
+        agent_class=instance.spec.agent_class,
+        management=instance.wanted.management,
+        runs=standing.runs,
+        restarts=standing.restarts,
+        failures=standing.failures,
+        fail_times=standing.fail_times,
+        last_exit=observed.last_exit,
+        start_error=observed.start_error,
+        retry_at=standing.retry_at,
+        finished=standing.finished,
+        started_once=started_once,
+        restart_of=restart_of,
+    )
 
 
-def _under_way(i: Instance) -> bool:
-    """Whether it is a native process that is run once, and that is going on. Its runtime record goes when it
-    ends, and what came of it is on disk a moment later: a daemon that died in between would run it again."""
-    once = i.spec.restart.when is RestartWhen.NEVER and i.spec.process is not None
-    return once and i.run is not None and i.run.started is not None
+def _started_once(instance: Instance) -> bool:
+    """Return whether a native process with `restart: never` is running.
+
+    Its runtime record disappears when the process ends, and the journal has the end a moment later. Without
+    this mark, the successor of a daemon that dies in between would run the process a second time.
+    """
+    once = instance.spec.restart.when is RestartWhen.NEVER and instance.spec.process is not None
+    run = instance.observed.run
+    return once and run is not None and run.started is not None
 
 
 def adds_nothing(known: History, history: History) -> bool:
-    """Whether one history tells what is known, but for failures that are too old to count."""
+    """Return whether two histories differ at most in failures that are too old to count."""
     if history.fail_times and history.fail_times[-1:] != known.fail_times[-1:]:
         return False
     return replace(history, fail_times=known.fail_times) == known
 
 
-def tells_more(before: Instance, after: Instance) -> bool:
-    """Whether anything was added to the history of an instance, or taken from it. That old failures do not
-    count any more is nothing: it shows by itself in time."""
-    if before.fail_times is not after.fail_times and after.fail_times[-1:] != before.fail_times[-1:]:
-        return bool(after.fail_times)
+def history_differs(before: Instance, after: Instance) -> bool:
+    """Return whether an instance gained or lost anything that belongs into its history.
+
+    Failures that have become too old to count are no difference: every daemon computes that from the time.
+    """
+    old, new = before.standing, after.standing
+    if old.fail_times is not new.fail_times and new.fail_times[-1:] != old.fail_times[-1:]:
+        return bool(new.fail_times)
     return (
-        before.last_exit is not after.last_exit
-        or before.failures != after.failures
-        or before.restarts != after.restarts
-        or before.retry_at != after.retry_at
-        or before.finished is not after.finished
-        or before.restart_wanted is not after.restart_wanted
-        or before.start_error != after.start_error
+        before.observed.last_exit is not after.observed.last_exit
+        or old.failures != new.failures
+        or old.restarts != new.restarts
+        or old.retry_at != new.retry_at
+        or old.finished is not new.finished
+        or before.wanted.restart is not after.wanted.restart
+        or before.observed.start_error != after.observed.start_error
         or before.retired is not after.retired
-        or _under_way(before) is not _under_way(after)
+        or _started_once(before) is not _started_once(after)
     )
 
 
 def with_history(instance: Instance, history: History, now: Instant) -> Instance:
-    """The instance as it was known to the daemon before. It stays as it is when it is another class, or is
-    managed in another way, by now; what was seen since is newer than what is remembered."""
-    i, h = instance, history
-    if i.retired or (i.spec.agent_class, i.management) != (h.agent_class, h.management):
-        return i
-    i = replace(
-        i,
-        runs=max(i.runs, h.runs),
-        restarts=i.restarts + h.restarts,
-        failures=i.failures + h.failures,
-        fail_times=tuple(sorted({*h.fail_times, *i.fail_times})),
-        last_exit=i.last_exit or h.last_exit,
+    """Return the instance with the history that the previous daemon kept.
+
+    Another class or management voids the history. Newer observations win over remembered ones.
+    """
+    spec = instance.spec
+    if instance.retired or (spec.agent_class, instance.wanted.management) != (
+        history.agent_class,
+        history.management,
+    ):
+        return instance
+    observed, standing = instance.observed, instance.standing
+    observed = replace(observed, last_exit=observed.last_exit or history.last_exit)
+    standing = replace(
+        standing,
+        runs=max(standing.runs, history.runs),
+        restarts=standing.restarts + history.restarts,
+        failures=standing.failures + history.failures,
+        fail_times=tuple(sorted({*history.fail_times, *standing.fail_times})),
     )
-    if i.run is not None:
-        if i.failures and i.state is State.UP:
-            i = replace(i, at=now.plus(i.spec.restart.backoff.reset_after))
-        if i.run is not None and i.run.number == h.restart_of and i.target is Target.UP:
-            i = replace(i, restart_wanted=True)
-        return i
-    if i.state is not State.DOWN:
-        return i  # it has ended since
-    if h.under_way and i.target is Target.UP:
-        why = "ended with its daemon, which could not tell how any more"
-        return replace(i, last_exit=Exit(ExitStatus(), now, False, why), state=State.UP)
-    start_error = i.start_error or h.start_error
-    finished = h.finished and i.target is Target.UP
-    return replace(i, start_error=start_error, retry_at=h.retry_at, finished=finished)
-
-
-def as_found(instance: Instance, now: Instant, do: list[Action]) -> Instance:
-    """The instance once it is seen whether it runs, when it is not known any more what was asked of it:
-    nothing that runs is ended for want of knowing better."""
-    i = replace(instance, target_lost=False)
-    if i.run is None or i.target is not Target.DOWN or i.retired:
-        return i
-    message = "it runs, and what was asked of it is lost: its target is up from now on"
-    do.append(Note(Kind.INSTANCE, "TargetLost", message, now, i.instance_id, Severity.WARNING))
-    return replace(i, target=Target.UP)
+    wanted_up = instance.wanted.target is Target.UP
+    if observed.run is not None:
+        wanted = instance.wanted
+        if standing.failures and standing.state is State.UP:
+            standing = replace(standing, deadline=now.plus(spec.restart.backoff.reset_after))
+        if observed.run.number == history.restart_of and wanted_up:
+            wanted = replace(wanted, restart=True)
+        return replace(instance, wanted=wanted, observed=observed, standing=standing)
+    instance = replace(instance, observed=observed, standing=standing)
+    if standing.state is not State.DOWN:
+        return instance  # the run has ended since, and `decide` handles that end
+    if history.started_once and wanted_up:
+        why = "ended together with its daemon, which could not record how"
+        observed = replace(observed, last_exit=Exit(ExitStatus(), now, False, why))
+        return resume(replace(instance, observed=observed), State.UP)
+    finished = history.finished and wanted_up
+    return replace(
+        instance,
+        observed=replace(observed, start_error=observed.start_error or history.start_error),
+        standing=replace(standing, retry_at=history.retry_at, finished=finished),
+    )

@@ -1,26 +1,24 @@
-"""The life of an instance: every transition of its state machine.
+"""The state machine of an instance: transitions, stop escalation and recovered states.
 
-`fold` (core/facts.py) turns an event into facts and moves nothing; `decide` looks at the facts and moves. So
-a lost or doubled event does no harm, and deciding twice does nothing the second time. TRANSITIONS is what may
-follow what: `decide` is held to it by the tests, and the diagram in docs/states.md is drawn from it.
+This file holds every assignment of a state. `fold` in core/facts.py turns driver events into facts and
+changes no state; `decide` reads the facts and moves the state. So a lost or repeated event does no harm, and
+a second call of `decide` changes nothing. The tests hold `decide` to TRANSITIONS, from which the diagram of
+the states page is drawn.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hostmanager_server.core import restart
-from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity
-from hostmanager_server.core.ending import clean_up, stop, stop_failed
+from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity, Stop
 from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.facts import describe, fold, signal_name
-from hostmanager_server.core.history import as_found
+from hostmanager_server.core.facts import describe, signal_name
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
-
-__all__ = ["TRANSITIONS", "Decision", "decide", "describe", "fold", "next_deadline", "signal_name"]
 
 TRANSITIONS: Mapping[State, Mapping[State, str]] = {
     State.DOWN: {
@@ -53,292 +51,450 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
     State.UNKNOWN: {State.DOWN: "a command was found, or it runs"},
 }
 
+# The shortest wait after a failed start or stop, in s. Without backoff the core would try in a busy loop.
+START_FAILED_RETRY = 0.1
+STOP_FAILED_RETRY = 0.1
+
+# The pause between two KILLs, in s, of a tree that the kernel still holds (uninterruptible sleep, forks).
+KILL_REPEAT = 5.0
+
+# Each pass moves an instance at most one state on, and no chain is longer than the number of states.
+_LONGEST_CHAIN = 2 * len(State)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """The instance after a decision, and the actions that the reconciler must carry out, in order."""
+
     instance: Instance
     actions: tuple[Action, ...] = ()
 
 
-# --- the decision ----------------------------------------------------------------------------------------
-
-# A start that failed is not tried again sooner than this, in s: with no backoff it would spin.
-START_FAILED_RETRY = 0.1
-
-# Every pass moves at most one state on, and no chain of states is longer than there are states.
-_LONGEST_CHAIN = 2 * len(State)
-
-
 def decide(instance: Instance, now: Instant) -> Decision:
-    """What becomes of the instance, given its facts. Deciding again at once changes nothing more.
+    """Move the instance to the state that its facts call for.
 
-    One that is out of sight stays where it was last seen: what happened meanwhile is dealt with from there.
+    A second call with the result changes nothing. An instance that is out of sight keeps its state, and goes
+    on from there when the driver sees it again.
     """
     actions: list[Action] = []
-    if instance.target_lost and not instance.out_of_sight:
-        instance = as_found(instance, now, actions)
+    if instance.wanted.target_lost and not instance.observed.out_of_sight:
+        instance = _keep_running_if_target_lost(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
-        if not instance.out_of_sight:
+        if not instance.observed.out_of_sight:
             instance = _step(instance, now, actions)
         if instance is before or instance == before:
             break
     else:  # pragma: no cover - a cycle is a bug of this file, which the property tests look for
-        raise AssertionError(f"{instance.spec.full_name} does not come to rest in {instance.state}")
-    fails = restart.remember(instance.fail_times, now)
-    if fails != instance.fail_times:
-        instance = replace(instance, fail_times=fails)
-    if instance.settled and instance.observed_generation != instance.generation:
-        instance = replace(instance, observed_generation=instance.generation)
-    if instance.passive_tracking and instance.target is not Target.PASSIVE and instance.settled:
-        instance = replace(instance, target=Target.PASSIVE)  # as OCS: a request is carried out, not enforced
-    gone = instance.run is None and instance.state in (State.DOWN, State.UNKNOWN)
-    if instance.retired and gone and not instance.out_of_sight:
-        actions.append(
-            Note(Kind.INSTANCE, "Removed", "retired and down: off the list", now, instance.instance_id)
-        )
+        raise AssertionError(f"{instance.spec.full_name} does not come to rest in {instance.standing.state}")
+    instance = _after_moves(instance, now)
+    gone = instance.observed.run is None and instance.standing.state in (State.DOWN, State.UNKNOWN)
+    if instance.retired and gone and not instance.observed.out_of_sight:
+        message = "retired and down: removed from the list"
+        actions.append(Note(Kind.INSTANCE, "Removed", message, now, instance.instance_id))
         actions.append(Remove(instance.instance_id))
     return Decision(instance, tuple(actions))
 
 
 def next_deadline(instance: Instance) -> Instant | None:
-    """When `decide` is to be asked again although nothing happened; None: never."""
-    deadlines = [instance.at] if instance.at is not None and not instance.out_of_sight else []
-    if instance.fail_times:  # stability changes when the oldest failure leaves the window
-        deadlines.append(instance.fail_times[0].plus(restart.WINDOW))
+    """Return when `decide` must be called again without an event, or None for never."""
+    deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
+    deadlines = [deadline] if deadline is not None and not instance.observed.out_of_sight else []
+    if fail_times:  # stability changes when the oldest failure leaves the window
+        deadlines.append(fail_times[0].plus(restart.WINDOW))
     return min(deadlines, default=None)
 
 
-def _step(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    match i.state:
+# --- states that recovery and config changes assign ---------------------------------------------------------
+
+
+def resume(instance: Instance, state: State) -> Instance:
+    """Put an instance that an earlier daemon left into the state it had then; `decide` goes on from there.
+
+    Recovery passes UP, WAIT_START (not ready yet) or WAIT_DEAD (being stopped).
+    """
+    reason = "Starting" if state is State.WAIT_START else instance.standing.reason
+    return replace(instance, standing=replace(instance.standing, state=state, reason=reason))
+
+
+def release_run(instance: Instance) -> Instance:
+    """Let go of the containers of a service that the instance no longer stands for."""
+    return replace(
+        instance,
+        observed=replace(instance.observed, run=None, service=None),
+        standing=replace(instance.standing, state=State.DOWN, deadline=None),
+    )
+
+
+# --- one step in each state ---------------------------------------------------------------------------------
+
+
+def _step(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    match instance.standing.state:
         case State.DOWN:
-            return _down(i, now, do)
+            return _down(instance, now, actions)
         case State.START_AT:
-            return _start_at(i, now)
+            return _start_at(instance, now)
         case State.START:
-            return _start(i, now, do)
+            return _start(instance, now, actions)
         case State.WAIT_START:
-            return _wait_start(i, now, do)
+            return _wait_start(instance, now, actions)
         case State.UP:
-            return _up(i, now, do)
+            return _up(instance, now, actions)
         case State.WAIT_DEAD:
-            return _wait_dead(i, now, do)
+            return _wait_dead(instance, now, actions)
         case State.UNKNOWN:
-            return _unknown(i)
-    assert_never(i.state)
+            return _unknown(instance)
+    assert_never(instance.standing.state)
 
 
-def _down(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if i.run is not None:
-        do.append(Note(Kind.UP, "FoundRunning", f"{i.spec.full_name} was found running", now, i.instance_id))
-        return _to_up(i, now, "found running")
-    if i.successor is not None:
-        do.append(Note(Kind.INSTANCE, "Reset", "the old one is down; starting afresh", now, i.instance_id))
-        return successor_of(i, i.successor, i.target)
-    if i.retired:
-        return _to_down(i)
-    if i.restart_wanted:
-        return replace(i, restart_wanted=False, retry_at=None, finished=False)
-    if i.spec.workload is None:
-        return replace(i, state=State.UNKNOWN, at=None, reason="NotOperable", message=i.spec.problem)
-    if i.leaving and i.record is not None and i.record.restarting:
-        run = Run(i.runs + 1, Phase.READY, i.spec.workload, adopted=True)
-        return stop(replace(i, run=run, runs=run.number), now, do)
-    if not i.wanted:
-        return _to_down(i)
-    if i.retry_at is not None and now.mono < i.retry_at.mono:
-        return _backing_off(i)
-    return _about_to_start(i)
+def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    wanted, service, spec = instance.wanted, instance.observed.service, instance.spec
+    if instance.observed.run is not None:
+        message = f"{spec.full_name} was found running"
+        actions.append(Note(Kind.UP, "FoundRunning", message, now, instance.instance_id))
+        return _to_up(instance, now, "found running")
+    if wanted.successor is not None:
+        message = "the old one is down; starting afresh"
+        actions.append(Note(Kind.INSTANCE, "Reset", message, now, instance.instance_id))
+        return successor_of(instance, wanted.successor, wanted.target)
+    if instance.retired:
+        return _to_down(instance)
+    if wanted.restart:
+        standing = replace(instance.standing, retry_at=None, finished=False)
+        return replace(instance, wanted=replace(wanted, restart=False), standing=standing)
+    if spec.workload is None:
+        return _stand(instance, State.UNKNOWN, "NotOperable", spec.problem)
+    if instance.should_end and service is not None and service.restarting:
+        run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
+        instance = replace(instance, standing=replace(instance.standing, runs=run.number))
+        return _escalate(instance.with_run(run), now, actions)
+    if not instance.should_run:
+        return _to_down(instance)
+    if instance.standing.retry_at is not None and now.mono < instance.standing.retry_at.mono:
+        return _backing_off(instance)
+    return _about_to_start(instance)
 
 
-def _about_to_start(i: Instance) -> Instance:
-    return replace(i, state=State.START, at=None, reason="Starting", message="about to start")
+def _start_at(instance: Instance, now: Instant) -> Instance:
+    if not _can_start(instance):
+        return _to_down(instance)
+    standing = instance.standing
+    if standing.deadline is None or now.mono >= standing.deadline.mono or standing.retry_at is None:
+        return _about_to_start(instance)
+    return instance
 
 
-def _backing_off(i: Instance) -> Instance:
-    return replace(
-        i,
-        state=State.START_AT,
-        at=i.retry_at,
-        reason="BackingOff",
-        message=f"{_how_it_ended(i)}; waiting to restart (attempt {i.failures + 1})",
-    )
-
-
-def _start_at(i: Instance, now: Instant) -> Instance:
-    if not i.wanted or i.spec.workload is None or i.run is not None:
-        return _to_down(i)
-    if i.at is None or now.mono >= i.at.mono or i.retry_at is None:
-        return _about_to_start(i)
-    return i
-
-
-def _start(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if not i.wanted or i.spec.workload is None or i.run is not None:
-        return _to_down(i)
-    if i.waiting_for:
-        message = f"waiting for {', '.join(i.waiting_for)} to be up"
-        return replace(i, reason="WaitingForDependencies", message=message)
-    workload = i.spec.workload
+def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    if not _can_start(instance):
+        return _to_down(instance)
+    spec, standing, workload = instance.spec, instance.standing, instance.spec.workload
     assert workload is not None
-    number = i.runs + 1
-    key = RunKey(i.instance_id, number)
-    do.append(Note(Kind.LAUNCH, "Launching", f"starting {i.spec.full_name}", now, i.instance_id))
-    do.append(Launch(key, i.spec))
-    return replace(
-        i,
-        run=Run(number, Phase.LAUNCHING, workload),
-        runs=number,
-        restarts=i.restarts + (1 if i.retry_at is not None else 0),  # whoever asks for a start clears it
-        retry_at=None,
-        start_error="",
-        state=State.WAIT_START,
-        # How long compose takes, as it may have to pull an image, is for the driver to bound.
-        at=None if isinstance(workload, ServiceSpec) else now.plus(i.spec.start_timeout),
-        reason="Starting",
-        message="started; not ready yet" if i.spec.ready is not None else "starting",
+    if instance.observed.waiting_for:
+        message = f"waiting for {', '.join(instance.observed.waiting_for)} to be up"
+        return _stand(instance, State.START, "WaitingForDependencies", message, standing.deadline)
+    run = Run(standing.runs + 1, Phase.LAUNCHING, workload)
+    actions.append(Note(Kind.LAUNCH, "Launching", f"starting {spec.full_name}", now, instance.instance_id))
+    actions.append(Launch(RunKey(instance.instance_id, run.number), spec))
+    # A request for a start clears retry_at: only a launch after a failure counts as a restart.
+    restarts = standing.restarts + (1 if standing.retry_at is not None else 0)
+    instance = replace(
+        instance,
+        observed=replace(instance.observed, run=run, start_error=""),
+        standing=replace(standing, runs=run.number, restarts=restarts, retry_at=None),
     )
+    # The driver bounds a start by compose, which may have to pull an image first.
+    deadline = None if isinstance(workload, ServiceSpec) else now.plus(spec.start_timeout)
+    message = "started; not ready yet" if spec.ready is not None else "starting"
+    return _stand(instance, State.WAIT_START, "Starting", message, deadline)
 
 
-def _wait_start(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if i.run is None:
-        if i.start_error:
-            do.append(
-                Note(Kind.START_FAILED, "StartFailed", i.start_error, now, i.instance_id, Severity.ERROR)
-            )
-        return _lost(i, now, do)
-    if i.target is Target.PASSIVE and not i.leaving:
-        return _to_up(replace(i, start_error=""), now, "running; only observed")
-    if i.run.phase is Phase.ENDING:
-        return clean_up(_failed(i, now, do), now, do)
-    if i.leaving:
-        return stop(i, now, do)
-    if i.run.phase in (Phase.READY, Phase.DEGRADED):
-        do.append(Note(Kind.UP, "Up", f"{i.spec.full_name} is up (pid {i.run.pid})", now, i.instance_id))
-        return _to_up(i, now, "running")
-    if i.at is None and i.run.phase is Phase.RUNNING:
-        return replace(i, at=now.plus(i.spec.start_timeout), message="started; not ready yet")
-    if i.at is not None and now.mono >= i.at.mono:
-        why = f"not ready after {i.spec.start_timeout:g} s"
-        do.append(Note(Kind.START_FAILED, "StartTimedOut", why, now, i.instance_id, Severity.ERROR))
-        i = _count_failure(replace(i, start_error=why), now, at_least=START_TIMEOUT_RETRY)
-        return i if i.target is Target.PASSIVE else stop(i, now, do)
-    return i
+def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    run, deadline, spec = instance.observed.run, instance.standing.deadline, instance.spec
+    passive = instance.wanted.target is Target.PASSIVE
+    if run is None:
+        if why := instance.observed.start_error:
+            actions.append(_start_failed("StartFailed", why, instance, now))
+        return _lost(instance, now, actions)
+    if passive and not instance.should_end:
+        return _to_up(_with_start_error(instance, ""), now, "running; only observed")
+    if run.phase is Phase.ENDING:
+        return _clean_up(_failed(instance, now, actions), now, actions)
+    if instance.should_end:
+        return _escalate(instance, now, actions)
+    if run.phase in (Phase.READY, Phase.DEGRADED):
+        message = f"{spec.full_name} is up (pid {run.pid})"
+        actions.append(Note(Kind.UP, "Up", message, now, instance.instance_id))
+        return _to_up(instance, now, "running")
+    if deadline is None and run.phase is Phase.RUNNING:
+        deadline = now.plus(spec.start_timeout)
+        return _stand(
+            instance, State.WAIT_START, instance.standing.reason, "started; not ready yet", deadline
+        )
+    if deadline is not None and now.mono >= deadline.mono:
+        why = f"not ready after {spec.start_timeout:g} s"
+        actions.append(_start_failed("StartTimedOut", why, instance, now))
+        instance = _count_failure(_with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
+        passive = instance.wanted.target is Target.PASSIVE
+        return instance if passive else _escalate(instance, now, actions)
+    return instance
 
 
-def _up(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if i.run is None:
-        return _lost(i, now, do)
-    if i.run.phase is Phase.ENDING:
-        if i.target is Target.PASSIVE and not i.leaving:
-            return i  # only observed: what it left behind is not ended, its end is waited for
-        return clean_up(_failed(i, now, do), now, do)
-    if i.leaving:
-        if i.held_by:
-            message = f"to be stopped once {', '.join(i.held_by)} is down"
-            return replace(i, at=None, reason="WaitingForDependents", message=message)
-        return stop(i, now, do)
-    if i.run.phase is Phase.DEGRADED:
-        return _degraded(i, now, do)
-    if i.failures and i.at is not None and now.mono >= i.at.mono:
-        return replace(i, failures=0, at=None)
-    # Whole again, or wanted again before its turn to stop had come.
-    if i.reason in ("Degraded", "WaitingForDependents"):
-        return _to_up(i, now, "running")
-    return i
+def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    run, held_by, standing = instance.observed.run, instance.observed.held_by, instance.standing
+    if run is None:
+        return _lost(instance, now, actions)
+    if run.phase is Phase.ENDING:
+        if instance.wanted.target is Target.PASSIVE and not instance.should_end:
+            return instance  # a passive instance is only observed: the rest of its tree may run on
+        return _clean_up(_failed(instance, now, actions), now, actions)
+    if instance.should_end:
+        if held_by:
+            message = f"to be stopped once {', '.join(held_by)} is down"
+            return _stand(instance, State.UP, "WaitingForDependents", message)
+        return _escalate(instance, now, actions)
+    if run.phase is Phase.DEGRADED:
+        return _degraded(instance, run, now, actions)
+    if standing.failures and standing.deadline is not None and now.mono >= standing.deadline.mono:
+        return replace(instance, standing=replace(standing, failures=0, deadline=None))
+    # All parts run again, or the operator changed their mind before the stop began.
+    if standing.reason in ("Degraded", "WaitingForDependents"):
+        return _to_up(instance, now, "running")
+    return instance
 
 
-def _degraded(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    """A part of it is lost: the rest goes on, and that part is started again as a lost instance would be."""
-    assert i.run is not None
-    missing = i.run.missing
-    if missing:
-        i = replace(i, run=replace(i.run, missing=""), at=None, reason="Degraded", message=missing)
-        message = f"{i.spec.full_name}: {missing}"
-        do.append(Note(Kind.EXIT, "Degraded", message, now, i.instance_id, Severity.WARNING))
-        if i.wanted and i.spec.restart.when is not RestartWhen.NEVER:
-            i = _count_failure(i, now)
-            i = replace(i, at=i.retry_at, message=f"{missing}; waiting to start what is missing")
-    elif i.at is not None and not i.wanted:
-        i = replace(i, at=None)
-    elif i.at is not None and (i.retry_at is None or now.mono >= i.retry_at.mono):  # due, or asked for
-        message = f"starting what is missing of {i.spec.full_name}"
-        do.append(Note(Kind.LAUNCH, "Launching", message, now, i.instance_id))
-        do.append(Launch(i.run_key(), i.spec))
-        i = replace(i, retry_at=None, at=None, restarts=i.restarts + 1)
-    return i
+def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
+    """Start the missing containers of a service again, after the backoff; the other containers run on."""
+    standing, name = instance.standing, instance.spec.full_name
+    if missing := run.missing:
+        message = f"{name}: {missing}"
+        actions.append(Note(Kind.EXIT, "Degraded", message, now, instance.instance_id, Severity.WARNING))
+        instance = instance.with_run(replace(run, missing=""))
+        instance = _stand(instance, State.UP, "Degraded", missing)
+        if instance.should_run and instance.spec.restart.when is not RestartWhen.NEVER:
+            instance = _count_failure(instance, now)
+            message = f"{missing}; waiting to start the missing part"
+            return _stand(instance, State.UP, "Degraded", message, instance.standing.retry_at)
+    elif standing.deadline is not None and not instance.should_run:
+        return replace(instance, standing=replace(standing, deadline=None))
+    elif standing.deadline is not None and (  # due, or asked for
+        standing.retry_at is None or now.mono >= standing.retry_at.mono
+    ):
+        message = f"starting the missing part of {name}"
+        actions.append(Note(Kind.LAUNCH, "Launching", message, now, instance.instance_id))
+        actions.append(Launch(instance.run_key(), instance.spec))
+        standing = replace(standing, retry_at=None, deadline=None, restarts=standing.restarts + 1)
+        return replace(instance, standing=standing)
+    return instance
 
 
-def _wait_dead(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    if i.run is None:
-        what = "its containers are" if i.spec.service is not None else "the whole process tree is"
-        do.append(Note(Kind.DOWN, "Down", f"{what} gone", now, i.instance_id))
-        return _to_down(i)
-    if i.run.stop_error:
-        return stop_failed(i, now, do)
-    if i.at is not None and now.mono >= i.at.mono:
-        return stop(i, now, do)
-    if i.run.phase is Phase.ENDING and i.run.stop_stage is StopStage.SIGNAL:
-        return stop(i, now, do)  # the signal went to the main process alone, which can pass it on no more
-    return i
+def _wait_dead(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    run, deadline = instance.observed.run, instance.standing.deadline
+    if run is None:
+        what = "its containers are" if instance.spec.service is not None else "the whole process tree is"
+        actions.append(Note(Kind.DOWN, "Down", f"{what} gone", now, instance.instance_id))
+        return _to_down(instance)
+    if run.stop_error:
+        return _retry_stop(instance, run, now, actions)
+    if deadline is not None and now.mono >= deadline.mono:
+        return _escalate(instance, now, actions)
+    if run.phase is Phase.ENDING and run.stop_stage is StopStage.SIGNAL:
+        # The signal went to the main process alone, which can no longer pass it on.
+        return _escalate(instance, now, actions)
+    return instance
 
 
-def _unknown(i: Instance) -> Instance:
-    if i.spec.workload is not None or i.run is not None or i.successor is not None:
-        return _to_down(i)
-    if i.reason != "NotOperable" or i.message != i.spec.problem:
-        return replace(i, reason="NotOperable", message=i.spec.problem)
-    return i
+def _unknown(instance: Instance) -> Instance:
+    spec, standing = instance.spec, instance.standing
+    if (
+        spec.workload is not None
+        or instance.observed.run is not None
+        or instance.wanted.successor is not None
+    ):
+        return _to_down(instance)
+    if (standing.reason, standing.message) != ("NotOperable", spec.problem):
+        return _stand(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
+    return instance
 
 
-# --- pieces of transitions ---------------------------------------------------------------------------------
+# --- the stop escalation ------------------------------------------------------------------------------------
 
 
-def _to_up(i: Instance, now: Instant, message: str) -> Instance:
-    forget = now.plus(i.spec.restart.backoff.reset_after) if i.failures else None
-    return replace(i, state=State.UP, at=forget, reason="Running", message=message)
+def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Take the next step of the stop escalation: stop signal, TERM, KILL; or compose, for containers."""
+    run = instance.observed.run
+    assert run is not None
+    if isinstance(run.workload, ServiceSpec):
+        return _remove_containers(instance, run, now, actions)
+    policy = instance.spec.stop
+    stage, signum, grace = _next_stage(run.stop_stage, policy.signal, policy.grace, policy.term_grace)
+    whole_tree = stage is not StopStage.SIGNAL
+    actions.append(Stop(instance.run_key(), signum, whole_tree))
+    if run.stop_stage is not StopStage.KILL:  # the event log tells of the first KILL only
+        who = "the whole process tree" if whole_tree else f"pid {run.pid}" if run.pid else "the process"
+        severity = Severity.INFO if run.stop_stage is None else Severity.WARNING
+        message = f"{signal_name(signum)} to {who}"
+        actions.append(Note(Kind.STOP, "Stopping", message, now, instance.instance_id, severity))
+    reason = "Stopping" if run.stop_stage is None else "StopEscalated"
+    message = f"sent {signal_name(signum)}; waiting for the whole process tree to end"
+    instance = instance.with_run(replace(run, stop_stage=stage))
+    return _stand(instance, State.WAIT_DEAD, reason, message, now.plus(grace))
 
 
-def _to_down(i: Instance) -> Instance:
-    if i.finished:
-        reason, message = "Finished", f"{_how_it_ended(i)}; not to be restarted"
-    else:
-        reason, message = "Stopped", _how_it_ended(i)
-    return replace(i, state=State.DOWN, at=None, reason=reason, message=message)
+def _next_stage(
+    stage: StopStage | None, first: int, grace: float, term_grace: float
+) -> tuple[StopStage, int, float]:
+    if stage is None and first not in (signal.SIGTERM, signal.SIGKILL):
+        return StopStage.SIGNAL, first, grace
+    if stage is None and first == signal.SIGTERM:
+        return StopStage.TERM, signal.SIGTERM, grace
+    if stage is StopStage.SIGNAL:
+        return StopStage.TERM, signal.SIGTERM, term_grace
+    return StopStage.KILL, signal.SIGKILL, KILL_REPEAT
 
 
-def _how_it_ended(i: Instance) -> str:
-    if i.start_error:
-        return f"start failed: {i.start_error}"
-    return f"last exit: {describe(i.last_exit.status)}" if i.last_exit is not None else "never started"
+def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
+    """Have compose stop and remove the containers; the engine kills those that ignore the stop signal."""
+    actions.append(Stop(instance.run_key(), signal.SIGKILL, whole_tree=True))
+    message = "compose stops and removes its containers"
+    if run.stop_stage is None:
+        actions.append(Note(Kind.STOP, "Stopping", message, now, instance.instance_id))
+    instance = instance.with_run(replace(run, stop_stage=StopStage.REMOVE))
+    return _stand(instance, State.WAIT_DEAD, "Stopping", message)
 
 
-def _lost(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    """The run ended by itself, and nothing of its tree is left."""
-    i = _failed(i, now, do)
-    return _backing_off(i) if i.wanted and i.retry_at is not None else _to_down(i)
+def _clean_up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Stop the rest of a tree whose main process has ended, before anything else happens."""
+    run, last_exit = instance.observed.run, instance.observed.last_exit
+    assert run is not None
+    assert last_exit is not None
+    instance = instance.with_run(replace(run, stop_stage=StopStage.SIGNAL))
+    instance = _escalate(instance, now, actions)
+    message = f"main process ended with {describe(last_exit.status)}; stopping the rest of its tree"
+    return _stand(instance, State.WAIT_DEAD, "CleaningUp", message, instance.standing.deadline)
 
 
-def _failed(i: Instance, now: Instant, do: list[Action]) -> Instance:
-    """Draw the consequences of an end that nobody asked for."""
-    if i.run is None and i.start_error:
-        return _count_failure(i, now, at_least=START_FAILED_RETRY)
-    exit_ = i.last_exit
-    assert exit_ is not None
-    message = f"{i.spec.full_name} {exit_.why}"
-    do.append(Note(Kind.EXIT, "Exited", message, now, i.instance_id, Severity.WARNING, exit_))
-    if exit_.status.success and i.spec.restart.when is not RestartWhen.ALWAYS:
-        return replace(i, finished=i.target is Target.UP)
-    return _count_failure(i, now)
+def _retry_stop(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
+    """Report a failed stop, and wait before the next attempt."""
+    why = run.stop_error
+    actions.append(Note(Kind.STOP, "StopFailed", why, now, instance.instance_id, Severity.ERROR))
+    delay = max(instance.spec.restart.backoff.delay(run.stop_failures), STOP_FAILED_RETRY)
+    instance = instance.with_run(replace(run, stop_error=""))
+    return _stand(instance, State.WAIT_DEAD, "StopFailed", why, now.plus(delay))
 
 
-def _count_failure(i: Instance, now: Instant, at_least: float = 0.0) -> Instance:
-    """Remember a failure; it is tried again after the backoff, and no sooner than `at_least` s from now."""
-    if i.target is Target.PASSIVE or i.passive_tracking:  # only observed, or a request that came to nothing
-        return replace(i, target=Target.PASSIVE)
-    fail_times = (*i.fail_times, now)
-    if i.spec.restart.when is RestartWhen.NEVER:
-        return replace(i, finished=i.target is Target.UP, fail_times=fail_times)
-    failures = i.failures + 1
-    delay = max(i.spec.restart.backoff.delay(failures), at_least)
-    return replace(i, failures=failures, fail_times=fail_times, retry_at=now.plus(delay))
+# --- pieces of transitions ----------------------------------------------------------------------------------
+
+
+def _stand(
+    instance: Instance, state: State, reason: str, message: str, deadline: Instant | None = None
+) -> Instance:
+    standing = replace(instance.standing, state=state, reason=reason, message=message, deadline=deadline)
+    return replace(instance, standing=standing)
+
+
+def _can_start(instance: Instance) -> bool:
+    return instance.should_run and instance.spec.workload is not None and instance.observed.run is None
+
+
+def _about_to_start(instance: Instance) -> Instance:
+    return _stand(instance, State.START, "Starting", "about to start")
+
+
+def _backing_off(instance: Instance) -> Instance:
+    attempt = instance.standing.failures + 1
+    message = f"{_how_it_ended(instance)}; waiting to restart (attempt {attempt})"
+    return _stand(instance, State.START_AT, "BackingOff", message, instance.standing.retry_at)
+
+
+def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
+    reset_after = instance.spec.restart.backoff.reset_after
+    deadline = now.plus(reset_after) if instance.standing.failures else None
+    return _stand(instance, State.UP, "Running", message, deadline)
+
+
+def _to_down(instance: Instance) -> Instance:
+    if instance.standing.finished:
+        message = f"{_how_it_ended(instance)}; not to be restarted"
+        return _stand(instance, State.DOWN, "Finished", message)
+    return _stand(instance, State.DOWN, "Stopped", _how_it_ended(instance))
+
+
+def _how_it_ended(instance: Instance) -> str:
+    if instance.observed.start_error:
+        return f"start failed: {instance.observed.start_error}"
+    last_exit = instance.observed.last_exit
+    return f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started"
+
+
+def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Handle the end of a run that no operator asked for, with its whole tree gone."""
+    instance = _failed(instance, now, actions)
+    if instance.should_run and instance.standing.retry_at is not None:
+        return _backing_off(instance)
+    return _to_down(instance)
+
+
+def _failed(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Report an end that no operator asked for, and count it as failure or success."""
+    if instance.observed.run is None and instance.observed.start_error:
+        return _count_failure(instance, now, at_least=START_FAILED_RETRY)
+    last_exit = instance.observed.last_exit
+    assert last_exit is not None
+    message = f"{instance.spec.full_name} {last_exit.why}"
+    actions.append(Note(Kind.EXIT, "Exited", message, now, instance.instance_id, Severity.WARNING, last_exit))
+    if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
+        return _finish(instance, instance.standing.fail_times)
+    return _count_failure(instance, now)
+
+
+def _count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> Instance:
+    """Count a failure; the next attempt follows after the backoff, and after `at_least` s."""
+    wanted, standing = instance.wanted, instance.standing
+    if wanted.target is Target.PASSIVE or instance.passive_tracking:  # observed, or asked for once
+        return replace(instance, wanted=replace(wanted, target=Target.PASSIVE))
+    fail_times = (*standing.fail_times, now)
+    if instance.spec.restart.when is RestartWhen.NEVER:
+        return _finish(instance, fail_times)
+    failures = standing.failures + 1
+    retry_at = now.plus(max(instance.spec.restart.backoff.delay(failures), at_least))
+    standing = replace(standing, failures=failures, fail_times=fail_times, retry_at=retry_at)
+    return replace(instance, standing=standing)
+
+
+def _finish(instance: Instance, fail_times: tuple[Instant, ...]) -> Instance:
+    finished = instance.wanted.target is Target.UP
+    return replace(instance, standing=replace(instance.standing, finished=finished, fail_times=fail_times))
+
+
+def _with_start_error(instance: Instance, why: str) -> Instance:
+    return replace(instance, observed=replace(instance.observed, start_error=why))
+
+
+def _start_failed(reason: str, why: str, instance: Instance, now: Instant) -> Note:
+    return Note(Kind.START_FAILED, reason, why, now, instance.instance_id, Severity.ERROR)
+
+
+def _after_moves(instance: Instance, now: Instant) -> Instance:
+    """Forget old failures, and note that requests have been carried out."""
+    wanted, standing = instance.wanted, instance.standing
+    fail_times = restart.remember(standing.fail_times, now)
+    if fail_times != standing.fail_times:
+        standing = replace(standing, fail_times=fail_times)
+    if instance.settled and standing.observed_generation != wanted.generation:
+        standing = replace(standing, observed_generation=wanted.generation)
+    if instance.passive_tracking and wanted.target is not Target.PASSIVE and instance.settled:
+        wanted = replace(wanted, target=Target.PASSIVE)  # as OCS: a request is carried out, not enforced
+    if standing is instance.standing and wanted is instance.wanted:
+        return instance
+    return replace(instance, wanted=wanted, standing=standing)
+
+
+def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Set the target of a running instance to up when its requested target was lost."""
+    wanted = replace(instance.wanted, target_lost=False)
+    if instance.observed.run is None or wanted.target is not Target.DOWN or instance.retired:
+        return replace(instance, wanted=wanted)
+    message = "it runs, and the requested target was lost: the target is up from now on"
+    actions.append(Note(Kind.INSTANCE, "TargetLost", message, now, instance.instance_id, Severity.WARNING))
+    return replace(instance, wanted=replace(wanted, target=Target.UP))

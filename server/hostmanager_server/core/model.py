@@ -1,4 +1,4 @@
-"""An instance: what is wanted of it, what was seen of it, where it stands."""
+"""The instance model: what operators want, what drivers observed, and the current state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, 
 
 
 class State(Enum):
-    """Where an instance stands: OCS's `next_action`, with its words."""
+    """The state of an instance: OCS's `next_action`, with its words."""
 
     DOWN = "down"
     START_AT = "start_at"
@@ -23,22 +23,22 @@ class State(Enum):
 
 
 class Phase(Enum):
-    """How far a run has come."""
+    """The progress of a run, as reported by its driver."""
 
-    LAUNCHING = "launching"  # asked of the driver
-    RUNNING = "running"  # exec'ed
-    READY = "ready"  # runs, and its probe has succeeded
-    DEGRADED = "degraded"  # runs in part
-    ENDING = "ending"  # the main process has ended, others of its tree may live
+    LAUNCHING = "launching"  # the core asked the driver to launch
+    RUNNING = "running"  # the main process was executed
+    READY = "ready"  # the readiness probe succeeded, or the instance has none
+    DEGRADED = "degraded"  # some containers of the service do not run
+    ENDING = "ending"  # the main process has ended, other processes of its tree may live
 
 
 class StopStage(Enum):
-    """How insistently a run is being ended."""
+    """A step of the stop escalation."""
 
-    SIGNAL = "signal"  # the instance's stop signal, to the main process
-    TERM = "term"  # to the whole tree
-    KILL = "kill"  # to the whole tree, until nothing is left
-    REMOVE = "remove"  # of containers: the engine knows how to insist
+    SIGNAL = "signal"  # the configured stop signal, to the main process
+    TERM = "term"  # SIGTERM to the whole tree
+    KILL = "kill"  # SIGKILL to the whole tree, repeated until no process is left
+    REMOVE = "remove"  # compose stops and removes the containers; the engine escalates
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ class Run:
 
     number: int
     phase: Phase
-    workload: Workload  # what it was started from
+    workload: Workload  # the definition that the driver started
     pid: int = 0
     started: Instant | None = None
     adopted: bool = False
     stop_stage: StopStage | None = None
-    stop_error: str = ""  # why the last stop came to nothing, until that is seen to
+    stop_error: str = ""  # why the last stop failed, until the core has handled the failure
     stop_failures: int = 0
-    missing: str = ""  # which part of it does not run, until that is seen to
+    missing: str = ""  # which containers do not run, until the core has handled the loss
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended."""
+    """The end of a run."""
 
     status: ExitStatus
     at: Instant
@@ -70,41 +70,59 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
-    """One managed thing. `decide` in core/lifecycle.py is what moves it."""
+class Wanted:
+    """What operators and the site config ask of an instance."""
 
-    spec: InstanceSpec
-    management: Management
     target: Target
+    management: Management
+    restart: bool = False  # go down and up again, once
+    target_lost: bool = False  # the requested target is unknown; a running instance keeps running
+    successor: InstanceSpec | None = None  # replaces the spec once the instance is down
+    enforced: bool = True  # False while the manager sleeps: states are shown, targets are not enforced
+    generation: int = 1
 
-    # observed
-    run: Run | None = None  # None: nothing of it is alive
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What drivers reported about an instance, and what its neighbours do."""
+
+    run: Run | None = None  # None: no process or container is alive
     last_exit: Exit | None = None
-    start_error: str = ""  # why the last launch came to nothing
-    waiting_for: tuple[str, ...] = ()  # not yet up, and this depends on them
-    held_by: tuple[str, ...] = ()  # being brought down first, as they depend on this
-    record: ServiceRecord | None = None  # what the engine has of it, if it is a compose service
-    out_of_sight: str = ""  # why it is not known what it does; nothing is done about it meanwhile
+    start_error: str = ""  # why the last launch failed
+    waiting_for: tuple[str, ...] = ()  # dependencies that are not up
+    held_by: tuple[str, ...] = ()  # dependents that must be down first
+    service: ServiceRecord | None = None  # the engine's status of a compose service
+    out_of_sight: str = ""  # why the real state is unknown; the core does nothing meanwhile
 
-    # asked for
-    restart_wanted: bool = False  # down and up again, once
-    target_lost: bool = False  # what was asked of it is not known any more: should it run, it is to
-    successor: InstanceSpec | None = None  # takes its place when it is down (class or management changed)
-    enforced: bool = True  # False: the manager sleeps, and what is, is shown
 
-    # where it stands
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state of an instance, with the counters and deadlines that decide the next one."""
+
     state: State = State.DOWN
-    at: Instant | None = None  # the deadline of this state
+    deadline: Instant | None = None  # when the core must decide again in this state
     reason: str = "Stopped"
     message: str = ""
     runs: int = 0  # launches so far; the number of the newest run
-    restarts: int = 0  # launches nobody asked for
-    failures: int = 0  # consecutive, what the backoff is computed from
+    restarts: int = 0  # launches that no operator asked for
+    failures: int = 0  # consecutive failures, from which the backoff is computed
     fail_times: tuple[Instant, ...] = ()
-    retry_at: Instant | None = None  # not to be started before this
-    finished: bool = False  # ended, and its restart policy says that this was it
-    generation: int = 1
+    retry_at: Instant | None = None  # no launch before this moment
+    finished: bool = False  # ended, and the restart policy asks for no further run
     observed_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One managed process or compose service.
+
+    Only `decide` and the other functions of core/lifecycle.py change `standing.state`.
+    """
+
+    spec: InstanceSpec
+    wanted: Wanted
+    observed: Observed = Observed()
+    standing: Standing = Standing()
 
     @property
     def instance_id(self) -> str:
@@ -112,66 +130,74 @@ class Instance:
 
     @property
     def operable(self) -> bool:
-        return self.spec.workload is not None or self.run is not None
+        return self.spec.workload is not None or self.observed.run is not None
 
     @property
     def next_action(self) -> State:
-        """Where it stands as far as that is known."""
-        return State.UNKNOWN if self.out_of_sight else self.state
+        """The state, or UNKNOWN while the real state cannot be observed."""
+        return State.UNKNOWN if self.observed.out_of_sight else self.standing.state
 
     @property
     def retired(self) -> bool:
-        return self.management is Management.RETIRED
+        return self.wanted.management is Management.RETIRED
 
     @property
-    def wanted(self) -> bool:
-        """Whether it is to run now."""
+    def should_run(self) -> bool:
+        """True if the instance must be running now."""
+        wanted = self.wanted
         return (
-            self.target is Target.UP
-            and not self.finished
-            and self.enforced
+            wanted.target is Target.UP
+            and not self.standing.finished
+            and wanted.enforced
             and not self.retired
-            and not self.restart_wanted
-            and self.successor is None
+            and not wanted.restart
+            and wanted.successor is None
         )
 
     @property
     def passive_tracking(self) -> bool:
-        """It is observed, and started or stopped on request once, but not kept so."""
+        """True if requests are carried out once and the target is not enforced afterwards."""
         return self.spec.initial_target is Target.PASSIVE
 
     @property
-    def leaving(self) -> bool:
-        """If anything of it is alive, that is to end. Never so for one that is only observed."""
-        if self.wanted or not self.enforced:
+    def should_end(self) -> bool:
+        """True if any live process must be stopped; always false for passive instances."""
+        if self.should_run or not self.wanted.enforced:
             return False
-        return self.target is not Target.PASSIVE or self.successor is not None
+        return self.wanted.target is not Target.PASSIVE or self.wanted.successor is not None
 
     @property
     def restart_required(self) -> bool:
-        """It runs something other than what the config, or the image tag, now says."""
-        if self.run is None:
+        """True if the run differs from what the config, or the image tag, says now."""
+        run = self.observed.run
+        if run is None:
             return False
         if isinstance(self.spec.workload, ServiceSpec):
-            return self.record is not None and self.record.outdated
-        return not _is_same(self.run.workload, self.spec.workload)
+            return self.observed.service is not None and self.observed.service.outdated
+        return not _is_same(run.workload, self.spec.workload)
 
     @property
     def settled(self) -> bool:
-        """All that was asked of it has been carried out."""
-        if self.restart_wanted or self.successor is not None or self.retired or self.out_of_sight:
+        """True if every request to the instance has been carried out."""
+        wanted, state = self.wanted, self.standing.state
+        if wanted.restart or wanted.successor is not None or self.retired or self.observed.out_of_sight:
             return False
-        if self.target is Target.UP:
-            return self.state is State.UP or (self.finished and self.state is State.DOWN)
-        return self.state in (State.DOWN, State.UNKNOWN) or self.target is Target.PASSIVE
+        if wanted.target is Target.UP:
+            return state is State.UP or (self.standing.finished and state is State.DOWN)
+        return state in (State.DOWN, State.UNKNOWN) or wanted.target is Target.PASSIVE
 
     def run_key(self) -> RunKey:
-        assert self.run is not None
-        return RunKey(self.instance_id, self.run.number)
+        """Return the key of the present run, which must exist."""
+        assert self.observed.run is not None
+        return RunKey(self.instance_id, self.observed.run.number)
+
+    def with_run(self, run: Run | None) -> Instance:
+        """Return the instance with another run."""
+        return replace(self, observed=replace(self.observed, run=run))
 
 
 def _is_same(runs: Workload, wanted: Workload | None) -> bool:
-    """Whether a restart would change nothing. A file that cannot be read now counts as unchanged."""
+    """Return whether a restart would change nothing; an unreadable env-file counts as unchanged."""
     if runs == wanted or not isinstance(runs, ProcessSpec) or not isinstance(wanted, ProcessSpec):
         return runs == wanted
     known = {file.path: file for file in runs.env_files}
@@ -179,27 +205,27 @@ def _is_same(runs: Workload, wanted: Workload | None) -> bool:
     return replace(wanted, env_files=files) == runs
 
 
-# Nothing is done about a compose service before it was looked at what there is: it may be running.
+# The core does nothing about a compose service before its containers were listed: the service may run.
 NOT_YET_SEEN = "the docker engine has not been asked yet"
 
 
 def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation: int = 1) -> Instance:
-    """An instance as first tracked, with its configured target unless told otherwise."""
+    """Return a newly tracked instance, with the configured target unless another is given."""
     return Instance(
-        spec=spec,
-        management=spec.management,
-        target=spec.initial_target if target is None else target,
-        generation=generation,
-        out_of_sight=NOT_YET_SEEN if spec.service is not None else "",
+        spec,
+        Wanted(spec.initial_target if target is None else target, spec.management, generation=generation),
+        Observed(out_of_sight=NOT_YET_SEEN if spec.service is not None else ""),
     )
 
 
 def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
-    """A fresh instance in the place of `old`, of which nothing is alive. What counts up goes on counting."""
+    """Return a new instance in place of `old`, of which nothing is alive; the run counter goes on."""
+    new = new_instance(spec, target, generation=old.wanted.generation)
     return replace(
-        new_instance(spec, target, generation=old.generation),
-        waiting_for=spec.depends_on,  # until it is looked at which of them are up
-        runs=old.runs,
-        last_exit=old.last_exit,
-        observed_generation=old.observed_generation,
+        new,
+        # Every dependency counts as missing until the reconciler has looked at them.
+        observed=replace(new.observed, waiting_for=spec.depends_on, last_exit=old.observed.last_exit),
+        standing=replace(
+            new.standing, runs=old.standing.runs, observed_generation=old.standing.observed_generation
+        ),
     )

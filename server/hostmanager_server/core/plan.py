@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
+from hostmanager_server.core.lifecycle import release_run
 from hostmanager_server.core.model import NOT_YET_SEEN, Instance, State, new_instance, successor_of
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 
@@ -72,9 +73,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
             if not old.retired:
                 changed[instance_id] = _with_target(old, change.target)
     return {
-        # However often one request names an instance, it is one change.
-        instance_id: replace(new, generation=instances[instance_id].generation + 1)
-        for instance_id, new in changed.items()
+        instance_id: _next_generation(new, instances[instance_id]) for instance_id, new in changed.items()
     }
 
 
@@ -86,12 +85,19 @@ def _those_that_count(changes: Iterable[TargetChange]) -> list[TargetChange]:
 
 
 def _with_target(instance: Instance, target: Target) -> Instance:
-    instance = replace(instance, target_lost=False)
-    if instance.successor is not None:  # which takes the target over
-        return replace(instance, target=target)
-    if target is Target.UP:
-        return replace(instance, target=target, finished=False, retry_at=None)
-    return replace(instance, target=target, finished=False, restart_wanted=False, retry_at=None)
+    wanted = replace(instance.wanted, target=target, target_lost=False)
+    if wanted.successor is not None:  # the successor takes the target over
+        return replace(instance, wanted=wanted)
+    if target is not Target.UP:
+        wanted = replace(wanted, restart=False)
+    standing = replace(instance.standing, finished=False, retry_at=None)
+    return replace(instance, wanted=wanted, standing=standing)
+
+
+def _next_generation(instance: Instance, before: Instance) -> Instance:
+    """Count one change, however often one request names the instance."""
+    wanted = replace(instance.wanted, generation=before.wanted.generation + 1)
+    return replace(instance, wanted=wanted)
 
 
 def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
@@ -103,8 +109,9 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
             bad.append(BadEntry(index, no_instance(instance_id), unknown=True))
         elif instance.retired:
             bad.append(BadEntry(index, f"{instance_id!r} is retired and being brought down"))
-        elif instance.target is not Target.UP:
-            why = f"the target of {instance_id!r} is {instance.target.value}; set it to up instead"
+        elif instance.wanted.target is not Target.UP:
+            target = instance.wanted.target.value
+            why = f"the target of {instance_id!r} is {target}; set it to up instead"
             bad.append(BadEntry(index, why))
         elif instance.spec.workload is None:
             bad.append(BadEntry(index, f"{instance_id!r} is not operable: {instance.spec.problem}"))
@@ -112,77 +119,105 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
 
 
 def restart(instances: Instances, ids: Iterable[str]) -> dict[str, Instance]:
-    """The instances named, to go down and up again."""
-    return {
-        instance_id: replace(
-            instances[instance_id],
-            restart_wanted=True,
-            finished=False,
-            retry_at=None,
-            generation=instances[instance_id].generation + 1,
-        )
-        for instance_id in ids
-    }
+    """Return the named instances, with a restart requested."""
+    return {instance_id: _with_restart(instances[instance_id]) for instance_id in ids}
+
+
+def _with_restart(instance: Instance) -> Instance:
+    standing = replace(instance.standing, finished=False, retry_at=None)
+    restarted = replace(instance, wanted=replace(instance.wanted, restart=True), standing=standing)
+    return _next_generation(restarted, instance)
 
 
 def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
-    """What `update(reload_config)` of OCS does: new instances get their configured target, known ones keep
-    theirs, vanished ones retire, a change of class or management resets. Other changes take effect with the
-    next start, and show as `restart_required` until then.
+    """Plan the change to a new config, as OCS's `update(reload_config)` does.
 
-    Who tracks a compose service may change without a change of the service: the site config begins or ceases
-    to name it. It is taken over as it runs.
+    New instances get their configured target, known ones keep theirs, missing ones retire, and a change of
+    class or management resets an instance. Any other change takes effect with the next start, and shows as
+    `restart_required` until then. A service that the site config begins or ceases to name changes hands
+    while it runs.
     """
-    changed: dict[str, Instance] = {}
-    notes: list[Note] = []
-    dropped: list[str] = []
-    listed = {spec.instance_id for spec in host.instances}
-    leaving = {
-        _service_key(i.spec): i for i in instances.values() if i.spec.service and i.instance_id not in listed
-    }
-    served = {_service_key(spec) for spec in host.instances if spec.service is not None}
-
-    def note(reason: str, message: str, instance_id: str) -> None:
-        notes.append(Note(Kind.INSTANCE, reason, message, now, instance_id))
-
+    planner = _Planner(instances, host, now)
     for spec in host.instances:
-        old = instances.get(spec.instance_id)
-        if old is None and spec.service is not None and (tracked := leaving.get(_service_key(spec))):
-            changed[spec.instance_id] = _taken_over(tracked, spec)
-            note("TakenOver", _who_takes_over(tracked.spec, spec), spec.instance_id)
-        elif old is None:
-            changed[spec.instance_id] = new_instance(spec)
-            note("Added", f"{spec.full_name} added, target {spec.initial_target.value}", spec.instance_id)
-        elif old.retired:  # back before it was gone: the old one ends first
-            changed[spec.instance_id] = _reset(old, spec)
-            note("Reset", f"{spec.full_name} is back in the config; starting afresh", spec.instance_id)
-        elif old.successor is not None and _same_kind(old.successor, spec):  # being reset to this already
-            if old.successor != spec:
-                changed[spec.instance_id] = replace(old, successor=spec)
+        planner.take(spec)
+    for instance_id in sorted(set(instances) - planner.listed):
+        planner.leave_out(instance_id)
+    return Plan(planner.changed, tuple(planner.notes), tuple(planner.dropped))
+
+
+class _Planner:
+    """The plan for one new config while `apply_config` builds it."""
+
+    def __init__(self, instances: Instances, host: HostSpec, now: Instant) -> None:
+        self.changed: dict[str, Instance] = {}
+        self.notes: list[Note] = []
+        self.dropped: list[str] = []
+        self.listed = {spec.instance_id for spec in host.instances}
+        self._instances = instances
+        self._now = now
+        self._served = {_service_key(spec) for spec in host.instances if spec.service is not None}
+        self._leaving = {
+            _service_key(instance.spec): instance
+            for instance in instances.values()
+            if instance.spec.service is not None and instance.instance_id not in self.listed
+        }
+
+    def take(self, spec: InstanceSpec) -> None:
+        """Plan for one instance of the new config."""
+        old = self._instances.get(spec.instance_id)
+        if old is None:
+            self._add(spec)
+        elif old.retired:  # listed again before the old run was gone, which ends first
+            reason = f"{spec.full_name} is back in the config; starting afresh"
+            self._change(_reset(old, spec), "Reset", reason)
+        elif old.wanted.successor is not None and _same_kind(old.wanted.successor, spec):
+            if old.wanted.successor != spec:  # the reset to this kind is in progress already
+                self.changed[spec.instance_id] = _with_successor(old, spec)
         elif _changes_hands(old.spec, spec):
-            changed[spec.instance_id] = _taken_over(old, spec)
-            note("TakenOver", _who_takes_over(old.spec, spec), spec.instance_id)
+            self._change(_taken_over(old, spec), "TakenOver", _who_takes_over(old.spec, spec))
         elif not _same_kind(old.spec, spec):
-            changed[spec.instance_id] = _reset(old, spec)
             was = f"{old.spec.agent_class}, {old.spec.management.value}"
             to = f"{spec.agent_class}, {spec.management.value}"
-            note("Reset", f"class or management changed ({was} -> {to}); being reset", spec.instance_id)
-        elif old.spec != spec or old.successor is not None:
-            new = _with_service(replace(old, spec=spec, successor=None), old.spec)
-            changed[spec.instance_id] = new
-            if old.spec.service is not None and spec.service is None:
-                note("ServiceGone", spec.problem, spec.instance_id)
-            elif new.restart_required and not old.restart_required:
-                note("RestartRequired", "what it runs differs from the config now", spec.instance_id)
-    for instance_id in sorted(set(instances) - listed):
-        old = instances[instance_id]
-        if old.spec.agent_class == UNCLAIMED or _service_key(old.spec) in served:
-            dropped.append(instance_id)  # what runs is another instance's now, or an orphan
-            note("Dropped", f"{old.spec.full_name} is no longer tracked under this name", instance_id)
+            message = f"class or management changed ({was} -> {to}); being reset"
+            self._change(_reset(old, spec), "Reset", message)
+        elif old.spec != spec or old.wanted.successor is not None:
+            self._respecify(old, spec)
+
+    def leave_out(self, instance_id: str) -> None:
+        """Plan for an instance that the new config does not list."""
+        old = self._instances[instance_id]
+        name = old.spec.full_name
+        if old.spec.agent_class == UNCLAIMED or _service_key(old.spec) in self._served:
+            self.dropped.append(
+                instance_id
+            )  # another instance has the service now, or its containers are orphans
+            self._note("Dropped", f"{name} is no longer tracked under this name", instance_id)
         elif not old.retired:
-            changed[instance_id] = retire(old)
-            note("Retired", f"{old.spec.full_name} is no longer in the config; being retired", instance_id)
-    return Plan(changed, tuple(notes), tuple(dropped))
+            self._change(retire(old), "Retired", f"{name} is no longer in the config; being retired")
+
+    def _add(self, spec: InstanceSpec) -> None:
+        tracked = self._leaving.get(_service_key(spec)) if spec.service is not None else None
+        if tracked is not None:
+            self._change(_taken_over(tracked, spec), "TakenOver", _who_takes_over(tracked.spec, spec))
+        else:
+            message = f"{spec.full_name} added, target {spec.initial_target.value}"
+            self._change(new_instance(spec), "Added", message)
+
+    def _respecify(self, old: Instance, spec: InstanceSpec) -> None:
+        new = replace(old, spec=spec, wanted=replace(old.wanted, successor=None))
+        new = _with_service(new, old.spec)
+        self.changed[spec.instance_id] = new
+        if old.spec.service is not None and spec.service is None:
+            self._note("ServiceGone", spec.problem, spec.instance_id)
+        elif new.restart_required and not old.restart_required:
+            self._note("RestartRequired", "the running command differs from the config now", spec.instance_id)
+
+    def _change(self, new: Instance, reason: str, message: str) -> None:
+        self.changed[new.instance_id] = new
+        self._note(reason, message, new.instance_id)
+
+    def _note(self, reason: str, message: str, instance_id: str) -> None:
+        self.notes.append(Note(Kind.INSTANCE, reason, message, self._now, instance_id))
 
 
 def _service_key(spec: InstanceSpec) -> tuple[str, str] | None:
@@ -200,10 +235,13 @@ def _taken_over(old: Instance, spec: InstanceSpec) -> Instance:
     """An instance for the service of `old`, as that runs."""
     target = spec.initial_target
     if target is not Target.PASSIVE:
-        target = Target.UP if old.run is not None else Target.DOWN
-    new = new_instance(spec, target, generation=old.generation + 1)
+        target = Target.UP if old.observed.run is not None else Target.DOWN
+    new = new_instance(spec, target, generation=old.wanted.generation + 1)
+    was = old.standing
     return replace(
-        new, fail_times=old.fail_times, last_exit=old.last_exit, runs=old.runs, restarts=old.restarts
+        new,
+        observed=replace(new.observed, last_exit=old.observed.last_exit),
+        standing=replace(new.standing, fail_times=was.fail_times, runs=was.runs, restarts=was.restarts),
     )
 
 
@@ -215,12 +253,12 @@ def _who_takes_over(old: InstanceSpec, new: InstanceSpec) -> str:
 
 
 def _with_service(new: Instance, old: InstanceSpec) -> Instance:
-    """Let go of the containers of a service that is no longer this instance's, and look for those of its
-    present one."""
+    """Release the containers of the former service, and wait for those of the present one."""
     if _service_key(old) == _service_key(new.spec):
         return new
+    new = release_run(new)
     why = NOT_YET_SEEN if new.spec.service is not None else ""
-    return replace(new, run=None, record=None, out_of_sight=why, state=State.DOWN, at=None)
+    return replace(new, observed=replace(new.observed, out_of_sight=why))
 
 
 def _same_kind(one: InstanceSpec, other: InstanceSpec) -> bool:
@@ -228,46 +266,62 @@ def _same_kind(one: InstanceSpec, other: InstanceSpec) -> bool:
 
 
 def retire(instance: Instance) -> Instance:
-    return replace(
-        instance,
+    """Return the instance on its way out: down, then off the list."""
+    wanted = replace(
+        instance.wanted,
         management=Management.RETIRED,
         target=Target.DOWN,
         successor=None,
-        restart_wanted=False,
-        generation=instance.generation + 1,
+        restart=False,
+        generation=instance.wanted.generation + 1,
     )
+    return replace(instance, wanted=wanted)
 
 
 def observe(instance: Instance) -> Instance:
-    """Let go of an instance: from now on it is only observed (OCS: disown)."""
+    """Let go of an instance: from now on the daemon only observes (OCS: disown)."""
     return replace(
         instance,
         spec=replace(instance.spec, initial_target=Target.PASSIVE),
-        target=Target.PASSIVE,
-        successor=None,
-        restart_wanted=False,
-        retry_at=None,
+        wanted=replace(instance.wanted, target=Target.PASSIVE, successor=None, restart=False),
+        standing=replace(instance.standing, retry_at=None),
     )
 
 
+def enforce(instances: Instances, *, enforced: bool) -> dict[str, Instance]:
+    """Return the instances whose targets begin, or cease, to be enforced."""
+    return {
+        instance.instance_id: replace(instance, wanted=replace(instance.wanted, enforced=enforced))
+        for instance in instances.values()
+        if instance.wanted.enforced is not enforced
+    }
+
+
 def _reset(old: Instance, spec: InstanceSpec) -> Instance:
-    bumped = replace(old, generation=old.generation + 1)
-    if old.run is None and not old.out_of_sight:
+    bumped = _next_generation(old, old)
+    if old.observed.run is None and not old.observed.out_of_sight:
         return successor_of(bumped, spec, spec.initial_target)
-    return replace(bumped, management=old.spec.management, successor=spec, target=spec.initial_target)
+    wanted = replace(bumped.wanted, management=old.spec.management, target=spec.initial_target)
+    return _with_successor(replace(bumped, wanted=wanted), spec)
+
+
+def _with_successor(instance: Instance, spec: InstanceSpec) -> Instance:
+    return replace(instance, wanted=replace(instance.wanted, successor=spec))
 
 
 def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
-    """What the instance depends on and is not up to stay."""
+    """Return the dependencies that are not up, or about to leave."""
     return tuple(
-        d
-        for d in instance.spec.depends_on
-        if (i := instances.get(d)) is None or i.next_action is not State.UP or i.leaving
+        name
+        for name in instance.spec.depends_on
+        if (other := instances.get(name)) is None or other.next_action is not State.UP or other.should_end
     )
 
 
 def held_by(instances: Instances, instance: Instance, dependents: Iterable[str]) -> tuple[str, ...]:
-    """Those of its dependents that are on their way down, and are to be there first."""
+    """Return the dependents that must be down before the instance may stop."""
     return tuple(
-        d for d in dependents if (i := instances.get(d)) is not None and i.run is not None and i.leaving
+        name
+        for name in dependents
+        if (other := instances.get(name)) is not None and other.observed.run is not None and other.should_end
     )

@@ -71,7 +71,7 @@ def encode_history(history: History) -> str:
             "start_error": history.start_error,
             "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
             "finished": history.finished,
-            "under_way": history.under_way,
+            "under_way": history.started_once,
             "restart_of": history.restart_of,
         }
     )
@@ -92,7 +92,7 @@ def decode_history(text: str) -> History:
             start_error=str(record["start_error"]),
             retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
             finished=bool(record["finished"]),
-            under_way=bool(record["under_way"]),
+            started_once=bool(record["under_way"]),
             restart_of=int(record.get("restart_of", 0)),
         )
     except (KeyError, TypeError) as error:

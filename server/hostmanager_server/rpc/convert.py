@@ -11,7 +11,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import Kind, Severity
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.lifecycle import signal_name
+from hostmanager_server.core.facts import signal_name
 from hostmanager_server.core.manager import Manager, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange, no_instance
@@ -101,8 +101,8 @@ def shown_class(instance: Instance) -> str:
 def child_state(instance: Instance, now: Instant) -> pb.ChildState:
     return pb.ChildState(
         next_action=NEXT_ACTION[instance.next_action],
-        target_state=TARGET[instance.target],
-        stability=stability(instance.fail_times, now) if instance.fail_times else 1.0,
+        target_state=TARGET[instance.wanted.target],
+        stability=stability(instance.standing.fail_times, now) if instance.standing.fail_times else 1.0,
         agent_class=shown_class(instance),
         instance_id=instance.instance_id,
         operable=instance.operable,
@@ -123,10 +123,10 @@ class InstanceConverter:
         made = self._made.get(instance.instance_id)
         if made is not None and made[0] is tracked:
             message = made[1]
-            if instance.fail_times:  # stability is a matter of time, not of change
+            if instance.standing.fail_times:  # stability is a matter of time, not of change
                 message = pb.ManagedInstance()
                 message.CopyFrom(made[1])
-                message.stability = stability(instance.fail_times, now)
+                message.stability = stability(instance.standing.fail_times, now)
             return message
         message = self._convert(instance, tracked.revision, now)
         self._made[instance.instance_id] = (tracked, message)
@@ -142,41 +142,41 @@ class InstanceConverter:
             instance_id=i.instance_id,
             agent_class=shown_class(i),
             full_name=i.spec.full_name,
-            management=MANAGEMENT[i.management],
+            management=MANAGEMENT[i.wanted.management],
             operable=i.operable,
             retired=i.retired,
-            passive_tracking=i.passive_tracking or i.target is Target.PASSIVE,
+            passive_tracking=i.passive_tracking or i.wanted.target is Target.PASSIVE,
             agent_script=PLUGIN if i.spec.management is not Management.DOCKER else _service_name(i.spec),
             restart_required=i.restart_required,
-            target_state=TARGET[i.target],
+            target_state=TARGET[i.wanted.target],
             next_action=NEXT_ACTION[i.next_action],
-            at=timestamp(i.at) if i.at is not None and not i.out_of_sight else None,
-            fail_times=[timestamp(t) for t in i.fail_times],
-            stability=stability(i.fail_times, now),
-            reason="OutOfSight" if i.out_of_sight else i.reason,
-            message=i.out_of_sight or i.message,
-            generation=i.generation,
-            observed_generation=i.observed_generation,
+            at=_deadline(i),
+            fail_times=[timestamp(t) for t in i.standing.fail_times],
+            stability=stability(i.standing.fail_times, now),
+            reason="OutOfSight" if i.observed.out_of_sight else i.standing.reason,
+            message=i.observed.out_of_sight or i.standing.message,
+            generation=i.wanted.generation,
+            observed_generation=i.standing.observed_generation,
             revision=revision,
             start_time=_start_time(i),
-            restart_count=i.restarts,
-            consecutive_failures=i.failures,
-            last_exit=exit_(i.last_exit) if i.last_exit is not None else None,
+            restart_count=i.standing.restarts,
+            consecutive_failures=i.standing.failures,
+            last_exit=exit_(i.observed.last_exit) if i.observed.last_exit is not None else None,
             waiting_for=_waiting_for(i),
         )
         if i.spec.management is Management.DOCKER:
-            _fill_service(message.compose_service, i.spec, i.record)
+            _fill_service(message.compose_service, i.spec, i.observed.service)
         else:
             self._fill_process(message.process, i)
         return message
 
     def _fill_process(self, message: pb.HostProcess, i: Instance) -> None:
-        process = i.run.workload if i.run is not None else i.spec.workload
-        message.run = i.runs
+        process = i.observed.run.workload if i.observed.run is not None else i.spec.workload
+        message.run = i.standing.runs
         message.log_file = self._log_file(i.spec)
-        if i.run is not None:
-            message.pid = i.run.pid
-            message.adopted = i.run.adopted
+        if i.observed.run is not None:
+            message.pid = i.observed.run.pid
+            message.adopted = i.observed.run.adopted
         if isinstance(process, ProcessSpec):
             message.command.extend(process.argv)
             message.command_source = process.source
@@ -210,18 +210,23 @@ def _fill_service(message: pb.ComposeService, spec: InstanceSpec, record: Servic
     message.pid = record.pid
 
 
+def _deadline(i: Instance) -> Timestamp | None:
+    deadline = i.standing.deadline
+    return timestamp(deadline) if deadline is not None and not i.observed.out_of_sight else None
+
+
 def _start_time(i: Instance) -> Timestamp | None:
-    if i.run is None or i.run.started is None or i.out_of_sight:
+    if i.observed.run is None or i.observed.run.started is None or i.observed.out_of_sight:
         return None
-    return timestamp(i.run.started)
+    return timestamp(i.observed.run.started)
 
 
 def _waiting_for(i: Instance) -> Sequence[str]:
-    match i.state:
+    match i.standing.state:
         case State.START:
-            return i.waiting_for
-        case State.UP if not i.wanted:
-            return i.held_by
+            return i.observed.waiting_for
+        case State.UP if not i.should_run:
+            return i.observed.held_by
     return ()
 
 

@@ -99,7 +99,7 @@ class LogRpcs:
                     return
                 if tracked.revision > told:
                     told = tracked.revision
-                    record = tracked.instance.record
+                    record = tracked.instance.observed.service
                     yield record.container_ids if record is not None else ()
                 await watcher.wait(snapshot.revision)
 

@@ -138,7 +138,8 @@ def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) 
                 text = f"{instance_id!r} has no compose service, and so no image"
                 bad.append(Violation(f"instance_ids[{index}]", text))
             continue
-        if new_only and instance.record is not None and instance.record.image_id != UNKNOWN_IMAGE:
+        status = instance.observed.service
+        if new_only and status is not None and status.image_id != UNKNOWN_IMAGE:
             continue
         known = found.get(service.image)
         if known and instance_id in known.instance_ids:

@@ -8,7 +8,18 @@ from dataclasses import replace
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import describe
-from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, StopStage
+from hostmanager_server.core.lifecycle import resume
+from hostmanager_server.core.model import (
+    Exit,
+    Instance,
+    Observed,
+    Phase,
+    Run,
+    Standing,
+    State,
+    StopStage,
+    Wanted,
+)
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.supervisor.memory import Left
@@ -33,24 +44,33 @@ def taken_back(
         if seen is not None and adopted.gone:
             continue  # only its record was left
         listed = specs.get(instance_id)
-        spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
-        instance = Instance(
-            spec, Management.RETIRED, Target.DOWN, run=_run(adopted), state=State.UP, runs=adopted.run.number,
-            reason="Running", message="taken back from an earlier daemon",
-        )  # fmt: skip
-        if listed is not None:
-            target = left.targets.get(instance_id, listed.initial_target)
-            instance = replace(instance, management=Management.HOST, target=target)
-            same = _is_same_kind(adopted, listed)
-            instance = replace(instance, spec=listed) if same else replace(instance, successor=listed)
+        instance = _instance(adopted, listed, left)
         if adopted.ended is not None:
             restarted = history is not None and history.restart_of == adopted.run.number
-            instance = _ended(instance, adopted, seen, restarted, moment)
+            instance = _ended(instance, adopted, seen, restarted=restarted, moment=moment)
         elif not adopted.ready:
-            instance = replace(instance, state=State.WAIT_START, reason="Starting")
+            instance = resume(instance, State.WAIT_START)
         found[instance_id] = instance
         notes.append(_note(adopted, seen, moment))
     return found, notes
+
+
+def _instance(adopted: Adopted, listed: InstanceSpec | None, left: Left) -> Instance:
+    """Return the instance of a run, up; retired if the config does not list the instance."""
+    instance_id = adopted.run.instance_id
+    if listed is None:
+        spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
+        wanted = Wanted(Target.DOWN, Management.RETIRED)
+    else:
+        spec = listed
+        wanted = Wanted(left.targets.get(instance_id, listed.initial_target), Management.HOST)
+        if not _is_same_kind(adopted, listed):
+            spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
+            wanted = replace(wanted, successor=listed)
+    standing = Standing(
+        reason="Running", message="taken back from an earlier daemon", runs=adopted.run.number
+    )
+    return resume(Instance(spec, wanted, Observed(run=_run(adopted)), standing), State.UP)
 
 
 def _is_same_kind(adopted: Adopted, listed: InstanceSpec) -> bool:
@@ -67,22 +87,24 @@ def _is_of(adopted: Adopted, exit_: Exit | None) -> bool:
 
 
 def _ended(
-    instance: Instance, adopted: Adopted, seen: Exit | None, restarted: bool, moment: Instant
+    instance: Instance, adopted: Adopted, seen: Exit | None, *, restarted: bool, moment: Instant
 ) -> Instance:
-    """The instance of a run whose main process ended, while no daemon was there unless that was `seen`."""
+    """Return the instance of a run whose main process ended before this daemon came.
+
+    `seen` is the exit that the earlier daemon recorded. Without one, the process ended while no daemon ran.
+    """
     assert adopted.ended is not None
-    # As far as can be told, the earlier daemon asked it to, or has begun to end what it left behind.
-    expected = instance.target is Target.DOWN or seen is not None or restarted
+    # The earlier daemon had asked for the end, or had begun to stop the rest of the tree.
+    expected = instance.wanted.target is Target.DOWN or seen is not None or restarted
     why = f"ended with {describe(adopted.ended)} while no daemon was there to see it"
     exit_ = seen or Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
-    instance = replace(instance, last_exit=exit_)
+    run = instance.observed.run
+    assert run is not None
     if expected:
-        instance = replace(instance, state=State.WAIT_DEAD)
-    if adopted.gone:
-        return replace(instance, run=None)
-    assert instance.run is not None
+        instance = resume(instance, State.WAIT_DEAD)
     stage = StopStage.SIGNAL if expected else None
-    return replace(instance, run=replace(instance.run, phase=Phase.ENDING, stop_stage=stage))
+    rest = None if adopted.gone else replace(run, phase=Phase.ENDING, stop_stage=stage)
+    return replace(instance, observed=replace(instance.observed, last_exit=exit_, run=rest))
 
 
 def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> Note:

@@ -14,8 +14,9 @@ from typing import assert_never
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Note, Remove, Stop
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
-from hostmanager_server.core.history import history_of, tells_more
-from hostmanager_server.core.lifecycle import decide, fold, next_deadline
+from hostmanager_server.core.facts import fold
+from hostmanager_server.core.history import history_differs, history_of
+from hostmanager_server.core.lifecycle import decide, next_deadline
 from hostmanager_server.core.manager import Manager
 from hostmanager_server.core.model import Instance
 from hostmanager_server.drivers.base import Driver
@@ -155,7 +156,7 @@ class Engine:
             return
         instance = self._with_dependency_facts(instance)
         decision = decide(instance, self._now())
-        if decision.instance.target is not instance.target:
+        if decision.instance.wanted.target is not instance.wanted.target:
             self._targets_moved = True
         self._set(decision.instance, dirty=False)
         self._arm(decision.instance)
@@ -211,7 +212,7 @@ class Engine:
             self._move_dependent(instance_id, before, instance.spec.depends_on)
         if dirty:
             self._dirty[instance_id] = None
-        if history_of(instance) is not None if known is None else tells_more(known, instance):
+        if history_of(instance) is not None if known is None else history_differs(known, instance):
             self._histories_moved[instance_id] = None
         if instance != known:
             self._pending.changed[instance_id] = instance
@@ -258,15 +259,19 @@ class Engine:
 
     def _with_dependency_facts(self, instance: Instance) -> Instance:
         dependents = tuple(self._dependents.get(instance.instance_id, ()))
-        if not dependents and not instance.spec.depends_on and not instance.waiting_for:
-            return replace(instance, held_by=()) if instance.held_by else instance
+        if not dependents and not instance.spec.depends_on and not instance.observed.waiting_for:
+            return _with_neighbours(instance, (), ()) if instance.observed.held_by else instance
         waiting_for = plan.waiting_for(self._instances, instance)
         held_by = plan.held_by(self._instances, instance, dependents)
-        if (waiting_for, held_by) == (instance.waiting_for, instance.held_by):
+        if (waiting_for, held_by) == (instance.observed.waiting_for, instance.observed.held_by):
             return instance
-        return replace(instance, waiting_for=waiting_for, held_by=held_by)
+        return _with_neighbours(instance, waiting_for, held_by)
+
+
+def _with_neighbours(instance: Instance, waiting_for: tuple[str, ...], held_by: tuple[str, ...]) -> Instance:
+    return replace(instance, observed=replace(instance.observed, waiting_for=waiting_for, held_by=held_by))
 
 
 def _as_seen(instance: Instance) -> tuple[object, ...]:
     """What neighbours in the dependency graph look at."""
-    return instance.next_action, instance.wanted, instance.leaving, instance.run is None
+    return instance.next_action, instance.should_run, instance.should_end, instance.observed.run is None

@@ -18,7 +18,7 @@ def restored(
     instances: Instances, targets: Sequence[TargetChange], histories: Mapping[str, History], moment: Instant
 ) -> tuple[dict[str, Instance], list[Note]]:
     """The instances with the targets that were asked for, and what is known of them."""
-    new = [change for change in targets if instances[change.who].target is not change.target]
+    new = [change for change in targets if instances[change.who].wanted.target is not change.target]
     changed = plan.set_targets(instances, new)
     for instance_id, history in histories.items():
         before = changed.get(instance_id, instances[instance_id])
@@ -35,8 +35,8 @@ def spared(instances: Instances, lost: str, moment: Instant) -> tuple[dict[str, 
     `lost` says why it is not."""
     message = f"{lost}; targets are those of the config, but whatever runs is to go on"
     note = Note(Kind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
-    down = [i for i in instances.values() if i.target is Target.DOWN]
-    return {i.instance_id: replace(i, target_lost=True) for i in down}, [note]
+    down = [i for i in instances.values() if i.wanted.target is Target.DOWN]
+    return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [note]
 
 
 def ended_unseen(instances: Instances) -> list[str]:
@@ -44,7 +44,8 @@ def ended_unseen(instances: Instances) -> list[str]:
     return [
         i.instance_id
         for i in instances.values()
-        if i.state is not State.DOWN and (i.run is None or i.run.phase is Phase.ENDING)
+        if i.standing.state is not State.DOWN
+        and (i.observed.run is None or i.observed.run.phase is Phase.ENDING)
     ]
 
 

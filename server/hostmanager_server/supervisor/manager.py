@@ -148,7 +148,7 @@ class Manager:
         changed = plan.restart(instances, chosen)
         message = f"restart of {listed(chosen) or 'nothing'}"
         self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
-        return Accepted(self._engine.publish(), {i: changed[i].generation for i in chosen})
+        return Accepted(self._engine.publish(), {i: changed[i].wanted.generation for i in chosen})
 
     def stop(self, future: Future[Accepted], disown: Iterable[Management] = ()) -> None:
         """Bring everything down; the future is done when everything is. What is managed in one of the ways in
@@ -169,7 +169,7 @@ class Manager:
             down = [
                 TargetChange(i.instance_id, Target.DOWN)
                 for i in self._engine.instances.values()
-                if i.target is not Target.PASSIVE
+                if i.wanted.target is not Target.PASSIVE
             ]
             self._engine.apply(plan.set_targets(self._engine.instances, down))
             self.save()
@@ -185,13 +185,14 @@ class Manager:
         left = [
             i
             for i in self._engine.instances.values()
-            if i.target is not Target.PASSIVE and (i.run is not None or i.out_of_sight)
+            if i.wanted.target is not Target.PASSIVE
+            and (i.observed.run is not None or i.observed.out_of_sight)
         ]
-        if any(not i.out_of_sight for i in left):
+        if any(not i.observed.out_of_sight for i in left):
             return
         moment = self._now()
         for i in left:  # an engine that is gone for good must not keep a host from going down
-            message = f"left as it is, running or not: {i.out_of_sight}"
+            message = f"left as it is, running or not: {i.observed.out_of_sight}"
             self._engine.note(Note(Kind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR))
         self._enforce(False)
         self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
@@ -201,16 +202,13 @@ class Manager:
 
     def _enforce(self, enforced: bool) -> None:
         """Whether targets are, or only what is is shown."""
-        instances = self._engine.instances.values()
-        self._engine.apply(
-            {i.instance_id: replace(i, enforced=enforced) for i in instances if i.enforced is not enforced}
-        )
+        self._engine.apply(plan.enforce(self._engine.instances, enforced=enforced))
 
     def _disown(self, management: frozenset[Management]) -> None:
         if not management:
             return
         left = [i for i in self._engine.instances.values() if i.spec.management in management]
-        self._memory.disown({i.instance_id: i.target for i in left if not i.retired})
+        self._memory.disown({i.instance_id: i.wanted.target for i in left if not i.retired})
         self._engine.apply({i.instance_id: plan.observe(i) for i in left})
 
     def _answer_stopped(self, revision: int) -> None:
@@ -314,7 +312,7 @@ class Manager:
         changed = plan.set_targets(self._engine.instances, changes)
         asked = listed([f"{change.who} {change.target.value}" for change in changes])
         self._engine.apply(changed, [Note(Kind.REQUEST, "Update", f"targets: {asked}", moment)])
-        return {instance_id: instance.generation for instance_id, instance in changed.items()}
+        return {instance_id: instance.wanted.generation for instance_id, instance in changed.items()}
 
     # --- what outlives the daemon
 

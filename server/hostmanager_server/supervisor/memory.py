@@ -82,7 +82,7 @@ class Memory:
             return None
         targets = self._targets
         if instances is not None:
-            targets = {i.instance_id: i.target for i in instances.values() if not i.retired}
+            targets = {i.instance_id: i.wanted.target for i in instances.values() if not i.retired}
         if instances is None:
             return self._write(state, targets, {})
         recheck, self._recheck = self._recheck, ()

@@ -122,7 +122,7 @@ class ServicesMachine(RuleBasedStateMachine):
             assert (
                 instance is None
                 or instance.retired
-                or instance.target is not Target.UP
+                or instance.wanted.target is not Target.UP
                 or instance.spec.service is None
             )
 
@@ -240,19 +240,19 @@ class ServicesMachine(RuleBasedStateMachine):
         before = dict(self.there.containers)
         for who, instance in self.engine.instances.items():
             running = self.there.running(who)
-            assert not instance.out_of_sight
+            assert not instance.observed.out_of_sight
             if instance.spec.service is None:
-                assert instance.state is State.UNKNOWN, instance
+                assert instance.standing.state is State.UNKNOWN, instance
                 continue
-            assert (instance.state is State.UP) == bool(running), instance
-            assert instance.record is not None
-            assert instance.record.running_replicas == len(running)
+            assert (instance.standing.state is State.UP) == bool(running), instance
+            assert instance.observed.service is not None
+            assert instance.observed.service.running_replicas == len(running)
             if who in self.listed:
-                assert instance.target is not Target.PASSIVE
-                assert len(running) == (REPLICAS[who] if instance.target is Target.UP else 0), instance
-                assert instance.observed_generation == instance.generation
+                assert instance.wanted.target is not Target.PASSIVE
+                assert len(running) == (REPLICAS[who] if instance.wanted.target is Target.UP else 0), instance
+                assert instance.standing.observed_generation == instance.wanted.generation
             else:
-                assert (instance.spec.agent_class, instance.target) == (UNCLAIMED, Target.PASSIVE)
+                assert (instance.spec.agent_class, instance.wanted.target) == (UNCLAIMED, Target.PASSIVE)
         assert set(self.engine.instances) == set(self.listed) | set(self.reader.services)
         self.pass_time(QUIET)
         assert len(self.compose.log) == calls, "nothing more is done once all is as wanted"
