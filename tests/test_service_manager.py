@@ -16,7 +16,7 @@ from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
 from hostmanager_server.service_manager import ServiceManager
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.loop import Loop
 
 from tests.core.instances import with_fields

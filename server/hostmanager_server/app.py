@@ -21,11 +21,10 @@ from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
 from hostmanager_server.drivers.delegation import find_groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.identity import boot_id
 from hostmanager_server.drivers.output import OutputFiles
 from hostmanager_server.drivers.process import ProcessDriver
 from hostmanager_server.drivers.records import were_kept_in
-from hostmanager_server.journal import Journal
+from hostmanager_server.linux.pidfds import boot_id
 from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
@@ -36,8 +35,9 @@ from hostmanager_server.service_manager import ServiceManager
 from hostmanager_server.services import engine_access, service_driver
 from hostmanager_server.settings import Settings
 from hostmanager_server.site_file import SiteFile
-from hostmanager_server.state_dir import StateDir, StateDirError
-from hostmanager_server.store import Store
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.state_directory import StateDir, StateDirError
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
     AdoptionError,
     CallSoon,

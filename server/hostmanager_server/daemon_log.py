@@ -12,8 +12,8 @@ import queue
 import threading
 from typing import Any
 
-from hostmanager_server.printable import printable
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.core.printable import printable
+from hostmanager_server.linux.thread_names import name_this_thread
 
 # Lines that may wait; a start of 1,000 agents logs 3,000 at once.
 MOST_WAITING = 10_000

@@ -11,7 +11,7 @@ from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
 
-from hostmanager_server import notify
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.spec import Target
-from hostmanager_server.notify import NotifySocket
-from hostmanager_server.store import Snapshot, Store
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.sd_notify import NotifySocket
+from hostmanager_server.state.store import Snapshot, Store
 
 # What is to be run on the supervisor's thread in its turn.
 Post = Callable[[Callable[[], None]], None]
@@ -46,7 +46,7 @@ class ServiceManager:
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._socket = NotifySocket.from_environment(environ)
-        self._watchdog = notify.watchdog_interval(environ, os.getpid())
+        self._watchdog = sd_notify.watchdog_interval(environ, os.getpid())
         self._phase = _Phase.STARTING
         self._unsent: list[tuple[str, ...]] = []
         self._retry: asyncio.TimerHandle | None = None
@@ -72,29 +72,29 @@ class ServiceManager:
             return
         self._phase = _Phase.SERVING
         self._status = _in_words(self._store.snapshot())
-        self._say(notify.READY, notify.status(self._status))
+        self._say(sd_notify.READY, sd_notify.status(self._status))
         self._ask_for_sign()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """The site config is read anew within."""
         if self._phase is _Phase.SERVING:
-            self._say(notify.reloading())
+            self._say(sd_notify.reloading())
         try:
             yield
         finally:
             if self._phase is _Phase.SERVING:
-                self._say(notify.READY)
+                self._say(sd_notify.READY)
 
     def replacing(self) -> None:
         """The daemon is about to execute itself anew in its own process, which then is `ready` again. Until
         then it gives no sign of life, so this is one."""
-        self._say(notify.reloading(), notify.WATCHDOG, notify.status("Executing itself anew"))
+        self._say(sd_notify.reloading(), sd_notify.WATCHDOG, sd_notify.status("Executing itself anew"))
 
     def stopping(self) -> None:
         """The daemon brings down what is to be down, and ends."""
         self._phase = _Phase.STOPPING
-        self._say(notify.STOPPING, notify.extend_timeout(_SIGN_HOLDS))
+        self._say(sd_notify.STOPPING, sd_notify.extend_timeout(_SIGN_HOLDS))
         self._ask_for_sign()
 
     def close(self) -> None:
@@ -137,9 +137,9 @@ class ServiceManager:
         if self._socket is None or every is None:
             return
         if self._phase is _Phase.SERVING:
-            self._socket.send(notify.WATCHDOG)  # one that is lost is followed by another in time
+            self._socket.send(sd_notify.WATCHDOG)  # one that is lost is followed by another in time
         else:
-            self._socket.send(notify.extend_timeout(_SIGN_HOLDS))
+            self._socket.send(sd_notify.extend_timeout(_SIGN_HOLDS))
         self._sign_timer = self._loop.call_later(every, self._ask_for_sign)
 
     # --- status
@@ -156,7 +156,7 @@ class ServiceManager:
         text = _in_words(self._store.snapshot())
         if text != self._status:
             self._status = text
-            self._say(notify.status(text))
+            self._say(sd_notify.status(text))
 
     # --- saying it
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from hostmanager_server.drivers.base import Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.command import inherited_environment
+from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.settings import ComposeSettings
 from hostmanager_server.supervisor import CallSoon, MakeServices
-from hostmanager_server.trusted_paths import Trust
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess

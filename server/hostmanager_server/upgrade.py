@@ -14,8 +14,8 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
-from hostmanager_server import notify
-from hostmanager_server.drivers.limits import lower_own_files
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.rlimits import lower_own_files
 from hostmanager_server.supervisor import UpgradeError
 
 # Set for the successor only: the number of the descriptor that holds the state directory's lock.
@@ -38,7 +38,7 @@ def preflight(command: Sequence[str], environ: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
             [*command, PREFLIGHT],
-            env=notify.of_others(environ),
+            env=sd_notify.of_others(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PREFLIGHT_TIMEOUT,

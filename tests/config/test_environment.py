@@ -11,7 +11,7 @@ import pytest
 from hostmanager_server.config.load import LoadedConfig, load_all_hosts, load_site_config
 from hostmanager_server.config.secrets import MASK, is_secret_name, masked
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
-from hostmanager_server.env_file import digest_of
+from hostmanager_server.linux.env_file import digest_of
 
 Load = Callable[[str], LoadedConfig]
 Instances = Callable[..., LoadedConfig]

@@ -24,7 +24,7 @@ from hostmanager_server.config.reader import MAX_PROBLEMS
 from hostmanager_server.config.ready import READY_KEYS
 from hostmanager_server.config.settings import BACKOFF_KEYS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.trusted_paths import Trust
+from hostmanager_server.linux.trusted_paths import Trust
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_wrong_throughout_does_not_flood_with_problems(load: Load
     assert config.problems[-1].severity is Severity.ERROR
 
 
-# --- who may write it: tests/test_trusted_paths.py has the rest
+# --- who may write it: tests/linux/test_trusted_paths.py has the rest
 
 PLAIN = Trust(uid=os.geteuid() or 4711)
 

@@ -31,8 +31,8 @@ from hostmanager_server.drivers.base import Driver, Output, Timer
 from hostmanager_server.drivers.cgroup import Groups
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
-from hostmanager_server.drivers.identity import read_stat
 from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.linux.pidfds import read_stat
 
 from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness

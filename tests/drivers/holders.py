@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import ProcessSpec
-from hostmanager_server.drivers import gate, identity
+from hostmanager_server.drivers import gate
 from hostmanager_server.drivers.record import Record
+from hostmanager_server.linux import pidfds
 
 # Takes the lines of its standard input for Python, and says when each is done.
 _OBEYS = """
@@ -88,9 +89,9 @@ def in_namespaces(*options: str) -> list[str]:
 
 def forged(pid: int, instance: str = "forged", token: str = "f.1") -> Record:
     """A record that names this process as the main process of an instance."""
-    pidfd = identity.open_pidfd(pid)
+    pidfd = pidfds.open_pidfd(pid)
     assert pidfd is not None
-    who = identity.identify(pid, pidfd)
+    who = pidfds.identify(pid, pidfd)
     assert who is not None
     return replace(
         Record(RunKey(instance, 1), token, who, Instant(1.0, 2.0), ProcessSpec(("sleep", "1000"))),

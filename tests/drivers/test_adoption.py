@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started
-from hostmanager_server.drivers import identity, leader
+from hostmanager_server.drivers import leader
+from hostmanager_server.linux import pidfds
 
 from tests.drivers.conftest import DEADLINE
 
@@ -96,7 +97,7 @@ def gone(real: RealHarness) -> bool:
 
 
 def runs(pid: int) -> bool:
-    stat = identity.read_stat(pid)
+    stat = pidfds.read_stat(pid)
     return stat is not None and stat.alive
 
 
@@ -180,7 +181,7 @@ def test_a_process_that_is_not_the_recorded_one_is_neither_adopted_nor_signalled
     bystander = subprocess.Popen(["sleep", "1000"])
     try:
         pidfd = os.pidfd_open(bystander.pid)
-        who = identity.identify(bystander.pid, pidfd)
+        who = pidfds.identify(bystander.pid, pidfd)
         os.close(pidfd)
         assert who is not None
         real.run(real.command("a", "true"))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
 from hostmanager_server.drivers import gate
-from hostmanager_server.drivers.identity import read_stat
 from hostmanager_server.drivers.record import Record
+from hostmanager_server.linux.pidfds import read_stat
 
 from tests.cgroups import escape, groups_in, populated, processes_in
 from tests.drivers.test_adoption import daemon_that_dies, record, rewrite

@@ -18,7 +18,7 @@ import pytest
 from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.drivers import descriptor_store
 from hostmanager_server.drivers.descriptor_store import DescriptorStore
-from hostmanager_server.notify import NotifySocket
+from hostmanager_server.linux.sd_notify import NotifySocket
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness

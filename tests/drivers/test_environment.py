@@ -15,7 +15,7 @@ from hostmanager_server.core.events import RunKey, Started, StartFailed
 from hostmanager_server.core.spec import EnvFile, InstanceSpec
 from hostmanager_server.drivers.environment import BASE
 from hostmanager_server.drivers.record import Record
-from hostmanager_server.env_file import read_env_file
+from hostmanager_server.linux.env_file import read_env_file
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness

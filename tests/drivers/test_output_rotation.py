@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers import fallocate
-from hostmanager_server.drivers.fallocate import UnsupportedError
 from hostmanager_server.drivers.log_folder import LogFolder
 from hostmanager_server.drivers.log_stream import LogStream
 from hostmanager_server.drivers.output import OutputFiles, file_stem
+from hostmanager_server.linux import fallocate
+from hostmanager_server.linux.fallocate import UnsupportedError
 from hypothesis import given
 from hypothesis import strategies as st
 

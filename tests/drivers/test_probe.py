@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Gone, Ready, RunKey, StartFailed
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.linux.pidfds import read_stat
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness

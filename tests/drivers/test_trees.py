@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers import forest, identity
-from hostmanager_server.drivers.identity import read_file, read_stat
+from hostmanager_server.drivers import forest
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import read_file, read_stat
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import RealHarness
@@ -236,6 +237,6 @@ def test_a_process_that_may_not_be_looked_at_keeps_no_run_from_being_gone(
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         return read_file(path)
 
-    monkeypatch.setattr(identity, "read_file", hidden)
+    monkeypatch.setattr(pidfds, "read_file", hidden)
     real.run(real.command("a", "true"))
     assert has(real, Gone)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.linux.pidfds import read_stat
 
 T = TypeVar("T")
 

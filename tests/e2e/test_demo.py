@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.linux.pidfds import read_stat
 
 from tests.docker_engine import DockerEngine, DockerError
 from tests.e2e.daemon import COMMAND, end_marked, eventually, marked

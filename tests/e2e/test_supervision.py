@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.linux.pidfds import read_stat
 
 from tests.e2e.daemon import Daemon, Site, environment, eventually
 

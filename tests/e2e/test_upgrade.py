@@ -15,7 +15,7 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import HostManagerClient, HostState
-from hostmanager_server.drivers.identity import read_stat
+from hostmanager_server.linux.pidfds import read_stat
 
 from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
 from tests.e2e.lab import Lab, entry, is_up, wait_for

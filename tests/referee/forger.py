@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import ProcessSpec
-from hostmanager_server.drivers import gate, identity
+from hostmanager_server.drivers import gate
 from hostmanager_server.drivers.record import Record
+from hostmanager_server.linux import pidfds
 
 FORGED = "forged"  # the instance
 
@@ -59,7 +60,7 @@ class Forger:
 def _record_of(pid: int) -> bytes:
     pidfd = os.pidfd_open(pid)
     try:
-        who = identity.identify(pid, pidfd)
+        who = pidfds.identify(pid, pidfd)
     finally:
         os.close(pidfd)
     assert who is not None

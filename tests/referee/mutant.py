@@ -25,7 +25,6 @@ from hostmanager_server.drivers import process as process_driver
 from hostmanager_server.drivers.base import Adopted
 from hostmanager_server.drivers.forest import Forest
 from hostmanager_server.drivers.gate import Gate
-from hostmanager_server.drivers.identity import Identity
 from hostmanager_server.drivers.launcher import Launched, Launcher
 from hostmanager_server.drivers.log_folder import LogFolder
 from hostmanager_server.drivers.process import ProcessDriver
@@ -33,12 +32,13 @@ from hostmanager_server.drivers.record import Record
 from hostmanager_server.drivers.record_files import RecordFile, find_record_files
 from hostmanager_server.drivers.records import Draft
 from hostmanager_server.drivers.tree import Tree
-from hostmanager_server.journal.journal import Journal
+from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.main import serve_command
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.watch import WatchRpcs
-from hostmanager_server.store import Changes
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.store import Changes
 
 
 class NaiveLauncher(Launcher):

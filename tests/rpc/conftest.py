@@ -37,7 +37,7 @@ from hostmanager_server.rpc.context import Context, Line
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
 
 from tests.in_memory import MemoryJournal, ReadConfig

@@ -17,7 +17,7 @@ from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
 from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProgress, PullState
 from hostmanager_server.rpc.pull import images_to_pull
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 
 from tests.core.instances import with_fields
 from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, until

@@ -15,7 +15,7 @@ from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Target
 from hostmanager_server.drivers.base import Driver, Poller, Post
 from hostmanager_server.drivers.fake import FakeDriver, FakeHost
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
     CallSoon,
     ConfigError,

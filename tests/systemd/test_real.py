@@ -249,7 +249,7 @@ LAST='quoted'<
 def test_a_file_of_variables_says_the_same_to_systemd_and_to_the_daemon(
     systemd: PrivateSystemd, tmp_path: Path
 ) -> None:
-    from hostmanager_server.env_format import parse_env
+    from hostmanager_server.linux.env_format import parse_env
 
     file, seen = tmp_path / "a.env", tmp_path / "seen"
     text = VARIABLES.replace("<", " \t")

@@ -11,8 +11,8 @@ from pathlib import Path
 from hostmanager_server.config.document import ListNode, Node, Scalar
 from hostmanager_server.config.reader import Reader, shown
 from hostmanager_server.core.spec import EnvFile
-from hostmanager_server.env_file import EnvFileContent, EnvFileError, read_env_file
-from hostmanager_server.notify import OF_ONE_PROCESS
+from hostmanager_server.linux.env_file import EnvFileContent, EnvFileError, read_env_file
+from hostmanager_server.linux.sd_notify import OF_ONE_PROCESS
 
 ALL = "all"
 MAX_FILES = 20

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from hostmanager_server.config.document import DocumentError
-from hostmanager_server.trusted_paths import Trust, UntrustedError
+from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
 MAX_BYTES = 8 * 1024 * 1024
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.trusted_paths import Trust
+from hostmanager_server.linux.trusted_paths import Trust
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from hostmanager_server.config.settings import KEYS, Settings, read_path, read_s
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.spec import HostSpec
-from hostmanager_server.trusted_paths import Trust
+from hostmanager_server.linux.trusted_paths import Trust
 
 # The host entry that serves any machine which has none of its own name (OCS).
 ANY_HOST = "localhost"

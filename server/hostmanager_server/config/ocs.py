@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from hostmanager_server import notify
+from hostmanager_server.linux import sd_notify
 
 GROUP = "ocs.plugins"
 TIMEOUT = 30.0  # s; importing the plugins of a large site takes some
@@ -86,7 +86,7 @@ def _ask(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
     # What is raised is not cached: the next one to ask tries again.
     answer = subprocess.run(
         [sys.executable, "-P", "-c", _ASK],
-        env=notify.of_others(os.environ),
+        env=sd_notify.of_others(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

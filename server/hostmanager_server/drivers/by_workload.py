@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from hostmanager_server.core.events import RunKey
 from hostmanager_server.core.spec import InstanceSpec
-
-from .base import Adopted, Driver
+from hostmanager_server.drivers.base import Adopted, Driver
 
 
 class ByWorkload:

@@ -16,8 +16,8 @@ import os
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from . import gate
-from .identity import read_file
+from hostmanager_server.drivers import gate
+from hostmanager_server.linux.pidfds import read_file
 
 _READ = 1 << 16
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # for now; whatever else fails, fails for good

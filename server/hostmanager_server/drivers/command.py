@@ -9,18 +9,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hostmanager_server import failpoints, notify
+from hostmanager_server import failpoints
 from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec
-from hostmanager_server.env_file import EnvFileError
-
-from . import environment, gate
+from hostmanager_server.drivers import environment, gate
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.env_file import EnvFileError
 
 RUN_MARKER = "HOSTMANAGER_RUN"
 INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 
 # What the daemon sets for its own libraries, what the service manager tells it alone, and the marker of a
 # manager that may be above it.
-_NOT_INHERITED = notify.OF_ONE_PROCESS | {
+_NOT_INHERITED = sd_notify.OF_ONE_PROCESS | {
     "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
 }  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

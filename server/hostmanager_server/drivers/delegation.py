@@ -15,8 +15,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import gate
-from .cgroup import Groups
+from hostmanager_server.drivers import gate
+from hostmanager_server.drivers.cgroup import Groups
 
 AUTO = "auto"
 OFF = "off"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, MutableMapping
 
-from hostmanager_server.notify import NotifySocket
+from hostmanager_server.linux.sd_notify import NotifySocket
 
 # Handed over from descriptor 3 on, they must stay below the soft limit of open files, 1024 as a rule.
 MOST = 900

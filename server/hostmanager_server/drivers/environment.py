@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
-from hostmanager_server.env_file import CARRIER, read_env_file
+from hostmanager_server.linux.env_file import CARRIER, read_env_file
 
 # What every agent gets of the daemon's environment: where programs, texts and the site's files are, and how
 # Python writes output. SPT_NOENV keeps the markers of an agent that sets its title. None of it is a secret.

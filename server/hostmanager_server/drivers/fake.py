@@ -21,8 +21,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-
-from .base import Adopted, Poller, Post, Timer
+from hostmanager_server.drivers.base import Adopted, Poller, Post, Timer
 
 
 @dataclass(frozen=True, slots=True)

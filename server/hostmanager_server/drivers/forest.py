@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import identity
-from .base import Poller, Timer
-from .records import Records
-from .tree import Member, ProcessTable, Tree, open_member
+from hostmanager_server.drivers.base import Poller, Timer
+from hostmanager_server.drivers.records import Records
+from hostmanager_server.drivers.tree import Member, ProcessTable, Tree, open_member
+from hostmanager_server.linux import pidfds
 
 _SHARE = 3.0  # rest after a look, in durations of the look: looking takes at most a quarter of the time
 _AGAIN = 0.001  # s until a look that did not settle is repeated
@@ -224,7 +224,7 @@ class Forest:
         for member in fresh:
             pidfd = open_member(member)
             if pidfd is not None:
-                identity.send_signal(pidfd, plant.signum)
+                pidfds.send_signal(pidfd, plant.signum)
                 os.close(pidfd)
                 plant.signalled.add(member)
         if plant.signum == signal.SIGKILL:
@@ -248,7 +248,7 @@ class Forest:
                 self._poller.watch(pidfd, functools.partial(self._survivor_ended, plant, member))
 
     def _survivor_ended(self, plant: _Plant, member: Member) -> None:
-        if not identity.has_ended(plant.watched[member]):
+        if not pidfds.has_ended(plant.watched[member]):
             return
         self._unwatch(plant, [member])
         if plant.tree.members.get(str(member.pid)) == member:

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.drivers import command, gate, membership
+from hostmanager_server.drivers.base import Output
+from hostmanager_server.drivers.cgroup import Groups
+from hostmanager_server.drivers.command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from hostmanager_server.drivers.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.gate import Gate
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.drivers.record_files import file_name
+from hostmanager_server.drivers.records import Draft, Records
+from hostmanager_server.drivers.tree import Tree
+from hostmanager_server.drivers.trusted_path import RefusedFileError
 from hostmanager_server.failpoints import Point, reached
-
-from . import command, gate, identity, membership
-from .base import Output
-from .cgroup import Groups
-from .command import INSTANCE_MARKER, RUN_MARKER, CommandError
-from .descriptor_store import DescriptorStore
-from .gate import Gate
-from .identity import Identity
-from .limits import apply_limits
-from .record import Record
-from .record_files import file_name
-from .records import Draft, Records
-from .tree import Tree
-from .trusted_path import RefusedFileError
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Identity
+from hostmanager_server.linux.rlimits import apply_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Launcher:
         try:
             pidfd = os.pidfd_open(child.pid)
             reached(Point.SPAWNED)
-            who = identity.identify(child.pid, pidfd)
+            who = pidfds.identify(child.pid, pidfd)
             if who is None:
                 raise CommandError("its process vanished; somebody else reaps the daemon's children")
             now, token = self._now(), tree.token.decode()

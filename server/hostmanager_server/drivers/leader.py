@@ -6,11 +6,11 @@ import os
 import signal
 
 from hostmanager_server.core.events import ExitStatus
-
-from . import gate, identity
-from .base import Adopted
-from .identity import Identity
-from .record import Record
+from hostmanager_server.drivers import gate
+from hostmanager_server.drivers.base import Adopted
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Identity
 
 GATE_ENDS = 1_000  # ms for a killed gate to end
 _SHORTLY = 20  # ms for an exec or an exit to get on
@@ -25,16 +25,16 @@ def find_leader(record: Record, kept: int | None) -> int | ExitStatus:
     waited for but ended.
     """
     who = record.identity
-    pidfd = identity.open_verified(who)
+    pidfd = pidfds.open_verified(who)
     if pidfd is None:
         # The number of a pidfd's inode is given once in a boot: this is the process, whoever has its pid now.
-        if kept is not None and who.inode and identity.inode(kept) == who.inode:
-            return identity.exit_status_of_stranger(who, kept)
+        if kept is not None and who.inode and pidfds.inode(kept) == who.inode:
+            return pidfds.exit_status_of_stranger(who, kept)
         return ExitStatus()
     if not record.released and _is_in_gate(who.pid, pidfd):
-        identity.send_signal(pidfd, signal.SIGKILL)
-        identity.has_ended(pidfd, GATE_ENDS)
-    if not identity.has_ended(pidfd):
+        pidfds.send_signal(pidfd, signal.SIGKILL)
+        pidfds.has_ended(pidfd, GATE_ENDS)
+    if not pidfds.has_ended(pidfd):
         return pidfd
     try:
         return status_of_ended(who, pidfd)
@@ -46,23 +46,23 @@ def _is_in_gate(pid: int, pidfd: int) -> bool:
     for _ in range(_PATIENCE):
         # In the middle of an exec or an exit the command line reads empty.
         cmdline = _command_line(pid)
-        if cmdline or identity.has_ended(pidfd, _SHORTLY):
+        if cmdline or pidfds.has_ended(pidfd, _SHORTLY):
             break
     return gate.still_in_gate(cmdline)
 
 
 def _command_line(pid: int) -> bytes:
     try:
-        return identity.read_file(f"/proc/{pid}/cmdline")
+        return pidfds.read_file(f"/proc/{pid}/cmdline")
     except OSError:  # it ended meanwhile
         return b""
 
 
 def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
     try:
-        return identity.reap(pidfd) or ExitStatus()
+        return pidfds.reap(pidfd) or ExitStatus()
     except ChildProcessError:
-        return identity.exit_status_of_stranger(who, pidfd)
+        return pidfds.exit_status_of_stranger(who, pidfd)
 
 
 def take_note(

@@ -10,8 +10,8 @@ import functools
 import os
 from collections.abc import Collection
 
-from . import identity
-from .base import Poller
+from hostmanager_server.drivers.base import Poller
+from hostmanager_server.linux import pidfds
 
 
 def reap_when_ended(poller: Poller, known: Collection[int]) -> None:
@@ -19,15 +19,15 @@ def reap_when_ended(poller: Poller, known: Collection[int]) -> None:
     life starts any. Raises OSError."""
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in known:
-            stat = identity.read_stat(name)
+            stat = pidfds.read_stat(name)
             if stat is not None and stat.parent == os.getpid():
-                pidfd = identity.open_pidfd(int(name))
+                pidfd = pidfds.open_pidfd(int(name))
                 if pidfd is not None:
                     poller.watch(pidfd, functools.partial(_reap, poller, pidfd))
 
 
 def _reap(poller: Poller, pidfd: int) -> None:
     with contextlib.suppress(ChildProcessError):
-        identity.reap(pidfd)
+        pidfds.reap(pidfd)
     poller.unwatch(pidfd)
     os.close(pidfd)

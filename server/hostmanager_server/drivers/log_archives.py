@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hostmanager_server.drivers.fallocate import data_start
 from hostmanager_server.drivers.log_folder import LogFolder
 from hostmanager_server.drivers.trusted_path import RefusedFileError
+from hostmanager_server.linux.fallocate import data_start
 
 _log = logging.getLogger(__name__)
 _MOST_ARCHIVES = 10_000  # for an archive taken over before the policy is known

@@ -24,9 +24,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostmanager_server.drivers.fallocate import UnsupportedError, collapse_head, data_start, punch_head
 from hostmanager_server.drivers.log_archives import Archive, Archives
 from hostmanager_server.drivers.log_folder import LogFolder
+from hostmanager_server.linux.fallocate import UnsupportedError, collapse_head, data_start, punch_head
 
 _COPY_STEP = 1 << 20  # bytes per sendfile(2)
 

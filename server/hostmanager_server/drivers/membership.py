@@ -14,8 +14,8 @@ import resource
 import secrets
 from collections.abc import Collection
 
-from .command import RUN_MARKER, CommandError, user_id
-from .identity import read_file, read_stat
+from hostmanager_server.drivers.command import RUN_MARKER, CommandError, user_id
+from hostmanager_server.linux.pidfds import read_file, read_stat
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
 _LIMIT = 10

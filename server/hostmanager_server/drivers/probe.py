@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
-from hostmanager_server.threads import name_this_thread
-
-from . import gate, identity
-from .base import Poller
-from .command import Command
+from hostmanager_server.drivers import gate
+from hostmanager_server.drivers.base import Poller
+from hostmanager_server.drivers.command import Command
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.thread_names import name_this_thread
 
 CallSoon = Callable[[Callable[[], None]], None]
 
@@ -182,7 +182,7 @@ async def _succeeds(command: Command) -> bool:
     loop = asyncio.get_running_loop()
     pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
     try:
-        pidfd = identity.open_pidfd(pid)
+        pidfd = pidfds.open_pidfd(pid)
     except OSError:  # no descriptors: it cannot be waited for
         _end_now(pid)
         raise
@@ -192,11 +192,11 @@ async def _succeeds(command: Command) -> bool:
     loop.add_reader(pidfd, functools.partial(_resolve, ended))
     try:
         await ended
-        return identity.reap(pidfd, block=True) == ExitStatus(code=0)
+        return pidfds.reap(pidfd, block=True) == ExitStatus(code=0)
     except asyncio.CancelledError:
         # Unreaped, so the group is still its own, with whatever the command started.
         os.killpg(pid, signal.SIGKILL)
-        identity.reap(pidfd, block=True)
+        pidfds.reap(pidfd, block=True)
         raise
     finally:
         loop.remove_reader(pidfd)

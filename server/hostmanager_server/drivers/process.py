@@ -13,24 +13,24 @@ from pathlib import Path
 
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
 from hostmanager_server.core.spec import InstanceSpec
+from hostmanager_server.drivers import command, gate
+from hostmanager_server.drivers.base import Adopted, Output, Poller, Post
+from hostmanager_server.drivers.cgroup import Groups
+from hostmanager_server.drivers.command import CommandError
+from hostmanager_server.drivers.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.forest import Forest
+from hostmanager_server.drivers.launcher import Launcher
+from hostmanager_server.drivers.leader import GATE_ENDS, find_leader, status_of_ended, take_note
+from hostmanager_server.drivers.leftovers import reap_when_ended
+from hostmanager_server.drivers.membership import agent_uids
+from hostmanager_server.drivers.probe import CallSoon, Prober
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.drivers.records import Records
+from hostmanager_server.drivers.tree import Tree
 from hostmanager_server.failpoints import Point, reached
-
-from . import command, gate, identity
-from .base import Adopted, Output, Poller, Post
-from .cgroup import Groups
-from .command import CommandError
-from .descriptor_store import DescriptorStore
-from .forest import Forest
-from .identity import Identity
-from .launcher import Launcher
-from .leader import GATE_ENDS, find_leader, status_of_ended, take_note
-from .leftovers import reap_when_ended
-from .limits import LimitError
-from .membership import agent_uids
-from .probe import CallSoon, Prober
-from .record import Record
-from .records import Records
-from .tree import Tree
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Identity
+from hostmanager_server.linux.rlimits import LimitError
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class ProcessDriver:
         if known is None:
             return
         if known.pidfd is not None:
-            identity.send_signal(known.pidfd, signum)
+            pidfds.send_signal(known.pidfd, signum)
         if whole_tree:
             self._forest.signal_members(known.tree, signum)
         reached(Point.STOP_SENT)
@@ -183,8 +183,8 @@ class ProcessDriver:
         """Leave nothing of a run that cannot be followed. It has only just begun, and has no descendants."""
         del self._runs[run.key.instance_id]
         if run.pidfd is not None:
-            identity.send_signal(run.pidfd, signal.SIGKILL)
-            identity.has_ended(run.pidfd, GATE_ENDS)
+            pidfds.send_signal(run.pidfd, signal.SIGKILL)
+            pidfds.has_ended(run.pidfd, GATE_ENDS)
             os.close(run.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(run.identity.pid, 0)
@@ -194,7 +194,7 @@ class ProcessDriver:
     def _leader_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
         # A wake-up may be meant for an earlier owner of the descriptor's number.
-        if pidfd is None or not identity.has_ended(pidfd):
+        if pidfd is None or not pidfds.has_ended(pidfd):
             return
         status = status_of_ended(run.identity, pidfd)
         reached(Point.EXIT_SEEN)
@@ -238,7 +238,7 @@ class ProcessDriver:
 
     def _is_of_this_boot(self, record: Record) -> bool:
         """Whether it can tell of anything that runs now; else it is void."""
-        if record.identity.boot_id == identity.boot_id():
+        if record.identity.boot_id == pidfds.boot_id():
             return True
         self._records.remove(record.run.instance_id)
         return False

@@ -8,9 +8,8 @@ from typing import Any
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
-
-from .cgroup import Group
-from .identity import Identity
+from hostmanager_server.drivers.cgroup import Group
+from hostmanager_server.linux.pidfds import Identity
 
 VERSION = 2  # 1 had no flags
 _LAST_PID = 1 << 22  # the highest kernel.pid_max, see proc_sys_kernel(5)

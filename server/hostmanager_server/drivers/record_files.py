@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from .cgroup import Group
-from .record import Record
-from .record_holders import (
+from hostmanager_server.drivers.cgroup import Group
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.drivers.record_holders import (
     SCARCE,
     HeldFile,
     Reports,

@@ -18,10 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import gate, identity
-from .identity import read_file, read_stat
-from .membership import agent_uids, claims, descends, shares_namespaces
-from .record import Record
+from hostmanager_server.drivers import gate
+from hostmanager_server.drivers.membership import agent_uids, claims, descends, shares_namespaces
+from hostmanager_server.drivers.record import Record
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import read_file, read_stat
 
 LONGEST = 32 << 20  # bytes; Linux takes 6 MiB of arguments and environment, which JSON may triple
 _REMOVED = " (deleted)"  # what /proc appends to the path that such a file had
@@ -103,9 +104,9 @@ def agrees(record: Record, holders: Collection[int]) -> bool:
     marker or cgroup. Any other holder has these too, or is of the main process's session or descent.
     """
     main = record.identity.pid
-    pidfd = identity.open_verified(record.identity)
+    pidfd = pidfds.open_verified(record.identity)
     verified = pidfd is not None
-    alive = pidfd is not None and not identity.has_ended(pidfd)
+    alive = pidfd is not None and not pidfds.has_ended(pidfd)
     if pidfd is not None:
         os.close(pidfd)
     if alive and main in holders:

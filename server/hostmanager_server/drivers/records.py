@@ -15,8 +15,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .record import READY_AT, RELEASED_AT, Record
-from .record_files import (
+from hostmanager_server.drivers.record import READY_AT, RELEASED_AT, Record
+from hostmanager_server.drivers.record_files import (
     ASIDE,
     OPEN_FLAGS,
     RECORD,
@@ -27,7 +27,7 @@ from .record_files import (
     open_record,
     secure_directory,
 )
-from .record_holders import NotOursError, holders_of, is_locked, lock_holders
+from hostmanager_server.drivers.record_holders import NotOursError, holders_of, is_locked, lock_holders
 
 # How the kernel answers where a link, a socket, a pipe or a directory is in the place of a record.
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)

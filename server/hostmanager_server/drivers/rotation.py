@@ -16,7 +16,7 @@ from inotify_simple import INotify, flags
 
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.log_stream import LogStream
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 _log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from . import identity
-from .cgroup import Group
-from .identity import Stat, read_file, read_stat
-from .membership import has_mark, marker_in, real_uid
+from hostmanager_server.drivers.cgroup import Group
+from hostmanager_server.drivers.membership import has_mark, marker_in, real_uid
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
 
 _ROUNDS = 4  # a look that has not settled by then is left to the next
 _PATIENCE = 20  # looks in which a process may show neither command line nor environment
@@ -249,13 +249,13 @@ class ProcessTable:
 
 def open_member(member: Member) -> int | None:
     """A pidfd of exactly this process, for the caller to close; None when it is gone. Raises OSError."""
-    pidfd = identity.open_pidfd(member.pid)
+    pidfd = pidfds.open_pidfd(member.pid)
     if pidfd is None:
         return None
     # While the pidfd shows it unreaped, its pid is its own, and so is what is read by that pid.
     stat = read_stat(member.pid)
     entry = _entry(str(member.pid))
-    if stat is not None and stat.start == member.start and entry == member.entry and identity.exists(pidfd):
+    if stat is not None and stat.start == member.start and entry == member.entry and pidfds.exists(pidfd):
         return pidfd
     os.close(pidfd)
     return None

@@ -11,7 +11,7 @@ import grpc
 
 from hostmanager_server.rpc.errors import RpcError, Violation
 from hostmanager_server.rpc.limits import Quotas
-from hostmanager_server.store import Tracked
+from hostmanager_server.state.store import Tracked
 
 MAX_IDS = 1000  # in one request
 MAX_ID = 80  # characters, as in the site config; the name of a tracked compose service may be longer

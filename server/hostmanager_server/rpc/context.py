@@ -20,7 +20,7 @@ from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.joined import Joined
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import RequestError, Supervisor
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from hostmanager_server.core.restart import stability
 from hostmanager_server.core.service import Orphan, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.rpc.errors import RpcError, Violation, invalid, invalid_entries
-from hostmanager_server.store import Event, Tracked
+from hostmanager_server.state.store import Event, Tracked
 
 MANAGEMENT = {
     Management.HOST: pb.MANAGEMENT_HOST,

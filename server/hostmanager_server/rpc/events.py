@@ -10,7 +10,7 @@ from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import Caller, check_ids, check_token
 from hostmanager_server.rpc.context import Context, heartbeat_interval, page_size
 from hostmanager_server.rpc.errors import Violation, invalid
-from hostmanager_server.store import EVENTS_KEPT, Event, Events
+from hostmanager_server.state.store import EVENTS_KEPT, Event, Events
 
 DEFAULT_PAGE = 100
 # Events in one message of a stream: some 100 KiB.

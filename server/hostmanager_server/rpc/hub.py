@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hostmanager_server.rpc.errors import RpcError, shutting_down
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hostmanager_server.lock_file import HeldError, take_lock_file
-from hostmanager_server.trusted_paths import Trust, UntrustedError, make_folder
+from hostmanager_server.linux.lock_file import HeldError, take_lock_file
+from hostmanager_server.linux.trusted_paths import Trust, UntrustedError, make_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from hostmanager_server.rpc.caller import Caller, check_ids
 from hostmanager_server.rpc.context import DEFAULT_HEARTBEAT, Context, Pull, duration
 from hostmanager_server.rpc.errors import Violation, engine_unusable, invalid_entries, no_compose_files
 from hostmanager_server.rpc.status import chosen
-from hostmanager_server.store import Snapshot
+from hostmanager_server.state.store import Snapshot
 
 DEFAULT_PROGRESS_TIMEOUT = 60.0
 MIN_PROGRESS_TIMEOUT, MAX_PROGRESS_TIMEOUT = 1.0, 3600.0

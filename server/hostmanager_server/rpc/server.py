@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.rpc import reflect, service
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.health import Health
@@ -24,7 +25,6 @@ from hostmanager_server.rpc.listen import (
     why_not,
 )
 from hostmanager_server.rpc.options import server_options
-from hostmanager_server.trusted_paths import Trust
 
 __all__ = ["STOP_GRACE", "AddressError", "Limits", "Listen", "Server", "check_socket_folder", "parse_listen"]
 

@@ -10,7 +10,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.pieces import in_pieces
-from hostmanager_server.store import Snapshot
+from hostmanager_server.state.store import Snapshot
 
 Reason = pb.StatusSnapshot.Reason
 

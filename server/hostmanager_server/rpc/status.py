@@ -10,7 +10,7 @@ from hostmanager_server.rpc.caller import check_id, check_ids, check_token
 from hostmanager_server.rpc.context import Context, page_size
 from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
 from hostmanager_server.rpc.pieces import in_pieces
-from hostmanager_server.store import Snapshot
+from hostmanager_server.state.store import Snapshot
 
 DEFAULT_PAGE = 500
 

@@ -12,7 +12,7 @@ from hostmanager_server.rpc.context import Context, heartbeat_interval
 from hostmanager_server.rpc.hub import Watcher
 from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.rpc.snapshots import Piece, Reason, SnapshotPieces
-from hostmanager_server.store import Changes, Snapshot
+from hostmanager_server.state.store import Changes, Snapshot
 
 
 class WatchRpcs:

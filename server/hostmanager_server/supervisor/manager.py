@@ -20,7 +20,7 @@ from hostmanager_server.core.manager import Manager as ManagerView
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, Management, Target
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import compose
 from hostmanager_server.supervisor.adoption import taken_back
 from hostmanager_server.supervisor.engine import Engine

@@ -16,7 +16,8 @@ from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import Management
 from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.by_workload import ByWorkload
-from hostmanager_server.store import Store
+from hostmanager_server.linux.thread_names import name_this_thread
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import Manager
@@ -24,7 +25,6 @@ from hostmanager_server.supervisor.memory import Journal, Left
 from hostmanager_server.supervisor.readings import Reading, Readings, update_from
 from hostmanager_server.supervisor.requests import Accepted, answer
 from hostmanager_server.supervisor.site import Config
-from hostmanager_server.threads import name_this_thread
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from hostmanager_server.core.printable import printable
 from hostmanager_server.main import default_socket
-from hostmanager_server.printable import printable
 from hostmanager_server.systemd import unit_file
 from hostmanager_server.systemd.request import BadSiteError, Planned, Request, plan
 from hostmanager_server.systemd.unit import UnitError

@@ -14,7 +14,7 @@ from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.drivers.fake import FakePoller
-from hostmanager_server.store import Store
+from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.manager import Manager
 from hostmanager_server.supervisor.memory import Left

@@ -15,7 +15,7 @@ from hostmanager_server.drivers.compose.output import OutputLine
 from hostmanager_server.drivers.compose.progress import PullItem
 from hostmanager_server.drivers.compose.pull import Ended, Pull
 from hostmanager_server.drivers.compose.puller import Puller
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 _LOG_THREADS = 16
 

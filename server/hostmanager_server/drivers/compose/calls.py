@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 CallSoon = Callable[[Callable[[], None]], None]
 

@@ -11,7 +11,7 @@ from docker import auth
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
-from hostmanager_server import notify
+from hostmanager_server.linux import sd_notify
 
 HELPER_TIMEOUT = 30.0  # s; one that waits for a passphrase would wait for ever: nobody is there to type it
 _PREFIX = "docker-credential-"
@@ -57,7 +57,7 @@ def _ask(name: str, registry: str, timeout: float) -> dict[str, str | None]:
     try:
         done = subprocess.run(
             [path, "get"], input=server, capture_output=True, text=True, errors="replace", timeout=timeout,
-            check=False, env=notify.of_others(os.environ),
+            check=False, env=sd_notify.of_others(os.environ),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CredentialsError(

@@ -13,7 +13,7 @@ from hostmanager_server.drivers.compose.connection import Connection
 from hostmanager_server.drivers.compose.inbox import Close, Inbox, Refresh, WantedChanged
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.drivers.compose.session import Session, SilentEngineError
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 __all__ = ["UNKNOWN_IMAGE", "EngineListener", "EngineWatch"]
 

@@ -16,7 +16,7 @@ from hostmanager_server.drivers.compose.connection import Connection, explain
 from hostmanager_server.drivers.compose.log_place import Fresh, Place
 from hostmanager_server.drivers.compose.mailbox import Batch, Mailbox
 from hostmanager_server.drivers.compose.output import Demultiplexer, LinesOf, LogsError
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 _THREAD = "hm-logs"
 _BATCH = 500  # lines

@@ -25,7 +25,7 @@ from hostmanager_server.drivers.compose.progress import (
     PullState,
     fold,
 )
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from hostmanager_server.drivers.compose.files import FileWatch
 from hostmanager_server.drivers.compose.inputs import input_files
 from hostmanager_server.drivers.compose.program import ComposeError, ComposeProgram, find_program
 from hostmanager_server.drivers.compose.project import read_project
-from hostmanager_server.trusted_paths import Trust, UntrustedError
+from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
 # As in COMPOSE_FILE: several files that make up one project, each overriding the ones before.
 SEPARATOR = ":"

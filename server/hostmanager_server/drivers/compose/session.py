@@ -25,7 +25,7 @@ from hostmanager_server.drivers.compose.container import (
 from hostmanager_server.drivers.compose.inbox import Close, Ended, Heard, Inbox, Refresh, WantedChanged
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.drivers.compose.sightings import Sightings
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)
 

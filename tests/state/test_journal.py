@@ -20,9 +20,10 @@ from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.journal import VERSION, Journal, Recovered, schema
-from hostmanager_server.journal.rows import decode_history, encode_history
-from hostmanager_server.journal.schema import UnusableError
+from hostmanager_server.state import schema
+from hostmanager_server.state.journal import Journal, Recovered
+from hostmanager_server.state.rows import decode_history, encode_history
+from hostmanager_server.state.schema import VERSION, UnusableError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +91,7 @@ def test_a_daemon_that_never_began_leaves_no_trace(path: Path) -> None:
 def test_a_saved_target_survives_a_kill(path: Path) -> None:
     program = (
         "import sys, pathlib\n"
-        "from hostmanager_server.journal import Journal\n"
+        "from hostmanager_server.state.journal import Journal\n"
         "from hostmanager_server.core.spec import Target\n"
         "journal = Journal(pathlib.Path(sys.argv[1]), 'b')\n"
         "journal.open()\n"
@@ -296,7 +297,7 @@ def held(path: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hostmanager_server.journal.schema.BUSY", 0.0)
+    monkeypatch.setattr("hostmanager_server.state.schema.BUSY", 0.0)
 
 
 def test_what_could_not_be_written_is_written_with_the_next_change(path: Path) -> None:

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.drivers import identity
 from hostmanager_server.drivers.record_files import file_name
+from hostmanager_server.linux import pidfds
 
 STAT = (
     "12 ({name}) {state} 3 4 5 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 777 0 0" + " 0" * 27 + " 2304\n"
 )
 
 
-def stat(name: str = "sh", state: str = "S", flags: int = 0, threads: int = 1) -> identity.Stat:
-    return identity.parse_stat(STAT.format(name=name, state=state, flags=flags, threads=threads).encode())
+def stat(name: str = "sh", state: str = "S", flags: int = 0, threads: int = 1) -> pidfds.Stat:
+    return pidfds.parse_stat(STAT.format(name=name, state=state, flags=flags, threads=threads).encode())
 
 
 @pytest.mark.parametrize("name", ["sh", "a b", ") S 1 (", "x) R 9 9 9", "\n"])
@@ -44,40 +44,40 @@ def test_kernel_threads_are_known() -> None:
     ("status", "expected"), [(0, ExitStatus(code=0)), (3 << 8, ExitStatus(code=3)), (9, ExitStatus(signal=9))]
 )
 def test_wait_statuses(status: int, expected: ExitStatus) -> None:
-    assert identity.decode_wait_status(status) == expected
+    assert pidfds.decode_wait_status(status) == expected
 
 
 def test_an_identity_opens_its_process_and_no_other() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     pidfd = os.pidfd_open(child.pid)
     try:
-        who = identity.identify(child.pid, pidfd)
+        who = pidfds.identify(child.pid, pidfd)
         assert who is not None
-        again = identity.open_verified(who)
+        again = pidfds.open_verified(who)
         assert again is not None
         os.close(again)
-        assert identity.open_verified(replace(who, start=who.start + 1)) is None
-        assert identity.open_verified(replace(who, boot_id="another")) is None
-        assert identity.open_verified(replace(who, pid=os.getpid())) is None
+        assert pidfds.open_verified(replace(who, start=who.start + 1)) is None
+        assert pidfds.open_verified(replace(who, boot_id="another")) is None
+        assert pidfds.open_verified(replace(who, pid=os.getpid())) is None
     finally:
         child.kill()
         child.wait()
-    assert identity.open_verified(who) is None
-    assert not identity.exists(pidfd)
-    assert not identity.send_signal(pidfd, 0)
+    assert pidfds.open_verified(who) is None
+    assert not pidfds.exists(pidfd)
+    assert not pidfds.send_signal(pidfd, 0)
     os.close(pidfd)
 
 
 def test_the_status_of_a_reaped_process_is_known_from_its_pidfd() -> None:
     child = subprocess.Popen(["sh", "-c", "exit 5"])
     pidfd = os.pidfd_open(child.pid)
-    who = identity.identify(child.pid, pidfd)
+    who = pidfds.identify(child.pid, pidfd)
     assert who is not None
-    assert identity.has_ended(pidfd, 10_000)
-    assert identity.exit_status_of_stranger(who, pidfd) == ExitStatus(code=5)  # a zombie
+    assert pidfds.has_ended(pidfd, 10_000)
+    assert pidfds.exit_status_of_stranger(who, pidfd) == ExitStatus(code=5)  # a zombie
     child.wait()
     # From Linux 6.15; before, nobody can tell.
-    assert identity.exit_status_of_stranger(who, pidfd) in (ExitStatus(code=5), ExitStatus())
+    assert pidfds.exit_status_of_stranger(who, pidfd) in (ExitStatus(code=5), ExitStatus())
     os.close(pidfd)
 
 

@@ -11,7 +11,7 @@ from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import Management
-from hostmanager_server.journal.schema import Table
+from hostmanager_server.state.schema import Table
 
 _COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "instance_id"}
 

@@ -10,7 +10,7 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import Instance, new_instance
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.store import Changes, Snapshot, Store
+from hostmanager_server.state.store import Changes, Snapshot, Store
 from hypothesis import given
 from hypothesis import strategies as st
 

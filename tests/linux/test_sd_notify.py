@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostmanager_server import notify
-from hostmanager_server.notify import NotifySocket
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.sd_notify import NotifySocket
 
 PATIENCE = 30.0
 
@@ -29,7 +29,7 @@ def test_all_that_is_said_at_once_is_one_datagram(manager: tuple[socket.socket, 
     ours, name = manager
     there = NotifySocket.from_environment({"NOTIFY_SOCKET": name})
     assert there is not None
-    assert there.send(notify.READY, notify.status("two\nlines"))
+    assert there.send(sd_notify.READY, sd_notify.status("two\nlines"))
     assert ours.recv(4096) == b"READY=1\nSTATUS=two lines"
     there.close()
 
@@ -44,17 +44,17 @@ def test_a_full_queue_is_said_and_not_waited_for(tmp_path: Path) -> None:
         ours.bind(str(tmp_path / "notify"))
         there = NotifySocket.from_environment({"NOTIFY_SOCKET": str(tmp_path / "notify")})
         assert there is not None
-        while there.send(notify.WATCHDOG):
+        while there.send(sd_notify.WATCHDOG):
             pass
         ours.recv(4096)
-        assert there.send(notify.WATCHDOG)
+        assert there.send(sd_notify.WATCHDOG)
         there.close()
 
 
 def test_a_manager_that_is_away_may_be_told_later(tmp_path: Path) -> None:
     there = NotifySocket.from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     assert there is not None
-    assert not there.send(notify.READY)
+    assert not there.send(sd_notify.READY)
     there.close()
 
 
@@ -70,9 +70,9 @@ def test_a_manager_that_is_away_may_be_told_later(tmp_path: Path) -> None:
     ],
 )
 def test_only_a_watchdog_of_this_process_counts(environ: dict[str, str], interval: float | None) -> None:
-    assert notify.watchdog_interval(environ, 42) == interval
+    assert sd_notify.watchdog_interval(environ, 42) == interval
 
 
 def test_others_learn_nothing_of_what_the_service_manager_says_to_one() -> None:
     told = dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "JOURNAL_STREAM"), "1")
-    assert notify.of_others({**told, "PATH": os.defpath}) == {"PATH": os.defpath}
+    assert sd_notify.of_others({**told, "PATH": os.defpath}) == {"PATH": os.defpath}

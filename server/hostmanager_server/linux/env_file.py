@@ -11,8 +11,8 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from hostmanager_server import notify
-from hostmanager_server.env_format import EnvFormatError, parse_env
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.env_format import EnvFormatError, parse_env
 
 MAX_BYTES = 1024 * 1024
 MAX_LINKS = 40  # as the kernel follows
@@ -100,7 +100,7 @@ def _parse(path: str, data: bytes) -> Mapping[str, str]:
     except EnvFormatError as error:
         raise EnvFileError(f"cannot use env-file '{path}': line {error.line} {error.message}") from None
     for name in variables:
-        if name in notify.OF_ONE_PROCESS or name in RESERVED or name.startswith(CARRIER):
+        if name in sd_notify.OF_ONE_PROCESS or name in RESERVED or name.startswith(CARRIER):
             raise EnvFileError(f"cannot use env-file '{path}': agents are never given {name}; remove it")
     return variables
 

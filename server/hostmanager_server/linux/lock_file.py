@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from hostmanager_server.trusted_paths import open_own_file
+from hostmanager_server.linux.trusted_paths import open_own_file
 
 
 class HeldError(Exception):

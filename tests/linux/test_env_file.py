@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.drivers import command
-from hostmanager_server.env_file import RESERVED, EnvFileError, read_env_file
-from hostmanager_server.env_format import EnvFormatError, parse_env
+from hostmanager_server.linux.env_file import RESERVED, EnvFileError, read_env_file
+from hostmanager_server.linux.env_format import EnvFormatError, parse_env
 from hypothesis import given
 from hypothesis import strategies as st
 

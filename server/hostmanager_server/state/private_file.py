@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from hostmanager_server.trusted_paths import NotOursError, find_own_file
+from hostmanager_server.linux.trusted_paths import NotOursError, find_own_file
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from hostmanager_server.lock_file import HeldError, take_lock_file
-from hostmanager_server.trusted_paths import OVERRIDE, Trust, UntrustedError, Weakness, make_folder
+from hostmanager_server.linux.lock_file import HeldError, take_lock_file
+from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust, UntrustedError, Weakness, make_folder
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from hostmanager_server.core.history import History
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
-from hostmanager_server.journal.rows import Rows, decode_history, encode_history, read_rows
-from hostmanager_server.journal.schema import Table, UnusableError, connect, is_damage, transaction
-from hostmanager_server.threads import name_this_thread
+from hostmanager_server.linux.thread_names import name_this_thread
+from hostmanager_server.state.rows import Rows, decode_history, encode_history, read_rows
+from hostmanager_server.state.schema import Table, UnusableError, connect, is_damage, transaction
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
-from hostmanager_server.journal.private import make_private
+from hostmanager_server.state.private_file import make_private
 
 # Step n leads from version n to n + 1. A step that was released is never changed: files written by it exist.
 STEPS: tuple[tuple[str, ...], ...] = (

@@ -13,17 +13,11 @@ from pathlib import Path
 import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
-from hostmanager_server import trusted_paths
 from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.reader import CatalogReader
-from hostmanager_server.journal import Journal
-from hostmanager_server.lock_file import HeldError, take_lock_file
-from hostmanager_server.main import private_folder
-from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
-from hostmanager_server.settings import Settings
-from hostmanager_server.site_file import SiteFile
-from hostmanager_server.state_dir import StateDir, StateDirError
-from hostmanager_server.trusted_paths import (
+from hostmanager_server.linux import trusted_paths
+from hostmanager_server.linux.lock_file import HeldError, take_lock_file
+from hostmanager_server.linux.trusted_paths import (
     NotOursError,
     Trust,
     UntrustedError,
@@ -31,6 +25,12 @@ from hostmanager_server.trusted_paths import (
     open_own_file,
     weaknesses,
 )
+from hostmanager_server.main import private_folder
+from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
+from hostmanager_server.settings import Settings
+from hostmanager_server.site_file import SiteFile
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.state_directory import StateDir, StateDirError
 
 from tests.rpc.conftest import house, run
 

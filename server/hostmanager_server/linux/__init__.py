@@ -1,0 +1,1 @@
+"""Wrappers of the kernel and of systemd, without policy."""

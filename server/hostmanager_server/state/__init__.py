@@ -1,0 +1,1 @@
+"""The state of the daemon: published for readers, and stored on disk."""
