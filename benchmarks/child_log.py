@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers.output import OutputFiles
+from hostmanager_server.drivers.output.output_files import OutputFiles
 
 MIB = 1 << 20
 WRITTEN = 1024 * MIB  # bytes a round: enough for several looks of the rotator while the child writes

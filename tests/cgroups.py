@@ -7,7 +7,7 @@ import secrets
 import threading
 from pathlib import Path
 
-from hostmanager_server.drivers.delegation import parse_mounts
+from hostmanager_server.drivers.process.cgroup_delegation import parse_mounts
 
 # Leaves a process behind that has no parent, a session of its own, no descriptor and no environment, and
 # writes its pid to the file that the first argument names.

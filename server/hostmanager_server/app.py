@@ -18,12 +18,12 @@ from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.drivers.base import Driver, Poller, Post
-from hostmanager_server.drivers.delegation import find_groups
-from hostmanager_server.drivers.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.output import OutputFiles
-from hostmanager_server.drivers.process import ProcessDriver
-from hostmanager_server.drivers.records import were_kept_in
+from hostmanager_server.drivers.contract import Driver, Poller, Post
+from hostmanager_server.drivers.output.output_files import OutputFiles
+from hostmanager_server.drivers.process.cgroup_delegation import find_groups
+from hostmanager_server.drivers.process.driver import ProcessDriver
+from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.process.records.record_directory import were_kept_in
 from hostmanager_server.linux.pidfds import boot_id
 from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context

@@ -24,7 +24,7 @@ from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
 from hostmanager_server.core.manager import Problem
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec
-from hostmanager_server.drivers.command import inherited_environment
+from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
 
 

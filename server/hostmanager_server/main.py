@@ -29,7 +29,7 @@ from hostmanager_server.config.options import ManagerOptions, PersistTargets, sp
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon_log import DaemonLog
-from hostmanager_server.drivers.delegation import AUTO
+from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.rlimits import raise_own_files
 from hostmanager_server.linux.trusted_paths import Trust, make_folder
 from hostmanager_server.rpc.server import AddressError, Limits, check_socket_folder, parse_listen

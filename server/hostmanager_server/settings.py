@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostmanager_server.config.options import ManagerOptions, PersistTargets
 from hostmanager_server.core.spec import Target
-from hostmanager_server.drivers.delegation import AUTO
+from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.rpc.server import Limits, Listen
 

@@ -26,16 +26,16 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
-from hostmanager_server.drivers import forest
-from hostmanager_server.drivers.base import Driver, Output, Timer
-from hostmanager_server.drivers.cgroup import Groups
-from hostmanager_server.drivers.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.fake import Behaviour, FakeDriver, FakeHost, FakePoller
-from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.drivers.contract import Driver, Output, Timer
+from hostmanager_server.drivers.process import tree_tracker
+from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.driver import ProcessDriver
+from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.linux.pidfds import read_stat
 
 from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness
+from tests.fakes.driver import Behaviour, FakeDriver, FakeHost, FakePoller
 
 DEADLINE = 30.0  # s; for conditions that hold at once on an idle machine
 
@@ -333,7 +333,7 @@ def marked_and_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
     # While others start processes all the time, it may take longer than a daemon waits for it at adoption to
     # know that nothing is left of a run, which is then told a little later.
-    monkeypatch.setattr(forest, "_SURVEY_LOOKS", 100_000)
+    monkeypatch.setattr(tree_tracker, "_SURVEY_LOOKS", 100_000)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import CommandProbe, InstanceSpec, Probe
-from hostmanager_server.drivers.fake import Behaviour
+
+from tests.fakes.driver import Behaviour
 
 if TYPE_CHECKING:
     from tests.drivers.compose_harness import ComposeHarness

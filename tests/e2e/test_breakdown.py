@@ -20,7 +20,7 @@ def broken(statement: str) -> list[str]:
     code = f"""
 import sys
 def bug(*_): raise KeyError("a bug")
-from hostmanager_server.drivers.process import ProcessDriver
+from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.supervisor.engine import Engine
 {statement}
 from hostmanager_client.cli import main

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hostmanager_server.drivers import command
+from hostmanager_server.drivers.exec import command
 from hostmanager_server.linux.env_file import RESERVED, EnvFileError, read_env_file
 from hostmanager_server.linux.env_format import EnvFormatError, parse_env
 from hypothesis import given

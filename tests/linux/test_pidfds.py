@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.drivers.record_files import file_name
+from hostmanager_server.drivers.process.records.record_files import file_name
 from hostmanager_server.linux import pidfds
 
 STAT = (

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import ProcessSpec
-from hostmanager_server.drivers import gate
-from hostmanager_server.drivers.record import Record
+from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 
 FORGED = "forged"  # the instance

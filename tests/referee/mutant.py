@@ -20,18 +20,20 @@ from typing import Any
 from hostmanager_server import app
 from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers import gate, log_stream, records
-from hostmanager_server.drivers import process as process_driver
-from hostmanager_server.drivers.base import Adopted
-from hostmanager_server.drivers.forest import Forest
-from hostmanager_server.drivers.gate import Gate
-from hostmanager_server.drivers.launcher import Launched, Launcher
-from hostmanager_server.drivers.log_folder import LogFolder
-from hostmanager_server.drivers.process import ProcessDriver
-from hostmanager_server.drivers.record import Record
-from hostmanager_server.drivers.record_files import RecordFile, find_record_files
-from hostmanager_server.drivers.records import Draft
-from hostmanager_server.drivers.tree import Tree
+from hostmanager_server.drivers.contract import Adopted
+from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.exec.gate import Gate
+from hostmanager_server.drivers.output import stream
+from hostmanager_server.drivers.output.log_directory import LogFolder
+from hostmanager_server.drivers.process import driver as process_driver
+from hostmanager_server.drivers.process.driver import ProcessDriver
+from hostmanager_server.drivers.process.launcher import Launched, Launcher
+from hostmanager_server.drivers.process.process_table import Tree
+from hostmanager_server.drivers.process.records import record_directory
+from hostmanager_server.drivers.process.records.record import Record
+from hostmanager_server.drivers.process.records.record_directory import Draft
+from hostmanager_server.drivers.process.records.record_files import RecordFile, find_record_files
+from hostmanager_server.drivers.process.tree_tracker import Forest
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.main import serve_command
 from hostmanager_server.rpc import service
@@ -180,8 +182,8 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.RUTHLESS: (app, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),
     Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
-    Mutant.CREDULOUS: (records, "find_record_files", _believe_whatever_is_held),
-    Mutant.TRUSTING: (log_stream, "LogFolder", TrustingFolder),
+    Mutant.CREDULOUS: (record_directory, "find_record_files", _believe_whatever_is_held),
+    Mutant.TRUSTING: (stream, "LogFolder", TrustingFolder),
 }
 
 

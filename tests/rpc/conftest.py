@@ -28,11 +28,10 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
-from hostmanager_server.drivers.base import Driver, Poller, Post
 from hostmanager_server.drivers.compose.board import Changes
 from hostmanager_server.drivers.compose.output import OutputLine, Source
 from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.fake import FakeDriver, FakeHost
+from hostmanager_server.drivers.contract import Driver, Poller, Post
 from hostmanager_server.rpc.context import Context, Line
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
@@ -40,6 +39,7 @@ from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
 
+from tests.fakes.driver import FakeDriver, FakeHost
 from tests.in_memory import MemoryJournal, ReadConfig
 
 T = TypeVar("T")

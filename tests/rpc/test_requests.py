@@ -14,10 +14,10 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager import ManagerState, Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
-from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.rpc.service import SERVICE
 from hostmanager_server.rpc.status import StatusRpcs
 
+from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
 from tests.rpc.conftest import View, down, house, refused, run, spec, until, up
 

@@ -12,13 +12,13 @@ from hostmanager_server.core.manager import Manager as ManagerView
 from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.model import Instance
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.fake import FakeDriver, FakeHost, FakePoller
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.manager import Manager
 from hostmanager_server.supervisor.memory import Left
 from hostmanager_server.supervisor.requests import Accepted
 
+from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig
 
 

@@ -8,7 +8,7 @@ from hostmanager_server.core.events import ExitStatus, Instant, RunKey
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Exit, Phase, State, StopStage
 from hostmanager_server.core.spec import Management, ProcessSpec, Target
-from hostmanager_server.drivers.base import Adopted
+from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.supervisor.adoption import taken_back
 from hostmanager_server.supervisor.memory import Left
 

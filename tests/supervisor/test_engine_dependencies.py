@@ -6,8 +6,8 @@ from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.model import State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import Target
-from hostmanager_server.drivers.fake import Behaviour
 
+from tests.fakes.driver import Behaviour
 from tests.supervisor.conftest import Bench, spec
 
 

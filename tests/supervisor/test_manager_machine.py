@@ -10,12 +10,12 @@ from hostmanager_server.core.manager import ManagerState
 from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
-from hostmanager_server.drivers.fake import Behaviour
 from hostmanager_server.supervisor.requests import Accepted, RequestError
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
 from tests.supervisor.conftest import Bench, spec
 

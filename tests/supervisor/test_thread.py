@@ -13,8 +13,7 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager import Manager, ManagerState, Problem
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Target
-from hostmanager_server.drivers.base import Driver, Poller, Post
-from hostmanager_server.drivers.fake import FakeDriver, FakeHost
+from hostmanager_server.drivers.contract import Driver, Poller, Post
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
     CallSoon,
@@ -24,6 +23,7 @@ from hostmanager_server.supervisor import (
     WrongStateError,
 )
 
+from tests.fakes.driver import FakeDriver, FakeHost
 from tests.in_memory import MemoryJournal, ReadConfig
 from tests.supervisor.conftest import spec
 

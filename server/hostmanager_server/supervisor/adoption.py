@@ -21,7 +21,7 @@ from hostmanager_server.core.model import (
     Wanted,
 )
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
-from hostmanager_server.drivers.base import Adopted
+from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.supervisor.memory import Left
 
 

@@ -19,7 +19,7 @@ from hostmanager_server.core.history import history_differs, history_of
 from hostmanager_server.core.lifecycle import decide, next_deadline
 from hostmanager_server.core.manager import Manager
 from hostmanager_server.core.model import Instance
-from hostmanager_server.drivers.base import Driver
+from hostmanager_server.drivers.contract import Driver
 from hostmanager_server.state.store import Store
 
 log = logging.getLogger(__name__)

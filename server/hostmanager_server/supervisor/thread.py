@@ -14,8 +14,8 @@ from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import Management
-from hostmanager_server.drivers.base import Driver, Poller, Post, ServiceDriver, ServiceListener
-from hostmanager_server.drivers.by_workload import ByWorkload
+from hostmanager_server.drivers.contract import Driver, Poller, Post, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.router import ByWorkload
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.engine import Engine

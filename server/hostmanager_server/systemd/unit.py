@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hostmanager_server.drivers import descriptor_store
+from hostmanager_server.drivers.process.records import descriptor_store
 from hostmanager_server.systemd import hardening
 
 MARK = "# Written by `hostmanager systemd install`."

@@ -15,7 +15,8 @@ from hostmanager_server.drivers.compose.files import FileWatch
 from hostmanager_server.drivers.compose.listener import EngineListener
 from hostmanager_server.drivers.compose.program import ComposeProgram
 from hostmanager_server.drivers.compose.reader import CatalogReader
-from hostmanager_server.drivers.fake import FakePoller
+
+from tests.fakes.driver import FakePoller
 
 FILE = "/lab/compose.yaml"
 IMAGE = "agent:1"

@@ -11,7 +11,8 @@ from hostmanager_server.drivers.compose.batches import Work
 from hostmanager_server.drivers.compose.calls import Call, Calls
 from hostmanager_server.drivers.compose.dispatch import GATHER, GATHER_AT_MOST, Dispatcher
 from hostmanager_server.drivers.compose.service import Service
-from hostmanager_server.drivers.fake import FakePoller
+
+from tests.fakes.driver import FakePoller
 
 
 class RecordedCalls(Calls):

@@ -23,9 +23,9 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.driver import ComposeDriver
-from hostmanager_server.drivers.fake import FakePoller
 
 from tests.drivers.compose.fake_compose import AWAY, FakeCompose, FakeEngine, FakeReader, service
+from tests.fakes.driver import FakePoller
 
 
 class Desk:

@@ -13,7 +13,6 @@ from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.compose.driver import ComposeDriver
-from hostmanager_server.drivers.fake import FakePoller
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.engine import Engine
 from hostmanager_server.supervisor.manager import Manager
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.drivers.compose.fake_compose import IMAGE, FakeCompose, FakeEngine, FakeReader, service
+from tests.fakes.driver import FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig
 
 NAMES = ("a", "b", "c")

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.drivers.base import Poller
 from hostmanager_server.drivers.compose.batches import Batch, Batches, Work
 from hostmanager_server.drivers.compose.calls import Call, Calls
 from hostmanager_server.drivers.compose.program import ComposeError
 from hostmanager_server.drivers.compose.service import Service
+from hostmanager_server.drivers.contract import Poller
 
 # How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE),
 # as what one request starts may come in several, with other instances between. The wait begins anew with

@@ -9,7 +9,6 @@ from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
-from hostmanager_server.drivers.base import Adopted, Poller, Post, ServiceListener
 from hostmanager_server.drivers.compose.batches import Work
 from hostmanager_server.drivers.compose.calls import Calls, CallSoon
 from hostmanager_server.drivers.compose.container import Container
@@ -20,7 +19,8 @@ from hostmanager_server.drivers.compose.reader import CatalogReader
 from hostmanager_server.drivers.compose.service import Key, Service, differs
 from hostmanager_server.drivers.compose.survey import survey
 from hostmanager_server.drivers.compose.watch import EngineListener, Watch
-from hostmanager_server.drivers.probe import Prober
+from hostmanager_server.drivers.contract import Adopted, Poller, Post, ServiceListener
+from hostmanager_server.drivers.exec.readiness import Prober
 
 
 class ComposeDriver:

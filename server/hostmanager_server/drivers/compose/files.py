@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inotify_simple import INotify, flags
 
-from hostmanager_server.drivers.base import Poller, Timer
+from hostmanager_server.drivers.contract import Poller, Timer
 
 log = logging.getLogger(__name__)
 

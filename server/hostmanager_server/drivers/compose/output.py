@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from hostmanager_server.drivers.log_lines import LONGEST_LINE, LineAssembler
+from hostmanager_server.drivers.output.lines import LONGEST_LINE, LineAssembler
 
 
 class LogsError(Exception):

@@ -1,0 +1,1 @@
+"""How anything is executed: commands, the gate and readiness probes."""

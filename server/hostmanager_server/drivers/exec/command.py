@@ -1,0 +1,160 @@
+"""What to exec for a process spec: the command line, environment and user, checked beforehand."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hostmanager_server import failpoints
+from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec
+from hostmanager_server.drivers.exec import environment, gate
+from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.env_file import EnvFileError
+
+RUN_MARKER = "HOSTMANAGER_RUN"
+INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
+
+# What the daemon sets for its own libraries, what the service manager tells it alone, and the marker of a
+# manager that may be above it.
+_NOT_INHERITED = sd_notify.OF_ONE_PROCESS | {
+    "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
+}  # fmt: skip
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class CommandError(Exception):
+    """A spec that cannot be run on this host; its text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the gate is to exec; `uid` is the user id that it has then. `env_files` have the digests of what
+    they say now."""
+
+    argv: list[str]
+    working_dir: str
+    env: dict[str, str] = field(repr=False)
+    uid: int
+    env_files: tuple[EnvFile, ...] = ()
+
+
+def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of the daemon's environment that agents, and programs that help the daemon, get."""
+    env = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    env.setdefault("PATH", _DEFAULT_PATH)
+    return env
+
+
+def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> Command:
+    """How to run `argv` in the surroundings of `spec`. Raises CommandError.
+
+    Looks the user up with getpwnam, and the program along the agent's own PATH; reads the env-files.
+    """
+    if not argv or not argv[0]:
+        raise CommandError("its command is empty; give it one")
+    working_dir = os.path.abspath(spec.working_dir)
+    if not os.path.isdir(working_dir):
+        raise CommandError(
+            f"its working directory '{working_dir}' does not exist; create it or change 'working-dir'"
+        )
+    env = environment.passed_on(spec, inherited)
+    user = _find_user(spec.user) if spec.user else None
+    prefix = [] if user is None else _as_user(user)
+    if user is not None:
+        env.update(environment.variables_of(user))
+    elif spec.env_inherit is not None:
+        env.update(environment.variables_of_daemon(inherited))
+    files = _read_files(spec.env_files, None if user is None else user.pw_uid)
+    own = {**dict(spec.env), "PWD": working_dir}
+    from_files = {name: value for name, value in files.variables.items() if name not in own}
+    path = {**env, **from_files, **own}.get("PATH", _DEFAULT_PATH)
+    _check_program(argv[0], path, working_dir)
+    words = list(argv)
+    if prefix:
+        words = environment.hand_over(words, env, from_files)
+    else:
+        env.update(from_files)
+    env.update(own)
+    uid = os.getuid() if user is None else user.pw_uid
+    return Command(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
+
+
+def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]) -> Command | None:
+    """How to run its readiness command, if it has one, in the surroundings of `process`. Raises
+    CommandError."""
+    if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):
+        return None
+    try:
+        return prepare(process, spec.ready.check.argv, inherited)
+    except CommandError as error:
+        raise CommandError(f"its readiness command cannot be run: {error}") from error
+
+
+def user_id(user: str) -> int:
+    """Return the id of a user, given by name or id; that of the daemon for an empty one. Raises
+    CommandError."""
+    return _find_user(user).pw_uid if user else os.getuid()
+
+
+def _read_files(files: tuple[EnvFile, ...], user: int | None) -> environment.FileVariables:
+    try:
+        return environment.read_files(files, user)
+    except EnvFileError as error:
+        raise CommandError(str(error)) from error
+
+
+def _find_user(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise CommandError(f"there is no user '{user}' on this host; create it or change 'user'") from None
+
+
+def _as_user(entry: pwd.struct_passwd) -> list[str]:
+    if os.geteuid() == entry.pw_uid == os.getuid():
+        return []
+    if os.geteuid() != 0:
+        raise CommandError(
+            f"it is to run as '{entry.pw_name}', and the daemon, which is not root, cannot switch users; "
+            "run the daemon as root or remove 'user'"
+        )
+    setpriv = shutil.which("setpriv", path=_DEFAULT_PATH)
+    if setpriv is None:
+        raise CommandError(f"running it as '{entry.pw_name}' needs the program 'setpriv'; install util-linux")
+    return [setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
+
+
+def _check_program(name: str, path: str, working_dir: str) -> None:
+    if "/" in name:
+        program = os.path.join(working_dir, name)
+        if os.path.isfile(program):
+            if os.access(program, os.X_OK):
+                return
+            raise CommandError(f"'{program}' is not executable; chmod +x it")
+        what = "is a directory" if os.path.isdir(program) else "does not exist"
+        raise CommandError(f"its program '{program}' {what}; correct 'command'")
+    if _is_program(_found_before(name, path, working_dir)) or _is_program(_find(name, path, working_dir)):
+        return
+    raise CommandError(
+        f"its program '{name}' is not found in PATH ({path}); install it or give its full path"
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _found_before(name: str, path: str, working_dir: str) -> str:
+    # Where it was when it was first asked for; looking there first spares a walk along PATH at each launch.
+    return _find(name, path, working_dir)
+
+
+def _find(name: str, path: str, working_dir: str) -> str:
+    """The program's file; empty when there is none."""
+    folders = (os.path.join(working_dir, folder, name) for folder in path.split(":"))
+    return next(filter(_is_program, folders), "")
+
+
+def _is_program(file: str) -> bool:
+    return os.access(file, os.X_OK) and os.path.isfile(file)

@@ -1,0 +1,213 @@
+"""Readiness probes: asks agents whether they are ready, on one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
+from urllib.parse import urlsplit
+
+from hostmanager_server.core.events import ExitStatus
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.drivers.contract import Poller
+from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.exec.command import Command
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.thread_names import name_this_thread
+
+CallSoon = Callable[[Callable[[], None]], None]
+
+_AGAIN = 1.0  # s until it is tried again to have the thread
+_log = logging.getLogger(__name__)
+
+
+class Prober:
+    """Runs probes until they succeed or are cancelled. Without probes its thread sleeps; without a first
+    one there is none.
+
+    `call_soon` runs a callable on the supervisor thread, and may be called from any thread. The methods
+    here belong to the supervisor thread, and so does `poller`. While the thread cannot be had (no threads or
+    descriptors left) that is said once, and tried again and again.
+    """
+
+    def __init__(self, call_soon: CallSoon, poller: Poller) -> None:
+        self._call_soon = call_soon
+        self._poller = poller
+        self._lacking = False  # the thread could not be had, which was said
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, probe: Probe, command: Command | None, ready: Callable[[], None]) -> Callable[[], None]:
+        """Ask until the answer is yes, then call `ready` on the supervisor thread. Returns what cancels it:
+        `ready` is not called any more after that. `command` is what a CommandProbe runs."""
+        loop: asyncio.AbstractEventLoop | None = None
+        cancelled = False
+        task: asyncio.Task[None] | None = None
+
+        def answered() -> None:
+            if not cancelled:
+                ready()
+
+        def begin() -> None:
+            nonlocal task
+            if not cancelled:
+                task = asyncio.get_running_loop().create_task(self._ask(probe, command, answered))
+
+        def end() -> None:
+            if task is not None:
+                task.cancel()
+
+        def cancel() -> None:
+            nonlocal cancelled
+            if not cancelled:
+                cancelled = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    if loop is not None:
+                        loop.call_soon_threadsafe(end)
+
+        def try_to_begin() -> None:
+            nonlocal loop
+            if cancelled:
+                return
+            loop = self._running_loop()
+            if loop is None:
+                self._poller.call_later(_AGAIN, try_to_begin)
+            else:
+                loop.call_soon_threadsafe(begin)
+
+        try_to_begin()
+        return cancel
+
+    def close(self) -> None:
+        """End every probe and the thread."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop = self._thread = None
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """None: the thread cannot be had now."""
+        if self._loop is None:
+            loop = None
+            try:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run, args=(loop,), name="probes", daemon=True)
+                thread.start()
+            except (OSError, RuntimeError) as error:  # no descriptors, no threads
+                if loop is not None:
+                    loop.close()
+                if not self._lacking:
+                    _log.warning("cannot ask agents whether they are ready: %s; trying again", error)
+                self._lacking = True
+                return None
+            self._loop, self._thread, self._lacking = loop, thread, False
+        return self._loop
+
+    async def _ask(self, probe: Probe, command: Command | None, answered: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                async with asyncio.timeout(probe.timeout):
+                    if await _try(probe, command):
+                        self._call_soon(answered)
+                        return
+            except (OSError, ValueError, EOFError, RuntimeError):
+                pass  # not reachable, no HTTP, out of time, no thread to look a name up: not ready yet
+            await asyncio.sleep(max(0.0, began + probe.interval - loop.time()))
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    name_this_thread("probes")
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(_end(asyncio.all_tasks(loop)))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _try(probe: Probe, command: Command | None) -> Coroutine[Any, Any, bool]:
+    match probe.check:
+        case TcpProbe(host, port):
+            return _connects(host, port)
+        case HttpProbe(url):
+            return _answers(url)
+        case CommandProbe():
+            if command is None:
+                raise AssertionError("a command probe comes with its command")
+            return _succeeds(command)
+        case other:
+            assert_never(other)
+
+
+async def _connects(host: str, port: int) -> bool:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    return True
+
+
+async def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    context = ssl.create_default_context() if parts.scheme == "https" else None
+    port = parts.port or (443 if context else 80)
+    host = parts.hostname or "localhost"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        authority = parts.netloc.rpartition("@")[2]
+        head = f"GET {target} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode("utf-8"))
+        status = await reader.readline()  # HTTP/1.1 200 OK
+        protocol, _, rest = status.partition(b" ")
+        return protocol.startswith(b"HTTP/") and 200 <= int(rest[:3]) < 400
+    finally:
+        writer.close()
+
+
+async def _succeeds(command: Command) -> bool:
+    loop = asyncio.get_running_loop()
+    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
+    try:
+        pidfd = pidfds.open_pidfd(pid)
+    except OSError:  # no descriptors: it cannot be waited for
+        _end_now(pid)
+        raise
+    if pidfd is None:
+        raise AssertionError("a child that nobody reaps has a pidfd")
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, functools.partial(_resolve, ended))
+    try:
+        await ended
+        return pidfds.reap(pidfd, block=True) == ExitStatus(code=0)
+    except asyncio.CancelledError:
+        # Unreaped, so the group is still its own, with whatever the command started.
+        os.killpg(pid, signal.SIGKILL)
+        pidfds.reap(pidfd, block=True)
+        raise
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _end_now(pid: int) -> None:
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,1 @@
+"""The output of native agents: files, rotation, archives and readers."""

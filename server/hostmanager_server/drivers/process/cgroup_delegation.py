@@ -1,0 +1,139 @@
+"""Which cgroup the daemon may make groups of runs in: the one that was given to it, or none.
+
+A service manager marks what it delegates with an extended attribute (systemd: `Delegate=yes`; see "Control
+Group APIs and Delegation" in systemd's documentation). Any other cgroup is somebody else's, and left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.process.cgroup import Groups
+
+AUTO = "auto"
+OFF = "off"
+_MARKS = ("user.delegate", "trusted.delegate")  # systemd sets both; the second is for root's eyes only
+_TRY = 10.0  # s for a shell to move itself into a group
+_log = logging.getLogger(__name__)
+
+
+class UnusableError(Exception):
+    """A cgroup cannot be used; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A cgroup2 file system: what of the hierarchy it shows, where, and on which device."""
+
+    root: str
+    point: str
+    device: int
+
+
+def find_groups(wanted: str, state_dir: Path) -> Groups:
+    """Where the groups of runs are to be made: `wanted` is AUTO (in the daemon's own cgroup when that was
+    delegated to it), OFF, or the path of a cgroup. What cannot be used is logged, and the runs have none."""
+    if wanted == OFF:
+        return Groups(None)
+    try:
+        mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+        parent = _delegated(mounts) if wanted == AUTO else _named(wanted, mounts)
+        if parent is None:
+            return Groups(None)
+        # Several daemons may have been given one cgroup, and each removes what is empty in its directory.
+        directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
+        _try(directory)
+    except (UnusableError, OSError) as error:
+        why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
+        asked = "" if wanted == AUTO else f" '{wanted}'"
+        _log.warning(
+            "cannot use the cgroup%s: %s; agents are tracked without, by their environment, session, descent "
+            "and lock (see --cgroup)",
+            asked,
+            why,
+        )
+        return Groups(None)
+    _log.info("each agent gets a cgroup of its own in %s", directory)
+    return Groups(directory)
+
+
+def parse_mounts(mountinfo: str) -> list[Mount]:
+    """The cgroup2 mounts in the text of /proc/self/mountinfo; see proc_pid_mountinfo(5)."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ", 1)[0] == "cgroup2":
+            fields = before.split(" ")
+            major, minor = map(int, fields[2].split(":"))
+            found.append(Mount(_unescaped(fields[3]), _unescaped(fields[4]), os.makedev(major, minor)))
+    return found
+
+
+def own_directory(membership: str, mounts: list[Mount]) -> str | None:
+    """Where the cgroup2 of the process with this text in its /proc/PID/cgroup is mounted; None when it has
+    none, or no mount shows it."""
+    path = next((line[3:] for line in membership.splitlines() if line.startswith("0::")), None)
+    if path is None:
+        return None
+    for mount in mounts:
+        root = mount.root.rstrip("/")
+        if path == mount.root or path.startswith(f"{root}/"):
+            return f"{mount.point.rstrip('/')}/{path[len(root) :].strip('/')}".rstrip("/")
+    return None
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _delegated(mounts: list[Mount]) -> str | None:
+    directory = own_directory(Path("/proc/self/cgroup").read_text(), mounts)
+    if directory is None:
+        return None
+    return directory if any(_is_marked(directory, mark) for mark in _MARKS) else None
+
+
+def _is_marked(directory: str, mark: str) -> bool:
+    try:
+        return os.getxattr(directory, mark) == b"1"
+    except OSError:  # not there, or not for this user to see
+        return False
+
+
+def _named(path: str, mounts: list[Mount]) -> str:
+    directory = os.path.abspath(path)
+    if not os.path.isdir(directory):
+        raise UnusableError("there is no such directory; make it, or correct --cgroup")
+    if os.stat(directory).st_dev not in {mount.device for mount in mounts}:
+        raise UnusableError("it is not in a cgroup2 file system; correct --cgroup")
+    return directory
+
+
+def _try(directory: str) -> None:
+    """Whether a child can move itself into a group there: that takes rights over more than the group itself.
+    Raises UnusableError or OSError."""
+    group = f"{directory}/try"
+    try:
+        os.makedirs(group, exist_ok=True)
+        done = subprocess.run(
+            [gate.SHELL, "-c", gate.JOIN, "try", group], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=_TRY, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UnusableError("a process that moves itself into a group there does not come back") from None
+    finally:
+        for made in (group, directory):  # unless runs have groups there
+            with contextlib.suppress(OSError):
+                os.rmdir(made)
+    if done.returncode != 0:
+        raise UnusableError(
+            "a child may not move itself into a group there; start the daemon in that cgroup, or as root"
+        )

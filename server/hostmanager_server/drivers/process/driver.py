@@ -1,0 +1,286 @@
+"""The driver of native processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
+from hostmanager_server.core.spec import InstanceSpec
+from hostmanager_server.drivers.contract import Adopted, Output, Poller, Post
+from hostmanager_server.drivers.exec import command, gate
+from hostmanager_server.drivers.exec.command import CommandError
+from hostmanager_server.drivers.exec.readiness import CallSoon, Prober
+from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.launcher import Launcher
+from hostmanager_server.drivers.process.main_process import GATE_ENDS, find_leader, status_of_ended, take_note
+from hostmanager_server.drivers.process.membership import agent_uids
+from hostmanager_server.drivers.process.process_table import Tree
+from hostmanager_server.drivers.process.reaper import reap_when_ended
+from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.process.records.record import Record
+from hostmanager_server.drivers.process.records.record_directory import Records
+from hostmanager_server.drivers.process.tree_tracker import Forest
+from hostmanager_server.failpoints import Point, reached
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Identity
+from hostmanager_server.linux.rlimits import LimitError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    key: RunKey
+    identity: Identity
+    tree: Tree
+    pidfd: int | None  # None: the leader has ended
+    cancel_probe: Callable[[], None] | None = None
+
+
+class ProcessDriver:
+    """Runs agents as processes of this host; see `Driver` for the contract.
+
+    `state_dir` gets the runtime records. `epoch` must be another for each daemon. `call_soon` runs what it is
+    given on the supervisor thread, and may be called from any. `groups` makes the cgroups of runs.
+    """
+
+    def __init__(
+        self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
+        groups: Groups, store: DescriptorStore | None = None,
+    ) -> None:  # fmt: skip
+        gate.seal_descriptors()
+        self._poller = poller
+        self._post = post
+        self._output = output
+        self._inherited = command.inherited_environment(os.environ)
+        self._groups = groups
+        self._records = Records(state_dir / "runs")
+        self._forest = Forest(poller, self._records)
+        self._prober = Prober(call_soon, poller)
+        self._store = store or DescriptorStore(None, {})
+        self._launcher = Launcher(
+            output, self._records, groups, self._store, epoch, self._inherited, poller.now
+        )
+        self._runs: dict[str, _Run] = {}
+
+    def follow(self, spec: InstanceSpec) -> None:
+        """See `Driver.follow`. Nothing is known of a process that was not launched or adopted."""
+
+    def forget(self, spec: InstanceSpec) -> None:
+        """See `Driver.forget`."""
+        self._output.forget(spec.instance_id, spec.log)
+
+    def launch(self, run: RunKey, spec: InstanceSpec) -> None:
+        """See `Driver.launch`."""
+        try:
+            reached(Point.INTENT)
+            if spec.process is None:
+                raise CommandError(spec.problem or "it has no command; give it one")
+            if run.instance_id in self._runs:
+                raise CommandError("its last run is still there; stop that first")
+            to_probe = command.prepare_probe(spec, spec.process, self._inherited)
+            launched = self._launcher.launch(run, spec, spec.process)
+        except (CommandError, LimitError) as error:
+            self._start_failed(run, str(error))
+        except OSError as error:
+            self._start_failed(run, gate.explain(error))
+        except ValueError as error:  # what a system call cannot take, such as a NUL byte
+            self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
+        else:
+            started = _Run(run, launched.identity, launched.tree, launched.pidfd)
+            self._runs[run.instance_id] = started
+            try:
+                self._follow(started)
+            except OSError as error:  # nobody would see its end
+                self._abandon(started)
+                self._start_failed(run, gate.explain(error))
+                return
+            other = launched.process if launched.process != spec.process else None
+            self._post(Started(run, started.identity.pid, self._poller.now(), other))
+            if spec.ready is None:
+                self._post(Ready(run, self._poller.now()))
+            else:
+                started.cancel_probe = self._prober.start(
+                    spec.ready, to_probe, functools.partial(self._is_ready, started)
+                )
+
+    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        """See `Driver.stop`."""
+        self._forest.refresh()  # which may find that the run is gone
+        known = self._find(run)
+        if known is None:
+            return
+        if known.pidfd is not None:
+            pidfds.send_signal(known.pidfd, signum)
+        if whole_tree:
+            self._forest.signal_members(known.tree, signum)
+        reached(Point.STOP_SENT)
+
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
+        """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
+        records = [r for r in self._records.read() if self._is_of_this_boot(r)]
+        alive: list[tuple[Record, int]] = []
+        leaderless: list[tuple[Record, ExitStatus, Tree]] = []
+        for record in records:
+            found = find_leader(record, self._store.handed(record.token))
+            if isinstance(found, ExitStatus):
+                # Its session's number may have been given away since: only marker, mark and cgroup count.
+                leaderless.append((record, found, _tree_of(record)))
+            else:
+                alive.append((record, found))
+        adopted = [self._take_back(r, pidfd, specs.get(r.run.instance_id)) for r, pidfd in alive]
+        left = set(self._forest.survey([tree for _, _, tree in leaderless]))
+        for record, status, tree in leaderless:
+            if tree in left or self._records.is_locked(record.run.instance_id):
+                adopted.append(self._take_back_rest(record, status))
+            else:
+                self._records.remove(record.run.instance_id)
+                self._store.drop(
+                    record.token
+                )  # who was upgraded was handed nothing, and kept it all the same
+                if record.released:
+                    adopted.append(take_note(record, ended=status, gone=True))
+        self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
+        reap_when_ended(self._poller, {one.pid for one in adopted})
+        self._store.settle({run.tree.token.decode() for run in self._runs.values()})
+        for one in adopted:
+            spec = specs.get(one.run.instance_id)
+            if spec is not None:
+                self._output.resume(spec.instance_id, spec.log)
+        return adopted
+
+    def disown(self) -> None:
+        """See `Driver.disown`."""
+        for run in self._runs.values():
+            self._let_go(run)
+        self._runs.clear()
+        self._forest.clear()
+
+    def close(self) -> None:
+        """See `Driver.close`."""
+        self.disown()
+        self._groups.close()
+        self._prober.close()
+        self._store.close()
+        self._records.close()
+
+    def _start_failed(self, run: RunKey, why: str) -> None:
+        self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))
+
+    def _follow(self, run: _Run) -> None:
+        self._forest.plant(run.tree, run.key.instance_id, functools.partial(self._gone, run))
+        if run.pidfd is not None:
+            self._poller.watch(run.pidfd, functools.partial(self._leader_ended, run))
+
+    def _abandon(self, run: _Run) -> None:
+        """Leave nothing of a run that cannot be followed. It has only just begun, and has no descendants."""
+        del self._runs[run.key.instance_id]
+        if run.pidfd is not None:
+            pidfds.send_signal(run.pidfd, signal.SIGKILL)
+            pidfds.has_ended(run.pidfd, GATE_ENDS)
+            os.close(run.pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(run.identity.pid, 0)
+        self._forest.uproot(run.tree)
+        self._void(run)
+
+    def _leader_ended(self, run: _Run) -> None:
+        pidfd = run.pidfd
+        # A wake-up may be meant for an earlier owner of the descriptor's number.
+        if pidfd is None or not pidfds.has_ended(pidfd):
+            return
+        status = status_of_ended(run.identity, pidfd)
+        reached(Point.EXIT_SEEN)
+        self._let_go(run)
+        self._report_end(run, status)
+
+    def _report_end(self, run: _Run, status: ExitStatus) -> None:
+        """Post Exited once it is known whether something of the tree is left: when nothing is, Gone follows
+        in the same breath, and nobody takes the tree for alive."""
+        exited = Exited(run.key, status, self._poller.now())
+        self._forest.leader_ended(run.tree, functools.partial(self._post, exited))
+
+    def _void(self, run: _Run) -> None:
+        """The next daemon is to know nothing of it."""
+        self._records.remove(run.key.instance_id)
+        self._groups.drop(run.tree.group)
+        self._store.drop(run.tree.token.decode())
+
+    def _gone(self, run: _Run) -> None:
+        self._void(run)
+        del self._runs[run.key.instance_id]
+        self._post(Gone(run.key, self._poller.now()))
+
+    def _is_ready(self, run: _Run) -> None:
+        run.cancel_probe = None
+        self._records.mark(run.key.instance_id, ready=True)
+        self._post(Ready(run.key, self._poller.now()))
+
+    def _find(self, key: RunKey) -> _Run | None:
+        run = self._runs.get(key.instance_id)
+        return run if run is not None and run.key == key else None
+
+    def _let_go(self, run: _Run) -> None:
+        if run.cancel_probe is not None:
+            run.cancel_probe()
+            run.cancel_probe = None
+        if run.pidfd is not None:
+            self._poller.unwatch(run.pidfd)
+            os.close(run.pidfd)
+            run.pidfd = None
+
+    def _is_of_this_boot(self, record: Record) -> bool:
+        """Whether it can tell of anything that runs now; else it is void."""
+        if record.identity.boot_id == pidfds.boot_id():
+            return True
+        self._records.remove(record.run.instance_id)
+        return False
+
+    def _take_back(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
+        """Follows a run again whose main process is alive."""
+        pid = record.identity.pid
+        run = self._resume(record, _tree_of(record, pid), pidfd)
+        ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
+        if not record.released:
+            self._records.mark(record.run.instance_id, ready=ready)
+        return take_note(record, ready=ready)
+
+    def _is_taken_for_ready(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
+        """Begins to ask its probe, if there is one."""
+        if spec.ready is None:
+            return True
+        try:
+            to_probe = command.prepare_probe(spec, record.process, self._inherited)
+        except CommandError as error:  # no reason to end what runs
+            _log.warning("'%s' is taken for ready: %s", spec.instance_id, error)
+            return True
+        run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
+        return False
+
+    def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
+        """Follows a run again of whose tree only others than the main process are alive."""
+        run = self._resume(record, _tree_of(record), None)
+
+        def look() -> None:
+            if self._find(run.key) is run:
+                self._forest.leader_ended(run.tree, lambda: None)
+
+        self._poller.call_later(0.0, look)  # not before `adopt` has returned and the caller knows the run
+        return take_note(record, ended=status)
+
+    def _resume(self, record: Record, tree: Tree, pidfd: int | None) -> _Run:
+        run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
+        self._follow(run)
+        return run
+
+
+def _tree_of(record: Record, leader: int = 0) -> Tree:
+    uids = agent_uids(record.uid, record.process.user)
+    return Tree(record.token.encode(), leader, leader, record.group, uids, record.mark)

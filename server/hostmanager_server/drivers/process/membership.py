@@ -1,0 +1,139 @@
+"""Evidence that a process belongs to a run, and how far each kind of it reaches.
+
+The kernel keeps descent, session and cgroup: no process can be given them against its will. A descriptor
+can be passed to any process, and an environment be set for any program that is started, also for one that
+runs as another user. Both count only for processes with the agent's user id. A descriptor counts only along
+with the run's mark: a number in a resource limit, which is inherited, survives an exec, and cannot be passed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import secrets
+from collections.abc import Collection
+
+from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, user_id
+from hostmanager_server.linux.pidfds import read_file, read_stat
+
+# RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
+_LIMIT = 10
+LIMIT_NAME = "locks"  # in a site config; a run that is given this limit has no mark
+_MARKS = (1 << 32, 1 << 62)  # from, and below; RLIM_INFINITY is above all of them
+
+_PREFIX = f"{RUN_MARKER}=".encode()
+_REAL_UID = re.compile(rb"^Uid:\s+(\d+)", re.MULTILINE)
+_LIMIT_LINE = re.compile(rb"^Max file locks\s+\S+\s+(\d+)", re.MULTILINE)
+_NAMESPACES = ("mnt", "pid", "user")
+_GENERATIONS = 32  # of parents that are asked for; a longer chain proves nothing
+
+
+def put_mark(pid: int) -> int | None:
+    """Give a child a mark of its own before it runs; None where its limit is too low to hold one.
+
+    The mark is below the limit of the daemon, which may be marked itself, as an agent of another one.
+    """
+    least, bound = _MARKS
+    _, hard = resource.getrlimit(_LIMIT)
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    if bound <= least:
+        return None
+    mark = least + secrets.randbelow(bound - least)
+    try:
+        resource.prlimit(pid, _LIMIT, (mark, mark))
+    except (OSError, ValueError):
+        return None
+    return mark
+
+
+def has_mark(pid: int, mark: int | None) -> bool:
+    """Return whether a process has the mark of a run."""
+    if mark is None:
+        return False
+    try:
+        return resource.prlimit(pid, _LIMIT)[1] == mark
+    except PermissionError:  # root without CAP_SYS_RESOURCE; the file is readable for everybody
+        return _limit_in_proc(pid) == mark
+    except OSError:
+        return False
+
+
+def agent_uids(noted: int | None, user: str) -> set[int]:
+    """Return the user ids of an agent: the one that its record notes; else, of an earlier version's record,
+    that of its user, if there is such a user still."""
+    try:
+        return {user_id(user) if noted is None else noted}
+    except CommandError:
+        return set()
+
+
+def real_uid(pid: int | str) -> int | None:
+    """Return the real user id of a process; None when the process is gone. Raises OSError (no descriptors).
+
+    The effective one is another for setuid programs, which belong to the user who started them.
+    """
+    try:
+        found = _REAL_UID.search(read_file(f"/proc/{pid}/status"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return int(found[1]) if found else None
+
+
+def marker_in(environ: bytes) -> bytes:
+    """Return the run marker in the text of `/proc/PID/environ`; empty when there is none."""
+    if environ.startswith(_PREFIX):
+        at = 0
+    else:
+        at = environ.find(b"\0" + _PREFIX) + 1
+        if not at:
+            return b""
+    return environ[at + len(_PREFIX) :].partition(b"\0")[0]
+
+
+def claims(pid: int, token: bytes, mark: int | None, uids: Collection[int]) -> bool:
+    """Return whether a process has one of these user ids, and the run's mark or its marker in the
+    environment."""
+    if real_uid(pid) not in uids:
+        return False
+    if has_mark(pid, mark):
+        return True
+    try:
+        return marker_in(read_file(f"/proc/{pid}/environ")) == token
+    except OSError:
+        return False
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Return whether a process has this ancestor, by the chain of its living parents."""
+    for _ in range(_GENERATIONS):
+        stat = read_stat(pid)
+        if stat is None or stat.parent <= 1:
+            return False
+        if stat.parent == ancestor:
+            return True
+        pid = stat.parent
+    return False
+
+
+def shares_namespaces(pid: int) -> bool:
+    """Return whether a process is in the mount, pid and user namespaces of this one.
+
+    False also where the process is gone, or the kernel does not show its namespaces to this user.
+    """
+    try:
+        return all(
+            os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+            for name in _NAMESPACES
+        )
+    except OSError:
+        return False
+
+
+def _limit_in_proc(pid: int) -> int | None:
+    try:
+        found = _LIMIT_LINE.search(read_file(f"/proc/{pid}/limits"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return int(found[1]) if found else None

@@ -1,0 +1,278 @@
+"""Who belongs to which run: process trees, found by marker, session, descent, mark or cgroup."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hostmanager_server.drivers.process.cgroup import Group
+from hostmanager_server.drivers.process.membership import has_mark, marker_in, real_uid
+from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
+
+_ROUNDS = 4  # a look that has not settled by then is left to the next
+_PATIENCE = 20  # looks in which a process may show neither command line nor environment
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A process of a run's tree other than its leader, as one look saw it; `entry` is its inode in /proc."""
+
+    pid: int
+    start: int
+    entry: int
+
+
+class _Trust(Enum):
+    """How far what was read of a process can be relied upon."""
+
+    SURE = "it stays so"
+    FOR_NOW = "it is so in this look"
+    UNSURE = "it may be in the middle of an exec"
+
+
+@dataclass(eq=False, slots=True)
+class Tree:
+    """The processes of one run.
+
+    `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
+    as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
+    cgroup, if it was given one; who moved to another is known by the rest. `uids` are the user ids of the
+    agent: the marker and the mark (see `membership`) of a process with another one count for nothing.
+    """
+
+    token: bytes
+    leader: int
+    session: int
+    group: Group | None = None
+    uids: set[int] = field(default_factory=set)
+    mark: int | None = None
+    members: dict[str, Member] = field(default_factory=dict)
+
+    def has_user_of(self, pid: int | str) -> bool:
+        """Return whether a process has a user id of the agent, which may have changed its own meanwhile."""
+        uid = real_uid(pid)
+        if uid is None:
+            return False
+        if uid not in self.uids and self.leader and real_uid(self.leader) == uid:
+            self.uids.add(uid)
+        return uid in self.uids
+
+
+class ProcessTable:
+    """Looks at /proc and remembers what needs no second look.
+
+    What is remembered of a pid holds as long as its entry in /proc has the same inode: another process with
+    that pid has another one. A look is sound although processes come and go meanwhile: the kernel lists by
+    ascending pid and gives pids in ascending order, so a child forked by somebody the listing has not yet
+    reached is reached later. When the pids wrapped around, or somebody vanished before it was classified,
+    it looks again.
+    """
+
+    def __init__(self) -> None:
+        self._foreign: dict[str, int] = {}
+        self._blank: dict[tuple[str, int], int] = {}  # in how many looks a process had no environment
+        self.leaders: set[str] = set()  # pids of living leaders, which need no look
+
+    def forget(self) -> None:
+        """Look at every process anew."""
+        self._foreign.clear()
+
+    def look(self, trees: Mapping[bytes, Tree]) -> bool:
+        """Brings the members of all trees up to date. False when that needs another look, shortly after."""
+        settled = False
+        for _ in range(_ROUNDS):
+            before = _last_pid()
+            listing = _list_processes()
+            settled = self._classify(listing, trees)
+            if settled and _last_pid() >= before:
+                return True
+        return False
+
+    def look_into_group(self, tree: Tree) -> bool:
+        """Counts everybody in its cgroup among a tree. False when that needs another look. Raises OSError."""
+        if tree.group is None:
+            return True
+        known = tree.members.keys() | self.leaders
+        fresh = [name for name in map(str, tree.group.pids()) if name not in known]
+        if not fresh:
+            return True
+        found = []
+        for name in fresh:
+            member = self._as_member(name, _entry(name), read_stat(name))
+            if member is not None:
+                found.append(member)
+        # A pid may have become a stranger's before it was looked at. That one is not in the group now.
+        still = set(tree.group.pids())
+        found = [member for member in found if member.pid in still]
+        if any(self._foreign.get(str(member.pid)) == member.entry for member in found):
+            self.adopt(tree, found)
+            return False
+        tree.members.update((str(member.pid), member) for member in found)
+        return True
+
+    def marked(self, tree: Tree) -> list[Member]:
+        """The living processes that have the mark of a tree, and a user id of its agent."""
+        found = []
+        for name, entry in _list_processes().items():
+            if name.isdigit() and has_mark(int(name), tree.mark) and tree.has_user_of(name):
+                member = self._as_member(name, entry, read_stat(name))
+                if member is not None:
+                    found.append(member)
+        return found
+
+    def dead(self, member: Member) -> None:
+        """Takes note that a process has ended, though it may stand in /proc until its parent reaps it."""
+        self._foreign[str(member.pid)] = member.entry
+
+    def adopt(self, tree: Tree, members: Iterable[Member]) -> None:
+        """Counts processes found by mark or cgroup among a tree; what they started is found by descent from
+        now on."""
+        tree.members.update((str(member.pid), member) for member in members)
+        self.forget()
+
+    def _classify(self, listing: dict[str, int], trees: Mapping[bytes, Tree]) -> bool:
+        foreign = self._foreign
+        if len(foreign) > 2 * len(listing) + 100:
+            self._foreign = foreign = {n: i for n, i in foreign.items() if listing.get(n) == i}
+        known: dict[int, Tree] = {}
+        members: set[str] = set()
+        for tree in trees.values():
+            if tree.members:
+                for name in [n for n, m in tree.members.items() if listing.get(n) != m.entry]:
+                    del tree.members[name]
+                known.update((member.pid, tree) for member in tree.members.values())
+                members.update(tree.members)
+            if tree.leader:
+                known[tree.leader] = tree
+            elif tree.session and str(tree.session) in listing:
+                stat = read_stat(tree.session)
+                if stat is None or stat.alive:  # the leader is dead: this is another, and so is its session
+                    tree.session = 0
+        skip = self.leaders
+        fresh = [
+            (n, i) for n, i in listing.items() if foreign.get(n) != i and n not in skip and n not in members
+        ]
+        by_session = {tree.session: tree for tree in trees.values() if tree.session}
+        return self._classify_fresh(fresh, trees, known, by_session)
+
+    def _classify_fresh(
+        self,
+        fresh: list[tuple[str, int]],
+        trees: Mapping[bytes, Tree],
+        known: dict[int, Tree],
+        by_session: dict[int, Tree],
+    ) -> bool:
+        settled = True
+        blank: dict[tuple[str, int], int] = {}
+        undecided: list[tuple[str, int, Stat]] = []
+        for name, entry in fresh:
+            if not name.isdigit():
+                self._foreign[name] = entry
+                continue
+            stat = read_stat(name)
+            if stat is None:
+                if _entry(name) == entry:  # another user's, and hidden
+                    self._foreign[name] = entry
+                else:
+                    settled = False  # it may have left a child that the listing did not reach
+                continue
+            if stat.kernel_thread or not stat.alive:
+                self._foreign[name] = entry
+                continue
+            token, trust = self._marker(name, entry, blank)
+            tree = trees.get(token) if token else None
+            if tree is not None and not tree.has_user_of(name):
+                tree, trust = None, _Trust.FOR_NOW  # anybody can copy a marker; the agent may change its user
+            if tree is None:
+                tree = by_session.get(stat.session)
+            if tree is not None:
+                settled &= self._join(tree, name, entry, stat, known)
+            else:
+                settled &= trust is not _Trust.UNSURE
+                undecided.append((name, entry if trust is _Trust.SURE else 0, stat))
+        self._blank = blank
+        return self._decide_by_descent(undecided, known) and settled
+
+    def _decide_by_descent(self, undecided: list[tuple[str, int, Stat]], known: dict[int, Tree]) -> bool:
+        settled = joined = True
+        while joined:
+            joined = False
+            rest = []
+            for name, entry, stat in undecided:
+                tree = known.get(stat.parent)
+                if tree is None:
+                    rest.append((name, entry, stat))
+                else:
+                    joined = True
+                    settled &= self._join(tree, name, entry or _entry(name), stat, known)
+            undecided = rest
+        self._foreign.update((name, entry) for name, entry, _ in undecided if entry)
+        return settled
+
+    def _join(self, tree: Tree, name: str, entry: int, stat: Stat, known: dict[int, Tree]) -> bool:
+        member = self._as_member(name, entry, stat)
+        if member is None:
+            return False
+        tree.members[name] = member
+        known[member.pid] = tree
+        return True
+
+    @staticmethod
+    def _as_member(name: str, entry: int, stat: Stat | None) -> Member | None:
+        """The process if it is still the one that was listed: only then is what was read about it its own."""
+        if stat is None or not stat.alive or not entry or _entry(name) != entry:
+            return None
+        return Member(int(name), stat.start, entry)
+
+    def _marker(self, name: str, entry: int, blank: dict[tuple[str, int], int]) -> tuple[bytes, _Trust]:
+        """The value of a process's run marker, empty when it has none.
+
+        In the middle of an exec the environment reads empty; so it does for ever where there is none. Who
+        shows a command line and no environment in two looks has none.
+        """
+        try:
+            environ = read_file(f"/proc/{name}/environ")
+            if not environ:
+                looks = blank[name, entry] = self._blank.get((name, entry), 0) + 1
+                if read_file(f"/proc/{name}/cmdline"):
+                    return b"", _Trust.SURE if looks > 1 else _Trust.UNSURE
+                return b"", _Trust.FOR_NOW if looks > _PATIENCE else _Trust.UNSURE
+        except PermissionError:
+            return b"", _Trust.SURE  # another user's: session and parent must tell
+        except OSError:
+            return b"", _Trust.UNSURE
+        return marker_in(environ), _Trust.SURE
+
+
+def open_member(member: Member) -> int | None:
+    """A pidfd of exactly this process, for the caller to close; None when it is gone. Raises OSError."""
+    pidfd = pidfds.open_pidfd(member.pid)
+    if pidfd is None:
+        return None
+    # While the pidfd shows it unreaped, its pid is its own, and so is what is read by that pid.
+    stat = read_stat(member.pid)
+    entry = _entry(str(member.pid))
+    if stat is not None and stat.start == member.start and entry == member.entry and pidfds.exists(pidfd):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _list_processes() -> dict[str, int]:
+    with os.scandir("/proc") as entries:
+        return {entry.name: entry.inode() for entry in entries}
+
+
+def _entry(name: str) -> int:
+    try:
+        return os.stat(f"/proc/{name}").st_ino
+    except OSError:
+        return 0
+
+
+def _last_pid() -> int:
+    """The number most recently given to a process or thread."""
+    return int(read_file("/proc/loadavg").rsplit(None, 1)[1])

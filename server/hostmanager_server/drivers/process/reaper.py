@@ -1,0 +1,33 @@
+"""Children that this process had in an earlier life, before it re-executed itself, and that are no agents.
+
+Nobody else can reap the helper programs that it had started and no longer knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Collection
+
+from hostmanager_server.drivers.contract import Poller
+from hostmanager_server.linux import pidfds
+
+
+def reap_when_ended(poller: Poller, known: Collection[int]) -> None:
+    """Reap every present child but those with a pid in `known`, each when it ends. To be called before this
+    life starts any. Raises OSError."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) not in known:
+            stat = pidfds.read_stat(name)
+            if stat is not None and stat.parent == os.getpid():
+                pidfd = pidfds.open_pidfd(int(name))
+                if pidfd is not None:
+                    poller.watch(pidfd, functools.partial(_reap, poller, pidfd))
+
+
+def _reap(poller: Poller, pidfd: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        pidfds.reap(pidfd)
+    poller.unwatch(pidfd)
+    os.close(pidfd)

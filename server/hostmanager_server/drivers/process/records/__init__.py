@@ -1,0 +1,1 @@
+"""Runtime records: how the next daemon finds the runs of this one."""

@@ -1,0 +1,153 @@
+"""One run as it is written down for the next daemon."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.spec import EnvFile, ProcessSpec
+from hostmanager_server.drivers.process.cgroup import Group
+from hostmanager_server.linux.pidfds import Identity
+
+VERSION = 2  # 1 had no flags
+_LAST_PID = 1 << 22  # the highest kernel.pid_max, see proc_sys_kernel(5)
+# Flags stand where they can be set in place, with one byte that is written whole or not at all.
+_HEAD = b'{"version": %d, "released": ' % VERSION
+RELEASED_AT = len(_HEAD)
+_MIDDLE = b', "ready": '
+READY_AT = RELEASED_AT + 1 + len(_MIDDLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One run as written down: who it is, and what it runs. `token` is the value of its environment
+    marker. `agent_class` is empty where the daemon that wrote it did not say.
+
+    `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
+    succeeded, or it has none. `group`: its cgroup, if it was given one. `uid`: the user id that it was
+    started with. `mark`: the number in its limits (see `membership`). Records of earlier versions have
+    neither.
+    """
+
+    run: RunKey
+    token: str
+    identity: Identity
+    started: Instant
+    process: ProcessSpec
+    agent_class: str = ""
+    released: bool = False
+    ready: bool = True
+    group: Group | None = None
+    uid: int | None = None
+    mark: int | None = None
+
+    def to_json(self) -> bytes:
+        process = self.process
+        return json.dumps(
+            {
+                "version": VERSION,
+                "released": int(self.released),
+                "ready": int(self.ready),
+                "instance_id": self.run.instance_id,
+                "agent_class": self.agent_class,
+                "number": self.run.number,
+                "token": self.token,
+                "boot_id": self.identity.boot_id,
+                "pid": self.identity.pid,
+                "start": self.identity.start,
+                "inode": self.identity.inode,
+                "started_mono": self.started.mono,
+                "started_wall": self.started.wall,
+                "process": {
+                    "argv": process.argv,
+                    "source": process.source,
+                    "env": process.env,
+                    "working_dir": process.working_dir,
+                    "user": process.user,
+                    "limits": process.limits,
+                    "env_files": [[f.path, f.digest, f.optional] for f in process.env_files],
+                    "env_inherit": process.env_inherit,
+                },
+                "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
+                "uid": self.uid,
+                "mark": self.mark,
+            }
+        ).encode("ascii")
+
+    @staticmethod
+    def from_json(data: bytes) -> Record:
+        """Raises ValueError, saying what is wrong with it."""
+        try:
+            fields = json.loads(data)
+            if fields["version"] not in (1, VERSION):
+                raise ValueError(f"it has version {fields['version']}, not {VERSION}")
+            return Record(
+                run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
+                token=_token(fields["token"]),
+                identity=Identity(
+                    _text(fields["boot_id"]), _pid(fields["pid"]), int(fields["start"]), int(fields["inode"])
+                ),
+                started=Instant(float(fields["started_mono"]), float(fields["started_wall"])),
+                process=_process(fields["process"]),
+                agent_class=str(fields.get("agent_class", "")),
+                released=bool(fields.get("released", True)),
+                ready=bool(fields.get("ready", True)),
+                group=_group(fields.get("cgroup")),
+                uid=_number(fields.get("uid")),
+                mark=_number(fields.get("mark")),
+            )
+        except (KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"it is not a record: {error!r}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _token(value: Any) -> str:
+    text = _text(value)
+    if not text.isascii() or "\0" in text:
+        raise ValueError(f"{text!r} is not a marker")
+    return text
+
+
+def _pid(value: Any) -> int:
+    pid = int(value)
+    if not 0 < pid <= _LAST_PID:
+        raise ValueError(f"{pid} is not a pid")
+    return pid
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _group(fields: Any) -> Group | None:
+    return None if fields is None else Group(_text(fields["path"]), int(fields["inode"]))
+
+
+def _process(fields: Any) -> ProcessSpec:
+    return ProcessSpec(
+        argv=tuple(_text(word) for word in fields["argv"]),
+        source=str(fields["source"]),
+        env=tuple((_text(name), str(value)) for name, value in fields["env"]),
+        working_dir=_text(fields["working_dir"]),
+        user=str(fields["user"]),
+        limits=tuple(
+            (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
+        ),
+        # A daemon that knows neither wrote none.
+        env_files=tuple(
+            EnvFile(_text(path), str(digest), bool(optional))
+            for path, digest, optional in fields.get("env_files", ())
+        ),
+        env_inherit=_patterns(fields.get("env_inherit")),
+    )
+
+
+def _patterns(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else tuple(map(_text, value))

@@ -1,0 +1,51 @@
+"""A driver of everything: each run goes to the driver of its kind of workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.spec import InstanceSpec
+from hostmanager_server.drivers.contract import Adopted, Driver
+
+
+class ByWorkload:
+    """Native processes through one driver, compose services through another; see `Driver`."""
+
+    def __init__(self, processes: Driver, services: Driver) -> None:
+        self._processes = processes
+        self._services = services
+
+    def follow(self, spec: InstanceSpec) -> None:
+        """See `Driver.follow`. Both are told: an instance may have been the other's before."""
+        self._processes.follow(spec)
+        self._services.follow(spec)
+
+    def forget(self, spec: InstanceSpec) -> None:
+        """See `Driver.forget`."""
+        self._processes.forget(spec)
+        self._services.forget(spec)
+
+    def launch(self, run: RunKey, spec: InstanceSpec) -> None:
+        """See `Driver.launch`."""
+        driver = self._services if spec.service is not None else self._processes
+        driver.launch(run, spec)
+
+    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+        """See `Driver.stop`. Whose the run is not, ignores it."""
+        self._processes.stop(run, signum, whole_tree)
+        self._services.stop(run, signum, whole_tree)
+
+    def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
+        """See `Driver.adopt`."""
+        return [*self._processes.adopt(specs), *self._services.adopt(specs)]
+
+    def disown(self) -> None:
+        """See `Driver.disown`."""
+        self._processes.disown()
+        self._services.disown()
+
+    def close(self) -> None:
+        """See `Driver.close`."""
+        self._processes.close()
+        self._services.close()

@@ -1,0 +1,235 @@
+"""What a cgroup for each run gives: who hides in every other way is known."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hostmanager_server.core.events import Exited, Gone, RunKey
+from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.process.records.record import Record
+from hostmanager_server.linux.pidfds import read_stat
+
+from tests.cgroups import escape, groups_in, populated, processes_in
+from tests.drivers.process.test_adoption import daemon_that_dies, record, rewrite
+
+if TYPE_CHECKING:
+    from tests.drivers.conftest import RealHarness
+
+A = RunKey("a", 1)
+
+
+def launch(real: RealHarness, code: str, run: RunKey = A) -> int:
+    """Runs an agent that lets a process escape; the pid of that."""
+    pid_file = real.directory / f"escaped{run.number}"
+    real.driver.launch(run, real.command("a", sys.executable, "-c", code, str(pid_file)))
+    real.wait_for(pid_file.exists)
+    return int(pid_file.read_text())
+
+
+def has(real: RealHarness, kind: type[Exited] | type[Gone]) -> bool:
+    return any(isinstance(event, kind) for event in real.events)
+
+
+def runs(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.alive
+
+
+def groups(cgroup: Path) -> list[Path]:
+    """The groups of runs that there are."""
+    return groups_in(cgroup / "agents")
+
+
+def test_the_agent_is_in_its_group_from_its_first_moment(grouped: RealHarness, cgroup: Path) -> None:
+    said = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
+    assert f"{cgroup.name}/agents/a%20%25b." in said
+    assert groups(cgroup) == []
+
+
+def test_without_a_group_a_process_can_hide(real: RealHarness) -> None:
+    # What the groups are for. Should this fail, the tests below would prove nothing.
+    escaped = launch(real, escape())
+    try:
+        real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+        real.wait_for(lambda: has(real, Gone))
+        assert runs(escaped)
+    finally:
+        os.kill(escaped, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_hides_in_every_other_way_is_ended_with_its_tree(
+    grouped: RealHarness, cgroup: Path, signum: int
+) -> None:
+    escaped = launch(grouped, escape())
+    grouped.driver.stop(A, signum, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+    assert not runs(escaped)
+    assert groups(cgroup) == []
+
+
+def test_a_process_that_hides_keeps_its_run_from_being_gone(grouped: RealHarness, cgroup: Path) -> None:
+    escaped = launch(grouped, escape("pass"))
+    grouped.wait_for(lambda: has(grouped, Exited))
+    grouped.run(grouped.command("other", "true"))
+    assert [event.run.instance_id for event in grouped.events if isinstance(event, Gone)] == ["other"]
+    os.kill(escaped, signal.SIGKILL)
+    grouped.wait_for(lambda: A in [event.run for event in grouped.events if isinstance(event, Gone)])
+    assert groups(cgroup) == []
+
+
+def test_a_hidden_process_below_a_dead_leader_is_adopted(grouped: RealHarness, cgroup: Path) -> None:
+    pid_file = grouped.directory / "escaped"
+    pid = int(daemon_that_dies(grouped, sys.executable, "-c", escape("pass"), str(pid_file)))
+    grouped.wait_for(lambda: pid_file.exists() and not runs(pid))
+    escaped = int(pid_file.read_text())
+    (adopted,) = grouped.driver.adopt({})
+    assert (adopted.run, adopted.ended is not None, adopted.gone) == (A, True, False)
+    assert runs(escaped)
+    grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+    assert not runs(escaped)
+    assert groups(cgroup) == []
+
+
+def test_a_driver_without_groups_sees_to_those_of_the_one_before(grouped: RealHarness, cgroup: Path) -> None:
+    escaped = launch(grouped, escape())
+    grouped.cgroup = None
+    grouped.successor()
+    grouped.driver.adopt({})
+    grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+    assert not runs(escaped)
+    assert groups(cgroup) == []
+
+
+def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: RealHarness, cgroup: Path) -> None:
+    # One whose daemon died before it was recorded, one that was recorded and ended.
+    gate_pid = int(daemon_that_dies(grouped, "true", crash="before record"))
+    grouped.driver.launch(A, grouped.command("a", "sleep", "1000"))
+    grouped.driver.disown()
+    grouped.crash("a")
+    grouped.wait_for(lambda: not runs(gate_pid) and not populated(cgroup))
+    assert len(groups(cgroup)) == 2
+    grouped.successor()
+    assert [one.gone for one in grouped.driver.adopt({})] == [True]
+    assert groups(cgroup) == []
+
+
+def test_processes_of_a_run_without_a_record_are_left_alone_and_said(
+    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lets_go = f"import os; os.close({gate.lock_descriptor()}); os.execvp('sleep', ['sleep', '1000'])"
+    pid = int(daemon_that_dies(grouped, sys.executable, "-c", lets_go))
+    grouped.wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"))
+    record(grouped).unlink()
+    assert grouped.driver.adopt({}) == []
+    assert str(pid) in caplog.text
+    assert runs(pid)
+    os.kill(pid, signal.SIGKILL)
+    grouped.wait_for(lambda: not populated(cgroup))
+    grouped.run(grouped.command("other", "true"))
+    assert groups(cgroup) == []
+
+
+def test_a_group_that_is_not_the_recorded_one_is_left_alone(grouped: RealHarness, cgroup: Path) -> None:
+    pid = int(daemon_that_dies(grouped, "sleep", "1000"))
+    stranger = cgroup / "stranger"
+    stranger.mkdir()
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        (stranger / "cgroup.procs").write_text(str(bystander.pid))
+        rewrite(record(grouped), cgroup={"path": str(stranger), "inode": stranger.stat().st_ino + 1})
+        grouped.driver.adopt({})
+        grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+        grouped.wait_for(lambda: has(grouped, Gone))
+        assert not runs(pid)
+        assert bystander.poll() is None
+        assert stranger.exists()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_records_without_a_group_are_read(grouped: RealHarness) -> None:
+    daemon_that_dies(grouped, "sleep", "1000")
+    fields = Record.from_json(record(grouped).read_bytes())
+    assert fields.group is not None
+    rewrite(record(grouped), cgroup=None)
+    (adopted,) = grouped.driver.adopt({})
+    assert adopted.run == A
+    grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+
+
+def test_groups_that_an_agent_made_below_its_own_are_ended_and_removed(
+    grouped: RealHarness, cgroup: Path
+) -> None:
+    nest = (
+        "group = grep('0::')\nos.makedirs(group + '/x/y')\n"
+        "open(group + '/x/y/cgroup.procs', 'w').write(open(sys.argv[1]).read())\n"
+        "os.rename(sys.argv[1], sys.argv[1] + '.nested')\ntime.sleep(1000)"
+    )
+    top = str(cgroup).removesuffix(f"/{cgroup.name}")
+    find = f"grep = lambda key: {top!r} + open('/proc/self/cgroup').read().split(key)[1].split('\\n')[0]\n"
+    nested = grouped.directory / "escaped.nested"
+    code = escape(find + nest)
+    grouped.driver.launch(
+        A, grouped.command("a", sys.executable, "-c", code, str(grouped.directory / "escaped"))
+    )
+    grouped.wait_for(nested.exists)
+    escaped = int(nested.read_text())
+    grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+    assert not runs(escaped)
+    assert groups(cgroup) == []
+
+
+def test_an_agent_that_leaves_its_group_is_ended_by_what_else_is_known(
+    grouped: RealHarness, cgroup: Path
+) -> None:
+    elsewhere = cgroup / "elsewhere"
+    elsewhere.mkdir()
+    text = f"echo 0 > {elsewhere}/cgroup.procs; (setsid sleep 1000 &); : > {grouped.settled('a')}; sleep 1000"
+    grouped.driver.launch(A, grouped.script("a", text))
+    grouped.settle("a")
+    assert len(processes_in(elsewhere)) > 1
+    grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: has(grouped, Gone))
+    assert processes_in(elsewhere) == []
+
+
+def test_where_no_group_can_be_made_agents_run_without_and_one_warning_is_given(
+    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (cgroup / "cgroup.max.descendants").write_text("0")
+    for number in (1, 2):
+        assert grouped.run(grouped.command("a", "echo", "ran"), number).count("ran") == number
+    assert caplog.text.count("cannot make the cgroup") == 1
+    (cgroup / "cgroup.max.descendants").write_text("max")
+    grouped.run(grouped.command("a", "true"), 3)
+    assert groups(cgroup) == []
+
+
+def test_a_group_that_vanished_is_said_once_and_the_tree_ended_without(
+    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [RunKey("a", 1), RunKey("b", 1)]
+    for run in keys:
+        settled = grouped.settled(run.instance_id)
+        text = f"echo 0 > {cgroup}/cgroup.procs; (setsid sleep 1000 &); : > {settled}; sleep 1000"
+        grouped.driver.launch(run, grouped.script(run.instance_id, text))
+        grouped.settle(run.instance_id)
+    for group in groups(cgroup):
+        group.rmdir()
+    for run in keys:
+        grouped.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    grouped.wait_for(lambda: sum(isinstance(event, Gone) for event in grouped.events) == 2)
+    assert processes_in(cgroup) == []
+    assert caplog.text.count("was removed by somebody else") == 1

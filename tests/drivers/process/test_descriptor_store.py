@@ -1,0 +1,169 @@
+"""Pidfds that the service manager holds while no daemon lives."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hostmanager_server.core.events import ExitStatus, RunKey
+from hostmanager_server.drivers.process.records import descriptor_store
+from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.linux.sd_notify import NotifySocket
+
+if TYPE_CHECKING:
+    from tests.drivers.conftest import RealHarness
+
+A = RunKey("a", 1)
+# From 6.15 on a pidfd tells how a process ended that somebody else has reaped.
+KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+
+
+class Manager:
+    """A service manager that keeps descriptors as systemd does."""
+
+    def __init__(self, name: Path) -> None:
+        self.name = str(name)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.name)
+        self._socket.setblocking(False)
+        self.kept: list[tuple[str, int]] = []
+
+    def store(self, handed: dict[str, int] | None = None) -> DescriptorStore:
+        """As one of its services sees it."""
+        return DescriptorStore(NotifySocket.from_environment({"NOTIFY_SOCKET": self.name}), handed or {})
+
+    def take(self) -> dict[str, int]:
+        """What it has been given and not been told to let go of, with copies of the descriptors."""
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                break
+            fields = dict(line.split("=", 1) for line in data.decode().split("\n"))
+            received = array.array("i", b"".join(part for _, _, part in ancillary))
+            if fields.get("FDSTORE") == "1":
+                assert fields["FDPOLL"] == "0"
+                self.kept += [(fields["FDNAME"], descriptor) for descriptor in received]
+            elif fields.get("FDSTOREREMOVE") == "1":
+                for name, descriptor in [k for k in self.kept if k[0] == fields["FDNAME"]]:
+                    self.kept.remove((name, descriptor))
+                    os.close(descriptor)
+        assert len(self.kept) == len({name for name, _ in self.kept})
+        return {name: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for name, fd in self.kept}
+
+    def names(self) -> set[str]:
+        taken = self.take()
+        for descriptor in taken.values():
+            os.close(descriptor)
+        return set(taken)
+
+    def close(self) -> None:
+        for _, descriptor in self.kept:
+            os.close(descriptor)
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    it = Manager(tmp_path / "notify")
+    yield it
+    it.close()
+
+
+def test_how_an_agent_ended_while_nobody_looked_is_known_by_what_was_kept(
+    real: RealHarness, manager: Manager
+) -> None:
+    real.use(manager.store())
+    real.driver.launch(A, real.script("a", f"trap 'exit 7' TERM; : > {real.settled('a')}; sleep 1000 & wait"))
+    real.settle("a")
+    real.driver.disown()
+    os.kill(real.pid("a"), signal.SIGTERM)
+    os.waitpid(real.pid("a"), 0)  # as whoever inherits it does
+    real.use(manager.store(manager.take()))
+    (adopted,) = real.driver.adopt({})
+    assert adopted.ended == (ExitStatus(code=7) if KERNEL >= (6, 15) else ExitStatus())
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: manager.names() == set())
+
+
+def test_what_was_kept_of_another_process_tells_nothing(real: RealHarness, manager: Manager) -> None:
+    with subprocess.Popen(["true"]) as other:
+        pidfd = os.pidfd_open(other.pid)
+    real.use(manager.store())
+    real.driver.launch(A, real.command("a", "sleep", "1000"))
+    (token,) = manager.names()
+    real.driver.disown()
+    os.kill(real.pid("a"), signal.SIGKILL)
+    os.waitpid(real.pid("a"), 0)
+    real.use(manager.store({token: pidfd}))
+    (adopted,) = real.driver.adopt({})
+    assert adopted.ended == ExitStatus()
+
+
+def test_one_is_kept_for_each_run_that_goes_on_and_no_other(real: RealHarness, manager: Manager) -> None:
+    real.use(manager.store())
+    for instance_id in "ab":
+        real.driver.launch(RunKey(instance_id, 1), real.command(instance_id, "sleep", "1000"))
+    both = manager.names()
+    assert len(both) == 2
+    real.use(manager.store(manager.take() | {"stale": os.pidfd_open(os.getpid())}))
+    assert len(real.driver.adopt({})) == 2
+    assert manager.names() == both
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: len(manager.names()) == 1)
+    real.use(manager.store())  # in place: nothing is handed over, and all is still kept
+    assert len(real.driver.adopt({})) == 1
+    real.driver.stop(RunKey("b", 1), signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: manager.names() == set())
+
+
+def test_none_is_kept_for_a_run_that_ended_while_the_daemon_gave_way_in_place(
+    real: RealHarness, manager: Manager
+) -> None:
+    real.use(manager.store())
+    real.driver.launch(A, real.command("a", "sleep", "1000"))
+    assert len(manager.names()) == 1
+    real.driver.disown()
+    os.kill(real.pid("a"), signal.SIGKILL)
+    os.waitid(os.P_PID, real.pid("a"), os.WEXITED | os.WNOWAIT)
+    real.use(manager.store())
+    (adopted,) = real.driver.adopt({})
+    assert adopted.gone
+    assert manager.names() == set()
+
+
+def test_no_more_are_kept_than_can_be_handed_over(
+    real: RealHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptor_store, "MOST", 1)
+    real.use(manager.store())
+    for instance_id in "ab":
+        real.driver.launch(RunKey(instance_id, 1), real.command(instance_id, "sleep", "1000"))
+    assert len(manager.names()) == 1
+
+
+def test_what_is_handed_over_is_taken_once() -> None:
+    # In a process of its own: the descriptors are at fixed numbers.
+    code = (
+        "import os; from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore as S;"
+        "os.environ['LISTEN_PID'] = str(os.getpid());"
+        "os.dup2(1, 3); os.dup2(1, 4);"
+        "first, second = S.from_environment(os.environ), S.from_environment(os.environ);"
+        "print(first.handed('x'), first.handed('y'), second.handed('x'));"
+        "print(os.get_inheritable(3), 'LISTEN_FDS' in os.environ)"
+    )
+    environ = os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "x:y"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["3", "4", "None", "False", "False"]
