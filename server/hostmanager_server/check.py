@@ -168,7 +168,9 @@ def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> 
     local = next((config for config in hosts if config.local), None)
     if local is None or not local.options.docker_compose:
         return Catalog()
-    from hostmanager_server.drivers.compose.reader import CatalogReader  # only a host with containers pays
+    from hostmanager_server.drivers.compose.files.catalog_reader import (
+        CatalogReader,  # only a host with containers pays
+    )
 
     options = local.options
     reader = CatalogReader(

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServices:
     """Makes the driver of compose services."""
     # The SDK takes a tenth of a second to import, which a host without containers need not pay.
-    from hostmanager_server.drivers.compose.calls import Calls
-    from hostmanager_server.drivers.compose.connection import dial
+    from hostmanager_server.drivers.compose.cli.process import Calls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
-    from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
-    from hostmanager_server.drivers.compose.reader import CatalogReader
+    from hostmanager_server.drivers.compose.engine.connection import dial
+    from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
+    from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 
     environ = inherited_environment(os.environ)
     reader = CatalogReader(
@@ -44,6 +44,6 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
 def engine_access() -> EngineAccess:
     """The docker engine, as far as clients may use it."""
     from hostmanager_server.drivers.compose.access import EngineAccess
-    from hostmanager_server.drivers.compose.connection import connect
+    from hostmanager_server.drivers.compose.engine.connection import connect
 
     return EngineAccess(connect)

@@ -10,11 +10,11 @@ from typing import Protocol
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Seen, StartFailed
 from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, Management, Probe
-from hostmanager_server.drivers.compose.calls import Calls, CallSoon
-from hostmanager_server.drivers.compose.connection import Connection
+from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon
 from hostmanager_server.drivers.compose.driver import ComposeDriver
-from hostmanager_server.drivers.compose.engine import EngineListener, EngineWatch
-from hostmanager_server.drivers.compose.reader import CatalogReader
+from hostmanager_server.drivers.compose.engine.connection import Connection
+from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
+from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.contract import Poller
 
 from tests.docker_engine import ComposeProject

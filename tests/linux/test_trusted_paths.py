@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
-from hostmanager_server.drivers.compose.program import ComposeError
-from hostmanager_server.drivers.compose.reader import CatalogReader
+from hostmanager_server.drivers.compose.cli.program import ComposeError
+from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.linux import trusted_paths
 from hostmanager_server.linux.lock_file import HeldError, take_lock_file
 from hostmanager_server.linux.trusted_paths import (

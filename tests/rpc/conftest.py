@@ -28,9 +28,9 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
-from hostmanager_server.drivers.compose.board import Changes
-from hostmanager_server.drivers.compose.output import OutputLine, Source
-from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
+from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine, Source
+from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
+from hostmanager_server.drivers.compose.pull.progress_board import Changes
 from hostmanager_server.drivers.contract import Driver, Poller, Post
 from hostmanager_server.rpc.context import Context, Line
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter

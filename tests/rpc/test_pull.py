@@ -15,7 +15,7 @@ from hostmanager_server.core.manager import Manager, ManagerState
 from hostmanager_server.core.model import new_instance
 from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
-from hostmanager_server.drivers.compose.progress import ImageProgress, LayerProgress, PullState
+from hostmanager_server.drivers.compose.pull.progress import ImageProgress, LayerProgress, PullState
 from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.state.store import Store
 

@@ -13,9 +13,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
-from hostmanager_server.drivers.compose.board import Changes
-from hostmanager_server.drivers.compose.output import OutputLine
-from hostmanager_server.drivers.compose.progress import ImageProgress, PullItem, PullState
+from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine
+from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
+from hostmanager_server.drivers.compose.pull.progress_board import Changes
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
 from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.spec import InstanceSpec, Management
-from hostmanager_server.drivers.compose.output import LogsError, OutputLine, Source
+from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import Context, Line

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hostmanager_server.core.catalog import Catalog, Project
 from hostmanager_server.core.spec import ServiceSpec
-from hostmanager_server.drivers.compose.calls import Call, Calls, CallSoon
-from hostmanager_server.drivers.compose.container import Container
-from hostmanager_server.drivers.compose.files import FileWatch
+from hostmanager_server.drivers.compose.cli.process import Call, Calls, CallSoon
+from hostmanager_server.drivers.compose.cli.program import ComposeProgram
+from hostmanager_server.drivers.compose.engine.container import Container
+from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
+from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.listener import EngineListener
-from hostmanager_server.drivers.compose.program import ComposeProgram
-from hostmanager_server.drivers.compose.reader import CatalogReader
 
 from tests.fakes.driver import FakePoller
 

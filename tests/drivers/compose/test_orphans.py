@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostmanager_server.drivers.compose.connection import Connection
+from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.orphans import Remover
 
 from tests.docker_engine import DEADLINE, DockerEngine, unique_name

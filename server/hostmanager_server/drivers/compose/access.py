@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 from docker.errors import DockerException
 
-from hostmanager_server.drivers.compose.connection import Connection, explain
-from hostmanager_server.drivers.compose.logs import read_logs
+from hostmanager_server.drivers.compose.engine.connection import Connection, explain
+from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine
+from hostmanager_server.drivers.compose.logs.reader import read_logs
 from hostmanager_server.drivers.compose.orphans import Remover
-from hostmanager_server.drivers.compose.output import OutputLine
-from hostmanager_server.drivers.compose.progress import PullItem
-from hostmanager_server.drivers.compose.pull import Ended, Pull
-from hostmanager_server.drivers.compose.puller import Puller
+from hostmanager_server.drivers.compose.pull.progress import PullItem
+from hostmanager_server.drivers.compose.pull.pull import Ended, Pull
+from hostmanager_server.drivers.compose.pull.puller import Puller
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _LOG_THREADS = 16

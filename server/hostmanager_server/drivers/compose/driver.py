@@ -9,16 +9,16 @@ from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
-from hostmanager_server.drivers.compose.batches import Work
-from hostmanager_server.drivers.compose.calls import Calls, CallSoon
-from hostmanager_server.drivers.compose.container import Container
-from hostmanager_server.drivers.compose.dispatch import Dispatcher
-from hostmanager_server.drivers.compose.files import FileWatch
-from hostmanager_server.drivers.compose.program import ComposeError
-from hostmanager_server.drivers.compose.reader import CatalogReader
+from hostmanager_server.drivers.compose.cli.batches import Work
+from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon
+from hostmanager_server.drivers.compose.cli.program import ComposeError
+from hostmanager_server.drivers.compose.cli.queue import Dispatcher
+from hostmanager_server.drivers.compose.engine.container import Container
+from hostmanager_server.drivers.compose.engine.contract import EngineListener, Watch
+from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
+from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.service import Key, Service, differs
 from hostmanager_server.drivers.compose.survey import survey
-from hostmanager_server.drivers.compose.watch import EngineListener, Watch
 from hostmanager_server.drivers.contract import Adopted, Poller, Post, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
 

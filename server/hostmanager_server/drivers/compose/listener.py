@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from hostmanager_server.drivers.compose.container import Container
+from hostmanager_server.drivers.compose.engine.container import Container
 
 UNKNOWN_IMAGE = "unknown"  # OCS's word, for the id of an image that the engine does not have
 

@@ -12,7 +12,7 @@ import requests
 import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
-from hostmanager_server.drivers.compose.connection import CALL_TIMEOUT, Connection, explain
+from hostmanager_server.drivers.compose.engine.connection import CALL_TIMEOUT, Connection, explain
 from hostmanager_server.linux.thread_names import name_this_thread
 
 AT_ONCE = 8  # containers that are removed side by side, for all who ask

@@ -22,7 +22,7 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.service import UNKNOWN_IMAGE, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
-from hostmanager_server.drivers.compose.container import Container
+from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.contract import Post
 
 Key = tuple[str, str]  # project, service

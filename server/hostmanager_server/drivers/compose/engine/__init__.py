@@ -1,0 +1,1 @@
+"""The Docker Engine: connections, events and containers."""

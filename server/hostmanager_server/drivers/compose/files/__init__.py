@@ -1,0 +1,1 @@
+"""Compose files: projects, their inputs and changes."""

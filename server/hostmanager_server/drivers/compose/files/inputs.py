@@ -1,0 +1,150 @@
+"""Which files make up a compose project, as far as can be told without running compose."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hostmanager_server.drivers.compose.files.compose_document import load_document
+
+# $NAME, ${NAME}, ${NAME:-default}, ${NAME-default} and their like; $$ is a dollar sign.
+_VARIABLE = re.compile(
+    r"\$(?:(?P<dollar>\$)|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<how>:?[-+?])(?P<word>[^}]*))?\})"
+)
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What was found: `files`, which may not exist yet, and the services that have an `env_file`."""
+
+    files: set[Path] = field(default_factory=set)
+    with_env_file: set[str] = field(default_factory=set)
+
+
+def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> Inputs:
+    """Every file whose change may change what the project of these compose files is: the files themselves,
+    what they include and extend, env files. Never raises: of what cannot be read nothing is known."""
+    search = _Search(environ, Inputs())
+    folder = Path(files[0]).parent
+    search.project([Path(file) for file in files], folder, None)
+    return search.found
+
+
+def input_files(files: Sequence[str], *, environ: Mapping[str, str]) -> frozenset[Path]:
+    """The files of `find_inputs`."""
+    return frozenset(find_inputs(files, environ=environ).files)
+
+
+class _Search:
+    def __init__(self, environ: Mapping[str, str], found: Inputs) -> None:
+        self._environ = environ
+        self.found = found
+
+    def project(self, files: Sequence[Path], folder: Path, env_files: Iterable[Path] | None) -> None:
+        """Files that are merged, relative paths in which are relative to `folder`."""
+        if env_files is None:
+            named = self._environ.get("COMPOSE_ENV_FILES", "")
+            env_files = [folder / name for name in named.split(",") if name] or [folder / ".env"]
+        variables: dict[str, str] = {}
+        for file in env_files:
+            self.found.files.add(file)
+            variables.update(_read_env(file))
+        variables.update(self._environ)
+        for file in files:
+            self._file(file, folder, variables)
+
+    def _file(self, file: Path, folder: Path, variables: Mapping[str, str]) -> None:
+        if file in self.found.files:
+            return
+        self.found.files.add(file)
+        document = _read_yaml(file)
+        if not isinstance(document, dict):
+            return
+        for include in _listed(document.get("include")):
+            self._include(include, folder, variables)
+        services = document.get("services")
+        for name, service in services.items() if isinstance(services, dict) else ():
+            if isinstance(service, dict):
+                self._service(str(name), service, folder, variables)
+
+    def _include(self, include: object, folder: Path, variables: Mapping[str, str]) -> None:
+        long = include if isinstance(include, dict) else {"path": include}
+        paths = list(_paths(long.get("path"), folder, variables))
+        if not paths:
+            return
+        chosen = next(_paths(long.get("project_directory"), folder, variables), paths[0].parent)
+        env_files = list(_paths(long.get("env_file"), folder, variables)) or None
+        self.project([path for path in paths if path not in self.found.files], chosen, env_files)
+
+    def _service(
+        self, name: str, service: dict[str, Any], folder: Path, variables: Mapping[str, str]
+    ) -> None:
+        for entry in _listed(service.get("env_file")):
+            self.found.with_env_file.add(name)
+            path = entry.get("path") if isinstance(entry, dict) else entry
+            self.found.files.update(_paths(path, folder, variables))
+        extends = service.get("extends")
+        if isinstance(extends, dict):
+            for path in _paths(extends.get("file"), folder, variables):
+                self._file(path, path.parent, variables)
+            extends = extends.get("service")
+        if extends in self.found.with_env_file:
+            self.found.with_env_file.add(name)
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _paths(value: object, folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+    for entry in _listed(value):
+        if isinstance(entry, str) and (text := interpolate(entry, variables)):
+            yield folder / Path(text).expanduser() if text.startswith("~") else folder / text
+
+
+def interpolate(text: str, variables: Mapping[str, str]) -> str:
+    """The text with its variables replaced, as compose does; one that is not set is empty."""
+
+    def value(match: re.Match[str]) -> str:
+        if match["dollar"]:
+            return "$"
+        found = variables.get(match["name"] or match["braced"])
+        how, word = match["how"] or "", match["word"] or ""
+        is_set = bool(found) if how.startswith(":") else found is not None
+        if how.endswith("+"):
+            return word if is_set else ""
+        return found or "" if is_set or not how.endswith("-") else word
+
+    return _VARIABLE.sub(value, text)
+
+
+def _read_yaml(file: Path) -> object:
+    try:
+        return load_document(_read(file))
+    except (OSError, yaml.YAMLError, ValueError):
+        return None
+
+
+def _read_env(file: Path) -> dict[str, str]:
+    try:
+        lines = _read(file).decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    found = (_ENV_LINE.match(line) for line in lines if not line.lstrip().startswith("#"))
+    return {match[1]: match[2].strip("'\"") for match in found if match}
+
+
+def _read(file: Path) -> bytes:
+    """Read a regular file; a pipe in its place must not hold up the daemon. Raises OSError."""
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(f"{file} is no regular file")
+        return stream.read()

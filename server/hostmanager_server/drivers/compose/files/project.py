@@ -1,0 +1,173 @@
+"""Reads compose projects, through `compose config`, which knows what compose files mean."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hostmanager_server.core.catalog import Project
+from hostmanager_server.core.spec import PullPolicy, ServiceSpec
+from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram
+from hostmanager_server.drivers.compose.files.compose_document import load_document
+from hostmanager_server.drivers.compose.files.inputs import find_inputs, interpolate
+
+# What logrus puts before a message that goes to no terminal.
+_LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
+_NOT_UNDERSTOOD = "cannot understand what compose says of"
+_V1_NOT_IN_A_NAME = re.compile(r"[^-_a-z0-9]")
+
+
+def read_project(
+    program: ComposeProgram, files: tuple[str, ...], *, environ: Mapping[str, str], timeout: float = 30.0
+) -> Project:
+    """The project that these compose files make up. `timeout` (s) is for each of at most three calls of
+    compose. Raises ComposeError with what compose has against the files."""
+
+    def config(*args: str, all_profiles: bool) -> str:
+        argv = program.command(files, None, "config", *args, all_profiles=all_profiles)
+        return _run(argv, files, environ, timeout)
+
+    document = _parse(config(all_profiles=True), files)
+    services = document.get("services") or {}
+    if not isinstance(services, dict):
+        raise ComposeError(f"{_NOT_UNDERSTOOD} {files[0]}")
+    name = str(document.get("name") or _name_of_v1(files, environ))
+    active = set(services)
+    if any(isinstance(s, dict) and s.get("profiles") for s in services.values()):
+        active = set(config("--services", all_profiles=False).split())
+    hashes = _hashes(config("--hash", "*", all_profiles=True))
+    unsure = _of_unsure_hash(program, services, files, environ)
+    specs = {
+        str(service): _spec(program, name, files, str(service), each, hashes, unsure)
+        for service, each in services.items()
+        if isinstance(each, dict)
+    }
+    return Project(name, files, specs, frozenset(specs) - active)
+
+
+def _spec(
+    program: ComposeProgram,
+    project: str,
+    files: tuple[str, ...],
+    name: str,
+    service: dict[str, Any],
+    hashes: Mapping[str, str],
+    unsure: frozenset[str],
+) -> ServiceSpec:
+    built = service.get("build") is not None
+    joint = "_" if program.legacy else "-"
+    return ServiceSpec(
+        project=project,
+        files=files,
+        service=name,
+        image=str(service.get("image") or f"{project}{joint}{name}"),
+        replicas=_replicas(service),
+        depends_on=tuple(sorted(map(str, service.get("depends_on") or ()))),
+        config_hash="" if name in unsure else hashes.get(name, ""),
+        # An image that has no name in the file is in no registry: what one has by that name is another.
+        pull_policy=_pull_policy(service.get("pull_policy")) if service.get("image") else PullPolicy.BUILD,
+        built=built,
+        profiles=tuple(map(str, service.get("profiles") or ())),
+        platform=str(service.get("platform") or ""),
+    )
+
+
+def _replicas(service: dict[str, Any]) -> int:
+    deploy = service.get("deploy")
+    given = deploy.get("replicas") if isinstance(deploy, dict) else None
+    if given is None:
+        given = service.get("scale")
+    return int(given) if isinstance(given, int | str) and str(given).isdecimal() else 1
+
+
+def _pull_policy(given: object) -> PullPolicy:
+    match given:
+        case "never":
+            return PullPolicy.NEVER
+        case "missing" | "if_not_present":
+            return PullPolicy.MISSING
+        case "build":
+            return PullPolicy.BUILD
+    return PullPolicy.ALWAYS
+
+
+def _hashes(text: str) -> dict[str, str]:
+    return {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) == 2}
+
+
+def _of_unsure_hash(
+    program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
+) -> frozenset[str]:
+    """Services whose hash may differ from that on their containers although nothing was changed. Seen of
+    compose 2.26: those with an env_file. Of v1: all, as it reckons the image's id in, which a pull changes.
+    Not tried: those that are built."""
+    if program.legacy:
+        return frozenset(map(str, services))
+    built = {str(name) for name, each in services.items() if isinstance(each, dict) and each.get("build")}
+    return frozenset(built | find_inputs(files, environ=environ).with_env_file)
+
+
+def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """The project's name as compose v1, which does not print it, makes it up."""
+    folder = Path(files[0]).absolute().parent
+    name = environ.get("COMPOSE_PROJECT_NAME", "")
+    if not name:
+        try:
+            lines = (folder / ".env").read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        given = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))
+        found = {key.strip(): value.strip().strip("'\"") for key, _, value in given}
+        name = interpolate(found.get("COMPOSE_PROJECT_NAME", ""), environ)
+    return _V1_NOT_IN_A_NAME.sub("", (name or folder.name).lower()) or "default"
+
+
+def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        document = load_document(text)
+    except yaml.YAMLError as error:
+        raise ComposeError(
+            f"compose config of {files[0]} says nothing that can be understood: {error}"
+        ) from error
+    if not isinstance(document, dict):
+        raise ComposeError(f"{_NOT_UNDERSTOOD} {files[0]}")
+    return document
+
+
+def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
+    folder = Path(files[0]).parent
+    for file in files:  # of which v1 says nothing that helps
+        if not Path(file).is_file():
+            raise ComposeError(f"there is no file {file}: correct --docker-compose, or put the file there")
+    try:
+        done = subprocess.run(
+            argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=timeout, check=False, start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ComposeError(f"compose did not read {files[0]} within {timeout:g} s") from error
+    except OSError as error:
+        raise ComposeError(f"cannot run {argv[0]}: {error.strerror}: {error.filename}") from error
+    if done.returncode != 0:
+        raise ComposeError(_complaint(done.stderr) or f"compose ended with code {done.returncode}")
+    return done.stdout
+
+
+def _complaint(text: str) -> str:
+    """What compose has to say, in one line, without its warnings when it says anything else."""
+    warnings, errors = [], []
+    for line in text.splitlines():
+        match = _LOG_PREFIX.match(line.strip())
+        if match is None:
+            errors.append(line.strip())
+        elif match[1] == "warning":
+            warnings.append(match[2].replace('\\"', '"'))
+        else:
+            errors.append(match[2].replace('\\"', '"'))
+    said = [line for line in errors if line] or warnings
+    return " ".join(said)

@@ -1,0 +1,68 @@
+"""Hands lines from threads to an event loop, as many at a time as have come."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine
+
+CAPACITY = 256 * 1024  # characters; a batch that does not fit waits, unless there is nothing else
+
+Batch = list[OutputLine]
+
+
+class Mailbox:
+    """Made on the event loop. `take` belongs to that, the rest to any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._filled = asyncio.Event()
+        self._room = threading.Condition()  # guards what follows
+        self._lines: Batch = []
+        self._size = 0
+        self._error: LogsError | None = None
+        self._closed = False
+
+    def put(self, batch: Batch) -> None:
+        """Blocks until there is room. When nobody takes any more, nothing happens."""
+        size = sum(len(line.text) + 1 for line in batch)
+        with self._room:
+            self._room.wait_for(lambda: self._closed or not self._lines or self._size + size <= CAPACITY)
+            if self._closed:
+                return
+            first = not self._lines
+            self._lines += batch
+            self._size += size
+        if first:
+            self._tell()
+
+    def fail(self, error: LogsError) -> None:
+        """There is no more to come. Returns at once."""
+        with self._room:
+            self._error = error
+        self._tell()
+
+    async def take(self) -> Batch:
+        """What has come, once there is something. Raises the error when there is nothing left before it."""
+        await self._filled.wait()
+        with self._room:
+            lines, self._lines, self._size = self._lines, [], 0
+            if self._error is None:
+                self._filled.clear()
+            self._room.notify_all()
+        if not lines and self._error is not None:
+            raise self._error
+        return lines
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+
+    def _tell(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._filled.set)
+        except RuntimeError:  # the loop is closed: nobody reads any more
+            self.close()

@@ -1,0 +1,251 @@
+"""Reads the output of compose services, as one container follows another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from http import HTTPStatus
+
+import requests
+import urllib3
+from docker.errors import APIError, DockerException
+
+from hostmanager_server.drivers.compose.engine.connection import Connection, explain
+from hostmanager_server.drivers.compose.logs.cursor import Fresh, Place
+from hostmanager_server.drivers.compose.logs.demultiplexer import Demultiplexer, LinesOf, LogsError
+from hostmanager_server.drivers.compose.logs.line_buffer import Batch, Mailbox
+from hostmanager_server.linux.thread_names import name_this_thread
+
+_THREAD = "hm-logs"
+_BATCH = 500  # lines
+_BATCH_SIZE = 64 * 1024  # characters
+_CALL_WITHIN = 10.0  # s for the engine to begin an answer
+_AGAIN = 0.2  # s before a container that still runs is asked again, and between looks at threads that end
+_BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
+_FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+Connect = Callable[[], Connection]
+
+
+async def read_logs(
+    connect: Connect,
+    containers: AsyncIterator[Sequence[str]],
+    lines: int,
+    follow: bool,
+    threads: Executor | None = None,
+) -> AsyncGenerator[Batch, None]:
+    """The last `lines` lines of a service's containers, then with `follow` what they write, and what those
+    write that come after them, in batches.
+
+    `containers` gives the ids of the service's containers now, and again whenever anything became of them.
+    The lines of several replicas come as they are read, those of each in its order. A slow consumer holds the
+    reading up. What there is already is read on one of the `threads` (None: the event loop's own), a batch
+    at a time. Raises LogsError. To be closed (`aclose`) when it is left before its end.
+    """
+    ids = await anext(containers, ())
+    places: dict[str, Place] = {}
+    for index, container in enumerate(ids):
+        share = (lines + len(ids) - 1 - index) // len(ids)  # together they have what was asked for
+        place = places[container] = Place(tail=max(1, share))  # one tells where to go on from
+        async for batch in _so_far(connect, container, place, threads, whole=not follow):
+            if share:
+                yield batch
+        place.tail = None
+        if not share:
+            place.lines = LinesOf()
+    if not follow:
+        return
+    followers = _Followers(connect, places)
+    change = asyncio.ensure_future(_next(containers))
+    news = asyncio.ensure_future(followers.lines.take())
+    try:
+        followers.look(ids)
+        while True:
+            await asyncio.wait({change, news}, return_when=asyncio.FIRST_COMPLETED)
+            if news.done():
+                yield news.result()
+                news = asyncio.ensure_future(followers.lines.take())
+            if change.done():
+                current = change.result()
+                if current is None:
+                    return
+                followers.look(current)
+                change = asyncio.ensure_future(_next(containers))
+    finally:
+        change.cancel()
+        news.cancel()
+        await followers.close()
+
+
+async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | None:
+    return await anext(containers, None)
+
+
+async def _so_far(
+    connect: Connect, container: str, place: Place, threads: Executor | None, *, whole: bool
+) -> AsyncIterator[Batch]:
+    """What the container has written up to now."""
+    loop = asyncio.get_running_loop()
+    request = _Request(connect, container, place, follow=False, whole=whole)
+    try:
+        while (batch := await loop.run_in_executor(threads, request.next_batch)) is not None:
+            if batch:
+                yield batch
+    finally:
+        request.close()
+
+
+class _Request:
+    """One request for one container's output. `next_batch` blocks; `close` may be called on any thread.
+
+    `whole`: when the engine has no more, a line that has not ended is one, too; so it is when nothing runs.
+    """
+
+    def __init__(self, connect: Connect, container: str, place: Place, *, follow: bool, whole: bool) -> None:
+        self._connect = connect
+        self._container = container
+        self._place = place
+        self._follow = follow
+        self._whole = whole
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._closed = False
+        self._batches = self._read()
+
+    def next_batch(self) -> Batch | None:
+        """The next lines; None when there are no more. Raises LogsError."""
+        try:
+            return next(self._batches, None)
+        except _FAILURES as error:
+            if self._closed or (isinstance(error, APIError) and error.status_code in _BEING_REMOVED):
+                return None
+            what = f"cannot read the output of container {self._container[:12]}"
+            lasting = isinstance(error, APIError) and error.status_code != HTTPStatus.INTERNAL_SERVER_ERROR
+            raise LogsError(f"{what}: {explain(error)}", lasting) from error
+
+    def close(self) -> None:
+        """End the request, whatever is being waited for."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.abort()
+
+    def _read(self) -> Iterator[Batch]:
+        connection = self._connect()
+        try:
+            with self._lock:
+                self._connection = connection
+                if self._closed:
+                    return
+            place = self._place
+            fresh = Fresh(place)
+            found = connection.inspect(self._container, _CALL_WITHIN)
+            stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
+            whole = self._whole or not found["State"]["Running"]
+            batch: Batch = []
+            size = 0
+            for chunk in connection.output(
+                self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
+            ):
+                for message in stream.feed(chunk):
+                    if fresh(message):
+                        batch += (taken := place.take(message))
+                        size += sum(len(line.text) for line in taken)
+                    if len(batch) >= _BATCH or size >= _BATCH_SIZE:
+                        yield batch
+                        batch, size = [], 0
+                if batch and self._follow:
+                    yield batch
+                    batch, size = [], 0
+            if whole:
+                batch += place.lines.flush()
+            yield batch
+        finally:
+            connection.close()
+
+
+class _Followers:
+    """A thread for each container that is followed, all into one mailbox. Belongs to the event loop."""
+
+    def __init__(self, connect: Connect, places: dict[str, Place]) -> None:
+        self._connect = connect
+        self._places = places
+        self.lines = Mailbox()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._requests: dict[str, _Request] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._followed: set[str] = set()  # by a thread that has not decided to end
+        self._looks: dict[str, int] = {}  # how many, which may be because it runs again
+
+    def look(self, containers: Sequence[str]) -> None:
+        """Follow each of these that is not followed: a new one, or one that has ended and may run again."""
+        self._forget_all_but(containers)
+        for container in containers:
+            with self._lock:
+                self._looks[container] = self._looks.get(container, 0) + 1
+                if container in self._followed:
+                    continue
+                self._followed.add(container)
+            place = self._places.setdefault(container, Place())
+            thread = threading.Thread(target=self._follow, args=(container, place), name=_THREAD, daemon=True)
+            self._threads[container] = thread
+            thread.start()
+
+    def _forget_all_but(self, containers: Sequence[str]) -> None:
+        """Those that are gone do not come back."""
+        with self._lock:
+            for container in set(self._looks) - set(containers) - self._followed:
+                for known in (self._looks, self._requests, self._threads, self._places):
+                    known.pop(container, None)
+
+    async def close(self) -> None:
+        """End every thread."""
+        self._closing.set()
+        self.lines.close()
+        with self._lock:
+            requests_ = list(self._requests.values())
+        for request in requests_:
+            request.close()
+        while any(thread.is_alive() for thread in self._threads.values()):  # noqa: ASYNC110  # none tells
+            await asyncio.sleep(_AGAIN / 20)
+
+    # --- on a container's thread
+
+    def _follow(self, container: str, place: Place) -> None:
+        name_this_thread(_THREAD)
+        try:
+            while not self._closing.is_set():
+                with self._lock:
+                    looks = self._looks[container]
+                self._follow_once(container, place)
+                if not self._closing.wait(_AGAIN) and self._runs(container):
+                    continue
+                with self._lock:
+                    if self._looks[container] == looks:
+                        self._followed.discard(container)
+                        return  # should it be started again, somebody will `look`
+        except LogsError as error:
+            self.lines.fail(error)
+
+    def _follow_once(self, container: str, place: Place) -> None:
+        request = _Request(self._connect, container, place, follow=True, whole=True)
+        with self._lock:
+            self._requests[container] = request
+        if self._closing.is_set():
+            return
+        while (batch := request.next_batch()) is not None:
+            if batch:
+                self.lines.put(batch)
+
+    def _runs(self, container: str) -> bool:
+        try:
+            connection = self._connect()
+            try:
+                return bool(connection.inspect(container, _CALL_WITHIN)["State"]["Running"])
+            finally:
+                connection.close()
+        except _FAILURES:
+            return False

@@ -1,0 +1,1 @@
+"""Pulls of images."""

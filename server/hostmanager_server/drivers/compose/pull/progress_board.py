@@ -1,0 +1,88 @@
+"""Holds how the images of a pull stand, for any number of watchers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullState
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The images that changed after a version, up to `version`. `over`: there is no more to come."""
+
+    version: int
+    images: tuple[ImageProgress, ...]
+    over: bool
+
+
+class Board:
+    """A watcher keeps a version and asks what came after it, so none can make this grow, however slow it is.
+
+    Every method may be called on any thread.
+    """
+
+    def __init__(self, images: Iterable[ImageProgress]) -> None:
+        self._lock = threading.Lock()
+        self._version = 0
+        self._images = {image.image: image for image in images}
+        self._versions = dict.fromkeys(self._images, 0)
+        self._listeners: set[Callable[[], None]] = set()
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Nothing changes any more."""
+        return self._over
+
+    def changes(self, since: int) -> Changes:
+        """What changed after version `since`; -1 for all there is."""
+        with self._lock:
+            images = tuple(image for name, image in self._images.items() if self._versions[name] > since)
+            return Changes(self._version, images, self._over)
+
+    def counts(self) -> Mapping[PullState, int]:
+        """How many images are in which state."""
+        with self._lock:
+            found = dict.fromkeys(PullState, 0)
+            for image in self._images.values():
+                found[image.state] += 1
+            return found
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, on any thread, when something has changed. It must return at once."""
+        with self._lock:
+            self._listeners.add(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        with self._lock:
+            self._listeners.discard(listener)
+
+    def image(self, name: str) -> ImageProgress:
+        with self._lock:
+            return self._images[name]
+
+    def put(self, image: ImageProgress) -> bool:
+        """Show this; not when that image is done with already. Whether it is shown."""
+        with self._lock:
+            if self._images[image.image].state.over:
+                return False
+            self._version += 1
+            self._images[image.image] = image
+            self._versions[image.image] = self._version
+        self._tell()
+        return True
+
+    def finish(self) -> None:
+        """There is no more to come."""
+        with self._lock:
+            self._over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
