@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from hostmanager_server.core.history import History
-from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.spec import HostSpec, Target
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
 from hostmanager_server.service_manager import ServiceManager

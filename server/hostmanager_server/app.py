@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hostmanager_server.config.options import PersistTargets
 from hostmanager_server.core.actions import Kind, Note
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.drivers.contract import Driver, Poller, Post

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
 
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.spec import Target
 from hostmanager_server.linux import sd_notify

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostmanager_server.core.actions import Launch
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import State
-from hostmanager_server.core.restart import stability
+from hostmanager_server.core.stability import stability
 from hypothesis import given
 from hypothesis import strategies as st
 

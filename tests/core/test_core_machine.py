@@ -12,7 +12,6 @@ from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, R
 from hostmanager_server.core.lifecycle import TRANSITIONS, next_deadline
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.restart import stability
 from hostmanager_server.core.spec import (
     Backoff,
     InstanceSpec,
@@ -22,6 +21,7 @@ from hostmanager_server.core.spec import (
     StopPolicy,
     Target,
 )
+from hostmanager_server.core.stability import stability
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

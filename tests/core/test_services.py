@@ -7,6 +7,7 @@ from dataclasses import replace
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Stop
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project, with_services
+from hostmanager_server.core.compose import ServiceRecord
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -23,7 +24,6 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.lifecycle import next_deadline
 from hostmanager_server.core.model import State, new_instance
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import (
     Backoff,
     HostSpec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.restart import MEMORY, WINDOW, remember, stability
+from hostmanager_server.core.stability import MEMORY, WINDOW, remember, stability
 from hypothesis import given
 from hypothesis import strategies as st
 

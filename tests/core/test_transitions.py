@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core import lifecycle
 from hostmanager_server.core.actions import Action
+from hostmanager_server.core.compose import ServiceRecord
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import TRANSITIONS
 from hostmanager_server.core.model import Instance, Phase, Run, State
-from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
 
 from tests.core.instances import with_fields

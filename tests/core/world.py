@@ -22,8 +22,8 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.lifecycle import decide, next_deadline
 from hostmanager_server.core.model import Instance, State
-from hostmanager_server.core.restart import stability
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
+from hostmanager_server.core.stability import stability
 
 from tests.core.instances import with_fields
 

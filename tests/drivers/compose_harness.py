@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Seen, StartFailed
-from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, Management, Probe
 from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon
 from hostmanager_server.drivers.compose.driver import ComposeDriver

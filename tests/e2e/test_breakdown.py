@@ -21,7 +21,7 @@ def broken(statement: str) -> list[str]:
 import sys
 def bug(*_): raise KeyError("a bug")
 from hostmanager_server.drivers.process.driver import ProcessDriver
-from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.reconciler import Engine
 {statement}
 from hostmanager_client.cli import main
 sys.argv[0] = "hostmanager"

@@ -25,7 +25,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine, Source

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_server.core.service import Orphan
+from hostmanager_server.core.compose import Orphan
 from hostmanager_server.rpc import orphans as rpc_orphans
 
 from tests.rpc.conftest import House, house, messages, refused, run

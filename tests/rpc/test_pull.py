@@ -11,9 +11,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.catalog import UNCLAIMED
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.compose import ServiceRecord
+from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.model import new_instance
-from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, LayerProgress, PullState
 from hostmanager_server.rpc.pull import images_to_pull

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.rpc.service import SERVICE
 from hostmanager_server.rpc.status import StatusRpcs

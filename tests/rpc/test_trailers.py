@@ -13,7 +13,7 @@ from hostmanager_client.aio import AsyncHostManagerClient
 from hostmanager_client.cli.failure import exit_code
 from hostmanager_client.errors import HostManagerError, NotFound, PreconditionFailed
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.rpc.errors import RpcError, Violation, from_request_error, unknown_instances
 from hostmanager_server.rpc.trailers import MOST_BYTES, MOST_LISTED, OMITTED, shorten, trailers

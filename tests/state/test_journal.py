@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema

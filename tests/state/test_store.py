@@ -7,7 +7,7 @@ import threading
 import pytest
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import Manager, ManagerState
+from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.model import Instance, new_instance
 from hostmanager_server.core.spec import InstanceSpec
 from hostmanager_server.state.store import Changes, Snapshot, Store

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import pytest
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.core.manager import Manager as ManagerView
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import Manager as ManagerView
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Instance
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.memory import Left
-from hostmanager_server.supervisor.requests import Accepted
+from hostmanager_server.supervisor.persistence import Left
+from hostmanager_server.supervisor.reconciler import Engine
 
 from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig

@@ -10,7 +10,7 @@ from hostmanager_server.core.model import Exit, Phase, State, StopStage
 from hostmanager_server.core.spec import Management, ProcessSpec, Target
 from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.supervisor.adoption import taken_back
-from hostmanager_server.supervisor.memory import Left
+from hostmanager_server.supervisor.persistence import Left
 
 from tests.supervisor.conftest import spec
 

@@ -6,11 +6,11 @@ import signal
 from concurrent.futures import Future
 
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
-from hostmanager_server.supervisor.requests import Accepted, RequestError
+from hostmanager_server.supervisor.errors import Accepted, RequestError
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule

@@ -19,7 +19,7 @@ from hostmanager_server.config.reader import MAX_PROBLEMS, Entry, Reader, is_nul
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.config.settings import KEYS, Settings, read_path, read_settings
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.linux.trusted_paths import Trust
 

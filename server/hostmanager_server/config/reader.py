@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hostmanager_server.config.document import Kind, ListNode, MapNode, Node, Scalar
 from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 
 # Each problem becomes an event and a line of the status: a file that is wrong throughout must not flood them.
 MAX_PROBLEMS = 200

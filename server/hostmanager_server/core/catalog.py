@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ServiceSpec, Target
 
 # OCS's class of a compose service that the site config does not know.

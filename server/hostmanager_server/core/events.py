@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hostmanager_server.core.service import ServiceRecord
+from hostmanager_server.core.compose import ServiceRecord
 from hostmanager_server.core.spec import ProcessSpec
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from hostmanager_server.core import restart
+from hostmanager_server.core import stability
 from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity, Stop
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, signal_name
@@ -101,7 +101,7 @@ def next_deadline(instance: Instance) -> Instant | None:
     deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
     deadlines = [deadline] if deadline is not None and not instance.observed.out_of_sight else []
     if fail_times:  # stability changes when the oldest failure leaves the window
-        deadlines.append(fail_times[0].plus(restart.WINDOW))
+        deadlines.append(fail_times[0].plus(stability.WINDOW))
     return min(deadlines, default=None)
 
 
@@ -478,7 +478,7 @@ def _start_failed(reason: str, why: str, instance: Instance, now: Instant) -> No
 def _after_moves(instance: Instance, now: Instant) -> Instance:
     """Forget old failures, and note that requests have been carried out."""
     wanted, standing = instance.wanted, instance.standing
-    fail_times = restart.remember(standing.fail_times, now)
+    fail_times = stability.remember(standing.fail_times, now)
     if fail_times != standing.fail_times:
         standing = replace(standing, fail_times=fail_times)
     if instance.settled and standing.observed_generation != wanted.generation:

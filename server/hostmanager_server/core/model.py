@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from hostmanager_server.core.compose import ServiceRecord
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
-from hostmanager_server.core.service import ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target, Workload
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostmanager_server.core.catalog import Catalog
+from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Instant, RunKey
-from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
 
 Post = Callable[[DriverEvent], None]

@@ -10,14 +10,14 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Severity
 from hostmanager_server.core.catalog import UNCLAIMED
+from hostmanager_server.core.compose import Orphan, ServiceRecord
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import signal_name
-from hostmanager_server.core.manager import Manager, ManagerState, ParseStatus, Problem
+from hostmanager_server.core.manager_status import Manager, ManagerState, ParseStatus, Problem
 from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange, no_instance
-from hostmanager_server.core.restart import stability
-from hostmanager_server.core.service import Orphan, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.stability import stability
 from hostmanager_server.rpc.errors import RpcError, Violation, invalid, invalid_entries
 from hostmanager_server.state.store import Event, Tracked
 

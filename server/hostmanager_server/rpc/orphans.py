@@ -11,7 +11,7 @@ from contextlib import suppress
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note, Severity, listed
-from hostmanager_server.core.service import Orphan
+from hostmanager_server.core.compose import Orphan
 from hostmanager_server.rpc.caller import Caller, check_ids
 from hostmanager_server.rpc.context import Context, Engine, duration
 from hostmanager_server.rpc.errors import (

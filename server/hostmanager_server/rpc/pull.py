@@ -10,7 +10,7 @@ from contextlib import suppress
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note, Severity, listed
-from hostmanager_server.core.service import UNKNOWN_IMAGE
+from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc import convert

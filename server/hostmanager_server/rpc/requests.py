@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.actions import Kind, Note
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import MAX_ID, check_count, check_id, check_ids, check_token

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hostmanager_server.core.history import History
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux.thread_names import name_this_thread

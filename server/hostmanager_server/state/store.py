@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from hostmanager_server.core.actions import Note
-from hostmanager_server.core.manager import Manager
+from hostmanager_server.core.manager_status import Manager
 from hostmanager_server.core.model import Instance
 
 # Removals and events remembered. An event is some 300 bytes, a removal some 100.

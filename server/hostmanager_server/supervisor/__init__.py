@@ -1,8 +1,6 @@
 """The supervisor: the one thread that owns the state."""
 
-from hostmanager_server.supervisor.loop import now
-from hostmanager_server.supervisor.memory import Left
-from hostmanager_server.supervisor.requests import (
+from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
     ConfigError,
@@ -15,8 +13,10 @@ from hostmanager_server.supervisor.requests import (
     UpgradeError,
     WrongStateError,
 )
+from hostmanager_server.supervisor.loop import now
+from hostmanager_server.supervisor.persistence import Left
 from hostmanager_server.supervisor.site import Config
-from hostmanager_server.supervisor.thread import CallSoon, MakeServices, Supervisor
+from hostmanager_server.supervisor.supervisor import CallSoon, MakeServices, Supervisor
 
 __all__ = [
     "Accepted",

@@ -22,7 +22,7 @@ from hostmanager_server.core.model import (
 )
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 from hostmanager_server.drivers.contract import Adopted
-from hostmanager_server.supervisor.memory import Left
+from hostmanager_server.supervisor.persistence import Left
 
 
 def taken_back(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.catalog import Catalog
+from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import SCF, ParseStatus, Problem
-from hostmanager_server.core.service import Survey
+from hostmanager_server.core.manager_status import SCF, ParseStatus, Problem
 
 
 def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[Note]:

@@ -14,19 +14,16 @@ from typing import NoReturn
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Kind, Note, Severity, listed
 from hostmanager_server.core.catalog import Catalog, with_services
+from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import SCF, ManagerState, ParseStatus
-from hostmanager_server.core.manager import Manager as ManagerView
+from hostmanager_server.core.manager_status import SCF, ManagerState, ParseStatus
+from hostmanager_server.core.manager_status import Manager as ManagerView
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, Management, Target
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import compose
 from hostmanager_server.supervisor.adoption import taken_back
-from hostmanager_server.supervisor.engine import Engine
-from hostmanager_server.supervisor.inheritance import ended_unseen, journal_news, restored, spared
-from hostmanager_server.supervisor.memory import Journal, Left, Memory
-from hostmanager_server.supervisor.requests import (
+from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
     ConfigError,
@@ -34,6 +31,9 @@ from hostmanager_server.supervisor.requests import (
     WrongStateError,
     answer,
 )
+from hostmanager_server.supervisor.inheritance import ended_unseen, journal_news, restored, spared
+from hostmanager_server.supervisor.persistence import Journal, Left, Memory
+from hostmanager_server.supervisor.reconciler import Engine
 from hostmanager_server.supervisor.site import Config, config_news
 
 

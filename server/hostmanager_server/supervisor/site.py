@@ -7,7 +7,7 @@ from typing import Protocol
 
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Severity
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust
 from hostmanager_server.main import default_state_dir, serve_command
 from hostmanager_server.rpc.server import AddressError, parse_listen

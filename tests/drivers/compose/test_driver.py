@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.catalog import UNCLAIMED
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -20,7 +21,6 @@ from hostmanager_server.core.events import (
     StartFailed,
     StopFailed,
 )
-from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 

@@ -6,18 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hostmanager_server.core.catalog import UNCLAIMED
-from hostmanager_server.core.manager import Manager as ManagerView
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.compose import Survey
+from hostmanager_server.core.manager_status import Manager as ManagerView
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import State
 from hostmanager_server.core.plan import ALL, TargetChange
-from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.errors import RequestError
 from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.memory import Left
-from hostmanager_server.supervisor.requests import RequestError
+from hostmanager_server.supervisor.persistence import Left
+from hostmanager_server.supervisor.reconciler import Engine
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

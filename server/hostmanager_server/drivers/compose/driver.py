@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
-from hostmanager_server.core.service import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import Work
 from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceRecord
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -20,7 +21,6 @@ from hostmanager_server.core.events import (
     StartFailed,
     StopFailed,
 )
-from hostmanager_server.core.service import UNKNOWN_IMAGE, ServiceRecord
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.contract import Post

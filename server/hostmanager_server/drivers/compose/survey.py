@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from hostmanager_server.core.catalog import Project
-from hostmanager_server.core.service import UNKNOWN_IMAGE, Orphan, Survey
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, Orphan, Survey
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.service import Service
 

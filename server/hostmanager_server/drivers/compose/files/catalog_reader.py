@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.catalog import Catalog, Project
-from hostmanager_server.core.manager import Problem
+from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram, find_program
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.files.inputs import input_files

@@ -13,7 +13,7 @@ import requests
 import urllib3
 from docker.errors import DockerException, ImageNotFound, StreamParseError
 
-from hostmanager_server.core.service import UNKNOWN_IMAGE
+from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.engine.connection import Connection, explain
 from hostmanager_server.drivers.compose.engine.credentials import CredentialsError, credentials_for

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.requests import Accepted
 from hostmanager_server.supervisor.site import Config
 
 _REST = 3.0  # times as long as a reading took

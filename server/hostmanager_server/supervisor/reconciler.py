@@ -17,7 +17,7 @@ from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFa
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.history import history_differs, history_of
 from hostmanager_server.core.lifecycle import decide, next_deadline
-from hostmanager_server.core.manager import Manager
+from hostmanager_server.core.manager_status import Manager
 from hostmanager_server.core.model import Instance
 from hostmanager_server.drivers.contract import Driver
 from hostmanager_server.state.store import Store

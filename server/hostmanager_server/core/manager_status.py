@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.compose import Orphan
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.service import Orphan
 from hostmanager_server.core.spec import Management
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import pytest
 from hostmanager_server.core.actions import Kind, Note, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager import Manager, ManagerState, Problem
+from hostmanager_server.core.manager_status import Manager, ManagerState, Problem
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Target
 from hostmanager_server.drivers.contract import Driver, Poller, Post

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hostmanager_server.core.history import History, adds_nothing, history_of
-from hostmanager_server.core.manager import ManagerState
+from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.plan import Instances, TargetChange
 from hostmanager_server.core.spec import Target
 

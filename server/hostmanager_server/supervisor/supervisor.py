@@ -11,19 +11,19 @@ from typing import TypeVar
 
 from hostmanager_server.core.actions import Note
 from hostmanager_server.core.catalog import Catalog
+from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.service import Survey
 from hostmanager_server.core.spec import Management
 from hostmanager_server.drivers.contract import Driver, Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.router import ByWorkload
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor.engine import Engine
+from hostmanager_server.supervisor.config_readings import Reading, Readings, update_from
+from hostmanager_server.supervisor.errors import Accepted, answer
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.memory import Journal, Left
-from hostmanager_server.supervisor.readings import Reading, Readings, update_from
-from hostmanager_server.supervisor.requests import Accepted, answer
+from hostmanager_server.supervisor.persistence import Journal, Left
+from hostmanager_server.supervisor.reconciler import Engine
 from hostmanager_server.supervisor.site import Config
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from hostmanager_server.core.manager import ManagerState, Problem
+from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.plan import BadEntry
 
 T = TypeVar("T")
