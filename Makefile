@@ -34,7 +34,7 @@ PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup 
 # What test-lowest runs: the parts that call the dependencies, and no end-to-end test, in a minute or two.
 CORE_TESTS := tests/core tests/config tests/supervisor tests/rpc tests/client \
     tests/drivers/process/test_process.py tests/drivers/test_contract.py tests/drivers/compose/files/test_compose_document.py \
-    tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/test_main.py tests/test_check.py
+    tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/commands/test_serve.py tests/commands/test_config_check.py
 
 .PHONY: help
 help: ## list the targets

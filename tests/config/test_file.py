@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hostmanager_server.config import file as config_file
+from hostmanager_server.config.instance_keys import BACKOFF_KEYS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.config.instances import INSTANCE_KEYS
 from hostmanager_server.config.load import (
     HOST_KEYS,
@@ -22,7 +23,6 @@ from hostmanager_server.config.load import (
 )
 from hostmanager_server.config.reader import MAX_PROBLEMS
 from hostmanager_server.config.ready import READY_KEYS
-from hostmanager_server.config.settings import BACKOFF_KEYS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.linux.trusted_paths import Trust
 from hypothesis import HealthCheck, given, settings

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hostmanager_server.config.instance_keys import BACKOFF_KEYS, KEYS, LIMITS, LOG_KEYS, RESTART_KEYS
 from hostmanager_server.config.instances import OCS_KEYS
 from hostmanager_server.config.load import CROSSBAR_KEYS, HOST_KEYS, HUB_KEYS, TOP_KEYS, LoadedConfig
 from hostmanager_server.config.manage import MANAGE
-from hostmanager_server.config.options import QUIET, TAKES_VALUE
+from hostmanager_server.config.manager_options import QUIET, TAKES_VALUE
 from hostmanager_server.config.ready import READY_KEYS
-from hostmanager_server.config.settings import BACKOFF_KEYS, KEYS, LIMITS, LOG_KEYS, RESTART_KEYS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "site-config.md").read_text(encoding="utf-8")
 

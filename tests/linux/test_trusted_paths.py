@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
+from hostmanager_server.commands.serve import private_folder
+from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.linux import trusted_paths
@@ -25,10 +28,7 @@ from hostmanager_server.linux.trusted_paths import (
     open_own_file,
     weaknesses,
 )
-from hostmanager_server.main import private_folder
 from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
-from hostmanager_server.settings import Settings
-from hostmanager_server.site_file import SiteFile
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir, StateDirError
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hostmanager_server import app
+from hostmanager_server.commands.serve import serve_command
 from hostmanager_server.core.events import ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.daemon import app
 from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.gate import Gate
@@ -35,7 +36,6 @@ from hostmanager_server.drivers.process.records.record_directory import Draft
 from hostmanager_server.drivers.process.records.record_files import RecordFile, find_record_files
 from hostmanager_server.drivers.process.tree_tracker import Forest
 from hostmanager_server.linux.pidfds import Identity
-from hostmanager_server.main import serve_command
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.watch import WatchRpcs

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from hostmanager_client.cli.app import cli
-from hostmanager_server.systemd.install import systemd_command
+from hostmanager_server.commands.systemd.install import systemd_command
 
 from tests.systemd.test_unit import split
 

@@ -209,7 +209,7 @@ def test_agents_of_root_s_unit_keep_the_rights_that_a_lab_needs(
 
 
 def test_words_arrive_as_they_were_written(systemd: PrivateSystemd, tmp_path: Path) -> None:
-    from hostmanager_server.systemd.unit import argument, quoted
+    from hostmanager_server.commands.systemd.unit import argument, quoted
 
     seen = tmp_path / "seen"
     code = f"import json, os, sys; json.dump([sys.argv[1:], os.environ['X']], open({str(seen)!r}, 'w'))"

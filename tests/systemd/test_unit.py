@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from hostmanager_server.systemd.unit import Unit, UnitError, argument, quoted
+from hostmanager_server.commands.systemd.unit import Unit, UnitError, argument, quoted
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Collection, Mapping, Sequence
 
+from hostmanager_server.config.instance_keys import Dependency
 from hostmanager_server.config.reader import Reader, shown, suggest
-from hostmanager_server.config.settings import Dependency
 
 
 def check_dependencies(

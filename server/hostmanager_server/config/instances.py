@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from hostmanager_server.config.dependencies import check_dependencies
 from hostmanager_server.config.document import MapNode, Node, Scalar
-from hostmanager_server.config.environment import EnvFiles, user_number
+from hostmanager_server.config.environment_keys import EnvFiles, user_number
+from hostmanager_server.config.instance_keys import KEYS, Settings, merge, read_settings
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
-from hostmanager_server.config.options import ManagerOptions, read_options
+from hostmanager_server.config.manager_options import ManagerOptions, read_options
 from hostmanager_server.config.reader import Entry, Reader, shown
-from hostmanager_server.config.settings import KEYS, Settings, merge, read_settings
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,

@@ -9,15 +9,15 @@ from itertools import islice
 from pathlib import Path
 
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
-from hostmanager_server.config.environment import read_env_inherit
+from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
+from hostmanager_server.config.instance_keys import KEYS, Settings, read_path, read_settings
 from hostmanager_server.config.instances import Context, read_instances
 from hostmanager_server.config.launchers import Launchers
-from hostmanager_server.config.options import ManagerOptions
+from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.quantities import parse_whole
 from hostmanager_server.config.reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
-from hostmanager_server.config.settings import KEYS, Settings, read_path, read_settings
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from hostmanager_server.config.command import read_command
+from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import MapNode, Node
 from hostmanager_server.config.quantities import parse_whole
 from hostmanager_server.config.reader import Entry, Reader, describe, shown

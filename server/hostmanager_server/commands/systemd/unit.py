@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hostmanager_server.commands.systemd import hardening
 from hostmanager_server.drivers.process.records import descriptor_store
-from hostmanager_server.systemd import hardening
 
 MARK = "# Written by `hostmanager systemd install`."
 

@@ -6,15 +6,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hostmanager_server.app import App
-from hostmanager_server.settings import Settings
+from hostmanager_server.daemon.app import App
+from hostmanager_server.daemon.settings import Settings
 from hostmanager_server.supervisor import ReplacingError
 
 
 def test_a_daemon_that_gives_way_to_another_cannot_be_asked_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hostmanager_server.app.preflight", lambda *_: "9.9")
+    monkeypatch.setattr("hostmanager_server.daemon.app.preflight", lambda *_: "9.9")
 
     async def play() -> None:
         app = App(Settings(tmp_path / "site.yaml", tmp_path / "state", ()))

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 
-from hostmanager_server.daemon_log import DaemonLog
+from hostmanager_server.daemon.log import DaemonLog
 
 
 def record(text: str) -> logging.LogRecord:

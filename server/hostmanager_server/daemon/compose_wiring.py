@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostmanager_server.daemon.settings import ComposeSettings
 from hostmanager_server.drivers.contract import Poller, Post, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.settings import ComposeSettings
 from hostmanager_server.supervisor import CallSoon, MakeServices
 
 if TYPE_CHECKING:

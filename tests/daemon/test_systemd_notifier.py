@@ -15,7 +15,7 @@ import pytest
 from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
-from hostmanager_server.service_manager import ServiceManager
+from hostmanager_server.daemon.systemd_notifier import ServiceManager
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.loop import Loop
 

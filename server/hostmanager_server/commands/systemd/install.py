@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
+from hostmanager_server.commands.serve import default_socket
+from hostmanager_server.commands.systemd import unit_file
+from hostmanager_server.commands.systemd.request import BadSiteError, Planned, Request, plan
+from hostmanager_server.commands.systemd.unit import UnitError
 from hostmanager_server.core.printable import printable
-from hostmanager_server.main import default_socket
-from hostmanager_server.systemd import unit_file
-from hostmanager_server.systemd.request import BadSiteError, Planned, Request, plan
-from hostmanager_server.systemd.unit import UnitError
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 

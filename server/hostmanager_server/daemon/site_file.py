@@ -8,7 +8,7 @@ from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
-from hostmanager_server.settings import Settings
+from hostmanager_server.daemon.settings import Settings
 from hostmanager_server.supervisor import Config
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig
-from hostmanager_server.config.options import ManagerOptions, PersistTargets
+from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets
 from hostmanager_server.core.spec import Target
 
 Instances = Callable[..., LoadedConfig]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hostmanager_server.config.command import read_command
+from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, Node, Scalar
-from hostmanager_server.config.environment import EnvFilePath, read_env_files, read_env_inherit
+from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
 from hostmanager_server.config.quantities import parse_size, parse_whole
 from hostmanager_server.config.reader import Entry, Reader, describe, hint_at, shown, suggest
 from hostmanager_server.config.ready import read_ready

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from hostmanager_server.config.options import PersistTargets
+from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.actions import Kind, Note
 from hostmanager_server.core.manager_status import Manager, ManagerState
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
+from hostmanager_server.daemon.event_log import first_sight, log_events
+from hostmanager_server.daemon.recovery import targets_hold, what_is_left
+from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.site_file import SiteFile
+from hostmanager_server.daemon.systemd_notifier import ServiceManager
+from hostmanager_server.daemon.upgrade import command_line, preflight
 from hostmanager_server.drivers.contract import Driver, Poller, Post
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_groups
@@ -25,16 +32,11 @@ from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record_directory import were_kept_in
 from hostmanager_server.linux.pidfds import boot_id
-from hostmanager_server.onlookers import first_sight, log_events
 from hostmanager_server.rpc.context import Context
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.joined import Joined
 from hostmanager_server.rpc.server import Server
-from hostmanager_server.service_manager import ServiceManager
-from hostmanager_server.services import engine_access, service_driver
-from hostmanager_server.settings import Settings
-from hostmanager_server.site_file import SiteFile
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir, StateDirError
 from hostmanager_server.state.store import Store
@@ -49,8 +51,6 @@ from hostmanager_server.supervisor import (
     UpgradeError,
     now,
 )
-from hostmanager_server.takeover import targets_hold, what_is_left
-from hostmanager_server.upgrade import command_line, preflight
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostmanager_server.config.options import ManagerOptions, PersistTargets
+from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.trusted_paths import Trust

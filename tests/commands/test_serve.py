@@ -7,9 +7,10 @@ import signal
 from typing import cast
 
 import pytest
-from hostmanager_server import main, upgrade
-from hostmanager_server.app import Outcome
-from hostmanager_server.settings import Settings
+from hostmanager_server.commands import serve
+from hostmanager_server.daemon import upgrade
+from hostmanager_server.daemon.app import Outcome
+from hostmanager_server.daemon.settings import Settings
 
 
 class ClosingApp:
@@ -33,10 +34,10 @@ class ClosingApp:
 def test_a_signal_that_arrives_as_the_daemon_closes_is_left_to_its_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(main, "App", ClosingApp)
+    monkeypatch.setattr(serve, "App", ClosingApp)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        asyncio.run(main._serve(cast("Settings", None)))
+        asyncio.run(serve._serve(cast("Settings", None)))
         assert signal.sigpending() == {signal.SIGTERM}
     finally:
         while signal.sigtimedwait(upgrade.HELD_SIGNALS, 0) is not None:

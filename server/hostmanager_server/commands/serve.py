@@ -21,19 +21,20 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
-from hostmanager_server import failpoints, upgrade
-from hostmanager_server.app import App, Outcome
+from hostmanager_server import failpoints
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
-from hostmanager_server.config.options import ManagerOptions, PersistTargets, split_files
+from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets, split_files
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import Target
-from hostmanager_server.daemon_log import DaemonLog
+from hostmanager_server.daemon import upgrade
+from hostmanager_server.daemon.app import App, Outcome
+from hostmanager_server.daemon.log import DaemonLog
+from hostmanager_server.daemon.settings import ComposeSettings, Settings
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.rlimits import raise_own_files
 from hostmanager_server.linux.trusted_paths import Trust, make_folder
 from hostmanager_server.rpc.server import AddressError, Limits, check_socket_folder, parse_listen
-from hostmanager_server.settings import ComposeSettings, Settings
 from hostmanager_server.state.state_directory import StateDirError, check_state_dir
 
 log = logging.getLogger(__name__)

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostmanager_server.commands.serve import default_state_dir, serve_command
+from hostmanager_server.commands.systemd.hardening import TEMPORARY, missing_folders, written_folders
+from hostmanager_server.commands.systemd.unit import Unit, UnitError
+from hostmanager_server.commands.systemd.variables import read_given, unit_environment
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust
-from hostmanager_server.main import default_state_dir, serve_command
 from hostmanager_server.rpc.server import AddressError, parse_listen
-from hostmanager_server.systemd.hardening import TEMPORARY, missing_folders, written_folders
-from hostmanager_server.systemd.unit import Unit, UnitError
-from hostmanager_server.systemd.variables import read_given, unit_environment
 
 SOCKET = "hostmanager.sock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,199}")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from hostmanager_server.commands.systemd.unit import UnitError
 from hostmanager_server.config.secrets import has_password, is_secret_name
 from hostmanager_server.linux.env_file import EnvFileError, read_env_file
-from hostmanager_server.systemd.unit import UnitError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from hostmanager_server.config.options import PersistTargets
+from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.state.journal import Recovered
 from hostmanager_server.supervisor import Left
 

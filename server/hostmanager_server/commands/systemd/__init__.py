@@ -1,0 +1,1 @@
+"""`hostmanager systemd`: the unit that runs the daemon."""

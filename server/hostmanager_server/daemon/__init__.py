@@ -1,0 +1,1 @@
+"""One daemon: its parts, and the order in which they start and stop."""

@@ -1,1 +1,0 @@
-"""What systemd needs to run the daemon."""
