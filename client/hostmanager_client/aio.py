@@ -18,7 +18,7 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
 from hostmanager_client.attempts import Attempts
-from hostmanager_client.calls import Call, Changes, EventListing, Listing, Response
+from hostmanager_client.calls import EventListing, Listing, Response, TargetRequests, UnaryCall
 from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
@@ -111,7 +111,7 @@ class AsyncHostManagerClient:
         return make_state(status, listing.instances, listing.revision)
 
     async def update(
-        self, changes: Changes = (), *, reload_config: bool = False, validate_only: bool = False
+        self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
     ) -> pb.UpdateResponse:
         """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
         return await self._call(calls.update(changes, reload_config, validate_only))
@@ -121,7 +121,7 @@ class AsyncHostManagerClient:
         return await self._call(calls.restart(instance_ids, all_up))
 
     async def start_manager(
-        self, changes: Changes = (), *, reload_config: bool = True
+        self, changes: TargetRequests = (), *, reload_config: bool = True
     ) -> pb.StartManagerResponse:
         """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
         return await self._call(calls.start_manager(changes, reload_config))
@@ -246,7 +246,7 @@ class AsyncHostManagerClient:
 
     # --- IO
 
-    async def _call(self, call: Call[Response]) -> Response:
+    async def _call(self, call: UnaryCall[Response]) -> Response:
         method: Callable[..., Any] = getattr(self._stub, call.method)
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:

@@ -25,11 +25,11 @@ UP = pb.TARGET_STATE_UP
 DOWN = pb.TARGET_STATE_DOWN
 # One id (or "all") and its target, in the order in which they are applied.
 Change = tuple[str, Target]
-Changes = Mapping[str, Target] | Iterable[Change]
+TargetRequests = Mapping[str, Target] | Iterable[Change]
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Response]):
+class UnaryCall(Generic[Response]):
     """One unary call. `what` could not be done when it fails."""
 
     method: str
@@ -40,56 +40,58 @@ class Call(Generic[Response]):
     changes: bool = False  # anything; a call that changes nothing may be repeated
 
 
-def get_status() -> Call[pb.GetStatusResponse]:
-    return Call("GetStatus", pb.GetStatusRequest(), "get the status", PLAIN_TIMEOUT, pb.GetStatusResponse)
+def get_status() -> UnaryCall[pb.GetStatusResponse]:
+    return UnaryCall(
+        "GetStatus", pb.GetStatusRequest(), "get the status", PLAIN_TIMEOUT, pb.GetStatusResponse
+    )
 
 
-def get_instance(instance_id: str) -> Call[pb.GetInstanceResponse]:
+def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
     request = pb.GetInstanceRequest(instance_id=instance_id)
-    return Call("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
+    return UnaryCall("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
 
 
-def update(changes: Changes, reload_config: bool, validate_only: bool) -> Call[pb.UpdateResponse]:
+def update(changes: TargetRequests, reload_config: bool, validate_only: bool) -> UnaryCall[pb.UpdateResponse]:
     request = pb.UpdateRequest(
         requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
     )
     what = "reload the site config" if reload_config and not request.requests else "update targets"
-    return Call("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)
+    return UnaryCall("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)
 
 
-def restart(instance_ids: Sequence[str], all_up: bool) -> Call[pb.RestartResponse]:
+def restart(instance_ids: Sequence[str], all_up: bool) -> UnaryCall[pb.RestartResponse]:
     ids = _ids(instance_ids)
     if bool(ids) == all_up:
         raise InvalidRequest("cannot restart: name one or more instances, or all of them, and not both")
     request = pb.RestartRequest(instance_ids=ids, all=all_up)
     what = f"restart {', '.join(ids) or 'all'}"
-    return Call("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
+    return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
 
 
-def start_manager(changes: Changes, reload_config: bool) -> Call[pb.StartManagerResponse]:
+def start_manager(changes: TargetRequests, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
     request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
-    return Call(
+    return UnaryCall(
         "StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse, changes=True
     )
 
 
-def stop_manager() -> Call[pb.StopManagerResponse]:
+def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
     request = pb.StopManagerRequest()
-    return Call(
+    return UnaryCall(
         "StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse, changes=True
     )
 
 
-def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> Call[pb.DieResponse]:
+def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
     request = pb.DieRequest(
         disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
     )
-    return Call("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse, changes=True)
+    return UnaryCall("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse, changes=True)
 
 
-def upgrade(expected_epoch: str, validate_only: bool) -> Call[pb.UpgradeResponse]:
+def upgrade(expected_epoch: str, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
     request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
-    return Call(
+    return UnaryCall(
         "Upgrade",
         request,
         "upgrade the daemon",
@@ -99,7 +101,7 @@ def upgrade(expected_epoch: str, validate_only: bool) -> Call[pb.UpgradeResponse
     )
 
 
-def target_changes(changes: Changes) -> list[pb.TargetChange]:
+def target_changes(changes: TargetRequests) -> list[pb.TargetChange]:
     """The changes as the contract has them, in order."""
     pairs = changes.items() if isinstance(changes, Mapping) else changes
     return [pb.TargetChange(instance_id=who, target_state=target) for who, target in pairs]
@@ -136,14 +138,16 @@ class InstancePages:
         self._first: pb.ListInstancesResponse | None = None
         self._page_token: str | None = ""
 
-    def next_call(self) -> Call[pb.ListInstancesResponse] | None:
+    def next_call(self) -> UnaryCall[pb.ListInstancesResponse] | None:
         """The next call; None when the last page has come."""
         if self._page_token is None:
             return None
         request = pb.ListInstancesRequest(
             instance_ids=self._parts[0], page_size=self.PAGE_SIZE, page_token=self._page_token
         )
-        return Call("ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse)
+        return UnaryCall(
+            "ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse
+        )
 
     def received(self, page: pb.ListInstancesResponse) -> None:
         self._intake.take(page.ByteSize())
@@ -176,7 +180,7 @@ class EventPages:
         self._resume_token = ""
         self._page_token: str | None = ""
 
-    def next_call(self) -> Call[pb.ListEventsResponse] | None:
+    def next_call(self) -> UnaryCall[pb.ListEventsResponse] | None:
         """The next call; None when the last page has come."""
         if self._page_token is None:
             return None
@@ -186,7 +190,7 @@ class EventPages:
             page_token=self._page_token,
             newest=self._newest if self._wanted is None else 0,
         )
-        return Call("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
+        return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
 
     def received(self, page: pb.ListEventsResponse) -> None:
         self._intake.take(page.ByteSize())

@@ -9,19 +9,19 @@ from typing import cast
 import pytest
 from hostmanager_server.commands import serve
 from hostmanager_server.daemon import upgrade
-from hostmanager_server.daemon.app import Outcome
-from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.app import DaemonOutcome
+from hostmanager_server.daemon.settings import DaemonSettings
 
 
 class ClosingApp:
     """A daemon that gives way to another, and keeps the event loop busy as it closes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DaemonSettings) -> None:
         self.impatient = False
 
-    async def run(self, *_: object) -> Outcome:
+    async def run(self, *_: object) -> DaemonOutcome:
         signal.raise_signal(signal.SIGTERM)
-        return Outcome(0, lock=3)
+        return DaemonOutcome(0, lock=3)
 
     def terminate(self) -> None:
         self.impatient = True
@@ -37,7 +37,7 @@ def test_a_signal_that_arrives_as_the_daemon_closes_is_left_to_its_successor(
     monkeypatch.setattr(serve, "App", ClosingApp)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        asyncio.run(serve._serve(cast("Settings", None)))
+        asyncio.run(serve._serve(cast("DaemonSettings", None)))
         assert signal.sigpending() == {signal.SIGTERM}
     finally:
         while signal.sigtimedwait(upgrade.HELD_SIGNALS, 0) is not None:

@@ -13,8 +13,8 @@ from hostmanager_server.core.spec import (
     HttpProbe,
     InstanceSpec,
     Management,
-    Probe,
     ProcessSpec,
+    ReadinessProbe,
     RestartPolicy,
     RestartWhen,
     StopPolicy,
@@ -242,14 +242,14 @@ def test_stop(instances: Instances, written: str, policy: StopPolicy) -> None:
 @pytest.mark.parametrize(
     ("written", "probe"),
     [
-        ("{tcp: '127.0.0.1:5000'}", Probe(TcpProbe("127.0.0.1", 5000))),
-        ("{tcp: 5000, interval: 100ms, timeout: 1}", Probe(TcpProbe("127.0.0.1", 5000), 0.1, 1)),
-        ("{tcp: '[::1]:5000'}", Probe(TcpProbe("::1", 5000))),
-        ("{http: 'http://localhost:80/h'}", Probe(HttpProbe("http://localhost:80/h"))),
-        ("{command: test -e x}", Probe(CommandProbe(("test", "-e", "x")))),
+        ("{tcp: '127.0.0.1:5000'}", ReadinessProbe(TcpProbe("127.0.0.1", 5000))),
+        ("{tcp: 5000, interval: 100ms, timeout: 1}", ReadinessProbe(TcpProbe("127.0.0.1", 5000), 0.1, 1)),
+        ("{tcp: '[::1]:5000'}", ReadinessProbe(TcpProbe("::1", 5000))),
+        ("{http: 'http://localhost:80/h'}", ReadinessProbe(HttpProbe("http://localhost:80/h"))),
+        ("{command: test -e x}", ReadinessProbe(CommandProbe(("test", "-e", "x")))),
     ],
 )
-def test_ready(instances: Instances, written: str, probe: Probe) -> None:
+def test_ready(instances: Instances, written: str, probe: ReadinessProbe) -> None:
     assert only(instances(f"instance-id: a, ready: {written}")).ready == probe
 
 

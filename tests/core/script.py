@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Action, Launch, Note, Remove, Stop
+from hostmanager_server.core.actions import Action, Launch, LogEntry, Remove, Stop
 from hostmanager_server.core.events import (
     DriverEvent,
     Exited,
@@ -33,14 +33,14 @@ class Script:
     def __init__(self, instance: Instance) -> None:
         self.now = Instant(1000.0, 1e9)
         self.i = instance
-        self.notes: list[Note] = []
+        self.notes: list[LogEntry] = []
         self.removed = False
 
     def decide(self) -> list[Action]:
         decision = decide(self.i, self.now)
         self.i = decision.instance
-        self.notes += [a for a in decision.actions if isinstance(a, Note)]
-        actions: list[Action] = [a for a in decision.actions if not isinstance(a, Note)]
+        self.notes += [a for a in decision.actions if isinstance(a, LogEntry)]
+        actions: list[Action] = [a for a in decision.actions if not isinstance(a, LogEntry)]
         self.removed = self.removed or any(isinstance(a, Remove) for a in actions)
         again = decide(self.i, self.now)
         assert again.instance == self.i, "deciding twice changes something the second time"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core.actions import Note
+from hostmanager_server.core.actions import LogEntry
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History, adds_nothing, history_of, with_history
 from hostmanager_server.core.lifecycle import decide
@@ -126,7 +126,7 @@ def test_what_is_asked_for_anew_is_known() -> None:
     spared = running(target=Target.DOWN, target_lost=True)
     asked = set_targets({"a": spared}, [TargetChange("a", Target.DOWN)])["a"]
     assert decide(asked, NOW).instance.standing.state is State.WAIT_DEAD
-    reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, Note)]
+    reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, LogEntry)]
     assert reasons == ["TargetLost"]
 
 

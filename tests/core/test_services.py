@@ -7,7 +7,7 @@ from dataclasses import replace
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Stop
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project, with_services
-from hostmanager_server.core.compose import ServiceRecord
+from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -17,7 +17,7 @@ from hostmanager_server.core.events import (
     OutOfSight,
     Ready,
     RunKey,
-    Seen,
+    ServiceObserved,
     StartFailed,
     StopFailed,
 )
@@ -40,8 +40,8 @@ from tests.core.script import Script
 
 SERVICE = ServiceSpec("lab", ("/lab/compose.yaml",), "ocs-a", "agent:1", replicas=3)
 STEADY = RestartPolicy(backoff=Backoff(initial=1.0))
-DOWN = ServiceRecord(image_id="sha256:1")
-UP = ServiceRecord(image_id="sha256:1", container_id="c1", running=True, running_image="sha256:1")
+DOWN = ServiceStatus(image_id="sha256:1")
+UP = ServiceStatus(image_id="sha256:1", container_id="c1", running=True, running_image="sha256:1")
 
 
 def service(target: Target = Target.UP, *, agent_class: str = "Agent", **changes: object) -> Script:
@@ -50,7 +50,7 @@ def service(target: Target = Target.UP, *, agent_class: str = "Agent", **changes
 
 
 def appears(s: Script, number: int = 1) -> list[object]:
-    return list(s.see(Seen("a", UP), Appeared(RunKey("a", number), 4711, s.now)))
+    return list(s.see(ServiceObserved("a", UP), Appeared(RunKey("a", number), 4711, s.now)))
 
 
 def test_nothing_is_started_before_it_was_looked_whether_it_runs() -> None:
@@ -58,7 +58,7 @@ def test_nothing_is_started_before_it_was_looked_whether_it_runs() -> None:
     assert s.decide() == []
     assert (s.i.next_action, s.i.settled) == (State.UNKNOWN, False)
     assert next_deadline(s.i) is None
-    (launch,) = s.see(Seen("a", DOWN))
+    (launch,) = s.see(ServiceObserved("a", DOWN))
     assert isinstance(launch, Launch)
 
 
@@ -81,17 +81,17 @@ def test_what_the_engine_is_about_to_start_again_is_removed_before_it_does() -> 
     s = service()
     appears(s)
     s.ends(1)
-    (stop,) = s.see(Seen("a", replace(DOWN, restarting=True))) or s.target(Target.DOWN)
+    (stop,) = s.see(ServiceObserved("a", replace(DOWN, restarting=True))) or s.target(Target.DOWN)
     assert isinstance(stop, Stop)
     assert s.state() is State.WAIT_DEAD
-    s.see(Seen("a", DOWN))
+    s.see(ServiceObserved("a", DOWN))
     s.ends(1)
     assert s.state() is State.DOWN
 
 
 def test_what_is_only_observed_is_shown_as_it_is() -> None:
     s = service(Target.PASSIVE, agent_class=UNCLAIMED)
-    s.see(Seen("a", DOWN))
+    s.see(ServiceObserved("a", DOWN))
     assert s.state() is State.DOWN
     appears(s)
     assert s.state() is State.UP
@@ -101,7 +101,7 @@ def test_what_is_only_observed_is_shown_as_it_is() -> None:
 
 def test_what_is_only_observed_is_started_once_when_asked() -> None:
     s = service(Target.PASSIVE, agent_class=UNCLAIMED)
-    s.see(Seen("a", DOWN))
+    s.see(ServiceObserved("a", DOWN))
     (launch,) = s.target(Target.UP)
     assert isinstance(launch, Launch)
     s.started()
@@ -112,7 +112,7 @@ def test_what_is_only_observed_is_started_once_when_asked() -> None:
 
 def test_a_start_has_all_the_time_that_compose_takes() -> None:
     s = service()
-    s.see(Seen("a", DOWN))
+    s.see(ServiceObserved("a", DOWN))
     assert (s.i.standing.state, s.i.standing.deadline) == (State.WAIT_START, None)
     assert s.wait(3600.0) == []
     assert s.i.standing.state is State.WAIT_START
@@ -120,7 +120,7 @@ def test_a_start_has_all_the_time_that_compose_takes() -> None:
 
 def test_a_failed_call_of_compose_is_tried_again_after_the_backoff() -> None:
     s = service()
-    s.see(Seen("a", DOWN))
+    s.see(ServiceObserved("a", DOWN))
     s.see(StartFailed(s.i.run_key(), "cannot start 'a': no such image", s.now))
     assert s.i.standing.state is State.START_AT
     assert "no such image" in s.i.standing.message
@@ -205,7 +205,7 @@ def test_out_of_sight_nothing_is_done_and_nothing_is_claimed() -> None:
     assert s.i.next_action is State.UNKNOWN
     assert s.target(Target.DOWN) == []
     assert s.wait(3600.0) == []
-    (stop,) = s.see(Seen("a", UP))
+    (stop,) = s.see(ServiceObserved("a", UP))
     assert isinstance(stop, Stop)
 
 
@@ -214,7 +214,7 @@ def test_an_end_that_nobody_saw_is_dealt_with_as_the_exit_it_was() -> None:
     appears(s)
     s.see(OutOfSight("a", "the engine is away"))
     key = s.i.run_key()
-    s.see(Seen("a", DOWN), Exited(key, ExitStatus(code=3), s.now), Gone(key, s.now))
+    s.see(ServiceObserved("a", DOWN), Exited(key, ExitStatus(code=3), s.now), Gone(key, s.now))
     assert (s.i.standing.state, len(s.i.standing.fail_times)) == (State.START_AT, 1)
     assert "Exited" in s.reasons()
 
@@ -225,7 +225,7 @@ def test_a_stop_goes_on_after_the_engine_was_away() -> None:
     s.target(Target.DOWN)
     s.see(OutOfSight("a", "the engine is away"))
     key = s.i.run_key()
-    s.see(Seen("a", DOWN), Exited(key, ExitStatus(code=137), s.now), Gone(key, s.now))
+    s.see(ServiceObserved("a", DOWN), Exited(key, ExitStatus(code=137), s.now), Gone(key, s.now))
     assert (s.i.standing.state, s.i.standing.fail_times) == (State.DOWN, ())
 
 
@@ -241,7 +241,7 @@ def test_another_image_than_the_tag_means_asks_for_a_restart() -> None:
     appears(s)
     seen = []
     for record in (UP, replace(UP, image_id="sha256:2"), replace(UP, definition_changed=True)):
-        s.see(Seen("a", record))
+        s.see(ServiceObserved("a", record))
         seen.append(s.i.restart_required)
     assert seen == [False, True, True]
 
@@ -306,7 +306,7 @@ def test_an_observed_service_that_the_site_config_names_is_taken_over_as_it_runs
     for runs in (True, False):
         s = observed("ocs-a")
         if runs:
-            s.see(Seen("ocs-a", UP), Appeared(RunKey("ocs-a", 1), 1, s.now))
+            s.see(ServiceObserved("ocs-a", UP), Appeared(RunKey("ocs-a", 1), 1, s.now))
         changes = applied(s, with_services(site("a"), catalog("ocs-a")))
         assert changes.dropped == ("ocs-a",)
         new = changes.changed["a"]
@@ -347,7 +347,7 @@ def test_a_service_that_leaves_the_compose_file_is_let_go_and_found_again_when_i
 
 def test_an_observed_service_that_leaves_the_compose_file_leaves_the_list_as_it_runs() -> None:
     s = observed("db")
-    s.see(Seen("db", UP), Appeared(RunKey("db", 1), 1, s.now))
+    s.see(ServiceObserved("db", UP), Appeared(RunKey("db", 1), 1, s.now))
     changes = applied(s, HostSpec("host"))
     assert (changes.dropped, dict(changes.changed)) == (("db",), {})
 
@@ -364,7 +364,7 @@ def test_a_change_of_management_ends_the_process_before_the_service_is_looked_fo
         State.UNKNOWN,
         None,
     )
-    (launch,) = s.see(Seen("a", DOWN))
+    (launch,) = s.see(ServiceObserved("a", DOWN))
     assert isinstance(launch, Launch)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core import lifecycle
 from hostmanager_server.core.actions import Action
-from hostmanager_server.core.compose import ServiceRecord
+from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import TRANSITIONS
 from hostmanager_server.core.model import Instance, Phase, Run, State
@@ -58,7 +58,7 @@ def live_through_everything() -> None:
     s.i = replace(s.i, spec=replace(s.i.spec, process=PROCESS))
     s.decide()
     s = make(Target.DOWN)
-    s.i = with_fields(s.i, service=ServiceRecord(restarting=True))
+    s.i = with_fields(s.i, service=ServiceStatus(restarting=True))
     s.decide()
     s = make(Target.PASSIVE)
     s.i = with_fields(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Launch, Note, Remove, Stop
+from hostmanager_server.core.actions import Launch, LogEntry, Remove, Stop
 from hostmanager_server.core.events import (
     Exited,
     ExitStatus,
@@ -69,7 +69,7 @@ class World:
     gone: set[RunKey] = field(default_factory=set)  # whose end was folded
     old_mail: list[RunEvent] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    notes: list[LogEntry] = field(default_factory=list)
 
     # --- the driver
 
@@ -175,7 +175,7 @@ class World:
                     assert new.observed.run is not None
                     assert action.run == new.run_key()
                     self.stop(action)
-                case Note():
+                case LogEntry():
                     self.notes.append(action)
                 case Remove():
                     assert not self.alive(instance_id), f"I8: {instance_id} leaves the list alive"

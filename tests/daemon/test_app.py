@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.daemon.app import App
-from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.supervisor import ReplacingError
 
 
@@ -17,10 +17,10 @@ def test_a_daemon_that_gives_way_to_another_cannot_be_asked_to_end(
     monkeypatch.setattr("hostmanager_server.daemon.app.preflight", lambda *_: "9.9")
 
     async def play() -> None:
-        app = App(Settings(tmp_path / "site.yaml", tmp_path / "state", ()))
+        app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
         await app.upgrade(validate_only=True)
         app.exit(frozenset())
-        app = App(Settings(tmp_path / "site.yaml", tmp_path / "state", ()))
+        app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
         await app.upgrade()
         with pytest.raises(ReplacingError):
             app.exit(frozenset())

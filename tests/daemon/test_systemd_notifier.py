@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hostmanager_server.core.manager_status import Manager, ManagerState
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
-from hostmanager_server.daemon.systemd_notifier import ServiceManager
+from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.loop import Loop
 
@@ -34,7 +34,7 @@ class Above:
     event_loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     supervisor: Loop = field(default_factory=Loop)
     store: Store = field(
-        default_factory=lambda: Store("epoch", Manager(ManagerState.RUNNING, "host", "site.yaml"))
+        default_factory=lambda: Store("epoch", ManagerStatus(ManagerState.RUNNING, "host", "site.yaml"))
     )
 
     def __post_init__(self) -> None:
@@ -46,8 +46,8 @@ class Above:
             thread.start()
         self.told = asyncio.run_coroutine_threadsafe(self._make(), self.event_loop).result(PATIENCE)
 
-    async def _make(self) -> ServiceManager:
-        return ServiceManager(self.environ, self.store)
+    async def _make(self) -> SystemdNotifier:
+        return SystemdNotifier(self.environ, self.store)
 
     def call(self, *steps: str) -> None:
         """Go through these steps of a daemon's life, on the event loop."""

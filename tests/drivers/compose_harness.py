@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from hostmanager_server.core.compose import Survey
-from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Seen, StartFailed
-from hostmanager_server.core.spec import InstanceSpec, Management, Probe
-from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon
+from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, ServiceObserved, StartFailed
+from hostmanager_server.core.spec import InstanceSpec, Management, ReadinessProbe
+from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCalls
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
@@ -49,7 +49,7 @@ class ComposeHarness:
     def _new_driver(self) -> ComposeDriver:
         return ComposeDriver(
             self.poller, self.events.append, self.poller.call_soon, self, self._reader, self._watch,
-            Calls(self.poller.call_soon, self.project.engine.environment),
+            ComposeCalls(self.poller.call_soon, self.project.engine.environment),
         )  # fmt: skip
 
     def _watch(self, listener: EngineListener, call_soon: CallSoon) -> EngineWatch:
@@ -61,7 +61,9 @@ class ComposeHarness:
     def files_changed(self) -> None:
         """The test reads the file itself when it has changed it."""
 
-    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+    def spec(
+        self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
+    ) -> InstanceSpec:
         if behaviour.cannot_start:
             command = ["/nonexistent/agent"]
         elif behaviour.exits_after is None:
@@ -81,7 +83,9 @@ class ComposeHarness:
         service = catalog.services[instance_id]
         spec = InstanceSpec(instance_id, "Test", Management.DOCKER, service=service)
         self.driver.follow(spec)
-        self.wait_for(lambda: any(isinstance(e, Seen) and e.instance_id == instance_id for e in self.events))
+        self.wait_for(
+            lambda: any(isinstance(e, ServiceObserved) and e.instance_id == instance_id for e in self.events)
+        )
         return spec
 
     def settle(self, instance_id: str) -> None:

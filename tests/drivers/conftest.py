@@ -25,7 +25,7 @@ from hostmanager_server.core.events import (
     Started,
     StartFailed,
 )
-from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe
 from hostmanager_server.drivers.contract import Driver, Output, Timer
 from hostmanager_server.drivers.process import tree_tracker
 from hostmanager_server.drivers.process.cgroup import Groups
@@ -145,7 +145,9 @@ class Harness(Protocol):
     @property
     def driver(self) -> Driver: ...
 
-    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+    def spec(
+        self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
+    ) -> InstanceSpec:
         """An instance that behaves so."""
 
     def settle(self, instance_id: str) -> None:
@@ -172,7 +174,9 @@ class FakeHarness:
         self.events: list[DriverEvent] = []
         self.driver: Driver = FakeDriver(self.poller, self.events.append, self.host)
 
-    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+    def spec(
+        self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
+    ) -> InstanceSpec:
         self.host.behave(instance_id, behaviour)
         return InstanceSpec(instance_id, "Fake", process=ProcessSpec(("fake",)), ready=ready)
 
@@ -231,7 +235,9 @@ class RealHarness:
             store=store,
         )
 
-    def spec(self, instance_id: str, behaviour: Behaviour, ready: Probe | None = None) -> InstanceSpec:
+    def spec(
+        self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
+    ) -> InstanceSpec:
         if behaviour.cannot_start:
             return self.command(instance_id, "/nonexistent/agent")
         lines = []
@@ -248,7 +254,7 @@ class RealHarness:
             lines.append(f"kill -{status.signal} $$" if status.signal else f"exit {status.code}")
         return self.script(instance_id, "\n".join(lines), ready=ready)
 
-    def script(self, instance_id: str, text: str, ready: Probe | None = None) -> InstanceSpec:
+    def script(self, instance_id: str, text: str, ready: ReadinessProbe | None = None) -> InstanceSpec:
         """An instance that runs a shell script."""
         return replace(self.command(instance_id, "/bin/sh", "-c", text), ready=ready)
 

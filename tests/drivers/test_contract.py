@@ -16,7 +16,7 @@ from hostmanager_server.core.events import (
     Started,
     StartFailed,
 )
-from hostmanager_server.core.spec import CommandProbe, InstanceSpec, Probe
+from hostmanager_server.core.spec import CommandProbe, InstanceSpec, ReadinessProbe
 
 from tests.fakes.driver import Behaviour
 
@@ -173,7 +173,7 @@ def test_stopping_a_run_twice_ends_it_once(harness: Harness) -> None:
 
 def test_ready_comes_when_the_probe_succeeds_and_not_before_started(processes: Harness) -> None:
     run = RunKey("a", 1)
-    probe = Probe(CommandProbe(("true",)), interval=0.01, timeout=10.0)
+    probe = ReadinessProbe(CommandProbe(("true",)), interval=0.01, timeout=10.0)
     processes.driver.launch(run, processes.spec("a", STEADY, ready=probe))
     assert kinds(processes, run) == [Started]
     processes.wait_for(lambda: seen(processes, run, Ready))
@@ -182,7 +182,7 @@ def test_ready_comes_when_the_probe_succeeds_and_not_before_started(processes: H
 
 def test_a_run_that_ends_before_it_is_ready_never_is(processes: Harness) -> None:
     run = RunKey("a", 1)
-    probe = Probe(CommandProbe(("false",)), interval=0.01, timeout=10.0)
+    probe = ReadinessProbe(CommandProbe(("false",)), interval=0.01, timeout=10.0)
     processes.driver.launch(run, processes.spec("a", Behaviour(ready_after=None), ready=probe))
     processes.settle("a")
     processes.driver.stop(run, signal.SIGTERM, whole_tree=True)

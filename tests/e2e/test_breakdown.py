@@ -21,7 +21,7 @@ def broken(statement: str) -> list[str]:
 import sys
 def bug(*_): raise KeyError("a bug")
 from hostmanager_server.drivers.process.driver import ProcessDriver
-from hostmanager_server.supervisor.reconciler import Engine
+from hostmanager_server.supervisor.reconciler import Reconciler
 {statement}
 from hostmanager_client.cli import main
 sys.argv[0] = "hostmanager"
@@ -40,7 +40,7 @@ def alive(pid: int) -> bool:
 
 def test_a_supervision_that_breaks_down_while_everything_is_brought_down_ends_the_daemon(site: Site) -> None:
     agent(site)
-    daemon = site.start(program=broken("Engine._stop = bug"))
+    daemon = site.start(program=broken("Reconciler._stop = bug"))
     pid = daemon.wait_for("a", UP).process.pid
     assert daemon.end(signal.SIGTERM) == 1
     assert alive(pid), "it is left to the next daemon"

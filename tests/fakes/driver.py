@@ -21,7 +21,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.contract import Adopted, Poller, Post, Timer
+from hostmanager_server.drivers.contract import Adopted, Poller, PostEvent, Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class _Followed:
 class FakeDriver:
     """Runs agents on a FakeHost; see `Driver` for the contract."""
 
-    def __init__(self, poller: Poller, post: Post, host: FakeHost) -> None:
+    def __init__(self, poller: Poller, post: PostEvent, host: FakeHost) -> None:
         self._poller = poller
         self._post = post
         self._host = host

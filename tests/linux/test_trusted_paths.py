@@ -14,7 +14,7 @@ import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
 from hostmanager_server.commands.serve import private_folder
-from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
@@ -333,7 +333,7 @@ def test_a_site_file_that_others_may_write_now_leaves_the_last_good_one_in_force
     file = lab / "site.yaml"
     file.write_text("hosts: {localhost: {agent-instances: [{agent-class: A, instance-id: a}]}}\n")
     file.chmod(0o644)
-    settings = Settings(file, state, (), host="localhost", working_dir=lab, trust=STRICT)
+    settings = DaemonSettings(file, state, (), host="localhost", working_dir=lab, trust=STRICT)
     site = SiteFile(settings)
     first = site.load()
     assert first.ok

@@ -29,25 +29,31 @@ from hostmanager_server.drivers.output.log_directory import LogFolder
 from hostmanager_server.drivers.process import driver as process_driver
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.launcher import Launched, Launcher
-from hostmanager_server.drivers.process.process_table import Tree
+from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records import record_directory
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.records.record_directory import Draft
 from hostmanager_server.drivers.process.records.record_files import RecordFile, find_record_files
-from hostmanager_server.drivers.process.tree_tracker import Forest
+from hostmanager_server.drivers.process.tree_tracker import TreeTracker
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.watch import WatchRpcs
 from hostmanager_server.state.journal import Journal
-from hostmanager_server.state.store import Changes
+from hostmanager_server.state.store import StoreChanges
 
 
 class NaiveLauncher(Launcher):
     """Starts the agent, and writes down that it did so after. Most supervisors do that."""
 
     def _pass_gate(
-        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+        self,
+        run: RunKey,
+        tree: ProcessTree,
+        spec: InstanceSpec,
+        process: ProcessSpec,
+        draft: Draft,
+        child: Gate,
     ) -> Launched:
         child.release()
         open_gate = Gate(child.pid, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
@@ -75,10 +81,10 @@ class HastyJournal(Journal):
         return done
 
 
-class BlindForest(Forest):
+class BlindForest(TreeTracker):
     """Sees nothing of what an agent that ended while no daemon lived has left behind."""
 
-    def survey(self, trees: list[Tree]) -> list[Tree]:
+    def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         return []
 
 
@@ -88,7 +94,7 @@ class SkippingWatch(WatchRpcs):
     _told = 0
 
     async def _delta(
-        self, caller: Caller, cursor: int, changes: Changes, wanted: frozenset[str]
+        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: frozenset[str]
     ) -> tuple[bytes, ...]:
         SkippingWatch._told += 1
         return () if SkippingWatch._told % 7 == 0 else await super()._delta(caller, cursor, changes, wanted)
@@ -177,7 +183,7 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
     Mutant.FORGETFUL: (app, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (app, "Journal", HastyJournal),
-    Mutant.BLIND: (process_driver, "Forest", BlindForest),
+    Mutant.BLIND: (process_driver, "TreeTracker", BlindForest),
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
     Mutant.RUTHLESS: (app, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),

@@ -25,14 +25,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_server.core.manager_status import Manager, ManagerState
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
 from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine, Source
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.compose.pull.progress_board import Changes
-from hostmanager_server.drivers.contract import Driver, Poller, Post
-from hostmanager_server.rpc.context import Context, Line
+from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
+from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
+from hostmanager_server.rpc.context import Line, RpcContext
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
@@ -95,10 +95,10 @@ class FakePull:
     def unsubscribe(self, listener: Callable[[], None]) -> None:
         self.listeners.remove(listener)
 
-    def changes(self, since: int) -> Changes:
+    def changes(self, since: int) -> PullChanges:
         self.asked_since = self.version
         changed = tuple(image for name, image in self.images.items() if self.versions[name] > since)
-        return Changes(self.version, changed, self.over)
+        return PullChanges(self.version, changed, self.over)
 
     def counts(self) -> Mapping[PullState, int]:
         states = [image.state for image in self.images.values()]
@@ -183,13 +183,13 @@ class House:
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
         self.store = Store(
-            self.epoch, Manager(ManagerState.STOPPED, "host", "site.yaml"), removals_kept=removals_kept
+            self.epoch, ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"), removals_kept=removals_kept
         )
         self.supervisor = Supervisor(
             self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: None
         )
         self.hub = Hub(self.store)
-        self.context = Context(
+        self.context = RpcContext(
             Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
             self._upgrade, self.engine,
@@ -206,7 +206,7 @@ class House:
         self.upgrades.append(validate_only)
         return "9.9"
 
-    def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+    def _driver(self, poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
         self.host = FakeHost(poller)
         self.call_soon = call_soon  # the host's processes live on the supervisor's thread
         return FakeDriver(poller, post, self.host)

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.catalog import UNCLAIMED
-from hostmanager_server.core.compose import ServiceRecord
-from hostmanager_server.core.manager_status import Manager, ManagerState
+from hostmanager_server.core.compose import ServiceStatus
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import new_instance
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, LayerProgress, PullState
@@ -214,8 +214,8 @@ def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path
 
 
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
-    store = Store("e", Manager(ManagerState.RUNNING, "host", "site.yaml"))
-    record = ServiceRecord(image_id=image_id)
+    store = Store("e", ManagerStatus(ManagerState.RUNNING, "host", "site.yaml"))
+    record = ServiceStatus(image_id=image_id)
     store.publish([with_fields(new_instance(spec), service=record) for spec in specs])
     return store.snapshot()
 

@@ -15,7 +15,7 @@ from hostmanager_client.errors import HostManagerError, NotFound, PreconditionFa
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
-from hostmanager_server.rpc.errors import RpcError, Violation, from_request_error, unknown_instances
+from hostmanager_server.rpc.errors import FieldViolation, RpcError, from_request_error, unknown_instances
 from hostmanager_server.rpc.trailers import MOST_BYTES, MOST_LISTED, OMITTED, shorten, trailers
 from hostmanager_server.supervisor import AdoptionError
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ FOUR_KB = 4096
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)
 LONG = st.builds(lambda text, times: text * times, ANY_TEXT, st.sampled_from([1, 1, 3, 200, 5000]))
-VIOLATIONS = st.lists(st.builds(Violation, LONG, LONG), max_size=60)
+VIOLATIONS = st.lists(st.builds(FieldViolation, LONG, LONG), max_size=60)
 ERRORS = st.builds(
     RpcError,
     st.sampled_from([code for code in CODE if code is not CODE.OK]),
@@ -43,7 +43,7 @@ ERRORS = st.builds(
 )
 
 
-def read(error: RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo, list[Violation]]:
+def read(error: RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo, list[FieldViolation]]:
     """What a client reads of an error's trailers."""
     sent = trailers(error)
     [(key, value)] = sent.metadata
@@ -53,7 +53,7 @@ def read(error: RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInf
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
         assert detail.Unpack(info) or detail.Unpack(bad)
-    return status, info, [Violation(v.field, v.description) for v in bad.field_violations]
+    return status, info, [FieldViolation(v.field, v.description) for v in bad.field_violations]
 
 
 @settings(max_examples=200, deadline=None)
@@ -81,14 +81,18 @@ def test_a_shortened_text_keeps_its_ends(text: str, longest: int) -> None:
 
 
 def test_an_error_that_fits_is_told_in_full() -> None:
-    given = [Violation(f"requests[{n}]", f"no instance 'id{n}' on this host") for n in range(MOST_LISTED)]
+    given = [
+        FieldViolation(f"requests[{n}]", f"no instance 'id{n}' on this host") for n in range(MOST_LISTED)
+    ]
     _, info, violations = read(unknown_instances(given))
     assert violations == given
     assert OMITTED not in info.metadata
 
 
 def test_what_is_left_out_is_counted() -> None:
-    given = [Violation(f"requests[{n}]", f"no instance {str(n) * 80!r} on this host") for n in range(500)]
+    given = [
+        FieldViolation(f"requests[{n}]", f"no instance {str(n) * 80!r} on this host") for n in range(500)
+    ]
     status, info, violations = read(unknown_instances(given))
     assert 3 <= len(violations) <= MOST_LISTED
     left_out = 500 - len(violations)

@@ -21,9 +21,9 @@ from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema
-from hostmanager_server.state.journal import Journal, Recovered
+from hostmanager_server.state.journal import Journal, JournalContents
 from hostmanager_server.state.rows import decode_history, encode_history
-from hostmanager_server.state.schema import VERSION, UnusableError
+from hostmanager_server.state.schema import VERSION, JournalUnusableError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.sqlite"
 
 
-def read(path: Path) -> Recovered:
+def read(path: Path) -> JournalContents:
     journal = Journal(path, BOOT)
     recovered = journal.open()
     journal.close()
@@ -44,7 +44,7 @@ def read(path: Path) -> Recovered:
 
 
 def test_a_new_journal_has_nothing_to_say(path: Path) -> None:
-    assert read(path) == Recovered()
+    assert read(path) == JournalContents()
 
 
 def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
     journal.save(targets={"a": Target.DOWN}, forget=["b"]).result()
     journal.end()
     journal.close()
-    assert read(path) == Recovered(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN}, new=False)
+    assert read(path) == JournalContents(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN}, new=False)
 
 
 def test_a_daemon_that_was_not_asked_to_end_counts_as_died(path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_is_saved_while_it_ends_does_not_make_it_look_dead(path: Path) -> N
     journal.end()
     journal.save(manager=ManagerState.STOPPING)
     journal.close()
-    assert read(path) == Recovered(ManagerState.STOPPING, True, BOOT, new=False)
+    assert read(path) == JournalContents(ManagerState.STOPPING, True, BOOT, new=False)
 
 
 def test_a_daemon_that_never_began_leaves_no_trace(path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_file_of_version_1_is_migrated_where_it_is(path: Path) -> None:
     old.close()
     expected = {"a": Target.DOWN, "b": Target.UP}
     journal = Journal(path, BOOT)
-    assert journal.open() == Recovered(ManagerState.RUNNING, False, BOOT, expected, new=False)
+    assert journal.open() == JournalContents(ManagerState.RUNNING, False, BOOT, expected, new=False)
     journal.save(histories={"a": HISTORY}).result()
     journal.close()
     after = read(path)
@@ -173,7 +173,7 @@ def test_a_migration_that_fails_halfway_has_changed_nothing(
     broken = (*schema.STEPS[:1], ("CREATE TABLE history (x)", "CREATE TABLE meta (x)"))
     with monkeypatch.context() as patch:
         patch.setattr(schema, "STEPS", broken)
-        with pytest.raises(UnusableError):
+        with pytest.raises(JournalUnusableError):
             schema.connect(path)
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (1,)
@@ -239,7 +239,7 @@ def test_a_file_that_is_empty_or_missing_is_begun_anew(path: Path, empty: bool) 
     if empty:
         path.touch()
     recovered = read(path)
-    assert recovered == Recovered()
+    assert recovered == JournalContents()
     assert recovered.new
     assert list(path.parent.glob("*.corrupt*")) == []
 
@@ -357,12 +357,12 @@ def test_a_file_that_is_taken_away_is_written_whole_again(path: Path, tmp_path: 
         another.open()
         another.save(targets={"x": Target.UP})
         another.close()
-    with suppress(UnusableError):  # the first try finds the garbage, and sets it aside
+    with suppress(JournalUnusableError):  # the first try finds the garbage, and sets it aside
         journal.save(targets={"c": Target.DOWN}).result()
     journal.save().result()
     journal.close()
     expected = {"a": Target.DOWN, "b": Target.UP, "c": Target.DOWN}
-    assert read(path) == Recovered(ManagerState.RUNNING, False, BOOT, expected, new=False)
+    assert read(path) == JournalContents(ManagerState.RUNNING, False, BOOT, expected, new=False)
 
 
 def test_a_disk_that_is_full_at_the_end_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:

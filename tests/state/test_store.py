@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import EntryKind, LogEntry
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager_status import Manager, ManagerState
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import Instance, new_instance
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.state.store import Changes, Snapshot, Store
+from hostmanager_server.state.store import Snapshot, Store, StoreChanges
 from hypothesis import given
 from hypothesis import strategies as st
 
-STOPPED = Manager(ManagerState.STOPPED, "host", "site.yaml")
-RUNNING = Manager(ManagerState.RUNNING, "host", "site.yaml")
-NOTE = Note(Kind.DAEMON, "Test", "something happened", Instant(1.0, 1.0))
+STOPPED = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
+RUNNING = ManagerStatus(ManagerState.RUNNING, "host", "site.yaml")
+NOTE = LogEntry(EntryKind.DAEMON, "Test", "something happened", Instant(1.0, 1.0))
 
 IDS = st.sampled_from("abcdef")
 PUBLICATIONS = st.lists(
@@ -33,13 +33,13 @@ def instance(instance_id: str, variant: int) -> Instance:
     return new_instance(InstanceSpec(instance_id, f"Class{variant}"))
 
 
-def state_of(snapshot: Snapshot) -> tuple[Manager, dict[str, Instance]]:
+def state_of(snapshot: Snapshot) -> tuple[ManagerStatus, dict[str, Instance]]:
     return snapshot.manager, {i: tracked.instance for i, tracked in snapshot.instances.items()}
 
 
 def applied(
-    before: tuple[Manager, dict[str, Instance]], changes: Changes
-) -> tuple[Manager, dict[str, Instance]]:
+    before: tuple[ManagerStatus, dict[str, Instance]], changes: StoreChanges
+) -> tuple[ManagerStatus, dict[str, Instance]]:
     manager, instances = before
     instances = {i: value for i, value in instances.items() if i not in changes.removed}
     instances.update({t.instance.instance_id: t.instance for t in changes.instances})
@@ -48,7 +48,7 @@ def applied(
 
 @given(publications=PUBLICATIONS, removals_kept=st.integers(0, 3))
 def test_the_changes_since_any_revision_lead_to_the_present_state(
-    publications: list[tuple[dict[str, int], set[str], Manager | None]], removals_kept: int
+    publications: list[tuple[dict[str, int], set[str], ManagerStatus | None]], removals_kept: int
 ) -> None:
     store = Store("epoch", STOPPED, removals_kept=removals_kept)
     history = {store.revision: state_of(store.snapshot())}
@@ -106,7 +106,7 @@ def test_the_present_revision_has_no_changes_after_it() -> None:
 def test_an_equal_manager_is_no_change() -> None:
     store = Store("epoch", STOPPED)
     cursor = store.revision
-    store.publish(manager=Manager(ManagerState.STOPPED, "host", "site.yaml"))
+    store.publish(manager=ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"))
     changes = store.changes_since(cursor)
     assert changes is not None
     assert changes.manager is None

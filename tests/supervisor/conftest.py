@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.core.manager_status import Manager as ManagerView
-from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import Instance
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import Accepted
-from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.persistence import Left
-from hostmanager_server.supervisor.reconciler import Engine
+from hostmanager_server.supervisor.manager import RequestHandler
+from hostmanager_server.supervisor.persistence import Recovered
+from hostmanager_server.supervisor.reconciler import Reconciler
 
 from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig
@@ -37,20 +36,20 @@ class Bench:
     def __post_init__(self) -> None:
         self.host = FakeHost(self.poller)
         self.journal = MemoryJournal()
-        self._begin(Left())
+        self._begin(Recovered())
 
-    def _begin(self, left: Left) -> None:
-        stopped = ManagerView(ManagerState.STOPPED, "host", "site.yaml")
+    def _begin(self, left: Recovered) -> None:
+        stopped = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped, removals_kept=self.removals_kept)
-        self.engine = Engine(self.store, self.poller.now)
+        self.engine = Reconciler(self.store, self.poller.now)
         self.driver = FakeDriver(self.poller, self.engine.post, self.host)
         self.engine.driver = self.driver
-        self.manager = Manager(self.engine, self.store, self.journal, self.poller.now, left)
+        self.manager = RequestHandler(self.engine, self.store, self.journal, self.poller.now, left)
 
     def die(self) -> None:
         """The daemon ends without warning, and another begins; its manager is to be started."""
         self.driver.disown()
-        self._begin(Left(dict(self.journal.targets), dict(self.journal.histories)))
+        self._begin(Recovered(dict(self.journal.targets), dict(self.journal.histories)))
 
     @property
     def instances(self) -> Mapping[str, Instance]:

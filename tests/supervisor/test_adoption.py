@@ -10,7 +10,7 @@ from hostmanager_server.core.model import Exit, Phase, State, StopStage
 from hostmanager_server.core.spec import Management, ProcessSpec, Target
 from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.supervisor.adoption import taken_back
-from hostmanager_server.supervisor.persistence import Left
+from hostmanager_server.supervisor.persistence import Recovered
 
 from tests.supervisor.conftest import spec
 
@@ -23,12 +23,12 @@ SEEN = Exit(ExitStatus(code=2), Instant(150.0, 1_700_000_150.0), False, "ended w
 SPECS = {"a": spec("a")}
 
 
-def history(last_exit: Exit) -> Left:
-    return Left({"a": Target.UP}, {"a": History("Agent", Management.HOST, last_exit=last_exit)})
+def history(last_exit: Exit) -> Recovered:
+    return Recovered({"a": Target.UP}, {"a": History("Agent", Management.HOST, last_exit=last_exit)})
 
 
 def test_an_end_that_nobody_saw_is_told() -> None:
-    found, notes = taken_back([ENDED], SPECS, Left(), NOW)
+    found, notes = taken_back([ENDED], SPECS, Recovered(), NOW)
     assert [note.reason for note in notes] == ["EndedUnseen"]
     assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)  # whence it is lost
     told = found["a"].observed.last_exit

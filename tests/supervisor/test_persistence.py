@@ -10,7 +10,7 @@ from hostmanager_server.core.history import History, history_of
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit, Instance, new_instance
 from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.supervisor.persistence import Left, Memory
+from hostmanager_server.supervisor.persistence import Persistence, Recovered
 
 from tests.core.instances import with_fields
 from tests.in_memory import MemoryJournal
@@ -43,7 +43,7 @@ def tracked(**changes: object) -> dict[str, Instance]:
 
 
 def test_a_request_for_what_is_being_written_waits_for_that(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left())
+    memory = Persistence(journal, Recovered())
     first = memory.save(RUNNING, tracked())
     second = memory.save(RUNNING, tracked())
     assert first is not None
@@ -54,7 +54,7 @@ def test_a_request_for_what_is_being_written_waits_for_that(journal: SlowJournal
 
 
 def test_a_request_for_what_could_not_be_written_waits_for_it_to_be(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left())
+    memory = Persistence(journal, Recovered())
     memory.save(RUNNING, tracked())
     for number in range(2):
         journal.saves[number].set_exception(OSError("no room"))
@@ -66,7 +66,7 @@ def test_a_request_for_what_could_not_be_written_waits_for_it_to_be(journal: Slo
 
 
 def test_nothing_is_written_of_an_instance_that_nothing_happened_to(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left())
+    memory = Persistence(journal, Recovered())
     memory.save(RUNNING, tracked())
     memory.save_histories(tracked(runs=1), ["a"])
     assert len(journal.saves) == 1
@@ -74,7 +74,7 @@ def test_nothing_is_written_of_an_instance_that_nothing_happened_to(journal: Slo
 
 
 def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left())
+    memory = Persistence(journal, Recovered())
     failed = tracked(failures=1, restarts=1, fail_times=(NOW, NOW.plus(1.0)), last_exit=EXIT)
     memory.save(RUNNING, failed, ["a"])
     memory.save_histories({"a": with_fields(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
@@ -87,7 +87,7 @@ def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
 
 def test_the_history_of_what_is_gone_is_forgotten(journal: SlowJournal) -> None:
     journal.histories = {"gone": History("Agent", Management.HOST, finished=True)}
-    memory = Memory(journal, Left(histories=dict(journal.histories)))
+    memory = Persistence(journal, Recovered(histories=dict(journal.histories)))
     memory.to_restore(tracked())
     memory.save(RUNNING, tracked(last_exit=EXIT), ["a"])
     assert list(journal.histories) == ["a"]
@@ -96,7 +96,7 @@ def test_the_history_of_what_is_gone_is_forgotten(journal: SlowJournal) -> None:
 
 
 def test_what_is_brought_down_at_the_end_is_not_remembered_as_asked_for(journal: SlowJournal) -> None:
-    memory = Memory(journal, Left())
+    memory = Persistence(journal, Recovered())
     memory.save(RUNNING, tracked())
     memory.keep()
     assert memory.save(ManagerState.STOPPING, tracked(target=Target.DOWN)) is None

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager_status import Manager, ManagerState, Problem
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, Problem
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Target
-from hostmanager_server.drivers.contract import Driver, Poller, Post
+from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
     CallSoon,
@@ -37,14 +37,14 @@ class Daemon:
         self.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
         self.load: Callable[[], ReadConfig] = lambda: self.config
         self.broken = threading.Event()
-        self.store = Store("epoch", Manager(ManagerState.STOPPED, "host", "site.yaml"))
+        self.store = Store("epoch", ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"))
         self.supervisor = Supervisor(self.store, self._load, self._driver, MemoryJournal(), self.broken.set)
         self.supervisor.start()
 
     def _load(self) -> ReadConfig:
         return self.load()
 
-    def _driver(self, poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+    def _driver(self, poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
         self.host = FakeHost(poller)
         self.call_soon = call_soon
         self.driver = FakeDriver(poller, post, self.host)
@@ -145,7 +145,7 @@ def test_a_bug_of_the_engine_is_told_to_the_owner(daemon: Daemon, monkeypatch: p
         raise ValueError("on purpose")
 
     monkeypatch.setattr(daemon.store, "publish", broken)
-    daemon.supervisor.note(Note(Kind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
+    daemon.supervisor.note(LogEntry(EntryKind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
     assert daemon.broken.wait(PATIENCE)
 
 

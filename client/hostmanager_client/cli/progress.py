@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostmanager_client.cli.harmless import one_line
 from hostmanager_client.cli.output import say
-from hostmanager_client.cli.session import Session
+from hostmanager_client.cli.session import CliSession
 
 if TYPE_CHECKING:
     from hostmanager_client.calls import Target
@@ -54,7 +54,7 @@ class _Display:
 
 
 def follow(
-    session: Session,
+    session: CliSession,
     client: HostManagerClient,
     generations: Mapping[str, int],
     targets: Mapping[str, Target],
@@ -86,7 +86,7 @@ def follow(
         )
 
 
-def follow_all(session: Session, client: HostManagerClient) -> WaitProgress:
+def follow_all(session: CliSession, client: HostManagerClient) -> WaitProgress:
     """Wait until all that is asked of every instance is carried out, and what retires is gone."""
     from hostmanager_client.calls import DOWN
 

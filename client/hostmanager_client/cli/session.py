@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Session:
+class CliSession:
     """One run of the command line."""
 
     address: str | None = None
@@ -43,12 +43,12 @@ class Session:
                 raise _with_suggestions(error, client) from error
 
 
-def current_session(ctx: click.Context) -> Session:
+def current_session(ctx: click.Context) -> CliSession:
     """The session of this run; also while completing, when no group was invoked."""
-    return ctx.find_root().ensure_object(Session)
+    return ctx.find_root().ensure_object(CliSession)
 
 
-def pass_session(ctx: click.Context | None = None) -> Session:
+def pass_session(ctx: click.Context | None = None) -> CliSession:
     """The session of the command that runs now."""
     return current_session(ctx or click.get_current_context())
 

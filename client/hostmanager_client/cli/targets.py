@@ -15,7 +15,7 @@ from hostmanager_client.cli.options import (
     wait_option,
 )
 from hostmanager_client.cli.output import print_json, say
-from hostmanager_client.cli.session import Session, pass_session
+from hostmanager_client.cli.session import CliSession, pass_session
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -141,7 +141,7 @@ def _named(instance_ids: tuple[str, ...], everything: bool) -> tuple[str, ...]:
     return (ALL,) if everything else instance_ids
 
 
-def _call_timeout(session: Session, wait: bool) -> float | None:
+def _call_timeout(session: CliSession, wait: bool) -> float | None:
     """With --wait, --timeout is for the waiting: the calls have their own."""
     from hostmanager_client.calls import PLAIN_TIMEOUT
 
@@ -149,7 +149,7 @@ def _call_timeout(session: Session, wait: bool) -> float | None:
 
 
 def _update(
-    session: Session,
+    session: CliSession,
     pairs: Iterable[tuple[str, str]],
     *,
     wait: bool,
@@ -194,7 +194,7 @@ def _sentences(targets: Mapping[str, Target], reload_config: bool, validate_only
 
 
 def _wait(
-    session: Session,
+    session: CliSession,
     client: HostManagerClient,
     answer: pb.UpdateResponse | pb.RestartResponse,
     targets: Mapping[str, Target],
@@ -219,7 +219,7 @@ def _say(lines: Iterable[str]) -> None:
 
 
 def _finish(
-    session: Session, answer: pb.UpdateResponse | pb.RestartResponse, progress: WaitProgress | None
+    session: CliSession, answer: pb.UpdateResponse | pb.RestartResponse, progress: WaitProgress | None
 ) -> None:
     """The last of the output, when all went well."""
     if session.json:

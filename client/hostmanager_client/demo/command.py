@@ -56,7 +56,7 @@ def demo_command(tour: bool | None) -> None:
 
 def _show(lab: Lab, tour: bool) -> int:
     """Show the demo; the signal that ended it, 0 when it came to its end."""
-    from hostmanager_client.demo.signals import Ended
+    from hostmanager_client.demo.signals import DemoEnded
 
     try:
         click.echo("starting a daemon with the example site ...")
@@ -72,7 +72,7 @@ def _show(lab: Lab, tour: bool) -> int:
             from hostmanager_client.demo.live import show_live
 
             show_live(lab)
-    except Ended as ended:
+    except DemoEnded as ended:
         return ended.signum
     return 0
 

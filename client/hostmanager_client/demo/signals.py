@@ -13,7 +13,7 @@ from hostmanager_client.demo.lab import DemoError, Lab
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Ended(BaseException):
+class DemoEnded(BaseException):
     """Somebody asked the demo to end; `signum` is how."""
 
     def __init__(self, signum: int) -> None:
@@ -33,7 +33,7 @@ def ending_signals(lab: Lab) -> Iterator[None]:
             lab.hurry = True
             return
         asked = True
-        raise Ended(signum)
+        raise DemoEnded(signum)
 
     before = {signum: signal.signal(signum, handle) for signum in ENDING}
     try:

@@ -28,9 +28,9 @@ from hostmanager_server.config.manager_options import ManagerOptions, PersistTar
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon import upgrade
-from hostmanager_server.daemon.app import App, Outcome
+from hostmanager_server.daemon.app import App, DaemonOutcome
 from hostmanager_server.daemon.log import DaemonLog
-from hostmanager_server.daemon.settings import ComposeSettings, Settings
+from hostmanager_server.daemon.settings import ComposeSettings, DaemonSettings
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.rlimits import raise_own_files
 from hostmanager_server.linux.trusted_paths import Trust, make_folder
@@ -228,7 +228,7 @@ def serve_command(
             socket = default_socket(environ)
             private_folder(socket)
             addresses = (parse_listen(f"unix:{socket}", insecure=insecure),)
-        settings = Settings(
+        settings = DaemonSettings(
             site_file=site.absolute(),
             state_dir=folder,
             listen=addresses,
@@ -273,7 +273,7 @@ def _compose(
     )
 
 
-async def _serve(settings: Settings) -> Outcome:
+async def _serve(settings: DaemonSettings) -> DaemonOutcome:
     app = App(settings)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -47,7 +47,7 @@ class TooDeepError(DocumentError):
     """A document whose values are nested more than MAX_DEPTH levels deep."""
 
 
-class Kind(Enum):
+class NodeKind(Enum):
     """What YAML takes a scalar for, as far as it matters here."""
 
     NULL = "null"
@@ -63,7 +63,7 @@ class Scalar:
     line: int
     column: int
     text: str
-    kind: Kind = Kind.TEXT
+    kind: NodeKind = NodeKind.TEXT
 
     @property
     def size(self) -> int:
@@ -151,7 +151,7 @@ class _Composer:
         following = next(self.events)
         if not isinstance(following, yaml.StreamEndEvent):
             raise _error(following, "starts a second document here; a site config is a single one")
-        return None if isinstance(node, Scalar) and node.kind is Kind.NULL else node
+        return None if isinstance(node, Scalar) and node.kind is NodeKind.NULL else node
 
     def _node(self, event: Any, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -203,18 +203,18 @@ def _too_deep(event: Any) -> TooDeepError:
     return TooDeepError(message, event.start_mark.line + 1, event.start_mark.column + 1)
 
 
-def _kind(event: Any) -> Kind:
+def _kind(event: Any) -> NodeKind:
     if event.tag in (None, "!"):
         if not event.implicit[0]:  # quoted
-            return Kind.TEXT
+            return NodeKind.TEXT
         if event.value in _NULLS:
-            return Kind.NULL
+            return NodeKind.NULL
         if event.value in _BOOLEANS:
-            return Kind.BOOLEAN
-        return Kind.MERGE if event.value == "<<" else Kind.TEXT
+            return NodeKind.BOOLEAN
+        return NodeKind.MERGE if event.value == "<<" else NodeKind.TEXT
     if event.tag not in _SCALAR_TAGS:
         raise _bad_tag(event)
-    return {"null": Kind.NULL, "bool": Kind.BOOLEAN}.get(event.tag.removeprefix(_TAG), Kind.TEXT)
+    return {"null": NodeKind.NULL, "bool": NodeKind.BOOLEAN}.get(event.tag.removeprefix(_TAG), NodeKind.TEXT)
 
 
 def _check_tag(event: Any, name: str) -> None:

@@ -18,7 +18,7 @@ from hostmanager_server.core.spec import (
     STOP_GRACE,
     TERM_GRACE,
     Backoff,
-    Probe,
+    ReadinessProbe,
     RestartPolicy,
     RestartWhen,
     StopPolicy,
@@ -60,7 +60,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class InstanceKeys:
     """What was given; None, or empty, where nothing was."""
 
     command: tuple[str, ...] | None = None
@@ -70,7 +70,7 @@ class Settings:
     env_inherit: tuple[str, ...] | None = None
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
-    ready: Probe | None = None
+    ready: ReadinessProbe | None = None
     restart: RestartPolicy | None = None
     start_timeout: float | None = None
     stop_signal: int | None = None
@@ -84,10 +84,10 @@ class Settings:
         return StopPolicy(_or(self.stop_signal, signal.SIGINT), grace, term_grace)
 
 
-def merge(over: Settings, under: Settings) -> Settings:
+def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
     """An instance's settings over its class's: key by key; `env`, `limits` and `log` name by name, and
     `env-file` one after the other."""
-    return Settings(
+    return InstanceKeys(
         command=_or(over.command, under.command),
         depends_on=_or(over.depends_on, under.depends_on),
         env={**under.env, **over.env},
@@ -105,14 +105,14 @@ def merge(over: Settings, under: Settings) -> Settings:
     )
 
 
-def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, working_dir: Path) -> Settings:
+def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, working_dir: Path) -> InstanceKeys:
     """Settings from those of the entries that are among KEYS. `what` has them, for messages."""
     folder = Path(reader.file).absolute().parent
 
     def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
         return how(reader, entries[name].value, f"{name!r} of {what}") if name in entries else None
 
-    return Settings(
+    return InstanceKeys(
         command=read("command", read_command),
         depends_on=read("depends-on", _depends_on),
         env=read("env", _env) or {},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hostmanager_server.config.dependencies import check_dependencies
 from hostmanager_server.config.document import MapNode, Node, Scalar
 from hostmanager_server.config.environment_keys import EnvFiles, user_number
-from hostmanager_server.config.instance_keys import KEYS, Settings, merge, read_settings
+from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, merge, read_settings
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
 from hostmanager_server.config.manager_options import ManagerOptions, read_options
@@ -45,16 +45,16 @@ class _Instance:
     agent_class: str
     manage: Manage | None  # None: not managed
     arguments: tuple[Scalar, ...]
-    own: Settings
-    settings: Settings  # with what its class says
+    own: InstanceKeys
+    settings: InstanceKeys  # with what its class says
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ParseContext:
     """The host that instances are read for, and what it shares with others."""
 
     host: str
-    classes: Mapping[str, Settings]
+    classes: Mapping[str, InstanceKeys]
     launchers: Launchers
     log_dir: str  # empty: the daemon's default
     local: bool  # the host is this machine: an agent that cannot be started here is worth a warning
@@ -63,7 +63,7 @@ class Context:
 
 
 def read_instances(
-    reader: Reader, nodes: Iterable[Node], context: Context
+    reader: Reader, nodes: Iterable[Node], context: ParseContext
 ) -> tuple[list[InstanceSpec], ManagerOptions]:
     """The specs of the managed instances, in the file's order, and what the daemon's own entry says."""
     found: dict[str, _Instance] = {}
@@ -93,7 +93,7 @@ def _options(reader: Reader, instances: Iterable[_Instance]) -> ManagerOptions:
     return read_options(reader, own[0].arguments) if own else ManagerOptions()
 
 
-def _read(reader: Reader, node: Node, context: Context) -> _Instance | None:
+def _read(reader: Reader, node: Node, context: ParseContext) -> _Instance | None:
     what = "an entry of 'agent-instances'"
     if not isinstance(node, MapNode):
         reader.error(node, f"{what} must be a mapping (key: value)")
@@ -122,11 +122,11 @@ def _read(reader: Reader, node: Node, context: Context) -> _Instance | None:
         manage,
         arguments,
         own,
-        merge(own, context.classes.get(agent_class, Settings())),
+        merge(own, context.classes.get(agent_class, InstanceKeys())),
     )
 
 
-def _check_service(reader: Reader, entries: Mapping[str, Entry], own: Settings, what: str) -> None:
+def _check_service(reader: Reader, entries: Mapping[str, Entry], own: InstanceKeys, what: str) -> None:
     for key in PROCESS_KEYS:
         if key in entries:
             text = f"{key!r} of {what} is ignored: for a compose service the compose file says that"
@@ -168,7 +168,7 @@ def _agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], what:
     return text
 
 
-def _spec(reader: Reader, instance: _Instance, context: Context) -> InstanceSpec:
+def _spec(reader: Reader, instance: _Instance, context: ParseContext) -> InstanceSpec:
     assert instance.manage is not None
     management, target = instance.manage
     settings = instance.settings
@@ -198,7 +198,7 @@ def _spec(reader: Reader, instance: _Instance, context: Context) -> InstanceSpec
     )
 
 
-def _process(reader: Reader, instance: _Instance, context: Context) -> ProcessSpec | None:
+def _process(reader: Reader, instance: _Instance, context: ParseContext) -> ProcessSpec | None:
     arguments = [word.text for word in instance.arguments]
     launchers = context.launchers
     command = launchers.find(
@@ -219,7 +219,7 @@ def _process(reader: Reader, instance: _Instance, context: Context) -> ProcessSp
     )
 
 
-def _env_files(reader: Reader, instance: _Instance, context: Context) -> tuple[EnvFile, ...]:
+def _env_files(reader: Reader, instance: _Instance, context: ParseContext) -> tuple[EnvFile, ...]:
     """The files with the digests of what they say, as far as they are on this machine."""
     files = instance.settings.env_files
     if not context.local:

@@ -20,7 +20,7 @@ def installed_agents() -> dict[str, EntryPoint]:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class LaunchCommand:
     """What to run, and where that was found."""
 
     argv: tuple[str, ...]
@@ -45,17 +45,17 @@ class Launchers:
         agent_class: str,
         command: tuple[str, ...] | None,
         arguments: Sequence[str],
-    ) -> Command | None:
+    ) -> LaunchCommand | None:
         """The command of an instance of a host; `command` is its own, when it has one."""
         if command is not None:
-            return Command((*command, *arguments), "command")
+            return LaunchCommand((*command, *arguments), "command")
         if agent_class in self.classes:
-            return Command((*self.classes[agent_class], *arguments), "agent-classes")
+            return LaunchCommand((*self.classes[agent_class], *arguments), "agent-classes")
         if agent_class in self.installed:
             argv = (*_python(self.installed[agent_class]), *arguments)
-            return Command(argv, f"entry point {GROUP}")
+            return LaunchCommand(argv, f"entry point {GROUP}")
         if agent_class in self.ocs.classes:
-            return Command(ocs_command(instance_id, self.file, host, self.working_dir), "ocs")
+            return LaunchCommand(ocs_command(instance_id, self.file, host, self.working_dir), "ocs")
         return None
 
     def unknown(self, agent_class: str) -> str:

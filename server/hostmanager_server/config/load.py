@@ -11,8 +11,8 @@ from pathlib import Path
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
 from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
-from hostmanager_server.config.instance_keys import KEYS, Settings, read_path, read_settings
-from hostmanager_server.config.instances import Context, read_instances
+from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
+from hostmanager_server.config.instances import ParseContext, read_instances
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.quantities import parse_whole
@@ -113,7 +113,7 @@ class _Site:
     file: str
     working_dir: Path
     hosts: Mapping[str, Entry]
-    classes: Mapping[str, Settings]
+    classes: Mapping[str, InstanceKeys]
     reader: Reader  # with what is wrong there
     text: str
 
@@ -128,7 +128,7 @@ def _read_site(
     reader = Reader(str(file), most_problems)
     folder = (working_dir or Path()).absolute()
     hosts: dict[str, Entry] = {}
-    classes: dict[str, Settings] = {}
+    classes: dict[str, InstanceKeys] = {}
     public = False
     if text is None:
         text, public = _text(reader, file, trust or Trust.of_this_process())
@@ -179,7 +179,7 @@ def _document(reader: Reader, text: str) -> Node | None:
     return document
 
 
-def _read_classes(reader: Reader, node: Node, working_dir: Path) -> dict[str, Settings]:
+def _read_classes(reader: Reader, node: Node, working_dir: Path) -> dict[str, InstanceKeys]:
     classes = {}
     for name, entry in reader.mapping(node, "'agent-classes'").items():
         what = f"agent class {shown(name)}"
@@ -243,7 +243,7 @@ def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> 
     env_inherit = None
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {what}")
-    context = Context(name, site.classes, launchers, log_dir, local, env_inherit)
+    context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit)
     instances, options = read_instances(reader, nodes, context)
     if "address" in entries:
         address = _address(reader, entries["address"].value, f"'address' of {what}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hostmanager_server.config.document import Kind, Node, Scalar
+from hostmanager_server.config.document import Node, NodeKind, Scalar
 from hostmanager_server.config.reader import Reader, hint_at, is_null, shown
 from hostmanager_server.core.spec import Management, Target
 
@@ -36,7 +36,7 @@ def read_manage(reader: Reader, node: Node, what: str) -> Manage | None:
     text = reader.text(node, what)
     if text is None:
         return None
-    if isinstance(node, Scalar) and node.kind is Kind.BOOLEAN:
+    if isinstance(node, Scalar) and node.kind is NodeKind.BOOLEAN:
         text = _BOOLEANS.get(text.lower(), text)
     if text not in MANAGE:
         reader.error(node, f"{what} is {shown(text)}, which means nothing ({hint_at(text, MANAGE)})")

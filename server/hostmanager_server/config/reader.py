@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hostmanager_server.config.document import Kind, ListNode, MapNode, Node, Scalar
+from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
@@ -92,7 +92,7 @@ class Reader:
         for key, value in node.pairs:
             if not isinstance(key, Scalar):
                 self.error(key, f"a key of {what} must be a word, not {describe(key)}")
-            elif key.kind is Kind.MERGE:
+            elif key.kind is NodeKind.MERGE:
                 self._merge(value, what, merged)
             elif key.text in own:
                 first = own[key.text].key.line
@@ -216,7 +216,7 @@ def hint_at(word: str, known: Iterable[str], most: int = 15) -> str:
 
 def is_null(node: Node) -> bool:
     """Whether nothing was given: `key:` with no value, or null."""
-    return isinstance(node, Scalar) and node.kind is Kind.NULL
+    return isinstance(node, Scalar) and node.kind is NodeKind.NULL
 
 
 def shown(text: str) -> str:

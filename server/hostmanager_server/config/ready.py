@@ -9,14 +9,14 @@ from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import MapNode, Node
 from hostmanager_server.config.quantities import parse_whole
 from hostmanager_server.config.reader import Entry, Reader, describe, shown
-from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
 
 PROBES = ("tcp", "http", "command")
 READY_KEYS = (*PROBES, "interval", "timeout")
 HOUR = 3600.0  # s
 
 
-def read_ready(reader: Reader, node: Node, what: str) -> Probe | None:
+def read_ready(reader: Reader, node: Node, what: str) -> ReadinessProbe | None:
     """A probe, of exactly one of the PROBES."""
     if not isinstance(node, MapNode):
         reader.error(node, f"{what} must be a mapping, such as {{tcp: 5000}}, not {describe(node)}")
@@ -33,8 +33,8 @@ def read_ready(reader: Reader, node: Node, what: str) -> Probe | None:
     timeout = _seconds(reader, entries, "timeout", what)
     if check is None:
         return None
-    default = Probe(check)
-    return Probe(
+    default = ReadinessProbe(check)
+    return ReadinessProbe(
         check,
         default.interval if interval is None else interval,
         default.timeout if timeout is None else timeout,

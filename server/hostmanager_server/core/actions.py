@@ -11,7 +11,7 @@ from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import InstanceSpec
 
 
-class Kind(Enum):
+class EntryKind(Enum):
     """What an event of the log is about."""
 
     DAEMON = "daemon"
@@ -51,10 +51,10 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogEntry:
     """Put something that happened into the event log."""
 
-    kind: Kind
+    kind: EntryKind
     reason: str
     message: str
     at: Instant
@@ -79,4 +79,4 @@ class Remove:
     instance_id: str
 
 
-Action = Launch | Stop | Note | Remove
+Action = Launch | Stop | LogEntry | Remove

@@ -10,7 +10,7 @@ NO_EXIT_CODE = 127  # OCS's, of a service that has no container
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceRecord:
+class ServiceStatus:
     """Facts about a service. With several replicas those of one stand for all: of one that runs, if any."""
 
     image_id: str = UNKNOWN_IMAGE  # what the wanted tag means now

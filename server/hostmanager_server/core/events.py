@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hostmanager_server.core.compose import ServiceRecord
+from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.spec import ProcessSpec
 
 
@@ -124,11 +124,11 @@ class StopFailed(_OfRun):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServiceObserved:
     """What the engine has of the service. Of compose services only."""
 
     instance_id: str
-    record: ServiceRecord
+    record: ServiceStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +140,4 @@ class OutOfSight:
 
 
 RunEvent = Started | StartFailed | Ready | Exited | Gone | Appeared | Degraded | StopFailed
-DriverEvent = RunEvent | Seen | OutOfSight
+DriverEvent = RunEvent | ServiceObserved | OutOfSight

@@ -19,7 +19,7 @@ from hostmanager_server.core.events import (
     Instant,
     OutOfSight,
     Ready,
-    Seen,
+    ServiceObserved,
     Started,
     StartFailed,
     StopFailed,
@@ -30,7 +30,7 @@ from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
 def fold(instance: Instance, event: DriverEvent) -> Instance:
     """Record an event in the instance; ignore events of earlier runs."""
     match event:
-        case Seen():
+        case ServiceObserved():
             return _observe(instance, replace(instance.observed, service=event.record, out_of_sight=""))
         case OutOfSight():
             return _observe(instance, replace(instance.observed, service=None, out_of_sight=event.why))

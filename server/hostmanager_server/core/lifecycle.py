@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hostmanager_server.core import stability
-from hostmanager_server.core.actions import Action, Kind, Launch, Note, Remove, Severity, Stop
+from hostmanager_server.core.actions import Action, EntryKind, Launch, LogEntry, Remove, Severity, Stop
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, signal_name
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
@@ -91,7 +91,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
     gone = instance.observed.run is None and instance.standing.state in (State.DOWN, State.UNKNOWN)
     if instance.retired and gone and not instance.observed.out_of_sight:
         message = "retired and down: removed from the list"
-        actions.append(Note(Kind.INSTANCE, "Removed", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.INSTANCE, "Removed", message, now, instance.instance_id))
         actions.append(Remove(instance.instance_id))
     return Decision(instance, tuple(actions))
 
@@ -152,11 +152,11 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     wanted, service, spec = instance.wanted, instance.observed.service, instance.spec
     if instance.observed.run is not None:
         message = f"{spec.full_name} was found running"
-        actions.append(Note(Kind.UP, "FoundRunning", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.UP, "FoundRunning", message, now, instance.instance_id))
         return _to_up(instance, now, "found running")
     if wanted.successor is not None:
         message = "the old one is down; starting afresh"
-        actions.append(Note(Kind.INSTANCE, "Reset", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.INSTANCE, "Reset", message, now, instance.instance_id))
         return successor_of(instance, wanted.successor, wanted.target)
     if instance.retired:
         return _to_down(instance)
@@ -194,7 +194,9 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         message = f"waiting for {', '.join(instance.observed.waiting_for)} to be up"
         return _stand(instance, State.START, "WaitingForDependencies", message, standing.deadline)
     run = Run(standing.runs + 1, Phase.LAUNCHING, workload)
-    actions.append(Note(Kind.LAUNCH, "Launching", f"starting {spec.full_name}", now, instance.instance_id))
+    actions.append(
+        LogEntry(EntryKind.LAUNCH, "Launching", f"starting {spec.full_name}", now, instance.instance_id)
+    )
     actions.append(Launch(RunKey(instance.instance_id, run.number), spec))
     # A request for a start clears retry_at: only a launch after a failure counts as a restart.
     restarts = standing.restarts + (1 if standing.retry_at is not None else 0)
@@ -224,7 +226,7 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
         return _escalate(instance, now, actions)
     if run.phase in (Phase.READY, Phase.DEGRADED):
         message = f"{spec.full_name} is up (pid {run.pid})"
-        actions.append(Note(Kind.UP, "Up", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.UP, "Up", message, now, instance.instance_id))
         return _to_up(instance, now, "running")
     if deadline is None and run.phase is Phase.RUNNING:
         deadline = now.plus(spec.start_timeout)
@@ -268,7 +270,9 @@ def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action])
     standing, name = instance.standing, instance.spec.full_name
     if missing := run.missing:
         message = f"{name}: {missing}"
-        actions.append(Note(Kind.EXIT, "Degraded", message, now, instance.instance_id, Severity.WARNING))
+        actions.append(
+            LogEntry(EntryKind.EXIT, "Degraded", message, now, instance.instance_id, Severity.WARNING)
+        )
         instance = instance.with_run(replace(run, missing=""))
         instance = _stand(instance, State.UP, "Degraded", missing)
         if instance.should_run and instance.spec.restart.when is not RestartWhen.NEVER:
@@ -281,7 +285,7 @@ def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action])
         standing.retry_at is None or now.mono >= standing.retry_at.mono
     ):
         message = f"starting the missing part of {name}"
-        actions.append(Note(Kind.LAUNCH, "Launching", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.LAUNCH, "Launching", message, now, instance.instance_id))
         actions.append(Launch(instance.run_key(), instance.spec))
         standing = replace(standing, retry_at=None, deadline=None, restarts=standing.restarts + 1)
         return replace(instance, standing=standing)
@@ -292,7 +296,7 @@ def _wait_dead(instance: Instance, now: Instant, actions: list[Action]) -> Insta
     run, deadline = instance.observed.run, instance.standing.deadline
     if run is None:
         what = "its containers are" if instance.spec.service is not None else "the whole process tree is"
-        actions.append(Note(Kind.DOWN, "Down", f"{what} gone", now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.DOWN, "Down", f"{what} gone", now, instance.instance_id))
         return _to_down(instance)
     if run.stop_error:
         return _retry_stop(instance, run, now, actions)
@@ -334,7 +338,7 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
         who = "the whole process tree" if whole_tree else f"pid {run.pid}" if run.pid else "the process"
         severity = Severity.INFO if run.stop_stage is None else Severity.WARNING
         message = f"{signal_name(signum)} to {who}"
-        actions.append(Note(Kind.STOP, "Stopping", message, now, instance.instance_id, severity))
+        actions.append(LogEntry(EntryKind.STOP, "Stopping", message, now, instance.instance_id, severity))
     reason = "Stopping" if run.stop_stage is None else "StopEscalated"
     message = f"sent {signal_name(signum)}; waiting for the whole process tree to end"
     instance = instance.with_run(replace(run, stop_stage=stage))
@@ -358,7 +362,7 @@ def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list
     actions.append(Stop(instance.run_key(), signal.SIGKILL, whole_tree=True))
     message = "compose stops and removes its containers"
     if run.stop_stage is None:
-        actions.append(Note(Kind.STOP, "Stopping", message, now, instance.instance_id))
+        actions.append(LogEntry(EntryKind.STOP, "Stopping", message, now, instance.instance_id))
     instance = instance.with_run(replace(run, stop_stage=StopStage.REMOVE))
     return _stand(instance, State.WAIT_DEAD, "Stopping", message)
 
@@ -377,7 +381,7 @@ def _clean_up(instance: Instance, now: Instant, actions: list[Action]) -> Instan
 def _retry_stop(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
     """Report a failed stop, and wait before the next attempt."""
     why = run.stop_error
-    actions.append(Note(Kind.STOP, "StopFailed", why, now, instance.instance_id, Severity.ERROR))
+    actions.append(LogEntry(EntryKind.STOP, "StopFailed", why, now, instance.instance_id, Severity.ERROR))
     delay = max(instance.spec.restart.backoff.delay(run.stop_failures), STOP_FAILED_RETRY)
     instance = instance.with_run(replace(run, stop_error=""))
     return _stand(instance, State.WAIT_DEAD, "StopFailed", why, now.plus(delay))
@@ -442,7 +446,9 @@ def _failed(instance: Instance, now: Instant, actions: list[Action]) -> Instance
     last_exit = instance.observed.last_exit
     assert last_exit is not None
     message = f"{instance.spec.full_name} {last_exit.why}"
-    actions.append(Note(Kind.EXIT, "Exited", message, now, instance.instance_id, Severity.WARNING, last_exit))
+    actions.append(
+        LogEntry(EntryKind.EXIT, "Exited", message, now, instance.instance_id, Severity.WARNING, last_exit)
+    )
     if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
         return _finish(instance, instance.standing.fail_times)
     return _count_failure(instance, now)
@@ -471,8 +477,8 @@ def _with_start_error(instance: Instance, why: str) -> Instance:
     return replace(instance, observed=replace(instance.observed, start_error=why))
 
 
-def _start_failed(reason: str, why: str, instance: Instance, now: Instant) -> Note:
-    return Note(Kind.START_FAILED, reason, why, now, instance.instance_id, Severity.ERROR)
+def _start_failed(reason: str, why: str, instance: Instance, now: Instant) -> LogEntry:
+    return LogEntry(EntryKind.START_FAILED, reason, why, now, instance.instance_id, Severity.ERROR)
 
 
 def _after_moves(instance: Instance, now: Instant) -> Instance:
@@ -496,5 +502,7 @@ def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list
     if instance.observed.run is None or wanted.target is not Target.DOWN or instance.retired:
         return replace(instance, wanted=wanted)
     message = "it runs, and the requested target was lost: the target is up from now on"
-    actions.append(Note(Kind.INSTANCE, "TargetLost", message, now, instance.instance_id, Severity.WARNING))
+    actions.append(
+        LogEntry(EntryKind.INSTANCE, "TargetLost", message, now, instance.instance_id, Severity.WARNING)
+    )
     return replace(instance, wanted=replace(wanted, target=Target.UP))

@@ -56,7 +56,7 @@ SCF = "[SCF]"
 
 
 @dataclass(frozen=True, slots=True)
-class Manager:
+class ManagerStatus:
     """The manager's state, and how its input files were read."""
 
     state: ManagerState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from hostmanager_server.core.compose import ServiceRecord
+from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target, Workload
 
@@ -91,7 +91,7 @@ class Observed:
     start_error: str = ""  # why the last launch failed
     waiting_for: tuple[str, ...] = ()  # dependencies that are not up
     held_by: tuple[str, ...] = ()  # dependents that must be down first
-    service: ServiceRecord | None = None  # the engine's status of a compose service
+    service: ServiceStatus | None = None  # the engine's status of a compose service
     out_of_sight: str = ""  # why the real state is unknown; the core does nothing meanwhile
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import EntryKind, LogEntry
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import release_run
@@ -40,7 +40,7 @@ class Plan:
     and what to say about it."""
 
     changed: Mapping[str, Instance]
-    notes: tuple[Note, ...] = ()
+    notes: tuple[LogEntry, ...] = ()
     dropped: tuple[str, ...] = ()
 
 
@@ -150,7 +150,7 @@ class _Planner:
 
     def __init__(self, instances: Instances, host: HostSpec, now: Instant) -> None:
         self.changed: dict[str, Instance] = {}
-        self.notes: list[Note] = []
+        self.notes: list[LogEntry] = []
         self.dropped: list[str] = []
         self.listed = {spec.instance_id for spec in host.instances}
         self._instances = instances
@@ -217,7 +217,7 @@ class _Planner:
         self._note(reason, message, new.instance_id)
 
     def _note(self, reason: str, message: str, instance_id: str) -> None:
-        self.notes.append(Note(Kind.INSTANCE, reason, message, self._now, instance_id))
+        self.notes.append(LogEntry(EntryKind.INSTANCE, reason, message, self._now, instance_id))
 
 
 def _service_key(spec: InstanceSpec) -> tuple[str, str] | None:

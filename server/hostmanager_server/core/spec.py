@@ -97,7 +97,7 @@ class CommandProbe:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ReadinessProbe:
     """Asked every `interval` s, each try at most `timeout` s, from the start until it first succeeds."""
 
     check: TcpProbe | HttpProbe | CommandProbe
@@ -187,7 +187,7 @@ class InstanceSpec:
     process: ProcessSpec | None = None
     service: ServiceSpec | None = None
     problem: str = ""  # why there is neither: it is not operable
-    ready: Probe | None = None
+    ready: ReadinessProbe | None = None
     log: LogPolicy = field(default_factory=LogPolicy)
     start_timeout: float = START_TIMEOUT
     stop: StopPolicy = field(default_factory=StopPolicy)

@@ -14,25 +14,25 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from hostmanager_server.config.manager_options import PersistTargets
-from hostmanager_server.core.actions import Kind, Note
-from hostmanager_server.core.manager_status import Manager, ManagerState
+from hostmanager_server.core.actions import EntryKind, LogEntry
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
 from hostmanager_server.daemon.event_log import first_sight, log_events
 from hostmanager_server.daemon.recovery import targets_hold, what_is_left
-from hostmanager_server.daemon.settings import Settings
+from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
-from hostmanager_server.daemon.systemd_notifier import ServiceManager
+from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.daemon.upgrade import command_line, preflight
-from hostmanager_server.drivers.contract import Driver, Poller, Post
+from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_groups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record_directory import were_kept_in
 from hostmanager_server.linux.pidfds import boot_id
-from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.joined import Joined
@@ -60,7 +60,7 @@ EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DaemonOutcome:
     """How the daemon ended: the exit code; or the descriptor of the state directory's lock, for the code that
     is to take over."""
 
@@ -82,7 +82,7 @@ class _BrokenDownError(Exception):
 class App:
     """One daemon, on the running event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[_End] = self._loop.create_future()
@@ -90,12 +90,14 @@ class App:
         self._broken = asyncio.Event()  # nothing is supervised any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor | None = None
-        self._above: ServiceManager | None = None
+        self._above: SystemdNotifier | None = None
         self._preflight = Joined(
             lambda: asyncio.to_thread(preflight, command_line(), dict(os.environ))
         )  # one process at a time, however many clients ask
 
-    async def run(self, ready: Callable[[list[str]], None], inherited_lock: int | None = None) -> Outcome:
+    async def run(
+        self, ready: Callable[[list[str]], None], inherited_lock: int | None = None
+    ) -> DaemonOutcome:
         """Serve until asked to end; an exit code of 1: the supervision broke down. `ready` is called with the
         addresses once they are served. `inherited_lock`: see StateDir. Raises StateDirError or AddressError
         when nothing was started."""
@@ -103,11 +105,11 @@ class App:
         state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
         daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
         store = Store(
-            daemon.epoch, Manager(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
+            daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
         )
         outputs = OutputFiles(state_dir.path / "logs")
 
-        def make_driver(poller: Poller, post: Post, call_soon: CallSoon) -> Driver:
+        def make_driver(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
             groups = find_groups(settings.cgroup, state_dir.path)
             kept = DescriptorStore.from_environment(os.environ)
             return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon, groups, kept)
@@ -134,14 +136,14 @@ class App:
         hub = Hub(store)
         convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
         engine = None if compose is None else engine_access()
-        context = Context(
+        context = RpcContext(
             daemon, store, supervisor, hub, convert, outputs, now, self.exit, self.upgrade, engine
         )
         server = Server(
             context, list(settings.listen), limits,
             tcp_reflection=settings.tcp_reflection, trust=settings.trust,
         )  # fmt: skip
-        above = self._above = ServiceManager(os.environ, store)
+        above = self._above = SystemdNotifier(os.environ, store)
         disown = True  # whatever goes wrong below, what runs is left to the next daemon
         end = _End(EVERYTHING, 1)
         try:
@@ -177,13 +179,13 @@ class App:
                 supervisor.keep_targets()
             if end.disown != EVERYTHING:
                 disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
-            return Outcome(end.code, state_dir.lock if end.upgrade else None)
+            return DaemonOutcome(end.code, state_dir.lock if end.upgrade else None)
         except (_BrokenDownError, AdoptionError) as error:
             if isinstance(error, AdoptionError):
                 log.error("%s", error)
             disown = True
             end = _End(EVERYTHING, 1)
-            return Outcome(end.code)
+            return DaemonOutcome(end.code)
         finally:
             await server.stop()
             if engine is not None:
@@ -304,8 +306,8 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
 
-def _began(daemon: Daemon, *, upgraded: bool) -> Note:
+def _began(daemon: Daemon, *, upgraded: bool) -> LogEntry:
     if upgraded:
         message = f"version {daemon.version} took over in place; epoch {daemon.epoch}"
-        return Note(Kind.DAEMON, "Upgraded", message, now())
-    return Note(Kind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now())
+        return LogEntry(EntryKind.DAEMON, "Upgraded", message, now())
+    return LogEntry(EntryKind.DAEMON, "DaemonStarted", f"epoch {daemon.epoch}", now())

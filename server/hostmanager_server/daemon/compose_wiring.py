@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostmanager_server.daemon.settings import ComposeSettings
-from hostmanager_server.drivers.contract import Poller, Post, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.contract import Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.supervisor import CallSoon, MakeServices
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServices:
     """Makes the driver of compose services."""
     # The SDK takes a tenth of a second to import, which a host without containers need not pay.
-    from hostmanager_server.drivers.compose.cli.process import Calls
+    from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
     from hostmanager_server.drivers.compose.engine.connection import dial
     from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
@@ -31,11 +31,13 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
         working_dir=working_dir, environ=environ, trust=trust,
     )  # fmt: skip
 
-    def make(poller: Poller, post: Post, call_soon: CallSoon, listener: ServiceListener) -> ServiceDriver:
+    def make(
+        poller: Poller, post: PostEvent, call_soon: CallSoon, listener: ServiceListener
+    ) -> ServiceDriver:
         def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
             return EngineWatch(dial, told, soon)
 
-        calls = Calls(call_soon, environ)
+        calls = ComposeCalls(call_soon, environ)
         return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
 
     return make

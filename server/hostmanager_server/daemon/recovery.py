@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from hostmanager_server.config.manager_options import PersistTargets
-from hostmanager_server.state.journal import Recovered
-from hostmanager_server.supervisor import Left
+from hostmanager_server.state.journal import JournalContents
+from hostmanager_server.supervisor import Recovered
 
 
-def targets_hold(recovered: Recovered, persist: PersistTargets, *, died: bool) -> bool:
+def targets_hold(recovered: JournalContents, persist: PersistTargets, *, died: bool) -> bool:
     """Whether the targets asked of the daemon before this one hold. By default as in OCS: a daemon that was
     asked to end, or another boot, starts from the config."""
     if recovered.new:
@@ -24,11 +24,11 @@ def targets_hold(recovered: Recovered, persist: PersistTargets, *, died: bool) -
     assert_never(persist)
 
 
-def what_is_left(recovered: Recovered, *, targets: bool, histories: bool, used: bool) -> Left:
+def what_is_left(recovered: JournalContents, *, targets: bool, histories: bool, used: bool) -> Recovered:
     """What is taken over of it; `used`: there was a daemon on this state directory before."""
     lost = ""
     if recovered.lost:
         lost = f"the journal could not be used: {recovered.lost}"
     elif recovered.new and used:
         lost = "the journal of the daemon before this one is gone"
-    return Left(recovered.targets if targets else {}, recovered.histories if histories else {}, lost)
+    return Recovered(recovered.targets if targets else {}, recovered.histories if histories else {}, lost)

@@ -22,7 +22,7 @@ class ComposeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DaemonSettings:
     """See the flags of `hostmanager serve`."""
 
     site_file: Path

@@ -8,14 +8,14 @@ from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.manager_status import Problem
-from hostmanager_server.daemon.settings import Settings
-from hostmanager_server.supervisor import Config
+from hostmanager_server.daemon.settings import DaemonSettings
+from hostmanager_server.supervisor import SiteConfig
 
 
 class SiteFile:
     """Used on one thread at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
         self._last_good = LastGood(settings.state_dir)
         self._taken = False
@@ -33,7 +33,7 @@ class SiteFile:
         text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"
         return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
 
-    def keep(self, config: Config) -> None:
+    def keep(self, config: SiteConfig) -> None:
         """This, which was loaded, is in force now."""
         assert isinstance(config, LoadedConfig)
         self._taken = True

@@ -19,7 +19,7 @@ from hostmanager_server.linux.sd_notify import NotifySocket
 from hostmanager_server.state.store import Snapshot, Store
 
 # What is to be run on the supervisor's thread in its turn.
-Post = Callable[[Callable[[], None]], None]
+SendText = Callable[[Callable[[], None]], None]
 
 _STATUS_EVERY = 1.0  # s at least between two lines of status
 _RETRY = 1.0  # s until something is said again that could not be said
@@ -34,7 +34,7 @@ class _Phase(Enum):
     STOPPING = "stopping"
 
 
-class ServiceManager:
+class SystemdNotifier:
     """Tells the service manager that the daemon serves, how many instances are up, that it ends, and, over
     and over, that both of its threads go round.
 
@@ -53,12 +53,12 @@ class ServiceManager:
         self._status = ""
         self._status_timer: asyncio.TimerHandle | None = None
         self._sign_timer: asyncio.TimerHandle | None = None
-        self._post: Post | None = None
+        self._post: SendText | None = None
         self._sign_asked_for = False
 
     # --- what the daemon goes through
 
-    def starting(self, post: Post) -> None:
+    def starting(self, post: SendText) -> None:
         """The supervisor runs; `post` reaches it."""
         if self._socket is None:
             return

@@ -11,7 +11,7 @@ from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
 
-Post = Callable[[DriverEvent], None]
+PostEvent = Callable[[DriverEvent], None]
 
 
 @dataclass(frozen=True, slots=True)

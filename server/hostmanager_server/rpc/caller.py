@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from hostmanager_server.rpc.errors import RpcError, Violation
+from hostmanager_server.rpc.errors import FieldViolation, RpcError
 from hostmanager_server.rpc.limits import Quotas
 from hostmanager_server.state.store import Tracked
 
@@ -94,6 +94,6 @@ def _beyond(name: str, limit: int, field: str, given: str, remedy: str) -> RpcEr
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_REQUEST",
         message,
-        (Violation(field, message),),
+        (FieldViolation(field, message),),
         {"limit": name, "value": str(limit)},
     )

@@ -15,9 +15,9 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import LogPolicy, Management
 from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.compose.pull.progress_board import Changes
+from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter, token
-from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
+from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.joined import Joined
 from hostmanager_server.state.store import Store
@@ -48,17 +48,17 @@ class OutputReader(Protocol):
         """The last `lines` lines, then with `follow` every new one, in batches."""
 
 
-class Pull(Protocol):
+class PullProgress(Protocol):
     """See drivers.compose.pull."""
 
     def subscribe(self, listener: Callable[[], None]) -> None: ...
     def unsubscribe(self, listener: Callable[[], None]) -> None: ...
-    def changes(self, since: int) -> Changes: ...
+    def changes(self, since: int) -> PullChanges: ...
     def counts(self) -> Mapping[PullState, int]: ...
     def leave(self) -> None: ...
 
 
-class Engine(Protocol):
+class DockerEngine(Protocol):
     """The docker engine, as far as clients may use it. See drivers.compose.access."""
 
     @property
@@ -71,7 +71,7 @@ class Engine(Protocol):
         detach: bool,
         progress_timeout: float,
         ended: Callable[[Sequence[ImageProgress]], None],
-    ) -> tuple[Pull, bool]: ...
+    ) -> tuple[PullProgress, bool]: ...
     async def remove_container(
         self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
     ) -> str: ...
@@ -81,7 +81,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class RpcContext:
     """Built once by the composition root."""
 
     daemon: Daemon
@@ -94,7 +94,7 @@ class Context:
     exit_daemon: Callable[[frozenset[Management]], None]  # leaving what is managed so to the next daemon
     upgrade_daemon: Callable[[bool], Awaitable[str]]  # or only find out whether it could be; the new version
 
-    engine: Engine | None = None  # None: no compose files are managed
+    engine: DockerEngine | None = None  # None: no compose files are managed
     # Why the engine cannot be used; empty when it can. However many ask, one look at it is under way.
     engine_problem: Joined[str] = field(init=False)
 
@@ -127,11 +127,11 @@ def duration(given: Duration, field: str, least: float, most: float) -> float:
             f"{bounds}, and {given.seconds} s with {given.nanos} nanos is no duration: nanos go from "
             f"{1 - NANOS} to {NANOS - 1}, with the sign of the seconds"
         )
-        raise invalid(text, Violation(field, text))
+        raise invalid(text, FieldViolation(field, text))
     exact = Decimal(given.seconds) + Decimal(given.nanos) / NANOS
     if not Decimal(least) <= exact <= Decimal(most):
         text = f"{bounds}, not {exact.normalize():f} s"
-        raise invalid(text, Violation(field, text))
+        raise invalid(text, FieldViolation(field, text))
     return float(exact)
 
 
@@ -146,5 +146,5 @@ def page_size(given: int, default: int) -> int:
     """Entries a page. Raises RpcError when it is out of range."""
     if not 0 <= given <= 1000:
         text = f"page_size must be 1 to 1000, or 0 for the default ({default}), not {given}"
-        raise invalid(text, Violation("page_size", text))
+        raise invalid(text, FieldViolation("page_size", text))
     return given or default

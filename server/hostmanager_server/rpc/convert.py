@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Severity
+from hostmanager_server.core.actions import EntryKind, Severity
 from hostmanager_server.core.catalog import UNCLAIMED
-from hostmanager_server.core.compose import Orphan, ServiceRecord
+from hostmanager_server.core.compose import Orphan, ServiceStatus
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import signal_name
-from hostmanager_server.core.manager_status import Manager, ManagerState, ParseStatus, Problem
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, ParseStatus, Problem
 from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.plan import ALL, TargetChange, no_instance
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.core.stability import stability
-from hostmanager_server.rpc.errors import RpcError, Violation, invalid, invalid_entries
-from hostmanager_server.state.store import Event, Tracked
+from hostmanager_server.rpc.errors import FieldViolation, RpcError, invalid, invalid_entries
+from hostmanager_server.state.store import PublishedEntry, Tracked
 
 MANAGEMENT = {
     Management.HOST: pb.MANAGEMENT_HOST,
@@ -46,17 +46,17 @@ MANAGER_STATE = {
     ManagerState.STOPPED: pb.MANAGER_STATE_STOPPED,
 }
 EVENT_KIND = {
-    Kind.DAEMON: pb.EVENT_KIND_DAEMON,
-    Kind.MANAGER: pb.EVENT_KIND_MANAGER,
-    Kind.CONFIG: pb.EVENT_KIND_CONFIG,
-    Kind.REQUEST: pb.EVENT_KIND_REQUEST,
-    Kind.INSTANCE: pb.EVENT_KIND_INSTANCE,
-    Kind.LAUNCH: pb.EVENT_KIND_LAUNCH,
-    Kind.UP: pb.EVENT_KIND_UP,
-    Kind.EXIT: pb.EVENT_KIND_EXIT,
-    Kind.START_FAILED: pb.EVENT_KIND_START_FAILED,
-    Kind.STOP: pb.EVENT_KIND_STOP,
-    Kind.DOWN: pb.EVENT_KIND_DOWN,
+    EntryKind.DAEMON: pb.EVENT_KIND_DAEMON,
+    EntryKind.MANAGER: pb.EVENT_KIND_MANAGER,
+    EntryKind.CONFIG: pb.EVENT_KIND_CONFIG,
+    EntryKind.REQUEST: pb.EVENT_KIND_REQUEST,
+    EntryKind.INSTANCE: pb.EVENT_KIND_INSTANCE,
+    EntryKind.LAUNCH: pb.EVENT_KIND_LAUNCH,
+    EntryKind.UP: pb.EVENT_KIND_UP,
+    EntryKind.EXIT: pb.EVENT_KIND_EXIT,
+    EntryKind.START_FAILED: pb.EVENT_KIND_START_FAILED,
+    EntryKind.STOP: pb.EVENT_KIND_STOP,
+    EntryKind.DOWN: pb.EVENT_KIND_DOWN,
 }
 SEVERITY = {
     Severity.INFO: pb.SEVERITY_INFO,
@@ -188,14 +188,14 @@ def _service_name(spec: InstanceSpec) -> str:
     return spec.service.service if spec.service is not None else ""
 
 
-def _fill_service(message: pb.ComposeService, spec: InstanceSpec, record: ServiceRecord | None) -> None:
+def _fill_service(message: pb.ComposeService, spec: InstanceSpec, record: ServiceStatus | None) -> None:
     if spec.service is not None:
         message.compose_file = spec.service.file
         message.service = spec.service.service
         message.image_tag = spec.service.image
         message.project = spec.service.project
         message.replicas = spec.service.replicas
-    record = record or ServiceRecord()
+    record = record or ServiceStatus()
     message.image_id = record.image_id
     message.container_found = bool(record.container_id)
     message.container_id = record.container_id
@@ -266,7 +266,7 @@ def orphan(value: Orphan) -> pb.Orphan:
     )  # fmt: skip
 
 
-def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
+def manager_status(value: ManagerStatus, daemon: Daemon) -> pb.ManagerStatus:
     return pb.ManagerStatus(
         state=MANAGER_STATE[value.state],
         host=value.host,
@@ -282,7 +282,7 @@ def manager_status(value: Manager, daemon: Daemon) -> pb.ManagerStatus:
     )
 
 
-def event(value: Event) -> pb.Event:
+def event(value: PublishedEntry) -> pb.Event:
     note = value.note
     return pb.Event(
         sequence=value.sequence,
@@ -318,17 +318,19 @@ def target_changes(
 _ASKED = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}
 
 
-def _violations(requests: Sequence[pb.TargetChange], known: Collection[str] | None) -> list[Violation]:
-    bad: list[Violation] = []
+def _violations(requests: Sequence[pb.TargetChange], known: Collection[str] | None) -> list[FieldViolation]:
+    bad: list[FieldViolation] = []
     for index, request in enumerate(requests):
         where = f"requests[{index}]"
         who = ALL if request.all else request.instance_id
         if not who:
-            bad.append(Violation(f"{where}.instance_id", "name an instance_id, or set all to true"))
+            bad.append(FieldViolation(f"{where}.instance_id", "name an instance_id, or set all to true"))
         elif known is not None and who != ALL and who not in known:
-            bad.append(Violation(f"{where}.instance_id", no_instance(who)))
+            bad.append(FieldViolation(f"{where}.instance_id", no_instance(who)))
         if request.target_state not in _ASKED:
-            bad.append(Violation(f"{where}.target_state", f"{who or where}: the target must be UP or DOWN"))
+            bad.append(
+                FieldViolation(f"{where}.target_state", f"{who or where}: the target must be UP or DOWN")
+            )
     return bad
 
 
@@ -350,4 +352,4 @@ def read_token(text: str, field: str = "resume_token") -> tuple[str, int]:
 
 def _bad_token(field: str) -> RpcError:
     message = f"{field} is not one that this API gave out; leave it empty to start afresh"
-    return invalid(message, Violation(field, message))
+    return invalid(message, FieldViolation(field, message))

@@ -24,7 +24,7 @@ from hostmanager_server.supervisor import (
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class FieldViolation:
     """One bad field of a request, such as `requests[2].instance_id`."""
 
     field: str
@@ -42,23 +42,23 @@ class RpcError(Exception):
     code: grpc.StatusCode
     reason: str
     message: str
-    violations: tuple[Violation, ...] = ()
+    violations: tuple[FieldViolation, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     entries: tuple[str, ...] = ()
     separator: str = "; "
     remedy: str = ""
 
 
-def invalid(message: str, *violations: Violation) -> RpcError:
+def invalid(message: str, *violations: FieldViolation) -> RpcError:
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", message, violations)
 
 
-def invalid_entries(violations: Sequence[Violation]) -> RpcError:
+def invalid_entries(violations: Sequence[FieldViolation]) -> RpcError:
     """Refuse a request for entries that make no sense."""
     return _bad_entries(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", violations)
 
 
-def unknown_instances(violations: Sequence[Violation]) -> RpcError:
+def unknown_instances(violations: Sequence[FieldViolation]) -> RpcError:
     """Refuse a request for instances that are not tracked."""
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_INSTANCE", violations)
 
@@ -91,12 +91,12 @@ def logs_unreadable(why: str) -> RpcError:
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)
 
 
-def unknown_orphans(violations: Sequence[Violation]) -> RpcError:
+def unknown_orphans(violations: Sequence[FieldViolation]) -> RpcError:
     """Refuse a request for containers that are no orphans."""
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", violations)
 
 
-def _bad_entries(code: grpc.StatusCode, reason: str, violations: Sequence[Violation]) -> RpcError:
+def _bad_entries(code: grpc.StatusCode, reason: str, violations: Sequence[FieldViolation]) -> RpcError:
     entries = tuple(violation.description for violation in violations)
     return RpcError(code, reason, "", tuple(violations), entries=entries)
 
@@ -130,7 +130,7 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
     """`entries` is the path of the request's repeated field that bad entries are counted in."""
     match error:
         case InvalidRequestError():
-            violations = [Violation(f"{entries}[{bad.index}]", bad.why) for bad in error.entries]
+            violations = [FieldViolation(f"{entries}[{bad.index}]", bad.why) for bad in error.entries]
             if all(bad.unknown for bad in error.entries):
                 return unknown_instances(violations)
             return invalid_entries(violations)

@@ -8,9 +8,9 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import Caller, check_ids, check_token
-from hostmanager_server.rpc.context import Context, heartbeat_interval, page_size
-from hostmanager_server.rpc.errors import Violation, invalid
-from hostmanager_server.state.store import EVENTS_KEPT, Event, Events
+from hostmanager_server.rpc.context import RpcContext, heartbeat_interval, page_size
+from hostmanager_server.rpc.errors import FieldViolation, invalid
+from hostmanager_server.state.store import EVENTS_KEPT, Events, PublishedEntry
 
 DEFAULT_PAGE = 100
 # Events in one message of a stream: some 100 KiB.
@@ -20,7 +20,7 @@ FEW = 20
 
 
 class EventRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
@@ -28,7 +28,7 @@ class EventRpcs:
         size = page_size(request.page_size, DEFAULT_PAGE)
         if request.newest < 0 or request.newest > EVENTS_KEPT:
             text = f"newest must be 0 (all that are kept) to {EVENTS_KEPT}, not {request.newest}"
-            raise invalid(text, Violation("newest", text))
+            raise invalid(text, FieldViolation("newest", text))
         check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
         check_token(request.page_token, "page_token")
         wanted = frozenset(request.instance_ids)
@@ -37,7 +37,7 @@ class EventRpcs:
             epoch, after = convert.read_token(request.page_token, "page_token")
             if epoch != context.daemon.epoch:
                 text = "page_token is of an earlier life of the daemon; start afresh without it"
-                raise invalid(text, Violation("page_token", text))
+                raise invalid(text, FieldViolation("page_token", text))
         kept = context.store.events_since(after)
         chosen = [e for e in kept.events if _concerns(e, wanted)]
         if request.newest and not request.page_token:
@@ -108,7 +108,7 @@ class EventRpcs:
         return self._message(events, news.last, gap)
 
     def _message(
-        self, events: list[Event], cursor: int, gap: pb.EventGap | None = None
+        self, events: list[PublishedEntry], cursor: int, gap: pb.EventGap | None = None
     ) -> pb.WatchEventsResponse:
         return pb.WatchEventsResponse(
             events=[convert.event(e) for e in events],
@@ -118,5 +118,5 @@ class EventRpcs:
         )
 
 
-def _concerns(event: Event, wanted: frozenset[str]) -> bool:
+def _concerns(event: PublishedEntry, wanted: frozenset[str]) -> bool:
     return not wanted or event.note.instance_id in wanted

@@ -12,9 +12,9 @@ from hostmanager_server.core.spec import InstanceSpec, Management
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.rpc.caller import Caller
-from hostmanager_server.rpc.context import Context, Line
+from hostmanager_server.rpc.context import Line, RpcContext
 from hostmanager_server.rpc.errors import (
-    Violation,
+    FieldViolation,
     engine_unusable,
     invalid,
     logs_unreadable,
@@ -34,7 +34,7 @@ _STREAMS = {
 
 
 class LogRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def tail_logs(self, request: pb.TailLogsRequest, caller: Caller) -> AsyncIterator[bytes]:
@@ -44,7 +44,7 @@ class LogRpcs:
         lines = request.lines if request.HasField("lines") else DEFAULT_LINES
         if not 0 <= lines <= MAX_LINES:
             text = f"lines must be 0 to {MAX_LINES}, not {lines}"
-            raise invalid(text, Violation("lines", text))
+            raise invalid(text, FieldViolation("lines", text))
         follow = request.follow
         del request, snapshot  # they are not to live as long as the stream
         if spec.management is Management.DOCKER:

@@ -10,12 +10,12 @@ from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note, Severity, listed
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
 from hostmanager_server.core.compose import Orphan
 from hostmanager_server.rpc.caller import Caller, check_ids
-from hostmanager_server.rpc.context import Context, Engine, duration
+from hostmanager_server.rpc.context import DockerEngine, RpcContext, duration
 from hostmanager_server.rpc.errors import (
-    Violation,
+    FieldViolation,
     engine_unusable,
     invalid_entries,
     no_compose_files,
@@ -28,7 +28,7 @@ SEEN_WITHIN = 5.0  # s for a removal to show in the status
 
 
 class OrphanRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def remove_orphans(
@@ -48,13 +48,13 @@ class OrphanRpcs:
         with caller.quotas.engine_streams.hold(caller.client):
             if orphans:
                 names = listed([f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans])
-                note = Note(Kind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
+                note = LogEntry(EntryKind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
                 context.supervisor.note(note)
             async for response in context.hub.until_closed(self._remove(engine, orphans, timeout)):
                 yield response
 
     async def _remove(
-        self, engine: Engine, orphans: Sequence[Orphan], stop_timeout: float
+        self, engine: DockerEngine, orphans: Sequence[Orphan], stop_timeout: float
     ) -> AsyncIterator[pb.RemoveOrphansResponse]:
         tasks = [asyncio.ensure_future(self._remove_one(engine, orphan, stop_timeout)) for orphan in orphans]
         done: list[pb.OrphanRemoval] = []
@@ -70,7 +70,9 @@ class OrphanRpcs:
         result = pb.RemoveOrphansResult(removed=removed, failed=len(done) - removed)
         yield pb.RemoveOrphansResponse(result=result)
 
-    async def _remove_one(self, engine: Engine, orphan: Orphan, stop_timeout: float) -> pb.OrphanRemoval:
+    async def _remove_one(
+        self, engine: DockerEngine, orphan: Orphan, stop_timeout: float
+    ) -> pb.OrphanRemoval:
         def is_orphan() -> bool:
             return orphan.container_id in self._context.store.snapshot().manager.orphans
 
@@ -81,7 +83,7 @@ class OrphanRpcs:
         else:
             told, severity = f"{who} was removed", Severity.INFO
         reason = "OrphanNotRemoved" if message else "OrphanRemoved"
-        note = Note(Kind.REQUEST, reason, told, self._context.now(), severity=severity)
+        note = LogEntry(EntryKind.REQUEST, reason, told, self._context.now(), severity=severity)
         await asyncio.wrap_future(self._context.supervisor.note(note))
         return pb.OrphanRemoval(
             container_id=orphan.container_id, compose_file=orphan.compose_file, service=orphan.service,
@@ -104,7 +106,7 @@ def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
         return list(known.values())
     ordered = sorted(known)  # a thousand beginnings are looked up among a thousand ids
     found: dict[str, Orphan] = {}
-    bad: list[Violation] = []
+    bad: list[FieldViolation] = []
     unknown = True
     for index, beginning in enumerate(asked):
         matching = _beginning_with(beginning, ordered) if beginning else []
@@ -114,7 +116,7 @@ def _orphans(known: Mapping[str, Orphan], asked: list[str]) -> list[Orphan]:
         if matching:
             unknown = False
         what = f"{len(matching)} orphans begin with" if matching else "no orphan has the container id"
-        bad.append(Violation(f"container_ids[{index}]", f"{what} {beginning!r}"))
+        bad.append(FieldViolation(f"container_ids[{index}]", f"{what} {beginning!r}"))
     if bad and unknown:
         raise unknown_orphans(bad)
     if bad:

@@ -9,14 +9,14 @@ from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note, Severity, listed
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import Caller, check_ids
-from hostmanager_server.rpc.context import DEFAULT_HEARTBEAT, Context, Pull, duration
-from hostmanager_server.rpc.errors import Violation, engine_unusable, invalid_entries, no_compose_files
+from hostmanager_server.rpc.context import DEFAULT_HEARTBEAT, PullProgress, RpcContext, duration
+from hostmanager_server.rpc.errors import FieldViolation, engine_unusable, invalid_entries, no_compose_files
 from hostmanager_server.rpc.status import chosen
 from hostmanager_server.state.store import Snapshot
 
@@ -46,7 +46,7 @@ _EAGERNESS = (PullPolicy.ALWAYS, PullPolicy.MISSING, PullPolicy.BUILD, PullPolic
 
 
 class PullRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def docker_pull(
@@ -74,7 +74,7 @@ class PullRpcs:
             try:
                 if not joined:
                     message = f"pull of {listed([image.image for image in images]) or 'nothing'}"
-                    context.supervisor.note(Note(Kind.REQUEST, "DockerPull", message, context.now()))
+                    context.supervisor.note(LogEntry(EntryKind.REQUEST, "DockerPull", message, context.now()))
                 async for response in context.hub.until_closed(self._follow(pull, joined)):
                     yield response
             finally:
@@ -86,11 +86,13 @@ class PullRpcs:
         severity = Severity.INFO
         if any(image.state is PullState.FAILED for image in images):
             severity = Severity.ERROR
-        note = Note(Kind.REQUEST, "PullEnded", _outcome(images), self._context.now(), severity=severity)
+        note = LogEntry(
+            EntryKind.REQUEST, "PullEnded", _outcome(images), self._context.now(), severity=severity
+        )
         with suppress(TimeoutError):
             self._context.supervisor.note(note).result(NOTED_WITHIN)
 
-    async def _follow(self, pull: Pull, joined: bool) -> AsyncIterator[pb.DockerPullResponse]:
+    async def _follow(self, pull: PullProgress, joined: bool) -> AsyncIterator[pb.DockerPullResponse]:
         """What changes, COALESCE s apart at least, and a heartbeat when nothing does; the result at last."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
@@ -127,7 +129,7 @@ class PullRpcs:
 def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) -> list[PullItem]:
     """The images of these instances (all when none are named), each once, with what is to be heeded. Raises
     RpcError for ids that are not known, or of no compose service."""
-    bad: list[Violation] = []
+    bad: list[FieldViolation] = []
     found: dict[str, PullItem] = {}
     every = chosen(snapshot, instance_ids)
     for index, instance_id in enumerate(instance_ids or sorted(every)):
@@ -136,7 +138,7 @@ def images_to_pull(snapshot: Snapshot, instance_ids: list[str], new_only: bool) 
         if service is None:
             if instance_ids:
                 text = f"{instance_id!r} has no compose service, and so no image"
-                bad.append(Violation(f"instance_ids[{index}]", text))
+                bad.append(FieldViolation(f"instance_ids[{index}]", text))
             continue
         status = instance.observed.service
         if new_only and status is not None and status.image_id != UNKNOWN_IMAGE:

@@ -6,18 +6,18 @@ from collections.abc import Container, Sequence
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import Kind, Note
+from hostmanager_server.core.actions import EntryKind, LogEntry
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import MAX_ID, check_count, check_id, check_ids, check_token
-from hostmanager_server.rpc.context import Context, carry_out
-from hostmanager_server.rpc.errors import Violation, from_request_error, invalid
+from hostmanager_server.rpc.context import RpcContext, carry_out
+from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid
 from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
 
 
 class RequestRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def start_manager(self, request: pb.StartManagerRequest) -> pb.StartManagerResponse:
@@ -42,7 +42,7 @@ class RequestRpcs:
         changes = convert.target_changes(request.requests, known)
         if not changes and not request.reload_config:
             text = "nothing to do: give requests, or set reload_config"
-            raise invalid(text, Violation("requests", text))
+            raise invalid(text, FieldViolation("requests", text))
         done = await carry_out(
             context.supervisor.update(
                 changes, reload_config=request.reload_config, validate_only=request.validate_only
@@ -60,7 +60,7 @@ class RequestRpcs:
         context = self._context
         if bool(request.instance_ids) == request.all:
             text = "give instance_ids, or set all to true; not both"
-            raise invalid(text, Violation("instance_ids", text))
+            raise invalid(text, FieldViolation("instance_ids", text))
         check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
         ids = None if request.all else list(request.instance_ids)
         done = await carry_out(context.supervisor.restart(ids), "instance_ids")
@@ -94,7 +94,7 @@ class RequestRpcs:
             context.exit_daemon(frozenset(disown))
         except RequestError as error:
             raise from_request_error(error, "") from error
-        context.supervisor.note(Note(Kind.DAEMON, "Die", message, context.now()))
+        context.supervisor.note(LogEntry(EntryKind.DAEMON, "Die", message, context.now()))
         if len(disown) < 2:
             await carry_out(context.supervisor.stop_manager(disown))
         return pb.DieResponse(epoch=context.daemon.epoch)

@@ -13,7 +13,7 @@ import grpc
 
 from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.rpc import reflect, service
-from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.health import Health
 from hostmanager_server.rpc.limits import Limits, Quotas
 from hostmanager_server.rpc.listen import (
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        context: Context,
+        context: RpcContext,
         listen: list[Listen],
         limits: Limits,
         *,

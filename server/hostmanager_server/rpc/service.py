@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc.caller import Caller, client_of
-from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.events import EventRpcs
 from hostmanager_server.rpc.limits import Quotas, Turns
 from hostmanager_server.rpc.logs import LogRpcs
@@ -74,7 +74,7 @@ class UnaryCalls:
 class Service:
     """What answers the methods of HostManagerService; one for all servers of the daemon."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         status, requests = StatusRpcs(context), RequestRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
         pull, orphans = PullRpcs(context), OrphanRpcs(context)

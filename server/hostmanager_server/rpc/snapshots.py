@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
-from hostmanager_server.rpc.context import Context
+from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.state.store import Snapshot
 
@@ -29,7 +29,7 @@ class SnapshotPieces:
     Pieces for readers without a filter are kept until there is a newer revision: one snapshot at most.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
         self._revision = 0
         self._ids: list[str] = []  # of `_revision`, in order

@@ -7,8 +7,8 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import check_id, check_ids, check_token
-from hostmanager_server.rpc.context import Context, page_size
-from hostmanager_server.rpc.errors import Violation, invalid, unknown_instances
+from hostmanager_server.rpc.context import RpcContext, page_size
+from hostmanager_server.rpc.errors import FieldViolation, invalid, unknown_instances
 from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.state.store import Snapshot
 
@@ -16,7 +16,7 @@ DEFAULT_PAGE = 500
 
 
 class StatusRpcs:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
 
     async def get_status(self, request: pb.GetStatusRequest) -> pb.GetStatusResponse:
@@ -65,18 +65,18 @@ class StatusRpcs:
 def find(snapshot: Snapshot, instance_id: str) -> str:
     """The id, when there is such an instance. Raises RpcError otherwise."""
     if not instance_id:
-        raise invalid("name an instance_id", Violation("instance_id", "must not be empty"))
+        raise invalid("name an instance_id", FieldViolation("instance_id", "must not be empty"))
     check_id(instance_id, "instance_id", snapshot.instances)
     if instance_id not in snapshot.instances:
         text = no_instance(instance_id)
-        raise unknown_instances([Violation("instance_id", text)])
+        raise unknown_instances([FieldViolation("instance_id", text)])
     return instance_id
 
 
 def chosen(snapshot: Snapshot, ids: list[str]) -> set[str]:
     """These ids; all there are when none are given. Raises RpcError for those that are not known."""
     unknown = [
-        Violation(f"instance_ids[{index}]", no_instance(instance_id))
+        FieldViolation(f"instance_ids[{index}]", no_instance(instance_id))
         for index, instance_id in enumerate(ids)
         if instance_id not in snapshot.instances
     ]
@@ -96,5 +96,5 @@ def _page_token(last: str) -> str:
 def _read_page_token(text: str) -> str:
     if not text.startswith(_PREFIX):
         message = "page_token is not one that this API gave out; leave it empty to start afresh"
-        raise invalid(message, Violation("page_token", message))
+        raise invalid(message, FieldViolation("page_token", message))
     return text.removeprefix(_PREFIX)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from hostmanager_server.rpc.errors import RpcError, Violation
+from hostmanager_server.rpc.errors import FieldViolation, RpcError
 
 DOMAIN = "hostmanager"
 # The key under which gRPC clients of every language look for a google.rpc.Status.
@@ -79,7 +79,7 @@ class _Cut:
         self._remedy = shorten(error.remedy, longest)
         self._entries = [shorten(text, longest) for text in error.entries[:MOST_LISTED]]
         self._violations = [
-            Violation(shorten(each.field, longest), shorten(each.description, longest))
+            FieldViolation(shorten(each.field, longest), shorten(each.description, longest))
             for each in error.violations[:MOST_LISTED]
         ]
         pairs = list(error.metadata.items())[:_MOST_METADATA]
@@ -100,7 +100,7 @@ class _Cut:
 
 
 def _status(
-    error: RpcError, message: str, metadata: dict[str, str], violations: Sequence[Violation]
+    error: RpcError, message: str, metadata: dict[str, str], violations: Sequence[FieldViolation]
 ) -> bytes:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     packed = [_pack(info)]

@@ -8,11 +8,11 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import Caller, check_token
-from hostmanager_server.rpc.context import Context, heartbeat_interval
+from hostmanager_server.rpc.context import RpcContext, heartbeat_interval
 from hostmanager_server.rpc.hub import Watcher
 from hostmanager_server.rpc.pieces import in_pieces
 from hostmanager_server.rpc.snapshots import Piece, Reason, SnapshotPieces
-from hostmanager_server.state.store import Changes, Snapshot
+from hostmanager_server.state.store import Snapshot, StoreChanges
 
 
 class WatchRpcs:
@@ -21,7 +21,7 @@ class WatchRpcs:
     What all unfiltered readers at one cursor get is made and serialized once.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RpcContext) -> None:
         self._context = context
         self._pieces = SnapshotPieces(context)
         self._shared_revision = 0
@@ -117,7 +117,7 @@ class WatchRpcs:
         return message.SerializeToString()
 
     async def _delta(
-        self, caller: Caller, cursor: int, changes: Changes, wanted: frozenset[str]
+        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: frozenset[str]
     ) -> tuple[bytes, ...]:
         """The messages that bring a reader from its cursor to the changes' revision; none: nothing for it."""
         if wanted:
@@ -131,7 +131,7 @@ class WatchRpcs:
             made = self._shared[cursor] = self._make_delta(cursor, changes, wanted)
         return made
 
-    def _make_delta(self, cursor: int, changes: Changes, wanted: frozenset[str]) -> tuple[bytes, ...]:
+    def _make_delta(self, cursor: int, changes: StoreChanges, wanted: frozenset[str]) -> tuple[bytes, ...]:
         context = self._context
         context.convert.forget(changes.removed)
         instances = [t for t in changes.instances if not wanted or t.instance.instance_id in wanted]

@@ -24,7 +24,7 @@ from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.rows import Rows, decode_history, encode_history, read_rows
-from hostmanager_server.state.schema import Table, UnusableError, connect, is_damage, transaction
+from hostmanager_server.state.schema import JournalUnusableError, Table, connect, is_damage, transaction
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ RETRY = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class JournalContents:
     """What an earlier daemon left: the state it was in when it ended.
 
     `ended` is True when it was asked to end, False when it died. `boot_id` is the boot it lived in. `lost`
@@ -77,19 +77,19 @@ class Journal:
         self._written = Rows()  # what the file holds
         self._problem = ""
 
-    def open(self) -> Recovered:
+    def open(self) -> JournalContents:
         """Read what there is, and begin to take changes. The contents stay as they are until the first
         `save`: a daemon that comes no further than this leaves no trace. Waits for the disk. Raises
         sqlite3.OperationalError or OSError when it cannot be used."""
         try:
             recovered = self._read()
-        except (UnusableError, sqlite3.DatabaseError, ValueError) as error:
+        except (JournalUnusableError, sqlite3.DatabaseError, ValueError) as error:
             if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
                 raise  # no permission, no space: setting it aside would lose it
             self._disconnect()
             aside = self._set_aside(error)
             self._connect()
-            recovered = Recovered(lost=f"{error}; it is set aside as {aside}")
+            recovered = JournalContents(lost=f"{error}; it is set aside as {aside}")
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
         return recovered
@@ -162,7 +162,7 @@ class Journal:
             self._asked.notify()
         return future
 
-    def _read(self) -> Recovered:
+    def _read(self) -> JournalContents:
         try:
             self._connect()
         except sqlite3.OperationalError as error:
@@ -216,9 +216,9 @@ class Journal:
     def _try(self, rows: Rows) -> Exception | None:
         try:
             self._write(rows)
-        except (sqlite3.Error, OSError, UnusableError) as error:
+        except (sqlite3.Error, OSError, JournalUnusableError) as error:
             self._disconnect()  # whatever state it is in: the next try begins with a new one
-            if isinstance(error, UnusableError) or (
+            if isinstance(error, JournalUnusableError) or (
                 isinstance(error, sqlite3.DatabaseError) and is_damage(error)
             ):
                 with suppress(OSError):  # then the next try says so
@@ -276,9 +276,9 @@ class Journal:
         )
 
 
-def _recovered(rows: Rows) -> Recovered:
+def _recovered(rows: Rows) -> JournalContents:
     meta = rows.of[Table.META]
-    return Recovered(
+    return JournalContents(
         manager=ManagerState(meta.get("manager", ManagerState.STOPPED.value)),
         ended=meta.get("ended", "yes") == "yes",
         boot_id=meta.get("boot_id") or "",

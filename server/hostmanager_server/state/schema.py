@@ -32,13 +32,13 @@ class Table(Enum):
     HISTORY = "history"
 
 
-class UnusableError(Exception):
+class JournalUnusableError(Exception):
     """The file is there, and is no journal that this version can read."""
 
 
 def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
     """Open the file, made or migrated where that is needed. `alone`: so that nobody else can, for which no
-    room is needed on the disk. Raises UnusableError, or sqlite3.OperationalError when the disk or its
+    room is needed on the disk. Raises JournalUnusableError, or sqlite3.OperationalError when the disk or its
     permissions do not let it be used, or NotOursError when a link is in its place."""
     make_private(path)
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
@@ -49,18 +49,18 @@ def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous=FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
-            raise UnusableError(
+            raise JournalUnusableError(
                 f"it was written by a newer version (schema {version}, this one knows {VERSION})"
             )
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise UnusableError(f"it is damaged: {verdict}")
+            raise JournalUnusableError(f"it is damaged: {verdict}")
         for number in range(version, VERSION):
             _migrate(db, number)
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
-            raise UnusableError(str(error)) from error
+            raise JournalUnusableError(str(error)) from error
         raise
     return db
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from hostmanager_server.core.actions import Note
-from hostmanager_server.core.manager_status import Manager
+from hostmanager_server.core.actions import LogEntry
+from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
 
 # Removals and events remembered. An event is some 300 bytes, a removal some 100.
@@ -34,18 +34,18 @@ class Snapshot:
     """All there was at one revision."""
 
     revision: int
-    manager: Manager
+    manager: ManagerStatus
     instances: Mapping[str, Tracked]
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class StoreChanges:
     """What changed after a revision, up to `revision`. `manager` is None when it did not change."""
 
     revision: int
     instances: tuple[Tracked, ...]
     removed: tuple[str, ...]
-    manager: Manager | None
+    manager: ManagerStatus | None
 
     @property
     def empty(self) -> bool:
@@ -53,19 +53,19 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class PublishedEntry:
     """Something that happened. `sequence` counts from 1 within one epoch."""
 
     sequence: int
     revision: int
-    note: Note
+    note: LogEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
     """Events after a sequence number, oldest first; `missed` of them are no longer kept."""
 
-    events: tuple[Event, ...]
+    events: tuple[PublishedEntry, ...]
     missed: int
     last: int  # the sequence number to go on from
 
@@ -76,7 +76,7 @@ class Store:
     def __init__(
         self,
         epoch: str,
-        manager: Manager,
+        manager: ManagerStatus,
         *,
         removals_kept: int = REMOVALS_KEPT,
         events_kept: int = EVENTS_KEPT,
@@ -91,7 +91,7 @@ class Store:
         self._removals: OrderedDict[str, int] = OrderedDict()
         self._removals_kept = removals_kept
         self._compacted = 0  # removals up to this revision may be forgotten
-        self._events: deque[Event] = deque(maxlen=events_kept)
+        self._events: deque[PublishedEntry] = deque(maxlen=events_kept)
         self._sequence = 0
         self._snapshot: Snapshot | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -102,8 +102,8 @@ class Store:
         self,
         changed: Iterable[Instance] = (),
         removed: Iterable[str] = (),
-        manager: Manager | None = None,
-        notes: Iterable[Note] = (),
+        manager: ManagerStatus | None = None,
+        notes: Iterable[LogEntry] = (),
     ) -> int:
         """Make changes visible, all under one new revision, which is returned; then wake the listeners."""
         with self._lock:
@@ -123,7 +123,7 @@ class Store:
                 self._manager_revision = revision
             for note in notes:
                 self._sequence += 1
-                self._events.append(Event(self._sequence, revision, note))
+                self._events.append(PublishedEntry(self._sequence, revision, note))
             self._snapshot = None
         for listener in self._listeners:
             listener()
@@ -149,7 +149,7 @@ class Store:
                 self._snapshot = Snapshot(self._revision, self._manager, dict(self._instances))
             return self._snapshot
 
-    def changes_since(self, revision: int) -> Changes | None:
+    def changes_since(self, revision: int) -> StoreChanges | None:
         """What changed after `revision`; None when removals since then are forgotten, or it lies ahead."""
         with self._lock:
             if revision < self._compacted or revision > self._revision:
@@ -167,7 +167,7 @@ class Store:
             manager = self._manager if self._manager_revision > revision else None
             changed.reverse()
             removed.reverse()
-            return Changes(self._revision, tuple(changed), tuple(removed), manager)
+            return StoreChanges(self._revision, tuple(changed), tuple(removed), manager)
 
     def events_since(self, sequence: int, limit: int | None = None) -> Events:
         """Events after `sequence`, at most `limit` of them."""

@@ -14,23 +14,23 @@ from hostmanager_server.supervisor.errors import (
     WrongStateError,
 )
 from hostmanager_server.supervisor.loop import now
-from hostmanager_server.supervisor.persistence import Left
-from hostmanager_server.supervisor.site import Config
+from hostmanager_server.supervisor.persistence import Recovered
+from hostmanager_server.supervisor.site import SiteConfig
 from hostmanager_server.supervisor.supervisor import CallSoon, MakeServices, Supervisor
 
 __all__ = [
     "Accepted",
     "AdoptionError",
     "CallSoon",
-    "Config",
     "ConfigError",
     "EndingError",
     "InvalidRequestError",
-    "Left",
     "MakeServices",
     "NotDurableError",
+    "Recovered",
     "ReplacingError",
     "RequestError",
+    "SiteConfig",
     "StaleEpochError",
     "Supervisor",
     "UpgradeError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import describe
 from hostmanager_server.core.lifecycle import resume
@@ -22,21 +22,21 @@ from hostmanager_server.core.model import (
 )
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 from hostmanager_server.drivers.contract import Adopted
-from hostmanager_server.supervisor.persistence import Left
+from hostmanager_server.supervisor.persistence import Recovered
 
 
 def taken_back(
     runs: Iterable[Adopted],
     specs: Mapping[str, InstanceSpec],
-    left: Left,
+    left: Recovered,
     moment: Instant,
-) -> tuple[dict[str, Instance], list[Note]]:
+) -> tuple[dict[str, Instance], list[LogEntry]]:
     """Each run as an instance, where it stood when its daemon went: up, or on its way down when its target
     (of those that are left, else as configured) is down. One that the config does not list is retired; one
     that it lists with another class or management is reset, as by a reload. An end that the earlier daemon
     saw is not told again."""
     found: dict[str, Instance] = {}
-    notes: list[Note] = []
+    notes: list[LogEntry] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
         history = left.histories.get(instance_id)
@@ -55,7 +55,7 @@ def taken_back(
     return found, notes
 
 
-def _instance(adopted: Adopted, listed: InstanceSpec | None, left: Left) -> Instance:
+def _instance(adopted: Adopted, listed: InstanceSpec | None, left: Recovered) -> Instance:
     """Return the instance of a run, up; retired if the config does not list the instance."""
     instance_id = adopted.run.instance_id
     if listed is None:
@@ -107,14 +107,14 @@ def _ended(
     return replace(instance, observed=replace(instance.observed, last_exit=exit_, run=rest))
 
 
-def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> Note:
+def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
     started = f"pid {adopted.pid} was started by an earlier daemon"
     instance_id = adopted.run.instance_id
     if adopted.ended is None:
-        return Note(Kind.DAEMON, "Adopted", f"{started} and is taken back", moment, instance_id)
+        return LogEntry(EntryKind.DAEMON, "Adopted", f"{started} and is taken back", moment, instance_id)
     if seen is not None:
         message = f"what pid {adopted.pid} left behind is taken back"
-        return Note(Kind.DAEMON, "Adopted", message, moment, instance_id)
+        return LogEntry(EntryKind.DAEMON, "Adopted", message, moment, instance_id)
     rest = "" if adopted.gone else "; what it left behind is taken back"
     message = f"{started} and ended with {describe(adopted.ended)} while none was there{rest}"
-    return Note(Kind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)
+    return LogEntry(EntryKind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)

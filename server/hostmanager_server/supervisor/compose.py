@@ -4,40 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ParseStatus, Problem
 
 
-def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[Note]:
+def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[LogEntry]:
     """What a new catalog says that the one before did not."""
     for file, problems in after.problems.items():
         if before.problems.get(file) == problems:
             continue
         if _usable(problems):
-            yield Note(Kind.CONFIG, "ConfigRead", f"read {file}", moment)
+            yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {file}", moment)
         else:
             message = f"cannot use {file}; what it last said stays in force"
-            yield Note(Kind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
+            yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
         for problem in problems:
-            yield Note(Kind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
+            yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
 
 
-def survey_news(before: Survey, after: Survey, moment: Instant) -> Iterator[Note]:
+def survey_news(before: Survey, after: Survey, moment: Instant) -> Iterator[LogEntry]:
     """What a new survey of the engine says that the one before did not."""
     if after.problem and after.problem != before.problem:
-        yield Note(Kind.DAEMON, "EngineLost", after.problem, moment, severity=Severity.ERROR)
+        yield LogEntry(EntryKind.DAEMON, "EngineLost", after.problem, moment, severity=Severity.ERROR)
     elif before.problem and not after.problem:
-        yield Note(Kind.DAEMON, "EngineBack", "the docker engine answers again", moment)
+        yield LogEntry(EntryKind.DAEMON, "EngineBack", "the docker engine answers again", moment)
     for container_id, orphan in after.orphans.items():
         if container_id not in before.orphans:
             message = (
                 f"container {container_id[:12]} is an orphan: "
                 f"service {orphan.service!r} is not in {orphan.compose_file}"
             )
-            yield Note(Kind.DAEMON, "OrphanFound", message, moment, severity=Severity.WARNING)
+            yield LogEntry(EntryKind.DAEMON, "OrphanFound", message, moment, severity=Severity.WARNING)
 
 
 def parse_status(

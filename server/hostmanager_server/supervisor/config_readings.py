@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.supervisor.errors import Accepted
-from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.site import Config
+from hostmanager_server.supervisor.manager import RequestHandler
+from hostmanager_server.supervisor.site import SiteConfig
 
 _REST = 3.0  # times as long as a reading took
 _LONGEST_REST = 1.0  # s
@@ -23,7 +23,7 @@ class Reading:
     """What the files said. The rest is filled in on the supervisor's thread, by the first request that is
     carried out, for those that share it."""
 
-    config: Config
+    config: SiteConfig
     catalog: Catalog | None
     ids: set[str] | None = None  # of the instances that it makes
     taken: bool = False  # it is in force
@@ -84,7 +84,7 @@ class Readings:
 
 
 def update_from(
-    manager: Manager, reading: Reading, changes: Sequence[TargetChange], validate_only: bool
+    manager: RequestHandler, reading: Reading, changes: Sequence[TargetChange], validate_only: bool
 ) -> Accepted:
     """Have the manager take a reading, then the changes. What is the same for all requests that share it is
     done for the first of them. On the supervisor's thread. Raises RequestError."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.history import History, with_history
 from hostmanager_server.core.model import Instance, Phase, State
@@ -16,7 +16,7 @@ from hostmanager_server.core.spec import Target
 
 def restored(
     instances: Instances, targets: Sequence[TargetChange], histories: Mapping[str, History], moment: Instant
-) -> tuple[dict[str, Instance], list[Note]]:
+) -> tuple[dict[str, Instance], list[LogEntry]]:
     """The instances with the targets that were asked for, and what is known of them."""
     new = [change for change in targets if instances[change.who].wanted.target is not change.target]
     changed = plan.set_targets(instances, new)
@@ -27,14 +27,14 @@ def restored(
         return changed, []
     what = ", ".join(f"{change.who} {change.target.value}" for change in targets)
     message = f"targets asked of the daemon before this one: {what}"
-    return changed, [Note(Kind.DAEMON, "TargetsRestored", message, moment)]
+    return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, moment)]
 
 
-def spared(instances: Instances, lost: str, moment: Instant) -> tuple[dict[str, Instance], list[Note]]:
+def spared(instances: Instances, lost: str, moment: Instant) -> tuple[dict[str, Instance], list[LogEntry]]:
     """The instances, none of which is brought down because it is not known any more what was asked of it.
     `lost` says why it is not."""
     message = f"{lost}; targets are those of the config, but whatever runs is to go on"
-    note = Note(Kind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
+    note = LogEntry(EntryKind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
     down = [i for i in instances.values() if i.wanted.target is Target.DOWN]
     return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [note]
 
@@ -49,9 +49,9 @@ def ended_unseen(instances: Instances) -> list[str]:
     ]
 
 
-def journal_news(problem: str, moment: Instant) -> Note:
+def journal_news(problem: str, moment: Instant) -> LogEntry:
     """The journal has begun to fail, for this reason; or works again, when there is none."""
     if problem:
-        return Note(Kind.DAEMON, "JournalFailed", problem, moment, severity=Severity.ERROR)
+        return LogEntry(EntryKind.DAEMON, "JournalFailed", problem, moment, severity=Severity.ERROR)
     message = "the journal is written again: all that was asked for is on disk"
-    return Note(Kind.DAEMON, "JournalRecovered", message, moment)
+    return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, moment)

@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import NoReturn
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Kind, Note, Severity, listed
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.manager_status import SCF, ManagerState, ParseStatus
-from hostmanager_server.core.manager_status import Manager as ManagerView
+from hostmanager_server.core.manager_status import SCF, ManagerState, ManagerStatus, ParseStatus
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Management, Target
 from hostmanager_server.state.store import Store
@@ -32,12 +31,12 @@ from hostmanager_server.supervisor.errors import (
     answer,
 )
 from hostmanager_server.supervisor.inheritance import ended_unseen, journal_news, restored, spared
-from hostmanager_server.supervisor.persistence import Journal, Left, Memory
-from hostmanager_server.supervisor.reconciler import Engine
-from hostmanager_server.supervisor.site import Config, config_news
+from hostmanager_server.supervisor.persistence import JournalWriter, Persistence, Recovered
+from hostmanager_server.supervisor.reconciler import Reconciler
+from hostmanager_server.supervisor.site import SiteConfig, config_news
 
 
-class Manager:
+class RequestHandler:
     """Owns the manager's state. One for each engine.
 
     `left` is what an earlier daemon left behind; it takes effect with the first good config.
@@ -46,20 +45,20 @@ class Manager:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Reconciler,
         store: Store,
-        journal: Journal,
+        journal: JournalWriter,
         now: Callable[[], Instant],
-        left: Left,
+        left: Recovered,
         manage: Callable[[Catalog], None] | None = None,
     ) -> None:
         self._engine = engine
         self._manage = manage
         self._store = store
-        self._memory = Memory(journal, left)
+        self._memory = Persistence(journal, left)
         self._lost = left.lost  # until that has been seen to
         self._now = now
-        self._manager: ManagerView = store.snapshot().manager
+        self._manager: ManagerStatus = store.snapshot().manager
         self._stopped: list[Future[Accepted]] = []  # who waits for the manager to be stopped
         self._adopted = False
         self._site: HostSpec | None = None  # what the last good site config says, without compose services
@@ -70,7 +69,7 @@ class Manager:
 
     def start(
         self,
-        config: Config | None,
+        config: SiteConfig | None,
         changes: Sequence[TargetChange],
         tolerant: bool,
         catalog: Catalog | None = None,
@@ -90,7 +89,7 @@ class Manager:
 
         moment = self._now()
         self._set_manager(replace(self._manager, state=ManagerState.RUNNING, disowned=frozenset()))
-        self._engine.note(Note(Kind.MANAGER, "Started", "the manager runs", moment))
+        self._engine.note(LogEntry(EntryKind.MANAGER, "Started", "the manager runs", moment))
         if config is not None:
             if self._adopted:
                 self._engine.drop(self._engine.instances)
@@ -106,7 +105,7 @@ class Manager:
 
     def update(
         self,
-        config: Config | None,
+        config: SiteConfig | None,
         changes: Sequence[TargetChange],
         validate_only: bool,
         catalog: Catalog | None = None,
@@ -147,7 +146,7 @@ class Manager:
             chosen = list(dict.fromkeys(instance_ids))
         changed = plan.restart(instances, chosen)
         message = f"restart of {listed(chosen) or 'nothing'}"
-        self._engine.apply(changed, [Note(Kind.REQUEST, "Restart", message, self._now())])
+        self._engine.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, self._now())])
         return Accepted(self._engine.publish(), {i: changed[i].wanted.generation for i in chosen})
 
     def stop(self, future: Future[Accepted], disown: Iterable[Management] = ()) -> None:
@@ -164,7 +163,9 @@ class Manager:
         if self._manager.state is ManagerState.RUNNING:
             disowned = frozenset(disown)
             self._set_manager(replace(self._manager, state=ManagerState.STOPPING, disowned=disowned))
-            self._engine.note(Note(Kind.MANAGER, "Stopping", "everything is being brought down", moment))
+            self._engine.note(
+                LogEntry(EntryKind.MANAGER, "Stopping", "everything is being brought down", moment)
+            )
             self._disown(disowned)
             down = [
                 TargetChange(i.instance_id, Target.DOWN)
@@ -193,11 +194,13 @@ class Manager:
         moment = self._now()
         for i in left:  # an engine that is gone for good must not keep a host from going down
             message = f"left as it is, running or not: {i.observed.out_of_sight}"
-            self._engine.note(Note(Kind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR))
+            self._engine.note(
+                LogEntry(EntryKind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR)
+            )
         self._enforce(False)
         self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
         what = "everything is down" if not left else "everything that can be seen is down"
-        self._engine.note(Note(Kind.MANAGER, "Stopped", f"{what}; the manager sleeps", moment))
+        self._engine.note(LogEntry(EntryKind.MANAGER, "Stopped", f"{what}; the manager sleeps", moment))
         self._answer_stopped(self._engine.publish())
 
     def _enforce(self, enforced: bool) -> None:
@@ -220,7 +223,7 @@ class Manager:
 
     # --- the config
 
-    def _reject(self, config: Config) -> NoReturn:
+    def _reject(self, config: SiteConfig) -> NoReturn:
         self._note_config(config, self._now())
         self._engine.publish()
         raise ConfigError(config.file, config.problems)
@@ -229,7 +232,7 @@ class Manager:
         """The instances that a site config makes with these compose services (None: those that are known)."""
         return {spec.instance_id for spec in with_services(site, catalog or self._catalog).instances}
 
-    def _take_config(self, config: Config, catalog: Catalog | None, moment: Instant) -> None:
+    def _take_config(self, config: SiteConfig, catalog: Catalog | None, moment: Instant) -> None:
         self._note_config(config, moment)
         if catalog is not None:
             self._note_catalog(catalog, moment)
@@ -282,7 +285,7 @@ class Manager:
         if status != known:
             self._set_manager(replace(self._manager, parse_status=status))
 
-    def _note_config(self, config: Config, moment: Instant) -> None:
+    def _note_config(self, config: SiteConfig, moment: Instant) -> None:
         status = ParseStatus(config.ok, moment, config.problems)
         self._set_manager(replace(self._manager, parse_status={**self._manager.parse_status, SCF: status}))
         self._engine.note(*config_news(config, moment))
@@ -311,7 +314,7 @@ class Manager:
             return {}
         changed = plan.set_targets(self._engine.instances, changes)
         asked = listed([f"{change.who} {change.target.value}" for change in changes])
-        self._engine.apply(changed, [Note(Kind.REQUEST, "Update", f"targets: {asked}", moment)])
+        self._engine.apply(changed, [LogEntry(EntryKind.REQUEST, "Update", f"targets: {asked}", moment)])
         return {instance_id: instance.wanted.generation for instance_id, instance in changed.items()}
 
     # --- what outlives the daemon
@@ -341,7 +344,7 @@ class Manager:
         self._set_manager(replace(self._manager, problems={**self._manager.problems, "journal": problem}))
         self._engine.publish()
 
-    def _set_manager(self, manager: ManagerView) -> None:
+    def _set_manager(self, manager: ManagerStatus) -> None:
         self._manager = manager
         self._engine.set_manager(manager)
 

@@ -13,7 +13,7 @@ from hostmanager_server.core.plan import Instances, TargetChange
 from hostmanager_server.core.spec import Target
 
 
-class Journal(Protocol):
+class JournalWriter(Protocol):
     """Where what was asked for outlives the daemon. What could not be stored is tried again by itself."""
 
     def save(
@@ -33,7 +33,7 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Recovered:
     """What is to be taken over of an earlier daemon. `lost` says why its targets cannot be known."""
 
     targets: Mapping[str, Target] = field(default_factory=dict)
@@ -41,10 +41,10 @@ class Left:
     lost: str = ""
 
 
-class Memory:
+class Persistence:
     """Gives the journal what differs from what was given to it before."""
 
-    def __init__(self, journal: Journal, left: Left) -> None:
+    def __init__(self, journal: JournalWriter, left: Recovered) -> None:
         self._journal = journal
         self._restore = left
         self._state: ManagerState | None = None
@@ -55,14 +55,14 @@ class Memory:
         self._closed = False
 
     @property
-    def left(self) -> Left:
+    def left(self) -> Recovered:
         """What an earlier daemon left, until it is restored."""
         return self._restore
 
     def to_restore(self, instances: Instances) -> tuple[list[TargetChange], Mapping[str, History]]:
         """The changes that give the instances the targets that an earlier daemon was asked for, and what it
         knew of them. Once: nothing after that."""
-        left, self._restore = self._restore, Left()
+        left, self._restore = self._restore, Recovered()
         self._recheck = tuple(left.histories)
         targets = [
             TargetChange(instance_id, target)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Launch, Note, Remove, Stop
+from hostmanager_server.core.actions import Launch, LogEntry, Remove, Stop
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.history import history_differs, history_of
 from hostmanager_server.core.lifecycle import decide, next_deadline
-from hostmanager_server.core.manager_status import Manager
+from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
 from hostmanager_server.drivers.contract import Driver
 from hostmanager_server.state.store import Store
@@ -38,14 +38,14 @@ class _Pending:
 
     changed: dict[str, Instance] = field(default_factory=dict)
     removed: dict[str, None] = field(default_factory=dict)
-    manager: Manager | None = None
-    notes: list[Note] = field(default_factory=list)
+    manager: ManagerStatus | None = None
+    notes: list[LogEntry] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.changed or self.removed or self.manager or self.notes)
 
 
-class Engine:
+class Reconciler:
     """Owns the instances. `driver` is set once, right after construction, as the two know each other."""
 
     driver: Driver
@@ -74,7 +74,7 @@ class Engine:
         if instance is not None:
             self._set(fold(instance, event))
 
-    def apply(self, changed: Mapping[str, Instance], notes: Iterable[Note] = ()) -> None:
+    def apply(self, changed: Mapping[str, Instance], notes: Iterable[LogEntry] = ()) -> None:
         """Put instances in as a request made them."""
         for instance in changed.values():
             self._set(instance)
@@ -85,11 +85,11 @@ class Engine:
         for instance_id in list(instance_ids):
             self._remove(instance_id)
 
-    def note(self, *notes: Note) -> None:
+    def note(self, *notes: LogEntry) -> None:
         """Put something into the event log with the next publication."""
         self._pending.notes.extend(notes)
 
-    def set_manager(self, manager: Manager) -> None:
+    def set_manager(self, manager: ManagerStatus) -> None:
         self._pending.manager = manager
 
     # --- decisions
@@ -168,7 +168,7 @@ class Engine:
                     self._launch(action)
                 case Stop(run, signum, whole_tree):
                     self._stop(run, signum, whole_tree)
-                case Note():
+                case LogEntry():
                     self._pending.notes.append(action)
                 case Remove():
                     self._remove(action.instance_id)

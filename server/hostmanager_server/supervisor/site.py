@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from hostmanager_server.core.actions import Kind, Note, Severity
+from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 
 
-class Config(Protocol):
+class SiteConfig(Protocol):
     """A site config as it was read. With errors it is not `ok`; `spec` is None then, or what it said before
     it had them."""
 
@@ -27,12 +27,12 @@ class Config(Protocol):
     def host(self) -> str: ...
 
 
-def config_news(config: Config, moment: Instant) -> Iterator[Note]:
+def config_news(config: SiteConfig, moment: Instant) -> Iterator[LogEntry]:
     """How the reading went."""
     if config.ok:
-        yield Note(Kind.CONFIG, "ConfigRead", f"read {config.file}", moment)
+        yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", moment)
     else:
         message = f"cannot use {config.file}; the last good config stays in force"
-        yield Note(Kind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
+        yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
     for problem in config.problems:
-        yield Note(Kind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
+        yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)

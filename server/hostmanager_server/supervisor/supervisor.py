@@ -9,30 +9,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from hostmanager_server.core.actions import Note
+from hostmanager_server.core.actions import LogEntry
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import Management
-from hostmanager_server.drivers.contract import Driver, Poller, Post, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.contract import Driver, Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.router import ByWorkload
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.config_readings import Reading, Readings, update_from
 from hostmanager_server.supervisor.errors import Accepted, answer
 from hostmanager_server.supervisor.loop import Loop, now
-from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.persistence import Journal, Left
-from hostmanager_server.supervisor.reconciler import Engine
-from hostmanager_server.supervisor.site import Config
+from hostmanager_server.supervisor.manager import RequestHandler
+from hostmanager_server.supervisor.persistence import JournalWriter, Recovered
+from hostmanager_server.supervisor.reconciler import Reconciler
+from hostmanager_server.supervisor.site import SiteConfig
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 CallSoon = Callable[[Callable[[], None]], None]
-MakeDriver = Callable[[Poller, Post, CallSoon], Driver]
-MakeServices = Callable[[Poller, Post, CallSoon, ServiceListener], ServiceDriver]
+MakeDriver = Callable[[Poller, PostEvent, CallSoon], Driver]
+MakeServices = Callable[[Poller, PostEvent, CallSoon, ServiceListener], ServiceDriver]
 
 
 class Supervisor:
@@ -48,19 +48,19 @@ class Supervisor:
     def __init__(
         self,
         store: Store,
-        load_config: Callable[[], Config],
+        load_config: Callable[[], SiteConfig],
         make_driver: MakeDriver,
-        journal: Journal,
+        journal: JournalWriter,
         on_failure: Callable[[], None],
-        left: Left = Left(),  # noqa: B008 - it is frozen
+        left: Recovered = Recovered(),  # noqa: B008 - it is frozen
         make_services: MakeServices | None = None,
-        keep_config: Callable[[Config], None] = lambda _: None,
+        keep_config: Callable[[SiteConfig], None] = lambda _: None,
     ) -> None:
         self._keep_config = keep_config
         self._on_failure = on_failure
         self._load_config = load_config
         self._loop = Loop()
-        self._engine = Engine(store, now)
+        self._engine = Reconciler(store, now)
         self._services: ServiceDriver | None = None
         self._ended = False  # nothing is to be decided any more
         self._noting: list[Future[None]] = []  # who waits for a note to be published
@@ -74,7 +74,7 @@ class Supervisor:
         self._readings = Readings(self._read, self._loader)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         manage = self._services.manage if self._services is not None else None
-        self._manager = Manager(self._engine, store, journal, now, left, manage)
+        self._manager = RequestHandler(self._engine, store, journal, now, left, manage)
         journal.listen(self._take_journal_problem)
 
     def start(self) -> None:
@@ -144,7 +144,7 @@ class Supervisor:
         """What is asked for and happens from now on is not to outlive the daemon, as it ends."""
         self._loop.call_soon(self._manager.keep_targets)
 
-    def note(self, note: Note) -> Future[None]:
+    def note(self, note: LogEntry) -> Future[None]:
         """Put something into the event log; the future is done when it can be read there."""
         future: Future[None] = Future()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hostmanager_server.core.catalog import Catalog, Project
 from hostmanager_server.core.spec import ServiceSpec
-from hostmanager_server.drivers.compose.cli.process import Call, Calls, CallSoon
+from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeProgram
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
@@ -151,7 +151,7 @@ class FakeEngine:
             self._tell(lambda told: told.changed(container))
 
 
-class FakeCall(Call):
+class FakeCall(ComposeCall):
     """A call of compose that is under way until a test finishes it."""
 
     def __init__(self, verb: str, options: list[str], names: list[str], done: Callable[[str], None]) -> None:
@@ -169,7 +169,7 @@ class FakeCall(Call):
         self.interrupts.append(True)
 
 
-class FakeCompose(Calls):
+class FakeCompose(ComposeCalls):
     """What compose does on a FakeEngine. One project, so never two calls at once."""
 
     def __init__(self, engine: FakeEngine, reader: FakeReader) -> None:
@@ -181,7 +181,7 @@ class FakeCompose(Calls):
         self.codes: dict[str, int] = {}  # services whose containers end at once, with this code
         self.unstartable: set[str] = set()  # services whose containers the engine creates, and cannot start
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
+    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
         assert self.under_way is None, f"{argv} beside {self.under_way}"
         words = list(argv[1:])
         while words[0] in _OPTIONS_OF_COMPOSE:

@@ -17,7 +17,7 @@ from hostmanager_server.core.events import (
     ExitStatus,
     Ready,
     RunKey,
-    Seen,
+    ServiceObserved,
     StartFailed,
     StopFailed,
 )
@@ -103,7 +103,7 @@ class Desk:
 
     def told(self, name: str) -> list[str]:
         """The kinds of events of an instance, without what is seen of it; those of its newest run only."""
-        mine = [e for e in self.events if e.instance_id == name and not isinstance(e, Seen)]
+        mine = [e for e in self.events if e.instance_id == name and not isinstance(e, ServiceObserved)]
         return [type(event).__name__ for event in mine]
 
     def event(self, name: str, kind: type[DriverEvent]) -> DriverEvent:
@@ -292,8 +292,8 @@ def test_what_runs_already_appears() -> None:
     desk.events.clear()
     desk.follow(service("a"))
     assert desk.told("a") == ["Appeared"]
-    seen = desk.event("a", Seen)
-    assert isinstance(seen, Seen)
+    seen = desk.event("a", ServiceObserved)
+    assert isinstance(seen, ServiceObserved)
     assert seen.record.running
     assert not seen.record.outdated
     desk.poller.advance(60.0)
@@ -438,8 +438,8 @@ def test_a_tag_that_moves_makes_what_runs_outdated() -> None:
     desk = Desk(*services("a"))
     desk.up("a")
     desk.driver.images({"agent:1": "sha256:2"})
-    seen = desk.event("a", Seen)
-    assert isinstance(seen, Seen)
+    seen = desk.event("a", ServiceObserved)
+    assert isinstance(seen, ServiceObserved)
     assert (seen.record.image_id, seen.record.outdated) == ("sha256:2", True)
     desk.driver.images({"agent:1": UNKNOWN_IMAGE})
     assert dict(desk.surveys[-1].new_tags) == {"a": "agent:1"}
@@ -504,7 +504,7 @@ def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() 
     desk.engine.come_back()
     desk.settle()
     assert desk.told("a") == ["OutOfSight"]
-    seen = [e for e in desk.events if isinstance(e, Seen)][-1]
+    seen = [e for e in desk.events if isinstance(e, ServiceObserved)][-1]
     assert seen.record.container_id == desk.engine.of("a")[0].id
 
 
@@ -514,11 +514,11 @@ def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() 
 def test_an_instance_that_is_followed_again_is_told_again_what_there_is() -> None:
     desk = Desk(*services("a"))  # as when it was reset: it is a fresh one, and knows nothing
     desk.follow(service("a"))
-    assert isinstance(desk.event("a", Seen), Seen)
+    assert isinstance(desk.event("a", ServiceObserved), ServiceObserved)
     desk.up("a")
     claimed = replace(desk.spec(service("a")), agent_class="Agent")  # by the site config, as it runs
     desk.driver.follow(claimed)
-    assert isinstance(desk.event("a", Seen), Seen)
+    assert isinstance(desk.event("a", ServiceObserved), ServiceObserved)
     assert desk.told("a") == ["Appeared"]
 
 
@@ -528,8 +528,8 @@ def test_an_instance_with_another_service_begins_anew() -> None:
     other = replace(desk.spec(service("b")), instance_id="a")
     desk.driver.follow(other)
     assert desk.told("a") == ["Appeared"]
-    seen = desk.event("a", Seen)
-    assert isinstance(seen, Seen)
+    seen = desk.event("a", ServiceObserved)
+    assert isinstance(seen, ServiceObserved)
     assert seen.record.container_id == desk.engine.of("b")[0].id
 
 
@@ -575,5 +575,5 @@ def test_what_the_engine_is_about_to_start_again_is_removed() -> None:
     desk.settle()
     desk.finish_all()
     assert desk.engine.of("a") == []
-    told = [type(event).__name__ for event in desk.events if not isinstance(event, Seen)]
+    told = [type(event).__name__ for event in desk.events if not isinstance(event, ServiceObserved)]
     assert told == ["Exited", "Gone"]

@@ -7,17 +7,16 @@ from collections.abc import Callable
 
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.compose import Survey
-from hostmanager_server.core.manager_status import Manager as ManagerView
-from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import RequestError
-from hostmanager_server.supervisor.manager import Manager
-from hostmanager_server.supervisor.persistence import Left
-from hostmanager_server.supervisor.reconciler import Engine
+from hostmanager_server.supervisor.manager import RequestHandler
+from hostmanager_server.supervisor.persistence import Recovered
+from hostmanager_server.supervisor.reconciler import Reconciler
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -40,15 +39,15 @@ class ServicesMachine(RuleBasedStateMachine):
         self.there = FakeEngine(self.poller)
         self.reader = FakeReader(*(service(name, replicas=REPLICAS[name]) for name in NAMES))
         self.compose = FakeCompose(self.there, self.reader)
-        stopped = ManagerView(ManagerState.STOPPED, "host", "site.yaml")
+        stopped = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped)
-        self.engine = Engine(self.store, self.poller.now)
+        self.engine = Reconciler(self.store, self.poller.now)
         self.driver = ComposeDriver(
             self.poller, self.engine.post, self._never, self, self.reader, self.there.watched_by, self.compose
         )  # fmt: skip
         self.engine.driver = self.driver
-        self.manager = Manager(
-            self.engine, self.store, MemoryJournal(), self.poller.now, Left(), self.driver.manage
+        self.manager = RequestHandler(
+            self.engine, self.store, MemoryJournal(), self.poller.now, Recovered(), self.driver.manage
         )
         self.listed: dict[str, Target] = {}
         self.agent_class = "Agent"

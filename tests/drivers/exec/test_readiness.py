@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Gone, Ready, RunKey, StartFailed
-from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
 from hostmanager_server.linux.pidfds import read_stat
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def site() -> Iterator[Site]:
 
 
 def launch(real: RealHarness, check: TcpProbe | HttpProbe | CommandProbe, timeout: float = 10.0) -> None:
-    probe = Probe(check, interval=0.01, timeout=timeout)
+    probe = ReadinessProbe(check, interval=0.01, timeout=timeout)
     real.driver.launch(A, replace(real.command("a", "sleep", "1000"), ready=probe))
 
 
@@ -111,7 +111,7 @@ def test_a_command_probe_runs_in_the_agent_s_surroundings(real: RealHarness) -> 
     spec = real.command("a", "sleep", "1000")
     assert spec.process is not None
     process = replace(spec.process, env=(("COLOUR", "blue"),), working_dir=str(real.directory))
-    probe = Probe(CommandProbe(("sh", "-c", text)), interval=0.01, timeout=10.0)
+    probe = ReadinessProbe(CommandProbe(("sh", "-c", text)), interval=0.01, timeout=10.0)
     real.driver.launch(A, replace(spec, process=process, ready=probe))
     real.wait_for(lambda: is_ready(real))
     assert Path(real.directory, "said").read_text() == f"blue {real.directory}\n"

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 
 DEADLINE = 30.0
 OTHER = 12345  # a user that runs nothing
@@ -218,7 +218,7 @@ def test_names_that_change_while_they_are_opened_lead_nowhere(
                     with suppress(OSError):
                         append(files, LINES[:8192])
                 with suppress(OSError):
-                    LogStream(logs / "a.log").rotate(4096, 2)
+                    OutputStream(logs / "a.log").rotate(4096, 2)
     finally:
         stop.set()
         for thread in threads:
@@ -255,7 +255,7 @@ def test_what_has_the_name_of_a_copy_is_not_written_to(
 ) -> None:
     live = logs / "a.log"
     live.write_bytes(LINES)
-    stream = LogStream(live)
+    stream = OutputStream(live)
     stream.live_size()  # the archives of an earlier daemon are taken over before
     plant(logs / "a.log.copying", victim)
     stream.rotate(8192, 100)
@@ -287,7 +287,7 @@ def test_nothing_is_removed_when_another_file_takes_the_place_of_the_copy(
 
     monkeypatch.setattr(os, "fdatasync", swap)
     with pytest.raises(OSError, match="another process put a file of its own in its place"):
-        LogStream(live).rotate(8192, 100)
+        OutputStream(live).rotate(8192, 100)
     assert live.read_bytes() == LINES
     assert [path.name for path in logs.iterdir()] == ["a.log"]
 
@@ -338,7 +338,7 @@ def test_rotation_goes_on_over_what_has_the_names_of_archives(
     live.write_bytes(LINES)
     for number in range(1, 5):
         plant(logs / f"a.log.{number}", victim)
-    stream = LogStream(live)
+    stream = OutputStream(live)
     stream.rotate(8192, 3)
     assert LINES.endswith(b"".join(p.read_bytes() for p in numbered(logs)[-3:]) + live_data(live))
 
@@ -514,13 +514,13 @@ import os, sys
 from pathlib import Path
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o002)
 folder = Path(sys.argv[1])
 outputs = OutputFiles(folder / "logs")
 with open(outputs.open_for_append("a", LogPolicy()), "wb") as file:
     file.write(b"line\\n" * 4000)
-stream = LogStream(folder / "logs" / "a.log")
+stream = OutputStream(folder / "logs" / "a.log")
 assert stream.rotate(8192, 3)
 stream.acquire()
 assert stream.read_before(stream.end(), 10) == b"line\\nline\\n"

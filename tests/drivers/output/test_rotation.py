@@ -19,7 +19,7 @@ import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.log_directory import LogFolder
 from hostmanager_server.drivers.output.output_files import OutputFiles, file_stem
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.linux import fallocate
 from hostmanager_server.linux.fallocate import UnsupportedError
 from hypothesis import given
@@ -169,14 +169,14 @@ def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothi
     def die(*_: object) -> None:
         raise Death
 
-    first = LogStream(live)
+    first = OutputStream(live)
     with monkeypatch.context() as patch:
         # What runs after a death does not run: not even the removal of the copy.
         patch.setattr(LogFolder, "remove", lambda *_: None)
         patch.setattr(f"hostmanager_server.drivers.{step}", die)
         with pytest.raises(Death):
             first.rotate(8192, 100)
-    second = LogStream(live)
+    second = OutputStream(live)
     assert second.rotate(8192, 100)
     assert everything(live) == numbered(3_000)
     assert not list(directory.glob("a.log.c*"))
@@ -187,7 +187,7 @@ def test_a_rotation_goes_on_after_an_archive_could_not_be_renamed(
 ) -> None:
     live = directory / "a.log"
     live.write_bytes(numbered(3_000))
-    stream = LogStream(live)
+    stream = OutputStream(live)
     rename = LogFolder.rename
 
     def fail(folder: LogFolder, old: str, new: str) -> None:

@@ -155,7 +155,8 @@ def test_no_more_are_kept_than_can_be_handed_over(
 def test_what_is_handed_over_is_taken_once() -> None:
     # In a process of its own: the descriptors are at fixed numbers.
     code = (
-        "import os; from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore as S;"
+        "import os\n"
+        "from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore as S\n"
         "os.environ['LISTEN_PID'] = str(os.getpid());"
         "os.dup2(1, 3); os.dup2(1, 4);"
         "first, second = S.from_environment(os.environ), S.from_environment(os.environ);"

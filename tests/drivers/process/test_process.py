@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
-from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Probe, ProcessSpec, TcpProbe
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe, TcpProbe
 from hostmanager_server.drivers.exec import gate
 
 if TYPE_CHECKING:
@@ -286,7 +286,8 @@ def test_a_tcp_probe_waits_for_the_port(real: RealHarness) -> None:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         spec = replace(
-            real.script("a", "exec sleep 1000"), ready=Probe(TcpProbe("127.0.0.1", port), interval=0.01)
+            real.script("a", "exec sleep 1000"),
+            ready=ReadinessProbe(TcpProbe("127.0.0.1", port), interval=0.01),
         )
         real.driver.launch(A, spec)
         real.poller.turn(0.05)

@@ -11,7 +11,7 @@ import click
 
 from hostmanager_server.commands.serve import default_socket
 from hostmanager_server.commands.systemd import unit_file
-from hostmanager_server.commands.systemd.request import BadSiteError, Planned, Request, plan
+from hostmanager_server.commands.systemd.request import BadSiteError, Planned, UnitRequest, plan
 from hostmanager_server.commands.systemd.unit import UnitError
 from hostmanager_server.core.printable import printable
 
@@ -97,7 +97,7 @@ def install_command(
     """
     if of_user and as_user:
         raise click.UsageError("--user-unit runs as you: it cannot go with --as-user")
-    request = Request(
+    request = UnitRequest(
         site_file, host, name, of_user, as_user, state_dir, listen, working_dir, program, env, serve_options,
         env_files, hardened, writable, trust_config,
     )  # fmt: skip

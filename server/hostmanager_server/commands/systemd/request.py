@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class UnitRequest:
     """What the command line says; see its help."""
 
     site_file: Path
@@ -64,7 +64,7 @@ class BadSiteError(Exception):
         self.problems = tuple(problems)
 
 
-def plan(request: Request, environ: Mapping[str, str]) -> Planned:
+def plan(request: UnitRequest, environ: Mapping[str, str]) -> Planned:
     """The unit for what is asked. Raises UnitError, BadSiteError, or click's UsageError for a command line
     that `hostmanager serve` would refuse."""
     name = request.name.removesuffix(".service")
@@ -112,7 +112,7 @@ def plan(request: Request, environ: Mapping[str, str]) -> Planned:
     return Planned(unit, listen, tuple(warnings))
 
 
-def _trust(request: Request) -> Trust:
+def _trust(request: UnitRequest) -> Trust:
     """Return what the daemon of the unit may use: root decides for the user that it will have.
 
     Another user only looks at the unit (--print), so that its own files count as trusted.
@@ -139,7 +139,7 @@ def _check_user(name: str) -> None:
         raise UnitError(f"there is no user {name!r} on this host; create it or change --as-user") from None
 
 
-def _check_rights(request: Request) -> None:
+def _check_rights(request: UnitRequest) -> None:
     root = not request.of_user and (not request.as_user or pwd.getpwnam(request.as_user).pw_uid == 0)
     if request.hardened and root:
         raise UnitError(
@@ -150,7 +150,7 @@ def _check_rights(request: Request) -> None:
         raise UnitError("cannot take --writable without --hardened: nothing is forbidden to write there then")
 
 
-def _writable(request: Request, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
+def _writable(request: UnitRequest, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
     """The folders that a hardened daemon and its agents write to, except those that systemd makes."""
     if not request.hardened or request.of_user:
         return ()
@@ -182,7 +182,7 @@ def _program(given: Path | None) -> Path:
     raise UnitError("the program 'hostmanager' is not found; say where it is with --program")
 
 
-def _listen(request: Request, name: str, config: LoadedConfig) -> tuple[tuple[str, ...], bool]:
+def _listen(request: UnitRequest, name: str, config: LoadedConfig) -> tuple[tuple[str, ...], bool]:
     """The addresses to be named, and whether the socket is in a directory that systemd makes."""
     if request.listen:
         return tuple(_absolute(address) for address in request.listen), False
@@ -200,7 +200,7 @@ def _absolute(address: str) -> str:
         return address
 
 
-def _state_dir(request: Request, name: str, environ: Mapping[str, str]) -> tuple[str, bool]:
+def _state_dir(request: UnitRequest, name: str, environ: Mapping[str, str]) -> tuple[str, bool]:
     """Where the state is kept, and whether systemd makes that directory."""
     if request.state_dir is not None:
         return str(request.state_dir.absolute()), False

@@ -13,7 +13,7 @@ from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine
 from hostmanager_server.drivers.compose.logs.reader import read_logs
 from hostmanager_server.drivers.compose.orphans import Remover
 from hostmanager_server.drivers.compose.pull.progress import PullItem
-from hostmanager_server.drivers.compose.pull.pull import Ended, Pull
+from hostmanager_server.drivers.compose.pull.pull import ImagePull, PullEnded
 from hostmanager_server.drivers.compose.pull.puller import Puller
 from hostmanager_server.linux.thread_names import name_this_thread
 
@@ -44,8 +44,8 @@ class EngineAccess:
         return self._puller.running()
 
     def join_pull(
-        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float, ended: Ended
-    ) -> tuple[Pull, bool]:
+        self, items: Sequence[PullItem], *, detach: bool, progress_timeout: float, ended: PullEnded
+    ) -> tuple[ImagePull, bool]:
         """See Puller.join. Returns at once."""
         return self._puller.join(items, detach=detach, progress_timeout=progress_timeout, ended=ended)
 

@@ -10,16 +10,16 @@ from hostmanager_server.core.events import RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import Work
-from hostmanager_server.drivers.compose.cli.process import Calls, CallSoon
+from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
-from hostmanager_server.drivers.compose.cli.queue import Dispatcher
+from hostmanager_server.drivers.compose.cli.queue import CallQueue
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.compose.engine.contract import EngineListener, Watch
+from hostmanager_server.drivers.compose.engine.contract import EngineListener, EngineWatcher
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
-from hostmanager_server.drivers.compose.service import Key, Service, differs
+from hostmanager_server.drivers.compose.service import FollowedService, Key, differs
 from hostmanager_server.drivers.compose.survey import survey
-from hostmanager_server.drivers.contract import Adopted, Poller, Post, ServiceListener
+from hostmanager_server.drivers.contract import Adopted, Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
 
 
@@ -33,12 +33,12 @@ class ComposeDriver:
     def __init__(
         self,
         poller: Poller,
-        post: Post,
+        post: PostEvent,
         call_soon: CallSoon,
         listener: ServiceListener,
         reader: CatalogReader,
-        make_watch: Callable[[EngineListener, CallSoon], Watch],
-        calls: Calls,
+        make_watch: Callable[[EngineListener, CallSoon], EngineWatcher],
+        calls: ComposeCalls,
     ) -> None:
         self._poller = poller
         self._post = post
@@ -49,10 +49,10 @@ class ComposeDriver:
         self._prober = Prober(call_soon, poller)
         self._watch = make_watch(self, call_soon)
         self._watching = False
-        self._dispatcher = Dispatcher(poller, self._calls, self._watch.refresh, self._command)
+        self._dispatcher = CallQueue(poller, self._calls, self._watch.refresh, self._command)
         self._catalog = Catalog()
         self._projects: dict[str, list[Project]] = {}  # by name, which several files may share
-        self._services: dict[str, Service] = {}  # by instance id
+        self._services: dict[str, FollowedService] = {}  # by instance id
         self._containers: dict[str, Container] = {}
         self._by_service: dict[Key, dict[str, None]] = {}  # ids of containers
         self._image_ids: Mapping[str, str] = {}
@@ -90,7 +90,7 @@ class ComposeDriver:
             known.now_is(spec, spec.service)
         else:
             self._drop(spec.instance_id)
-            known = Service(spec, self._post, self._poller.now, self._begin_probe)
+            known = FollowedService(spec, self._post, self._poller.now, self._begin_probe)
             self._services[spec.instance_id] = known
         if self._lost:
             known.out_of_sight(self._lost)
@@ -217,7 +217,7 @@ class ComposeDriver:
                 self._look(service)
         self._take_survey()
 
-    def _look(self, service: Service) -> None:
+    def _look(self, service: FollowedService) -> None:
         service.look(self._of(service.key), self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE))
 
     def _drop(self, instance_id: str) -> None:
@@ -242,7 +242,7 @@ class ComposeDriver:
 
     # --- calls of compose
 
-    def _command(self, work: Work, services: Sequence[Service]) -> list[str]:
+    def _command(self, work: Work, services: Sequence[FollowedService]) -> list[str]:
         """What to call compose with, for services of the same files. Raises ComposeError."""
         program = self._reader.program
         if program is None:  # it was there when the files were read
@@ -275,7 +275,7 @@ class ComposeDriver:
                 found.add(name)
         return found
 
-    def _leftover_differs(self, service: Service) -> bool:
+    def _leftover_differs(self, service: FollowedService) -> bool:
         """Whether a container that has ended is to be made anew rather than started again."""
         image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
         return any(differs(service.wanted, c, image_id) for c in service.containers if not c.running)

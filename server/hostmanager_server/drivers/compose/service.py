@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceRecord
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceStatus
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -16,22 +16,22 @@ from hostmanager_server.core.events import (
     OutOfSight,
     Ready,
     RunKey,
-    Seen,
+    ServiceObserved,
     Started,
     StartFailed,
     StopFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.contract import Post
+from hostmanager_server.drivers.contract import PostEvent
 
 Key = tuple[str, str]  # project, service
 
 # Begins to ask whether it is ready; calls back when it is. Returns what ends the asking.
-Probe = Callable[[InstanceSpec, Callable[[], None]], Callable[[], None]]
+StartProbe = Callable[[InstanceSpec, Callable[[], None]], Callable[[], None]]
 
 
-class Service:
+class FollowedService:
     """The containers of one service, seen as one run after another.
 
     The run begins with the first container that runs and is over when none does. `look` draws the
@@ -39,7 +39,9 @@ class Service:
     `stopping` and their ends. Belongs to the supervisor thread.
     """
 
-    def __init__(self, spec: InstanceSpec, post: Post, now: Callable[[], Instant], probe: Probe) -> None:
+    def __init__(
+        self, spec: InstanceSpec, post: PostEvent, now: Callable[[], Instant], probe: StartProbe
+    ) -> None:
         assert spec.service is not None
         self.spec = spec
         self.wanted: ServiceSpec = spec.service
@@ -55,7 +57,7 @@ class Service:
         self._ended = False  # that it ended was told, and that it is gone was not
         self._before: frozenset[tuple[str, float | None]] = frozenset()
         self._containers: tuple[Container, ...] = ()
-        self._record: ServiceRecord | None = None
+        self._record: ServiceStatus | None = None
         self._cancel_probe: Callable[[], None] | None = None
 
     @property
@@ -98,7 +100,7 @@ class Service:
         record = record_of(self.wanted, self._containers, image_id)
         if record != self._record:
             self._record = record
-            self._post(Seen(self.spec.instance_id, record))
+            self._post(ServiceObserved(self.spec.instance_id, record))
         running = [container for container in self._containers if container.running]
         if running:
             self._seen_running(running)
@@ -257,13 +259,13 @@ def _tell_nobody(event: DriverEvent) -> None:
     """The instance is followed no more; another of its name may be, whose events these are not."""
 
 
-def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceRecord:
+def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
     """OCS's record of a service: one container, that of the first replica that runs, stands for all."""
     running = [container for container in containers if container.running]
     if not containers:
-        return ServiceRecord(image_id=image_id)
+        return ServiceStatus(image_id=image_id)
     shown = running[0] if running else max(containers, key=lambda c: c.finished or 0.0)
-    return ServiceRecord(
+    return ServiceStatus(
         image_id=image_id,
         container_id=shown.id,
         container_name=shown.name,

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from hostmanager_server.core.catalog import Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Orphan, Survey
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.compose.service import Service
+from hostmanager_server.drivers.compose.service import FollowedService
 
 
 def survey(
     projects: Mapping[str, Sequence[Project]],
-    services: Iterable[Service],
+    services: Iterable[FollowedService],
     containers: Iterable[Container],
     image_ids: Mapping[str, str],
 ) -> Survey:

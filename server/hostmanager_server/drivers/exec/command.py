@@ -31,7 +31,7 @@ class CommandError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ExecCommand:
     """What the gate is to exec; `uid` is the user id that it has then. `env_files` have the digests of what
     they say now."""
 
@@ -49,7 +49,7 @@ def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> Command:
+def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> ExecCommand:
     """How to run `argv` in the surroundings of `spec`. Raises CommandError.
 
     Looks the user up with getpwnam, and the program along the agent's own PATH; reads the env-files.
@@ -80,10 +80,12 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
         env.update(from_files)
     env.update(own)
     uid = os.getuid() if user is None else user.pw_uid
-    return Command(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
+    return ExecCommand(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
 
 
-def prepare_probe(spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]) -> Command | None:
+def prepare_probe(
+    spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]
+) -> ExecCommand | None:
     """How to run its readiness command, if it has one, in the surroundings of `process`. Raises
     CommandError."""
     if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):

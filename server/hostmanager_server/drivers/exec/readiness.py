@@ -15,10 +15,10 @@ from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.core.spec import CommandProbe, HttpProbe, Probe, TcpProbe
+from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
 from hostmanager_server.drivers.contract import Poller
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.exec.command import Command
+from hostmanager_server.drivers.exec.command import ExecCommand
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.thread_names import name_this_thread
 
@@ -44,7 +44,9 @@ class Prober:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, probe: Probe, command: Command | None, ready: Callable[[], None]) -> Callable[[], None]:
+    def start(
+        self, probe: ReadinessProbe, command: ExecCommand | None, ready: Callable[[], None]
+    ) -> Callable[[], None]:
         """Ask until the answer is yes, then call `ready` on the supervisor thread. Returns what cancels it:
         `ready` is not called any more after that. `command` is what a CommandProbe runs."""
         loop: asyncio.AbstractEventLoop | None = None
@@ -110,7 +112,9 @@ class Prober:
             self._loop, self._thread, self._lacking = loop, thread, False
         return self._loop
 
-    async def _ask(self, probe: Probe, command: Command | None, answered: Callable[[], None]) -> None:
+    async def _ask(
+        self, probe: ReadinessProbe, command: ExecCommand | None, answered: Callable[[], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -140,7 +144,7 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _try(probe: Probe, command: Command | None) -> Coroutine[Any, Any, bool]:
+def _try(probe: ReadinessProbe, command: ExecCommand | None) -> Coroutine[Any, Any, bool]:
     match probe.check:
         case TcpProbe(host, port):
             return _connects(host, port)
@@ -178,7 +182,7 @@ async def _answers(url: str) -> bool:
         writer.close()
 
 
-async def _succeeds(command: Command) -> bool:
+async def _succeeds(command: ExecCommand) -> bool:
     loop = asyncio.get_running_loop()
     pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
     try:

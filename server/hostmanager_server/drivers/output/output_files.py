@@ -12,7 +12,7 @@ from urllib.parse import quote
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.lines import LogLine
 from hostmanager_server.drivers.output.rotation import Rotator
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.drivers.output.tail import Readers, read_lines
 
 _LONGEST_STEM = 200  # of the 255 bytes of a file name, what follows needs some
@@ -46,7 +46,7 @@ class OutputFiles:
         """`default_dir` holds the files of instances whose policy names no directory; created when needed."""
         self._default_dir = str(default_dir)
         self._lock = threading.Lock()
-        self._streams: dict[Path, LogStream] = {}
+        self._streams: dict[Path, OutputStream] = {}
         self._rotator = Rotator()
         self._readers = Readers()
 
@@ -90,11 +90,11 @@ class OutputFiles:
         self._rotator.close()
         self._readers.close()
 
-    def _stream(self, instance_id: str, policy: LogPolicy) -> LogStream:
+    def _stream(self, instance_id: str, policy: LogPolicy) -> OutputStream:
         path = self.path(instance_id, policy)
         with self._lock:
             stream = self._streams.get(path)
             if stream is None:
-                stream = self._streams[path] = LogStream(path)
+                stream = self._streams[path] = OutputStream(path)
             stream.user = policy.user
             return stream

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inotify_simple import INotify, flags
 
 from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ LONGEST_RETRY = 320.0
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    stream: LogStream
+    stream: OutputStream
     policy: LogPolicy
     end: int | None = None  # position after the last byte, when last looked at
     looked: float = 0.0
@@ -50,24 +50,24 @@ class Rotator:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inbox: deque[tuple[LogStream, LogPolicy | None]] = deque()
+        self._inbox: deque[tuple[OutputStream, LogPolicy | None]] = deque()
         self._thread: threading.Thread | None = None
         self._wake = -1
         self._closing = False
         self._woken = False
         self._gather = threading.Event()  # set: there is nothing more to wait for
-        self._entries: dict[LogStream, _Entry] = {}
+        self._entries: dict[OutputStream, _Entry] = {}
         self._watched: dict[int, _Entry] = {}
         self._due: list[tuple[float, int, _Entry]] = []
         self._order = itertools.count()
         self._inotify: INotify | None = None
         self._said: set[str] = set()
 
-    def track(self, stream: LogStream, policy: LogPolicy) -> None:
+    def track(self, stream: OutputStream, policy: LogPolicy) -> None:
         """Rotate this file from now on, by this policy. Returns at once; any thread may call."""
         self._post(stream, policy)
 
-    def forget(self, stream: LogStream) -> None:
+    def forget(self, stream: OutputStream) -> None:
         """Rotate it no more. Returns at once; any thread may call."""
         self._post(stream, None)
 
@@ -84,7 +84,7 @@ class Rotator:
         os.close(self._wake)
         self._wake = -1
 
-    def _post(self, stream: LogStream, policy: LogPolicy | None) -> None:
+    def _post(self, stream: OutputStream, policy: LogPolicy | None) -> None:
         with self._lock:
             if self._closing:
                 return

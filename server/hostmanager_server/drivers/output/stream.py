@@ -40,7 +40,7 @@ class Extent:
     skipped: int = 0
 
 
-class LogStream:
+class OutputStream:
     """Thread-safe. Only one thread may rotate; readers are kept waiting for some system calls at most.
 
     Every use opens the directory again and goes by that descriptor. Agents may write there: methods that look

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from inotify_simple import INotify, flags
 
 from hostmanager_server.drivers.output.lines import LastLines, LineAssembler, LogLine
-from hostmanager_server.drivers.output.stream import LogStream
+from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.linux.thread_names import name_this_thread
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class Readers:
 
 
 async def read_lines(
-    stream: LogStream, readers: Readers, lines: int, follow: bool
+    stream: OutputStream, readers: Readers, lines: int, follow: bool
 ) -> AsyncGenerator[list[LogLine], None]:
     """The last `lines` lines of what is kept, and with `follow` then all that is written, until it is closed.
 
@@ -192,7 +192,7 @@ async def read_lines(
 
 
 def _read(
-    stream: LogStream, assembler: LineAssembler, position: int, limit: int
+    stream: OutputStream, assembler: LineAssembler, position: int, limit: int
 ) -> tuple[int, list[LogLine] | None]:
     """Where to go on from, and the lines that are complete by then; None: there is no more to read."""
     extent = stream.read(position, limit)

@@ -25,7 +25,7 @@ _TRY = 10.0  # s for a shell to move itself into a group
 _log = logging.getLogger(__name__)
 
 
-class UnusableError(Exception):
+class CgroupUnusableError(Exception):
     """A cgroup cannot be used; the text says which and why."""
 
 
@@ -51,7 +51,7 @@ def find_groups(wanted: str, state_dir: Path) -> Groups:
         # Several daemons may have been given one cgroup, and each removes what is empty in its directory.
         directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
         _try(directory)
-    except (UnusableError, OSError) as error:
+    except (CgroupUnusableError, OSError) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
         asked = "" if wanted == AUTO else f" '{wanted}'"
         _log.warning(
@@ -111,15 +111,15 @@ def _is_marked(directory: str, mark: str) -> bool:
 def _named(path: str, mounts: list[Mount]) -> str:
     directory = os.path.abspath(path)
     if not os.path.isdir(directory):
-        raise UnusableError("there is no such directory; make it, or correct --cgroup")
+        raise CgroupUnusableError("there is no such directory; make it, or correct --cgroup")
     if os.stat(directory).st_dev not in {mount.device for mount in mounts}:
-        raise UnusableError("it is not in a cgroup2 file system; correct --cgroup")
+        raise CgroupUnusableError("it is not in a cgroup2 file system; correct --cgroup")
     return directory
 
 
 def _try(directory: str) -> None:
     """Whether a child can move itself into a group there: that takes rights over more than the group itself.
-    Raises UnusableError or OSError."""
+    Raises CgroupUnusableError or OSError."""
     group = f"{directory}/try"
     try:
         os.makedirs(group, exist_ok=True)
@@ -128,12 +128,14 @@ def _try(directory: str) -> None:
             timeout=_TRY, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise UnusableError("a process that moves itself into a group there does not come back") from None
+        raise CgroupUnusableError(
+            "a process that moves itself into a group there does not come back"
+        ) from None
     finally:
         for made in (group, directory):  # unless runs have groups there
             with contextlib.suppress(OSError):
                 os.rmdir(made)
     if done.returncode != 0:
-        raise UnusableError(
+        raise CgroupUnusableError(
             "a child may not move itself into a group there; start the daemon in that cgroup, or as root"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import Adopted, Output, Poller, Post
+from hostmanager_server.drivers.contract import Adopted, Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, gate
 from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import CallSoon, Prober
@@ -21,12 +21,12 @@ from hostmanager_server.drivers.process.cgroup import Groups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import GATE_ENDS, find_leader, status_of_ended, take_note
 from hostmanager_server.drivers.process.membership import agent_uids
-from hostmanager_server.drivers.process.process_table import Tree
+from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.reaper import reap_when_ended
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.records.record_directory import Records
-from hostmanager_server.drivers.process.tree_tracker import Forest
+from hostmanager_server.drivers.process.tree_tracker import TreeTracker
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class _Run:
     key: RunKey
     identity: Identity
-    tree: Tree
+    tree: ProcessTree
     pidfd: int | None  # None: the leader has ended
     cancel_probe: Callable[[], None] | None = None
 
@@ -52,7 +52,7 @@ class ProcessDriver:
     """
 
     def __init__(
-        self, poller: Poller, post: Post, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
+        self, poller: Poller, post: PostEvent, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
         groups: Groups, store: DescriptorStore | None = None,
     ) -> None:  # fmt: skip
         gate.seal_descriptors()
@@ -62,7 +62,7 @@ class ProcessDriver:
         self._inherited = command.inherited_environment(os.environ)
         self._groups = groups
         self._records = Records(state_dir / "runs")
-        self._forest = Forest(poller, self._records)
+        self._forest = TreeTracker(poller, self._records)
         self._prober = Prober(call_soon, poller)
         self._store = store or DescriptorStore(None, {})
         self._launcher = Launcher(
@@ -127,7 +127,7 @@ class ProcessDriver:
         """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
         records = [r for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
-        leaderless: list[tuple[Record, ExitStatus, Tree]] = []
+        leaderless: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
             found = find_leader(record, self._store.handed(record.token))
             if isinstance(found, ExitStatus):
@@ -275,12 +275,12 @@ class ProcessDriver:
         self._poller.call_later(0.0, look)  # not before `adopt` has returned and the caller knows the run
         return take_note(record, ended=status)
 
-    def _resume(self, record: Record, tree: Tree, pidfd: int | None) -> _Run:
+    def _resume(self, record: Record, tree: ProcessTree, pidfd: int | None) -> _Run:
         run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
         self._follow(run)
         return run
 
 
-def _tree_of(record: Record, leader: int = 0) -> Tree:
+def _tree_of(record: Record, leader: int = 0) -> ProcessTree:
     uids = agent_uids(record.uid, record.process.user)
-    return Tree(record.token.encode(), leader, leader, record.group, uids, record.mark)
+    return ProcessTree(record.token.encode(), leader, leader, record.group, uids, record.mark)

@@ -18,7 +18,7 @@ from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.drivers.process import membership
 from hostmanager_server.drivers.process.cgroup import Groups
-from hostmanager_server.drivers.process.process_table import Tree
+from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.records.record_directory import Draft, Records
@@ -34,7 +34,7 @@ class Launched:
     """A main process that was let go, and what it was made from; `pidfd` is for the caller to close."""
 
     identity: Identity
-    tree: Tree
+    tree: ProcessTree
     pidfd: int
     process: ProcessSpec
 
@@ -92,14 +92,20 @@ class Launcher:
                     prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, draft.flag, path
                 )
                 stack.callback(os.close, child.descriptor)
-                tree = Tree(token.encode(), child.pid, child.pid, group, {prepared.uid})
+                tree = ProcessTree(token.encode(), child.pid, child.pid, group, {prepared.uid})
                 return self._pass_gate(run, tree, spec, process, draft, child)
             except BaseException:
                 self._groups.drop(group)
                 raise
 
     def _pass_gate(
-        self, run: RunKey, tree: Tree, spec: InstanceSpec, process: ProcessSpec, draft: Draft, child: Gate
+        self,
+        run: RunKey,
+        tree: ProcessTree,
+        spec: InstanceSpec,
+        process: ProcessSpec,
+        draft: Draft,
+        child: Gate,
     ) -> Launched:
         """Records the child and lets it become the agent. When that fails, nothing of it is left."""
         pidfd = None

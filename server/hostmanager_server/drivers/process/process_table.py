@@ -34,7 +34,7 @@ class _Trust(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Tree:
+class ProcessTree:
     """The processes of one run.
 
     `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
@@ -80,7 +80,7 @@ class ProcessTable:
         """Look at every process anew."""
         self._foreign.clear()
 
-    def look(self, trees: Mapping[bytes, Tree]) -> bool:
+    def look(self, trees: Mapping[bytes, ProcessTree]) -> bool:
         """Brings the members of all trees up to date. False when that needs another look, shortly after."""
         settled = False
         for _ in range(_ROUNDS):
@@ -91,7 +91,7 @@ class ProcessTable:
                 return True
         return False
 
-    def look_into_group(self, tree: Tree) -> bool:
+    def look_into_group(self, tree: ProcessTree) -> bool:
         """Counts everybody in its cgroup among a tree. False when that needs another look. Raises OSError."""
         if tree.group is None:
             return True
@@ -113,7 +113,7 @@ class ProcessTable:
         tree.members.update((str(member.pid), member) for member in found)
         return True
 
-    def marked(self, tree: Tree) -> list[Member]:
+    def marked(self, tree: ProcessTree) -> list[Member]:
         """The living processes that have the mark of a tree, and a user id of its agent."""
         found = []
         for name, entry in _list_processes().items():
@@ -127,17 +127,17 @@ class ProcessTable:
         """Takes note that a process has ended, though it may stand in /proc until its parent reaps it."""
         self._foreign[str(member.pid)] = member.entry
 
-    def adopt(self, tree: Tree, members: Iterable[Member]) -> None:
+    def adopt(self, tree: ProcessTree, members: Iterable[Member]) -> None:
         """Counts processes found by mark or cgroup among a tree; what they started is found by descent from
         now on."""
         tree.members.update((str(member.pid), member) for member in members)
         self.forget()
 
-    def _classify(self, listing: dict[str, int], trees: Mapping[bytes, Tree]) -> bool:
+    def _classify(self, listing: dict[str, int], trees: Mapping[bytes, ProcessTree]) -> bool:
         foreign = self._foreign
         if len(foreign) > 2 * len(listing) + 100:
             self._foreign = foreign = {n: i for n, i in foreign.items() if listing.get(n) == i}
-        known: dict[int, Tree] = {}
+        known: dict[int, ProcessTree] = {}
         members: set[str] = set()
         for tree in trees.values():
             if tree.members:
@@ -161,9 +161,9 @@ class ProcessTable:
     def _classify_fresh(
         self,
         fresh: list[tuple[str, int]],
-        trees: Mapping[bytes, Tree],
-        known: dict[int, Tree],
-        by_session: dict[int, Tree],
+        trees: Mapping[bytes, ProcessTree],
+        known: dict[int, ProcessTree],
+        by_session: dict[int, ProcessTree],
     ) -> bool:
         settled = True
         blank: dict[tuple[str, int], int] = {}
@@ -196,7 +196,9 @@ class ProcessTable:
         self._blank = blank
         return self._decide_by_descent(undecided, known) and settled
 
-    def _decide_by_descent(self, undecided: list[tuple[str, int, Stat]], known: dict[int, Tree]) -> bool:
+    def _decide_by_descent(
+        self, undecided: list[tuple[str, int, Stat]], known: dict[int, ProcessTree]
+    ) -> bool:
         settled = joined = True
         while joined:
             joined = False
@@ -212,7 +214,9 @@ class ProcessTable:
         self._foreign.update((name, entry) for name, entry, _ in undecided if entry)
         return settled
 
-    def _join(self, tree: Tree, name: str, entry: int, stat: Stat, known: dict[int, Tree]) -> bool:
+    def _join(
+        self, tree: ProcessTree, name: str, entry: int, stat: Stat, known: dict[int, ProcessTree]
+    ) -> bool:
         member = self._as_member(name, entry, stat)
         if member is None:
             return False

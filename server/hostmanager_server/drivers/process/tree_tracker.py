@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hostmanager_server.drivers.contract import Poller, Timer
-from hostmanager_server.drivers.process.process_table import Member, ProcessTable, Tree, open_member
+from hostmanager_server.drivers.process.process_table import Member, ProcessTable, ProcessTree, open_member
 from hostmanager_server.drivers.process.records.record_directory import Records
 from hostmanager_server.linux import pidfds
 
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class _Plant:
+class _TrackedTree:
     """What is to be done about one tree."""
 
-    tree: Tree
+    tree: ProcessTree
     instance_id: str
     gone: Callable[[], None]
     leaderless: bool = False
@@ -51,7 +51,7 @@ class _Plant:
         return looked
 
 
-class Forest:
+class TreeTracker:
     """Tracks trees from the launch of their leader to the end of their last process.
 
     One look at the process table answers for all trees that wait for one. The first comes at once, so that
@@ -62,30 +62,30 @@ class Forest:
         self._poller = poller
         self._records = records
         self._table = ProcessTable()
-        self._trees: dict[bytes, Tree] = {}
-        self._plants: dict[Tree, _Plant] = {}
-        self._waiting: dict[Tree, _Plant] = {}
+        self._trees: dict[bytes, ProcessTree] = {}
+        self._plants: dict[ProcessTree, _TrackedTree] = {}
+        self._waiting: dict[ProcessTree, _TrackedTree] = {}
         self._timer: Timer | None = None
         self._due = 0.0
         self._rest_until = 0.0
         self._looked = 0.0
         self._blind = False  # the last look could not be taken, which was said
 
-    def plant(self, tree: Tree, instance_id: str, gone: Callable[[], None]) -> None:
+    def plant(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
         """Track a tree; `gone` is called once when nothing of it is left, after `leader_ended`."""
         self._trees[tree.token] = tree
-        self._plants[tree] = _Plant(tree, instance_id, gone)
+        self._plants[tree] = _TrackedTree(tree, instance_id, gone)
         if tree.leader:
             self._table.leaders.add(str(tree.leader))
 
-    def uproot(self, tree: Tree) -> None:
+    def uproot(self, tree: ProcessTree) -> None:
         """Track a tree no longer of which nothing is left, and tell nobody."""
         self._trees.pop(tree.token, None)
         self._plants.pop(tree, None)
         self._waiting.pop(tree, None)
         self._table.leaders.discard(str(tree.leader))
 
-    def leader_ended(self, tree: Tree, looked: Callable[[], None]) -> None:
+    def leader_ended(self, tree: ProcessTree, looked: Callable[[], None]) -> None:
         """Find out, now or some milliseconds from now, what is left of the tree. `looked` is called when that
         is known; `gone` follows at once when nothing is."""
         plant = self._plants[tree]
@@ -106,7 +106,7 @@ class Forest:
         if time.monotonic() - self._looked > _FRESH:
             self._look()
 
-    def signal_members(self, tree: Tree, signum: int) -> None:
+    def signal_members(self, tree: ProcessTree, signum: int) -> None:
         """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left. A tree
         of which nothing is left is ignored."""
         plant = self._plants.get(tree)
@@ -118,7 +118,7 @@ class Forest:
         self._waiting[tree] = plant
         self._request(0.0)
 
-    def survey(self, trees: list[Tree]) -> list[Tree]:
+    def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
         # With the others: a look that does not know of those would take theirs for strangers for good.
         by_token = {**self._trees, **{tree.token: tree for tree in trees}}
@@ -160,7 +160,7 @@ class Forest:
 
     def _look(self) -> None:
         began = time.monotonic()
-        gone: list[_Plant] = []
+        gone: list[_TrackedTree] = []
         again: list[float] = []
         settled = False
         try:
@@ -197,13 +197,13 @@ class Forest:
         for plant in gone:
             plant.gone()
 
-    def _look_into_groups(self, trees: list[Tree]) -> bool:
+    def _look_into_groups(self, trees: list[ProcessTree]) -> bool:
         settled = True
         for tree in trees:
             settled &= self._table.look_into_group(tree)
         return settled
 
-    def _attend(self, plant: _Plant, settled: bool) -> float | None:
+    def _attend(self, plant: _TrackedTree, settled: bool) -> float | None:
         """Does what is due for a tree that waits; s until its next look, None when something else will
         cause that."""
         again = self._signal(plant, settled) if plant.signum else None
@@ -215,7 +215,7 @@ class Forest:
             self._waiting.pop(plant.tree, None)
         return again
 
-    def _signal(self, plant: _Plant, settled: bool) -> float | None:
+    def _signal(self, plant: _TrackedTree, settled: bool) -> float | None:
         fresh = [member for member in plant.tree.members.values() if member not in plant.signalled]
         group = plant.tree.group
         if plant.signum == signal.SIGKILL and group is not None and (fresh or not plant.tree.members):
@@ -234,7 +234,7 @@ class Forest:
             plant.signalled.clear()
         return None
 
-    def _watch_survivors(self, plant: _Plant) -> None:
+    def _watch_survivors(self, plant: _TrackedTree) -> None:
         members = plant.tree.members
         self._unwatch(plant, [member for member in plant.watched if members.get(str(member.pid)) != member])
         for member in list(members.values()):
@@ -247,7 +247,7 @@ class Forest:
                 plant.watched[member] = pidfd
                 self._poller.watch(pidfd, functools.partial(self._survivor_ended, plant, member))
 
-    def _survivor_ended(self, plant: _Plant, member: Member) -> None:
+    def _survivor_ended(self, plant: _TrackedTree, member: Member) -> None:
         if not pidfds.has_ended(plant.watched[member]):
             return
         self._unwatch(plant, [member])
@@ -257,14 +257,14 @@ class Forest:
         if not plant.watched:
             self._request(0.0)
 
-    def _unwatch(self, plant: _Plant, members: list[Member]) -> None:
+    def _unwatch(self, plant: _TrackedTree, members: list[Member]) -> None:
         for member in members:
             pidfd = plant.watched.pop(member, None)
             if pidfd is not None:
                 self._poller.unwatch(pidfd)
                 os.close(pidfd)
 
-    def _check_unseen(self, plant: _Plant) -> float | None:
+    def _check_unseen(self, plant: _TrackedTree) -> float | None:
         """s until the next look for somebody whom the last one did not show; None when there is nobody."""
         tree = plant.tree
         locked = not plant.stranger and self._records.is_locked(plant.instance_id)

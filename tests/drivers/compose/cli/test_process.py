@@ -7,7 +7,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 import pytest
-from hostmanager_server.drivers.compose.cli.process import Calls
+from hostmanager_server.drivers.compose.cli.process import ComposeCalls
 
 PATIENCE = 30.0  # s
 
@@ -17,7 +17,7 @@ class Desk:
 
     def __init__(self, progress: float = PATIENCE) -> None:
         self.soon: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.calls = Calls(self.soon.put, os.environ, progress=progress)
+        self.calls = ComposeCalls(self.soon.put, os.environ, progress=progress)
         self.ends: list[str] = []
 
     def end(self) -> str:

@@ -8,24 +8,24 @@ import pytest
 from hostmanager_server.core.events import DriverEvent, RunKey
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import Work
-from hostmanager_server.drivers.compose.cli.process import Call, Calls
-from hostmanager_server.drivers.compose.cli.queue import GATHER, GATHER_AT_MOST, Dispatcher
-from hostmanager_server.drivers.compose.service import Service
+from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
+from hostmanager_server.drivers.compose.cli.queue import GATHER, GATHER_AT_MOST, CallQueue
+from hostmanager_server.drivers.compose.service import FollowedService
 
 from tests.fakes.driver import FakePoller
 
 
-class RecordedCalls(Calls):
+class RecordedCalls(ComposeCalls):
     """Begins nothing: a test says when a call is done."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.begun: list[tuple[str, ...]] = []
         self.done: list[Callable[[str], None]] = []
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
+    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
         self.begun.append(tuple(argv))
         self.done.append(done)
-        return Call()
+        return ComposeCall()
 
 
 class Desk:
@@ -35,15 +35,17 @@ class Desk:
         self.poller = FakePoller()
         self.calls = RecordedCalls({})
         self.events: list[DriverEvent] = []
-        self.dispatcher = Dispatcher(self.poller, self.calls, lambda _, then: then(), self._command)
+        self.dispatcher = CallQueue(self.poller, self.calls, lambda _, then: then(), self._command)
 
-    def _command(self, work: Work, services: Sequence[Service]) -> list[str]:
+    def _command(self, work: Work, services: Sequence[FollowedService]) -> list[str]:
         return [work.value, *(service.wanted.service for service in services)]
 
     def ask(self, name: str) -> None:
         wanted = ServiceSpec("p", ("/p/compose.yaml",), name, "image:1")
         spec = InstanceSpec(name, "Agent", management=Management.DOCKER, service=wanted)
-        service = Service(spec, self.events.append, self.poller.now, lambda _spec, _ready: lambda: None)
+        service = FollowedService(
+            spec, self.events.append, self.poller.now, lambda _spec, _ready: lambda: None
+        )
         service.launched(RunKey(name, 1))
         self.dispatcher.ask(Work.UP, service)
 

@@ -15,8 +15,8 @@ import requests
 from docker.errors import NotFound
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.compose.engine.messages import Close, Heard, Inbox
-from hostmanager_server.drivers.compose.engine.session import Session
+from hostmanager_server.drivers.compose.engine.messages import CloseRequested, EventReceived, Messages
+from hostmanager_server.drivers.compose.engine.session import WatchSession
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -114,7 +114,9 @@ class SimulatedEngine:
             return  # nobody hears it, now or ever
         event = {"Type": "container", "Action": action, "timeNano": at}
         self.items.append(
-            Heard(cast("Any", self), event | {"Actor": {"ID": name, "Attributes": LABELS | attributes}})
+            EventReceived(
+                cast("Any", self), event | {"Actor": {"ID": name, "Attributes": LABELS | attributes}}
+            )
         )
 
     def maybe_happen(self) -> None:
@@ -175,7 +177,7 @@ class SimulatedEngine:
         self.looks_left -= 1
         if self.looks_left:
             raise Empty
-        return Close()
+        return CloseRequested()
 
 
 class Told:
@@ -203,10 +205,10 @@ class Told:
     def lost(self, why: str) -> None: ...
 
 
-def new_session(engine: SimulatedEngine, told: Told) -> Session:
-    return Session(
+def new_session(engine: SimulatedEngine, told: Told) -> WatchSession:
+    return WatchSession(
         cast("Connection", engine),
-        cast("Inbox", engine),
+        cast("Messages", engine),
         told,
         lambda callback: callback(),
         frozenset,

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
-from hostmanager_server.drivers.compose.logs.line_buffer import CAPACITY, Mailbox
+from hostmanager_server.drivers.compose.logs.line_buffer import CAPACITY, LineBuffer
 
 DEADLINE = 60.0  # s
 
@@ -21,7 +21,7 @@ HALF = [line("x" * (CAPACITY // 2))]  # and its line end
 
 def test_what_came_is_taken_at_once_and_in_order() -> None:
     async def play() -> None:
-        box = Mailbox()
+        box = LineBuffer()
         for text in "abc":
             box.put([line(text)])
         assert [each.text for each in await box.take()] == ["a", "b", "c"]
@@ -31,7 +31,7 @@ def test_what_came_is_taken_at_once_and_in_order() -> None:
 
 def test_who_puts_waits_until_there_is_room() -> None:
     async def play() -> None:
-        box = Mailbox()
+        box = LineBuffer()
         box.put(HALF)
         put = threading.Thread(target=box.put, args=(HALF,))
         put.start()
@@ -45,7 +45,7 @@ def test_who_puts_waits_until_there_is_room() -> None:
 
 def test_one_batch_always_fits() -> None:
     async def play() -> None:
-        box = Mailbox()
+        box = LineBuffer()
         box.put(HALF * 3)
         assert await box.take() == HALF * 3
 
@@ -54,7 +54,7 @@ def test_one_batch_always_fits() -> None:
 
 def test_who_waits_for_room_is_let_go_at_the_end() -> None:
     async def play() -> None:
-        box = Mailbox()
+        box = LineBuffer()
         box.put(HALF)
         put = threading.Thread(target=box.put, args=(HALF,))
         put.start()
@@ -67,7 +67,7 @@ def test_who_waits_for_room_is_let_go_at_the_end() -> None:
 
 def test_an_error_comes_after_what_was_put_before() -> None:
     async def play() -> None:
-        box = Mailbox()
+        box = LineBuffer()
         box.put([line("a")])
         box.fail(LogsError("no more", True))
         assert [each.text for each in await box.take()] == ["a"]
@@ -78,8 +78,8 @@ def test_an_error_comes_after_what_was_put_before() -> None:
 
 
 def test_a_loop_that_is_closed_takes_nothing() -> None:
-    async def make() -> Mailbox:
-        return Mailbox()
+    async def make() -> LineBuffer:
+        return LineBuffer()
 
     box = asyncio.run(make())
     box.put(HALF)

@@ -14,7 +14,7 @@ import pytest
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.compose.pull.pull import Pull
+from hostmanager_server.drivers.compose.pull.pull import ImagePull
 from hostmanager_server.drivers.compose.pull.puller import Puller
 
 from tests.docker_engine import DockerEngine, Registry, unique_name
@@ -52,7 +52,7 @@ def pushed(engine: DockerEngine, registry: Registry) -> Iterator[Callable[[], st
     registry.remove_pulled(engine)
 
 
-def over(pull: Pull) -> dict[str, ImageProgress]:
+def over(pull: ImagePull) -> dict[str, ImageProgress]:
     pull._thread.join(DEADLINE)
     assert pull.over
     return {image.image: image for image in pull.changes(-1).images}

@@ -20,7 +20,7 @@ class Work(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ComposeBatch:
     """Services of one project, by instance id, with the runs that this is about."""
 
     work: Work
@@ -30,24 +30,24 @@ class Batch:
         return len(self.runs)
 
 
-class Batches:
+class ComposeBatches:
     """What is asked for and not yet begun. Removals come first: they make room, and a start may wait for
     one."""
 
     def __init__(self) -> None:
         self._asked: dict[Work, dict[str, RunKey]] = {work: {} for work in Work}
-        self._halves: deque[Batch] = deque()
+        self._halves: deque[ComposeBatch] = deque()
 
     def ask(self, work: Work, run: RunKey) -> None:
         """Do this with the next call."""
         self._asked[work][run.instance_id] = run
 
-    def halve(self, batch: Batch) -> None:
+    def halve(self, batch: ComposeBatch) -> None:
         """A call failed, and whose fault that was is to be found: compose does nothing for a dozen services
         when the image of one cannot be had."""
         runs = list(batch.runs.items())
         middle = len(runs) // 2
-        self._halves.extend(Batch(batch.work, dict(part)) for part in (runs[:middle], runs[middle:]))
+        self._halves.extend(ComposeBatch(batch.work, dict(part)) for part in (runs[:middle], runs[middle:]))
 
     def withdraw(self, run: RunKey) -> bool:
         """Do not start this run. Whether it had been asked for and was not begun."""
@@ -59,22 +59,22 @@ class Batches:
         for index, batch in enumerate(self._halves):
             if batch.runs.get(run.instance_id) == run:
                 rest = {i: r for i, r in batch.runs.items() if r != run}
-                self._halves[index] = Batch(batch.work, rest)
+                self._halves[index] = ComposeBatch(batch.work, rest)
                 withdrawn = True
         return withdrawn
 
-    def next(self) -> Batch | None:
+    def next(self) -> ComposeBatch | None:
         """What the next call is to do; None: nothing."""
         for work in (Work.REMOVE, Work.CLEAR):
             if runs := self._take(work):
-                return Batch(work, runs)
+                return ComposeBatch(work, runs)
         while self._halves:
             batch = self._halves.popleft()
             if batch:
                 return batch
         for work in (Work.MEND, Work.UP):
             if runs := self._take(work):
-                return Batch(work, runs)
+                return ComposeBatch(work, runs)
         return None
 
     def _take(self, work: Work) -> dict[str, RunKey]:

@@ -48,7 +48,7 @@ def complaint(output: str) -> str:
     return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
 
 
-class Call:
+class ComposeCall:
     """One call under way."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Call:
             return self._interrupted
 
 
-class Calls:
+class ComposeCalls:
     """Runs each call on a thread of its own; which ones may run side by side is for the caller to know."""
 
     def __init__(self, call_soon: CallSoon, environ: Mapping[str, str], *, progress: float = PROGRESS_WITHIN):
@@ -112,11 +112,11 @@ class Calls:
         self._environ = {**environ, **_ENVIRONMENT}
         self._progress = progress
         self._slots = threading.Semaphore(_PARALLEL)
-        self._under_way: set[Call] = set()
+        self._under_way: set[ComposeCall] = set()
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> Call:
+    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
         """Begin a call. `done` is called on the supervisor thread with why it failed, or the empty string."""
-        call = Call()
+        call = ComposeCall()
         self._under_way.add(call)
 
         def end(error: str) -> None:

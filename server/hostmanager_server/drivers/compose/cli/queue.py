@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.drivers.compose.cli.batches import Batch, Batches, Work
-from hostmanager_server.drivers.compose.cli.process import Call, Calls
+from hostmanager_server.drivers.compose.cli.batches import ComposeBatch, ComposeBatches, Work
+from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
-from hostmanager_server.drivers.compose.service import Service
+from hostmanager_server.drivers.compose.service import FollowedService
 from hostmanager_server.drivers.contract import Poller
 
 # How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE),
@@ -21,8 +21,8 @@ GATHER = 0.05
 GATHER_AT_MOST = 1.0
 
 # Looks at a project's containers anew, then calls back.
-Refresh = Callable[[str, Callable[[], None]], None]
-Command = Callable[[Work, Sequence[Service]], list[str]]
+RefreshProject = Callable[[str, Callable[[], None]], None]
+MakeCommand = Callable[[Work, Sequence[FollowedService]], list[str]]
 
 
 @dataclass(eq=False, slots=True)
@@ -30,28 +30,32 @@ class _Queue:
     """One at a time, as compose does not lock what it works on."""
 
     project: str
-    batches: Batches = field(default_factory=Batches)
-    services: dict[str, Service] = field(default_factory=dict)  # that anything was asked for, by instance id
-    batch: Batch | None = None  # under way
-    call: Call | None = None
+    batches: ComposeBatches = field(default_factory=ComposeBatches)
+    services: dict[str, FollowedService] = field(
+        default_factory=dict
+    )  # that anything was asked for, by instance id
+    batch: ComposeBatch | None = None  # under way
+    call: ComposeCall | None = None
     gathering_until: float | None = None  # at most, mono in s; None: nothing is waited for
     joined: bool = False  # something was asked for while it waited
 
 
-class Dispatcher:
+class CallQueue:
     """Tells each service when compose is through with it. Belongs to the supervisor thread.
 
     `command` makes the command line for services of the same files; it may raise ComposeError.
     """
 
-    def __init__(self, poller: Poller, calls: Calls, refresh: Refresh, command: Command) -> None:
+    def __init__(
+        self, poller: Poller, calls: ComposeCalls, refresh: RefreshProject, command: MakeCommand
+    ) -> None:
         self._poller = poller
         self._calls = calls
         self._refresh = refresh
         self._command = command
         self._queues: dict[str, _Queue] = {}
 
-    def ask(self, work: Work, service: Service) -> None:
+    def ask(self, work: Work, service: FollowedService) -> None:
         """Have this done for the service's present run."""
         assert service.run is not None
         project = service.wanted.project
@@ -69,7 +73,7 @@ class Dispatcher:
             if all(each.stopping for each in involved):
                 queue.call.interrupt()  # nobody wants any more what it is at
 
-    def withdraw(self, service: Service) -> bool:
+    def withdraw(self, service: FollowedService) -> bool:
         """Do not start the service's present run. Whether that was asked for, and not begun."""
         queue = self._queues.get(service.wanted.project)
         return queue is not None and service.run is not None and queue.batches.withdraw(service.run)
@@ -108,11 +112,11 @@ class Dispatcher:
             for _, later in others:  # several sets of files with one project name: one set a call
                 for run in later.values():
                     queue.batches.ask(batch.work, run)
-            self._call(queue, Batch(batch.work, runs), files)
+            self._call(queue, ComposeBatch(batch.work, runs), files)
             return
         queue.services.clear()
 
-    def _call(self, queue: _Queue, batch: Batch, files: tuple[str, ...]) -> None:
+    def _call(self, queue: _Queue, batch: ComposeBatch, files: tuple[str, ...]) -> None:
         queue.batch = batch
         done = functools.partial(self._called, queue, batch)
         try:
@@ -122,13 +126,13 @@ class Dispatcher:
         else:
             queue.call = self._calls.start(argv, str(Path(files[0]).parent), done)
 
-    def _called(self, queue: _Queue, batch: Batch, error: str) -> None:
+    def _called(self, queue: _Queue, batch: ComposeBatch, error: str) -> None:
         """A call is done. What came of it is known once the engine has been asked."""
         queue.call = None
         if self._is_current(queue):
             self._refresh(queue.project, functools.partial(self._concluded, queue, batch, error))
 
-    def _concluded(self, queue: _Queue, batch: Batch, error: str) -> None:
+    def _concluded(self, queue: _Queue, batch: ComposeBatch, error: str) -> None:
         if not self._is_current(queue):
             return
         queue.batch = None
@@ -140,7 +144,9 @@ class Dispatcher:
             self._launches_ended(queue, batch, services, error)
         self._call_next(queue)
 
-    def _launches_ended(self, queue: _Queue, batch: Batch, services: Sequence[Service], error: str) -> None:
+    def _launches_ended(
+        self, queue: _Queue, batch: ComposeBatch, services: Sequence[FollowedService], error: str
+    ) -> None:
         # Compose does nothing for a dozen services when the image of one cannot be had.
         innocent: dict[str, RunKey] = {}
         if error and len(batch) > 1:
@@ -148,7 +154,7 @@ class Dispatcher:
                 run = batch.runs[service.spec.instance_id]
                 if service.run == run and service.waits_for_compose and not service.stopping:
                     innocent[run.instance_id] = run
-            queue.batches.halve(Batch(batch.work, innocent))
+            queue.batches.halve(ComposeBatch(batch.work, innocent))
         for service in services:
             run = batch.runs[service.spec.instance_id]
             if run.instance_id not in innocent:

@@ -27,7 +27,7 @@ from docker.utils import kwargs_from_env
 
 from hostmanager_server.drivers.compose.engine.engine_errors import EngineError, explain
 
-__all__ = ["CALL_TIMEOUT", "Connection", "EngineError", "EventStream", "connect", "dial", "explain"]
+__all__ = ["CALL_TIMEOUT", "Connection", "EngineError", "EngineEventStream", "connect", "dial", "explain"]
 
 CALL_TIMEOUT = 10  # s without a byte of answer
 
@@ -103,13 +103,13 @@ class Connection(docker.APIClient):
         """Raise requests.RequestException when the engine does not answer in `within` s."""
         self._ask("/_ping", within)
 
-    def follow(self, filters: dict[str, list[str]], within: float) -> EventStream:
+    def follow(self, filters: dict[str, list[str]], within: float) -> EngineEventStream:
         """The engine's events from now on. Waits at most `within` s for the engine to begin with them
         (docker-py's `events` would wait for ever)."""
         url = f"/v{self.api_version}/events"
         response = self._ask(url, within, params={"filters": json.dumps(filters)}, stream=True)
         self._sockets.wait_for_ever(response.raw.fileno())
-        return EventStream(response)
+        return EngineEventStream(response)
 
     def inspect(self, container_id: str, within: float) -> dict[str, Any]:
         """What the engine has of a container. Raises requests.ReadTimeout when it does not say in `within` s:
@@ -161,7 +161,7 @@ def _unix_time(stamp: str) -> str:
     return f"{seconds}.{fraction or 0}"
 
 
-class EventStream:
+class EngineEventStream:
     """Events of the engine, in its order. Iterating blocks; it ends when the engine ends it."""
 
     def __init__(self, response: requests.Response) -> None:

@@ -24,7 +24,7 @@ from dataclasses import replace
 from hostmanager_server.drivers.compose.engine.container import Container
 
 
-class Sightings:
+class ContainerCache:
     """The newest facts of every container. Methods that fold return what there is to tell, in order."""
 
     def __init__(self) -> None:

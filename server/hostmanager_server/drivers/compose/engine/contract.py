@@ -7,10 +7,10 @@ from typing import Protocol
 
 from hostmanager_server.drivers.compose.listener import EngineListener
 
-__all__ = ["EngineListener", "Watch"]
+__all__ = ["EngineListener", "EngineWatcher"]
 
 
-class Watch(Protocol):
+class EngineWatcher(Protocol):
     """See EngineWatch."""
 
     def start(self) -> None: ...

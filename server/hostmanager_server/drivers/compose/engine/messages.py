@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from hostmanager_server.drivers.compose.engine.connection import EventStream
+from hostmanager_server.drivers.compose.engine.connection import EngineEventStream
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class EventReceived:
     """The engine told of something."""
 
-    stream: EventStream
+    stream: EngineEventStream
     event: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StreamEnded:
     """The engine tells no more on this stream."""
 
-    stream: EventStream
+    stream: EngineEventStream
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
+class RefreshRequested:
     """See EngineWatch.refresh."""
 
     project: str
@@ -40,8 +40,8 @@ class WantedChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class CloseRequested:
     """Nobody listens any more."""
 
 
-Inbox = SimpleQueue[Heard | Ended | Refresh | WantedChanged | Close]
+Messages = SimpleQueue[EventReceived | StreamEnded | RefreshRequested | WantedChanged | CloseRequested]

@@ -13,7 +13,7 @@ from typing import Any
 import requests
 from docker.errors import APIError
 
-from hostmanager_server.drivers.compose.engine.connection import Connection, EventStream
+from hostmanager_server.drivers.compose.engine.connection import Connection, EngineEventStream
 from hostmanager_server.drivers.compose.engine.container import (
     PROJECT_LABEL,
     Container,
@@ -21,14 +21,14 @@ from hostmanager_server.drivers.compose.engine.container import (
     from_list,
     is_of_compose,
 )
-from hostmanager_server.drivers.compose.engine.container_cache import Sightings
+from hostmanager_server.drivers.compose.engine.container_cache import ContainerCache
 from hostmanager_server.drivers.compose.engine.engine_errors import EngineError, explain
 from hostmanager_server.drivers.compose.engine.messages import (
-    Close,
-    Ended,
-    Heard,
-    Inbox,
-    Refresh,
+    CloseRequested,
+    EventReceived,
+    Messages,
+    RefreshRequested,
+    StreamEnded,
     WantedChanged,
 )
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
@@ -69,14 +69,14 @@ class _BusyError(Exception):
     """The engine says nothing of this one container for the moment."""
 
 
-class Session:
+class WatchSession:
     """Belongs to one thread. Every method may raise requests.RequestException, DockerException or OSError;
     the session is then of no more use than to be closed."""
 
     def __init__(
         self,
         connection: Connection,
-        inbox: Inbox,
+        inbox: Messages,
         listener: EngineListener,
         call_soon: Callable[[Callable[[], None]], None],
         wanted: Callable[[], frozenset[str]],
@@ -91,12 +91,12 @@ class Session:
         self._wanted = wanted
         self._silence = silence
         self._answer_within = answer_within
-        self._sightings = Sightings()
-        self._stream: EventStream | None = None
+        self._sightings = ContainerCache()
+        self._stream: EngineEventStream | None = None
         self._reader: threading.Thread | None = None
         self._doubtful: dict[str, float] = {}  # container id → since when it is to be inspected
         self._busy: dict[str, float] = {}  # container id → since when inspections have failed
-        self._waiting: list[Refresh] = []  # until nothing is doubtful any more
+        self._waiting: list[RefreshRequested] = []  # until nothing is doubtful any more
         self._images_doubtful = False
         self._images: dict[str, str] = {}
 
@@ -125,18 +125,18 @@ class Session:
             except Empty:
                 item = None
             match item:
-                case Heard() if item.stream is self._stream:
+                case EventReceived() if item.stream is self._stream:
                     heard = time.monotonic()
                     self._fold(item.event)
-                case Ended() if item.stream is self._stream:
+                case StreamEnded() if item.stream is self._stream:
                     raise item.error
-                case Refresh():
+                case RefreshRequested():
                     self._refresh(item)
                 case WantedChanged():
                     self._images_doubtful = True
-                case Close():
+                case CloseRequested():
                     return
-                case Heard() | Ended() | None:
+                case EventReceived() | StreamEnded() | None:
                     pass  # left over from the connection before, or nothing came
             self._settle()
             if time.monotonic() - heard >= self._silence:
@@ -154,16 +154,16 @@ class Session:
 
     # --- what the engine says
 
-    def _read(self, stream: EventStream) -> None:
+    def _read(self, stream: EngineEventStream) -> None:
         # A thread of its own: a read cannot wait for the engine and for requests at once.
         name_this_thread("hm-events")
         error: Exception = EngineError("the Docker Engine ended its stream of events: it is stopping")
         try:
             for event in stream:
-                self._inbox.put(Heard(stream, event))
+                self._inbox.put(EventReceived(stream, event))
         except Exception as problem:  # whatever it is, the thread that asked for events must know
             error = problem
-        self._inbox.put(Ended(stream, error))
+        self._inbox.put(StreamEnded(stream, error))
 
     def _check(self) -> None:
         try:
@@ -252,7 +252,7 @@ class Session:
         if self._sightings.get(container_id) != seen:
             self._doubt(container_id)
 
-    def _refresh(self, refresh: Refresh) -> None:
+    def _refresh(self, refresh: RefreshRequested) -> None:
         self._waiting.append(refresh)
         listed = self._list(f"{PROJECT_LABEL}={refresh.project}")
         for container_id in {entry["Id"] for entry in listed} | self._sightings.of_project(refresh.project):

@@ -10,8 +10,13 @@ from queue import SimpleQueue
 
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.engine_errors import explain
-from hostmanager_server.drivers.compose.engine.messages import Close, Inbox, Refresh, WantedChanged
-from hostmanager_server.drivers.compose.engine.session import Session, SilentEngineError
+from hostmanager_server.drivers.compose.engine.messages import (
+    CloseRequested,
+    Messages,
+    RefreshRequested,
+    WantedChanged,
+)
+from hostmanager_server.drivers.compose.engine.session import SilentEngineError, WatchSession
 from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.linux.thread_names import name_this_thread
 
@@ -50,7 +55,7 @@ class EngineWatch:
         self._call_soon = call_soon
         self._silence = silence
         self._answer_within = answer_within
-        self._inbox: Inbox = SimpleQueue()
+        self._inbox: Messages = SimpleQueue()
         self._wanted: frozenset[str] = frozenset()
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -65,7 +70,7 @@ class EngineWatch:
     def close(self) -> None:
         """End the watch, whatever it waits for. Nothing is told any more once this was called."""
         self._closed.set()
-        self._inbox.put(Close())
+        self._inbox.put(CloseRequested())
         with self._lock:
             if self._connection is not None:
                 self._connection.abort()
@@ -83,7 +88,7 @@ class EngineWatch:
         `then` is called on the supervisor thread when everything that had happened by the time of this call
         is told. When the engine is away that is after it has come back, and after `synced`.
         """
-        self._inbox.put(Refresh(project, then))
+        self._inbox.put(RefreshRequested(project, then))
 
     # --- on the watch's own thread
 
@@ -115,13 +120,13 @@ class EngineWatch:
                 self._closed.wait(delay)
                 delay = min(2 * delay, _MAX_DELAY)
 
-    def _session(self) -> Session:
+    def _session(self) -> WatchSession:
         connection = self._dial()
         with self._lock:
             self._connection = connection
             if self._closed.is_set():
                 connection.abort()
-        return Session(
+        return WatchSession(
             connection,
             self._inbox,
             self._listener,

@@ -9,22 +9,22 @@ from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, Out
 
 CAPACITY = 256 * 1024  # characters; a batch that does not fit waits, unless there is nothing else
 
-Batch = list[OutputLine]
+LineBatch = list[OutputLine]
 
 
-class Mailbox:
+class LineBuffer:
     """Made on the event loop. `take` belongs to that, the rest to any thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._filled = asyncio.Event()
         self._room = threading.Condition()  # guards what follows
-        self._lines: Batch = []
+        self._lines: LineBatch = []
         self._size = 0
         self._error: LogsError | None = None
         self._closed = False
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: LineBatch) -> None:
         """Blocks until there is room. When nobody takes any more, nothing happens."""
         size = sum(len(line.text) + 1 for line in batch)
         with self._room:
@@ -43,7 +43,7 @@ class Mailbox:
             self._error = error
         self._tell()
 
-    async def take(self) -> Batch:
+    async def take(self) -> LineBatch:
         """What has come, once there is something. Raises the error when there is nothing left before it."""
         await self._filled.wait()
         with self._room:

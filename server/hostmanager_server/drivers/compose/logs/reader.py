@@ -15,7 +15,7 @@ from docker.errors import APIError, DockerException
 from hostmanager_server.drivers.compose.engine.connection import Connection, explain
 from hostmanager_server.drivers.compose.logs.cursor import Fresh, Place
 from hostmanager_server.drivers.compose.logs.demultiplexer import Demultiplexer, LinesOf, LogsError
-from hostmanager_server.drivers.compose.logs.line_buffer import Batch, Mailbox
+from hostmanager_server.drivers.compose.logs.line_buffer import LineBatch, LineBuffer
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _THREAD = "hm-logs"
@@ -26,16 +26,16 @@ _AGAIN = 0.2  # s before a container that still runs is asked again, and between
 _BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-Connect = Callable[[], Connection]
+ConnectForLogs = Callable[[], Connection]
 
 
 async def read_logs(
-    connect: Connect,
+    connect: ConnectForLogs,
     containers: AsyncIterator[Sequence[str]],
     lines: int,
     follow: bool,
     threads: Executor | None = None,
-) -> AsyncGenerator[Batch, None]:
+) -> AsyncGenerator[LineBatch, None]:
     """The last `lines` lines of a service's containers, then with `follow` what they write, and what those
     write that come after them, in batches.
 
@@ -84,8 +84,8 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
 
 
 async def _so_far(
-    connect: Connect, container: str, place: Place, threads: Executor | None, *, whole: bool
-) -> AsyncIterator[Batch]:
+    connect: ConnectForLogs, container: str, place: Place, threads: Executor | None, *, whole: bool
+) -> AsyncIterator[LineBatch]:
     """What the container has written up to now."""
     loop = asyncio.get_running_loop()
     request = _Request(connect, container, place, follow=False, whole=whole)
@@ -103,7 +103,9 @@ class _Request:
     `whole`: when the engine has no more, a line that has not ended is one, too; so it is when nothing runs.
     """
 
-    def __init__(self, connect: Connect, container: str, place: Place, *, follow: bool, whole: bool) -> None:
+    def __init__(
+        self, connect: ConnectForLogs, container: str, place: Place, *, follow: bool, whole: bool
+    ) -> None:
         self._connect = connect
         self._container = container
         self._place = place
@@ -114,7 +116,7 @@ class _Request:
         self._closed = False
         self._batches = self._read()
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self) -> LineBatch | None:
         """The next lines; None when there are no more. Raises LogsError."""
         try:
             return next(self._batches, None)
@@ -132,7 +134,7 @@ class _Request:
             if self._connection is not None:
                 self._connection.abort()
 
-    def _read(self) -> Iterator[Batch]:
+    def _read(self) -> Iterator[LineBatch]:
         connection = self._connect()
         try:
             with self._lock:
@@ -144,7 +146,7 @@ class _Request:
             found = connection.inspect(self._container, _CALL_WITHIN)
             stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
             whole = self._whole or not found["State"]["Running"]
-            batch: Batch = []
+            batch: LineBatch = []
             size = 0
             for chunk in connection.output(
                 self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
@@ -169,10 +171,10 @@ class _Request:
 class _Followers:
     """A thread for each container that is followed, all into one mailbox. Belongs to the event loop."""
 
-    def __init__(self, connect: Connect, places: dict[str, Place]) -> None:
+    def __init__(self, connect: ConnectForLogs, places: dict[str, Place]) -> None:
         self._connect = connect
         self._places = places
-        self.lines = Mailbox()
+        self.lines = LineBuffer()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._requests: dict[str, _Request] = {}

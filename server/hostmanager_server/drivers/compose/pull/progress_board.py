@@ -10,7 +10,7 @@ from hostmanager_server.drivers.compose.pull.progress import ImageProgress, Pull
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class PullChanges:
     """The images that changed after a version, up to `version`. `over`: there is no more to come."""
 
     version: int
@@ -18,7 +18,7 @@ class Changes:
     over: bool
 
 
-class Board:
+class ProgressBoard:
     """A watcher keeps a version and asks what came after it, so none can make this grow, however slow it is.
 
     Every method may be called on any thread.
@@ -37,11 +37,11 @@ class Board:
         """Nothing changes any more."""
         return self._over
 
-    def changes(self, since: int) -> Changes:
+    def changes(self, since: int) -> PullChanges:
         """What changed after version `since`; -1 for all there is."""
         with self._lock:
             images = tuple(image for name, image in self._images.items() if self._versions[name] > since)
-            return Changes(self._version, images, self._over)
+            return PullChanges(self._version, images, self._over)
 
     def counts(self) -> Mapping[PullState, int]:
         """How many images are in which state."""

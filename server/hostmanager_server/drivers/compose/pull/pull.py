@@ -24,7 +24,7 @@ from hostmanager_server.drivers.compose.pull.progress import (
     PullState,
     fold,
 )
-from hostmanager_server.drivers.compose.pull.progress_board import Board
+from hostmanager_server.drivers.compose.pull.progress_board import ProgressBoard
 from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ _FAILURES = (
 )
 _STOPPED = (PullState.CANCELLED, "the pull was stopped")
 
-Outcome = tuple[PullState, str]
-Ended = Callable[[Sequence[ImageProgress]], None]
+ImageOutcome = tuple[PullState, str]
+PullEnded = Callable[[Sequence[ImageProgress]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -52,12 +52,12 @@ class _Work:
     item: PullItem
     alive_at: float  # when the engine last told of progress (s, monotonic)
     connection: Connection | None = None
-    verdict: Outcome | None = None  # of whoever cut it off
+    verdict: ImageOutcome | None = None  # of whoever cut it off
     cut_at: float = 0.0
     over: bool = False
 
 
-class Pull(Board):
+class ImagePull(ProgressBoard):
     """One pull: what it has got to is on the board. Every method may be called on any thread.
 
     Whoever follows it calls `join` before and `leave` after; when the last one has left, and nobody asked to
@@ -70,8 +70,8 @@ class Pull(Board):
         connect: Callable[[], Connection],
         parallel: int,
         timeout: float,
-        ended: Ended,
-        after: Pull | None,
+        ended: PullEnded,
+        after: ImagePull | None,
     ) -> None:
         """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended.
         When it has itself, it calls `ended` with what became of the images, on a thread of its own, and is
@@ -166,7 +166,7 @@ class Pull(Board):
     def _next_look(self, work: _Work) -> float:
         return work.alive_at + self._timeout if work.verdict is None else work.cut_at + _GRACE
 
-    def _cut(self, work: _Work, verdict: Outcome, now: float) -> None:
+    def _cut(self, work: _Work, verdict: ImageOutcome, now: float) -> None:
         work.verdict, work.cut_at = verdict, now
         if work.connection is not None:
             work.connection.abort()
@@ -196,7 +196,7 @@ class Pull(Board):
             work.over = True
             self._news.notify()
 
-    def _outcome(self, work: _Work) -> Outcome:
+    def _outcome(self, work: _Work) -> ImageOutcome:
         """Pull the image; how that ended. Raises as the connection and the credentials do, and
         PullFailedError."""
         item = work.item

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.pull.progress import PullItem
-from hostmanager_server.drivers.compose.pull.pull import Ended, Pull
+from hostmanager_server.drivers.compose.pull.pull import ImagePull, PullEnded
 
 PARALLEL = 3  # images at once
 
@@ -19,7 +19,7 @@ class Puller:
         self._connect = connect
         self._parallel = parallel
         self._lock = threading.Lock()
-        self._pull: Pull | None = None
+        self._pull: ImagePull | None = None
 
     def join(
         self,
@@ -27,8 +27,8 @@ class Puller:
         *,
         detach: bool,
         progress_timeout: float,
-        ended: Ended = lambda images: None,
-    ) -> tuple[Pull, bool]:
+        ended: PullEnded = lambda images: None,
+    ) -> tuple[ImagePull, bool]:
         """The pull that runs, or one of these items; whether it ran already. The caller is to `leave` it.
 
         `ended` is called, on another thread, with what became of the images of a pull that this begins.
@@ -38,7 +38,7 @@ class Puller:
             before = self._pull
             if before is not None and before.join(detach=detach):
                 return before, True
-            pull = Pull(items, self._connect, self._parallel, progress_timeout, ended, before)
+            pull = ImagePull(items, self._connect, self._parallel, progress_timeout, ended, before)
             self._pull = pull
             pull.join(detach=detach)
             pull.start()
