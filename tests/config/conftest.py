@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 
 HEAD = "agent-classes: {Agent: {command: [agent, --go]}}\nhosts:\n  localhost:\n    agent-instances:\n"
 

@@ -23,7 +23,7 @@ from hostmanager_server.config.load import (
 )
 from hostmanager_server.config.reader import MAX_PROBLEMS
 from hostmanager_server.config.ready import READY_KEYS
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.linux.trusted_paths import Trust
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Action, Launch, LogEntry, Remove, Stop
+from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
     DriverEvent,
     Exited,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core.actions import LogEntry
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History, adds_nothing, history_of, with_history
 from hostmanager_server.core.lifecycle import decide

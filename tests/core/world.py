@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Launch, LogEntry, Remove, Stop
+from hostmanager_server.core.actions import Launch, Remove, Stop
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
     Exited,
     ExitStatus,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hostmanager_server.core.events import (
+    Adopted,
     Exited,
     ExitStatus,
     Gone,
@@ -21,7 +22,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.contract import Adopted, Poller, PostEvent, Timer
+from hostmanager_server.drivers.contract import Poller, PostEvent, Timer
 
 
 @dataclass(frozen=True, slots=True)

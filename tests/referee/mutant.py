@@ -18,10 +18,9 @@ from types import ModuleType
 from typing import Any
 
 from hostmanager_server.commands.serve import serve_command
-from hostmanager_server.core.events import ExitStatus, RunKey
+from hostmanager_server.core.events import Adopted, ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.daemon import app
-from hostmanager_server.drivers.contract import Adopted
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output import stream

@@ -16,7 +16,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_client.address import parse_address
 from hostmanager_client.reserve import address_with_room, admin_address
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.rpc.joined import Joined

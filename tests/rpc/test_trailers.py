@@ -12,7 +12,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.aio import AsyncHostManagerClient
 from hostmanager_client.cli.failure import exit_code
 from hostmanager_client.errors import HostManagerError, NotFound, PreconditionFailed
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.rpc.errors import FieldViolation, RpcError, from_request_error, unknown_instances

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hostmanager_server.core.actions import EntryKind, LogEntry
+from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import Instance, new_instance

@@ -10,11 +10,11 @@ import pytest
 from hostmanager_server.core.events import RunKey
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import Instance
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.manager import RequestHandler
-from hostmanager_server.supervisor.persistence import Recovered
 from hostmanager_server.supervisor.reconciler import Reconciler
 
 from tests.fakes.driver import FakeDriver, FakeHost, FakePoller

@@ -9,8 +9,9 @@ from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History, history_of
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit, Instance, new_instance
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.supervisor.persistence import Persistence, Recovered
+from hostmanager_server.supervisor.persistence import Persistence
 
 from tests.core.instances import with_fields
 from tests.in_memory import MemoryJournal

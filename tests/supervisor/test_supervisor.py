@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, Problem
 from hostmanager_server.core.plan import TargetChange

@@ -19,8 +19,8 @@ from hostmanager_server.config.load import (
 )
 from hostmanager_server.config.reader import MAX_PROBLEMS_LISTED
 from hostmanager_server.config.secrets import masked
-from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec

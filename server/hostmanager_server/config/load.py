@@ -18,7 +18,7 @@ from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.quantities import parse_whole
 from hostmanager_server.config.reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.linux.trusted_paths import Trust

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 
 # Each problem becomes an event and a line of the status: a file that is wrong throughout must not flood them.

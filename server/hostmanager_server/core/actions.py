@@ -4,33 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.model import Exit
+from hostmanager_server.core.event_log import LogEntry
+from hostmanager_server.core.events import RunKey
 from hostmanager_server.core.spec import InstanceSpec
-
-
-class EntryKind(Enum):
-    """What an event of the log is about."""
-
-    DAEMON = "daemon"
-    MANAGER = "manager"
-    CONFIG = "config"
-    REQUEST = "request"
-    INSTANCE = "instance"
-    LAUNCH = "launch"
-    UP = "up"
-    EXIT = "exit"
-    START_FAILED = "start_failed"
-    STOP = "stop"
-    DOWN = "down"
-
-
-class Severity(Enum):
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +25,6 @@ class Stop:
     run: RunKey
     signum: int
     whole_tree: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """Put something that happened into the event log."""
-
-    kind: EntryKind
-    reason: str
-    message: str
-    at: Instant
-    instance_id: str = ""
-    severity: Severity = Severity.INFO
-    exit: Exit | None = None
 
 
 NAMES_LISTED = 20  # in one message: the event log keeps many of them

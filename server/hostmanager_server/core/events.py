@@ -141,3 +141,22 @@ class OutOfSight:
 
 RunEvent = Started | StartFailed | Ready | Exited | Gone | Appeared | Degraded | StopFailed
 DriverEvent = RunEvent | ServiceObserved | OutOfSight
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A run that an earlier daemon started, verified.
+
+    `ended` tells how its main process ended while nobody was there to see it, None when it is alive. Then
+    `gone` says whether all of its tree is gone; when not, Gone is posted in time. `ready` is False when it
+    has yet to become so: Ready is posted then. `agent_class` is empty when it is not known.
+    """
+
+    run: RunKey
+    pid: int
+    started: Instant
+    process: ProcessSpec
+    ended: ExitStatus | None = None
+    gone: bool = False
+    ready: bool = True
+    agent_class: str = ""

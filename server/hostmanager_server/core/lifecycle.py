@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hostmanager_server.core import stability
-from hostmanager_server.core.actions import Action, EntryKind, Launch, LogEntry, Remove, Severity, Stop
+from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, signal_name
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.compose import Orphan
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import Management
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from hostmanager_server.core.actions import EntryKind, LogEntry
 from hostmanager_server.core.catalog import UNCLAIMED
+from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.lifecycle import release_run
 from hostmanager_server.core.model import NOT_YET_SEEN, Instance, State, new_instance, successor_of

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from hostmanager_server.config.manager_options import PersistTargets
-from hostmanager_server.core.actions import EntryKind, LogEntry
+from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target

@@ -7,7 +7,7 @@ import logging
 import math
 from contextlib import suppress
 
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub

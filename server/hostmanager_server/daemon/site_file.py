@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.supervisor import SiteConfig

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
-from hostmanager_server.core.events import DriverEvent, ExitStatus, Instant, RunKey
-from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec
+from hostmanager_server.core.events import Adopted, DriverEvent, Instant, RunKey
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy
 
 PostEvent = Callable[[DriverEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A run that an earlier daemon started, verified.
-
-    `ended` tells how its main process ended while nobody was there to see it, None when it is alive. Then
-    `gone` says whether all of its tree is gone; when not, Gone is posted in time. `ready` is False when it
-    has yet to become so: Ready is posted then. `agent_class` is empty when it is not known.
-    """
-
-    run: RunKey
-    pid: int
-    started: Instant
-    process: ProcessSpec
-    ended: ExitStatus | None = None
-    gone: bool = False
-    ready: bool = True
-    agent_class: str = ""
 
 
 class Timer(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.events import Adopted, RunKey
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import Adopted, Driver
+from hostmanager_server.drivers.contract import Driver
 
 
 class ByWorkload:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import EntryKind, Severity
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.compose import Orphan, ServiceStatus
+from hostmanager_server.core.event_log import EntryKind, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import signal_name
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, ParseStatus, Problem

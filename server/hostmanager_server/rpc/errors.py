@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.supervisor import (
     AdoptionError,
     ConfigError,

@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
+from hostmanager_server.core.actions import listed
 from hostmanager_server.core.compose import Orphan
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.rpc.caller import Caller, check_ids
 from hostmanager_server.rpc.context import DockerEngine, RpcContext, duration
 from hostmanager_server.rpc.errors import (

@@ -9,8 +9,9 @@ from contextlib import suppress
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
+from hostmanager_server.core.actions import listed
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.rpc import convert

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.actions import EntryKind, LogEntry
+from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from hostmanager_server.core.actions import LogEntry
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
 

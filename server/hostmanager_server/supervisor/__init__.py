@@ -1,5 +1,7 @@
 """The supervisor: the one thread that owns the state."""
 
+from hostmanager_server.core.announcements import SiteConfig
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
@@ -14,8 +16,6 @@ from hostmanager_server.supervisor.errors import (
     WrongStateError,
 )
 from hostmanager_server.supervisor.loop import now
-from hostmanager_server.supervisor.persistence import Recovered
-from hostmanager_server.supervisor.site import SiteConfig
 from hostmanager_server.supervisor.supervisor import CallSoon, MakeServices, Supervisor
 
 __all__ = [

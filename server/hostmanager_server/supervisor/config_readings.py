@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
+from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.manager import RequestHandler
-from hostmanager_server.supervisor.site import SiteConfig
 
 _REST = 3.0  # times as long as a reading took
 _LONGEST_REST = 1.0  # s

@@ -11,17 +11,18 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import NoReturn
 
-from hostmanager_server.core import plan
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity, listed
+from hostmanager_server.core import announcements, plan
+from hostmanager_server.core.actions import listed
+from hostmanager_server.core.announcements import SiteConfig, config_news, journal_news
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.compose import Survey
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ManagerState, ManagerStatus, ParseStatus
 from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.recovery import Recovered, ended_unseen, restored, spared, taken_back
 from hostmanager_server.core.spec import HostSpec, Management, Target
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor import compose
-from hostmanager_server.supervisor.adoption import taken_back
 from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
@@ -30,10 +31,8 @@ from hostmanager_server.supervisor.errors import (
     WrongStateError,
     answer,
 )
-from hostmanager_server.supervisor.inheritance import ended_unseen, journal_news, restored, spared
-from hostmanager_server.supervisor.persistence import JournalWriter, Persistence, Recovered
+from hostmanager_server.supervisor.persistence import JournalWriter, Persistence
 from hostmanager_server.supervisor.reconciler import Reconciler
-from hostmanager_server.supervisor.site import SiteConfig, config_news
 
 
 class RequestHandler:
@@ -268,7 +267,7 @@ class RequestHandler:
         """What the engine has beside the services is other than before."""
         moment = self._now()
         before, self._survey = self._survey, survey
-        self._engine.note(*compose.survey_news(before, survey, moment))
+        self._engine.note(*announcements.survey_news(before, survey, moment))
         self._set_manager(replace(self._manager, orphans=survey.orphans, new_tags=survey.new_tags))
         self._show_compose_files(moment)
 
@@ -276,12 +275,12 @@ class RequestHandler:
         before, self._catalog = self._catalog, catalog
         if self._manage is not None:
             self._manage(catalog)
-        self._engine.note(*compose.catalog_news(before, catalog, moment))
+        self._engine.note(*announcements.catalog_news(before, catalog, moment))
         self._show_compose_files(moment)
 
     def _show_compose_files(self, moment: Instant) -> None:
         known = self._manager.parse_status
-        status = compose.parse_status(known, self._catalog, self._survey, moment)
+        status = announcements.parse_status(known, self._catalog, self._survey, moment)
         if status != known:
             self._set_manager(replace(self._manager, parse_status=status))
 

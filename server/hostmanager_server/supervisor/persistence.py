@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from hostmanager_server.core.history import History, adds_nothing, history_of
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.plan import Instances, TargetChange
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Target
 
 
@@ -30,15 +30,6 @@ class JournalWriter(Protocol):
     def listen(self, told: Callable[[str], None]) -> None:
         """Have `told` called, on another thread, when storing begins to fail, with a sentence that says why;
         and with nothing when it works again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What is to be taken over of an earlier daemon. `lost` says why its targets cannot be known."""
-
-    targets: Mapping[str, Target] = field(default_factory=dict)
-    histories: Mapping[str, History] = field(default_factory=dict)
-    lost: str = ""
 
 
 class Persistence:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Launch, LogEntry, Remove, Stop
+from hostmanager_server.core.actions import Launch, Remove, Stop
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.history import history_differs, history_of

@@ -9,10 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from hostmanager_server.core.actions import LogEntry
+from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
+from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.plan import TargetChange
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Management
 from hostmanager_server.drivers.contract import Driver, Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.router import ByWorkload
@@ -22,9 +24,8 @@ from hostmanager_server.supervisor.config_readings import Reading, Readings, upd
 from hostmanager_server.supervisor.errors import Accepted, answer
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import RequestHandler
-from hostmanager_server.supervisor.persistence import JournalWriter, Recovered
+from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
-from hostmanager_server.supervisor.site import SiteConfig
 
 log = logging.getLogger(__name__)
 

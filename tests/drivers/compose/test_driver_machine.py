@@ -10,12 +10,12 @@ from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
 from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Target
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import RequestError
 from hostmanager_server.supervisor.manager import RequestHandler
-from hostmanager_server.supervisor.persistence import Recovered
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hypothesis import settings
 from hypothesis import strategies as st

@@ -16,7 +16,7 @@ from hostmanager_server.commands.systemd.hardening import TEMPORARY, missing_fol
 from hostmanager_server.commands.systemd.unit import Unit, UnitError
 from hostmanager_server.commands.systemd.variables import read_given, unit_environment
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.core.actions import Severity
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust
 from hostmanager_server.rpc.server import AddressError, parse_listen

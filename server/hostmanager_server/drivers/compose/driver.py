@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
-from hostmanager_server.core.events import RunKey, StartFailed
+from hostmanager_server.core.events import Adopted, RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_SEEN
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import Work
@@ -19,7 +19,7 @@ from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReade
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.service import FollowedService, Key, differs
 from hostmanager_server.drivers.compose.survey import survey
-from hostmanager_server.drivers.contract import Adopted, Poller, PostEvent, ServiceListener
+from hostmanager_server.drivers.contract import Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
 
 

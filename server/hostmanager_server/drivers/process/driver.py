@@ -11,9 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
+from hostmanager_server.core.events import (
+    Adopted,
+    Exited,
+    ExitStatus,
+    Gone,
+    Ready,
+    RunKey,
+    Started,
+    StartFailed,
+)
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import Adopted, Output, Poller, PostEvent
+from hostmanager_server.drivers.contract import Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, gate
 from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import CallSoon, Prober

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.drivers.contract import Adopted
+from hostmanager_server.core.events import Adopted, ExitStatus
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds

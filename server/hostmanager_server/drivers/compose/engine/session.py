@@ -22,6 +22,7 @@ from hostmanager_server.drivers.compose.engine.container import (
     is_of_compose,
 )
 from hostmanager_server.drivers.compose.engine.container_cache import ContainerCache
+from hostmanager_server.drivers.compose.engine.contract import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.drivers.compose.engine.engine_errors import EngineError, explain
 from hostmanager_server.drivers.compose.engine.messages import (
     CloseRequested,
@@ -31,7 +32,6 @@ from hostmanager_server.drivers.compose.engine.messages import (
     StreamEnded,
     WantedChanged,
 )
-from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)

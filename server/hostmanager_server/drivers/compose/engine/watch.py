@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from hostmanager_server.drivers.compose.engine.connection import Connection
+from hostmanager_server.drivers.compose.engine.contract import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.drivers.compose.engine.engine_errors import explain
 from hostmanager_server.drivers.compose.engine.messages import (
     CloseRequested,
@@ -17,7 +18,6 @@ from hostmanager_server.drivers.compose.engine.messages import (
     WantedChanged,
 )
 from hostmanager_server.drivers.compose.engine.session import SilentEngineError, WatchSession
-from hostmanager_server.drivers.compose.listener import UNKNOWN_IMAGE, EngineListener
 from hostmanager_server.linux.thread_names import name_this_thread
 
 __all__ = ["UNKNOWN_IMAGE", "EngineListener", "EngineWatch"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hostmanager_server.core.actions import Severity
 from hostmanager_server.core.catalog import Catalog, Project
+from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram, find_program
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch

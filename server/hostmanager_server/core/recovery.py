@@ -1,13 +1,15 @@
-"""Instances for the runs that an earlier daemon left."""
+"""Recovery: instances, targets and histories that an earlier daemon left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
-from hostmanager_server.core.events import Instant
+from hostmanager_server.core import plan
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
+from hostmanager_server.core.events import Adopted, Instant
 from hostmanager_server.core.facts import describe
+from hostmanager_server.core.history import History, with_history
 from hostmanager_server.core.lifecycle import resume
 from hostmanager_server.core.model import (
     Exit,
@@ -20,9 +22,17 @@ from hostmanager_server.core.model import (
     StopStage,
     Wanted,
 )
+from hostmanager_server.core.plan import Instances, TargetChange
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
-from hostmanager_server.drivers.contract import Adopted
-from hostmanager_server.supervisor.persistence import Recovered
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What is to be taken over of an earlier daemon. `lost` says why its targets cannot be known."""
+
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    histories: Mapping[str, History] = field(default_factory=dict)
+    lost: str = ""
 
 
 def taken_back(
@@ -118,3 +128,38 @@ def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
     rest = "" if adopted.gone else "; what it left behind is taken back"
     message = f"{started} and ended with {describe(adopted.ended)} while none was there{rest}"
     return LogEntry(EntryKind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)
+
+
+def restored(
+    instances: Instances, targets: Sequence[TargetChange], histories: Mapping[str, History], moment: Instant
+) -> tuple[dict[str, Instance], list[LogEntry]]:
+    """The instances with the targets that were asked for, and what is known of them."""
+    new = [change for change in targets if instances[change.who].wanted.target is not change.target]
+    changed = plan.set_targets(instances, new)
+    for instance_id, history in histories.items():
+        before = changed.get(instance_id, instances[instance_id])
+        changed[instance_id] = with_history(before, history, moment)
+    if not targets:
+        return changed, []
+    what = ", ".join(f"{change.who} {change.target.value}" for change in targets)
+    message = f"targets asked of the daemon before this one: {what}"
+    return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, moment)]
+
+
+def spared(instances: Instances, lost: str, moment: Instant) -> tuple[dict[str, Instance], list[LogEntry]]:
+    """The instances, none of which is brought down because it is not known any more what was asked of it.
+    `lost` says why it is not."""
+    message = f"{lost}; targets are those of the config, but whatever runs is to go on"
+    note = LogEntry(EntryKind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
+    down = [i for i in instances.values() if i.wanted.target is Target.DOWN]
+    return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [note]
+
+
+def ended_unseen(instances: Instances) -> list[str]:
+    """Those whose run ended while no daemon was there."""
+    return [
+        i.instance_id
+        for i in instances.values()
+        if i.standing.state is not State.DOWN
+        and (i.observed.run is None or i.observed.run.phase is Phase.ENDING)
+    ]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hostmanager_server.core.events import ExitStatus, Instant, RunKey
+from hostmanager_server.core.events import Adopted, ExitStatus, Instant, RunKey
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Exit, Phase, State, StopStage
+from hostmanager_server.core.recovery import Recovered, taken_back
 from hostmanager_server.core.spec import Management, ProcessSpec, Target
-from hostmanager_server.drivers.contract import Adopted
-from hostmanager_server.supervisor.adoption import taken_back
-from hostmanager_server.supervisor.persistence import Recovered
 
 from tests.supervisor.conftest import spec
 

@@ -1,14 +1,24 @@
-"""What operators are told of the managed compose files: whether they can be used, and what became of that."""
+"""Announcements: event log entries about files, the engine and the journal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
-from hostmanager_server.core.actions import EntryKind, LogEntry, Severity
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ParseStatus, Problem
+from hostmanager_server.core.spec import HostSpec
+
+
+def journal_news(problem: str, moment: Instant) -> LogEntry:
+    """The journal has begun to fail, for this reason; or works again, when there is none."""
+    if problem:
+        return LogEntry(EntryKind.DAEMON, "JournalFailed", problem, moment, severity=Severity.ERROR)
+    message = "the journal is written again: all that was asked for is on disk"
+    return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, moment)
 
 
 def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[LogEntry]:
@@ -61,3 +71,30 @@ def parse_status(
 
 def _usable(problems: tuple[Problem, ...]) -> bool:
     return all(problem.severity is not Severity.ERROR for problem in problems)
+
+
+class SiteConfig(Protocol):
+    """A site config as it was read. With errors it is not `ok`; `spec` is None then, or what it said before
+    it had them."""
+
+    @property
+    def spec(self) -> HostSpec | None: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+
+
+def config_news(config: SiteConfig, moment: Instant) -> Iterator[LogEntry]:
+    """How the reading went."""
+    if config.ok:
+        yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", moment)
+    else:
+        message = f"cannot use {config.file}; the last good config stays in force"
+        yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
+    for problem in config.problems:
+        yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
