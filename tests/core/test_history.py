@@ -123,10 +123,10 @@ def test_a_service_that_is_not_seen_yet_is_spared_when_it_is_found_running() -> 
 
 
 def test_what_is_asked_for_anew_is_known() -> None:
-    spared = running(target=Target.DOWN, target_lost=True)
-    asked = set_targets({"a": spared}, [TargetChange("a", Target.DOWN)])["a"]
+    keep_running_if_journal_lost = running(target=Target.DOWN, target_lost=True)
+    asked = set_targets({"a": keep_running_if_journal_lost}, [TargetChange("a", Target.DOWN)])["a"]
     assert decide(asked, NOW).instance.standing.state is State.WAIT_DEAD
-    reasons = [a.reason for a in decide(spared, NOW).actions if isinstance(a, LogEntry)]
+    reasons = [a.reason for a in decide(keep_running_if_journal_lost, NOW).actions if isinstance(a, LogEntry)]
     assert reasons == ["TargetLost"]
 
 

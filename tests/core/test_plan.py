@@ -35,7 +35,7 @@ def reload(script: Script, *specs: InstanceSpec) -> list[str]:
     """Apply a config to a script's instance, and return the reasons of its notes."""
     result = apply({"a": script.i}, *specs)
     script.i = result.changed.get("a", script.i)
-    return [note.reason for note in result.notes]
+    return [note.reason for note in result.entries]
 
 
 # --- targets
@@ -94,7 +94,7 @@ def test_a_restart_counts_as_a_new_generation() -> None:
 def test_new_instances_get_their_configured_target() -> None:
     result = apply({}, spec("a"), spec("b", initial_target=DOWN))
     assert {n: i.wanted.target for n, i in result.changed.items()} == {"a": UP, "b": DOWN}
-    assert [note.reason for note in result.notes] == ["Added", "Added"]
+    assert [note.reason for note in result.entries] == ["Added", "Added"]
 
 
 def test_known_instances_keep_their_target() -> None:
@@ -110,7 +110,7 @@ def test_a_vanished_instance_retires_once() -> None:
     result = apply(instances)
     gone = result.changed["a"]
     assert (gone.wanted.management, gone.wanted.target, gone.retired) == (Management.RETIRED, DOWN, True)
-    assert [note.reason for note in result.notes] == ["Retired"]
+    assert [note.reason for note in result.entries] == ["Retired"]
     assert apply(dict(result.changed)).changed == {}
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hostmanager_server.core.events import Adopted, ExitStatus, Instant, RunKey
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Exit, Phase, State, StopStage
-from hostmanager_server.core.recovery import Recovered, taken_back
+from hostmanager_server.core.recovery import Recovered, recover_runs
 from hostmanager_server.core.spec import Management, ProcessSpec, Target
 
 from tests.supervisor.conftest import spec
@@ -26,7 +26,7 @@ def history(last_exit: Exit) -> Recovered:
 
 
 def test_an_end_that_nobody_saw_is_told() -> None:
-    found, notes = taken_back([ENDED], SPECS, Recovered(), NOW)
+    found, notes = recover_runs([ENDED], SPECS, Recovered(), NOW)
     assert [note.reason for note in notes] == ["EndedUnseen"]
     assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)  # whence it is lost
     told = found["a"].observed.last_exit
@@ -35,19 +35,19 @@ def test_an_end_that_nobody_saw_is_told() -> None:
 
 
 def test_an_end_that_the_earlier_daemon_saw_is_not_told_again() -> None:
-    assert taken_back([ENDED], SPECS, history(SEEN), NOW) == ({}, [])
+    assert recover_runs([ENDED], SPECS, history(SEEN), NOW) == ({}, [])
 
 
 def test_an_end_of_an_earlier_run_is_no_end_of_this_one() -> None:
     earlier = replace(SEEN, pid=76)
-    found, notes = taken_back([ENDED], SPECS, history(earlier), NOW)
+    found, notes = recover_runs([ENDED], SPECS, history(earlier), NOW)
     assert [note.reason for note in notes] == ["EndedUnseen"]
     assert found["a"].observed.last_exit is not None
     assert found["a"].observed.last_exit.pid == 77
 
 
 def test_what_a_run_left_behind_goes_on_being_ended_without_another_failure() -> None:
-    found, notes = taken_back([replace(ENDED, gone=False)], SPECS, history(SEEN), NOW)
+    found, notes = recover_runs([replace(ENDED, gone=False)], SPECS, history(SEEN), NOW)
     assert [note.reason for note in notes] == ["Adopted"]
     run = found["a"].observed.run
     assert run is not None

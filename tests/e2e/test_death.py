@@ -34,8 +34,8 @@ def test_an_acknowledged_target_survives_a_kill(two: Site) -> None:
     second.wait_for("a", DOWN)
     second.wait_for("b", UP)
     assert len(two.processes()) == 1
-    restored = [e for e in second.events() if e.reason == "TargetsRestored"]
-    assert len(restored) == 1
+    recover_targets = [e for e in second.events() if e.reason == "TargetsRestored"]
+    assert len(recover_targets) == 1
 
 
 def test_targets_are_those_of_the_config_again_after_an_orderly_end(two: Site) -> None:

@@ -44,7 +44,7 @@ def test_orphans_are_removed_and_status_and_events_show_it_before_the_result(tmp
             }  # fmt: skip
             assert (told[-1].result.removed, told[-1].result.failed) == (1, 1)
             assert set(h.engine.removed) == {(OLD.container_id, 0.0), (OTHER.container_id, 0.0)}
-            reasons = [event.note.reason for event in h.store.events_since(0).events]
+            reasons = [event.entry.reason for event in h.store.events_since(0).events]
             told_of = [reason for reason in reasons if reason.endswith("Removed")]
             assert sorted(told_of) == ["OrphanNotRemoved", "OrphanRemoved"]
 

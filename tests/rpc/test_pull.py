@@ -183,7 +183,7 @@ def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
             h.keep_supervisor_busy()
             h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
             await messages(call)
-            assert [e.note.reason for e in h.store.events_since(0).events][-1] == "PullEnded"
+            assert [e.entry.reason for e in h.store.events_since(0).events][-1] == "PullEnded"
 
     run(play())
 
@@ -202,7 +202,7 @@ def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path
             pull.put(ImageProgress("agent:2", ("x",), PullState.FAILED, "no such image"), over=True)
 
             def notes() -> list[tuple[str, str]]:
-                return [(e.note.reason, e.note.message) for e in h.store.events_since(0).events]
+                return [(e.entry.reason, e.entry.message) for e in h.store.events_since(0).events]
 
             await until(lambda: any(reason == "PullEnded" for reason, _ in notes()))
             assert notes()[-2:] == [

@@ -384,7 +384,7 @@ def test_a_daemon_that_gives_way_to_another_is_not_asked_to_end(tmp_path: Path) 
             error = await refused(h.stub().Die(pb.DieRequest()))
             assert (error.code, error.reason) == (CODE.UNAVAILABLE, "BEING_UPGRADED")
             assert h.store.snapshot().manager.state is ManagerState.RUNNING
-            assert "Die" not in [event.note.reason for event in h.store.events_since(0).events]
+            assert "Die" not in [event.entry.reason for event in h.store.events_since(0).events]
 
     run(play())
 

@@ -130,7 +130,7 @@ def test_a_gap_in_the_events_is_counted(
 ) -> None:
     store = Store("epoch", STOPPED, events_kept=kept)
     for count in batches:
-        store.publish(notes=[NOTE] * count)
+        store.publish(entries=[NOTE] * count)
     total = sum(batches)
     remembered = range(max(1, total - kept + 1), total + 1)
     news = store.events_since(cursor, limit)

@@ -145,7 +145,7 @@ def test_a_bug_of_the_engine_is_told_to_the_owner(daemon: Daemon, monkeypatch: p
         raise ValueError("on purpose")
 
     monkeypatch.setattr(daemon.store, "publish", broken)
-    daemon.supervisor.note(LogEntry(EntryKind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
+    daemon.supervisor.log(LogEntry(EntryKind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
     assert daemon.broken.wait(PATIENCE)
 
 

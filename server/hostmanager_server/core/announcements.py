@@ -13,7 +13,7 @@ from hostmanager_server.core.manager_status import SCF, ParseStatus, Problem
 from hostmanager_server.core.spec import HostSpec
 
 
-def journal_news(problem: str, moment: Instant) -> LogEntry:
+def journal_entry(problem: str, moment: Instant) -> LogEntry:
     """The journal has begun to fail, for this reason; or works again, when there is none."""
     if problem:
         return LogEntry(EntryKind.DAEMON, "JournalFailed", problem, moment, severity=Severity.ERROR)
@@ -21,7 +21,7 @@ def journal_news(problem: str, moment: Instant) -> LogEntry:
     return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, moment)
 
 
-def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[LogEntry]:
+def catalog_entries(before: Catalog, after: Catalog, moment: Instant) -> Iterator[LogEntry]:
     """What a new catalog says that the one before did not."""
     for file, problems in after.problems.items():
         if before.problems.get(file) == problems:
@@ -35,7 +35,7 @@ def catalog_news(before: Catalog, after: Catalog, moment: Instant) -> Iterator[L
             yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
 
 
-def survey_news(before: Survey, after: Survey, moment: Instant) -> Iterator[LogEntry]:
+def survey_entries(before: Survey, after: Survey, moment: Instant) -> Iterator[LogEntry]:
     """What a new survey of the engine says that the one before did not."""
     if after.problem and after.problem != before.problem:
         yield LogEntry(EntryKind.DAEMON, "EngineLost", after.problem, moment, severity=Severity.ERROR)
@@ -89,7 +89,7 @@ class SiteConfig(Protocol):
     def host(self) -> str: ...
 
 
-def config_news(config: SiteConfig, moment: Instant) -> Iterator[LogEntry]:
+def config_entries(config: SiteConfig, moment: Instant) -> Iterator[LogEntry]:
     """How the reading went."""
     if config.ok:
         yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", moment)

@@ -40,7 +40,7 @@ class Plan:
     and what to say about it."""
 
     changed: Mapping[str, Instance]
-    notes: tuple[LogEntry, ...] = ()
+    entries: tuple[LogEntry, ...] = ()
     dropped: tuple[str, ...] = ()
 
 
@@ -142,7 +142,7 @@ def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
         planner.take(spec)
     for instance_id in sorted(set(instances) - planner.listed):
         planner.leave_out(instance_id)
-    return Plan(planner.changed, tuple(planner.notes), tuple(planner.dropped))
+    return Plan(planner.changed, tuple(planner.entries), tuple(planner.dropped))
 
 
 class _Planner:
@@ -150,7 +150,7 @@ class _Planner:
 
     def __init__(self, instances: Instances, host: HostSpec, now: Instant) -> None:
         self.changed: dict[str, Instance] = {}
-        self.notes: list[LogEntry] = []
+        self.entries: list[LogEntry] = []
         self.dropped: list[str] = []
         self.listed = {spec.instance_id for spec in host.instances}
         self._instances = instances
@@ -191,7 +191,7 @@ class _Planner:
             self.dropped.append(
                 instance_id
             )  # another instance has the service now, or its containers are orphans
-            self._note("Dropped", f"{name} is no longer tracked under this name", instance_id)
+            self._entry("Dropped", f"{name} is no longer tracked under this name", instance_id)
         elif not old.retired:
             self._change(retire(old), "Retired", f"{name} is no longer in the config; being retired")
 
@@ -208,16 +208,18 @@ class _Planner:
         new = _with_service(new, old.spec)
         self.changed[spec.instance_id] = new
         if old.spec.service is not None and spec.service is None:
-            self._note("ServiceGone", spec.problem, spec.instance_id)
+            self._entry("ServiceGone", spec.problem, spec.instance_id)
         elif new.restart_required and not old.restart_required:
-            self._note("RestartRequired", "the running command differs from the config now", spec.instance_id)
+            self._entry(
+                "RestartRequired", "the running command differs from the config now", spec.instance_id
+            )
 
     def _change(self, new: Instance, reason: str, message: str) -> None:
         self.changed[new.instance_id] = new
-        self._note(reason, message, new.instance_id)
+        self._entry(reason, message, new.instance_id)
 
-    def _note(self, reason: str, message: str, instance_id: str) -> None:
-        self.notes.append(LogEntry(EntryKind.INSTANCE, reason, message, self._now, instance_id))
+    def _entry(self, reason: str, message: str, instance_id: str) -> None:
+        self.entries.append(LogEntry(EntryKind.INSTANCE, reason, message, self._now, instance_id))
 
 
 def _service_key(spec: InstanceSpec) -> tuple[str, str] | None:

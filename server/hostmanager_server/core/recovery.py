@@ -35,7 +35,7 @@ class Recovered:
     lost: str = ""
 
 
-def taken_back(
+def recover_runs(
     runs: Iterable[Adopted],
     specs: Mapping[str, InstanceSpec],
     left: Recovered,
@@ -46,7 +46,7 @@ def taken_back(
     that it lists with another class or management is reset, as by a reload. An end that the earlier daemon
     saw is not told again."""
     found: dict[str, Instance] = {}
-    notes: list[LogEntry] = []
+    entries: list[LogEntry] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
         history = left.histories.get(instance_id)
@@ -61,8 +61,8 @@ def taken_back(
         elif not adopted.ready:
             instance = resume(instance, State.WAIT_START)
         found[instance_id] = instance
-        notes.append(_note(adopted, seen, moment))
-    return found, notes
+        entries.append(_entry(adopted, seen, moment))
+    return found, entries
 
 
 def _instance(adopted: Adopted, listed: InstanceSpec | None, left: Recovered) -> Instance:
@@ -117,7 +117,7 @@ def _ended(
     return replace(instance, observed=replace(instance.observed, last_exit=exit_, run=rest))
 
 
-def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
+def _entry(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
     started = f"pid {adopted.pid} was started by an earlier daemon"
     instance_id = adopted.run.instance_id
     if adopted.ended is None:
@@ -130,7 +130,7 @@ def _note(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
     return LogEntry(EntryKind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)
 
 
-def restored(
+def recover_targets(
     instances: Instances, targets: Sequence[TargetChange], histories: Mapping[str, History], moment: Instant
 ) -> tuple[dict[str, Instance], list[LogEntry]]:
     """The instances with the targets that were asked for, and what is known of them."""
@@ -146,16 +146,18 @@ def restored(
     return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, moment)]
 
 
-def spared(instances: Instances, lost: str, moment: Instant) -> tuple[dict[str, Instance], list[LogEntry]]:
+def keep_running_if_journal_lost(
+    instances: Instances, lost: str, moment: Instant
+) -> tuple[dict[str, Instance], list[LogEntry]]:
     """The instances, none of which is brought down because it is not known any more what was asked of it.
     `lost` says why it is not."""
     message = f"{lost}; targets are those of the config, but whatever runs is to go on"
-    note = LogEntry(EntryKind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
+    entry = LogEntry(EntryKind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
     down = [i for i in instances.values() if i.wanted.target is Target.DOWN]
-    return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [note]
+    return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [entry]
 
 
-def ended_unseen(instances: Instances) -> list[str]:
+def ended_without_daemon(instances: Instances) -> list[str]:
     """Those whose run ended while no daemon was there."""
     return [
         i.instance_id

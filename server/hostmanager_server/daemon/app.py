@@ -19,8 +19,8 @@ from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
-from hostmanager_server.daemon.event_log import first_sight, log_events
-from hostmanager_server.daemon.recovery import targets_hold, what_is_left
+from hostmanager_server.daemon.event_log import log_events, wait_for_first_observation
+from hostmanager_server.daemon.recovery import recovered_state, targets_survive
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
@@ -30,7 +30,7 @@ from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_groups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.process.records.record_directory import were_kept_in
+from hostmanager_server.drivers.process.records.record_directory import has_records
 from hostmanager_server.linux.pidfds import boot_id
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert import Daemon, InstanceConverter
@@ -122,9 +122,9 @@ class App:
                 f"cannot use the state directory {state_dir.path}: journal: {error}"
             ) from error
         died = not recovered.ended and recovered.boot_id == boot_id()
-        kept = targets_hold(recovered, settings.persist, died=died)
-        used = were_kept_in(state_dir.path / "runs")
-        left = what_is_left(recovered, targets=kept, histories=died, used=used)
+        kept = targets_survive(recovered, settings.persist, died=died)
+        used = has_records(state_dir.path / "runs")
+        left = recovered_state(recovered, targets=kept, histories=died, used=used)
         journal.discard(targets=not kept, histories=not died)
         compose = settings.compose
         services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
@@ -152,7 +152,7 @@ class App:
             supervisor.start()
             self._supervisor = supervisor
             above.starting(supervisor.call_soon)
-            supervisor.note(_began(daemon, upgraded=inherited_lock is not None))
+            supervisor.log(_began(daemon, upgraded=inherited_lock is not None))
             slept = (died or kept) and recovered.manager is not ManagerState.RUNNING  # or was about to
             # What the config wants, or has gained since, is not to be started just to be stopped.
             initial = Target.DOWN if slept else None if kept else settings.initial_state
@@ -164,7 +164,7 @@ class App:
             if slept:
                 supervisor.stop_manager()
             # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
-            await first_sight(store, hub)
+            await wait_for_first_observation(store, hub)
             await server.serve()
             ready(addresses)
             above.ready()

@@ -22,7 +22,7 @@ _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Sever
 _FIRST_SIGHT = 1.0
 
 
-async def first_sight(store: Store, hub: Hub) -> None:
+async def wait_for_first_observation(store: Store, hub: Hub) -> None:
     """Wait until it is known of every compose service whether it runs, or that it cannot be known now."""
 
     def unseen() -> bool:
@@ -43,8 +43,8 @@ async def log_events(store: Store, hub: Hub) -> None:
             seen = hub.revision
             news = store.events_since(cursor)
             for event in news.events:
-                note = event.note
-                who = f"{note.instance_id}: " if note.instance_id else ""
-                log.log(_LEVELS[note.severity], "%s%s: %s", who, note.reason, note.message)
+                entry = event.entry
+                who = f"{entry.instance_id}: " if entry.instance_id else ""
+                log.log(_LEVELS[entry.severity], "%s%s: %s", who, entry.reason, entry.message)
             cursor = news.last
             await watcher.wait(seen)

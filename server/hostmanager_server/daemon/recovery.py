@@ -9,7 +9,7 @@ from hostmanager_server.state.journal import JournalContents
 from hostmanager_server.supervisor import Recovered
 
 
-def targets_hold(recovered: JournalContents, persist: PersistTargets, *, died: bool) -> bool:
+def targets_survive(recovered: JournalContents, persist: PersistTargets, *, died: bool) -> bool:
     """Whether the targets asked of the daemon before this one hold. By default as in OCS: a daemon that was
     asked to end, or another boot, starts from the config."""
     if recovered.new:
@@ -24,7 +24,7 @@ def targets_hold(recovered: JournalContents, persist: PersistTargets, *, died: b
     assert_never(persist)
 
 
-def what_is_left(recovered: JournalContents, *, targets: bool, histories: bool, used: bool) -> Recovered:
+def recovered_state(recovered: JournalContents, *, targets: bool, histories: bool, used: bool) -> Recovered:
     """What is taken over of it; `used`: there was a daemon on this state directory before."""
     lost = ""
     if recovered.lost:

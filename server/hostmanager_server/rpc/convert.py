@@ -283,16 +283,16 @@ def manager_status(value: ManagerStatus, daemon: Daemon) -> pb.ManagerStatus:
 
 
 def event(value: PublishedEntry) -> pb.Event:
-    note = value.note
+    entry = value.entry
     return pb.Event(
         sequence=value.sequence,
-        time=timestamp(note.at),
-        kind=EVENT_KIND[note.kind],
-        severity=SEVERITY[note.severity],
-        instance_id=note.instance_id,
-        reason=note.reason,
-        message=note.message,
-        exit=exit_(note.exit) if note.exit is not None else None,
+        time=timestamp(entry.at),
+        kind=EVENT_KIND[entry.kind],
+        severity=SEVERITY[entry.severity],
+        instance_id=entry.instance_id,
+        reason=entry.reason,
+        message=entry.message,
+        exit=exit_(entry.exit) if entry.exit is not None else None,
         revision=value.revision,
     )
 

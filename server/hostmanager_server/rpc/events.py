@@ -119,4 +119,4 @@ class EventRpcs:
 
 
 def _concerns(event: PublishedEntry, wanted: frozenset[str]) -> bool:
-    return not wanted or event.note.instance_id in wanted
+    return not wanted or event.entry.instance_id in wanted

@@ -49,8 +49,8 @@ class OrphanRpcs:
         with caller.quotas.engine_streams.hold(caller.client):
             if orphans:
                 names = listed([f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans])
-                note = LogEntry(EntryKind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
-                context.supervisor.note(note)
+                entry = LogEntry(EntryKind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
+                context.supervisor.log(entry)
             async for response in context.hub.until_closed(self._remove(engine, orphans, timeout)):
                 yield response
 
@@ -84,8 +84,8 @@ class OrphanRpcs:
         else:
             told, severity = f"{who} was removed", Severity.INFO
         reason = "OrphanNotRemoved" if message else "OrphanRemoved"
-        note = LogEntry(EntryKind.REQUEST, reason, told, self._context.now(), severity=severity)
-        await asyncio.wrap_future(self._context.supervisor.note(note))
+        entry = LogEntry(EntryKind.REQUEST, reason, told, self._context.now(), severity=severity)
+        await asyncio.wrap_future(self._context.supervisor.log(entry))
         return pb.OrphanRemoval(
             container_id=orphan.container_id, compose_file=orphan.compose_file, service=orphan.service,
             removed=not message, message=message,

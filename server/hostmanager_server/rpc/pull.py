@@ -75,7 +75,7 @@ class PullRpcs:
             try:
                 if not joined:
                     message = f"pull of {listed([image.image for image in images]) or 'nothing'}"
-                    context.supervisor.note(LogEntry(EntryKind.REQUEST, "DockerPull", message, context.now()))
+                    context.supervisor.log(LogEntry(EntryKind.REQUEST, "DockerPull", message, context.now()))
                 async for response in context.hub.until_closed(self._follow(pull, joined)):
                     yield response
             finally:
@@ -87,11 +87,11 @@ class PullRpcs:
         severity = Severity.INFO
         if any(image.state is PullState.FAILED for image in images):
             severity = Severity.ERROR
-        note = LogEntry(
+        entry = LogEntry(
             EntryKind.REQUEST, "PullEnded", _outcome(images), self._context.now(), severity=severity
         )
         with suppress(TimeoutError):
-            self._context.supervisor.note(note).result(NOTED_WITHIN)
+            self._context.supervisor.log(entry).result(NOTED_WITHIN)
 
     async def _follow(self, pull: PullProgress, joined: bool) -> AsyncIterator[pb.DockerPullResponse]:
         """What changes, COALESCE s apart at least, and a heartbeat when nothing does; the result at last."""

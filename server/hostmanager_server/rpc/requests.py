@@ -94,7 +94,7 @@ class RequestRpcs:
             context.exit_daemon(frozenset(disown))
         except RequestError as error:
             raise from_request_error(error, "") from error
-        context.supervisor.note(LogEntry(EntryKind.DAEMON, "Die", message, context.now()))
+        context.supervisor.log(LogEntry(EntryKind.DAEMON, "Die", message, context.now()))
         if len(disown) < 2:
             await carry_out(context.supervisor.stop_manager(disown))
         return pb.DieResponse(epoch=context.daemon.epoch)

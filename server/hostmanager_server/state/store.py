@@ -58,7 +58,7 @@ class PublishedEntry:
 
     sequence: int
     revision: int
-    note: LogEntry
+    entry: LogEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Store:
         changed: Iterable[Instance] = (),
         removed: Iterable[str] = (),
         manager: ManagerStatus | None = None,
-        notes: Iterable[LogEntry] = (),
+        entries: Iterable[LogEntry] = (),
     ) -> int:
         """Make changes visible, all under one new revision, which is returned; then wake the listeners."""
         with self._lock:
@@ -121,9 +121,9 @@ class Store:
             if manager is not None and manager != self._manager:
                 self._manager = manager
                 self._manager_revision = revision
-            for note in notes:
+            for entry in entries:
                 self._sequence += 1
-                self._events.append(PublishedEntry(self._sequence, revision, note))
+                self._events.append(PublishedEntry(self._sequence, revision, entry))
             self._snapshot = None
         for listener in self._listeners:
             listener()

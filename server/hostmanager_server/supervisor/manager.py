@@ -13,14 +13,20 @@ from typing import NoReturn
 
 from hostmanager_server.core import announcements, plan
 from hostmanager_server.core.actions import listed
-from hostmanager_server.core.announcements import SiteConfig, config_news, journal_news
+from hostmanager_server.core.announcements import SiteConfig, config_entries, journal_entry
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ManagerState, ManagerStatus, ParseStatus
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.recovery import Recovered, ended_unseen, restored, spared, taken_back
+from hostmanager_server.core.recovery import (
+    Recovered,
+    ended_without_daemon,
+    keep_running_if_journal_lost,
+    recover_runs,
+    recover_targets,
+)
 from hostmanager_server.core.spec import HostSpec, Management, Target
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import (
@@ -88,7 +94,7 @@ class RequestHandler:
 
         moment = self._now()
         self._set_manager(replace(self._manager, state=ManagerState.RUNNING, disowned=frozenset()))
-        self._engine.note(LogEntry(EntryKind.MANAGER, "Started", "the manager runs", moment))
+        self._engine.log(LogEntry(EntryKind.MANAGER, "Started", "the manager runs", moment))
         if config is not None:
             if self._adopted:
                 self._engine.drop(self._engine.instances)
@@ -99,7 +105,7 @@ class RequestHandler:
         generations = self._set_targets(changes, moment)
         self._spare(moment)
         # What ended while no daemon was there is not to be shown as up for a moment.
-        self._engine.settle(ended_unseen(self._engine.instances))
+        self._engine.settle(ended_without_daemon(self._engine.instances))
         return Accepted(self._engine.publish(), generations, config.problems if config else ())
 
     def update(
@@ -162,7 +168,7 @@ class RequestHandler:
         if self._manager.state is ManagerState.RUNNING:
             disowned = frozenset(disown)
             self._set_manager(replace(self._manager, state=ManagerState.STOPPING, disowned=disowned))
-            self._engine.note(
+            self._engine.log(
                 LogEntry(EntryKind.MANAGER, "Stopping", "everything is being brought down", moment)
             )
             self._disown(disowned)
@@ -193,13 +199,13 @@ class RequestHandler:
         moment = self._now()
         for i in left:  # an engine that is gone for good must not keep a host from going down
             message = f"left as it is, running or not: {i.observed.out_of_sight}"
-            self._engine.note(
+            self._engine.log(
                 LogEntry(EntryKind.STOP, "OutOfSight", message, moment, i.instance_id, Severity.ERROR)
             )
         self._enforce(False)
         self._set_manager(replace(self._manager, state=ManagerState.STOPPED))
         what = "everything is down" if not left else "everything that can be seen is down"
-        self._engine.note(LogEntry(EntryKind.MANAGER, "Stopped", f"{what}; the manager sleeps", moment))
+        self._engine.log(LogEntry(EntryKind.MANAGER, "Stopped", f"{what}; the manager sleeps", moment))
         self._answer_stopped(self._engine.publish())
 
     def _enforce(self, enforced: bool) -> None:
@@ -242,7 +248,7 @@ class RequestHandler:
         self._site = config.spec
         self._apply_specs(moment)
         left = self._memory.to_restore(self._engine.instances)
-        self._engine.apply(*restored(self._engine.instances, *left, moment))
+        self._engine.apply(*recover_targets(self._engine.instances, *left, moment))
 
     def _apply_specs(self, moment: Instant) -> None:
         if self._site is None:
@@ -251,7 +257,7 @@ class RequestHandler:
         self._adopt(host, moment)
         changes = plan.apply_config(self._engine.instances, host, moment)
         self._engine.drop(changes.dropped)  # first: others take over what they leave
-        self._engine.apply(changes.changed, changes.notes)
+        self._engine.apply(changes.changed, changes.entries)
 
     # --- compose services
 
@@ -267,7 +273,7 @@ class RequestHandler:
         """What the engine has beside the services is other than before."""
         moment = self._now()
         before, self._survey = self._survey, survey
-        self._engine.note(*announcements.survey_news(before, survey, moment))
+        self._engine.log(*announcements.survey_entries(before, survey, moment))
         self._set_manager(replace(self._manager, orphans=survey.orphans, new_tags=survey.new_tags))
         self._show_compose_files(moment)
 
@@ -275,7 +281,7 @@ class RequestHandler:
         before, self._catalog = self._catalog, catalog
         if self._manage is not None:
             self._manage(catalog)
-        self._engine.note(*announcements.catalog_news(before, catalog, moment))
+        self._engine.log(*announcements.catalog_entries(before, catalog, moment))
         self._show_compose_files(moment)
 
     def _show_compose_files(self, moment: Instant) -> None:
@@ -287,7 +293,7 @@ class RequestHandler:
     def _note_config(self, config: SiteConfig, moment: Instant) -> None:
         status = ParseStatus(config.ok, moment, config.problems)
         self._set_manager(replace(self._manager, parse_status={**self._manager.parse_status, SCF: status}))
-        self._engine.note(*config_news(config, moment))
+        self._engine.log(*config_entries(config, moment))
 
     def _adopt(self, host: HostSpec, moment: Instant) -> None:
         """Take back, once, what an earlier daemon left running. Not before a config says what is known: what
@@ -300,12 +306,12 @@ class RequestHandler:
         except OSError as error:
             raise AdoptionError(error) from error
         self._adopted = True
-        found, notes = taken_back(adopted, specs, self._memory.left, moment)
-        self._engine.apply(found, notes)
+        found, entries = recover_runs(adopted, specs, self._memory.left, moment)
+        self._engine.apply(found, entries)
 
     def _spare(self, moment: Instant) -> None:
         if self._lost and self._adopted:
-            self._engine.apply(*spared(self._engine.instances, self._lost, moment))
+            self._engine.apply(*keep_running_if_journal_lost(self._engine.instances, self._lost, moment))
             self._lost = ""
 
     def _set_targets(self, changes: Sequence[TargetChange], moment: Instant) -> dict[str, int]:
@@ -339,7 +345,7 @@ class RequestHandler:
         if not (
             problem and self._manager.problems.get("journal")
         ):  # else it fails in another way than before
-            self._engine.note(journal_news(problem, self._now()))
+            self._engine.log(journal_entry(problem, self._now()))
         self._set_manager(replace(self._manager, problems={**self._manager.problems, "journal": problem}))
         self._engine.publish()
 

@@ -47,7 +47,7 @@ class Persistence:
 
     @property
     def left(self) -> Recovered:
-        """What an earlier daemon left, until it is restored."""
+        """What an earlier daemon left, until it is recover_targets."""
         return self._restore
 
     def to_restore(self, instances: Instances) -> tuple[list[TargetChange], Mapping[str, History]]:

@@ -40,10 +40,10 @@ class _Pending:
     changed: dict[str, Instance] = field(default_factory=dict)
     removed: dict[str, None] = field(default_factory=dict)
     manager: ManagerStatus | None = None
-    notes: list[LogEntry] = field(default_factory=list)
+    entries: list[LogEntry] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.changed or self.removed or self.manager or self.notes)
+        return bool(self.changed or self.removed or self.manager or self.entries)
 
 
 class Reconciler:
@@ -75,20 +75,20 @@ class Reconciler:
         if instance is not None:
             self._set(fold(instance, event))
 
-    def apply(self, changed: Mapping[str, Instance], notes: Iterable[LogEntry] = ()) -> None:
+    def apply(self, changed: Mapping[str, Instance], entries: Iterable[LogEntry] = ()) -> None:
         """Put instances in as a request made them."""
         for instance in changed.values():
             self._set(instance)
-        self.note(*notes)
+        self.log(*entries)
 
     def drop(self, instance_ids: Iterable[str]) -> None:
         """Track these no longer. What runs of them goes on running, so that is to be somebody else's."""
         for instance_id in list(instance_ids):
             self._remove(instance_id)
 
-    def note(self, *notes: LogEntry) -> None:
+    def log(self, *entries: LogEntry) -> None:
         """Put something into the event log with the next publication."""
-        self._pending.notes.extend(notes)
+        self._pending.entries.extend(entries)
 
     def set_manager(self, manager: ManagerStatus) -> None:
         self._pending.manager = manager
@@ -140,7 +140,9 @@ class Reconciler:
         if not pending:
             return self._store.revision
         self._pending = _Pending()
-        return self._store.publish(pending.changed.values(), pending.removed, pending.manager, pending.notes)
+        return self._store.publish(
+            pending.changed.values(), pending.removed, pending.manager, pending.entries
+        )
 
     def _collect_due(self) -> None:
         if not self._deadlines:
@@ -170,7 +172,7 @@ class Reconciler:
                 case Stop(run, signum, whole_tree):
                     self._stop(run, signum, whole_tree)
                 case LogEntry():
-                    self._pending.notes.append(action)
+                    self._pending.entries.append(action)
                 case Remove():
                     self._remove(action.instance_id)
                 case _:

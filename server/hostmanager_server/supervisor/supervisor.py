@@ -64,7 +64,7 @@ class Supervisor:
         self._engine = Reconciler(store, now)
         self._services: ServiceDriver | None = None
         self._ended = False  # nothing is to be decided any more
-        self._noting: list[Future[None]] = []  # who waits for a note to be published
+        self._noting: list[Future[None]] = []  # who waits for a entry to be published
         driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
         if make_services is not None:
             listener = _Listener(self)
@@ -145,12 +145,12 @@ class Supervisor:
         """What is asked for and happens from now on is not to outlive the daemon, as it ends."""
         self._loop.call_soon(self._manager.keep_targets)
 
-    def note(self, note: LogEntry) -> Future[None]:
+    def log(self, entry: LogEntry) -> Future[None]:
         """Put something into the event log; the future is done when it can be read there."""
         future: Future[None] = Future()
 
         def put() -> None:
-            self._engine.note(note)
+            self._engine.log(entry)
             self._noting.append(future)
 
         self._loop.call_soon(put)

@@ -16,7 +16,7 @@ from hostmanager_server.core.events import Gone, RunKey, StartFailed
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.cgroup import Group
 from hostmanager_server.drivers.process.records import record_holders
-from hostmanager_server.drivers.process.records.record_directory import were_kept_in
+from hostmanager_server.drivers.process.records.record_directory import has_records
 
 from tests.drivers.process.holders import Holder, forged, holder, in_namespaces, place
 from tests.drivers.process.test_adoption import A, gone, launch_steady, record, rewrite, runs
@@ -65,7 +65,7 @@ def test_what_a_process_holds_in_the_place_of_a_record_keeps_no_daemon_from_star
     pid = launch_steady(real)
     with holder() as other:
         other.do(f"P = {place(directory(real))!r}; {KINDS[kind]}")
-        assert not were_kept_in(real.directory / "elsewhere")
+        assert not has_records(real.directory / "elsewhere")
         real.successor()
         assert [one.pid for one in real.driver.adopt({})] == [pid]
         if "file" not in kind:

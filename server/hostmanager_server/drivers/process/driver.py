@@ -28,10 +28,15 @@ from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import CallSoon, Prober
 from hostmanager_server.drivers.process.cgroup import Groups
 from hostmanager_server.drivers.process.launcher import Launcher
-from hostmanager_server.drivers.process.main_process import GATE_ENDS, find_leader, status_of_ended, take_note
+from hostmanager_server.drivers.process.main_process import (
+    GATE_ENDS,
+    adopted_run,
+    find_main_process,
+    status_of_ended,
+)
 from hostmanager_server.drivers.process.membership import agent_uids
 from hostmanager_server.drivers.process.process_table import ProcessTree
-from hostmanager_server.drivers.process.reaper import reap_when_ended
+from hostmanager_server.drivers.process.reaper import reap_orphaned_children
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.records.record_directory import Records
@@ -61,9 +66,16 @@ class ProcessDriver:
     """
 
     def __init__(
-        self, poller: Poller, post: PostEvent, state_dir: Path, output: Output, epoch: str, call_soon: CallSoon,
-        groups: Groups, store: DescriptorStore | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        poller: Poller,
+        post: PostEvent,
+        state_dir: Path,
+        output: Output,
+        epoch: str,
+        call_soon: CallSoon,
+        groups: Groups,
+        store: DescriptorStore | None = None,
+    ) -> None:
         gate.seal_descriptors()
         self._poller = poller
         self._post = post
@@ -138,7 +150,7 @@ class ProcessDriver:
         alive: list[tuple[Record, int]] = []
         leaderless: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
-            found = find_leader(record, self._store.handed(record.token))
+            found = find_main_process(record, self._store.handed(record.token))
             if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker, mark and cgroup count.
                 leaderless.append((record, found, _tree_of(record)))
@@ -155,9 +167,9 @@ class ProcessDriver:
                     record.token
                 )  # who was upgraded was handed nothing, and kept it all the same
                 if record.released:
-                    adopted.append(take_note(record, ended=status, gone=True))
+                    adopted.append(adopted_run(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
-        reap_when_ended(self._poller, {one.pid for one in adopted})
+        reap_orphaned_children(self._poller, {one.pid for one in adopted})
         self._store.settle({run.tree.token.decode() for run in self._runs.values()})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
@@ -184,7 +196,7 @@ class ProcessDriver:
         self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))
 
     def _follow(self, run: _Run) -> None:
-        self._forest.plant(run.tree, run.key.instance_id, functools.partial(self._gone, run))
+        self._forest.track(run.tree, run.key.instance_id, functools.partial(self._gone, run))
         if run.pidfd is not None:
             self._poller.watch(run.pidfd, functools.partial(self._leader_ended, run))
 
@@ -197,7 +209,7 @@ class ProcessDriver:
             os.close(run.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(run.identity.pid, 0)
-        self._forest.uproot(run.tree)
+        self._forest.untrack(run.tree)
         self._void(run)
 
     def _leader_ended(self, run: _Run) -> None:
@@ -214,7 +226,7 @@ class ProcessDriver:
         """Post Exited once it is known whether something of the tree is left: when nothing is, Gone follows
         in the same breath, and nobody takes the tree for alive."""
         exited = Exited(run.key, status, self._poller.now())
-        self._forest.leader_ended(run.tree, functools.partial(self._post, exited))
+        self._forest.main_process_ended(run.tree, functools.partial(self._post, exited))
 
     def _void(self, run: _Run) -> None:
         """The next daemon is to know nothing of it."""
@@ -259,7 +271,7 @@ class ProcessDriver:
         ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
-        return take_note(record, ready=ready)
+        return adopted_run(record, ready=ready)
 
     def _is_taken_for_ready(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
         """Begins to ask its probe, if there is one."""
@@ -279,10 +291,10 @@ class ProcessDriver:
 
         def look() -> None:
             if self._find(run.key) is run:
-                self._forest.leader_ended(run.tree, lambda: None)
+                self._forest.main_process_ended(run.tree, lambda: None)
 
         self._poller.call_later(0.0, look)  # not before `adopt` has returned and the caller knows the run
-        return take_note(record, ended=status)
+        return adopted_run(record, ended=status)
 
     def _resume(self, record: Record, tree: ProcessTree, pidfd: int | None) -> _Run:
         run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)

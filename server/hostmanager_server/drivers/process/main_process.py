@@ -16,7 +16,7 @@ _SHORTLY = 20  # ms for an exec or an exit to get on
 _PATIENCE = 10
 
 
-def find_leader(record: Record, kept: int | None) -> int | ExitStatus:
+def find_main_process(record: Record, kept: int | None) -> int | ExitStatus:
     """A pidfd of the recorded main process, or how it ended as far as that can be told. `kept` is what was
     kept for it while no daemon lived.
 
@@ -64,7 +64,7 @@ def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
         return pidfds.exit_status_of_stranger(who, pidfd)
 
 
-def take_note(
+def adopted_run(
     record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
 ) -> Adopted:
     """What the driver tells of a recorded run that it took back."""

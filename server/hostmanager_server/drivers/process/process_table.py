@@ -18,7 +18,7 @@ _PATIENCE = 20  # looks in which a process may show neither command line nor env
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of a run's tree other than its leader, as one look saw it; `entry` is its inode in /proc."""
+    """A process of a run's tree except the main one, as one scan saw it; `entry`: inode in /proc."""
 
     pid: int
     start: int
@@ -37,14 +37,14 @@ class _Trust(Enum):
 class ProcessTree:
     """The processes of one run.
 
-    `leader` is the pid of its main process while that lives, else 0. `session` is the session it founded,
+    `main_pid` is the pid of its main process while that lives, else 0. `session` is the session it founded,
     as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
     cgroup, if it was given one; who moved to another is known by the rest. `uids` are the user ids of the
     agent: the marker and the mark (see `membership`) of a process with another one count for nothing.
     """
 
     token: bytes
-    leader: int
+    main_pid: int
     session: int
     group: Group | None = None
     uids: set[int] = field(default_factory=set)
@@ -56,7 +56,7 @@ class ProcessTree:
         uid = real_uid(pid)
         if uid is None:
             return False
-        if uid not in self.uids and self.leader and real_uid(self.leader) == uid:
+        if uid not in self.uids and self.main_pid and real_uid(self.main_pid) == uid:
             self.uids.add(uid)
         return uid in self.uids
 
@@ -74,7 +74,7 @@ class ProcessTable:
     def __init__(self) -> None:
         self._foreign: dict[str, int] = {}
         self._blank: dict[tuple[str, int], int] = {}  # in how many looks a process had no environment
-        self.leaders: set[str] = set()  # pids of living leaders, which need no look
+        self.main_pids: set[str] = set()  # pids of living main_pids, which need no look
 
     def forget(self) -> None:
         """Look at every process anew."""
@@ -91,11 +91,11 @@ class ProcessTable:
                 return True
         return False
 
-    def look_into_group(self, tree: ProcessTree) -> bool:
+    def scan_cgroup(self, tree: ProcessTree) -> bool:
         """Counts everybody in its cgroup among a tree. False when that needs another look. Raises OSError."""
         if tree.group is None:
             return True
-        known = tree.members.keys() | self.leaders
+        known = tree.members.keys() | self.main_pids
         fresh = [name for name in map(str, tree.group.pids()) if name not in known]
         if not fresh:
             return True
@@ -145,13 +145,13 @@ class ProcessTable:
                     del tree.members[name]
                 known.update((member.pid, tree) for member in tree.members.values())
                 members.update(tree.members)
-            if tree.leader:
-                known[tree.leader] = tree
+            if tree.main_pid:
+                known[tree.main_pid] = tree
             elif tree.session and str(tree.session) in listing:
                 stat = read_stat(tree.session)
-                if stat is None or stat.alive:  # the leader is dead: this is another, and so is its session
+                if stat is None or stat.alive:  # the main_pid is dead: this is another, and so is its session
                     tree.session = 0
-        skip = self.leaders
+        skip = self.main_pids
         fresh = [
             (n, i) for n, i in listing.items() if foreign.get(n) != i and n not in skip and n not in members
         ]

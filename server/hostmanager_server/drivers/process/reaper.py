@@ -14,7 +14,7 @@ from hostmanager_server.drivers.contract import Poller
 from hostmanager_server.linux import pidfds
 
 
-def reap_when_ended(poller: Poller, known: Collection[int]) -> None:
+def reap_orphaned_children(poller: Poller, known: Collection[int]) -> None:
     """Reap every present child but those with a pid in `known`, each when it ends. To be called before this
     life starts any. Raises OSError."""
     for name in os.listdir("/proc"):

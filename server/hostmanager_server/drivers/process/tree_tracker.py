@@ -33,8 +33,8 @@ class _TrackedTree:
     tree: ProcessTree
     instance_id: str
     gone: Callable[[], None]
-    leaderless: bool = False
-    looked: Callable[[], None] | None = None  # to be called after the first look without its leader
+    main_ended: bool = False
+    looked: Callable[[], None] | None = None  # to be called after the first look without its main_pid
     looks: int = 0
     signum: int = 0  # to be sent to the members; 0: none
     signalled: set[Member] = field(default_factory=set)
@@ -52,7 +52,7 @@ class _TrackedTree:
 
 
 class TreeTracker:
-    """Tracks trees from the launch of their leader to the end of their last process.
+    """Tracks trees from the launch of their main_pid to the end of their last process.
 
     One look at the process table answers for all trees that wait for one. The first comes at once, so that
     a lost agent is replaced without delay; when many are asked for they are spaced out.
@@ -63,7 +63,7 @@ class TreeTracker:
         self._records = records
         self._table = ProcessTable()
         self._trees: dict[bytes, ProcessTree] = {}
-        self._plants: dict[ProcessTree, _TrackedTree] = {}
+        self._tracked: dict[ProcessTree, _TrackedTree] = {}
         self._waiting: dict[ProcessTree, _TrackedTree] = {}
         self._timer: Timer | None = None
         self._due = 0.0
@@ -71,51 +71,51 @@ class TreeTracker:
         self._looked = 0.0
         self._blind = False  # the last look could not be taken, which was said
 
-    def plant(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
-        """Track a tree; `gone` is called once when nothing of it is left, after `leader_ended`."""
+    def track(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
+        """Track a tree; `gone` is called once when nothing of it is left, after `main_process_ended`."""
         self._trees[tree.token] = tree
-        self._plants[tree] = _TrackedTree(tree, instance_id, gone)
-        if tree.leader:
-            self._table.leaders.add(str(tree.leader))
+        self._tracked[tree] = _TrackedTree(tree, instance_id, gone)
+        if tree.main_pid:
+            self._table.main_pids.add(str(tree.main_pid))
 
-    def uproot(self, tree: ProcessTree) -> None:
+    def untrack(self, tree: ProcessTree) -> None:
         """Track a tree no longer of which nothing is left, and tell nobody."""
         self._trees.pop(tree.token, None)
-        self._plants.pop(tree, None)
+        self._tracked.pop(tree, None)
         self._waiting.pop(tree, None)
-        self._table.leaders.discard(str(tree.leader))
+        self._table.main_pids.discard(str(tree.main_pid))
 
-    def leader_ended(self, tree: ProcessTree, looked: Callable[[], None]) -> None:
+    def main_process_ended(self, tree: ProcessTree, looked: Callable[[], None]) -> None:
         """Find out, now or some milliseconds from now, what is left of the tree. `looked` is called when that
         is known; `gone` follows at once when nothing is."""
-        plant = self._plants[tree]
-        plant.looked = looked
-        if tree.leader:
-            self._table.leaders.discard(str(tree.leader))
-            tree.leader = 0
-        plant.leaderless = True
-        self._waiting[tree] = plant
+        tracked = self._tracked[tree]
+        tracked.looked = looked
+        if tree.main_pid:
+            self._table.main_pids.discard(str(tree.main_pid))
+            tree.main_pid = 0
+        tracked.main_ended = True
+        self._waiting[tree] = tracked
         self._request(0.0)
 
     def refresh(self) -> None:
         """Make sure that the members are known as of a moment ago.
 
-        To be called before a leader is signalled: once it has ended, descent no longer tells who its
+        To be called before a main_pid is signalled: once it has ended, descent no longer tells who its
         children were.
         """
         if time.monotonic() - self._looked > _FRESH:
             self._look()
 
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
-        """Send `signum` to everybody of the tree but its leader; with SIGKILL, until nobody is left. A tree
+        """Send `signum` to everybody of the tree but its main_pid; with SIGKILL, until nobody is left. A tree
         of which nothing is left is ignored."""
-        plant = self._plants.get(tree)
-        if plant is None:
+        tracked = self._tracked.get(tree)
+        if tracked is None:
             return
-        if plant.signum != signal.SIGKILL:
-            plant.signum = signum
-            plant.signalled.clear()
-        self._waiting[tree] = plant
+        if tracked.signum != signal.SIGKILL:
+            tracked.signum = signum
+            tracked.signalled.clear()
+        self._waiting[tree] = tracked
         self._request(0.0)
 
     def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
@@ -133,12 +133,12 @@ class TreeTracker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for plant in self._plants.values():
-            self._unwatch(plant, list(plant.watched))
-        self._plants.clear()
+        for tracked in self._tracked.values():
+            self._unwatch(tracked, list(tracked.watched))
+        self._tracked.clear()
         self._waiting.clear()
         self._trees.clear()
-        self._table.leaders.clear()
+        self._table.main_pids.clear()
 
     def _request(self, delay: float) -> None:
         now = time.monotonic()
@@ -165,15 +165,15 @@ class TreeTracker:
         settled = False
         try:
             settled = self._table.look(self._trees)
-            settled &= self._look_into_groups([plant.tree for plant in self._waiting.values()])
+            settled &= self._look_into_groups([tracked.tree for tracked in self._waiting.values()])
             if not settled:
                 again.append(_AGAIN)
-            for plant in list(self._waiting.values()):
-                delay = self._attend(plant, settled)
+            for tracked in list(self._waiting.values()):
+                delay = self._attend(tracked, settled)
                 if delay is not None:
                     again.append(delay)
-                elif plant.leaderless and settled and not plant.tree.members:
-                    gone.append(plant)
+                elif tracked.main_ended and settled and not tracked.tree.members:
+                    gone.append(tracked)
         except OSError as error:
             if not self._blind:
                 self._blind = True
@@ -181,12 +181,12 @@ class TreeTracker:
             again.append(_NO_DESCRIPTORS)
         else:
             self._blind = False
-        told = [told for plant in self._waiting.values() if (told := plant.tell(settled)) is not None]
-        for plant in gone:
-            self._waiting.pop(plant.tree, None)
-            self._plants.pop(plant.tree, None)
-            self._trees.pop(plant.tree.token, None)
-            self._unwatch(plant, list(plant.watched))
+        told = [told for tracked in self._waiting.values() if (told := tracked.tell(settled)) is not None]
+        for tracked in gone:
+            self._waiting.pop(tracked.tree, None)
+            self._tracked.pop(tracked.tree, None)
+            self._trees.pop(tracked.tree.token, None)
+            self._unwatch(tracked, list(tracked.watched))
         ended = time.monotonic()
         self._looked = ended
         self._rest_until = ended + _SHARE * (ended - began)
@@ -194,80 +194,82 @@ class TreeTracker:
             self._request(min(again))
         for looked in told:
             looked()
-        for plant in gone:
-            plant.gone()
+        for tracked in gone:
+            tracked.gone()
 
     def _look_into_groups(self, trees: list[ProcessTree]) -> bool:
         settled = True
         for tree in trees:
-            settled &= self._table.look_into_group(tree)
+            settled &= self._table.scan_cgroup(tree)
         return settled
 
-    def _attend(self, plant: _TrackedTree, settled: bool) -> float | None:
+    def _attend(self, tracked: _TrackedTree, settled: bool) -> float | None:
         """Does what is due for a tree that waits; s until its next look, None when something else will
         cause that."""
-        again = self._signal(plant, settled) if plant.signum else None
-        if plant.leaderless:
-            self._watch_survivors(plant)
-            if not plant.tree.members:
-                return self._check_unseen(plant) if settled else _AGAIN
-        elif not plant.signum:
-            self._waiting.pop(plant.tree, None)
+        again = self._signal(tracked, settled) if tracked.signum else None
+        if tracked.main_ended:
+            self._watch_survivors(tracked)
+            if not tracked.tree.members:
+                return self._check_unseen(tracked) if settled else _AGAIN
+        elif not tracked.signum:
+            self._waiting.pop(tracked.tree, None)
         return again
 
-    def _signal(self, plant: _TrackedTree, settled: bool) -> float | None:
-        fresh = [member for member in plant.tree.members.values() if member not in plant.signalled]
-        group = plant.tree.group
-        if plant.signum == signal.SIGKILL and group is not None and (fresh or not plant.tree.members):
-            # Reaches who is being forked just now, and who cannot be seen. The leader was sent the same.
+    def _signal(self, tracked: _TrackedTree, settled: bool) -> float | None:
+        fresh = [member for member in tracked.tree.members.values() if member not in tracked.signalled]
+        group = tracked.tree.group
+        if tracked.signum == signal.SIGKILL and group is not None and (fresh or not tracked.tree.members):
+            # Reaches who is being forked just now, and who cannot be seen. The main_pid was sent the same.
             group.kill()
         for member in fresh:
             pidfd = open_member(member)
             if pidfd is not None:
-                pidfds.send_signal(pidfd, plant.signum)
+                pidfds.send_signal(pidfd, tracked.signum)
                 os.close(pidfd)
-                plant.signalled.add(member)
-        if plant.signum == signal.SIGKILL:
+                tracked.signalled.add(member)
+        if tracked.signum == signal.SIGKILL:
             return _AGAIN if fresh else None  # whom they started before they died is next
         if settled:
-            plant.signum = 0
-            plant.signalled.clear()
+            tracked.signum = 0
+            tracked.signalled.clear()
         return None
 
-    def _watch_survivors(self, plant: _TrackedTree) -> None:
-        members = plant.tree.members
-        self._unwatch(plant, [member for member in plant.watched if members.get(str(member.pid)) != member])
+    def _watch_survivors(self, tracked: _TrackedTree) -> None:
+        members = tracked.tree.members
+        self._unwatch(
+            tracked, [member for member in tracked.watched if members.get(str(member.pid)) != member]
+        )
         for member in list(members.values()):
-            if member not in plant.watched:
+            if member not in tracked.watched:
                 pidfd = open_member(member)
                 if pidfd is None:
                     del members[str(member.pid)]
                     self._request(_AGAIN)
                     continue
-                plant.watched[member] = pidfd
-                self._poller.watch(pidfd, functools.partial(self._survivor_ended, plant, member))
+                tracked.watched[member] = pidfd
+                self._poller.watch(pidfd, functools.partial(self._survivor_ended, tracked, member))
 
-    def _survivor_ended(self, plant: _TrackedTree, member: Member) -> None:
-        if not pidfds.has_ended(plant.watched[member]):
+    def _survivor_ended(self, tracked: _TrackedTree, member: Member) -> None:
+        if not pidfds.has_ended(tracked.watched[member]):
             return
-        self._unwatch(plant, [member])
-        if plant.tree.members.get(str(member.pid)) == member:
-            del plant.tree.members[str(member.pid)]
+        self._unwatch(tracked, [member])
+        if tracked.tree.members.get(str(member.pid)) == member:
+            del tracked.tree.members[str(member.pid)]
         self._table.dead(member)
-        if not plant.watched:
+        if not tracked.watched:
             self._request(0.0)
 
-    def _unwatch(self, plant: _TrackedTree, members: list[Member]) -> None:
+    def _unwatch(self, tracked: _TrackedTree, members: list[Member]) -> None:
         for member in members:
-            pidfd = plant.watched.pop(member, None)
+            pidfd = tracked.watched.pop(member, None)
             if pidfd is not None:
                 self._poller.unwatch(pidfd)
                 os.close(pidfd)
 
-    def _check_unseen(self, plant: _TrackedTree) -> float | None:
+    def _check_unseen(self, tracked: _TrackedTree) -> float | None:
         """s until the next look for somebody whom the last one did not show; None when there is nobody."""
-        tree = plant.tree
-        locked = not plant.stranger and self._records.is_locked(plant.instance_id)
+        tree = tracked.tree
+        locked = not tracked.stranger and self._records.is_locked(tracked.instance_id)
         if locked:
             marked = self._table.marked(tree)
             if marked:
@@ -276,21 +278,21 @@ class TreeTracker:
         populated = tree.group is not None and tree.group.populated()  # for a moment after an end, too
         if not locked and not populated:
             return None
-        plant.unseen_tries += 1
-        if plant.unseen_tries == _UNSEEN_WARN:
+        tracked.unseen_tries += 1
+        if tracked.unseen_tries == _UNSEEN_WARN:
             if locked:
-                plant.stranger = True
+                tracked.stranger = True
                 _log.warning(
                     "the lock of the ended run of '%s' is held by %s, which cannot be told to be of it; "
                     "what holds it is left alone, and the run counts as gone",
-                    plant.instance_id,
-                    self._records.told_holders(plant.instance_id),
+                    tracked.instance_id,
+                    self._records.told_holders(tracked.instance_id),
                 )
                 return _AGAIN if populated else None
             _log.warning(
                 "something of '%s' is alive and cannot be seen: its cgroup '%s' is not empty; "
                 "end it by hand, or run the daemon as root",
-                plant.instance_id,
+                tracked.instance_id,
                 tree.group and tree.group.path,
             )
-        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0 ** min(plant.unseen_tries, _UNSEEN_WARN))
+        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0 ** min(tracked.unseen_tries, _UNSEEN_WARN))

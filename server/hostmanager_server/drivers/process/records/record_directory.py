@@ -28,7 +28,7 @@ from hostmanager_server.drivers.process.records.record_files import (
     secure_directory,
 )
 from hostmanager_server.drivers.process.records.record_holders import (
-    NotOursError,
+    NotOurRecordError,
     holders_of,
     is_locked,
     lock_holders,
@@ -104,7 +104,7 @@ class Records:
         except OSError as error:
             # Locked by a gate that an earlier daemon died over, which is leaving, or by a process that was
             # passed the descriptor; or something else has that name.
-            if not (isinstance(error, BlockingIOError | NotOursError) or error.errno in _NO_FILE):
+            if not (isinstance(error, BlockingIOError | NotOurRecordError) or error.errno in _NO_FILE):
                 raise
             os.unlink(free)
             draft = _open_draft(free, final)
@@ -239,7 +239,7 @@ class Records:
         return f"{self._directory}/{file_name(instance_id)}{RECORD}"
 
 
-def were_kept_in(directory: Path) -> bool:
+def has_records(directory: Path) -> bool:
     """Whether there was a daemon that kept its records in this directory, which may have been removed."""
     try:
         return directory.exists() or any_removed(directory)

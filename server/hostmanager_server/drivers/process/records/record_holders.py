@@ -35,7 +35,7 @@ _DESCRIPTORS = 20_000
 _log = logging.getLogger(__name__)
 
 
-class NotOursError(OSError):
+class NotOurRecordError(OSError):
     """A file that the daemon does not read as a record; the text says why."""
 
 
@@ -151,15 +151,15 @@ def lock_holders(inode: int) -> list[int]:
 
 
 def must_be_ours(info: os.stat_result, links: int | None = None) -> None:
-    """Raise NotOursError unless this is a regular file of the daemon's user, with so many names if said."""
+    """Raise NotOurRecordError unless the file is regular, the daemon user's, with `links` names."""
     if not stat.S_ISREG(info.st_mode):
-        raise NotOursError(errno.EINVAL, "it is not a regular file")
+        raise NotOurRecordError(errno.EINVAL, "it is not a regular file")
     if info.st_uid != os.geteuid():
-        raise NotOursError(
+        raise NotOurRecordError(
             errno.EPERM, f"it belongs to user id {info.st_uid}, and the daemon is {os.geteuid()}"
         )
     if links is not None and info.st_nlink != links:
-        raise NotOursError(errno.EMLINK, f"it has {info.st_nlink} names (hard links), not {links}")
+        raise NotOurRecordError(errno.EMLINK, f"it has {info.st_nlink} names (hard links), not {links}")
 
 
 def is_locked(file: int) -> bool:
@@ -172,12 +172,12 @@ def is_locked(file: int) -> bool:
 
 
 def read_bounded(file: int) -> bytes:
-    """Read a file from its beginning. Raises NotOursError for one that is longer than any record."""
+    """Read a file from its beginning. Raises NotOurRecordError for one that is longer than any record."""
     data = b""
     while part := os.pread(file, 1 << 16, len(data)):
         data += part
         if len(data) > LONGEST:
-            raise NotOursError(errno.EFBIG, f"it has more than {LONGEST} bytes")
+            raise NotOurRecordError(errno.EFBIG, f"it has more than {LONGEST} bytes")
     return data
 
 
@@ -199,13 +199,13 @@ def _entered(pid: int) -> _Place:
 
 
 def _consider(pid: int, path: str, mount: int, found: dict[tuple[int, int], HeldFile | None]) -> None:
-    """Take note of the file that a process holds. Raises OSError, also NotOursError."""
+    """Take note of the file that a process holds. Raises OSError, also NotOurRecordError."""
     # First what asks no file system: one of a stranger's need not answer.
     if not shares_namespaces(pid):
-        raise NotOursError(errno.EXDEV, "the process is in other namespaces (mount, pid or user)")
+        raise NotOurRecordError(errno.EXDEV, "the process is in other namespaces (mount, pid or user)")
     with _entered(pid) as place:
         if _mount_id(place.descriptor) != mount:
-            raise NotOursError(errno.EXDEV, "it is on another mount than the state directory")
+            raise NotOurRecordError(errno.EXDEV, "it is on another mount than the state directory")
         info = os.fstat(place.descriptor)
         must_be_ours(info, links=0)
         key = info.st_dev, info.st_ino
