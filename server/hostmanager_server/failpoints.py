@@ -1,9 +1,12 @@
-"""Named points at which a test makes the daemon die, freeze or fail.
+"""Failpoints: named steps at which a test makes the daemon die, freeze or fail.
 
-Each stands right after the step that it is named after. None does anything unless the environment of the
-daemon arms it: HOSTMANAGER_FAILPOINTS=recorded:3=kill,committed=freeze kills the daemon the third time it
-has recorded a run and freezes it the first time it has committed. committing@exit_seen=kill kills it as it
-commits for the first time after it has seen an exit.
+Each failpoint stands right after the step of the same name, and does nothing unless an environment variable
+of the daemon arms the failpoint. Two examples:
+
+- HOSTMANAGER_FAILPOINTS=recorded:3=kill,committed=freeze kills the daemon at the third recorded run, and
+  freezes the daemon at the first commit.
+- HOSTMANAGER_FAILPOINTS=committing@exit_observed=kill kills the daemon at the first commit after the first
+  observed exit.
 """
 
 from __future__ import annotations
@@ -19,48 +22,54 @@ VARIABLE = "HOSTMANAGER_FAILPOINTS"
 
 
 class Point(Enum):
-    """A step of the daemon's work. What it does between two of them is lost when it dies there."""
+    """A step of the daemon; a daemon that dies there loses the work done since the previous step."""
 
-    INTENT = "intent"  # the driver was asked to launch; nothing was done
-    SPAWNED = "spawned"  # a child waits in the gate, and nobody has written down that it is there
-    RECORDED = "recorded"  # its record is valid, and it waits in the gate
-    RELEASED = "released"  # it becomes the agent
-    EXIT_SEEN = "exit_seen"  # the main process has ended and was reaped; its record stands
-    STOP_SENT = "stop_sent"  # a signal is on its way
-    COMMITTING = "committing"  # a change is about to be written to the journal
-    COMMITTED = "committed"  # it is on disk, and nobody was told
+    INTENT = "intent"  # the core asked the driver to launch; the driver has done nothing yet
+    SPAWNED = "spawned"  # a child waits in the gate, without a record on disk
+    RECORDED = "recorded"  # the child has a valid record, and waits in the gate
+    RELEASED = "released"  # the child executes the agent
+    EXIT_OBSERVED = "exit_observed"  # the main process was reaped; its record still exists
+    STOP_SENT = "stop_sent"  # the driver sent a signal
+    COMMITTING = "committing"  # the journal is about to write a change
+    COMMITTED = "committed"  # the change is on disk; no client has an answer yet
 
 
-class Deed(Enum):
-    """What happens at an armed point."""
+class Effect(Enum):
+    """The effect of an armed failpoint."""
 
-    KILL = "kill"  # the daemon is ended by SIGKILL
-    FREEZE = "freeze"  # the daemon is stopped by SIGSTOP, until somebody sends SIGCONT
-    ENOSPC = "enospc"  # the step fails for want of space
-    EMFILE = "emfile"  # the step fails for want of descriptors
+    KILL = "kill"  # SIGKILL ends the daemon
+    FREEZE = "freeze"  # SIGSTOP stops the daemon until a SIGCONT
+    ENOSPC = "enospc"  # the step fails: no space left on the device
+    EMFILE = "emfile"  # the step fails: too many open files
 
 
 @dataclass(slots=True)
 class _Armed:
-    count: int  # passes until it happens
-    deed: Deed
-    after: Point | None = None  # passes before the first of this one do not count
+    count: int  # passes left until the effect
+    effect: Effect
+    after: Point | None = None  # passes count only once the daemon has passed this point
 
 
 _armed: dict[Point, _Armed] = {}
 
 
 def arm(environ: Mapping[str, str]) -> None:
-    """Arm what VARIABLE names: NAME[@AFTER][:COUNT]=DEED, separated by commas. Raises ValueError."""
+    """Arm the failpoints that VARIABLE lists.
+
+    The value holds NAME[@AFTER][:COUNT]=EFFECT, separated by commas. Raises ValueError for any other text.
+    """
     for entry in filter(None, environ.get(VARIABLE, "").split(",")):
-        name, _, deed = entry.partition("=")
+        name, _, effect = entry.partition("=")
         name, _, count = name.partition(":")
         name, _, after = name.partition("@")
-        _armed[Point(name)] = _Armed(int(count or 1), Deed(deed), Point(after) if after else None)
+        _armed[Point(name)] = _Armed(int(count or 1), Effect(effect), Point(after) if after else None)
 
 
 def reached(point: Point) -> None:
-    """The daemon has come to this point. Raises OSError where a test wants that."""
+    """Mark the point as reached, and apply the effect if a test armed the point.
+
+    Raises OSError for the effects ENOSPC and EMFILE.
+    """
     if not _armed:
         return
     for waiting in _armed.values():
@@ -69,16 +78,16 @@ def reached(point: Point) -> None:
     if (armed := _armed.get(point)) is not None and armed.after is None:
         armed.count -= 1
         if armed.count == 0:
-            _do(armed.deed)
+            _apply(armed.effect)
 
 
-def _do(deed: Deed) -> None:
-    match deed:
-        case Deed.KILL:
+def _apply(effect: Effect) -> None:
+    match effect:
+        case Effect.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
-        case Deed.FREEZE:
+        case Effect.FREEZE:
             os.kill(os.getpid(), signal.SIGSTOP)
-        case Deed.ENOSPC:
+        case Effect.ENOSPC:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        case Deed.EMFILE:
+        case Effect.EMFILE:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

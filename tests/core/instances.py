@@ -1,4 +1,4 @@
-"""Instances in the states that a test needs."""
+"""Instances with chosen fields, for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hostmanager_server.core.model import Instance, Observed, Standing, Wanted
 
 
 def with_fields(instance: Instance, **changes: object) -> Instance:
-    """Return the instance with other values, named as fields of the instance or of its parts."""
+    """Return the instance with changed fields of itself or of its parts."""
     for name, part in (("wanted", Wanted), ("observed", Observed), ("standing", Standing)):
         own = {field.name for field in fields(part)} & changes.keys()
         if own:

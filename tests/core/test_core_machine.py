@@ -1,4 +1,4 @@
-"""The core against a simulated host that does its worst: what must always hold, holds."""
+"""Invariants of the core under a hostile simulated host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core import lifecycle, plan
+from hostmanager_server.core import config_plan, lifecycle, plan
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, RunKey, Started
 from hostmanager_server.core.lifecycle import TRANSITIONS, next_deadline
@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.core.instances import with_fields
-from tests.core.world import GOOD, Behaviour, Process, World
+from tests.core.simulated_host import GOOD, Behaviour, Process, SimulatedHost
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
@@ -47,7 +47,7 @@ behaviours = st.builds(
 
 @st.composite
 def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
-    earlier = NAMES[: NAMES.index(name)]  # so the dependencies have no cycle
+    earlier = NAMES[: NAMES.index(name)]  # keeps the dependencies free of cycles
     argv = draw(st.sampled_from(["one"] * 6 + ["two"] * 2 + [""]))
     return InstanceSpec(
         name,
@@ -65,19 +65,19 @@ def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
 
 
 class Machine(RuleBasedStateMachine):
-    """Whatever operators, processes and the kernel do; `calm` then asks for what all this is to come to."""
+    """Random requests, processes and events; `calm` checks the outcome."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.host = SimulatedHost()
         self.patch = pytest.MonkeyPatch()
         step = lifecycle._step
 
-        def held_to_transitions(i: Instance, now: Instant, do: list[Action]) -> Instance:
-            after = step(i, now, do)
-            if after.standing.state is not i.standing.state:
-                assert after.standing.state in TRANSITIONS[i.standing.state], (
-                    f"{i.standing.state.value} -> {after.standing.state.value}"
+        def held_to_transitions(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+            after = step(instance, now, actions)
+            if after.standing.state is not instance.standing.state:
+                assert after.standing.state in TRANSITIONS[instance.standing.state], (
+                    f"{instance.standing.state.value} -> {after.standing.state.value}"
                 )
             return after
 
@@ -92,177 +92,174 @@ class Machine(RuleBasedStateMachine):
     @initialize(data=st.data())
     def first_config(self, data: st.DataObject) -> None:
         for name in NAMES[: data.draw(st.integers(1, len(NAMES)))]:
-            self.world.config[name] = data.draw(specs(name))
-            self.world.behaviours[name] = data.draw(behaviours)
+            self.host.config[name] = data.draw(specs(name))
+            self.host.behaviours[name] = data.draw(behaviours)
         self.reload()
-        self.world.step()
+        self.host.step()
 
     # --- the operators
 
     def reload(self) -> None:
-        result = plan.apply_config(self.world.instances, self.world.host(), self.world.now)
+        result = config_plan.apply_config(self.host.instances, self.host.host_spec(), self.host.now)
         self.put(dict(result.changed))
 
     def put(self, changed: dict[str, Instance]) -> None:
         for name, instance in changed.items():
-            old = self.world.instances.get(name)
+            old = self.host.instances.get(name)
             assert old is None or instance.wanted.generation >= old.wanted.generation
             assert old is None or instance.standing.observed_generation >= old.standing.observed_generation
-            if old is None:  # the numbers of its runs begin anew; nothing of an earlier one is alive
-                assert not self.world.alive(name)
-                self.world.numbers.pop(name, None)
-                self.world.gone = {key for key in self.world.gone if key.instance_id != name}
-                self.world.mail = [event for event in self.world.mail if event.run.instance_id != name]
-                self.world.old_mail = [e for e in self.world.old_mail if e.run.instance_id != name]
-                for key in [key for key in self.world.processes if key.instance_id == name]:
-                    del self.world.processes[key]
-            self.world.instances[name] = instance
+            if old is None:  # run numbers start again; no process of an earlier run is alive
+                assert not self.host.alive(name)
+                self.host.numbers.pop(name, None)
+                self.host.gone = {key for key in self.host.gone if key.instance_id != name}
+                self.host.posted = [event for event in self.host.posted if event.run.instance_id != name]
+                self.host.folded = [e for e in self.host.folded if e.run.instance_id != name]
+                for key in [key for key in self.host.processes if key.instance_id == name]:
+                    del self.host.processes[key]
+            self.host.instances[name] = instance
 
     @rule(changes=st.lists(st.tuples(st.one_of(names, st.just(plan.ALL)), targets), min_size=1, max_size=3))
     def set_targets(self, changes: list[tuple[str, Target]]) -> None:
         wanted = [TargetChange(who, target) for who, target in changes]
-        known = [n for n, i in self.world.instances.items() if not i.retired]
+        known = [n for n, instance in self.host.instances.items() if not instance.retired]
         bad = {entry.index for entry in plan.check_targets(known, wanted)}
         good = [change for index, change in enumerate(wanted) if index not in bad]
-        self.put(plan.set_targets(self.world.instances, good))
+        self.put(plan.set_targets(self.host.instances, good))
 
     @rule(name=names)
     def restart(self, name: str) -> None:
-        if not plan.check_restart(self.world.instances, [name]):
-            self.put(plan.restart(self.world.instances, [name]))
+        if not plan.check_restart(self.host.instances, [name]):
+            self.put(plan.restart(self.host.instances, [name]))
 
     @rule(name=names, data=st.data())
     def change_config(self, name: str, data: st.DataObject) -> None:
-        self.world.config[name] = data.draw(specs(name))
+        self.host.config[name] = data.draw(specs(name))
         self.reload()
 
     @rule(name=names)
     def drop_from_config(self, name: str) -> None:
-        self.world.config.pop(name, None)
+        self.host.config.pop(name, None)
         self.reload()
 
     # --- the processes
 
     @rule(name=names, behaviour=behaviours)
     def behave(self, name: str, behaviour: Behaviour) -> None:
-        self.world.behaviours[name] = behaviour
+        self.host.behaviours[name] = behaviour
 
     def alive(self, data: st.DataObject) -> RunKey:
-        return data.draw(st.sampled_from([key for name in NAMES for key in self.world.alive(name)]))
+        return data.draw(st.sampled_from([key for name in NAMES for key in self.host.alive(name)]))
 
-    @precondition(lambda self: any(map(self.world.alive, NAMES)))
-    @rule(data=st.data(), status=statuses, told=st.booleans())
-    def crash(self, data: st.DataObject, status: ExitStatus, told: bool) -> None:
+    @precondition(lambda self: any(map(self.host.alive, NAMES)))
+    @rule(data=st.data(), status=statuses, folded=st.booleans())
+    def crash(self, data: st.DataObject, status: ExitStatus, *, folded: bool) -> None:
         key = self.alive(data)
-        if self.world.processes[key].main:
-            self.world.end_main(key, status)
-        if told:
-            self.read_the_mail()
+        if self.host.processes[key].main:
+            self.host.end_main(key, status)
+        if folded:
+            self.fold_posted_events()
 
-    @precondition(lambda self: any(map(self.world.alive, NAMES)))
+    @precondition(lambda self: any(map(self.host.alive, NAMES)))
     @rule(data=st.data())
     def grandchild_ends(self, data: st.DataObject) -> None:
-        self.world.end_grandchild(self.alive(data))
+        self.host.end_grandchild(self.alive(data))
 
     @rule(name=names)
     def found_running(self, name: str) -> None:
-        """Something started by others, as a driver may find it."""
-        i = self.world.instances.get(name)
-        if i is None or i.observed.run is not None or i.spec.process is None or self.world.alive(name):
+        """Let the driver find a process that the daemon did not start."""
+        instance = self.host.instances.get(name)
+        if (
+            instance is None
+            or instance.observed.run is not None
+            or instance.spec.process is None
+            or self.host.alive(name)
+        ):
             return
-        key = RunKey(name, i.standing.runs + 1)
-        self.world.numbers[name] = key.number
-        self.world.processes[key] = Process(GOOD, self.world.now.mono, ready_said=True)
-        run = Run(key.number, Phase.READY, i.spec.process, 99, self.world.now, adopted=True)
-        self.world.instances[name] = with_fields(i, run=run, runs=key.number)
+        key = RunKey(name, instance.standing.runs + 1)
+        self.host.numbers[name] = key.number
+        self.host.processes[key] = Process(GOOD, self.host.now.mono, ready_posted=True)
+        run = Run(key.number, Phase.READY, instance.spec.process, 99, self.host.now, adopted=True)
+        self.host.instances[name] = with_fields(instance, run=run, runs=key.number)
 
-    # --- the ways of the events
+    # --- lost, repeated and reordered events
 
-    @precondition(lambda self: self.world.mail)
+    @precondition(lambda self: self.host.posted)
     @rule(data=st.data())
-    def lose_a_sighting(self, data: st.DataObject) -> None:
-        """Only that nothing is left may not be lost: the driver goes on until it is told so."""
-        losable = [e for e in self.world.mail if isinstance(e, Started | Ready | Exited)]
+    def lose_an_event(self, data: st.DataObject) -> None:
+        """Lose an event other than Gone, which the driver repeats until the daemon knows."""
+        losable = [e for e in self.host.posted if isinstance(e, Started | Ready | Exited)]
         if losable:
-            self.world.mail.remove(data.draw(st.sampled_from(losable)))
+            self.host.posted.remove(data.draw(st.sampled_from(losable)))
 
-    @precondition(lambda self: self.world.mail)
+    @precondition(lambda self: self.host.posted)
     @rule(data=st.data())
     def double_an_event(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.world.mail) - 1))
-        self.world.mail.insert(index, self.world.mail[index])
+        index = data.draw(st.integers(0, len(self.host.posted) - 1))
+        self.host.posted.insert(index, self.host.posted[index])
 
-    @precondition(lambda self: self.world.old_mail)
+    @precondition(lambda self: self.host.folded)
     @rule(data=st.data())
     def repeat_an_old_event(self, data: st.DataObject) -> None:
-        self.world.mail.append(data.draw(st.sampled_from(self.world.old_mail[-20:])))
+        self.host.posted.append(data.draw(st.sampled_from(self.host.folded[-20:])))
 
-    @precondition(lambda self: len(self.world.mail) > 1)
+    @precondition(lambda self: len(self.host.posted) > 1)
     @rule(data=st.data())
     def swap_started_and_ready(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.world.mail) - 2))
-        first, second = self.world.mail[index : index + 2]
+        index = data.draw(st.integers(0, len(self.host.posted) - 2))
+        first, second = self.host.posted[index : index + 2]
         if first.run != second.run or (isinstance(first, Started) and isinstance(second, Ready)):
-            self.world.mail[index : index + 2] = [second, first]
+            self.host.posted[index : index + 2] = [second, first]
 
     # --- the supervisor
 
     @rule()
-    def decide_before_the_mail_is_read(self) -> None:
-        self.world.step()
+    def decide_before_events_are_folded(self) -> None:
+        self.host.step()
 
     @rule()
-    def read_the_mail(self) -> None:
-        self.world.deliver()
-        self.world.step()
+    def fold_posted_events(self) -> None:
+        self.host.fold_posted()
+        self.host.step()
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 15.0, 16.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
-        self.world.step()
-        self.world.advance(seconds)
+        self.host.step()
+        self.host.advance(seconds)
 
     @invariant()
-    def nobody_lives_twice(self) -> None:
+    def no_instance_runs_twice(self) -> None:
         for name in NAMES:
-            assert len(self.world.alive(name)) <= 1
+            assert len(self.host.alive(name)) <= 1
 
     @rule()
     def calm(self) -> None:
-        """Everything behaves from now on: what is wanted comes true, and then it is quiet."""
-        world = self.world
-        world.behaviours.clear()
-        for process in world.processes.values():
+        """Let all processes behave well: every target is reached, and the host is quiet."""
+        host = self.host
+        host.behaviours.clear()
+        for process in host.processes.values():
             process.behaviour = replace(process.behaviour, ready_after=GOOD.ready_after)
-        world.step()
-        world.advance(
-            150.0
-        )  # the longest: KILL after 15 s, thrice in a row for dependents; a backoff of 30 s
-        world.advance(125.0)
-        for name, i in world.instances.items():
-            assert not i.retired, f"{name} is still on the list"
-            assert i.wanted.successor is None
-            assert not i.wanted.restart
-            if i.spec.process is None and i.observed.run is None:
-                assert i.standing.state is State.UNKNOWN
-            elif world.expected_up(name):
-                assert i.standing.state is State.UP, (
-                    f"I3: {name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
-                )
-            elif i.wanted.target is Target.UP and not i.standing.finished:
-                assert i.standing.state is State.START, (
-                    f"{name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
-                )
-                assert any(not world.expected_up(d) for d in i.spec.depends_on)
+        host.step()
+        host.advance(150.0)  # three stops in a row take 15 s each until KILL; the backoff takes 30 s
+        host.advance(125.0)
+        for name, instance in host.instances.items():
+            assert not instance.retired, f"{name} is still tracked"
+            assert instance.wanted.successor is None
+            assert not instance.wanted.restart
+            if instance.spec.process is None and instance.observed.run is None:
+                assert instance.standing.state is State.UNKNOWN
+            elif host.expected_up(name):
+                assert instance.standing.state is State.UP, f"I3: {name}: {instance.standing}"
+            elif instance.wanted.target is Target.UP and not instance.standing.finished:
+                assert instance.standing.state is State.START, f"{name}: {instance.standing}"
+                assert any(not host.expected_up(d) for d in instance.spec.depends_on)
             else:
-                assert i.standing.state is State.DOWN, (
-                    f"I3: {name} is {i.standing.state.value} ({i.standing.reason}: {i.standing.message})"
-                )
-            if i.settled:
-                assert i.standing.observed_generation == i.wanted.generation
-            assert stability(i.standing.fail_times, world.now) == 1.0
-            assert next_deadline(i) is None, f"{name} is quiet, and yet it is to be looked at again"
-            if i.standing.state is State.UP:
-                assert i.standing.failures == 0, "forgotten after a minute up"
+                assert instance.standing.state is State.DOWN, f"I3: {name}: {instance.standing}"
+            if instance.settled:
+                assert instance.standing.observed_generation == instance.wanted.generation
+            assert stability(instance.standing.fail_times, host.now) == 1.0
+            assert next_deadline(instance) is None, f"{name} is quiet, but has a deadline"
+            if instance.standing.state is State.UP:
+                assert instance.standing.failures == 0, "a minute up clears the failures"
 
 
 Machine.TestCase.settings = settings(

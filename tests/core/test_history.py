@@ -1,4 +1,4 @@
-"""What a daemon knew of an instance is known to the next one, as far as it still holds."""
+"""Histories across daemons: the part that still holds, and the part that does not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def running(**changes: object) -> Instance:
     return with_fields(up, **changes)
 
 
-def test_what_has_finished_stays_so() -> None:
+def test_a_finished_instance_stays_finished() -> None:
     instance = with_history(new_instance(SPEC), history(finished=True), NOW)
     decision = decide(instance, NOW)
     assert decision.actions == ()
@@ -51,14 +51,14 @@ def test_what_has_finished_stays_so() -> None:
     assert history_of(decision.instance) == history(finished=True)
 
 
-def test_what_was_backing_off_goes_on_until_its_moment() -> None:
+def test_a_backoff_continues_under_the_next_daemon() -> None:
     past = history(failures=3, fail_times=(NOW,), retry_at=NOW.plus(20.0))
     instance = decide(with_history(new_instance(SPEC), past, NOW), NOW).instance
     assert (instance.standing.state, instance.standing.deadline) == (State.START_AT, NOW.plus(20.0))
     assert decide(instance, NOW.plus(20.0)).instance.standing.state is State.WAIT_START
 
 
-def test_what_finished_and_is_to_be_down_may_be_started_again() -> None:
+def test_a_finished_instance_with_the_target_down_can_be_started() -> None:
     down = with_fields(new_instance(SPEC), target=Target.DOWN)
     instance = with_history(down, history(finished=True), NOW)
     up = set_targets({"a": instance}, [TargetChange("a", Target.UP)])["a"]
@@ -66,7 +66,7 @@ def test_what_finished_and_is_to_be_down_may_be_started_again() -> None:
     assert not instance.standing.finished
 
 
-def test_what_runs_is_not_finished_and_its_failures_are_forgotten_in_time() -> None:
+def test_a_running_instance_is_not_finished_and_sheds_its_failures_in_time() -> None:
     past = history(failures=2, retry_at=NOW, finished=True)
     instance = with_history(running(), past, NOW)
     assert (instance.standing.runs, instance.standing.restarts, instance.standing.failures) == (9, 6, 2)
@@ -75,7 +75,7 @@ def test_what_runs_is_not_finished_and_its_failures_are_forgotten_in_time() -> N
     assert decide(instance, later).instance.standing.failures == 0
 
 
-def test_what_ended_unseen_fails_once_more_than_is_remembered() -> None:
+def test_an_unobserved_exit_adds_one_failure_to_the_history() -> None:
     instance = with_history(running(run=None, last_exit=NEW_EXIT), history(failures=2), NOW)
     decided = decide(instance, NOW).instance
     assert decided.observed.last_exit == NEW_EXIT
@@ -83,12 +83,12 @@ def test_what_ended_unseen_fails_once_more_than_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("change", [{"agent_class": "Another"}, {"management": Management.DOCKER}])
-def test_the_history_of_another_class_or_management_is_none_of_its(change: dict[str, object]) -> None:
+def test_a_history_of_another_class_or_management_is_void(change: dict[str, object]) -> None:
     instance = new_instance(SPEC)
     assert with_history(instance, history(finished=True, **change), NOW) == instance
 
 
-def test_what_never_failed_nor_ended_has_no_history() -> None:
+def test_an_instance_without_failures_and_exits_has_no_history() -> None:
     assert history_of(running()) is None
     assert history_of(retire(running(last_exit=OLD_EXIT))) is None
     assert history_of(successor_of(running(last_exit=OLD_EXIT), SPEC, Target.UP)) is not None
@@ -102,7 +102,7 @@ def test_failures_that_leave_the_window_add_nothing() -> None:
     assert not adds_nothing(past, replace(past, failures=1))
 
 
-def test_what_runs_goes_on_when_it_is_not_known_what_was_asked_of_it() -> None:
+def test_a_running_instance_keeps_running_when_its_target_was_lost() -> None:
     instance = decide(running(target=Target.DOWN, target_lost=True), NOW).instance
     assert (instance.wanted.target, instance.standing.state, instance.wanted.target_lost) == (
         Target.UP,
@@ -111,26 +111,26 @@ def test_what_runs_goes_on_when_it_is_not_known_what_was_asked_of_it() -> None:
     )
 
 
-def test_a_service_that_is_not_seen_yet_is_spared_when_it_is_found_running() -> None:
+def test_a_service_found_running_keeps_running_when_its_target_was_lost() -> None:
     spec = InstanceSpec("a", "Agent", Management.DOCKER, service=SERVICE)
-    unseen = with_fields(new_instance(spec, Target.DOWN), target_lost=True)
-    assert decide(unseen, NOW).instance.wanted.target_lost
+    unobserved = with_fields(new_instance(spec, Target.DOWN), target_lost=True)
+    assert decide(unobserved, NOW).instance.wanted.target_lost
     run = Run(1, Phase.READY, SERVICE, adopted=True)
-    found = decide(with_fields(unseen, out_of_sight="", run=run, runs=1), NOW).instance
+    found = decide(with_fields(unobserved, unobservable="", run=run, runs=1), NOW).instance
     assert (found.wanted.target, found.standing.state) == (Target.UP, State.UP)
-    absent = decide(with_fields(unseen, out_of_sight=""), NOW).instance
+    absent = decide(with_fields(unobserved, unobservable=""), NOW).instance
     assert (absent.wanted.target, absent.wanted.target_lost) == (Target.DOWN, False)
 
 
-def test_what_is_asked_for_anew_is_known() -> None:
-    keep_running_if_journal_lost = running(target=Target.DOWN, target_lost=True)
-    asked = set_targets({"a": keep_running_if_journal_lost}, [TargetChange("a", Target.DOWN)])["a"]
+def test_a_new_request_replaces_a_lost_target() -> None:
+    lost = running(target=Target.DOWN, target_lost=True)
+    asked = set_targets({"a": lost}, [TargetChange("a", Target.DOWN)])["a"]
     assert decide(asked, NOW).instance.standing.state is State.WAIT_DEAD
-    reasons = [a.reason for a in decide(keep_running_if_journal_lost, NOW).actions if isinstance(a, LogEntry)]
+    reasons = [a.reason for a in decide(lost, NOW).actions if isinstance(a, LogEntry)]
     assert reasons == ["TargetLost"]
 
 
-def test_what_is_to_run_once_and_has_begun_is_over_when_nothing_is_left_of_it() -> None:
+def test_a_started_run_without_restarts_is_finished_when_it_is_gone() -> None:
     once = replace(SPEC, restart=RestartPolicy(RestartWhen.NEVER))
     begun = history_of(running(spec=once, run=replace(RUN, started=NOW)))
     assert begun is not None

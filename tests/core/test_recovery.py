@@ -1,4 +1,4 @@
-"""What the next daemon makes of the runs that it finds."""
+"""Recovery of runs from an earlier daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STARTED = Instant(100.0, 1_700_000_100.0)
 ENDED = Adopted(
     RunKey("a", 3), 77, STARTED, ProcessSpec(("a",)), ended=ExitStatus(), gone=True, agent_class="Agent"
 )
-SEEN = Exit(ExitStatus(code=2), Instant(150.0, 1_700_000_150.0), False, "ended with code 2", STARTED, 77)
+RECORDED = Exit(ExitStatus(code=2), Instant(150.0, 1_700_000_150.0), False, "ended with code 2", STARTED, 77)
 SPECS = {"a": spec("a")}
 
 
@@ -25,30 +25,38 @@ def history(last_exit: Exit) -> Recovered:
     return Recovered({"a": Target.UP}, {"a": History("Agent", Management.HOST, last_exit=last_exit)})
 
 
-def test_an_end_that_nobody_saw_is_told() -> None:
-    found, notes = recover_runs([ENDED], SPECS, Recovered(), NOW)
-    assert [note.reason for note in notes] == ["EndedUnseen"]
-    assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)  # whence it is lost
-    told = found["a"].observed.last_exit
-    assert told is not None
-    assert (told.status, told.at, told.expected, told.pid) == (ExitStatus(), NOW, False, 77)
+def test_an_unobserved_exit_is_reported() -> None:
+    found, entries = recover_runs([ENDED], SPECS, Recovered(), NOW)
+    assert [entry.reason for entry in entries] == ["EndedUnseen"]
+    assert (found["a"].observed.run, found["a"].standing.state) == (
+        None,
+        State.UP,
+    )  # the next decision handles the exit
+    last_exit = found["a"].observed.last_exit
+    assert last_exit is not None
+    assert (last_exit.status, last_exit.at, last_exit.expected, last_exit.pid) == (
+        ExitStatus(),
+        NOW,
+        False,
+        77,
+    )
 
 
-def test_an_end_that_the_earlier_daemon_saw_is_not_told_again() -> None:
-    assert recover_runs([ENDED], SPECS, history(SEEN), NOW) == ({}, [])
+def test_a_recorded_exit_is_not_reported_again() -> None:
+    assert recover_runs([ENDED], SPECS, history(RECORDED), NOW) == ({}, [])
 
 
-def test_an_end_of_an_earlier_run_is_no_end_of_this_one() -> None:
-    earlier = replace(SEEN, pid=76)
-    found, notes = recover_runs([ENDED], SPECS, history(earlier), NOW)
-    assert [note.reason for note in notes] == ["EndedUnseen"]
+def test_an_exit_of_an_earlier_run_does_not_count() -> None:
+    earlier = replace(RECORDED, pid=76)
+    found, entries = recover_runs([ENDED], SPECS, history(earlier), NOW)
+    assert [entry.reason for entry in entries] == ["EndedUnseen"]
     assert found["a"].observed.last_exit is not None
     assert found["a"].observed.last_exit.pid == 77
 
 
-def test_what_a_run_left_behind_goes_on_being_ended_without_another_failure() -> None:
-    found, notes = recover_runs([replace(ENDED, gone=False)], SPECS, history(SEEN), NOW)
-    assert [note.reason for note in notes] == ["Adopted"]
+def test_the_stop_of_a_recovered_tree_continues_without_another_failure() -> None:
+    found, entries = recover_runs([replace(ENDED, gone=False)], SPECS, history(RECORDED), NOW)
+    assert [entry.reason for entry in entries] == ["Adopted"]
     run = found["a"].observed.run
     assert run is not None
     assert (run.phase, run.stop_stage, found["a"].standing.state) == (
@@ -56,4 +64,4 @@ def test_what_a_run_left_behind_goes_on_being_ended_without_another_failure() ->
         StopStage.SIGNAL,
         State.WAIT_DEAD,
     )
-    assert found["a"].observed.last_exit == SEEN
+    assert found["a"].observed.last_exit == RECORDED

@@ -1,4 +1,4 @@
-"""The stability number, beside that of OCS."""
+"""The stability of an instance, compared with OCS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def instants(*moments: float) -> tuple[Instant, ...]:
 
 
 def as_ocs(times: list[float], now: float, window: float = 120.0) -> float:
-    """stability_factor of ocs/agents/host_manager/drivers.py, with its clock as an argument."""
+    """Return stability_factor of ocs/agents/host_manager/drivers.py at a given time."""
     if not times:
         return 1.0
     times = [t for t in times[-200:-1] if t >= now - window] + times[-1:]
@@ -43,13 +43,13 @@ def test_each_failure_costs_five_seconds_over_its_age(ages: list[float], expecte
     assert stability(failures, Instant(now, 0.0)) == pytest.approx(expected)
 
 
-def test_a_lone_old_failure_is_forgotten_where_ocs_never_does() -> None:
+def test_a_single_old_failure_does_not_count_unlike_in_ocs() -> None:
     assert as_ocs([0.0], 500.0) == pytest.approx(0.99)
     assert stability(instants(0.0), Instant(500.0, 0.0)) == 1.0
 
 
 @given(st.lists(st.floats(0.01, 119.9), max_size=60))
-def test_within_the_window_it_is_the_number_of_ocs(ages: list[float]) -> None:
+def test_within_the_window_the_stability_equals_that_of_ocs(ages: list[float]) -> None:
     now = 1000.0
     moments = sorted(now - age for age in ages)
     expected = as_ocs(moments, now)
@@ -58,7 +58,9 @@ def test_within_the_window_it_is_the_number_of_ocs(ages: list[float]) -> None:
 
 
 @given(st.lists(st.floats(0.0, 130.0), max_size=60), st.floats(0.0, 200.0))
-def test_it_stays_within_0_and_1_and_only_recovers_without_failures(ages: list[float], later: float) -> None:
+def test_the_stability_stays_within_0_and_1_and_only_recovers_without_failures(
+    ages: list[float], later: float
+) -> None:
     failures = instants(*sorted(1000.0 - age for age in ages))
     before = stability(failures, Instant(1000.0, 0.0))
     after = stability(failures, Instant(1000.0 + later, 0.0))
@@ -66,7 +68,7 @@ def test_it_stays_within_0_and_1_and_only_recovers_without_failures(ages: list[f
 
 
 @given(st.lists(st.floats(0.0, 200.0), max_size=200))
-def test_what_is_forgotten_makes_no_difference(ages: list[float]) -> None:
+def test_forgotten_failures_make_no_difference(ages: list[float]) -> None:
     now = Instant(1000.0, 0.0)
     failures = instants(*sorted(1000.0 - age for age in ages))
     kept = remember(failures, now)
@@ -75,7 +77,7 @@ def test_what_is_forgotten_makes_no_difference(ages: list[float]) -> None:
 
 
 @given(st.floats(0.0, 1e9, allow_subnormal=False))
-def test_a_failure_is_forgotten_at_the_moment_announced_for_it(moment: float) -> None:
+def test_a_failure_stops_counting_at_its_deadline(moment: float) -> None:
     (failure,) = instants(moment)
     assert remember((failure,), failure.plus(WINDOW)) == ()
     assert stability((failure,), failure.plus(WINDOW)) == 1.0

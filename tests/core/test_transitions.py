@@ -1,4 +1,4 @@
-"""The table of transitions: all of it happens, nothing else does, and the docs show it."""
+"""The table of transitions: complete, exact, and shown in the docs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
 
 from tests.core.instances import with_fields
-from tests.core.script import PROCESS, make
+from tests.core.scripted_instance import PROCESS, make
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "states.md"
@@ -34,13 +34,13 @@ def live_through_everything() -> None:
     s.ready()
     s.ends(1)
     s.target(Target.DOWN)  # while backing off
-    s.facts(waiting_for=("b",))
+    s.neighbours(waiting_for=("b",))
     s.target(Target.UP)  # waits
     s.target(Target.DOWN)
-    s.facts()
+    s.neighbours()
     s.target(Target.UP)
     s.until_state_deadline()  # the start runs out of time
-    s.ends()  # and is tried again
+    s.ends()  # and the next attempt follows
     s.until_state_deadline()
     s.start_failed()
     s.until_state_deadline()
@@ -55,29 +55,29 @@ def live_through_everything() -> None:
         s.ends(0)
     s = make(process=None, problem="no command")
     s.decide()
-    s.i = replace(s.i, spec=replace(s.i.spec, process=PROCESS))
+    s.instance = replace(s.instance, spec=replace(s.instance.spec, process=PROCESS))
     s.decide()
     s = make(Target.DOWN)
-    s.i = with_fields(s.i, service=ServiceStatus(restarting=True))
+    s.instance = with_fields(s.instance, service=ServiceStatus(restarting=True))
     s.decide()
     s = make(Target.PASSIVE)
-    s.i = with_fields(s.i, run=Run(1, Phase.READY, PROCESS), runs=1)
+    s.instance = with_fields(s.instance, run=Run(1, Phase.READY, PROCESS), runs=1)
     s.decide()
 
 
 def test_every_transition_of_the_table_happens_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[tuple[State, State]] = set()
+    observed: set[tuple[State, State]] = set()
     step = lifecycle._step
 
-    def traced(i: Instance, now: Instant, do: list[Action]) -> Instance:
-        after = step(i, now, do)
-        if after.standing.state is not i.standing.state:
-            seen.add((i.standing.state, after.standing.state))
+    def traced(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+        after = step(instance, now, actions)
+        if after.standing.state is not instance.standing.state:
+            observed.add((instance.standing.state, after.standing.state))
         return after
 
     monkeypatch.setattr(lifecycle, "_step", traced)
     live_through_everything()
-    assert seen == {(state, to) for state, followers in TRANSITIONS.items() for to in followers}
+    assert observed == {(state, to) for state, followers in TRANSITIONS.items() for to in followers}
 
 
 def test_the_page_shows_the_present_table() -> None:
@@ -95,12 +95,12 @@ def test_the_page_explains_every_state() -> None:
     assert {state.value for state in State} <= set(rows)
 
 
-# The functions that take a reason, and the names that hold one.
-TAKE_A_REASON = {"Note", "_stand", "_note", "_change", "_start_failed"}
+# Functions with a reason among their arguments.
+TAKE_A_REASON = {"LogEntry", "_entry", "_change", "_move", "start_failed"}
 
 
 def reasons_in(source: str) -> set[str]:
-    """Return the reasons that a module gives: arguments, defaults and values of variables named `reason`."""
+    """Return the reasons in a module: arguments, defaults and variables named `reason`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         given: list[ast.expr | None] = []
@@ -119,9 +119,10 @@ def reasons_in(source: str) -> set[str]:
     return found
 
 
-def test_the_search_for_reasons_finds_those_of_each_way_to_write_them() -> None:
+def test_the_search_for_reasons_finds_every_notation() -> None:
     source = (
-        'Note(K.UP, "One"); self._note("Two", x); f(reason="Three" if i else "Four"); reason: str = "Five"'
+        'LogEntry(EntryKind.UP, "One"); self._entry("Two", x); '
+        'f(reason="Three" if i else "Four"); reason: str = "Five"'
     )
     assert reasons_in(source) == {"One", "Two", "Three", "Four", "Five"}
 

@@ -10,12 +10,12 @@ from typing import Protocol
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, ServiceObserved, StartFailed
 from hostmanager_server.core.spec import InstanceSpec, Management, ReadinessProbe
-from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCalls
+from hostmanager_server.drivers.compose.cli.process import ComposeCalls
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
-from hostmanager_server.drivers.contract import Poller
+from hostmanager_server.drivers.contract import CallSoon, Poller
 
 from tests.docker_engine import ComposeProject
 from tests.fakes.driver import Behaviour

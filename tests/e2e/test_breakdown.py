@@ -93,7 +93,7 @@ def test_want_of_descriptors_takes_nothing_back_and_loses_nothing(site: Site) ->
     poor = site.start(wait=False, program=limited(64))
     assert poor.process.wait(60) == 1
     said = poor.log.read_text()
-    assert "cannot take back what an earlier daemon left running" in said or "descriptors" in said
+    assert "cannot recover the processes of an earlier daemon" in said or "descriptors" in said
     assert "This is a bug" not in said
     third = site.start()
     third.wait_for_all(UP)

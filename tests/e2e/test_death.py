@@ -355,7 +355,7 @@ def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> No
     # The runtime record is gone, and what came of the run is not on disk yet.
     command = ["sh", "-c", "echo ran >> once; while [ ! -e end ]; do sleep 0.1; done"]
     site.write([{"instance-id": "once", "command": command, "restart": "never"}])
-    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing@exit_seen=kill"}
+    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing@exit_observed=kill"}
     daemon = site.start()
     daemon.wait_for("once", UP)
     daemon.reload()  # all that came before is on disk when that is answered

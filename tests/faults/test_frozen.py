@@ -70,7 +70,7 @@ def test_what_ended_while_the_daemon_was_frozen_is_handled_once(site: Site) -> N
 
 
 def test_a_daemon_that_freezes_in_the_middle_of_an_exit_goes_on_where_it_was(site: Site) -> None:
-    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "exit_seen=freeze"}
+    site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "exit_observed=freeze"}
     daemon = three(site)
     before = pids(daemon)
     os.kill(before["a"], signal.SIGKILL)

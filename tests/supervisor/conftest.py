@@ -1,4 +1,4 @@
-"""The engine and the manager, played by hand on a clock that a test turns."""
+"""A harness for the reconciler and the manager, on a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def spec(instance_id: str, agent_class: str = "Agent", **changes: object) -> Ins
 
 
 @dataclass
-class Bench:
-    """A manager without its thread. `turn` is one round of that."""
+class ManagerHarness:
+    """A manager without a supervisor thread; `turn` plays the thread."""
 
     removals_kept: int = 10_000
     poller: FakePoller = field(default_factory=FakePoller)
@@ -41,47 +41,47 @@ class Bench:
     def _begin(self, left: Recovered) -> None:
         stopped = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped, removals_kept=self.removals_kept)
-        self.engine = Reconciler(self.store, self.poller.now)
-        self.driver = FakeDriver(self.poller, self.engine.post, self.host)
-        self.engine.driver = self.driver
-        self.manager = RequestHandler(self.engine, self.store, self.journal, self.poller.now, left)
+        self.reconciler = Reconciler(self.store, self.poller.now)
+        self.driver = FakeDriver(self.poller, self.reconciler.post, self.host)
+        self.reconciler.driver = self.driver
+        self.manager = RequestHandler(self.reconciler, self.store, self.journal, self.poller.now, left)
 
     def die(self) -> None:
-        """The daemon ends without warning, and another begins; its manager is to be started."""
+        """Kill the daemon, and begin another with a stopped manager."""
         self.driver.disown()
         self._begin(Recovered(dict(self.journal.targets), dict(self.journal.histories)))
 
     @property
     def instances(self) -> Mapping[str, Instance]:
-        return self.engine.instances
+        return self.reconciler.instances
 
     def start(self, *specs: InstanceSpec) -> Accepted:
-        return self.manager.start(ReadConfig(HostSpec("host", specs)), (), False)
+        return self.manager.start(ReadConfig(HostSpec("host", specs)), ())
 
     def reload(self, *specs: InstanceSpec) -> Accepted:
-        return self.manager.update(ReadConfig(HostSpec("host", specs)), (), False)
+        return self.manager.update(ReadConfig(HostSpec("host", specs)), ())
 
     def turn(self) -> None:
-        """Rounds until nothing is left to do at this moment."""
+        """Run rounds until no work is left at the present time."""
         for _ in range(1000):
-            more = self.engine.step()
+            more = self.reconciler.step()
             self.manager.save_decisions()
             if not more:
                 self.manager.finish_stopping()
-            due = self.engine.next_deadline()
+            due = self.reconciler.next_deadline()
             self.poller.advance(0.0)
-            if not more and (due is None or due > self.poller.now().mono) and not self.engine._dirty:
+            if not more and (due is None or due > self.poller.now().mono) and not self.reconciler._dirty:
                 return
         raise AssertionError("the engine never comes to rest")
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, waking up where the supervisor would."""
+        """Let time pass, with a round at each moment when the supervisor would wake up."""
         until = self.poller.now().mono + seconds
         self.turn()
         while True:
             now = self.poller.now().mono
             waits = [until - now]
-            if (due := self.engine.next_deadline()) is not None:
+            if (due := self.reconciler.next_deadline()) is not None:
                 waits.append(due - now)
             if (call := self.poller.next_call) is not None:
                 waits.append(call)
@@ -95,13 +95,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def harness() -> ManagerHarness:
+    return ManagerHarness()
 
 
 @contextlib.contextmanager
 def unchanged(read: Callable[[], object]) -> Iterator[None]:
-    """What `read` gives is the same after the block."""
+    """Check that `read` returns the same value before and after the block."""
     before = read()
     yield
     assert read() == before

@@ -1,4 +1,4 @@
-"""The one wait of the supervisor's thread."""
+"""The event loop of the supervisor thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 30.0
 
 
 class Running:
-    """A loop on a thread of its own."""
+    """A loop that runs on a thread."""
 
     def __init__(self) -> None:
         self.loop = Loop()
@@ -24,21 +24,23 @@ class Running:
         self.thread.start()
 
     def barrier(self) -> None:
-        """Wait until everything posted so far has run."""
+        """Wait until the loop has run all callbacks posted so far."""
         done = threading.Event()
         self.loop.call_soon(done.set)
         assert done.wait(PATIENCE)
 
     def is_waiting(self) -> bool:
-        """Whether the thread sleeps for events, not for its turn to run; where the kernel does not tell what
-        it sleeps for, that is assumed."""
+        """Return whether the thread sleeps in epoll.
+
+        Kernels without wait channels do not tell the reason of the sleep; any sleep counts there.
+        """
         task = Path(f"/proc/self/task/{self.thread.native_id}")
         where = (task / "wchan").read_text()
         sleeps = "\nState:\tS" in (task / "status").read_text()
         return sleeps and (where == "0" or "ep" in where)  # ep_poll, do_epoll_wait
 
     def switches(self) -> int:
-        """How often the thread has gone to sleep."""
+        """Return the number of voluntary context switches of the thread."""
         text = Path(f"/proc/self/task/{self.thread.native_id}/status").read_text()
         return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
@@ -52,7 +54,7 @@ def running() -> Iterator[Running]:
     it.loop.close()
 
 
-def test_what_many_threads_post_runs_once_and_in_order(running: Running) -> None:
+def test_callbacks_of_many_threads_run_once_and_in_order(running: Running) -> None:
     ran: list[tuple[int, int]] = []
 
     def post(who: int) -> None:
@@ -78,7 +80,7 @@ def test_a_callback_that_raises_does_not_end_the_loop(running: Running) -> None:
     assert running.thread.is_alive()
 
 
-def test_timers_come_in_the_order_of_their_time_and_not_when_cancelled(running: Running) -> None:
+def test_timers_fire_in_the_order_of_their_times_unless_cancelled(running: Running) -> None:
     ran: list[str] = []
     done = threading.Event()
 
@@ -95,12 +97,12 @@ def test_timers_come_in_the_order_of_their_time_and_not_when_cancelled(running: 
     assert ran == ["sooner", "later"]
 
 
-def test_a_descriptor_is_watched_until_it_is_not(running: Running) -> None:
+def test_a_descriptor_is_watched_until_unwatch(running: Running) -> None:
     fd = os.eventfd(0)
-    seen: list[int] = []
+    values: list[int] = []
 
     def readable() -> None:
-        seen.append(os.eventfd_read(fd))
+        values.append(os.eventfd_read(fd))
         done.set()
 
     done = threading.Event()
@@ -112,7 +114,7 @@ def test_a_descriptor_is_watched_until_it_is_not(running: Running) -> None:
     running.barrier()
     os.eventfd_write(fd, 1)
     running.barrier()
-    assert seen == [7]
+    assert values == [7]
     os.close(fd)
 
 
@@ -123,7 +125,7 @@ def test_an_idle_loop_is_not_woken(running: Running) -> None:
         running.barrier()
         end = time.monotonic() + PATIENCE
         before = -1
-        while not running.is_waiting() or before != running.switches():  # it goes to sleep
+        while not running.is_waiting() or before != running.switches():  # the thread goes to sleep
             assert time.monotonic() < end
             before = running.switches()
             other.barrier()
@@ -141,7 +143,7 @@ def test_an_idle_loop_is_not_woken(running: Running) -> None:
         other.loop.close()
 
 
-def test_a_loop_that_is_closed_takes_posts_without_a_word() -> None:
+def test_a_closed_loop_ignores_callbacks() -> None:
     loop = Loop()
     loop.close()
     loop.call_soon(lambda: None)

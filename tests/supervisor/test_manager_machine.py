@@ -1,4 +1,4 @@
-"""Manager, engine and store over fake agents, against a model of what operators asked for."""
+"""The manager over fake agents, against a model of the requested targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
-from tests.supervisor.conftest import Bench, spec
+from tests.supervisor.conftest import ManagerHarness, spec
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
@@ -31,12 +31,12 @@ behaviours = st.builds(
 )
 changes = st.lists(
     st.builds(
-        TargetChange, st.sampled_from([*NAMES, ALL, "nobody"]), st.sampled_from([Target.UP, Target.DOWN])
+        TargetChange, st.sampled_from([*NAMES, ALL, "unknown"]), st.sampled_from([Target.UP, Target.DOWN])
     ),
     min_size=1,
     max_size=4,
 )
-QUIET = 400.0  # s: longer than every backoff and every escalation together
+QUIET = 400.0  # s; longer than all backoffs and escalations together
 
 
 @st.composite
@@ -56,12 +56,12 @@ def configs(draw: st.DrawFn) -> tuple[InstanceSpec, ...]:
 class ManagerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(removals_kept=2)
+        self.harness = ManagerHarness(removals_kept=2)
         self.running = ManagerState.STOPPED
         self.wanted: dict[str, tuple[str, Target]] = {}  # class and target, by id
         self.config: tuple[InstanceSpec, ...] = ()
-        self.cursor = self.bench.store.revision
-        self.seen: dict[str, Instance] = {}
+        self.cursor = self.harness.store.revision
+        self.read_instances: dict[str, Instance] = {}
 
     # --- requests
 
@@ -69,7 +69,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def start(self, config: tuple[InstanceSpec, ...], asked: list[TargetChange]) -> None:
         read = ReadConfig(HostSpec("host", config))
         try:
-            self.bench.manager.start(read, asked, False)
+            self.harness.manager.start(read, asked)
         except RequestError:
             assert self.running is not ManagerState.STOPPED or not self.fits(asked, config)
         else:
@@ -80,24 +80,24 @@ class ManagerMachine(RuleBasedStateMachine):
             self.ask(asked)
 
     @rule(asked=changes, validate=st.booleans())
-    def update(self, asked: list[TargetChange], validate: bool) -> None:
-        before = dict(self.bench.instances)
+    def update(self, asked: list[TargetChange], *, validate: bool) -> None:
+        before = dict(self.harness.instances)
         try:
-            self.bench.manager.update(None, asked, validate)
+            self.harness.manager.update(None, asked, validate_only=validate)
         except RequestError:
             assert self.running is not ManagerState.RUNNING or not self.fits(asked)
-            assert dict(self.bench.instances) == before, "all or nothing"
+            assert dict(self.harness.instances) == before, "a rejected request changes nothing"
         else:
             assert self.fits(asked)
             if validate:
-                assert dict(self.bench.instances) == before
+                assert dict(self.harness.instances) == before
             else:
                 self.ask(asked)
 
     @rule(config=configs())
     def reload(self, config: tuple[InstanceSpec, ...]) -> None:
         try:
-            self.bench.manager.update(ReadConfig(HostSpec("host", config)), (), False)
+            self.harness.manager.update(ReadConfig(HostSpec("host", config)), ())
         except RequestError:
             assert self.running is not ManagerState.RUNNING
             return
@@ -110,104 +110,104 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(who=names)
     def restart(self, who: str) -> None:
-        before = dict(self.bench.instances)
+        before = dict(self.harness.instances)
         try:
-            self.bench.manager.restart([who])
+            self.harness.manager.restart([who])
         except RequestError:
             asked = self.wanted.get(who)
             assert self.running is not ManagerState.RUNNING or asked is None or asked[1] is Target.DOWN
-            assert dict(self.bench.instances) == before
+            assert dict(self.harness.instances) == before
 
     @rule()
     def stop(self) -> None:
         done: Future[Accepted] = Future()
-        self.bench.manager.stop(done)
+        self.harness.manager.stop(done)
         if self.running is ManagerState.RUNNING:
             self.wanted = {i: (name, Target.DOWN) for i, (name, _) in self.wanted.items()}
-        self.bench.pass_time(QUIET)
+        self.harness.pass_time(QUIET)
         assert done.result(0)
-        assert not self.bench.host.runs, "I8: stopped means that nothing is alive"
+        assert not self.harness.host.runs, "I8: a stopped manager has no live process"
         self.running = ManagerState.STOPPED
 
     def fits(self, asked: list[TargetChange], config: tuple[InstanceSpec, ...] | None = None) -> bool:
         ids = set(self.wanted) if config is None else {s.instance_id for s in config}
-        return {change.who for change in asked} <= {ALL, *ids}
+        return {change.instance_id for change in asked} <= {ALL, *ids}
 
     def ask(self, asked: list[TargetChange]) -> None:
         for change in asked:
-            for who in self.wanted if change.who == ALL else [change.who]:
+            for who in self.wanted if change.instance_id == ALL else [change.instance_id]:
                 self.wanted[who] = (self.wanted[who][0], change.target)
 
-    # --- what happens
+    # --- the agents and the daemon
 
     @rule(who=names, behaviour=behaviours)
     def behave(self, who: str, behaviour: Behaviour) -> None:
-        self.bench.host.behave(who, behaviour)
+        self.harness.host.behave(who, behaviour)
 
     @rule(who=names, code=st.integers(0, 2))
     def crash(self, who: str, code: int) -> None:
-        self.bench.host.crash(who, ExitStatus(code))
+        self.harness.host.crash(who, ExitStatus(code))
 
     @precondition(lambda self: self.running is ManagerState.RUNNING)
     @rule(crashed=st.sets(names), away=st.sampled_from([0.0, 0.5, 40.0]))
     def die(self, crashed: set[str], away: float) -> None:
-        """What is acknowledged is on disk; the rest of what the daemon was at is lost."""
-        self.bench.manager.save()
-        self.bench.die()
-        before = {run.key: run.pid for run in self.bench.host.runs if run.leader}
+        """Kill the daemon: acknowledged requests are on disk, all else is lost."""
+        self.harness.manager.save()
+        self.harness.die()
+        before = {run.key: run.pid for run in self.harness.host.runs if run.leader}
         for who in crashed:
-            self.bench.host.crash(who, ExitStatus(1))
-        self.bench.poller.advance(away)
-        alive = {run.key.instance_id: run for run in self.bench.host.runs}
-        self.bench.manager.start(ReadConfig(HostSpec("host", self.config)), (), True)
-        self.cursor, self.seen = 0, {}
-        for who, tracked in self.bench.store.snapshot().instances.items():
+            self.harness.host.crash(who, ExitStatus(1))
+        self.harness.poller.advance(away)
+        alive = {run.key.instance_id: run for run in self.harness.host.runs}
+        self.harness.manager.start(ReadConfig(HostSpec("host", self.config)), (), tolerant=True)
+        self.cursor, self.read_instances = 0, {}
+        for who, tracked in self.harness.store.snapshot().instances.items():
             run = alive.get(who)
             shown = tracked.instance.observed.run
             if run is not None and run.leader:
-                assert shown is not None, "I4: nobody is told that what runs does not"
+                assert shown is not None, "I4: a live run is missing from the snapshot"
                 assert shown.pid == run.pid
                 assert before[run.key] == run.pid, "I9"
             elif tracked.instance.standing.state is State.UP:
-                assert run is not None, "I4: nobody is told that what has ended is up"
+                assert run is not None, "I4: an ended run is shown as up"
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.5, 5.0, 40.0]))
     def wait(self, seconds: float) -> None:
-        self.bench.pass_time(seconds)
+        self.harness.pass_time(seconds)
 
     @rule()
     def step(self) -> None:
-        self.bench.engine.step()
+        self.harness.reconciler.step()
 
     @rule()
     def read(self) -> None:
-        """A watcher that looks now and then."""
-        changes = self.bench.store.changes_since(self.cursor)
+        """Read the changes, as an occasional watcher."""
+        changes = self.harness.store.changes_since(self.cursor)
         if changes is None:
-            snapshot = self.bench.store.snapshot()
-            self.seen = {i: t.instance for i, t in snapshot.instances.items()}
+            snapshot = self.harness.store.snapshot()
+            self.read_instances = {i: t.instance for i, t in snapshot.instances.items()}
             assert snapshot.revision > self.cursor
             self.cursor = snapshot.revision
             return
         assert changes.revision >= self.cursor
-        assert all(t.revision > self.cursor for t in changes.instances), "I4: nothing is repeated"
+        assert all(t.revision > self.cursor for t in changes.instances), "I4: no change is repeated"
         for gone in changes.removed:
-            self.seen.pop(gone, None)
-        self.seen.update({t.instance.instance_id: t.instance for t in changes.instances})
+            self.read_instances.pop(gone, None)
+        self.read_instances.update({t.instance.instance_id: t.instance for t in changes.instances})
         self.cursor = changes.revision
-        published = self.bench.store.snapshot().instances
-        assert self.seen == {i: t.instance for i, t in published.items()}
+        published = self.harness.store.snapshot().instances
+        assert self.read_instances == {i: t.instance for i, t in published.items()}
 
     @rule()
     def settle(self) -> None:
-        """I3: with well-behaved agents and time, what runs is what is wanted."""
+        """Check I3: with well-behaved agents and time, each target is reached."""
         for name in NAMES:
-            self.bench.host.behave(name, Behaviour())
-        self.bench.pass_time(QUIET)
-        self.bench.pass_time(QUIET)
-        instances = self.bench.instances
+            self.harness.host.behave(name, Behaviour())
+        self.harness.pass_time(QUIET)
+        self.harness.pass_time(QUIET)
+        instances = self.harness.instances
         assert instances.keys() == self.wanted.keys()
-        runs = {run.key.instance_id for run in self.bench.host.runs}
+        runs = {run.key.instance_id for run in self.harness.host.runs}
         startable = {i for i, instance in instances.items() if not instance.observed.waiting_for}
         for who, (agent_class, target) in self.wanted.items():
             instance = instances[who]
@@ -218,24 +218,24 @@ class ManagerMachine(RuleBasedStateMachine):
             )
             assert instance.standing.observed_generation == instance.wanted.generation or not up
             unmet = [d for d in instance.spec.depends_on if d not in runs]
-            assert instance.standing.state is not State.START or unmet, "nothing waits without a reason"
-        assert self.bench.store.snapshot().manager.state is self.running
+            assert instance.standing.state is not State.START or unmet, "an instance waits without a reason"
+        assert self.harness.store.snapshot().manager.state is self.running
 
-    # --- what always holds
+    # --- invariants
 
     @invariant()
     def never_two(self) -> None:
-        alive = [run.key.instance_id for run in self.bench.host.runs]
+        alive = [run.key.instance_id for run in self.harness.host.runs]
         assert len(alive) == len(set(alive)), "I1"
 
     @invariant()
     def down_is_down(self) -> None:
-        for who, instance in self.bench.instances.items():
+        for who, instance in self.harness.instances.items():
             if instance.standing.state in (State.DOWN, State.START_AT) and instance.observed.run is None:
-                assert not self.bench.alive(who), "I8"
+                assert not self.harness.alive(who), "I8"
 
     def teardown(self) -> None:
-        self.bench.engine.publish()
+        self.harness.reconciler.publish()
         self.read()
         self.settle()
 

@@ -1,4 +1,4 @@
-"""What is to outlive the daemon is acknowledged when it is on disk, not before; and is written once."""
+"""Persistence: one write for each change, and an answer once the change is on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXIT = Exit(ExitStatus(code=1), NOW, False, "ended with code 1")
 
 
 class SlowJournal(MemoryJournal):
-    """Has stored when the test says so."""
+    """A journal that the test tells when a write is done."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,62 +43,62 @@ def tracked(**changes: object) -> dict[str, Instance]:
     return {"a": with_fields(new_instance(spec("a")), **changes)}
 
 
-def test_a_request_for_what_is_being_written_waits_for_that(journal: SlowJournal) -> None:
-    memory = Persistence(journal, Recovered())
-    first = memory.save(RUNNING, tracked())
-    second = memory.save(RUNNING, tracked())
+def test_a_request_waits_for_an_unfinished_write_of_the_same_change(journal: SlowJournal) -> None:
+    persistence = Persistence(journal, Recovered())
+    first = persistence.save(RUNNING, tracked())
+    second = persistence.save(RUNNING, tracked())
     assert first is not None
     assert second is first
     journal.saves[0].set_result(None)
-    assert memory.save(RUNNING, tracked()) is None
+    assert persistence.save(RUNNING, tracked()) is None
     assert len(journal.saves) == 1
 
 
-def test_a_request_for_what_could_not_be_written_waits_for_it_to_be(journal: SlowJournal) -> None:
-    memory = Persistence(journal, Recovered())
-    memory.save(RUNNING, tracked())
+def test_a_request_waits_for_the_repetition_of_a_failed_write(journal: SlowJournal) -> None:
+    persistence = Persistence(journal, Recovered())
+    persistence.save(RUNNING, tracked())
     for number in range(2):
         journal.saves[number].set_exception(OSError("no room"))
-        again = memory.save(RUNNING, tracked())
+        again = persistence.save(RUNNING, tracked())
         assert again is journal.saves[number + 1]
         assert not again.done()
     journal.saves[2].set_result(None)
-    assert memory.save(RUNNING, tracked()) is None
+    assert persistence.save(RUNNING, tracked()) is None
 
 
-def test_nothing_is_written_of_an_instance_that_nothing_happened_to(journal: SlowJournal) -> None:
-    memory = Persistence(journal, Recovered())
-    memory.save(RUNNING, tracked())
-    memory.save_histories(tracked(runs=1), ["a"])
+def test_an_instance_without_a_history_causes_no_write(journal: SlowJournal) -> None:
+    persistence = Persistence(journal, Recovered())
+    persistence.save(RUNNING, tracked())
+    persistence.save_histories(tracked(runs=1), ["a"])
     assert len(journal.saves) == 1
     assert journal.histories == {}
 
 
-def test_that_failures_grow_old_is_not_written(journal: SlowJournal) -> None:
-    memory = Persistence(journal, Recovered())
+def test_outdated_failures_cause_no_write(journal: SlowJournal) -> None:
+    persistence = Persistence(journal, Recovered())
     failed = tracked(failures=1, restarts=1, fail_times=(NOW, NOW.plus(1.0)), last_exit=EXIT)
-    memory.save(RUNNING, failed, ["a"])
-    memory.save_histories({"a": with_fields(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
-    memory.save_histories({"a": with_fields(failed["a"], fail_times=())}, ["a"])
+    persistence.save(RUNNING, failed, ["a"])
+    persistence.save_histories({"a": with_fields(failed["a"], fail_times=(NOW.plus(1.0),))}, ["a"])
+    persistence.save_histories({"a": with_fields(failed["a"], fail_times=())}, ["a"])
     assert len(journal.saves) == 1
     more = {"a": with_fields(failed["a"], fail_times=(NOW.plus(2.0),))}
-    memory.save_histories(more, ["a"])
+    persistence.save_histories(more, ["a"])
     assert journal.histories == {"a": history_of(more["a"])}
 
 
-def test_the_history_of_what_is_gone_is_forgotten(journal: SlowJournal) -> None:
+def test_the_history_of_a_removed_instance_is_forgotten(journal: SlowJournal) -> None:
     journal.histories = {"gone": History("Agent", Management.HOST, finished=True)}
-    memory = Persistence(journal, Recovered(histories=dict(journal.histories)))
-    memory.to_restore(tracked())
-    memory.save(RUNNING, tracked(last_exit=EXIT), ["a"])
+    persistence = Persistence(journal, Recovered(histories=dict(journal.histories)))
+    persistence.take_recovered()
+    persistence.save(RUNNING, tracked(last_exit=EXIT), ["a"])
     assert list(journal.histories) == ["a"]
-    memory.save(RUNNING, {}, ["a"])
+    persistence.save(RUNNING, {}, ["a"])
     assert journal.histories == {}
 
 
-def test_what_is_brought_down_at_the_end_is_not_remembered_as_asked_for(journal: SlowJournal) -> None:
-    memory = Persistence(journal, Recovered())
-    memory.save(RUNNING, tracked())
-    memory.keep()
-    assert memory.save(ManagerState.STOPPING, tracked(target=Target.DOWN)) is None
+def test_a_stop_at_the_end_of_the_daemon_is_not_stored_as_a_target(journal: SlowJournal) -> None:
+    persistence = Persistence(journal, Recovered())
+    persistence.save(RUNNING, tracked())
+    persistence.close()
+    assert persistence.save(ManagerState.STOPPING, tracked(target=Target.DOWN)) is None
     assert len(journal.saves) == 1

@@ -1,4 +1,4 @@
-"""The supervisor as other threads see it: futures."""
+"""The supervisor as other threads use it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 30.0
 
 
 class Daemon:
-    """A supervisor over fake agents."""
+    """A supervisor with fake agents."""
 
     def __init__(self) -> None:
         self.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
@@ -70,7 +70,7 @@ def test_an_answer_names_the_revision_that_shows_it(daemon: Daemon) -> None:
     assert down.generations == {"a": daemon.store.snapshot().instances["a"].instance.wanted.generation}
 
 
-def test_a_stop_is_answered_when_nothing_is_alive(daemon: Daemon) -> None:
+def test_a_stop_is_answered_when_no_process_is_alive(daemon: Daemon) -> None:
     daemon.supervisor.start_manager().result(PATIENCE)
     both = [daemon.supervisor.stop_manager(), daemon.supervisor.stop_manager()]
     for future in both:
@@ -79,7 +79,7 @@ def test_a_stop_is_answered_when_nothing_is_alive(daemon: Daemon) -> None:
     assert daemon.state is ManagerState.STOPPED
 
 
-def test_a_refusal_comes_as_the_error_of_the_future(daemon: Daemon) -> None:
+def test_a_rejection_is_the_exception_of_the_future(daemon: Daemon) -> None:
     with pytest.raises(WrongStateError, match="StartManager"):
         daemon.supervisor.update([TargetChange("a", Target.UP)]).result(PATIENCE)
     daemon.supervisor.start_manager().result(PATIENCE)
@@ -87,7 +87,7 @@ def test_a_refusal_comes_as_the_error_of_the_future(daemon: Daemon) -> None:
         daemon.supervisor.update([TargetChange("x", Target.UP)]).result(PATIENCE)
 
 
-def test_a_config_with_errors_is_refused_unless_told_to_be_tolerant(daemon: Daemon) -> None:
+def test_a_config_with_errors_is_rejected_unless_tolerant(daemon: Daemon) -> None:
     good, daemon.config = daemon.config, ReadConfig(None)
     with pytest.raises(ConfigError):
         daemon.supervisor.start_manager().result(PATIENCE)
@@ -99,7 +99,7 @@ def test_a_config_with_errors_is_refused_unless_told_to_be_tolerant(daemon: Daem
     assert set(daemon.store.snapshot().instances) == {"a", "b"}
 
 
-def test_a_reader_of_configs_that_raises_is_told_to_who_asked(daemon: Daemon) -> None:
+def test_an_error_of_the_config_reader_goes_to_the_caller(daemon: Daemon) -> None:
     def fail() -> ReadConfig:
         raise ValueError("on purpose")
 
@@ -125,7 +125,7 @@ def test_a_request_that_is_cancelled_before_its_turn_is_not_carried_out(daemon: 
     assert targets == {"a": Target.UP, "b": Target.DOWN}
 
 
-def test_who_leaves_while_everything_stops_keeps_nobody_else_waiting(daemon: Daemon) -> None:
+def test_a_cancelled_stop_request_does_not_hold_up_the_others(daemon: Daemon) -> None:
     daemon.supervisor.start_manager().result(PATIENCE)
     leaving: Future[object] = daemon.supervisor.stop_manager()  # type: ignore[assignment]  # only cancelled
     leaving.cancel()
@@ -133,14 +133,14 @@ def test_who_leaves_while_everything_stops_keeps_nobody_else_waiting(daemon: Dae
     assert daemon.state is ManagerState.STOPPED
 
 
-def test_disowning_leaves_what_runs() -> None:
+def test_disowned_processes_run_on() -> None:
     daemon = Daemon()
     daemon.supervisor.start_manager().result(PATIENCE)
     daemon.supervisor.close(disown=True)
     assert {run.key.instance_id for run in daemon.host.runs} == {"a", "b"}
 
 
-def test_a_bug_of_the_engine_is_told_to_the_owner(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_reconciler_calls_on_failure(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> int:
         raise ValueError("on purpose")
 
@@ -149,13 +149,13 @@ def test_a_bug_of_the_engine_is_told_to_the_owner(daemon: Daemon, monkeypatch: p
     assert daemon.broken.wait(PATIENCE)
 
 
-def test_problems_of_a_good_config_come_as_warnings(daemon: Daemon) -> None:
+def test_warnings_of_a_good_config_are_part_of_the_answer(daemon: Daemon) -> None:
     warning = Problem(Severity.WARNING, "unknown key", "site.yaml", 2, 1)
     daemon.config = ReadConfig(daemon.config.spec, (warning,))
     assert daemon.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
 
 
-def test_what_is_asked_for_as_it_closes_is_begun_before_and_left_to_the_next(
+def test_a_request_before_close_is_carried_out_and_its_run_disowned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     daemon = Daemon()
@@ -163,7 +163,7 @@ def test_what_is_asked_for_as_it_closes_is_begun_before_and_left_to_the_next(
     daemon.supervisor.start_manager().result(PATIENCE)
     done: list[str] = []
     for name in ("launch", "disown", "close"):
-        monkeypatch.setattr(daemon.driver, name, _told(done, name, getattr(daemon.driver, name)))
+        monkeypatch.setattr(daemon.driver, name, _recorded(done, name, getattr(daemon.driver, name)))
     held, both_are_asked = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -175,8 +175,8 @@ def test_what_is_asked_for_as_it_closes_is_begun_before_and_left_to_the_next(
     up = daemon.supervisor.update([TargetChange("a", Target.UP)])
     closing = threading.Thread(target=daemon.supervisor.close, kwargs={"disown": True})
     closing.start()
-    inbox = daemon.supervisor._loop._inbox
-    while len(inbox) < 3:  # the update, and what `close` has to do
+    inbox = daemon.supervisor._loop._callbacks
+    while len(inbox) < 3:  # the update, and the callbacks of `close`
         time.sleep(0.001)
     both_are_asked.set()
     closing.join(PATIENCE)
@@ -185,9 +185,9 @@ def test_what_is_asked_for_as_it_closes_is_begun_before_and_left_to_the_next(
     assert "launch" not in done[3:]
 
 
-def _told(done: list[str], name: str, call: Callable[..., None]) -> Callable[..., None]:
-    def told(*arguments: object) -> None:
+def _recorded(done: list[str], name: str, call: Callable[..., None]) -> Callable[..., None]:
+    def recorded(*arguments: object) -> None:
         done.append(name)
         call(*arguments)
 
-    return told
+    return recorded

@@ -1,4 +1,4 @@
-"""Actions: what the core wants done, for the supervisor to carry out."""
+"""Actions: commands of the core that the supervisor carries out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Send a signal to a run's main process, or to its whole tree."""
+    """Send a signal to the main process of a run, or to its whole process tree."""
 
     run: RunKey
     signum: int
@@ -38,7 +38,7 @@ def listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take a retired instance off the list."""
+    """Stop tracking a retired instance."""
 
     instance_id: str
 

@@ -1,4 +1,4 @@
-"""Announcements: event log entries about files, the engine and the journal."""
+"""Event log entries about input files, the Docker engine and the journal."""
 
 from __future__ import annotations
 
@@ -13,48 +13,89 @@ from hostmanager_server.core.manager_status import SCF, ParseStatus, Problem
 from hostmanager_server.core.spec import HostSpec
 
 
-def journal_entry(problem: str, moment: Instant) -> LogEntry:
-    """The journal has begun to fail, for this reason; or works again, when there is none."""
+class SiteConfig(Protocol):
+    """A site config after reading.
+
+    `ok` is False if the config has errors. Then `spec` holds the last good config, or None without one.
+    """
+
+    @property
+    def spec(self) -> HostSpec | None:
+        """The instances of the host."""
+
+    @property
+    def ok(self) -> bool:
+        """True without errors; warnings do not count."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All errors and warnings."""
+
+    @property
+    def file(self) -> str:
+        """The path of the file."""
+
+    @property
+    def host(self) -> str:
+        """The name of the host."""
+
+
+def journal_entry(problem: str, now: Instant) -> LogEntry:
+    """Return the entry for a failing journal, or, without a problem, a recovered one."""
     if problem:
-        return LogEntry(EntryKind.DAEMON, "JournalFailed", problem, moment, severity=Severity.ERROR)
-    message = "the journal is written again: all that was asked for is on disk"
-    return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, moment)
+        return LogEntry(EntryKind.DAEMON, "JournalFailed", problem, now, severity=Severity.ERROR)
+    message = "the journal works again: every request is on disk"
+    return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, now)
 
 
-def catalog_entries(before: Catalog, after: Catalog, moment: Instant) -> Iterator[LogEntry]:
-    """What a new catalog says that the one before did not."""
+def config_entries(config: SiteConfig, now: Instant) -> Iterator[LogEntry]:
+    """Yield the entries about a read of the site config."""
+    if config.ok:
+        yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", now)
+    else:
+        message = f"cannot use {config.file}: the file has errors; the last good config stays in force"
+        yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, now, severity=Severity.ERROR)
+    for problem in config.problems:
+        yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), now, severity=problem.severity)
+
+
+def catalog_entries(before: Catalog, after: Catalog, now: Instant) -> Iterator[LogEntry]:
+    """Yield entries about compose files with other problems than before."""
     for file, problems in after.problems.items():
         if before.problems.get(file) == problems:
             continue
         if _usable(problems):
-            yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {file}", moment)
+            yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {file}", now)
         else:
-            message = f"cannot use {file}; what it last said stays in force"
-            yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
+            message = f"cannot use {file}: the file has errors; its last good content stays in force"
+            yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, now, severity=Severity.ERROR)
         for problem in problems:
-            yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)
+            yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), now, severity=problem.severity)
 
 
-def survey_entries(before: Survey, after: Survey, moment: Instant) -> Iterator[LogEntry]:
-    """What a new survey of the engine says that the one before did not."""
+def survey_entries(before: Survey, after: Survey, now: Instant) -> Iterator[LogEntry]:
+    """Yield entries about the engine's loss or return, and about new orphans."""
     if after.problem and after.problem != before.problem:
-        yield LogEntry(EntryKind.DAEMON, "EngineLost", after.problem, moment, severity=Severity.ERROR)
+        yield LogEntry(EntryKind.DAEMON, "EngineLost", after.problem, now, severity=Severity.ERROR)
     elif before.problem and not after.problem:
-        yield LogEntry(EntryKind.DAEMON, "EngineBack", "the docker engine answers again", moment)
+        yield LogEntry(EntryKind.DAEMON, "EngineBack", "the docker engine answers again", now)
     for container_id, orphan in after.orphans.items():
         if container_id not in before.orphans:
             message = (
                 f"container {container_id[:12]} is an orphan: "
                 f"service {orphan.service!r} is not in {orphan.compose_file}"
             )
-            yield LogEntry(EntryKind.DAEMON, "OrphanFound", message, moment, severity=Severity.WARNING)
+            yield LogEntry(EntryKind.DAEMON, "OrphanFound", message, now, severity=Severity.WARNING)
 
 
 def parse_status(
-    known: Mapping[str, ParseStatus], catalog: Catalog, survey: Survey, moment: Instant
+    known: Mapping[str, ParseStatus], catalog: Catalog, survey: Survey, now: Instant
 ) -> dict[str, ParseStatus]:
-    """How the input files were read, as OCS shows it: that of a compose file fails as well when the states of
-    its services cannot be known. What has not changed keeps its time."""
+    """Return the parse status of every input file, by file name, as in OCS.
+
+    While the engine cannot report the states of services, each compose file fails as well. An unchanged
+    status keeps its time.
+    """
     status = {name: each for name, each in known.items() if name == SCF}
     for file, problems in catalog.problems.items():
         if survey.problem:
@@ -65,36 +106,9 @@ def parse_status(
         if before is not None and before.problems == all_problems:
             status[file] = before
         else:
-            status[file] = ParseStatus(_usable(all_problems), moment, all_problems)
+            status[file] = ParseStatus(_usable(all_problems), now, all_problems)
     return status
 
 
 def _usable(problems: tuple[Problem, ...]) -> bool:
     return all(problem.severity is not Severity.ERROR for problem in problems)
-
-
-class SiteConfig(Protocol):
-    """A site config as it was read. With errors it is not `ok`; `spec` is None then, or what it said before
-    it had them."""
-
-    @property
-    def spec(self) -> HostSpec | None: ...
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def problems(self) -> tuple[Problem, ...]: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-
-
-def config_entries(config: SiteConfig, moment: Instant) -> Iterator[LogEntry]:
-    """How the reading went."""
-    if config.ok:
-        yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", moment)
-    else:
-        message = f"cannot use {config.file}; the last good config stays in force"
-        yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, moment, severity=Severity.ERROR)
-    for problem in config.problems:
-        yield LogEntry(EntryKind.CONFIG, "ConfigProblem", str(problem), moment, severity=problem.severity)

@@ -1,4 +1,4 @@
-"""The services of the managed compose files, matched with the instances of the site config."""
+"""The catalog of compose services, and their match with configured instances."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ServiceSpec, Target
 
-# OCS's class of a compose service that the site config does not know.
+# OCS's agent class for a compose service without an entry in the site config.
 UNCLAIMED = "[docker]"
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A compose project: one or more files under one name. `inactive` services are not started by a plain
-    `up`, as none of their profiles is active."""
+    """A compose project: one or more files under one name.
+
+    A plain `up` does not start the `inactive` services, as none of their profiles is active.
+    """
 
     name: str
     files: tuple[str, ...]  # absolute
@@ -26,16 +28,18 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What the managed compose files say. A file that cannot be used has problems, and keeps the project that
-    it last had, if any."""
+    """The content of the managed compose files.
 
-    prefix: str = "ocs-"  # with an instance id, the name of its service (OCS: --docker-service-prefix)
+    For a file with errors, `problems` lists the errors, and `projects` keeps the last good content, if any.
+    """
+
+    prefix: str = "ocs-"  # prefix + instance id = service name (OCS: --docker-service-prefix)
     projects: tuple[Project, ...] = ()
-    problems: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)  # by file, all good ones too
+    problems: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)  # by file, good files included
 
     @property
     def services(self) -> dict[str, ServiceSpec]:
-        """By name. Of two services of one name the first is managed."""
+        """All services by name; of two services with one name, the first."""
         found: dict[str, ServiceSpec] = {}
         for project in self.projects:
             for name, service in project.services.items():
@@ -43,7 +47,7 @@ class Catalog:
         return found
 
     def started_with(self, service: ServiceSpec) -> set[str]:
-        """The names of the services that compose starts with this one: itself, and what it depends on."""
+        """Return the names of the service and of its dependencies in the project."""
         siblings = {
             name: s for p in self.projects if p.files == service.files for name, s in p.services.items()
         }
@@ -58,12 +62,15 @@ class Catalog:
 
     @property
     def inactive(self) -> frozenset[str]:
+        """The names of the services without an active profile."""
         return frozenset().union(*(project.inactive for project in self.projects))
 
 
 def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
-    """The host with the compose service of each `docker` instance, and an instance for each service that no
-    instance claims; those are only observed."""
+    """Return the host with a compose service for each `docker` instance.
+
+    Each service without an instance in the site config gets a passive instance.
+    """
     services = catalog.services
     claimed: set[str] = set()
     instances: list[InstanceSpec] = []
@@ -89,12 +96,13 @@ def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
 
 def _no_service(name: str, catalog: Catalog) -> str:
     if not catalog.problems:
-        return f"there is no service {name!r}: no compose file is managed; give one with --docker-compose"
+        return f"no service {name!r}: no compose file is managed; give one with --docker-compose"
     broken = [
         file
         for file, problems in catalog.problems.items()
         if any(problem.severity is Severity.ERROR for problem in problems)
     ]
     if broken:
-        return f"no service {name!r} is known: see what is wrong with {', '.join(broken)}"
-    return f"no service {name!r} in {', '.join(catalog.problems)}; add it, or change --docker-service-prefix"
+        return f"no service {name!r}: there are errors in {', '.join(broken)}; correct them"
+    files = ", ".join(catalog.problems)
+    return f"no service {name!r} in {files}; add the service, or change --docker-service-prefix"

@@ -1,4 +1,4 @@
-"""What the engine has of a compose service: OCS's service record."""
+"""Compose services, orphans and new tags, as reported by the Docker engine."""
 
 from __future__ import annotations
 
@@ -6,37 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 UNKNOWN_IMAGE = "unknown"
-NO_EXIT_CODE = 127  # OCS's, of a service that has no container
+NO_EXIT_CODE = 127  # as in OCS, for a service without a container
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """Facts about a service. With several replicas those of one stand for all: of one that runs, if any."""
+    """The engine's status of a compose service; OCS's service record.
 
-    image_id: str = UNKNOWN_IMAGE  # what the wanted tag means now
-    container_id: str = ""  # empty: there is no container
+    With several replicas, the fields describe one replica: a running replica if the service has any.
+    """
+
+    image_id: str = UNKNOWN_IMAGE  # image that the wanted tag names now
+    container_id: str = ""  # empty: the service has no container
     container_name: str = ""
     running: bool = False
-    running_image: str = ""  # id of the image that the container was made from
+    running_image: str = ""  # id of the image of the container
     exit_code: int = NO_EXIT_CODE
-    status: str = ""  # the engine's word
-    health: str = ""  # the engine's word; empty: it has no health check
-    pid: int = 0  # of the container's main process, as the host numbers it
+    status: str = ""  # in the engine's words
+    health: str = ""  # in the engine's words; empty: no health check
+    pid: int = 0  # of the container's main process, in the host's PID namespace
     running_replicas: int = 0
-    container_ids: tuple[str, ...] = ()  # of all replicas, in the order of their numbers
-    definition_changed: bool = False  # made from another definition than the compose file has now
-    restarting: bool = False  # nothing runs, and the engine is about to start it again by itself
+    container_ids: tuple[str, ...] = ()  # of all replicas, ordered by replica number
+    definition_changed: bool = False  # the compose file changed after the container was created
+    restarting: bool = False  # no replica runs, and the engine is about to restart one
 
     @property
     def outdated(self) -> bool:
-        """It runs, and starting it anew would run something else."""
+        """True if the service runs, and a restart would change its image or definition."""
         return self.running and (self.running_image != self.image_id or self.definition_changed)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the engine has beside the services: `new_tags` by instance id, `orphans` by container id.
-    `problem`: why none of it is known; a sentence."""
+    """The engine's containers and tags that belong to no managed service.
+
+    `orphans` has container ids as keys, `new_tags` has instance ids. `problem` says why both are unknown, or
+    is empty.
+    """
 
     orphans: Mapping[str, Orphan] = field(default_factory=dict)
     new_tags: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +51,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A container of a managed compose file whose service is no longer in that file."""
+    """A container of a service that its managed compose file no longer defines."""
 
     container_id: str
     compose_file: str

@@ -10,7 +10,7 @@ from hostmanager_server.core.model import Exit
 
 
 class EntryKind(Enum):
-    """What an event of the log is about."""
+    """The subject of an event log entry; the values are words of the wire contract."""
 
     DAEMON = "daemon"
     MANAGER = "manager"
@@ -26,6 +26,8 @@ class EntryKind(Enum):
 
 
 class Severity(Enum):
+    """The severity of a log entry, or of a problem in an input file."""
+
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
@@ -33,7 +35,10 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """Put something that happened into the event log."""
+    """One entry of the event log.
+
+    `reason` is a CamelCase word for programs, listed in docs/states.md; `message` is a sentence for people.
+    """
 
     kind: EntryKind
     reason: str

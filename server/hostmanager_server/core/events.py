@@ -1,4 +1,7 @@
-"""Events: what drivers see, as facts for the core. A lost or doubled one does no harm."""
+"""Driver events: facts about runs and services.
+
+A lost or repeated event does no harm: the core decides from the folded facts.
+"""
 
 from __future__ import annotations
 
@@ -10,50 +13,62 @@ from hostmanager_server.core.spec import ProcessSpec
 
 @dataclass(frozen=True, slots=True, order=True)
 class Instant:
-    """A moment on two clocks: `mono` (s, CLOCK_BOOTTIME) to reckon with, `wall` (s since 1970) to show."""
+    """A time on two clocks.
+
+    `mono` (CLOCK_BOOTTIME, in s) serves for decisions, `wall` (Unix time, in s) for display.
+    """
 
     mono: float
     wall: float
 
     def plus(self, seconds: float) -> Instant:
+        """Return the instant `seconds` later."""
         return Instant(self.mono + seconds, self.wall + seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a run ended: an exit code (0 to 255), a signal number, or neither when the kernel cannot tell."""
+    """The exit code (0 to 255) or signal of an ended process; neither if unknown."""
 
     code: int | None = None
     signal: int | None = None
 
     @property
     def success(self) -> bool:
+        """True for exit code 0."""
         return self.code == 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """One run of one instance. `number` counts launches; an event of an older run is ignored."""
+    """The identity of a run. `number` counts the launches of the instance.
+
+    The core ignores events of older runs.
+    """
 
     instance_id: str
     number: int
 
 
 class _OfRun:
-    """What events of a run have in common."""
+    """Base class of the events of a run."""
 
     __slots__ = ()
     run: RunKey
 
     @property
     def instance_id(self) -> str:
+        """The instance of the run."""
         return self.run.instance_id
 
 
 @dataclass(frozen=True, slots=True)
 class Started(_OfRun):
-    """The agent was exec'ed. `process` is what it was made from, where that is not what its spec says: a file
-    of variables has changed since the spec was read."""
+    """The agent was executed.
+
+    `process` is what the driver executed, where that differs from the spec: an env-file has changed since the
+    daemon read the spec.
+    """
 
     run: RunKey
     pid: int
@@ -63,7 +78,10 @@ class Started(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class StartFailed(_OfRun):
-    """Nothing was started; `why` is a sentence for the operator. Nothing of the run is alive."""
+    """A launch failed, and no process of the run is alive.
+
+    `why` is a sentence for operators.
+    """
 
     run: RunKey
     why: str
@@ -72,7 +90,7 @@ class StartFailed(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Ready(_OfRun):
-    """The readiness probe succeeded, or there is none and the agent runs."""
+    """The readiness probe succeeded, or the agent runs and has no probe."""
 
     run: RunKey
     at: Instant
@@ -80,7 +98,7 @@ class Ready(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Exited(_OfRun):
-    """The main process ended. Others of its tree may be alive until Gone."""
+    """The main process ended. Other processes of its tree may live until Gone."""
 
     run: RunKey
     status: ExitStatus
@@ -89,7 +107,7 @@ class Exited(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Gone(_OfRun):
-    """Nothing of the run's process tree is alive. Comes after Exited, always."""
+    """No process of the run's tree is alive. Gone always follows Exited."""
 
     run: RunKey
     at: Instant
@@ -97,7 +115,7 @@ class Gone(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Appeared(_OfRun):
-    """It runs, although nobody launched it. Of compose services only."""
+    """A compose service runs without a launch by the daemon."""
 
     run: RunKey
     pid: int
@@ -106,17 +124,20 @@ class Appeared(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Degraded(_OfRun):
-    """A part of it has ended, or could not be started, and the rest runs. Of compose services only."""
+    """Some containers of a compose service do not run, and the others do."""
 
     run: RunKey
     why: str
-    status: ExitStatus | None  # how the part ended; None: it was not started
+    status: ExitStatus | None  # exit of the containers; None: they did not start
     at: Instant
 
 
 @dataclass(frozen=True, slots=True)
 class StopFailed(_OfRun):
-    """A stop came to nothing; `why` is a sentence for the operator. It is to be asked for again."""
+    """A stop failed, and the core must request the stop again.
+
+    `why` is a sentence for operators.
+    """
 
     run: RunKey
     why: str
@@ -125,31 +146,35 @@ class StopFailed(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class ServiceObserved:
-    """What the engine has of the service. Of compose services only."""
+    """The engine reported the status of a compose service."""
 
     instance_id: str
-    record: ServiceStatus
+    status: ServiceStatus
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfSight:
-    """What it does cannot be known for now; `why` is a sentence. Lasts until Seen."""
+class Unobservable:
+    """The driver cannot observe the instance until the next ServiceObserved.
+
+    `why` is a sentence for operators.
+    """
 
     instance_id: str
     why: str
 
 
 RunEvent = Started | StartFailed | Ready | Exited | Gone | Appeared | Degraded | StopFailed
-DriverEvent = RunEvent | ServiceObserved | OutOfSight
+DriverEvent = RunEvent | ServiceObserved | Unobservable
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A run that an earlier daemon started, verified.
+    """A verified run of an earlier daemon.
 
-    `ended` tells how its main process ended while nobody was there to see it, None when it is alive. Then
-    `gone` says whether all of its tree is gone; when not, Gone is posted in time. `ready` is False when it
-    has yet to become so: Ready is posted then. `agent_class` is empty when it is not known.
+    `ended` is the exit status of a main process that ended while no daemon ran, and None for a live
+    process. For an ended run, `gone` tells whether the whole tree is gone; otherwise the driver posts Gone
+    later. While `ready` is False, the driver probes on and posts Ready later. `agent_class` is empty if
+    unknown.
     """
 
     run: RunKey

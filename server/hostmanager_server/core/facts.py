@@ -17,32 +17,38 @@ from hostmanager_server.core.events import (
     ExitStatus,
     Gone,
     Instant,
-    OutOfSight,
     Ready,
     ServiceObserved,
     Started,
     StartFailed,
     StopFailed,
+    Unobservable,
 )
 from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
+
+# The events of a run that the core launched or recovered.
+_OwnRunEvent = Started | StartFailed | Ready | Exited | Gone | Degraded | StopFailed
 
 
 def fold(instance: Instance, event: DriverEvent) -> Instance:
     """Record an event in the instance; ignore events of earlier runs."""
     match event:
         case ServiceObserved():
-            return _observe(instance, replace(instance.observed, service=event.record, out_of_sight=""))
-        case OutOfSight():
-            return _observe(instance, replace(instance.observed, service=None, out_of_sight=event.why))
+            return _observe(instance, replace(instance.observed, service=event.status, unobservable=""))
+        case Unobservable():
+            return _observe(instance, replace(instance.observed, service=None, unobservable=event.why))
         case Appeared():
             return _appeared(instance, event)
-    observed, run = instance.observed, instance.observed.run
+    run = instance.observed.run
     if run is None or event.run.number != run.number:
         return instance
+    return _fold_run_event(instance, run, event)
+
+
+def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instance:
+    observed, ending = instance.observed, run.phase is Phase.ENDING
     match event:
-        case Started():
-            if run.phase is Phase.ENDING or run.started is not None:
-                return instance
+        case Started() if not ending and run.started is None:
             phase = Phase.RUNNING if run.phase is Phase.LAUNCHING else run.phase
             run = replace(run, phase=phase, pid=event.pid, started=event.at)
             spec = instance.spec
@@ -50,38 +56,28 @@ def fold(instance: Instance, event: DriverEvent) -> Instance:
                 if spec.process == run.workload:  # otherwise a reload changed the spec meanwhile, and wins
                     spec = replace(spec, process=event.process)
                 run = replace(run, workload=event.process)
-            observed = replace(observed, run=run, start_error="")
-            return replace(instance, spec=spec, observed=observed)
-        case Ready():
-            if run.phase not in (Phase.LAUNCHING, Phase.RUNNING, Phase.DEGRADED):
-                return instance
+            return replace(instance, spec=spec, observed=replace(observed, run=run, start_error=""))
+        case Ready() if run.phase in (Phase.LAUNCHING, Phase.RUNNING, Phase.DEGRADED):
             return instance.with_run(replace(run, phase=Phase.READY, missing=""))
-        case Degraded():
-            if run.phase is Phase.ENDING:
-                return instance
-            if event.status is not None:
-                why = f"a part of it ended with {describe(event.status)}"
-                exit_ = Exit(event.status, event.at, run.stop_stage is not None, why, run.started, run.pid)
-                observed = replace(observed, last_exit=exit_)
-            run = replace(run, phase=Phase.DEGRADED, missing=event.why)
-            return _observe(instance, replace(observed, run=run))
+        case Degraded() if not ending:
+            return _degraded(instance, run, event)
         case StopFailed():
             failed = replace(run, stop_error=event.why, stop_failures=run.stop_failures + 1)
             return instance.with_run(failed)
         case StartFailed():
             why = event.why or "the driver gave no reason"
             return _observe(instance, replace(observed, run=None, start_error=why))
-        case Exited():
-            if run.phase is Phase.ENDING:
-                return instance
+        case Exited() if not ending:
             exit_ = _exit_of(run, event.status, event.at)
-            run = replace(run, phase=Phase.ENDING)
-            return _observe(instance, replace(observed, run=run, last_exit=exit_))
+            return _observe(
+                instance, replace(observed, run=replace(run, phase=Phase.ENDING), last_exit=exit_)
+            )
         case Gone():
-            if run.phase is not Phase.ENDING:  # an exit that nobody saw is an exit all the same
-                exit_ = _exit_of(run, ExitStatus(), event.at)
-                observed = replace(observed, last_exit=exit_)
+            if not ending:  # the driver missed the exit, which counts all the same
+                observed = replace(observed, last_exit=_exit_of(run, ExitStatus(), event.at))
             return _observe(instance, replace(observed, run=None))
+        case Started() | Ready() | Degraded() | Exited():
+            return instance  # the event repeats a fact, or arrived late
     assert_never(event)
 
 
@@ -102,15 +98,25 @@ def _appeared(instance: Instance, event: Appeared) -> Instance:
     )
 
 
+def _degraded(instance: Instance, run: Run, event: Degraded) -> Instance:
+    observed = instance.observed
+    if event.status is not None:
+        why = f"a container ended with {describe(event.status)}"
+        exit_ = Exit(event.status, event.at, run.stop_stage is not None, why, run.started, run.pid)
+        observed = replace(observed, last_exit=exit_)
+    run = replace(run, phase=Phase.DEGRADED, missing=event.why)
+    return _observe(instance, replace(observed, run=run))
+
+
 def _exit_of(run: Run, status: ExitStatus, at: Instant) -> Exit:
     expected = run.stop_stage is not None
     how = describe(status)
-    why = f"ended with {how} after being asked to" if expected else f"ended with {how}"
+    why = f"ended with {how} after a stop request" if expected else f"ended with {how}"
     return Exit(status, at, expected, why, run.started, run.pid)
 
 
 def describe(status: ExitStatus) -> str:
-    """How a run ended, in words: `code 3`, `signal SIGKILL`, or `status unknown`."""
+    """Return an exit status in words: `code 3`, `signal SIGKILL`, `status unknown`."""
     if status.code is not None:
         hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
         return f"code {status.code}{hint}"
@@ -119,7 +125,16 @@ def describe(status: ExitStatus) -> str:
     return "status unknown"
 
 
+def how_it_ended(instance: Instance) -> str:
+    """Return the last failed start or exit in words, or `never started`."""
+    if instance.observed.start_error:
+        return f"start failed: {instance.observed.start_error}"
+    last_exit = instance.observed.last_exit
+    return f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started"
+
+
 def signal_name(signum: int) -> str:
+    """Return the name of a signal, such as SIGTERM; SIG and the number if unnamed."""
     try:
         return signal.Signals(signum).name
     except ValueError:

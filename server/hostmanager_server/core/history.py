@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.lifecycle import resume
-from hostmanager_server.core.model import Exit, Instance, State
+from hostmanager_server.core.model import Exit, Instance, Instances, Run, State
 from hostmanager_server.core.spec import Management, RestartWhen, Target
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Counters and ends of an instance; see the fields of the same names in Observed and Standing.
+    """Counters and exits of an instance, named like the fields of the instance.
 
     A history belongs to one agent class and one kind of management.
     """
@@ -32,7 +33,7 @@ class History:
 
 
 def history_of(instance: Instance) -> History | None:
-    """Return the history worth keeping, or None if a first start is all that happened."""
+    """Return the history worth keeping, or None after a plain first start."""
     if instance.retired:
         return None
     observed, standing, run = instance.observed, instance.standing, instance.observed.run
@@ -58,6 +59,14 @@ def history_of(instance: Instance) -> History | None:
     )
 
 
+def histories_of(instances: Instances, ids: Iterable[str]) -> dict[str, History | None]:
+    """Return the histories of the named instances; None for an unknown instance."""
+    return {
+        instance_id: history_of(instance) if (instance := instances.get(instance_id)) is not None else None
+        for instance_id in ids
+    }
+
+
 def _started_once(instance: Instance) -> bool:
     """Return whether a native process with `restart: never` is running.
 
@@ -70,16 +79,16 @@ def _started_once(instance: Instance) -> bool:
 
 
 def adds_nothing(known: History, history: History) -> bool:
-    """Return whether two histories differ at most in failures that are too old to count."""
+    """Return whether two histories differ at most in outdated failures."""
     if history.fail_times and history.fail_times[-1:] != known.fail_times[-1:]:
         return False
     return replace(history, fail_times=known.fail_times) == known
 
 
 def history_differs(before: Instance, after: Instance) -> bool:
-    """Return whether an instance gained or lost anything that belongs into its history.
+    """Return whether the history of an instance changed.
 
-    Failures that have become too old to count are no difference: every daemon computes that from the time.
+    Failures that became too old to count make no difference: every daemon drops them by their times.
     """
     old, new = before.standing, after.standing
     if old.fail_times is not new.fail_times and new.fail_times[-1:] != old.fail_times[-1:]:
@@ -98,9 +107,9 @@ def history_differs(before: Instance, after: Instance) -> bool:
 
 
 def with_history(instance: Instance, history: History, now: Instant) -> Instance:
-    """Return the instance with the history that the previous daemon kept.
+    """Return the instance with the history kept by the previous daemon.
 
-    Another class or management voids the history. Newer observations win over remembered ones.
+    Another class or management voids the history. New observations win over the history.
     """
     spec = instance.spec
     if instance.retired or (spec.agent_class, instance.wanted.management) != (
@@ -117,19 +126,28 @@ def with_history(instance: Instance, history: History, now: Instant) -> Instance
         failures=standing.failures + history.failures,
         fail_times=tuple(sorted({*history.fail_times, *standing.fail_times})),
     )
-    wanted_up = instance.wanted.target is Target.UP
-    if observed.run is not None:
-        wanted = instance.wanted
-        if standing.failures and standing.state is State.UP:
-            standing = replace(standing, deadline=now.plus(spec.restart.backoff.reset_after))
-        if observed.run.number == history.restart_of and wanted_up:
-            wanted = replace(wanted, restart=True)
-        return replace(instance, wanted=wanted, observed=observed, standing=standing)
     instance = replace(instance, observed=observed, standing=standing)
+    if observed.run is not None:
+        return _running_with_history(instance, observed.run, history, now)
     if standing.state is not State.DOWN:
-        return instance  # the run has ended since, and `decide` handles that end
+        return instance  # the run ended while no daemon ran, and `decide` handles the exit
+    return _down_with_history(instance, history, now)
+
+
+def _running_with_history(instance: Instance, run: Run, history: History, now: Instant) -> Instance:
+    wanted, standing = instance.wanted, instance.standing
+    if standing.failures and standing.state is State.UP:
+        standing = replace(standing, deadline=now.plus(instance.spec.restart.backoff.reset_after))
+    if run.number == history.restart_of and wanted.target is Target.UP:
+        wanted = replace(wanted, restart=True)
+    return replace(instance, wanted=wanted, standing=standing)
+
+
+def _down_with_history(instance: Instance, history: History, now: Instant) -> Instance:
+    observed, standing = instance.observed, instance.standing
+    wanted_up = instance.wanted.target is Target.UP
     if history.started_once and wanted_up:
-        why = "ended together with its daemon, which could not record how"
+        why = "ended together with its daemon, which could not record the exit status"
         observed = replace(observed, last_exit=Exit(ExitStatus(), now, False, why))
         return resume(replace(instance, observed=observed), State.UP)
     finished = history.finished and wanted_up

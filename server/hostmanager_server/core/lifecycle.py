@@ -1,6 +1,6 @@
-"""The state machine of an instance: transitions, stop escalation and recovered states.
+"""The state machine of an instance: transitions and the stop escalation.
 
-This file holds every assignment of a state. `fold` in core/facts.py turns driver events into facts and
+This module holds every assignment of a state. `fold` in core/facts.py turns driver events into facts and
 changes no state; `decide` reads the facts and moves the state. So a lost or repeated event does no harm, and
 a second call of `decide` changes nothing. The tests hold `decide` to TRANSITIONS, from which the diagram of
 the states page is drawn.
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from hostmanager_server.core import stability
+from hostmanager_server.core import entries, stability
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
-from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
+from hostmanager_server.core.counters import count_failure, finish, update_counters
 from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.facts import describe, signal_name
+from hostmanager_server.core.facts import describe, how_it_ended, signal_name
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
 
@@ -27,10 +27,10 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.START_AT: "target is up, after a failure",
         State.UP: "found running",
         State.UNKNOWN: "no command",
-        State.WAIT_DEAD: "the engine is about to start it again",
+        State.WAIT_DEAD: "the engine is restarting the service",
     },
     State.START_AT: {
-        State.START: "the moment has come",
+        State.START: "the backoff is over",
         State.DOWN: "no longer wanted, or no command",
     },
     State.START: {
@@ -40,16 +40,16 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
     State.WAIT_START: {
         State.UP: "ready",
         State.START_AT: "start failed",
-        State.WAIT_DEAD: "out of time, no longer wanted, or ended with others of its tree left",
-        State.DOWN: "ended, and nothing more is wanted",
+        State.WAIT_DEAD: "timed out, no longer wanted, or main process ended before its tree",
+        State.DOWN: "ended, no restart",
     },
     State.UP: {
-        State.START_AT: "lost",
-        State.WAIT_DEAD: "stop, or ended with others of its tree left",
-        State.DOWN: "ended, and nothing more is wanted",
+        State.START_AT: "ended, restart follows",
+        State.WAIT_DEAD: "stop, or main process ended before its tree",
+        State.DOWN: "ended, no restart",
     },
     State.WAIT_DEAD: {State.DOWN: "the whole tree is gone"},
-    State.UNKNOWN: {State.DOWN: "a command was found, or it runs"},
+    State.UNKNOWN: {State.DOWN: "a command was found, or a run"},
 }
 
 # The shortest wait after a failed start or stop, in s. Without backoff the core would try in a busy loop.
@@ -65,7 +65,10 @@ _LONGEST_CHAIN = 2 * len(State)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The instance after a decision, and the actions that the reconciler must carry out, in order."""
+    """The result of `decide`.
+
+    The reconciler must carry out the actions in order.
+    """
 
     instance: Instance
     actions: tuple[Action, ...] = ()
@@ -74,25 +77,24 @@ class Decision:
 def decide(instance: Instance, now: Instant) -> Decision:
     """Move the instance to the state that its facts call for.
 
-    A second call with the result changes nothing. An instance that is out of sight keeps its state, and goes
-    on from there when the driver sees it again.
+    A second call with the result changes nothing. An unobservable instance keeps its state until the driver
+    can observe the instance again.
     """
     actions: list[Action] = []
-    if instance.wanted.target_lost and not instance.observed.out_of_sight:
+    if instance.wanted.target_lost and not instance.observed.unobservable:
         instance = _keep_running_if_target_lost(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
-        if not instance.observed.out_of_sight:
+        if not instance.observed.unobservable:
             instance = _step(instance, now, actions)
         if instance is before or instance == before:
             break
-    else:  # pragma: no cover - a cycle is a bug of this file, which the property tests look for
+    else:  # pragma: no cover - a cycle is a bug of this module, which the property tests look for
         raise AssertionError(f"{instance.spec.full_name} does not come to rest in {instance.standing.state}")
-    instance = _after_moves(instance, now)
+    instance = update_counters(instance, now)
     gone = instance.observed.run is None and instance.standing.state in (State.DOWN, State.UNKNOWN)
-    if instance.retired and gone and not instance.observed.out_of_sight:
-        message = "retired and down: removed from the list"
-        actions.append(LogEntry(EntryKind.INSTANCE, "Removed", message, now, instance.instance_id))
+    if instance.retired and gone and not instance.observed.unobservable:
+        actions.append(entries.removed(instance, now))
         actions.append(Remove(instance.instance_id))
     return Decision(instance, tuple(actions))
 
@@ -100,7 +102,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
 def next_deadline(instance: Instance) -> Instant | None:
     """Return when `decide` must be called again without an event, or None for never."""
     deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
-    deadlines = [deadline] if deadline is not None and not instance.observed.out_of_sight else []
+    deadlines = [deadline] if deadline is not None and not instance.observed.unobservable else []
     if fail_times:  # stability changes when the oldest failure leaves the window
         deadlines.append(fail_times[0].plus(stability.WINDOW))
     return min(deadlines, default=None)
@@ -110,7 +112,7 @@ def next_deadline(instance: Instance) -> Instant | None:
 
 
 def resume(instance: Instance, state: State) -> Instance:
-    """Put an instance that an earlier daemon left into the state it had then; `decide` goes on from there.
+    """Return a recovered instance in its former state, from which `decide` goes on.
 
     Recovery passes UP, WAIT_START (not ready yet) or WAIT_DEAD (being stopped).
     """
@@ -119,7 +121,7 @@ def resume(instance: Instance, state: State) -> Instance:
 
 
 def release_run(instance: Instance) -> Instance:
-    """Let go of the containers of a service that the instance no longer stands for."""
+    """Release the run of the former service of an instance; the containers run on."""
     return replace(
         instance,
         observed=replace(instance.observed, run=None, service=None),
@@ -152,12 +154,10 @@ def _step(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     wanted, service, spec = instance.wanted, instance.observed.service, instance.spec
     if instance.observed.run is not None:
-        message = f"{spec.full_name} was found running"
-        actions.append(LogEntry(EntryKind.UP, "FoundRunning", message, now, instance.instance_id))
+        actions.append(entries.found_running(instance, now))
         return _to_up(instance, now, "found running")
     if wanted.successor is not None:
-        message = "the old one is down; starting afresh"
-        actions.append(LogEntry(EntryKind.INSTANCE, "Reset", message, now, instance.instance_id))
+        actions.append(entries.reset(instance, now))
         return successor_of(instance, wanted.successor, wanted.target)
     if instance.retired:
         return _to_down(instance)
@@ -165,8 +165,8 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         standing = replace(instance.standing, retry_at=None, finished=False)
         return replace(instance, wanted=replace(wanted, restart=False), standing=standing)
     if spec.workload is None:
-        return _stand(instance, State.UNKNOWN, "NotOperable", spec.problem)
-    if instance.should_end and service is not None and service.restarting:
+        return _move(instance, State.UNKNOWN, "NotOperable", spec.problem)
+    if instance.should_stop and service is not None and service.restarting:
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
         return _escalate(instance.with_run(run), now, actions)
@@ -193,11 +193,9 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     assert workload is not None
     if instance.observed.waiting_for:
         message = f"waiting for {', '.join(instance.observed.waiting_for)} to be up"
-        return _stand(instance, State.START, "WaitingForDependencies", message, standing.deadline)
+        return _move(instance, State.START, "WaitingForDependencies", message, standing.deadline)
     run = Run(standing.runs + 1, Phase.LAUNCHING, workload)
-    actions.append(
-        LogEntry(EntryKind.LAUNCH, "Launching", f"starting {spec.full_name}", now, instance.instance_id)
-    )
+    actions.append(entries.launching(instance, now))
     actions.append(Launch(RunKey(instance.instance_id, run.number), spec))
     # A request for a start clears retry_at: only a launch after a failure counts as a restart.
     restarts = standing.restarts + (1 if standing.retry_at is not None else 0)
@@ -209,7 +207,7 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     # The driver bounds a start by compose, which may have to pull an image first.
     deadline = None if isinstance(workload, ServiceSpec) else now.plus(spec.start_timeout)
     message = "started; not ready yet" if spec.ready is not None else "starting"
-    return _stand(instance, State.WAIT_START, "Starting", message, deadline)
+    return _move(instance, State.WAIT_START, "Starting", message, deadline)
 
 
 def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
@@ -217,27 +215,24 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
     passive = instance.wanted.target is Target.PASSIVE
     if run is None:
         if why := instance.observed.start_error:
-            actions.append(_start_failed("StartFailed", why, instance, now))
+            actions.append(entries.start_failed("StartFailed", why, instance, now))
         return _lost(instance, now, actions)
-    if passive and not instance.should_end:
-        return _to_up(_with_start_error(instance, ""), now, "running; only observed")
+    if passive and not instance.should_stop:
+        return _to_up(_with_start_error(instance, ""), now, "running; passive")
     if run.phase is Phase.ENDING:
         return _clean_up(_failed(instance, now, actions), now, actions)
-    if instance.should_end:
+    if instance.should_stop:
         return _escalate(instance, now, actions)
     if run.phase in (Phase.READY, Phase.DEGRADED):
-        message = f"{spec.full_name} is up (pid {run.pid})"
-        actions.append(LogEntry(EntryKind.UP, "Up", message, now, instance.instance_id))
+        actions.append(entries.up(instance, run.pid, now))
         return _to_up(instance, now, "running")
     if deadline is None and run.phase is Phase.RUNNING:
         deadline = now.plus(spec.start_timeout)
-        return _stand(
-            instance, State.WAIT_START, instance.standing.reason, "started; not ready yet", deadline
-        )
+        return _move(instance, State.WAIT_START, instance.standing.reason, "started; not ready yet", deadline)
     if deadline is not None and now.mono >= deadline.mono:
         why = f"not ready after {spec.start_timeout:g} s"
-        actions.append(_start_failed("StartTimedOut", why, instance, now))
-        instance = _count_failure(_with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
+        actions.append(entries.start_failed("StartTimedOut", why, instance, now))
+        instance = count_failure(_with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
         passive = instance.wanted.target is Target.PASSIVE
         return instance if passive else _escalate(instance, now, actions)
     return instance
@@ -248,13 +243,13 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if run is None:
         return _lost(instance, now, actions)
     if run.phase is Phase.ENDING:
-        if instance.wanted.target is Target.PASSIVE and not instance.should_end:
+        if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
             return instance  # a passive instance is only observed: the rest of its tree may run on
         return _clean_up(_failed(instance, now, actions), now, actions)
-    if instance.should_end:
+    if instance.should_stop:
         if held_by:
-            message = f"to be stopped once {', '.join(held_by)} is down"
-            return _stand(instance, State.UP, "WaitingForDependents", message)
+            message = f"waiting for {', '.join(held_by)} to be down"
+            return _move(instance, State.UP, "WaitingForDependents", message)
         return _escalate(instance, now, actions)
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
@@ -267,26 +262,25 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 
 def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
-    """Start the missing containers of a service again, after the backoff; the other containers run on."""
-    standing, name = instance.standing, instance.spec.full_name
+    """Restart the missing containers of a service after the backoff.
+
+    The other containers run on.
+    """
+    standing = instance.standing
     if missing := run.missing:
-        message = f"{name}: {missing}"
-        actions.append(
-            LogEntry(EntryKind.EXIT, "Degraded", message, now, instance.instance_id, Severity.WARNING)
-        )
+        actions.append(entries.degraded(instance, missing, now))
         instance = instance.with_run(replace(run, missing=""))
-        instance = _stand(instance, State.UP, "Degraded", missing)
+        instance = _move(instance, State.UP, "Degraded", missing)
         if instance.should_run and instance.spec.restart.when is not RestartWhen.NEVER:
-            instance = _count_failure(instance, now)
-            message = f"{missing}; waiting to start the missing part"
-            return _stand(instance, State.UP, "Degraded", message, instance.standing.retry_at)
+            instance = count_failure(instance, now)
+            message = f"{missing}; waiting to start the missing containers"
+            return _move(instance, State.UP, "Degraded", message, instance.standing.retry_at)
     elif standing.deadline is not None and not instance.should_run:
         return replace(instance, standing=replace(standing, deadline=None))
     elif standing.deadline is not None and (  # due, or asked for
         standing.retry_at is None or now.mono >= standing.retry_at.mono
     ):
-        message = f"starting the missing part of {name}"
-        actions.append(LogEntry(EntryKind.LAUNCH, "Launching", message, now, instance.instance_id))
+        actions.append(entries.launching(instance, now, missing_containers=True))
         actions.append(Launch(instance.run_key(), instance.spec))
         standing = replace(standing, retry_at=None, deadline=None, restarts=standing.restarts + 1)
         return replace(instance, standing=standing)
@@ -296,8 +290,7 @@ def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action])
 def _wait_dead(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     run, deadline = instance.observed.run, instance.standing.deadline
     if run is None:
-        what = "its containers are" if instance.spec.service is not None else "the whole process tree is"
-        actions.append(LogEntry(EntryKind.DOWN, "Down", f"{what} gone", now, instance.instance_id))
+        actions.append(entries.down(instance, now))
         return _to_down(instance)
     if run.stop_error:
         return _retry_stop(instance, run, now, actions)
@@ -318,7 +311,7 @@ def _unknown(instance: Instance) -> Instance:
     ):
         return _to_down(instance)
     if (standing.reason, standing.message) != ("NotOperable", spec.problem):
-        return _stand(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
+        return _move(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
     return instance
 
 
@@ -326,7 +319,10 @@ def _unknown(instance: Instance) -> Instance:
 
 
 def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Take the next step of the stop escalation: stop signal, TERM, KILL; or compose, for containers."""
+    """Take the next step of the stop escalation: stop signal, TERM, KILL.
+
+    Containers have one step: compose removes them.
+    """
     run = instance.observed.run
     assert run is not None
     if isinstance(run.workload, ServiceSpec):
@@ -335,15 +331,14 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     stage, signum, grace = _next_stage(run.stop_stage, policy.signal, policy.grace, policy.term_grace)
     whole_tree = stage is not StopStage.SIGNAL
     actions.append(Stop(instance.run_key(), signum, whole_tree))
-    if run.stop_stage is not StopStage.KILL:  # the event log tells of the first KILL only
-        who = "the whole process tree" if whole_tree else f"pid {run.pid}" if run.pid else "the process"
-        severity = Severity.INFO if run.stop_stage is None else Severity.WARNING
-        message = f"{signal_name(signum)} to {who}"
-        actions.append(LogEntry(EntryKind.STOP, "Stopping", message, now, instance.instance_id, severity))
+    if run.stop_stage is not StopStage.KILL:  # the event log has the first KILL only
+        receiver = "the whole process tree" if whole_tree else f"pid {run.pid}" if run.pid else "the process"
+        message = f"{signal_name(signum)} to {receiver}"
+        actions.append(entries.stopping(instance, message, now, escalated=run.stop_stage is not None))
     reason = "Stopping" if run.stop_stage is None else "StopEscalated"
     message = f"sent {signal_name(signum)}; waiting for the whole process tree to end"
     instance = instance.with_run(replace(run, stop_stage=stage))
-    return _stand(instance, State.WAIT_DEAD, reason, message, now.plus(grace))
+    return _move(instance, State.WAIT_DEAD, reason, message, now.plus(grace))
 
 
 def _next_stage(
@@ -359,39 +354,42 @@ def _next_stage(
 
 
 def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
-    """Have compose stop and remove the containers; the engine kills those that ignore the stop signal."""
+    """Have compose stop and remove the containers.
+
+    The engine kills containers that ignore the stop signal.
+    """
     actions.append(Stop(instance.run_key(), signal.SIGKILL, whole_tree=True))
     message = "compose stops and removes its containers"
     if run.stop_stage is None:
-        actions.append(LogEntry(EntryKind.STOP, "Stopping", message, now, instance.instance_id))
+        actions.append(entries.stopping(instance, message, now))
     instance = instance.with_run(replace(run, stop_stage=StopStage.REMOVE))
-    return _stand(instance, State.WAIT_DEAD, "Stopping", message)
+    return _move(instance, State.WAIT_DEAD, "Stopping", message)
 
 
 def _clean_up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Stop the rest of a tree whose main process has ended, before anything else happens."""
+    """Stop the rest of a tree after the end of its main process."""
     run, last_exit = instance.observed.run, instance.observed.last_exit
     assert run is not None
     assert last_exit is not None
     instance = instance.with_run(replace(run, stop_stage=StopStage.SIGNAL))
     instance = _escalate(instance, now, actions)
     message = f"main process ended with {describe(last_exit.status)}; stopping the rest of its tree"
-    return _stand(instance, State.WAIT_DEAD, "CleaningUp", message, instance.standing.deadline)
+    return _move(instance, State.WAIT_DEAD, "CleaningUp", message, instance.standing.deadline)
 
 
 def _retry_stop(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
     """Report a failed stop, and wait before the next attempt."""
     why = run.stop_error
-    actions.append(LogEntry(EntryKind.STOP, "StopFailed", why, now, instance.instance_id, Severity.ERROR))
+    actions.append(entries.stop_failed(instance, why, now))
     delay = max(instance.spec.restart.backoff.delay(run.stop_failures), STOP_FAILED_RETRY)
     instance = instance.with_run(replace(run, stop_error=""))
-    return _stand(instance, State.WAIT_DEAD, "StopFailed", why, now.plus(delay))
+    return _move(instance, State.WAIT_DEAD, "StopFailed", why, now.plus(delay))
 
 
 # --- pieces of transitions ----------------------------------------------------------------------------------
 
 
-def _stand(
+def _move(
     instance: Instance, state: State, reason: str, message: str, deadline: Instant | None = None
 ) -> Instance:
     standing = replace(instance.standing, state=state, reason=reason, message=message, deadline=deadline)
@@ -403,37 +401,30 @@ def _can_start(instance: Instance) -> bool:
 
 
 def _about_to_start(instance: Instance) -> Instance:
-    return _stand(instance, State.START, "Starting", "about to start")
+    return _move(instance, State.START, "Starting", "about to start")
 
 
 def _backing_off(instance: Instance) -> Instance:
     attempt = instance.standing.failures + 1
-    message = f"{_how_it_ended(instance)}; waiting to restart (attempt {attempt})"
-    return _stand(instance, State.START_AT, "BackingOff", message, instance.standing.retry_at)
+    message = f"{how_it_ended(instance)}; waiting to restart (attempt {attempt})"
+    return _move(instance, State.START_AT, "BackingOff", message, instance.standing.retry_at)
 
 
 def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
     reset_after = instance.spec.restart.backoff.reset_after
     deadline = now.plus(reset_after) if instance.standing.failures else None
-    return _stand(instance, State.UP, "Running", message, deadline)
+    return _move(instance, State.UP, "Running", message, deadline)
 
 
 def _to_down(instance: Instance) -> Instance:
     if instance.standing.finished:
-        message = f"{_how_it_ended(instance)}; not to be restarted"
-        return _stand(instance, State.DOWN, "Finished", message)
-    return _stand(instance, State.DOWN, "Stopped", _how_it_ended(instance))
-
-
-def _how_it_ended(instance: Instance) -> str:
-    if instance.observed.start_error:
-        return f"start failed: {instance.observed.start_error}"
-    last_exit = instance.observed.last_exit
-    return f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started"
+        message = f"{how_it_ended(instance)}; no restart"
+        return _move(instance, State.DOWN, "Finished", message)
+    return _move(instance, State.DOWN, "Stopped", how_it_ended(instance))
 
 
 def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Handle the end of a run that no operator asked for, with its whole tree gone."""
+    """Handle an exit without a stop request, with the whole tree gone."""
     instance = _failed(instance, now, actions)
     if instance.should_run and instance.standing.retry_at is not None:
         return _backing_off(instance)
@@ -441,60 +432,19 @@ def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 
 def _failed(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Report an end that no operator asked for, and count it as failure or success."""
+    """Report an exit without a stop request, and count a failure or a success."""
     if instance.observed.run is None and instance.observed.start_error:
-        return _count_failure(instance, now, at_least=START_FAILED_RETRY)
+        return count_failure(instance, now, at_least=START_FAILED_RETRY)
     last_exit = instance.observed.last_exit
     assert last_exit is not None
-    message = f"{instance.spec.full_name} {last_exit.why}"
-    actions.append(
-        LogEntry(EntryKind.EXIT, "Exited", message, now, instance.instance_id, Severity.WARNING, last_exit)
-    )
+    actions.append(entries.exited(instance, last_exit, now))
     if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
-        return _finish(instance, instance.standing.fail_times)
-    return _count_failure(instance, now)
-
-
-def _count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> Instance:
-    """Count a failure; the next attempt follows after the backoff, and after `at_least` s."""
-    wanted, standing = instance.wanted, instance.standing
-    if wanted.target is Target.PASSIVE or instance.passive_tracking:  # observed, or asked for once
-        return replace(instance, wanted=replace(wanted, target=Target.PASSIVE))
-    fail_times = (*standing.fail_times, now)
-    if instance.spec.restart.when is RestartWhen.NEVER:
-        return _finish(instance, fail_times)
-    failures = standing.failures + 1
-    retry_at = now.plus(max(instance.spec.restart.backoff.delay(failures), at_least))
-    standing = replace(standing, failures=failures, fail_times=fail_times, retry_at=retry_at)
-    return replace(instance, standing=standing)
-
-
-def _finish(instance: Instance, fail_times: tuple[Instant, ...]) -> Instance:
-    finished = instance.wanted.target is Target.UP
-    return replace(instance, standing=replace(instance.standing, finished=finished, fail_times=fail_times))
+        return finish(instance, instance.standing.fail_times)
+    return count_failure(instance, now)
 
 
 def _with_start_error(instance: Instance, why: str) -> Instance:
     return replace(instance, observed=replace(instance.observed, start_error=why))
-
-
-def _start_failed(reason: str, why: str, instance: Instance, now: Instant) -> LogEntry:
-    return LogEntry(EntryKind.START_FAILED, reason, why, now, instance.instance_id, Severity.ERROR)
-
-
-def _after_moves(instance: Instance, now: Instant) -> Instance:
-    """Forget old failures, and note that requests have been carried out."""
-    wanted, standing = instance.wanted, instance.standing
-    fail_times = stability.remember(standing.fail_times, now)
-    if fail_times != standing.fail_times:
-        standing = replace(standing, fail_times=fail_times)
-    if instance.settled and standing.observed_generation != wanted.generation:
-        standing = replace(standing, observed_generation=wanted.generation)
-    if instance.passive_tracking and wanted.target is not Target.PASSIVE and instance.settled:
-        wanted = replace(wanted, target=Target.PASSIVE)  # as OCS: a request is carried out, not enforced
-    if standing is instance.standing and wanted is instance.wanted:
-        return instance
-    return replace(instance, wanted=wanted, standing=standing)
 
 
 def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
@@ -502,8 +452,5 @@ def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list
     wanted = replace(instance.wanted, target_lost=False)
     if instance.observed.run is None or wanted.target is not Target.DOWN or instance.retired:
         return replace(instance, wanted=wanted)
-    message = "it runs, and the requested target was lost: the target is up from now on"
-    actions.append(
-        LogEntry(EntryKind.INSTANCE, "TargetLost", message, now, instance.instance_id, Severity.WARNING)
-    )
+    actions.append(entries.target_lost(instance, now))
     return replace(instance, wanted=replace(wanted, target=Target.UP))

@@ -1,4 +1,4 @@
-"""The manager as operators see it, apart from its instances."""
+"""The status of the manager: its state, input files, orphans and problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hostmanager_server.core.spec import Management
 
 
 class ManagerState(Enum):
-    """What the reconcile loop is at."""
+    """The state of the reconcile loop; the values are words of the wire contract."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -22,9 +22,9 @@ class ManagerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong (ERROR: the file is not used) or worth a WARNING in an input file.
+    """An error or a warning about an input file; a file with an error is not used.
 
-    `line` and `column` count from 1; 0 when the problem has no place in the file.
+    `line` and `column` count from 1, and are 0 for a problem of the whole file.
     """
 
     severity: Severity
@@ -40,7 +40,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ParseStatus:
-    """How the last read of an input file went."""
+    """The result of the last read of an input file."""
 
     success: bool
     at: Instant
@@ -48,6 +48,7 @@ class ParseStatus:
 
     @property
     def message(self) -> str:
+        """All problems, one a line."""
         return "\n".join(map(str, self.problems))
 
 
@@ -57,13 +58,17 @@ SCF = "[SCF]"
 
 @dataclass(frozen=True, slots=True)
 class ManagerStatus:
-    """The manager's state, and how its input files were read."""
+    """The manager as operators see it, apart from the instances."""
 
     state: ManagerState
     host: str
     site_config_file: str
     parse_status: Mapping[str, ParseStatus] = field(default_factory=dict)
     orphans: Mapping[str, Orphan] = field(default_factory=dict)  # by container id
-    new_tags: Mapping[str, str] = field(default_factory=dict)  # tags the engine has not, by instance id
-    problems: Mapping[str, str] = field(default_factory=dict)  # of the daemon itself: a sentence, or none
-    disowned: frozenset[Management] = frozenset()  # what is not brought down as it stops
+    new_tags: Mapping[str, str] = field(
+        default_factory=dict
+    )  # image tags that the engine has not pulled, by instance id
+    problems: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the daemon itself, by subject; empty: solved
+    disowned: frozenset[Management] = frozenset()  # kinds that a stop leaves running

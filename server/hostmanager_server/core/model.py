@@ -1,7 +1,8 @@
-"""The instance model: what operators want, what drivers observed, and the current state."""
+"""The instance model: wanted, observed and current state."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -78,7 +79,9 @@ class Wanted:
     restart: bool = False  # go down and up again, once
     target_lost: bool = False  # the requested target is unknown; a running instance keeps running
     successor: InstanceSpec | None = None  # replaces the spec once the instance is down
-    enforced: bool = True  # False while the manager sleeps: states are shown, targets are not enforced
+    enforced: bool = (
+        True  # False while the manager is stopped: the core follows states, and enforces no target
+    )
     generation: int = 1
 
 
@@ -92,12 +95,12 @@ class Observed:
     waiting_for: tuple[str, ...] = ()  # dependencies that are not up
     held_by: tuple[str, ...] = ()  # dependents that must be down first
     service: ServiceStatus | None = None  # the engine's status of a compose service
-    out_of_sight: str = ""  # why the real state is unknown; the core does nothing meanwhile
+    unobservable: str = ""  # why the real state is unknown; the core does nothing meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The state of an instance, with the counters and deadlines that decide the next one."""
+    """The current state, with the counters and deadlines that decide the next."""
 
     state: State = State.DOWN
     deadline: Instant | None = None  # when the core must decide again in this state
@@ -126,19 +129,22 @@ class Instance:
 
     @property
     def instance_id(self) -> str:
+        """The id of the instance in the site config."""
         return self.spec.instance_id
 
     @property
     def operable(self) -> bool:
+        """True if there is a process or service to run, or a live run."""
         return self.spec.workload is not None or self.observed.run is not None
 
     @property
     def next_action(self) -> State:
         """The state, or UNKNOWN while the real state cannot be observed."""
-        return State.UNKNOWN if self.observed.out_of_sight else self.standing.state
+        return State.UNKNOWN if self.observed.unobservable else self.standing.state
 
     @property
     def retired(self) -> bool:
+        """True if the instance leaves the list once down."""
         return self.wanted.management is Management.RETIRED
 
     @property
@@ -156,11 +162,11 @@ class Instance:
 
     @property
     def passive_tracking(self) -> bool:
-        """True if requests are carried out once and the target is not enforced afterwards."""
+        """True if each request is carried out once, without enforcing the target."""
         return self.spec.initial_target is Target.PASSIVE
 
     @property
-    def should_end(self) -> bool:
+    def should_stop(self) -> bool:
         """True if any live process must be stopped; always false for passive instances."""
         if self.should_run or not self.wanted.enforced:
             return False
@@ -168,7 +174,7 @@ class Instance:
 
     @property
     def restart_required(self) -> bool:
-        """True if the run differs from what the config, or the image tag, says now."""
+        """True if the run differs from the present config or image tag."""
         run = self.observed.run
         if run is None:
             return False
@@ -180,7 +186,7 @@ class Instance:
     def settled(self) -> bool:
         """True if every request to the instance has been carried out."""
         wanted, state = self.wanted, self.standing.state
-        if wanted.restart or wanted.successor is not None or self.retired or self.observed.out_of_sight:
+        if wanted.restart or wanted.successor is not None or self.retired or self.observed.unobservable:
             return False
         if wanted.target is Target.UP:
             return state is State.UP or (self.standing.finished and state is State.DOWN)
@@ -205,25 +211,30 @@ def _is_same(runs: Workload, wanted: Workload | None) -> bool:
     return replace(wanted, env_files=files) == runs
 
 
-# The core does nothing about a compose service before its containers were listed: the service may run.
-NOT_YET_SEEN = "the docker engine has not been asked yet"
+Instances = Mapping[str, Instance]
+
+# Until the engine has listed the containers of a compose service, the service may run: the core waits.
+NOT_YET_OBSERVED = "the docker engine has not been asked yet"
 
 
 def new_instance(spec: InstanceSpec, target: Target | None = None, *, generation: int = 1) -> Instance:
-    """Return a newly tracked instance, with the configured target unless another is given."""
+    """Return a newly tracked instance; `target` defaults to the configured target."""
     return Instance(
         spec,
         Wanted(spec.initial_target if target is None else target, spec.management, generation=generation),
-        Observed(out_of_sight=NOT_YET_SEEN if spec.service is not None else ""),
+        Observed(unobservable=NOT_YET_OBSERVED if spec.service is not None else ""),
     )
 
 
 def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
-    """Return a new instance in place of `old`, of which nothing is alive; the run counter goes on."""
+    """Return a new instance in place of `old`, which has no live process.
+
+    The count of runs continues.
+    """
     new = new_instance(spec, target, generation=old.wanted.generation)
     return replace(
         new,
-        # Every dependency counts as missing until the reconciler has looked at them.
+        # Every dependency counts as missing until the reconciler has checked them.
         observed=replace(new.observed, waiting_for=spec.depends_on, last_exit=old.observed.last_exit),
         standing=replace(
             new.standing, runs=old.standing.runs, observed_generation=old.standing.observed_generation

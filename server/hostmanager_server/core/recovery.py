@@ -1,8 +1,8 @@
-"""Recovery: instances, targets and histories that an earlier daemon left."""
+"""Recovery of instances, targets and histories from an earlier daemon."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostmanager_server.core import plan
@@ -14,6 +14,7 @@ from hostmanager_server.core.lifecycle import resume
 from hostmanager_server.core.model import (
     Exit,
     Instance,
+    Instances,
     Observed,
     Phase,
     Run,
@@ -22,13 +23,16 @@ from hostmanager_server.core.model import (
     StopStage,
     Wanted,
 )
-from hostmanager_server.core.plan import Instances, TargetChange
+from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What is to be taken over of an earlier daemon. `lost` says why its targets cannot be known."""
+    """The targets and histories in the journal of an earlier daemon.
+
+    `lost` says why the requested targets are unknown, or is empty.
+    """
 
     targets: Mapping[str, Target] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
@@ -38,48 +42,50 @@ class Recovered:
 def recover_runs(
     runs: Iterable[Adopted],
     specs: Mapping[str, InstanceSpec],
-    left: Recovered,
-    moment: Instant,
+    recovered: Recovered,
+    now: Instant,
 ) -> tuple[dict[str, Instance], list[LogEntry]]:
-    """Each run as an instance, where it stood when its daemon went: up, or on its way down when its target
-    (of those that are left, else as configured) is down. One that the config does not list is retired; one
-    that it lists with another class or management is reset, as by a reload. An end that the earlier daemon
-    saw is not told again."""
-    found: dict[str, Instance] = {}
+    """Return an instance for each run of the earlier daemon, and log entries.
+
+    An instance keeps its state under the earlier daemon: up, or on its way down if its recovered (else its
+    configured) target is down. An instance that the config does not list is retired. Another class or
+    management in the config resets the instance, as in a reload. An exit in the history of the earlier daemon
+    is not reported again.
+    """
+    instances: dict[str, Instance] = {}
     entries: list[LogEntry] = []
     for adopted in runs:
         instance_id = adopted.run.instance_id
-        history = left.histories.get(instance_id)
-        seen = history.last_exit if history is not None and _is_of(adopted, history.last_exit) else None
-        if seen is not None and adopted.gone:
-            continue  # only its record was left
-        listed = specs.get(instance_id)
-        instance = _instance(adopted, listed, left)
+        history = recovered.histories.get(instance_id)
+        last_exit = history.last_exit if history is not None else None
+        recorded = last_exit if _is_exit_of(adopted, last_exit) else None
+        if recorded is not None and adopted.gone:
+            continue  # the run ended and was reported; only its runtime record remained
+        instance = _instance(adopted, specs.get(instance_id), recovered)
         if adopted.ended is not None:
             restarted = history is not None and history.restart_of == adopted.run.number
-            instance = _ended(instance, adopted, seen, restarted=restarted, moment=moment)
+            instance = _ended(instance, adopted, recorded, restarted=restarted, now=now)
         elif not adopted.ready:
             instance = resume(instance, State.WAIT_START)
-        found[instance_id] = instance
-        entries.append(_entry(adopted, seen, moment))
-    return found, entries
+        instances[instance_id] = instance
+        entries.append(_entry(adopted, recorded, now))
+    return instances, entries
 
 
-def _instance(adopted: Adopted, listed: InstanceSpec | None, left: Recovered) -> Instance:
-    """Return the instance of a run, up; retired if the config does not list the instance."""
+def _instance(adopted: Adopted, listed: InstanceSpec | None, recovered: Recovered) -> Instance:
+    """Return the instance of a run, up; retired if the config lists no such instance."""
     instance_id = adopted.run.instance_id
     if listed is None:
         spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
         wanted = Wanted(Target.DOWN, Management.RETIRED)
     else:
         spec = listed
-        wanted = Wanted(left.targets.get(instance_id, listed.initial_target), Management.HOST)
+        wanted = Wanted(recovered.targets.get(instance_id, listed.initial_target), Management.HOST)
         if not _is_same_kind(adopted, listed):
             spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
             wanted = replace(wanted, successor=listed)
-    standing = Standing(
-        reason="Running", message="taken back from an earlier daemon", runs=adopted.run.number
-    )
+    message = "recovered from an earlier daemon"
+    standing = Standing(reason="Running", message=message, runs=adopted.run.number)
     return resume(Instance(spec, wanted, Observed(run=_run(adopted)), standing), State.UP)
 
 
@@ -92,22 +98,22 @@ def _run(adopted: Adopted) -> Run:
     return Run(adopted.run.number, phase, adopted.process, adopted.pid, adopted.started, adopted=True)
 
 
-def _is_of(adopted: Adopted, exit_: Exit | None) -> bool:
+def _is_exit_of(adopted: Adopted, exit_: Exit | None) -> bool:
     return exit_ is not None and (exit_.pid, exit_.started) == (adopted.pid, adopted.started)
 
 
 def _ended(
-    instance: Instance, adopted: Adopted, seen: Exit | None, *, restarted: bool, moment: Instant
+    instance: Instance, adopted: Adopted, recorded: Exit | None, *, restarted: bool, now: Instant
 ) -> Instance:
-    """Return the instance of a run whose main process ended before this daemon came.
+    """Return the instance of a run that ended before this daemon started.
 
-    `seen` is the exit that the earlier daemon recorded. Without one, the process ended while no daemon ran.
+    `recorded` is the exit that the earlier daemon recorded; None if the process ended while no daemon ran.
     """
     assert adopted.ended is not None
-    # The earlier daemon had asked for the end, or had begun to stop the rest of the tree.
-    expected = instance.wanted.target is Target.DOWN or seen is not None or restarted
-    why = f"ended with {describe(adopted.ended)} while no daemon was there to see it"
-    exit_ = seen or Exit(adopted.ended, moment, expected, why, adopted.started, adopted.pid)
+    # The earlier daemon had requested the stop, or had begun to stop the rest of the tree.
+    expected = instance.wanted.target is Target.DOWN or recorded is not None or restarted
+    why = f"ended with {describe(adopted.ended)} while no daemon ran"
+    exit_ = recorded or Exit(adopted.ended, now, expected, why, adopted.started, adopted.pid)
     run = instance.observed.run
     assert run is not None
     if expected:
@@ -117,48 +123,67 @@ def _ended(
     return replace(instance, observed=replace(instance.observed, last_exit=exit_, run=rest))
 
 
-def _entry(adopted: Adopted, seen: Exit | None, moment: Instant) -> LogEntry:
-    started = f"pid {adopted.pid} was started by an earlier daemon"
-    instance_id = adopted.run.instance_id
+def _entry(adopted: Adopted, recorded: Exit | None, now: Instant) -> LogEntry:
+    pid, instance_id = adopted.pid, adopted.run.instance_id
     if adopted.ended is None:
-        return LogEntry(EntryKind.DAEMON, "Adopted", f"{started} and is taken back", moment, instance_id)
-    if seen is not None:
-        message = f"what pid {adopted.pid} left behind is taken back"
-        return LogEntry(EntryKind.DAEMON, "Adopted", message, moment, instance_id)
-    rest = "" if adopted.gone else "; what it left behind is taken back"
-    message = f"{started} and ended with {describe(adopted.ended)} while none was there{rest}"
-    return LogEntry(EntryKind.DAEMON, "EndedUnseen", message, moment, instance_id, Severity.WARNING)
+        message = f"recovered pid {pid}, started by an earlier daemon"
+        return LogEntry(EntryKind.DAEMON, "Adopted", message, now, instance_id)
+    if recorded is not None:
+        message = f"recovered the remaining processes of pid {pid}"
+        return LogEntry(EntryKind.DAEMON, "Adopted", message, now, instance_id)
+    rest = "" if adopted.gone else "; recovered its remaining processes"
+    message = f"pid {pid} of an earlier daemon ended with {describe(adopted.ended)} while no daemon ran{rest}"
+    return LogEntry(EntryKind.DAEMON, "EndedUnseen", message, now, instance_id, Severity.WARNING)
+
+
+def changed_targets(recovered: Recovered, instances: Instances) -> list[TargetChange]:
+    """Return the recovered targets of tracked instances that differ from the config.
+
+    A passive target is no request, so recovery leaves the configured target.
+    """
+    return [
+        TargetChange(instance_id, target)
+        for instance_id, target in sorted(recovered.targets.items())
+        if (instance := instances.get(instance_id)) is not None
+        and target is not Target.PASSIVE
+        and instance.spec.initial_target is not target
+    ]
 
 
 def recover_targets(
-    instances: Instances, targets: Sequence[TargetChange], histories: Mapping[str, History], moment: Instant
+    instances: Instances, recovered: Recovered, now: Instant
 ) -> tuple[dict[str, Instance], list[LogEntry]]:
-    """The instances with the targets that were asked for, and what is known of them."""
-    new = [change for change in targets if instances[change.who].wanted.target is not change.target]
+    """Return the instances with recovered targets and histories, and log entries."""
+    changes = changed_targets(recovered, instances)
+    new = [change for change in changes if instances[change.instance_id].wanted.target is not change.target]
     changed = plan.set_targets(instances, new)
-    for instance_id, history in histories.items():
-        before = changed.get(instance_id, instances[instance_id])
-        changed[instance_id] = with_history(before, history, moment)
-    if not targets:
+    for instance_id, history in recovered.histories.items():
+        if instance_id in instances:
+            before = changed.get(instance_id, instances[instance_id])
+            changed[instance_id] = with_history(before, history, now)
+    if not changes:
         return changed, []
-    what = ", ".join(f"{change.who} {change.target.value}" for change in targets)
-    message = f"targets asked of the daemon before this one: {what}"
-    return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, moment)]
+    targets = ", ".join(f"{change.instance_id} {change.target.value}" for change in changes)
+    message = f"recovered targets: {targets}"
+    return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, now)]
 
 
 def keep_running_if_journal_lost(
-    instances: Instances, lost: str, moment: Instant
+    instances: Instances, lost: str, now: Instant
 ) -> tuple[dict[str, Instance], list[LogEntry]]:
-    """The instances, none of which is brought down because it is not known any more what was asked of it.
-    `lost` says why it is not."""
-    message = f"{lost}; targets are those of the config, but whatever runs is to go on"
-    entry = LogEntry(EntryKind.DAEMON, "JournalLost", message, moment, severity=Severity.ERROR)
+    """Return the instances with the target down, marked to keep running.
+
+    Without the journal the requested targets are unknown, so recovery stops no running instance. `lost` says
+    why the journal cannot be used.
+    """
+    message = f"{lost}; the config's targets apply, but running instances keep running"
+    entry = LogEntry(EntryKind.DAEMON, "JournalLost", message, now, severity=Severity.ERROR)
     down = [i for i in instances.values() if i.wanted.target is Target.DOWN]
     return {i.instance_id: replace(i, wanted=replace(i.wanted, target_lost=True)) for i in down}, [entry]
 
 
 def ended_without_daemon(instances: Instances) -> list[str]:
-    """Those whose run ended while no daemon was there."""
+    """Return the ids of recovered instances that ended while no daemon ran."""
     return [
         i.instance_id
         for i in instances.values()

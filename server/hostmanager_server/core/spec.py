@@ -1,4 +1,4 @@
-"""What the site config asks for, validated: the values that config produces and the engine runs on."""
+"""Validated specs of hosts, instances and compose services, defaults included."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import signal
 from dataclasses import dataclass, field
 from enum import Enum
 
-# The seed timings of OCS (ocs/agents/host_manager/drivers.py): 15 s for a start to
-# be seen, 5 s before one that was not seen is tried again. Its WAIT_DEAD_TIME is 11 s;
-# here the first, polite stage of a stop lasts 10 s and then escalates.
+# Timings in s, from OCS (ocs/agents/host_manager/drivers.py): a start may take 15 s, and the next attempt
+# after a time-out follows 5 s later. OCS gives up on a stop after 11 s (WAIT_DEAD_TIME); the stop escalation
+# waits 10 s after the stop signal, and 5 s after SIGTERM.
 START_TIMEOUT = 15.0
 START_TIMEOUT_RETRY = 5.0
 STOP_GRACE = 10.0
@@ -16,7 +16,7 @@ TERM_GRACE = 5.0
 
 
 class Management(Enum):
-    """How an instance is managed; values are OCS's words."""
+    """The kind of management of an instance; the values are OCS's words."""
 
     HOST = "host"
     DOCKER = "docker"
@@ -24,7 +24,7 @@ class Management(Enum):
 
 
 class Target(Enum):
-    """What is wanted of an instance; values are OCS's words."""
+    """The target state of an instance; the values are OCS's words."""
 
     UP = "up"
     DOWN = "down"
@@ -32,7 +32,7 @@ class Target(Enum):
 
 
 class RestartWhen(Enum):
-    """After which ends of a run that was not asked to end it is started again."""
+    """The exits after which a run is restarted, apart from requested stops."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -41,8 +41,11 @@ class RestartWhen(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Delays between restarts: `initial` s after the first failure, times `factor` for each further one,
-    at most `maximum` s; forgotten after `reset_after` s up."""
+    """Exponential backoff between restarts, in s.
+
+    The first delay is `initial`; each further failure multiplies the delay by `factor`, up to `maximum`.
+    After `reset_after` s up, the failures no longer count.
+    """
 
     initial: float = 0.1
     factor: float = 2.0
@@ -50,7 +53,7 @@ class Backoff:
     reset_after: float = 60.0
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after the `failures`-th consecutive failure (1 or more)."""
+        """Return the delay in s after that many consecutive failures (1 or more)."""
         if self.initial <= 0.0:
             return 0.0
         try:
@@ -61,13 +64,19 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
+    """The exits that lead to a restart, and the delays before restarts."""
+
     when: RestartWhen = RestartWhen.ALWAYS
     backoff: Backoff = field(default_factory=Backoff)
 
 
 @dataclass(frozen=True, slots=True)
 class StopPolicy:
-    """`signal` to the main process, after `grace` s TERM to the whole tree, after `term_grace` s KILL."""
+    """The signals of a stop, and the times between them.
+
+    The main process receives `signal`. The whole process tree receives SIGTERM after `grace` s, and SIGKILL
+    after another `term_grace` s.
+    """
 
     signal: int = signal.SIGINT
     grace: float = STOP_GRACE
@@ -76,7 +85,7 @@ class StopPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TcpProbe:
-    """Ready when a TCP connection to host:port is accepted."""
+    """A probe that succeeds when host:port accepts a TCP connection."""
 
     host: str
     port: int
@@ -84,21 +93,27 @@ class TcpProbe:
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """Ready when a GET of `url` answers 200 to 399."""
+    """A probe that succeeds when a GET of `url` returns a status from 200 to 399."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class CommandProbe:
-    """Ready when the command, run with the instance's environment, directory and user, exits 0."""
+    """A probe that succeeds when the command exits 0.
+
+    The command runs with the environment, directory and user of the instance.
+    """
 
     argv: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadinessProbe:
-    """Asked every `interval` s, each try at most `timeout` s, from the start until it first succeeds."""
+    """A check repeated every `interval` s from the start until the first success.
+
+    Each attempt may take `timeout` s.
+    """
 
     check: TcpProbe | HttpProbe | CommandProbe
     interval: float = 0.5
@@ -107,9 +122,11 @@ class ReadinessProbe:
 
 @dataclass(frozen=True, slots=True)
 class LogPolicy:
-    """Output goes to a file in `directory` (empty: the daemon's default), which is rotated when it exceeds
-    `size` bytes; `keep` rotated files are kept. Files may belong to the daemon's user, or to `user`, the
-    agent's (empty: the daemon's)."""
+    """The output file of an instance, and its rotation.
+
+    The file lies in `directory` (empty: the daemon's default) and rotates above `size` bytes; the daemon
+    keeps `keep` rotated files. The owner is the daemon's user, or `user`, the agent's (empty: the daemon's).
+    """
 
     directory: str = ""
     size: int = 10 * 1024 * 1024
@@ -129,13 +146,16 @@ class EnvFile:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What is exec'ed, and in which surroundings. A process that runs something else needs a restart."""
+    """The command of a native process, and its environment.
+
+    A process that runs with another spec needs a restart.
+    """
 
     argv: tuple[str, ...]
-    source: str = field(default="command", compare=False)  # where the command was found
-    env: tuple[tuple[str, str], ...] = ()  # over what is inherited and the files, sorted by name
+    source: str = field(default="command", compare=False)  # config key that gave the command
+    env: tuple[tuple[str, str], ...] = ()  # overrides inherited variables and env-files, sorted by name
     working_dir: str = "/"
-    user: str = ""  # empty: the daemon's own
+    user: str = ""  # empty: the daemon's user
     limits: tuple[tuple[str, int | None], ...] = ()  # by `ulimit`-like name, None: unlimited, sorted
     env_files: tuple[EnvFile, ...] = ()  # over what is inherited, a later one over an earlier one
     # Patterns of variables to inherit with the base list. None: all, or none where there is a `user`.
@@ -143,7 +163,7 @@ class ProcessSpec:
 
 
 class PullPolicy(Enum):
-    """When `pull` gets an image; values are compose's words."""
+    """When a pull fetches an image; the values are compose's words."""
 
     ALWAYS = "always"
     MISSING = "missing"
@@ -153,23 +173,23 @@ class PullPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A service of a managed compose file, as `docker compose config` tells it."""
+    """A service of a managed compose file, as reported by `docker compose config`."""
 
     project: str
-    files: tuple[str, ...]  # absolute paths of the compose files that make up the project, as given to `-f`
+    files: tuple[str, ...]  # absolute paths of all compose files of the project, as for `-f`
     service: str
-    image: str  # the tag it is to run
+    image: str  # tag in the compose file
     replicas: int = 1
     depends_on: tuple[str, ...] = ()  # services of the same project, sorted
-    config_hash: str = ""  # compose's hash of the definition, which it puts on containers; empty: not known
-    pull_policy: PullPolicy = PullPolicy.ALWAYS  # unless told otherwise `pull` gets all
-    built: bool = False  # has a `build` section: its image is made here
-    profiles: tuple[str, ...] = ()  # not empty: started only when named, or when a profile of it is active
-    platform: str = ""  # of the image to pull, such as linux/arm64; empty: the engine's own
+    config_hash: str = ""  # compose's hash of the definition, also a label of the containers; empty: unknown
+    pull_policy: PullPolicy = PullPolicy.ALWAYS  # without a policy in the file, a pull fetches every image
+    built: bool = False  # has a `build` section: the image is built on this host
+    profiles: tuple[str, ...] = ()  # not empty: starts only by name, or with an active profile
+    platform: str = ""  # of the image, such as linux/arm64; empty: the engine's platform
 
     @property
     def file(self) -> str:
-        """The first of the files: what operators know the project by."""
+        """The first compose file, by which operators know the project."""
         return self.files[0]
 
 
@@ -178,7 +198,7 @@ Workload = ProcessSpec | ServiceSpec
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """One entry of `agent-instances`, with every default filled in; or a compose service without one."""
+    """One entry of `agent-instances`, or a compose service without an entry."""
 
     instance_id: str
     agent_class: str
@@ -186,7 +206,7 @@ class InstanceSpec:
     initial_target: Target = Target.UP
     process: ProcessSpec | None = None
     service: ServiceSpec | None = None
-    problem: str = ""  # why there is neither: it is not operable
+    problem: str = ""  # why the instance has neither: not operable
     ready: ReadinessProbe | None = None
     log: LogPolicy = field(default_factory=LogPolicy)
     start_timeout: float = START_TIMEOUT
@@ -196,17 +216,18 @@ class InstanceSpec:
 
     @property
     def full_name(self) -> str:
+        """The agent class and the instance id, joined by a colon."""
         return f"{self.agent_class}:{self.instance_id}"
 
     @property
     def workload(self) -> Workload | None:
-        """What it runs. None: it is not operable, and `problem` says why."""
+        """The process or service to run; None if not operable, and `problem` says why."""
         return self.process or self.service
 
 
 @dataclass(frozen=True, slots=True)
 class HostSpec:
-    """What one host is to run, as its site config says."""
+    """The instances of one host, as given by its site config."""
 
     host: str
     instances: tuple[InstanceSpec, ...] = ()

@@ -1,25 +1,28 @@
-"""Stability: how a history of failures reads as one number between 0 and 1."""
+"""The stability of an instance: recent failures as a number between 0 and 1."""
 
 from __future__ import annotations
 
 from hostmanager_server.core.events import Instant
 
-# OCS (ocs/agents/host_manager/drivers.py, stability_factor): each failure t s ago costs 5/t, within 120 s.
+# From OCS (ocs/agents/host_manager/drivers.py, stability_factor): a failure t s ago costs 5/t, within 120 s.
 WINDOW = 120.0
 COST = 5.0
-# A crash loop without backoff could fail hundreds of times within the window; beyond this many the number
-# is 0 all the same, as 24 failures within the window cost at least 24 * 5/120 = 1.
+# A crash loop without backoff fails hundreds of times within the window. The limit changes no result: 24
+# failures within the window already cost 24 * 5/120 = 1 or more, so the stability is 0.
 MEMORY = 50
 
 
 def remember(fail_times: tuple[Instant, ...], now: Instant) -> tuple[Instant, ...]:
-    """The failures still within the window, oldest first, at most MEMORY of them."""
+    """Return the failures within the window, oldest first, at most MEMORY."""
     recent = tuple(t for t in fail_times if now.mono < t.plus(WINDOW).mono)
     return recent[-MEMORY:] if len(recent) > MEMORY else recent
 
 
 def stability(fail_times: tuple[Instant, ...], now: Instant) -> float:
-    """1.0 without failures; each one `t` seconds ago within WINDOW costs COST/t; never below 0.0."""
+    """Return the stability: 1.0 minus the costs of recent failures, at least 0.0.
+
+    A failure t s ago costs COST/t within WINDOW, and nothing after.
+    """
     cost = 0.0
     for t in fail_times:
         if now.mono >= t.plus(WINDOW).mono:

@@ -10,13 +10,13 @@ from hostmanager_server.daemon.settings import ComposeSettings
 from hostmanager_server.drivers.contract import Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.supervisor import CallSoon, MakeServices
+from hostmanager_server.supervisor import CallSoon, MakeServiceDriver
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess
 
 
-def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServices:
+def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServiceDriver:
     """Makes the driver of compose services."""
     # The SDK takes a tenth of a second to import, which a host without containers need not pay.
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls

@@ -8,7 +8,7 @@ import math
 from contextlib import suppress
 
 from hostmanager_server.core.event_log import Severity
-from hostmanager_server.core.model import NOT_YET_SEEN
+from hostmanager_server.core.model import NOT_YET_OBSERVED
 from hostmanager_server.rpc.errors import RpcError
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.state.store import Store
@@ -27,7 +27,7 @@ async def wait_for_first_observation(store: Store, hub: Hub) -> None:
 
     def unseen() -> bool:
         tracked = store.snapshot().instances.values()
-        return any(t.instance.observed.out_of_sight == NOT_YET_SEEN for t in tracked)
+        return any(t.instance.observed.unobservable == NOT_YET_OBSERVED for t in tracked)
 
     with hub.watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
         async with asyncio.timeout(_FIRST_SIGHT):

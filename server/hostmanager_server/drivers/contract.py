@@ -11,6 +11,7 @@ from hostmanager_server.core.events import Adopted, DriverEvent, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy
 
 PostEvent = Callable[[DriverEvent], None]
+CallSoon = Callable[[Callable[[], None]], None]
 
 
 class Timer(Protocol):
@@ -44,7 +45,7 @@ class Driver(Protocol):
 
     def follow(self, spec: InstanceSpec) -> None:
         """An instance is tracked with this spec from now on, be it new or another than before. A driver of
-        services that run by themselves posts what it knows of it: Seen or OutOfSight, and Appeared when it
+        services that run by themselves posts what it knows of it: Seen or Unobservable, and Appeared when it
         runs."""
 
     def forget(self, spec: InstanceSpec) -> None:

@@ -153,8 +153,8 @@ class InstanceConverter:
             at=_deadline(i),
             fail_times=[timestamp(t) for t in i.standing.fail_times],
             stability=stability(i.standing.fail_times, now),
-            reason="OutOfSight" if i.observed.out_of_sight else i.standing.reason,
-            message=i.observed.out_of_sight or i.standing.message,
+            reason="OutOfSight" if i.observed.unobservable else i.standing.reason,
+            message=i.observed.unobservable or i.standing.message,
             generation=i.wanted.generation,
             observed_generation=i.standing.observed_generation,
             revision=revision,
@@ -212,11 +212,11 @@ def _fill_service(message: pb.ComposeService, spec: InstanceSpec, record: Servic
 
 def _deadline(i: Instance) -> Timestamp | None:
     deadline = i.standing.deadline
-    return timestamp(deadline) if deadline is not None and not i.observed.out_of_sight else None
+    return timestamp(deadline) if deadline is not None and not i.observed.unobservable else None
 
 
 def _start_time(i: Instance) -> Timestamp | None:
-    if i.observed.run is None or i.observed.run.started is None or i.observed.out_of_sight:
+    if i.observed.run is None or i.observed.run.started is None or i.observed.unobservable:
         return None
     return timestamp(i.observed.run.started)
 

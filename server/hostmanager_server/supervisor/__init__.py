@@ -1,7 +1,8 @@
-"""The supervisor: the one thread that owns the state."""
+"""The supervisor: the thread that owns the state of all instances."""
 
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.recovery import Recovered
+from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
@@ -16,7 +17,7 @@ from hostmanager_server.supervisor.errors import (
     WrongStateError,
 )
 from hostmanager_server.supervisor.loop import now
-from hostmanager_server.supervisor.supervisor import CallSoon, MakeServices, Supervisor
+from hostmanager_server.supervisor.supervisor import MakeServiceDriver, Supervisor
 
 __all__ = [
     "Accepted",
@@ -25,7 +26,7 @@ __all__ = [
     "ConfigError",
     "EndingError",
     "InvalidRequestError",
-    "MakeServices",
+    "MakeServiceDriver",
     "NotDurableError",
     "Recovered",
     "ReplacingError",

@@ -20,26 +20,29 @@ _LONGEST_REST = 1.0  # s
 
 @dataclass(slots=True)
 class Reading:
-    """What the files said. The rest is filled in on the supervisor's thread, by the first request that is
-    carried out, for those that share it."""
+    """The content of the files at one moment.
+
+    The first request that uses the reading fills in the other fields, on the supervisor thread, for all
+    requests that share the reading.
+    """
 
     config: SiteConfig
     catalog: Catalog | None
-    ids: set[str] | None = None  # of the instances that it makes
-    taken: bool = False  # it is in force
-    rejected: bool = False  # the event log says what is wrong with it
-    kept: bool = False  # a copy of it was written; the loader's thread alone looks at this
+    ids: set[str] | None = None  # of the instances in it
+    taken: bool = False  # the config is in force
+    rejected: bool = False  # the event log has the errors
+    kept: bool = False  # the loader thread has written a copy
 
 
 class Readings:
-    """Reads the files for requests: one reading at a time, and one more for all that came meanwhile.
+    """The readings for requests: one at a time, and the next for all requests that arrive meanwhile.
 
-    A request gets a reading that began after it came, so what its client wrote before is in it. Any thread
-    may call.
+    A request gets a reading that begins after its arrival, which therefore holds all that its client wrote
+    before. Any thread may call any method.
     """
 
     def __init__(self, read: Callable[[], Reading], loader: Executor) -> None:
-        """`read` runs on the loader, which does one thing at a time."""
+        """Read with `read`, which runs on the loader, one call at a time."""
         self._read = read
         self._loader = loader
         self._lock = threading.Lock()
@@ -47,7 +50,7 @@ class Readings:
         self._waiting: dict[Future[Reading], None] = {}  # in order
 
     def next(self) -> Future[Reading]:
-        """The next reading; the future is done on the loader's thread. May be cancelled."""
+        """Request the next reading; the future is done on the loader thread, and may be cancelled."""
         future: Future[Reading] = Future()
         with self._lock:
             first = not self._waiting
@@ -62,13 +65,13 @@ class Readings:
             self._waiting.pop(future, None)
 
     def _load(self) -> None:
-        # Clients that ask again and again leave the interpreter to others most of the time.
+        # Repeated requests of one client leave most of the interpreter time to other threads.
         time.sleep(max(0.0, min(self._rest_until - time.monotonic(), _LONGEST_REST)))
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         asked = [future for future in waiting if future.set_running_or_notify_cancel()]
         if not asked:
-            return  # all have left before it was begun
+            return  # all callers cancelled before the reading began
         began = time.monotonic()
         try:
             reading = self._read()
@@ -84,18 +87,20 @@ class Readings:
 
 
 def update_from(
-    manager: RequestHandler, reading: Reading, changes: Sequence[TargetChange], validate_only: bool
+    manager: RequestHandler, reading: Reading, changes: Sequence[TargetChange], *, validate_only: bool
 ) -> Accepted:
-    """Have the manager take a reading, then the changes. What is the same for all requests that share it is
-    done for the first of them. On the supervisor's thread. Raises RequestError."""
+    """Apply a reading, then the changes, on the supervisor thread. Raises RequestError.
+
+    The first of the requests that share the reading does the work that is the same for all.
+    """
     config, catalog = reading.config, reading.catalog
     if reading.taken:
-        return replace(manager.update(None, changes, validate_only), warnings=config.problems)
+        return replace(manager.update(None, changes, validate_only=validate_only), warnings=config.problems)
     if not config.ok:
-        told, reading.rejected = reading.rejected, reading.rejected or not validate_only
-        return manager.update(config, changes, validate_only or told, catalog)
+        logged, reading.rejected = reading.rejected, reading.rejected or not validate_only
+        return manager.update(config, changes, validate_only=validate_only or logged, catalog=catalog)
     if reading.ids is None and config.spec is not None:
         reading.ids = manager.ids_of(config.spec, catalog)
-    accepted = manager.update(config, changes, validate_only, catalog, reading.ids)
+    accepted = manager.update(config, changes, validate_only=validate_only, catalog=catalog, ids=reading.ids)
     reading.taken = not validate_only
     return accepted

@@ -1,23 +1,20 @@
-"""What a request is answered with: an acceptance, or the reason why nothing was done."""
+"""Answers to requests: the acceptance, and the errors of rejected requests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.plan import BadEntry
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request is being carried out; `revision` shows it accepted.
+    """An accepted request, in progress; the snapshot of `revision` shows the request.
 
-    `generations` are those of the instances that the request named, for a client to wait for.
+    `generations` holds the new generation of each named instance: a client that waits for a generation waits
+    for the request. `warnings` lists problems of the site config that are no errors.
     """
 
     revision: int
@@ -26,11 +23,14 @@ class Accepted:
 
 
 class RequestError(Exception):
-    """A request was rejected, and nothing was changed."""
+    """A rejected request.
+
+    Except for NotDurableError, the request changed nothing.
+    """
 
 
 class InvalidRequestError(RequestError):
-    """Entries of the request cannot be carried out; `entries` says which and why."""
+    """A request with entries that cannot be carried out; `entries` gives the reasons."""
 
     def __init__(self, entries: list[BadEntry]) -> None:
         super().__init__("; ".join(entry.why for entry in entries))
@@ -38,7 +38,7 @@ class InvalidRequestError(RequestError):
 
 
 class WrongStateError(RequestError):
-    """The manager is in the wrong state for it; `state` says in which."""
+    """A request that the present `state` of the manager does not allow."""
 
     def __init__(self, what: str, state: ManagerState, remedy: str) -> None:
         super().__init__(f"cannot {what}: the manager is {state.value}; {remedy}")
@@ -46,89 +46,68 @@ class WrongStateError(RequestError):
 
 
 class ConfigError(RequestError):
-    """The site config has errors; the last good one stays in force."""
+    """A site config with errors; the last good config stays in force."""
 
     def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:
-        self.summary = f"cannot use the site config {file}; nothing was changed. Correct this:"
+        self.summary = f"cannot use the site config {file}; nothing was changed. Correct these errors:"
         super().__init__("\n".join((self.summary, *map(str, problems))))
         self.file = file
         self.problems = problems
 
 
 class NotDurableError(RequestError):
-    """The change is in force, but could not be stored."""
+    """A request that is in force, but missing from the journal."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the change is in force, but could not be stored ({why}): a daemon that dies would forget it; "
-            "see to the state directory, and ask again"
+            f"cannot store the change: {why}; the change is in force, but would be lost if the daemon died; "
+            "repair the state directory, and repeat the request"
         )
 
 
 class AdoptionError(RequestError):
-    """What an earlier daemon left running cannot be taken back now; none of it was touched."""
+    """A failed recovery of the earlier daemon's runs, which go on untouched."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(
-            f"cannot take back what an earlier daemon left running: {error}; nothing of it was touched. "
-            "Mend that (for want of descriptors raise the limit on open files: ulimit -n, or LimitNOFILE of "
-            "the unit), and start the daemon again"
+            f"cannot recover the processes of an earlier daemon: {error}; no process was touched. Remove the "
+            "cause (too many open files: raise the limit with ulimit -n, or with LimitNOFILE in the unit), "
+            "and start the daemon again"
         )
 
 
 class UpgradeError(RequestError):
-    """The code that is installed now could not take over; the daemon goes on as it is."""
+    """A failed start of the installed version; the present daemon continues."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"cannot upgrade: the code that is installed now does not start: {why}; "
-            "this daemon goes on as it is. Mend the installation, and ask again"
+            f"cannot upgrade: the installed version does not start: {why}; the present daemon continues; "
+            "repair the installation, and repeat the request"
         )
 
 
 class EndingError(RequestError):
-    """The daemon ends, so there is nothing to upgrade."""
+    """A request to upgrade a daemon that is ending."""
 
     def __init__(self) -> None:
         super().__init__(
-            "cannot upgrade: the daemon was asked to end, and is bringing everything down; "
-            "start it again once it has ended: that starts the code installed then"
+            "cannot upgrade: the daemon was asked to end, and is stopping every instance; "
+            "start the daemon again afterwards, which runs the installed version"
         )
 
 
 class ReplacingError(RequestError):
-    """The daemon gives way to another one."""
+    """A request to end a daemon that is being upgraded."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the daemon is being upgraded, and cannot be asked to end any more; "
-            "ask the one that takes over, in a moment"
-        )
+        super().__init__("cannot end: the daemon is being upgraded; repeat the request to the new daemon")
 
 
 class StaleEpochError(RequestError):
-    """The request was meant for an earlier life of the daemon."""
+    """A request with the epoch of an earlier daemon."""
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__(
-            f"the request is for epoch {expected}, this daemon's is {actual}: "
-            "it was started again since; ask for its status and decide anew"
+            f"cannot carry out the request: it is for epoch {expected}, and the daemon, restarted since, has "
+            f"epoch {actual}; read the status, and decide again"
         )
-
-
-def answer(future: Future[T], result: T, stored: Future[None] | None) -> None:
-    """Answer a request once what it asked for is on disk."""
-    if stored is None:
-        future.set_result(result)
-        return
-
-    def on_disk(done: Future[None]) -> None:
-        error = done.exception()
-        if error is None:
-            future.set_result(result)
-        else:
-            failure = NotDurableError(str(error))
-            failure.__cause__ = error
-            future.set_exception(failure)
-
-    stored.add_done_callback(on_disk)

@@ -1,4 +1,4 @@
-"""What is to outlive the daemon, on its way to the journal."""
+"""Persistence of requests and histories: the changes that the journal must store."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from hostmanager_server.core.history import History, adds_nothing, history_of
+from hostmanager_server.core.history import History, adds_nothing, histories_of
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.plan import Instances, TargetChange
+from hostmanager_server.core.model import Instances
+from hostmanager_server.core.plan import requested_targets
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Target
 
 
 class JournalWriter(Protocol):
-    """Where what was asked for outlives the daemon. What could not be stored is tried again by itself."""
+    """The journal, which keeps requests and histories for the next daemon.
+
+    The journal repeats failed writes without a further call.
+    """
 
     def save(
         self,
@@ -25,119 +29,130 @@ class JournalWriter(Protocol):
         forget: Sequence[str] = ...,
         forget_histories: Sequence[str] = ...,
     ) -> Future[None]:
-        """Store a change; the future is done when it, and all before it, is on disk. Returns at once."""
+        """Store a change, and return at once.
 
-    def listen(self, told: Callable[[str], None]) -> None:
-        """Have `told` called, on another thread, when storing begins to fail, with a sentence that says why;
-        and with nothing when it works again."""
+        The future is done when the change and all earlier changes are on disk.
+        """
+
+    def listen(self, notify: Callable[[str], None]) -> None:
+        """Call `notify` on another thread when writing begins to fail, or works again.
+
+        The argument is a sentence with the cause, and empty once writing works again.
+        """
 
 
 class Persistence:
-    """Gives the journal what differs from what was given to it before."""
+    """A filter before the journal, which receives only changes."""
 
-    def __init__(self, journal: JournalWriter, left: Recovered) -> None:
+    def __init__(self, journal: JournalWriter, recovered: Recovered) -> None:
         self._journal = journal
-        self._restore = left
+        self._recovered = recovered
         self._state: ManagerState | None = None
-        self._targets = dict(left.targets)
-        self._histories = dict(left.histories)
+        self._targets = dict(recovered.targets)
+        self._histories = dict(recovered.histories)
         self._last: Future[None] | None = None
-        self._recheck: tuple[str, ...] = ()  # whose histories may not be what the journal has
+        self._recheck: tuple[str, ...] = ()  # ids with a history that may differ from the journal's
         self._closed = False
 
     @property
-    def left(self) -> Recovered:
-        """What an earlier daemon left, until it is recover_targets."""
-        return self._restore
+    def recovered(self) -> Recovered:
+        """The content of the earlier daemon's journal; empty after `take_recovered`."""
+        return self._recovered
 
-    def to_restore(self, instances: Instances) -> tuple[list[TargetChange], Mapping[str, History]]:
-        """The changes that give the instances the targets that an earlier daemon was asked for, and what it
-        knew of them. Once: nothing after that."""
-        left, self._restore = self._restore, Recovered()
-        self._recheck = tuple(left.histories)
-        targets = [
-            TargetChange(instance_id, target)
-            for instance_id, target in sorted(left.targets.items())
-            if (i := instances.get(instance_id)) is not None
-            and target is not Target.PASSIVE
-            and i.spec.initial_target is not target
-        ]
-        return targets, {i: history for i, history in left.histories.items() if i in instances}
+    def take_recovered(self) -> Recovered:
+        """Return the content of the earlier journal once; nothing afterwards."""
+        recovered, self._recovered = self._recovered, Recovered()
+        self._recheck = tuple(recovered.histories)
+        return recovered
 
     def save(
-        self, state: ManagerState, instances: Instances | None, moved: Iterable[str] = ()
+        self, state: ManagerState, instances: Instances | None, changed_histories: Iterable[str] = ()
     ) -> Future[None] | None:
-        """Store what was not stored yet: of the histories, those of the instances in `moved`. None when all
-        of it is on disk. `instances` are None as long as nothing is known of any."""
+        """Store the state of the manager, all targets, and the changed histories.
+
+        Returns None if everything is on disk already. `instances` is None before the daemon has recovered the
+        earlier daemon's runs, as the instances are unknown until then.
+        """
         if self._closed:
             return None
-        targets = self._targets
-        if instances is not None:
-            targets = {i.instance_id: i.wanted.target for i in instances.values() if not i.retired}
         if instances is None:
-            return self._write(state, targets, {})
+            return self._write(state, self._targets, {})
         recheck, self._recheck = self._recheck, ()
-        return self._write(state, targets, _histories(instances, {*recheck, *moved}))
+        histories = histories_of(instances, {*recheck, *changed_histories})
+        return self._write(state, requested_targets(instances), histories)
 
-    def save_histories(self, instances: Instances, moved: Iterable[str]) -> None:
-        """Store what became of these, without waiting for it."""
+    def save_histories(self, instances: Instances, changed_histories: Iterable[str]) -> None:
+        """Store the histories of these instances, without waiting."""
         if not self._closed:
-            self._write(None, self._targets, _histories(instances, moved))
+            self._write(None, self._targets, histories_of(instances, changed_histories))
 
-    def keep(self) -> None:
-        """Store nothing any more: the next daemon is to find everything as it was asked to be."""
+    def close(self) -> None:
+        """Ignore all later changes: the next daemon recovers the present targets."""
         self._closed = True
 
     def disown(self, targets: Mapping[str, Target]) -> None:
-        """Store that these, and only these, are left to the next daemon, and nothing that comes after: it is
-        to find them as they were asked to be."""
+        """Store only these targets, with their histories, and ignore all later changes."""
         if self._closed:
             return
         self._closed = True
-        others = {i: None for i in self._histories if i not in targets}
+        others = {instance_id: None for instance_id in self._histories if instance_id not in targets}
         self._write(ManagerState.RUNNING, dict(targets), others)
 
     def _write(
         self, state: ManagerState | None, targets: dict[str, Target], histories: Mapping[str, History | None]
     ) -> Future[None] | None:
-        changed: dict[str, Target] = {}
-        gone: list[str] = []
-        if targets is not self._targets:
-            changed = {i: target for i, target in targets.items() if self._targets.get(i) is not target}
-            gone = [instance_id for instance_id in self._targets if instance_id not in targets]
         manager = None if state is self._state else state
-        known = self._histories
-        told = {
-            i: h
-            for i, h in histories.items()
-            if h is not None and not (i in known and adds_nothing(known[i], h))
-        }
-        forgotten = [i for i, h in histories.items() if h is None and i in known]
-        if manager is None and not changed and not gone and not told and not forgotten:
-            return self._unsettled()
+        changed, forgotten = self._target_changes(targets)
+        new, forgotten_histories = self._history_changes(histories)
+        if manager is None and not changed and not forgotten and not new and not forgotten_histories:
+            return self._unfinished()
         self._state = state or self._state
         self._targets = targets
-        known.update(told)
-        for instance_id in forgotten:
-            del known[instance_id]
+        self._histories.update(new)
+        for instance_id in forgotten_histories:
+            del self._histories[instance_id]
         self._last = self._journal.save(
-            manager=manager, targets=changed, histories=told, forget=gone, forget_histories=forgotten
+            manager=manager,
+            targets=changed,
+            histories=new,
+            forget=forgotten,
+            forget_histories=forgotten_histories,
         )
         return self._last
 
-    def _unsettled(self) -> Future[None] | None:
-        """When all that was given to the journal is on disk; None: it is."""
+    def _target_changes(self, targets: dict[str, Target]) -> tuple[dict[str, Target], list[str]]:
+        if targets is self._targets:
+            return {}, []
+        changed = {
+            instance_id: target
+            for instance_id, target in targets.items()
+            if self._targets.get(instance_id) is not target
+        }
+        return changed, [instance_id for instance_id in self._targets if instance_id not in targets]
+
+    def _history_changes(
+        self, histories: Mapping[str, History | None]
+    ) -> tuple[dict[str, History], list[str]]:
+        known = self._histories
+        new = {
+            instance_id: history
+            for instance_id, history in histories.items()
+            if history is not None
+            and not (instance_id in known and adds_nothing(known[instance_id], history))
+        }
+        forgotten = [
+            instance_id
+            for instance_id, history in histories.items()
+            if history is None and instance_id in known
+        ]
+        return new, forgotten
+
+    def _unfinished(self) -> Future[None] | None:
+        """Return the future of an unfinished write, or None if everything is on disk."""
         if self._last is None or not self._last.done():
             return self._last
         if self._last.exception() is not None:
-            self._last = self._journal.save()  # it has what it could not write: is that on disk by now?
+            self._last = self._journal.save()  # done when the repeated write of the journal succeeds
             return self._last
         self._last = None
         return None
-
-
-def _histories(instances: Instances, moved: Iterable[str]) -> dict[str, History | None]:
-    return {
-        instance_id: history_of(i) if (i := instances.get(instance_id)) is not None else None
-        for instance_id in moved
-    }

@@ -1,18 +1,20 @@
-"""The engine: facts in, decisions out, through a driver and into the store. No thread, no wait of its own.
+"""The reconcile loop: driver events in, decisions of the core out.
 
-Everything here runs on the supervisor's thread, or in a test that plays that thread.
+All code here runs on the supervisor thread, or in a test that plays this thread. The reconciler never waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import assert_never
 
-from hostmanager_server.core import plan
-from hostmanager_server.core.actions import Launch, Remove, Stop
+from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.dependencies import Dependents, affects_neighbours, with_dependency_facts
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
 from hostmanager_server.core.facts import fold
@@ -25,17 +27,17 @@ from hostmanager_server.state.store import Store
 
 log = logging.getLogger(__name__)
 
-# How long, in s, decisions are carried out before the loop looks at its descriptors again: starting 500 must
-# not delay the restart of one that dies meanwhile by more. By time, as stops are so much cheaper than starts
-# that the last of 500 is to be told before the first exits are seen to.
+# The time limit of one step, in s, after which the loop polls its descriptors again: 500 starts must not
+# delay the restart of a crashed instance by more. The limit is a time and no count, because stops cost much
+# less than starts: a step should send the last of 500 stops before the loop handles the first exits.
 SLICE = 0.03
-# Decisions in a row on one instance that its own actions call for, before the others have their turn.
+# Decisions in a row about one instance, as its own actions require, before the next instance's turn.
 AT_ONCE = 4
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What the next publication will make visible."""
+    """The content of the next publication."""
 
     changed: dict[str, Instance] = field(default_factory=dict)
     removed: dict[str, None] = field(default_factory=dict)
@@ -47,7 +49,10 @@ class _Pending:
 
 
 class Reconciler:
-    """Owns the instances. `driver` is set once, right after construction, as the two know each other."""
+    """The owner of the instances.
+
+    The composition sets `driver` once, right after construction, because the driver needs `post`.
+    """
 
     driver: Driver
 
@@ -55,65 +60,95 @@ class Reconciler:
         self._store = store
         self._now = now
         self._instances: dict[str, Instance] = {}
-        self._dirty: dict[str, None] = {}  # to be decided on, in order
-        self._deadlines: list[tuple[float, str]] = []
-        self._armed: dict[str, float] = {}  # the deadline of each instance that is in force
-        self._dependents: dict[str, dict[str, None]] = {}  # by what they depend on; sets in order
+        self._dirty: dict[str, None] = {}  # ids of instances to decide about, in order
+        self._deadlines: list[tuple[float, str]] = []  # a heap; outdated entries stay until they come due
+        self._armed: dict[str, float] = {}  # the valid deadline of each instance
+        self._dependents = Dependents()
         self._pending = _Pending()
-        self._targets_moved = False
-        self._histories_moved: dict[str, None] = {}
+        self._posted: deque[DriverEvent] = deque()
+        self._deferring = False  # a call of the reconciler is in progress: posted events wait
+        self._targets_changed = False
+        self._changed_histories: dict[str, None] = {}
 
     @property
     def instances(self) -> Mapping[str, Instance]:
+        """All tracked instances, by id."""
         return self._instances
 
     # --- facts
 
     def post(self, event: DriverEvent) -> None:
-        """Fold a driver's event."""
-        instance = self._instances.get(event.instance_id)
-        if instance is not None:
-            self._set(fold(instance, event))
+        """Fold a driver event into its instance.
+
+        An event that a driver posts from inside a call waits until the reconciler has finished its call.
+        """
+        self._posted.append(event)
+        if not self._deferring:
+            self._fold_posted()
+
+    def _fold_posted(self) -> None:
+        while self._posted:
+            event = self._posted.popleft()
+            instance = self._instances.get(event.instance_id)
+            if instance is not None:
+                self._set(fold(instance, event))
+
+    @contextlib.contextmanager
+    def _deferred_events(self) -> Iterator[None]:
+        """Fold events posted during the block, which calls the driver, afterwards."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+            self._fold_posted()
 
     def apply(self, changed: Mapping[str, Instance], entries: Iterable[LogEntry] = ()) -> None:
-        """Put instances in as a request made them."""
-        for instance in changed.values():
-            self._set(instance)
+        """Track instances as a request changed them, and log the entries."""
+        with self._deferred_events():
+            for instance in changed.values():
+                self._set(instance)
         self.log(*entries)
 
     def drop(self, instance_ids: Iterable[str]) -> None:
-        """Track these no longer. What runs of them goes on running, so that is to be somebody else's."""
-        for instance_id in list(instance_ids):
-            self._remove(instance_id)
+        """Stop tracking these instances; their processes and containers run on."""
+        with self._deferred_events():
+            for instance_id in list(instance_ids):
+                self._remove(instance_id)
 
     def log(self, *entries: LogEntry) -> None:
-        """Put something into the event log with the next publication."""
+        """Add entries to the event log with the next publication."""
         self._pending.entries.extend(entries)
 
     def set_manager(self, manager: ManagerStatus) -> None:
+        """Publish this status of the manager with the next publication."""
         self._pending.manager = manager
 
     # --- decisions
 
-    def targets_moved(self) -> bool:
-        """Whether a decision has changed a target since this was last asked: a request to an instance that is
-        only observed has been carried out."""
-        moved, self._targets_moved = self._targets_moved, False
-        return moved
+    def take_targets_changed(self) -> bool:
+        """Return whether a decision changed a target since the last call.
 
-    def histories_moved(self) -> list[str]:
-        """The instances that something to be remembered happened to since this was last asked."""
-        moved, self._histories_moved = self._histories_moved, {}
-        return list(moved)
+        A decision does so after a passive instance has carried out a request.
+        """
+        changed, self._targets_changed = self._targets_changed, False
+        return changed
+
+    def take_changed_histories(self) -> list[str]:
+        """Return the ids of instances with a changed history since the last call."""
+        changed, self._changed_histories = self._changed_histories, {}
+        return list(changed)
 
     def step(self) -> bool:
-        """Decide on what changed or came due, for SLICE at most, carry it out, publish. True: there is more
-        to do at once."""
+        """Decide about changed and due instances, carry out the actions, and publish.
+
+        Takes at most SLICE. Returns True if more instances wait for a decision.
+        """
         self._collect_due()
         end = self._now().mono + SLICE
         while self._dirty and self._now().mono < end:
             instance_id = next(iter(self._dirty))
-            # What a driver says from inside a call is decided on at once, and published in one piece with it.
+            # Events from inside a driver call lead to a decision at once, and to the same publication.
             for _ in range(AT_ONCE):
                 self._dirty.pop(instance_id, None)
                 self._decide(instance_id)
@@ -123,19 +158,19 @@ class Reconciler:
         return bool(self._dirty)
 
     def settle(self, instance_ids: Iterable[str]) -> None:
-        """Decide on these before anything is published."""
+        """Decide about these instances before the next publication."""
         for instance_id in list(instance_ids):
             self._dirty.pop(instance_id, None)
             self._decide(instance_id)
 
     def next_deadline(self) -> float | None:
-        """The moment (mono, s) at which `step` has something to do again; None: not by itself."""
+        """Return the time (mono, s) of the next decision without an event, or None."""
         while self._deadlines and self._armed.get(self._deadlines[0][1]) != self._deadlines[0][0]:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     def publish(self) -> int:
-        """Make everything visible that is not yet; the revision that shows it."""
+        """Publish all pending changes, and return the revision that shows them."""
         pending = self._pending
         if not pending:
             return self._store.revision
@@ -147,49 +182,53 @@ class Reconciler:
     def _collect_due(self) -> None:
         if not self._deadlines:
             return
-        moment = self._now().mono
-        while (deadline := self.next_deadline()) is not None and deadline <= moment:
+        now = self._now().mono
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
             _, instance_id = heapq.heappop(self._deadlines)
             del self._armed[instance_id]
             self._dirty[instance_id] = None
 
     def _decide(self, instance_id: str) -> None:
-        instance = self._instances.get(instance_id)
-        if instance is None:
+        known = self._instances.get(instance_id)
+        if known is None:
             return
-        instance = self._with_dependency_facts(instance)
+        instance = with_dependency_facts(known, self._instances, self._dependents.of(instance_id))
         decision = decide(instance, self._now())
         if decision.instance.wanted.target is not instance.wanted.target:
-            self._targets_moved = True
-        self._set(decision.instance, dirty=False)
-        self._arm(decision.instance)
-        if decision.instance.spec is not instance.spec:  # a successor, whose neighbours are others
-            self._dirty[instance_id] = None
-        for action in decision.actions:
-            match action:
-                case Launch():
-                    self._launch(action)
-                case Stop(run, signum, whole_tree):
-                    self._stop(run, signum, whole_tree)
-                case LogEntry():
-                    self._pending.entries.append(action)
-                case Remove():
-                    self._remove(action.instance_id)
-                case _:
-                    assert_never(action)
+            self._targets_changed = True
+        with self._deferred_events():
+            self._set(decision.instance, dirty=False)
+            self._arm(decision.instance)
+            if decision.instance.spec is not instance.spec:  # a successor, with other dependencies
+                self._dirty[instance_id] = None
+            for action in decision.actions:
+                self._carry_out(action)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Launch():
+                self._launch(action)
+            case Stop(run, signum, whole_tree):
+                self._stop(run, signum, whole_tree=whole_tree)
+            case LogEntry():
+                self._pending.entries.append(action)
+            case Remove():
+                self._remove(action.instance_id)
+            case _:
+                assert_never(action)
 
     def _launch(self, action: Launch) -> None:
         try:
             self.driver.launch(action.run, action.spec)
-        except Exception as error:  # a bug of the driver: this start failed, the others are not to suffer
+        except Exception as error:  # a bug of the driver: only this start fails
             log.exception("the driver raised on launching %s", action.run)
             why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
             self.post(StartFailed(action.run, why, self._now()))
 
-    def _stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def _stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         try:
             self.driver.stop(run, signum, whole_tree)
-        except Exception as error:  # a bug of the driver: this stop is asked for again, the others go on
+        except Exception as error:  # a bug of the driver: only this stop fails, and the core repeats the stop
             log.exception("the driver raised on stopping %s", run)
             why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
             self.post(StopFailed(run, why, self._now()))
@@ -216,7 +255,7 @@ class Reconciler:
         if dirty:
             self._dirty[instance_id] = None
         if history_of(instance) is not None if known is None else history_differs(known, instance):
-            self._histories_moved[instance_id] = None
+            self._changed_histories[instance_id] = None
         if instance != known:
             self._pending.changed[instance_id] = instance
             self._pending.removed.pop(instance_id, None)
@@ -230,51 +269,28 @@ class Reconciler:
         self._armed.pop(instance_id, None)
         self._pending.changed.pop(instance_id, None)
         self._pending.removed[instance_id] = None
-        self._histories_moved[instance_id] = None
+        self._changed_histories[instance_id] = None
         self._move_dependent(instance_id, instance.spec.depends_on, ())
         self._touch_neighbours(instance, None)
         self.driver.forget(instance.spec)
 
-    # --- who waits for whom
+    # --- dependencies
 
     def _move_dependent(self, instance_id: str, before: Iterable[str], after: Iterable[str]) -> None:
-        """An instance depends on others than before."""
-        for dependency in dict.fromkeys(before):
-            dependents = self._dependents[dependency]
-            del dependents[instance_id]
-            if not dependents:
-                del self._dependents[dependency]
-            if dependency in self._instances:  # it may have been held by this one
+        """Replace the dependencies of an instance.
+
+        A former dependency may be free to stop, and needs a decision.
+        """
+        self._dependents.move(instance_id, before, after)
+        for dependency in before:
+            if dependency in self._instances:
                 self._dirty[dependency] = None
-        for dependency in after:
-            self._dependents.setdefault(dependency, {})[instance_id] = None
 
     def _touch_neighbours(self, before: Instance | None, after: Instance | None) -> None:
-        """Whoever's facts may differ now is to be decided on."""
+        """Mark the dependencies and dependents of a changed instance for a decision."""
         instance = after or before
         assert instance is not None
-        if not self._dependents:
+        if not self._dependents or not affects_neighbours(before, after):
             return
-        if before is not None and after is not None and _as_seen(before) == _as_seen(after):
-            return
-        neighbours = (*self._dependents.get(instance.instance_id, ()), *instance.spec.depends_on)
-        self._dirty.update((n, None) for n in neighbours if n in self._instances)
-
-    def _with_dependency_facts(self, instance: Instance) -> Instance:
-        dependents = tuple(self._dependents.get(instance.instance_id, ()))
-        if not dependents and not instance.spec.depends_on and not instance.observed.waiting_for:
-            return _with_neighbours(instance, (), ()) if instance.observed.held_by else instance
-        waiting_for = plan.waiting_for(self._instances, instance)
-        held_by = plan.held_by(self._instances, instance, dependents)
-        if (waiting_for, held_by) == (instance.observed.waiting_for, instance.observed.held_by):
-            return instance
-        return _with_neighbours(instance, waiting_for, held_by)
-
-
-def _with_neighbours(instance: Instance, waiting_for: tuple[str, ...], held_by: tuple[str, ...]) -> Instance:
-    return replace(instance, observed=replace(instance.observed, waiting_for=waiting_for, held_by=held_by))
-
-
-def _as_seen(instance: Instance) -> tuple[object, ...]:
-    """What neighbours in the dependency graph look at."""
-    return instance.next_action, instance.should_run, instance.should_end, instance.observed.run is None
+        neighbours = (*self._dependents.of(instance.instance_id), *instance.spec.depends_on)
+        self._dirty.update((neighbour, None) for neighbour in neighbours if neighbour in self._instances)

@@ -1,4 +1,4 @@
-"""The supervisor as other threads see it: requests in, futures out."""
+"""The supervisor thread, as other threads use it: requests in, futures out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Management
-from hostmanager_server.drivers.contract import Driver, Poller, PostEvent, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.contract import (
+    CallSoon,
+    Driver,
+    Poller,
+    PostEvent,
+    ServiceDriver,
+    ServiceListener,
+)
 from hostmanager_server.drivers.router import ByWorkload
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
+from hostmanager_server.supervisor.answers import answer_when_stored, copy_answer
 from hostmanager_server.supervisor.config_readings import Reading, Readings, update_from
-from hostmanager_server.supervisor.errors import Accepted, answer
+from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.manager import RequestHandler
 from hostmanager_server.supervisor.persistence import JournalWriter
@@ -29,21 +37,22 @@ from hostmanager_server.supervisor.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
-CallSoon = Callable[[Callable[[], None]], None]
 MakeDriver = Callable[[Poller, PostEvent, CallSoon], Driver]
-MakeServices = Callable[[Poller, PostEvent, CallSoon, ServiceListener], ServiceDriver]
+MakeServiceDriver = Callable[[Poller, PostEvent, CallSoon, ServiceListener], ServiceDriver]
 
 
 class Supervisor:
-    """Runs the engine on a thread of its own. Every method may be called from any thread and returns at once;
-    a future fails with a RequestError when the request is rejected.
+    """The thread that owns the state of all instances.
 
-    `load_config` is called on a thread of its own, once for all reloads that wait for it, and so is
-    `keep_config` with each config that was taken. `on_failure` is called on the supervisor's thread should
-    that end by a bug; the daemon is of no use from then on. An answer to a request comes when the journal
-    has all that was asked for on disk. `left` is what an earlier daemon left behind.
+    Any thread may call any method. A method that returns a future returns at once; the future is done when
+    the journal has stored the request, and fails with a RequestError if the request is rejected.
+
+    `load_config` runs once for all reloads that wait for it, and `keep_config` with each accepted config;
+    both run on one loader thread, one call at a time. `on_failure` runs on the supervisor thread if a bug
+    ends the thread, after which the daemon supervises nothing. `recovered` is the content of the earlier
+    daemon's journal.
     """
 
     def __init__(
@@ -53,45 +62,48 @@ class Supervisor:
         make_driver: MakeDriver,
         journal: JournalWriter,
         on_failure: Callable[[], None],
-        left: Recovered = Recovered(),  # noqa: B008 - it is frozen
-        make_services: MakeServices | None = None,
+        recovered: Recovered = Recovered(),  # noqa: B008 - frozen
+        make_service_driver: MakeServiceDriver | None = None,
         keep_config: Callable[[SiteConfig], None] = lambda _: None,
     ) -> None:
         self._keep_config = keep_config
         self._on_failure = on_failure
         self._load_config = load_config
         self._loop = Loop()
-        self._engine = Reconciler(store, now)
+        self._reconciler = Reconciler(store, now)
         self._services: ServiceDriver | None = None
-        self._ended = False  # nothing is to be decided any more
-        self._noting: list[Future[None]] = []  # who waits for a entry to be published
-        driver = make_driver(self._loop, self._engine.post, self._loop.call_soon)
-        if make_services is not None:
-            listener = _Listener(self)
-            self._services = make_services(self._loop, self._engine.post, self._loop.call_soon, listener)
+        self._ended = False  # no further decisions
+        self._log_requests: list[Future[None]] = []  # done with the next publication
+        driver = make_driver(self._loop, self._reconciler.post, self._loop.call_soon)
+        if make_service_driver is not None:
+            self._services = make_service_driver(
+                self._loop, self._reconciler.post, self._loop.call_soon, _Listener(self)
+            )
             driver = ByWorkload(driver, self._services)
-        self._engine.driver = driver
+        self._reconciler.driver = driver
         self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
         self._readings = Readings(self._read, self._loader)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         manage = self._services.manage if self._services is not None else None
-        self._manager = RequestHandler(self._engine, store, journal, now, left, manage)
+        self._manager = RequestHandler(self._reconciler, store, journal, now, recovered, manage)
         journal.listen(self._take_journal_problem)
 
     def start(self) -> None:
-        """Start the thread; the manager is stopped until `start_manager`."""
+        """Start the thread; the manager stays stopped until `start_manager`."""
         self._thread.start()
 
     def close(self, *, disown: bool = False) -> None:
-        """End the thread and release everything. With `disown` what runs is left to the next daemon; without
-        it nothing may run any more. Waits for the thread."""
+        """End the thread, wait for the end, and release all resources.
+
+        With `disown`, running instances go on for the next daemon. Otherwise no instance may be running.
+        """
 
         def last() -> None:
-            self._step()  # what this round has brought is seen to, or is known to the next daemon
+            self._step()  # events of this round are handled now, or the next daemon recovers their runs
             self._ended = True
             if disown:
-                self._engine.driver.disown()
-            self._engine.driver.close()
+                self._reconciler.driver.disown()
+            self._reconciler.driver.close()
 
         if self._thread.is_alive():
             self._loop.call_soon(last)
@@ -105,17 +117,24 @@ class Supervisor:
     def start_manager(
         self, changes: Sequence[TargetChange] = (), *, reload_config: bool = True, tolerant: bool = False
     ) -> Future[Accepted]:
-        """Start the manager. `tolerant`: a config with errors is not a reason to refuse; the manager then
-        runs with no instances until a reload finds a good one."""
+        """Start the manager, and change targets.
+
+        If `tolerant`, a config with errors does not fail the request: the manager runs with the last good
+        config, or without instances until a reload reads a good config.
+        """
         if not reload_config:
-            return self._call(lambda: self._manager.start(None, changes, tolerant))
+            return self._call(lambda: self._manager.start(None, changes, tolerant=tolerant))
         return self._with_config(
-            lambda reading: self._manager.start(reading.config, changes, tolerant, reading.catalog)
+            lambda reading: self._manager.start(
+                reading.config, changes, tolerant=tolerant, catalog=reading.catalog
+            )
         )
 
     def stop_manager(self, disown: Collection[Management] = ()) -> Future[Accepted]:
-        """Bring everything down but what is managed in one of the ways in `disown`, which is left to the next
-        daemon; the future is done when everything is down."""
+        """Stop all instances; the future is done when all are down.
+
+        Instances with a management in `disown` run on for the next daemon.
+        """
         future: Future[Accepted] = Future()
         self._loop.call_soon(lambda: self._manager.stop(future, disown))
         return future
@@ -127,64 +146,73 @@ class Supervisor:
         reload_config: bool = False,
         validate_only: bool = False,
     ) -> Future[Accepted]:
-        """Change targets, in order, after reading the config anew if asked to. All or nothing."""
+        """Change targets in order, after a reload of the config if `reload_config`.
+
+        The request changes all targets, or nothing.
+        """
         if not reload_config:
             return self._call(
-                lambda: self._manager.update(None, changes, validate_only), changes_state=not validate_only
+                lambda: self._manager.update(None, changes, validate_only=validate_only),
+                store=not validate_only,
             )
         return self._with_config(
-            lambda reading: update_from(self._manager, reading, changes, validate_only),
-            taken=not validate_only,
+            lambda reading: update_from(self._manager, reading, changes, validate_only=validate_only),
+            store=not validate_only,
         )
 
     def restart(self, instance_ids: Sequence[str] | None) -> Future[Accepted]:
-        """Take instances down and up again; None: all that are operable and whose target is up."""
+        """Stop and start instances, or, for None, all that can be restarted."""
         return self._call(lambda: self._manager.restart(instance_ids))
 
     def keep_targets(self) -> None:
-        """What is asked for and happens from now on is not to outlive the daemon, as it ends."""
+        """Store no later change: the next daemon recovers the present targets."""
         self._loop.call_soon(self._manager.keep_targets)
 
     def log(self, entry: LogEntry) -> Future[None]:
-        """Put something into the event log; the future is done when it can be read there."""
+        """Add an entry to the event log; the future is done after the publication."""
         future: Future[None] = Future()
 
         def put() -> None:
-            self._engine.log(entry)
-            self._noting.append(future)
+            self._reconciler.log(entry)
+            self._log_requests.append(future)
 
         self._loop.call_soon(put)
         return future
 
-    # --- getting onto the thread
+    # --- access to the thread
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Run `callback` on the supervisor's thread, in its turn."""
+        """Run `callback` on the supervisor thread, after earlier callbacks."""
         self._loop.call_soon(callback)
 
-    def _call(self, request: Callable[[], T], *, changes_state: bool = True) -> Future[T]:
-        future: Future[T] = Future()
+    def _call(self, request: Callable[[], ResultT], *, store: bool = True) -> Future[ResultT]:
+        """Run a request on the supervisor thread.
+
+        If `store`, save the state, and let the future wait for the journal.
+        """
+        future: Future[ResultT] = Future()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
-                return  # whoever asked has left before it was begun
+                return  # the caller cancelled the request before its turn
             try:
                 result = request()
-                stored = self._manager.save() if changes_state else None
-            except BaseException as error:  # whoever asked is told, whatever it is
+                stored = self._manager.save() if store else None
+            except BaseException as error:  # the caller gets every error
                 future.set_exception(error)
             else:
-                answer(future, result, stored)
+                answer_when_stored(future, result, stored)
 
         self._loop.call_soon(run)
         return future
 
-    def _with_config(self, request: Callable[[Reading], Accepted], *, taken: bool = True) -> Future[Accepted]:
+    def _with_config(self, request: Callable[[Reading], Accepted], *, store: bool = True) -> Future[Accepted]:
+        """Run a request on the supervisor thread, after a reading of the files on the loader thread."""
         future: Future[Accepted] = Future()
 
         def read(done: Future[Reading]) -> None:
             if done.cancelled() or not future.set_running_or_notify_cancel():
-                return  # whoever asked has left before it was begun
+                return  # the caller cancelled the request before its turn
             error = done.exception()
             if error is not None:
                 future.set_exception(error)
@@ -192,12 +220,12 @@ class Supervisor:
             reading = done.result()
 
             def answered(outcome: Future[Accepted]) -> None:
-                if taken and reading.config.ok and outcome.exception() is None:
+                if store and reading.config.ok and outcome.exception() is None:
                     with suppress(RuntimeError):  # the daemon is ending
                         self._loader.submit(self._keep, reading)
-                _copy(outcome, future)
+                copy_answer(outcome, future)
 
-            self._call(lambda: request(reading), changes_state=taken).add_done_callback(answered)
+            self._call(lambda: request(reading), store=store).add_done_callback(answered)
 
         reading = self._readings.next()
         future.add_done_callback(lambda left: left.cancelled() and reading.cancel())
@@ -209,7 +237,7 @@ class Supervisor:
         return Reading(config, self._services.load() if self._services is not None else None)
 
     def _keep(self, reading: Reading) -> None:
-        """On the loader's thread: keep a copy, once."""
+        """Write a copy of an accepted config, once; runs on the loader thread."""
         if not reading.kept:
             reading.kept = True
             self._keep_config(reading.config)
@@ -222,15 +250,15 @@ class Supervisor:
         self._manager.take_survey(survey)
 
     def reload_catalog(self) -> None:
-        """Read the compose files anew, as one of them was changed."""
+        """Read the compose files again on the loader thread, after a change of a file."""
         services = self._services
         assert services is not None
 
         def load() -> None:
             try:
                 catalog = services.load()
-            except Exception:  # a bug: the next change may do better, and a reload says what is wrong
-                log.exception("reading the compose files failed by a bug of the daemon")
+            except Exception:  # a bug: the next change may succeed, and a reload reports the error
+                log.exception("cannot read the compose files: a bug of the daemon")
             else:
                 self._loop.call_soon(lambda: self._take_catalog(catalog))
 
@@ -241,44 +269,40 @@ class Supervisor:
         self._manager.take_catalog(catalog)
         self._manager.save()
 
+    # --- the thread
+
     def _run(self) -> None:
         name_this_thread("supervisor")
         try:
             self._loop.run(self._step)
         except BaseException:
-            log.critical("the supervisor ended by a bug: nothing is supervised any more", exc_info=True)
+            log.critical("a bug ended the supervisor: the daemon supervises nothing now", exc_info=True)
             self._on_failure()
 
     def _step(self) -> float | None:
         if self._ended:
             return None
-        more = self._engine.step()
-        noted, self._noting = self._noting, []
-        for future in noted:
+        more = self._reconciler.step()
+        published, self._log_requests = self._log_requests, []
+        for future in published:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
         self._manager.save_decisions()
         if not more:
             self._manager.finish_stopping()
-        return 0.0 if more else self._engine.next_deadline()
+        return 0.0 if more else self._reconciler.next_deadline()
 
 
 class _Listener:
-    """Passes on what a driver of services has to say."""
+    """The listener of the service driver."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
     def surveyed(self, survey: Survey) -> None:
+        """See ServiceListener.surveyed."""
         self._supervisor.take_survey(survey)
 
     def files_changed(self) -> None:
+        """See ServiceListener.files_changed."""
         self._supervisor.reload_catalog()
-
-
-def _copy(done: Future[T], future: Future[T]) -> None:
-    error = done.exception()
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(done.result())

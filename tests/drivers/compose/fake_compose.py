@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hostmanager_server.core.catalog import Catalog, Project
 from hostmanager_server.core.spec import ServiceSpec
-from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCall, ComposeCalls
+from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeProgram
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
+from hostmanager_server.drivers.contract import CallSoon
 
 from tests.fakes.driver import FakePoller
 

@@ -294,8 +294,8 @@ def test_what_runs_already_appears() -> None:
     assert desk.told("a") == ["Appeared"]
     seen = desk.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
-    assert seen.record.running
-    assert not seen.record.outdated
+    assert seen.status.running
+    assert not seen.status.outdated
     desk.poller.advance(60.0)
     assert desk.compose.log == []
 
@@ -440,7 +440,7 @@ def test_a_tag_that_moves_makes_what_runs_outdated() -> None:
     desk.driver.images({"agent:1": "sha256:2"})
     seen = desk.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
-    assert (seen.record.image_id, seen.record.outdated) == ("sha256:2", True)
+    assert (seen.status.image_id, seen.status.outdated) == ("sha256:2", True)
     desk.driver.images({"agent:1": UNKNOWN_IMAGE})
     assert dict(desk.surveys[-1].new_tags) == {"a": "agent:1"}
 
@@ -450,7 +450,7 @@ def test_a_tag_that_moves_makes_what_runs_outdated() -> None:
 
 def test_nothing_is_started_while_the_engine_is_away() -> None:
     desk = Desk(*services("a"), present=False)
-    assert desk.told("a") == ["OutOfSight", "OutOfSight"]  # not asked yet, then asked in vain
+    assert desk.told("a") == ["Unobservable", "Unobservable"]  # not asked yet, then asked in vain
     desk.events.clear()
     desk.launch("a")
     failed = desk.event("a", StartFailed)
@@ -467,12 +467,12 @@ def test_an_engine_that_goes_away_during_a_call_is_asked_when_it_is_back_what_ca
     desk.compose.proceed(1)
     desk.engine.leave()
     desk.finish()
-    assert desk.told("a") == ["Started", "Ready", "OutOfSight"]
-    assert desk.told("b") == ["OutOfSight"]
+    assert desk.told("a") == ["Started", "Ready", "Unobservable"]
+    assert desk.told("b") == ["Unobservable"]
     desk.engine.come_back()
     desk.finish_all()
-    assert desk.told("a") == ["Started", "Ready", "OutOfSight"]
-    assert desk.told("b") == ["OutOfSight", "Started", "Ready"]  # it was tried again, by itself
+    assert desk.told("a") == ["Started", "Ready", "Unobservable"]
+    assert desk.told("b") == ["Unobservable", "Started", "Ready"]  # it was tried again, by itself
     assert desk.compose.log == ["up a b", "up b"]
     assert len(desk.engine.running("a")) == 1
 
@@ -484,11 +484,11 @@ def test_what_ended_while_the_engine_was_away_is_told_with_its_code() -> None:
     desk.settle()
     desk.engine.end(desk.engine.of("a")[0], 5)
     desk.settle()
-    assert desk.told("a") == ["OutOfSight"]
+    assert desk.told("a") == ["Unobservable"]
     desk.engine.come_back()
     desk.settle()
-    assert desk.told("a") == ["OutOfSight", "Exited", "Gone"]
-    assert desk.told("b") == ["OutOfSight"]
+    assert desk.told("a") == ["Unobservable", "Exited", "Gone"]
+    assert desk.told("b") == ["Unobservable"]
     exited = desk.event("a", Exited)
     assert isinstance(exited, Exited)
     assert exited.status == ExitStatus(code=5)
@@ -503,9 +503,9 @@ def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() 
     desk.engine.run(desk.engine.create(service("a"), 1))
     desk.engine.come_back()
     desk.settle()
-    assert desk.told("a") == ["OutOfSight"]
+    assert desk.told("a") == ["Unobservable"]
     seen = [e for e in desk.events if isinstance(e, ServiceObserved)][-1]
-    assert seen.record.container_id == desk.engine.of("a")[0].id
+    assert seen.status.container_id == desk.engine.of("a")[0].id
 
 
 # --- services that come and go
@@ -530,7 +530,7 @@ def test_an_instance_with_another_service_begins_anew() -> None:
     assert desk.told("a") == ["Appeared"]
     seen = desk.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
-    assert seen.record.container_id == desk.engine.of("b")[0].id
+    assert seen.status.container_id == desk.engine.of("b")[0].id
 
 
 def test_a_service_that_leaves_its_file_is_an_orphan() -> None:

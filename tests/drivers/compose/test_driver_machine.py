@@ -59,7 +59,7 @@ class ServicesMachine(RuleBasedStateMachine):
             self.by_hand(name)
         self.there.present = there
         self.listed = listed
-        self.manager.start(self.config(), (), False, self.reader.load())
+        self.manager.start(self.config(), (), catalog=self.reader.load())
         self.turn()
 
     # --- the supervisor
@@ -107,7 +107,7 @@ class ServicesMachine(RuleBasedStateMachine):
     @rule(who=st.sampled_from([*NAMES, ALL]), wanted=targets)
     def update(self, who: str, wanted: Target) -> None:
         try:
-            self.manager.update(None, [TargetChange(who, wanted)], False)
+            self.manager.update(None, [TargetChange(who, wanted)])
         except RequestError:
             instance = self.engine.instances.get(who)
             assert instance is None or instance.retired
@@ -128,17 +128,17 @@ class ServicesMachine(RuleBasedStateMachine):
     @rule(who=names, wanted=targets)
     def list_in_the_site_config(self, who: str, wanted: Target) -> None:
         self.listed[who] = wanted
-        self.manager.update(self.config(), (), False, self.reader.load())
+        self.manager.update(self.config(), (), catalog=self.reader.load())
 
     @rule(agent_class=st.sampled_from(["Agent", "Other"]))
     def change_the_class(self, agent_class: str) -> None:
         self.agent_class = agent_class
-        self.manager.update(self.config(), (), False, self.reader.load())
+        self.manager.update(self.config(), (), catalog=self.reader.load())
 
     @rule(who=names)
     def strike_from_the_site_config(self, who: str) -> None:
         self.listed.pop(who, None)
-        self.manager.update(self.config(), (), False, self.reader.load())
+        self.manager.update(self.config(), (), catalog=self.reader.load())
 
     @rule(who=names)
     def strike_from_the_compose_file(self, who: str) -> None:
@@ -239,7 +239,7 @@ class ServicesMachine(RuleBasedStateMachine):
         before = dict(self.there.containers)
         for who, instance in self.engine.instances.items():
             running = self.there.running(who)
-            assert not instance.observed.out_of_sight
+            assert not instance.observed.unobservable
             if instance.spec.service is None:
                 assert instance.standing.state is State.UNKNOWN, instance
                 continue

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.events import Adopted, RunKey, StartFailed
-from hostmanager_server.core.model import NOT_YET_SEEN
+from hostmanager_server.core.model import NOT_YET_OBSERVED
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import Work
-from hostmanager_server.drivers.compose.cli.process import CallSoon, ComposeCalls
+from hostmanager_server.drivers.compose.cli.process import ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.cli.queue import CallQueue
 from hostmanager_server.drivers.compose.engine.container import Container
@@ -19,7 +19,7 @@ from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReade
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.service import FollowedService, Key, differs
 from hostmanager_server.drivers.compose.survey import survey
-from hostmanager_server.drivers.contract import Poller, PostEvent, ServiceListener
+from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
 
 
@@ -56,7 +56,7 @@ class ComposeDriver:
         self._containers: dict[str, Container] = {}
         self._by_service: dict[Key, dict[str, None]] = {}  # ids of containers
         self._image_ids: Mapping[str, str] = {}
-        self._lost = NOT_YET_SEEN  # why the engine cannot be asked; empty: it can
+        self._lost = NOT_YET_OBSERVED  # why the engine cannot be asked; empty: it can
         self._survey = Survey()
 
     # --- ServiceDriver
@@ -227,7 +227,7 @@ class ComposeDriver:
             self._dispatcher.withdraw(service)
 
     def _take_survey(self) -> None:
-        problem = "" if self._lost == NOT_YET_SEEN else self._lost
+        problem = "" if self._lost == NOT_YET_OBSERVED else self._lost
         if self._lost:
             now = Survey(problem=problem)
         else:

@@ -13,13 +13,13 @@ from hostmanager_server.core.events import (
     ExitStatus,
     Gone,
     Instant,
-    OutOfSight,
     Ready,
     RunKey,
     ServiceObserved,
     Started,
     StartFailed,
     StopFailed,
+    Unobservable,
 )
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.engine.container import Container
@@ -92,7 +92,7 @@ class FollowedService:
     def out_of_sight(self, why: str) -> None:
         """What it does cannot be known."""
         self._record = None
-        self._post(OutOfSight(self.spec.instance_id, why))
+        self._post(Unobservable(self.spec.instance_id, why))
 
     def look(self, containers: Sequence[Container], image_id: str) -> None:
         """These are its containers now, and what the image tag that it wants means."""

@@ -16,13 +16,11 @@ from urllib.parse import urlsplit
 
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
-from hostmanager_server.drivers.contract import Poller
+from hostmanager_server.drivers.contract import CallSoon, Poller
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.command import ExecCommand
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.thread_names import name_this_thread
-
-CallSoon = Callable[[Callable[[], None]], None]
 
 _AGAIN = 1.0  # s until it is tried again to have the thread
 _log = logging.getLogger(__name__)

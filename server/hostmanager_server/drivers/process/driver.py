@@ -22,10 +22,10 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import Output, Poller, PostEvent
+from hostmanager_server.drivers.contract import CallSoon, Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, gate
 from hostmanager_server.drivers.exec.command import CommandError
-from hostmanager_server.drivers.exec.readiness import CallSoon, Prober
+from hostmanager_server.drivers.exec.readiness import Prober
 from hostmanager_server.drivers.process.cgroup import Groups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import (
@@ -218,7 +218,7 @@ class ProcessDriver:
         if pidfd is None or not pidfds.has_ended(pidfd):
             return
         status = status_of_ended(run.identity, pidfd)
-        reached(Point.EXIT_SEEN)
+        reached(Point.EXIT_OBSERVED)
         self._let_go(run)
         self._report_end(run, status)
 

@@ -11,9 +11,8 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.linux.thread_names import name_this_thread
-
-CallSoon = Callable[[Callable[[], None]], None]
 
 # An image may be large and a registry slow, but one of them says something now and then.
 PROGRESS_WITHIN = 300.0  # s without a word from compose before it is given up

@@ -1,4 +1,4 @@
-"""A simulated host: processes that misbehave, under a driver and a supervisor that keep their contracts."""
+"""A simulated host: misbehaving processes under a correct driver and supervisor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hostmanager_server.core import plan
+from hostmanager_server.core import dependencies
 from hostmanager_server.core.actions import Launch, Remove, Stop
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
@@ -31,11 +31,11 @@ from tests.core.instances import with_fields
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How the processes of an instance behave from the next launch on."""
+    """The behaviour of an instance's processes from the next launch on."""
 
     start_fails: bool = False
     ready_after: float | None = 0.0  # s; None: never
-    ignores: frozenset[int] = frozenset()  # of INT and TERM
+    ignores: frozenset[int] = frozenset()  # of SIGINT and SIGTERM
     leaves_grandchild: bool = False
 
 
@@ -44,13 +44,13 @@ GOOD = Behaviour()
 
 @dataclass(slots=True)
 class Process:
-    """A process tree: the main process, and perhaps a grandchild that outlives it."""
+    """A process tree: a main process, and possibly a grandchild that outlives the main process."""
 
     behaviour: Behaviour
     born: float
     main: bool = True
     grandchild: bool = False
-    ready_said: bool = False
+    ready_posted: bool = False
 
     @property
     def alive(self) -> bool:
@@ -58,19 +58,22 @@ class Process:
 
 
 @dataclass(slots=True)
-class World:
-    """The host. Its `step` is what the supervisor does between two waits; it checks what must always hold."""
+class SimulatedHost:
+    """A host with a driver and a supervisor.
+
+    `step` does the work of the supervisor between two waits, and checks the invariants.
+    """
 
     now: Instant = field(default_factory=lambda: Instant(1000.0, 1e9))
     instances: dict[str, Instance] = field(default_factory=dict)
     config: dict[str, InstanceSpec] = field(default_factory=dict)
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     processes: dict[RunKey, Process] = field(default_factory=dict)
-    mail: list[RunEvent] = field(default_factory=list)  # posted, not yet folded
-    gone: set[RunKey] = field(default_factory=set)  # whose end was folded
-    old_mail: list[RunEvent] = field(default_factory=list)
+    posted: list[RunEvent] = field(default_factory=list)  # posted, not yet folded
+    gone: set[RunKey] = field(default_factory=set)  # runs with a folded end
+    folded: list[RunEvent] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    notes: list[LogEntry] = field(default_factory=list)
+    entries: list[LogEntry] = field(default_factory=list)
 
     # --- the driver
 
@@ -79,19 +82,21 @@ class World:
 
     def launch(self, action: Launch) -> None:
         key = action.run
-        assert not self.alive(key.instance_id), f"I1: {key} is launched beside {self.alive(key.instance_id)}"
-        assert key.number > self.numbers.get(key.instance_id, 0), f"{key}: the number was used before"
+        assert not self.alive(key.instance_id), (
+            f"I1: {key} is launched while alive: {self.alive(key.instance_id)}"
+        )
+        assert key.number > self.numbers.get(key.instance_id, 0), f"{key}: the run number was used before"
         self.numbers[key.instance_id] = key.number
         behaviour = self.behaviours.get(key.instance_id, GOOD)
         if behaviour.start_fails:
-            self.mail.append(StartFailed(key, "no such file", self.now))
+            self.posted.append(StartFailed(key, "no such file", self.now))
             return
         self.processes[key] = Process(behaviour, self.now.mono, grandchild=behaviour.leaves_grandchild)
-        self.mail.append(Started(key, 1000 + key.number, self.now))
+        self.posted.append(Started(key, 1000 + key.number, self.now))
         self.become_ready()
 
     def stop(self, action: Stop) -> None:
-        assert action.run not in self.gone, f"{action.run} is gone, and yet it is sent signal {action.signum}"
+        assert action.run not in self.gone, f"{action.run} is gone, and receives signal {action.signum}"
         process = self.processes.get(action.run)
         if process is None:
             return
@@ -104,33 +109,33 @@ class World:
     def end_main(self, key: RunKey, status: ExitStatus) -> None:
         process = self.processes[key]
         process.main = False
-        self.mail.append(Exited(key, status, self.now))
+        self.posted.append(Exited(key, status, self.now))
         if not process.grandchild:
-            self.mail.append(Gone(key, self.now))
+            self.posted.append(Gone(key, self.now))
 
     def end_grandchild(self, key: RunKey) -> None:
         process = self.processes[key]
         if process.grandchild:
             process.grandchild = False
             if not process.main:
-                self.mail.append(Gone(key, self.now))
+                self.posted.append(Gone(key, self.now))
 
     def become_ready(self) -> None:
         for key, process in self.processes.items():
             after = process.behaviour.ready_after
-            if not process.main or process.ready_said or after is None:
+            if not process.main or process.ready_posted or after is None:
                 continue
             if self.now.mono >= process.born + after:
-                process.ready_said = True
-                self.mail.append(Ready(key, self.now))
+                process.ready_posted = True
+                self.posted.append(Ready(key, self.now))
 
     # --- the supervisor
 
-    def deliver(self) -> None:
-        """Fold all that was posted."""
-        while self.mail:
-            event = self.mail.pop(0)
-            self.old_mail.append(event)
+    def fold_posted(self) -> None:
+        """Fold all posted events."""
+        while self.posted:
+            event = self.posted.pop(0)
+            self.folded.append(event)
             instance = self.instances.get(event.run.instance_id)
             if instance is None:
                 continue
@@ -139,7 +144,7 @@ class World:
             self.instances[event.run.instance_id] = fold(instance, event)
 
     def step(self) -> None:
-        """Decide on every instance until nothing changes any more."""
+        """Decide about every instance until no instance changes."""
         for _ in range(50):
             moved = [self._decide(instance_id) for instance_id in list(self.instances)]
             if not any(moved):
@@ -151,11 +156,15 @@ class World:
 
     def _decide(self, instance_id: str) -> bool:
         old = self.instances[instance_id]
-        dependents = [i.instance_id for i in self.instances.values() if instance_id in i.spec.depends_on]
+        dependents = [
+            instance.instance_id
+            for instance in self.instances.values()
+            if instance_id in instance.spec.depends_on
+        ]
         instance = with_fields(
             old,
-            waiting_for=plan.waiting_for(self.instances, old),
-            held_by=plan.held_by(self.instances, old, dependents),
+            waiting_for=dependencies.waiting_for(self.instances, old),
+            held_by=dependencies.held_by(self.instances, old, dependents),
         )
         decision = decide(instance, self.now)
         new = decision.instance
@@ -177,94 +186,106 @@ class World:
                     assert action.run == new.run_key()
                     self.stop(action)
                 case LogEntry():
-                    self.notes.append(action)
+                    self.entries.append(action)
                 case Remove():
                     assert not self.alive(instance_id), f"I8: {instance_id} leaves the list alive"
                     del self.instances[instance_id]
                     removed = True
         if not removed:
             again = decide(new, self.now)
-            assert again.instance == new, "deciding twice changes something the second time"
-            assert not again.actions, "deciding twice does something the second time"
+            assert again.instance == new, "a second decision changes the instance"
+            assert not again.actions, "a second decision has actions"
         return removed or new != old
 
-    def check(self, i: Instance) -> None:
-        """What must hold of an instance whenever the supervisor goes to sleep."""
-        if i.observed.run is None:
-            assert not self.alive(i.instance_id), f"{i.instance_id} lives and is taken for dead"
-        if i.standing.state in (State.DOWN, State.START_AT, State.START, State.UNKNOWN):
-            assert i.observed.run is None, (
-                f"I8: {i.instance_id} is {i.standing.state.value}, and {i.observed.run} is alive"
+    def check(self, instance: Instance) -> None:
+        """Check the invariants of an instance at the moment when the supervisor sleeps."""
+        if instance.observed.run is None:
+            assert not self.alive(instance.instance_id), (
+                f"{instance.instance_id} is alive, and counts as dead"
+            )
+        if instance.standing.state in (State.DOWN, State.START_AT, State.START, State.UNKNOWN):
+            assert instance.observed.run is None, (
+                f"I8: {instance.instance_id} is {instance.standing.state.value} with {instance.observed.run}"
             )
         else:
-            assert i.observed.run is not None, (
-                f"{i.instance_id} is {i.standing.state.value} with nothing alive"
+            assert instance.observed.run is not None, (
+                f"{instance.instance_id} is {instance.standing.state.value} with nothing alive"
             )
-        assert not (i.should_end and i.standing.state is State.UP and not i.observed.held_by), (
-            f"{i.instance_id} is not stopped"
-        )
-        match i.standing.state:
+        assert not (
+            instance.should_stop and instance.standing.state is State.UP and not instance.observed.held_by
+        ), f"{instance.instance_id} is not stopped"
+        match instance.standing.state:
             case State.START_AT | State.WAIT_START | State.WAIT_DEAD:
-                assert i.standing.deadline is not None, (
-                    f"{i.instance_id} could stay {i.standing.state.value} for ever"
+                assert instance.standing.deadline is not None, (
+                    f"{instance.instance_id} stays {instance.standing.state.value} without a deadline"
                 )
             case State.START:
-                assert i.observed.waiting_for, f"{i.instance_id} waits to start, for nothing"
+                assert instance.observed.waiting_for, (
+                    f"{instance.instance_id} waits to start without a missing dependency"
+                )
             case State.DOWN:
-                assert i.settled, f"{i.instance_id} stays down although {i.wanted.target.value} is wanted"
+                assert instance.settled, (
+                    f"{instance.instance_id} stays down although {instance.wanted.target.value} is wanted"
+                )
             case State.UP | State.UNKNOWN:
                 pass
-        deadline = next_deadline(i)
-        assert deadline is None or deadline.mono > self.now.mono, f"{i.instance_id} would make the loop spin"
-        assert 0.0 <= stability(i.standing.fail_times, self.now) <= 1.0
-        assert (stability(i.standing.fail_times, self.now) == 1.0) is (not i.standing.fail_times)
+        deadline = next_deadline(instance)
+        assert deadline is None or deadline.mono > self.now.mono, (
+            f"{instance.instance_id} makes the loop spin"
+        )
+        assert 0.0 <= stability(instance.standing.fail_times, self.now) <= 1.0
+        assert (stability(instance.standing.fail_times, self.now) == 1.0) is (
+            not instance.standing.fail_times
+        )
 
     # --- time
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, waking up at each deadline and at each moment something becomes ready."""
+        """Let time pass, and stop at each deadline and at each moment of readiness."""
         end = self.now.plus(seconds)
         for _ in range(5000):
-            moments = [d.mono for i in self.instances.values() if (d := next_deadline(i)) is not None]
+            moments = [
+                d.mono for instance in self.instances.values() if (d := next_deadline(instance)) is not None
+            ]
             moments += [
                 p.born + p.behaviour.ready_after
                 for p in self.processes.values()
-                if p.main and not p.ready_said and p.behaviour.ready_after is not None
+                if p.main and not p.ready_posted and p.behaviour.ready_after is not None
             ]
             coming = min((m for m in moments if m <= end.mono), default=None)
             was = {
-                n: (i.standing.fail_times, stability(i.standing.fail_times, self.now))
-                for n, i in self.instances.items()
+                n: (instance.standing.fail_times, stability(instance.standing.fail_times, self.now))
+                for n, instance in self.instances.items()
             }
             self.now = end if coming is None else self.now.plus(max(0.0, coming - self.now.mono))
             if coming is not None and self.now.mono < coming:
                 self.now = Instant(coming, self.now.wall)
             self._check_stability(was)
             self.become_ready()
-            self.deliver()
+            self.fold_posted()
             self.step()
-            if coming is None and not self.mail:
+            if coming is None and not self.posted:
                 return
-        raise AssertionError("too much happens in this time: the loop spins")
+        raise AssertionError("too many rounds in this time: the loop spins")
 
     def _check_stability(self, was: Mapping[str, tuple[tuple[Instant, ...], float]]) -> None:
         for name, (fail_times, before) in was.items():
             assert stability(fail_times, self.now) >= before, f"{name} loses stability without failing"
 
-    # --- what it is to come to
+    # --- the expected outcome
 
     def expected_up(self, instance_id: str) -> bool:
-        """Whether it is to be up once everything behaves."""
-        i = self.instances.get(instance_id)
-        if i is None or i.retired:
+        """Return whether the instance must be up once all processes behave well."""
+        instance = self.instances.get(instance_id)
+        if instance is None or instance.retired:
             return False
-        if i.wanted.target is Target.PASSIVE:
-            return i.observed.run is not None
-        if i.wanted.target is not Target.UP or i.standing.finished:
+        if instance.wanted.target is Target.PASSIVE:
+            return instance.observed.run is not None
+        if instance.wanted.target is not Target.UP or instance.standing.finished:
             return False
-        return i.observed.run is not None or (
-            i.spec.process is not None and all(self.expected_up(d) for d in i.spec.depends_on)
+        return instance.observed.run is not None or (
+            instance.spec.process is not None and all(self.expected_up(d) for d in instance.spec.depends_on)
         )
 
-    def host(self) -> HostSpec:
+    def host_spec(self) -> HostSpec:
         return HostSpec("host", tuple(self.config.values()))

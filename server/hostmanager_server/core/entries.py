@@ -1,0 +1,89 @@
+"""Event log entries about one instance."""
+
+from __future__ import annotations
+
+from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.model import Exit, Instance
+
+
+def found_running(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a service that runs without a launch by the daemon."""
+    message = f"{instance.spec.full_name} was found running"
+    return _entry(EntryKind.UP, "FoundRunning", message, instance, now)
+
+
+def reset(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a successor that takes the place of a stopped instance."""
+    message = "the former instance is down; its successor takes over"
+    return _entry(EntryKind.INSTANCE, "Reset", message, instance, now)
+
+
+def removed(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a retired instance that leaves the list."""
+    message = "retired and down: removed from the list"
+    return _entry(EntryKind.INSTANCE, "Removed", message, instance, now)
+
+
+def target_lost(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a running instance with a lost target."""
+    message = "the instance runs, and its requested target was lost: the target is up from now on"
+    return _entry(EntryKind.INSTANCE, "TargetLost", message, instance, now, Severity.WARNING)
+
+
+def launching(instance: Instance, now: Instant, *, missing_containers: bool = False) -> LogEntry:
+    """Return the entry for a launch of the instance, or of its missing containers."""
+    name = instance.spec.full_name
+    message = f"starting the missing containers of {name}" if missing_containers else f"starting {name}"
+    return _entry(EntryKind.LAUNCH, "Launching", message, instance, now)
+
+
+def start_failed(reason: str, why: str, instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a failed start."""
+    return _entry(EntryKind.START_FAILED, reason, why, instance, now, Severity.ERROR)
+
+
+def up(instance: Instance, pid: int, now: Instant) -> LogEntry:
+    """Return the entry for an instance that became ready."""
+    return _entry(EntryKind.UP, "Up", f"{instance.spec.full_name} is up (pid {pid})", instance, now)
+
+
+def degraded(instance: Instance, missing: str, now: Instant) -> LogEntry:
+    """Return the entry for a service that lost some of its containers."""
+    message = f"{instance.spec.full_name}: {missing}"
+    return _entry(EntryKind.EXIT, "Degraded", message, instance, now, Severity.WARNING)
+
+
+def exited(instance: Instance, last_exit: Exit, now: Instant) -> LogEntry:
+    """Return the entry for an exit without a stop request."""
+    message = f"{instance.spec.full_name} {last_exit.why}"
+    return _entry(EntryKind.EXIT, "Exited", message, instance, now, Severity.WARNING, last_exit)
+
+
+def stopping(instance: Instance, message: str, now: Instant, *, escalated: bool = False) -> LogEntry:
+    """Return the entry for a step of a stop: a warning after the first step."""
+    severity = Severity.WARNING if escalated else Severity.INFO
+    return _entry(EntryKind.STOP, "Stopping", message, instance, now, severity)
+
+
+def stop_failed(instance: Instance, why: str, now: Instant) -> LogEntry:
+    """Return the entry for a failed stop."""
+    return _entry(EntryKind.STOP, "StopFailed", why, instance, now, Severity.ERROR)
+
+
+def down(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for the end of a stop."""
+    what = "its containers are" if instance.spec.service is not None else "the whole process tree is"
+    return _entry(EntryKind.DOWN, "Down", f"{what} gone", instance, now)
+
+
+def _entry(
+    kind: EntryKind,
+    reason: str,
+    message: str,
+    instance: Instance,
+    now: Instant,
+    severity: Severity = Severity.INFO,
+    last_exit: Exit | None = None,
+) -> LogEntry:
+    return LogEntry(kind, reason, message, now, instance.instance_id, severity, last_exit)
