@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hostmanager_server.core.lifecycle import TRANSITIONS
 from hostmanager_server.core.model import State
+from hostmanager_server.core.transitions import TRANSITIONS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "states.md"
 BEGIN = "<!-- drawn by scripts/draw_states.py: begin -->"

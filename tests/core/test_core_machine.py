@@ -9,7 +9,7 @@ import pytest
 from hostmanager_server.core import config_plan, lifecycle, plan
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, RunKey, Started
-from hostmanager_server.core.lifecycle import TRANSITIONS, next_deadline
+from hostmanager_server.core.lifecycle import next_deadline
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import (
@@ -22,6 +22,7 @@ from hostmanager_server.core.spec import (
     Target,
 )
 from hostmanager_server.core.stability import stability
+from hostmanager_server.core.transitions import TRANSITIONS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -13,9 +13,9 @@ from hostmanager_server.core import lifecycle
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.lifecycle import TRANSITIONS
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
+from hostmanager_server.core.transitions import TRANSITIONS
 
 from tests.core.instances import with_fields
 from tests.core.scripted_instance import PROCESS, make

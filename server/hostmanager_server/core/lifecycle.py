@@ -2,58 +2,24 @@
 
 This module holds every assignment of a state. `fold` in core/facts.py turns driver events into facts and
 changes no state; `decide` reads the facts and moves the state. So a lost or repeated event does no harm, and
-a second call of `decide` changes nothing. The tests hold `decide` to TRANSITIONS, from which the diagram of
-the states page is drawn.
+a second call of `decide` changes nothing. The tests hold `decide` to the table in core/transitions.py.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hostmanager_server.core import entries, stability
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
-from hostmanager_server.core.counters import count_failure, finish, update_counters
+from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, how_it_ended, signal_name
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
 
-TRANSITIONS: Mapping[State, Mapping[State, str]] = {
-    State.DOWN: {
-        State.START: "target is up",
-        State.START_AT: "target is up, after a failure",
-        State.UP: "found running",
-        State.UNKNOWN: "no command",
-        State.WAIT_DEAD: "the engine is restarting the service",
-    },
-    State.START_AT: {
-        State.START: "the backoff is over",
-        State.DOWN: "no longer wanted, or no command",
-    },
-    State.START: {
-        State.WAIT_START: "launch",
-        State.DOWN: "no longer wanted, or no command",
-    },
-    State.WAIT_START: {
-        State.UP: "ready",
-        State.START_AT: "start failed",
-        State.WAIT_DEAD: "timed out, no longer wanted, or main process ended before its tree",
-        State.DOWN: "ended, no restart",
-    },
-    State.UP: {
-        State.START_AT: "ended, restart follows",
-        State.WAIT_DEAD: "stop, or main process ended before its tree",
-        State.DOWN: "ended, no restart",
-    },
-    State.WAIT_DEAD: {State.DOWN: "the whole tree is gone"},
-    State.UNKNOWN: {State.DOWN: "a command was found, or a run"},
-}
-
-# The shortest wait after a failed start or stop, in s. Without backoff the core would try in a busy loop.
-START_FAILED_RETRY = 0.1
+# The shortest wait after a failed stop, in s. Without backoff the core would try in a busy loop.
 STOP_FAILED_RETRY = 0.1
 
 # The pause between two KILLs, in s, of a tree that the kernel still holds (uninterruptible sleep, forks).
@@ -212,15 +178,14 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     run, deadline, spec = instance.observed.run, instance.standing.deadline, instance.spec
-    passive = instance.wanted.target is Target.PASSIVE
     if run is None:
         if why := instance.observed.start_error:
             actions.append(entries.start_failed("StartFailed", why, instance, now))
         return _lost(instance, now, actions)
-    if passive and not instance.should_stop:
-        return _to_up(_with_start_error(instance, ""), now, "running; passive")
+    if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
+        return _to_up(with_start_error(instance, ""), now, "running; passive")
     if run.phase is Phase.ENDING:
-        return _clean_up(_failed(instance, now, actions), now, actions)
+        return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
         return _escalate(instance, now, actions)
     if run.phase in (Phase.READY, Phase.DEGRADED):
@@ -232,9 +197,8 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
     if deadline is not None and now.mono >= deadline.mono:
         why = f"not ready after {spec.start_timeout:g} s"
         actions.append(entries.start_failed("StartTimedOut", why, instance, now))
-        instance = count_failure(_with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
-        passive = instance.wanted.target is Target.PASSIVE
-        return instance if passive else _escalate(instance, now, actions)
+        instance = count_failure(with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
+        return instance if instance.wanted.target is Target.PASSIVE else _escalate(instance, now, actions)
     return instance
 
 
@@ -245,7 +209,7 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if run.phase is Phase.ENDING:
         if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
             return instance  # a passive instance is only observed: the rest of its tree may run on
-        return _clean_up(_failed(instance, now, actions), now, actions)
+        return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
         if held_by:
             message = f"waiting for {', '.join(held_by)} to be down"
@@ -304,11 +268,7 @@ def _wait_dead(instance: Instance, now: Instant, actions: list[Action]) -> Insta
 
 def _unknown(instance: Instance) -> Instance:
     spec, standing = instance.spec, instance.standing
-    if (
-        spec.workload is not None
-        or instance.observed.run is not None
-        or instance.wanted.successor is not None
-    ):
+    if spec.workload or instance.observed.run or instance.wanted.successor:
         return _to_down(instance)
     if (standing.reason, standing.message) != ("NotOperable", spec.problem):
         return _move(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
@@ -359,7 +319,7 @@ def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list
     The engine kills containers that ignore the stop signal.
     """
     actions.append(Stop(instance.run_key(), signal.SIGKILL, whole_tree=True))
-    message = "compose stops and removes its containers"
+    message = "compose stops and removes the containers"
     if run.stop_stage is None:
         actions.append(entries.stopping(instance, message, now))
     instance = instance.with_run(replace(run, stop_stage=StopStage.REMOVE))
@@ -418,33 +378,16 @@ def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
 
 def _to_down(instance: Instance) -> Instance:
     if instance.standing.finished:
-        message = f"{how_it_ended(instance)}; no restart"
-        return _move(instance, State.DOWN, "Finished", message)
+        return _move(instance, State.DOWN, "Finished", f"{how_it_ended(instance)}; no restart")
     return _move(instance, State.DOWN, "Stopped", how_it_ended(instance))
 
 
 def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     """Handle an exit without a stop request, with the whole tree gone."""
-    instance = _failed(instance, now, actions)
+    instance = count_end(instance, now, actions)
     if instance.should_run and instance.standing.retry_at is not None:
         return _backing_off(instance)
     return _to_down(instance)
-
-
-def _failed(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Report an exit without a stop request, and count a failure or a success."""
-    if instance.observed.run is None and instance.observed.start_error:
-        return count_failure(instance, now, at_least=START_FAILED_RETRY)
-    last_exit = instance.observed.last_exit
-    assert last_exit is not None
-    actions.append(entries.exited(instance, last_exit, now))
-    if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
-        return finish(instance, instance.standing.fail_times)
-    return count_failure(instance, now)
-
-
-def _with_start_error(instance: Instance, why: str) -> Instance:
-    return replace(instance, observed=replace(instance.observed, start_error=why))
 
 
 def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
