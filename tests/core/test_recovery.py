@@ -28,10 +28,8 @@ def history(last_exit: Exit) -> Recovered:
 def test_an_unobserved_exit_is_reported() -> None:
     found, entries = recover_runs([ENDED], SPECS, Recovered(), NOW)
     assert [entry.reason for entry in entries] == ["EndedUnseen"]
-    assert (found["a"].observed.run, found["a"].standing.state) == (
-        None,
-        State.UP,
-    )  # the next decision handles the exit
+    # The next decision handles the exit.
+    assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)
     last_exit = found["a"].observed.last_exit
     assert last_exit is not None
     assert (last_exit.status, last_exit.at, last_exit.expected, last_exit.pid) == (

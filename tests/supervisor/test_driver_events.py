@@ -11,7 +11,7 @@ from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
 from tests.supervisor.conftest import ManagerHarness, spec
 
 
-class TalkativeDriver(FakeDriver):
+class PostingDriver(FakeDriver):
     """A driver that posts events from inside `launch`.
 
     `during_launch` holds the instance at the end of each call.
@@ -30,7 +30,7 @@ class TalkativeDriver(FakeDriver):
 
 
 def test_the_reconciler_folds_events_of_a_launch_after_the_launch_returned(harness: ManagerHarness) -> None:
-    driver = harness.reconciler.driver = TalkativeDriver(harness)
+    driver = harness.reconciler.driver = PostingDriver(harness)
     harness.start(spec("a"))
     harness.reconciler.step()
     (during,) = driver.during_launch
@@ -39,7 +39,7 @@ def test_the_reconciler_folds_events_of_a_launch_after_the_launch_returned(harne
 
 
 def test_events_of_a_launch_reach_readers_with_the_launch(harness: ManagerHarness) -> None:
-    harness.reconciler.driver = TalkativeDriver(harness)
+    harness.reconciler.driver = PostingDriver(harness)
     revision = harness.start(spec("a")).revision
     harness.reconciler.step()
     assert harness.store.revision == revision + 1

@@ -14,7 +14,7 @@ from hostmanager_server.supervisor.loop import Loop
 PATIENCE = 30.0
 
 
-class Running:
+class RunningLoop:
     """A loop that runs on a thread."""
 
     def __init__(self) -> None:
@@ -46,15 +46,15 @@ class Running:
 
 
 @pytest.fixture
-def running() -> Iterator[Running]:
-    it = Running()
-    yield it
-    it.loop.stop()
-    it.thread.join()
-    it.loop.close()
+def running() -> Iterator[RunningLoop]:
+    running = RunningLoop()
+    yield running
+    running.loop.stop()
+    running.thread.join()
+    running.loop.close()
 
 
-def test_callbacks_of_many_threads_run_once_and_in_order(running: Running) -> None:
+def test_callbacks_of_many_threads_run_once_and_in_order(running: RunningLoop) -> None:
     ran: list[tuple[int, int]] = []
 
     def post(who: int) -> None:
@@ -71,7 +71,7 @@ def test_callbacks_of_many_threads_run_once_and_in_order(running: Running) -> No
         assert [n for w, n in ran if w == who] == list(range(1000))
 
 
-def test_a_callback_that_raises_does_not_end_the_loop(running: Running) -> None:
+def test_a_callback_that_raises_does_not_end_the_loop(running: RunningLoop) -> None:
     def fail() -> None:
         raise ValueError("on purpose")
 
@@ -80,7 +80,7 @@ def test_a_callback_that_raises_does_not_end_the_loop(running: Running) -> None:
     assert running.thread.is_alive()
 
 
-def test_timers_fire_in_the_order_of_their_times_unless_cancelled(running: Running) -> None:
+def test_timers_fire_in_the_order_of_their_times_unless_cancelled(running: RunningLoop) -> None:
     ran: list[str] = []
     done = threading.Event()
 
@@ -97,7 +97,7 @@ def test_timers_fire_in_the_order_of_their_times_unless_cancelled(running: Runni
     assert ran == ["sooner", "later"]
 
 
-def test_a_descriptor_is_watched_until_unwatch(running: Running) -> None:
+def test_a_descriptor_is_watched_until_unwatch(running: RunningLoop) -> None:
     fd = os.eventfd(0)
     values: list[int] = []
 
@@ -118,8 +118,8 @@ def test_a_descriptor_is_watched_until_unwatch(running: Running) -> None:
     os.close(fd)
 
 
-def test_an_idle_loop_is_not_woken(running: Running) -> None:
-    other = Running()
+def test_an_idle_loop_is_not_woken(running: RunningLoop) -> None:
+    other = RunningLoop()
     try:
         running.barrier()
         running.barrier()

@@ -30,7 +30,7 @@ from tests.supervisor.conftest import spec
 PATIENCE = 30.0
 
 
-class Daemon:
+class SupervisorHarness:
     """A supervisor with fake agents."""
 
     def __init__(self) -> None:
@@ -56,126 +56,128 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    it = Daemon()
-    yield it
-    it.supervisor.close(disown=True)
+def harness() -> Iterator[SupervisorHarness]:
+    harness = SupervisorHarness()
+    yield harness
+    harness.supervisor.close(disown=True)
 
 
-def test_an_answer_names_the_revision_that_shows_it(daemon: Daemon) -> None:
-    started = daemon.supervisor.start_manager().result(PATIENCE)
-    assert daemon.store.revision >= started.revision
-    assert daemon.state is ManagerState.RUNNING
-    down = daemon.supervisor.update([TargetChange("a", Target.DOWN)]).result(PATIENCE)
-    assert down.generations == {"a": daemon.store.snapshot().instances["a"].instance.wanted.generation}
+def test_an_answer_names_the_revision_that_shows_it(harness: SupervisorHarness) -> None:
+    started = harness.supervisor.start_manager().result(PATIENCE)
+    assert harness.store.revision >= started.revision
+    assert harness.state is ManagerState.RUNNING
+    down = harness.supervisor.update([TargetChange("a", Target.DOWN)]).result(PATIENCE)
+    assert down.generations == {"a": harness.store.snapshot().instances["a"].instance.wanted.generation}
 
 
-def test_a_stop_is_answered_when_no_process_is_alive(daemon: Daemon) -> None:
-    daemon.supervisor.start_manager().result(PATIENCE)
-    both = [daemon.supervisor.stop_manager(), daemon.supervisor.stop_manager()]
+def test_a_stop_is_answered_when_no_process_is_alive(harness: SupervisorHarness) -> None:
+    harness.supervisor.start_manager().result(PATIENCE)
+    both = [harness.supervisor.stop_manager(), harness.supervisor.stop_manager()]
     for future in both:
         future.result(PATIENCE)
-    assert not daemon.host.runs
-    assert daemon.state is ManagerState.STOPPED
+    assert not harness.host.runs
+    assert harness.state is ManagerState.STOPPED
 
 
-def test_a_rejection_is_the_exception_of_the_future(daemon: Daemon) -> None:
+def test_a_rejection_is_the_exception_of_the_future(harness: SupervisorHarness) -> None:
     with pytest.raises(WrongStateError, match="StartManager"):
-        daemon.supervisor.update([TargetChange("a", Target.UP)]).result(PATIENCE)
-    daemon.supervisor.start_manager().result(PATIENCE)
+        harness.supervisor.update([TargetChange("a", Target.UP)]).result(PATIENCE)
+    harness.supervisor.start_manager().result(PATIENCE)
     with pytest.raises(InvalidRequestError, match="'x'"):
-        daemon.supervisor.update([TargetChange("x", Target.UP)]).result(PATIENCE)
+        harness.supervisor.update([TargetChange("x", Target.UP)]).result(PATIENCE)
 
 
-def test_a_config_with_errors_is_rejected_unless_tolerant(daemon: Daemon) -> None:
-    good, daemon.config = daemon.config, ReadConfig(None)
+def test_a_config_with_errors_is_rejected_unless_tolerant(harness: SupervisorHarness) -> None:
+    good, harness.config = harness.config, ReadConfig(None)
     with pytest.raises(ConfigError):
-        daemon.supervisor.start_manager().result(PATIENCE)
-    assert daemon.state is ManagerState.STOPPED
-    daemon.supervisor.start_manager(tolerant=True).result(PATIENCE)
-    assert not daemon.store.snapshot().instances
-    daemon.config = good
-    daemon.supervisor.update(reload_config=True).result(PATIENCE)
-    assert set(daemon.store.snapshot().instances) == {"a", "b"}
+        harness.supervisor.start_manager().result(PATIENCE)
+    assert harness.state is ManagerState.STOPPED
+    harness.supervisor.start_manager(tolerant=True).result(PATIENCE)
+    assert not harness.store.snapshot().instances
+    harness.config = good
+    harness.supervisor.update(reload_config=True).result(PATIENCE)
+    assert set(harness.store.snapshot().instances) == {"a", "b"}
 
 
-def test_an_error_of_the_config_reader_goes_to_the_caller(daemon: Daemon) -> None:
+def test_an_error_of_the_config_reader_goes_to_the_caller(harness: SupervisorHarness) -> None:
     def fail() -> ReadConfig:
         raise ValueError("on purpose")
 
-    daemon.load = fail
+    harness.load = fail
     with pytest.raises(ValueError, match="on purpose"):
-        daemon.supervisor.start_manager().result(PATIENCE)
-    assert daemon.state is ManagerState.STOPPED
+        harness.supervisor.start_manager().result(PATIENCE)
+    assert harness.state is ManagerState.STOPPED
 
 
-def test_a_request_that_is_cancelled_before_its_turn_is_not_carried_out(daemon: Daemon) -> None:
-    daemon.supervisor.start_manager().result(PATIENCE)
+def test_a_request_that_is_cancelled_before_its_turn_is_not_carried_out(harness: SupervisorHarness) -> None:
+    harness.supervisor.start_manager().result(PATIENCE)
     gate = threading.Event()
 
     def hold() -> None:
         gate.wait(PATIENCE)
 
-    daemon.call_soon(hold)
-    future = daemon.supervisor.update([TargetChange("a", Target.DOWN)])
+    harness.call_soon(hold)
+    future = harness.supervisor.update([TargetChange("a", Target.DOWN)])
     assert future.cancel()
     gate.set()
-    daemon.supervisor.update([TargetChange("b", Target.DOWN)]).result(PATIENCE)
-    targets = {i: t.instance.wanted.target for i, t in daemon.store.snapshot().instances.items()}
+    harness.supervisor.update([TargetChange("b", Target.DOWN)]).result(PATIENCE)
+    targets = {i: t.instance.wanted.target for i, t in harness.store.snapshot().instances.items()}
     assert targets == {"a": Target.UP, "b": Target.DOWN}
 
 
-def test_a_cancelled_stop_request_does_not_hold_up_the_others(daemon: Daemon) -> None:
-    daemon.supervisor.start_manager().result(PATIENCE)
-    leaving: Future[object] = daemon.supervisor.stop_manager()  # type: ignore[assignment]  # only cancelled
+def test_a_cancelled_stop_request_does_not_hold_up_the_others(harness: SupervisorHarness) -> None:
+    harness.supervisor.start_manager().result(PATIENCE)
+    leaving: Future[object] = harness.supervisor.stop_manager()  # type: ignore[assignment]  # only cancelled
     leaving.cancel()
-    daemon.supervisor.stop_manager().result(PATIENCE)
-    assert daemon.state is ManagerState.STOPPED
+    harness.supervisor.stop_manager().result(PATIENCE)
+    assert harness.state is ManagerState.STOPPED
 
 
 def test_disowned_processes_run_on() -> None:
-    daemon = Daemon()
-    daemon.supervisor.start_manager().result(PATIENCE)
-    daemon.supervisor.close(disown=True)
-    assert {run.key.instance_id for run in daemon.host.runs} == {"a", "b"}
+    harness = SupervisorHarness()
+    harness.supervisor.start_manager().result(PATIENCE)
+    harness.supervisor.close(disown=True)
+    assert {run.key.instance_id for run in harness.host.runs} == {"a", "b"}
 
 
-def test_a_bug_in_the_reconciler_calls_on_failure(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_reconciler_calls_on_failure(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*args: object) -> int:
         raise ValueError("on purpose")
 
-    monkeypatch.setattr(daemon.store, "publish", broken)
-    daemon.supervisor.log(LogEntry(EntryKind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
-    assert daemon.broken.wait(PATIENCE)
+    monkeypatch.setattr(harness.store, "publish", broken)
+    harness.supervisor.log(LogEntry(EntryKind.DAEMON, "Test", "to be published", Instant(0.0, 0.0)))
+    assert harness.broken.wait(PATIENCE)
 
 
-def test_warnings_of_a_good_config_are_part_of_the_answer(daemon: Daemon) -> None:
+def test_warnings_of_a_good_config_are_part_of_the_answer(harness: SupervisorHarness) -> None:
     warning = Problem(Severity.WARNING, "unknown key", "site.yaml", 2, 1)
-    daemon.config = ReadConfig(daemon.config.spec, (warning,))
-    assert daemon.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
+    harness.config = ReadConfig(harness.config.spec, (warning,))
+    assert harness.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
 
 
 def test_a_request_before_close_is_carried_out_and_its_run_disowned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    daemon = Daemon()
-    daemon.config = ReadConfig(HostSpec("host", (spec("a", initial_target=Target.DOWN),)))
-    daemon.supervisor.start_manager().result(PATIENCE)
+    harness = SupervisorHarness()
+    harness.config = ReadConfig(HostSpec("host", (spec("a", initial_target=Target.DOWN),)))
+    harness.supervisor.start_manager().result(PATIENCE)
     done: list[str] = []
     for name in ("launch", "disown", "close"):
-        monkeypatch.setattr(daemon.driver, name, _recorded(done, name, getattr(daemon.driver, name)))
+        monkeypatch.setattr(harness.driver, name, _recorded(done, name, getattr(harness.driver, name)))
     held, both_are_asked = threading.Event(), threading.Event()
 
     def hold() -> None:
         held.set()
         both_are_asked.wait(PATIENCE)
 
-    daemon.call_soon(hold)
+    harness.call_soon(hold)
     assert held.wait(PATIENCE)
-    up = daemon.supervisor.update([TargetChange("a", Target.UP)])
-    closing = threading.Thread(target=daemon.supervisor.close, kwargs={"disown": True})
+    up = harness.supervisor.update([TargetChange("a", Target.UP)])
+    closing = threading.Thread(target=harness.supervisor.close, kwargs={"disown": True})
     closing.start()
-    inbox = daemon.supervisor._loop._callbacks
+    inbox = harness.supervisor._loop._callbacks
     while len(inbox) < 3:  # the update, and the callbacks of `close`
         time.sleep(0.001)
     both_are_asked.set()

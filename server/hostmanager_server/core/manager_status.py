@@ -65,10 +65,6 @@ class ManagerStatus:
     site_config_file: str
     parse_status: Mapping[str, ParseStatus] = field(default_factory=dict)
     orphans: Mapping[str, Orphan] = field(default_factory=dict)  # by container id
-    new_tags: Mapping[str, str] = field(
-        default_factory=dict
-    )  # image tags that the engine has not pulled, by instance id
-    problems: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of the daemon itself, by subject; empty: solved
+    new_tags: Mapping[str, str] = field(default_factory=dict)  # tags to pull, by instance id
+    problems: Mapping[str, str] = field(default_factory=dict)  # of the daemon, by subject; empty: solved
     disowned: frozenset[Management] = frozenset()  # kinds that a stop leaves running

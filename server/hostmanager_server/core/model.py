@@ -79,9 +79,7 @@ class Wanted:
     restart: bool = False  # go down and up again, once
     target_lost: bool = False  # the requested target is unknown; a running instance keeps running
     successor: InstanceSpec | None = None  # replaces the spec once the instance is down
-    enforced: bool = (
-        True  # False while the manager is stopped: the core follows states, and enforces no target
-    )
+    enforced: bool = True  # False while the manager is stopped: the core follows states only
     generation: int = 1
 
 
