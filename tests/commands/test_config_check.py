@@ -16,7 +16,7 @@ from hostmanager_client.cli.app import cli
 from tests.docker_engine import DockerEngine
 
 MAIN = "from hostmanager_client.cli import main; main()"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BAD = (
     "hosts:\n  localhost:\n    logdir: x\n    agent-instances:\n"
     "    - {agent-class: A, instance-id: a, manage: hots}\n"
