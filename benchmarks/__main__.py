@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what docs/benchmarks.md promises, measured beside its peers in one run."""
+"""`python -m benchmarks`: the promises of docs/explanation/benchmarks.md, measured with their peers."""
 
 from __future__ import annotations
 

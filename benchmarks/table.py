@@ -16,8 +16,8 @@ class NotHereError(Exception):
 class Row:
     """One measurement beside its peers', all in `unit`, in the same run.
 
-    `reach` is what docs/benchmarks.md says it is to be: at most that, in `unit`, or at most that many times
-    the peer named in `reach_of`. None: nothing was set.
+    `reach` is the limit of docs/explanation/benchmarks.md, in `unit`, or as a multiple of the peer named in
+    `reach_of`. None: no limit.
     """
 
     what: str

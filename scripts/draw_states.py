@@ -1,4 +1,4 @@
-"""Draws the state diagram in docs/states.md from the transitions that the core allows.
+"""Draws the state diagram in docs/reference/states.md from the transitions that the core allows.
 
 Run it after a change of TRANSITIONS. With --check it writes nothing and exits 1 when the page is out of date.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from hostmanager_server.core.model import State
 from hostmanager_server.core.transitions import TRANSITIONS
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "states.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "states.md"
 BEGIN = "<!-- drawn by scripts/draw_states.py: begin -->"
 END = "<!-- drawn by scripts/draw_states.py: end -->"
 

@@ -1,6 +1,7 @@
 """Where a daemon listens: how an address is written, found and checked.
 
-The server has a copy of the default rule (neither package imports the other); docs/client.md states it.
+The server has a copy of the default rule, because neither package imports the other. The rule stands in
+docs/reference/python-client.md.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ from hostmanager_server.config.manage import MANAGE
 from hostmanager_server.config.manager_options import QUIET, TAKES_VALUE
 from hostmanager_server.config.ready import READY_KEYS
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "site-config.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "site-config.md").read_text(
+    encoding="utf-8"
+)
 
 
 def section(title: str) -> str:

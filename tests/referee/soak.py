@@ -236,7 +236,7 @@ class Soak:
         return f"{held.descriptors.total()} descriptors, {held.threads.total()} threads"
 
     def table(self) -> str:
-        """For docs/robustness.md."""
+        """For docs/explanation/robustness.md."""
         assert self.baseline is not None
         assert self.final is not None
         first, last = self.samples[0], self.samples[-1]

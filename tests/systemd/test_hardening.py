@@ -22,7 +22,7 @@ NOT_BY_DEFAULT = (
     "ProtectProc", "ProtectSystem", "RemoveIPC", "RestrictAddressFamilies", "RestrictNamespaces",
     "RestrictRealtime", "RestrictSUIDSGID", "UMask",
 )  # fmt: skip
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "systemd.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "systemd.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ MAX_BYTES = 8 * 1024 * 1024
 
 def read_text(path: Path, trust: Trust) -> tuple[str, list[str], bool]:
     """The text of a regular file of at most MAX_BYTES of UTF-8, what is wrong with who may write it (see
-    docs/site-config.md), and whether everybody may read it. Raises DocumentError, also when `trust` refuses
-    the file."""
+    docs/reference/daemon.md), and whether everybody may read it. Raises DocumentError, also when `trust`
+    refuses the file."""
     try:
         writers = [f"others may choose what the daemon runs: {each}" for each in trust.check(path)]
         with open(path, "rb", opener=_open) as file:

@@ -1,6 +1,6 @@
 """The format of environment files: lines NAME=VALUE, in the part of it that systemd reads in the same way.
 
-The page docs/site-config.md describes the format. Nothing expands. A line that systemd, docker and a shell
+docs/reference/site-config.md describes the format. Nothing expands. A line that systemd, docker and a shell
 would read differently is an error: the writer must say what is meant. No message quotes a value.
 """
 

@@ -1,4 +1,6 @@
-"""Directives of the unit that take rights away from the daemon and its agents; docs/systemd.md gives reasons.
+"""Directives of the unit that take rights away from the daemon and its agents.
+
+docs/how-to/systemd.md has the reason of each.
 
 Agents inherit all of it. By default a daemon of root loses only what no agent of a lab is known to need, and
 gets no new namespace: its agents outlive it, and would be in another one than the next daemon.

@@ -19,7 +19,7 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 
 
 class _NotPermittedError(click.ClickException):
-    exit_code = 6  # see the exit codes in docs/cli.md
+    exit_code = 6  # see the exit codes in docs/reference/cli.md
 
 
 @click.group("systemd")
@@ -53,7 +53,7 @@ def systemd_command() -> None:
     help="A file of variables for the daemon, such as secrets; `-` before it: it may be missing.",
 )  # fmt: skip
 @click.option("--hardened", is_flag=True,
-    help="Take from the daemon and its agents all rights that few need (see docs/systemd.md). Not for root.",
+    help="Remove rights that few agents need, as docs/how-to/systemd.md says. Not for root.",
 )  # fmt: skip
 @click.option("--writable", multiple=True, type=click.Path(path_type=Path), metavar="DIRECTORY",
     help="With --hardened: agents write there, too.",

@@ -1,7 +1,7 @@
 """The text of a systemd unit that runs the daemon.
 
-What each directive is for is in docs/systemd.md. Quoting follows systemd.syntax(7), and "COMMAND LINES" of
-systemd.service(5).
+docs/how-to/systemd.md has the reason of each directive. Quoting follows systemd.syntax(7), and "COMMAND
+LINES" of systemd.service(5).
 """
 
 from __future__ import annotations
