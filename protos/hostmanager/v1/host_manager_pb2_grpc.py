@@ -117,53 +117,53 @@ class HostManagerServiceServicer(object):
     """
 
     def StartManager(self, request, context):
-        """Starts the manager. By default (reload_config absent or true) every tracked
-        instance is forgotten and the site config is read afresh; then `requests`
-        are applied in order. FAILED_PRECONDITION when the manager already runs, is
-        still stopping, or the config cannot be used.
+        """Starts the manager. By default (`reload_config` absent or true) the daemon
+        forgets every tracked instance, reads the site config, then applies
+        `requests` in order. FAILED_PRECONDITION if the manager already runs or is
+        still stopping, or if the config has errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopManager(self, request, context):
-        """Sets every target to down (passively tracked instances excepted), waits
-        until every instance is down with its whole process tree, then the manager
-        sleeps. Answers when that is done. Stopping a stopped manager succeeds.
+        """Sets every target to down (except passive instances), waits until the whole
+        process tree of every instance is gone, then puts the manager to sleep.
+        Answers after the last end. Stopping a stopped manager succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """One consistent snapshot of the manager and all its instances, in brief.
+        """Returns one consistent snapshot of the manager and all instances, in brief.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInstances(self, request, context):
-        """Everything known about every instance, in pages, ordered by instance_id.
-        The pages of one listing may belong to different revisions; the resume
-        token of the first page is the one to start watching from.
+        """Returns all details of every instance, in pages, ordered by instance_id.
+        Pages of one listing may belong to different revisions; start a watch from
+        the resume token of the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInstance(self, request, context):
-        """Everything known about one instance. NOT_FOUND when it is not tracked.
+        """Returns all details of one instance. NOT_FOUND for an untracked id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchStatus(self, request, context):
-        """A snapshot, then every change. Never silent: a heartbeat comes when nothing
-        else has for the heartbeat interval. A reader that is slow skips
-        intermediate states and converges to the newest. Resumes where a previous
-        watch left off when given its resume token; when that is not possible the
-        stream starts with a snapshot that says why.
+        """Sends a snapshot, then every change. A quiet stream sends a heartbeat after
+        each heartbeat interval. A slow reader skips intermediate states and
+        converges to the newest state. With a resume token the stream continues at
+        the position of the token; if the daemon cannot resume, the stream starts
+        with a snapshot and its reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,87 +171,88 @@ class HostManagerServiceServicer(object):
 
     def Update(self, request, context):
         """Changes target states, in order: [all up, data1 down] leaves everything up
-        but data1. All or nothing. With reload_config the site config is read first:
-        new instances get their configured target, known ones keep theirs, vanished
-        or newly ignored ones retire, a change of class or management resets.
-        FAILED_PRECONDITION when the manager is not running.
+        except data1. All or nothing. With `reload_config` the daemon reads the site
+        config first: new instances get their configured target, known instances keep
+        their target, vanished or newly ignored instances retire, and a change of
+        class or management resets an instance. FAILED_PRECONDITION if the manager is
+        not running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restart(self, request, context):
-        """Takes instances down and up again without touching their targets. An
-        instance whose target is down is rejected with INVALID_ARGUMENT.
+        """Takes instances down and up again without a change of their targets.
+        INVALID_ARGUMENT for an instance with target down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DockerPull(self, request, context):
-        """Pulls the images that the managed compose files ask for, as `pull_policy`
-        says, several at once, and streams how far each image and layer is. There is
-        one pull at a time: a second call joins the one that runs, and sees it from
-        where it stands. When the last client leaves, the pull stops, unless one of
-        them asked to detach. An image that fails does not stop the others; the last
-        message says what became of each. FAILED_PRECONDITION when no compose file is
-        managed, UNAVAILABLE when the engine cannot be reached.
+        """Pulls the images of the managed compose files, as `pull_policy` says, several
+        at once, and streams the progress of each image and layer. One pull runs at a
+        time: a second call joins the running pull and follows from its present
+        state. The pull stops when the last client leaves, unless one client asked to
+        detach. A failed image does not stop the others; the last message has the
+        outcome of each image. FAILED_PRECONDITION without a managed compose file,
+        UNAVAILABLE without an engine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveOrphans(self, request, context):
-        """Stops and removes orphans: containers of a managed compose file whose
-        service is no longer in it. One message per container, as each is done with,
-        and a last one that counts them.
+        """Stops and removes orphans: containers of a managed compose file without a
+        service in that file. Sends one message per finished container, and a last
+        message with the counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TailLogs(self, request, context):
-        """The last lines of an instance's output, and then, with `follow`, every new
-        one as it is written.
+        """Sends the last lines of the output of an instance and, with `follow`, every
+        new line.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """What happened, in order, oldest first, with reasons. The daemon keeps a
-        bounded number of events.
+        """Returns events with their reasons, oldest first. The daemon keeps a bounded
+        number of events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """The same as a stream: what was missed since the resume token, then what
-        happens. When events were dropped before they could be sent, a `gap` says
-        how many.
+        """Streams events: first the events since the resume token, then every new
+        event. A `gap` counts events that were dropped before the stream could send
+        them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upgrade(self, request, context):
-        """Replaces the daemon by the code that is installed now, in place: the process
-        re-executes itself, its pid stays, native processes stay its children, and
-        every instance goes on running. Answers once that code is known to start and
-        before it takes over; calls fail with UNAVAILABLE for the fraction of a second
-        that it takes, and streams are to be resumed. FAILED_PRECONDITION when that
-        code does not start: then nothing has happened.
+        """Replaces the daemon by the installed code, in place: the process re-executes,
+        its pid stays, native processes stay its children, and every instance keeps
+        running. Answers after a test start of the new code, just before the new code
+        takes over. Calls fail with UNAVAILABLE for the fraction of a second in
+        between; resume the streams. FAILED_PRECONDITION if the new code does not
+        start; the daemon then continues unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Die(self, request, context):
-        """Stops the manager (as StopManager does) and then exits the daemon. Answers
-        when everything is down, just before the daemon closes. FAILED_PRECONDITION
-        when it is to leave something running that is being brought down already;
-        UNAVAILABLE when the daemon is just giving way to an upgrade.
+        """Stops the manager (like StopManager), then exits the daemon. Answers when
+        everything is down, just before the daemon closes. FAILED_PRECONDITION if the
+        daemon should disown an instance that is already stopping; UNAVAILABLE during
+        an upgrade.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
