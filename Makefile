@@ -4,7 +4,7 @@
 #   VENV         where the virtual environment lives (default: .venv)
 #   WORKERS      how many tests run side by side, 0: one after the other (default: auto, one for each core, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
-#   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/robustness.md
+#   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/explanation/robustness.md
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -91,8 +91,14 @@ fmt: $(VENV)/.installed-dev ## format the code and fix what can be fixed
 	$(BIN)/buf format --write
 
 .PHONY: proto
-proto: $(GENERATORS)/.installed ## generate the stubs from the contract anew
+proto: $(VENV)/.installed-dev $(GENERATORS)/.installed ## generate the stubs and the reference pages
 	scripts/generate-stubs protos
+	$(BIN)/python scripts/generate_reference.py
+
+.PHONY: docs
+docs: $(VENV)/.installed-docs ## build the pages as a site, in build/site; dead links and missing pages are errors
+	$(BIN)/sphinx-build -c docs -d build/doctrees -b html -E -W --keep-going -q . build/site
+	@echo "make docs: build/site/index.html"
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## run the benchmarks and print the table
@@ -127,6 +133,9 @@ $(VENV)/.installed-dev: $(SETUP) requirements/dev.txt
 
 $(VENV)/.installed-bench: $(SETUP) requirements/bench.txt
 	@scripts/setup-venv bench
+
+$(VENV)/.installed-docs: $(SETUP) requirements/docs.txt
+	@scripts/setup-venv docs
 
 # Environments apart, below the one they belong to.
 $(GENERATORS)/.installed: scripts/setup-venv requirements/generators.txt

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RENEW = "run `make lock`, and commit requirements/ with pyproject.toml"
-LOCKS = ("run", "dev", "bench", "generators", "lowest", "lock")
+LOCKS = ("run", "dev", "bench", "docs", "generators", "lowest", "lock")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 
@@ -59,6 +59,7 @@ def needed(lock: str) -> list[Requirement]:
         "run": run,
         "dev": dev,
         "bench": [*dev, *extras["bench"]],
+        "docs": [*run, *extras["docs"]],
         "generators": groups["generators"],
         "lowest": [*run, *extras["test"]],
         "lock": groups["lock"],

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (
     "help", "demo", "test", "test-lowest", "test-newest", "lock", "torture", "soak", "engine", "check", "fmt",
-    "proto", "bench",
+    "proto", "docs", "bench",
 )  # fmt: skip
 SETUPS = {
     "demo": ["run"],
@@ -24,7 +24,8 @@ SETUPS = {
     "torture": ["dev"],
     "soak": ["dev"],
     "check": ["dev", "generators"],
-    "proto": ["generators"],
+    "proto": ["dev", "generators"],
+    "docs": ["docs"],
     "bench": ["bench"],
     "fmt": ["dev"],
 }
@@ -69,12 +70,13 @@ def test_nothing_is_set_up_twice(tmp_path: Path) -> None:
         ".installed",
         ".installed-dev",
         ".installed-bench",
+        ".installed-docs",
         "generators/.installed",
         "lowest/.installed",
     ):
         (tmp_path / stamp).parent.mkdir(exist_ok=True)
         (tmp_path / stamp).touch()
-    for target in ("demo", "test", "check", "bench", "test-lowest"):
+    for target in ("demo", "test", "check", "docs", "bench", "test-lowest"):
         done = run(["make", "--dry-run", target, f"VENV={tmp_path}"])
         assert "setup-venv" not in done.stdout
 
@@ -144,6 +146,6 @@ def test_no_variable_of_the_makefile_has_a_value_that_make_gives_it() -> None:
 def test_ci_runs_the_commands_of_the_pages_and_no_others() -> None:
     script = (ROOT / ".ci/run").read_text()
     commands = re.findall(r"^make .*$", script, re.MULTILINE)
-    assert commands == ["make check", "make test", "make test-lowest"]
-    assert set(commands[:2]) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
-    assert set(commands) <= set(re.findall(r"make [a-z-]+", (ROOT / "docs/development.md").read_text()))
+    assert commands == ["make check", "make docs", "make test", "make test-lowest"]
+    assert set(commands[:3]) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
+    assert set(commands) <= set(re.findall(r"make [a-z-]+", (ROOT / "CONTRIBUTING.md").read_text()))

@@ -460,7 +460,7 @@ def test_between_two_turns_others_run() -> None:
 
 
 def test_every_name_of_a_limit_is_in_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
     quotas = Quotas(Limits())
     names = [q._name for q in (quotas.streams, quotas.log_streams, quotas.engine_streams,
                                quotas.filter_bytes, quotas.long_calls)]  # fmt: skip

@@ -1,0 +1,129 @@
+"""The tutorials, and the Python samples of the pages, do what they say on a real daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from tests.docker_engine import MakeProject
+from tests.e2e.daemon import COMMAND, PATIENCE, Site, eventually
+from tests.repo.pages import ROOT, Example, blocks, command_lines, examples
+
+TUTORIALS = ROOT / "docs" / "tutorial"
+SAMPLES = [sample for sample in examples("python") if "hostmanager_client" in sample.text]
+INSTANCES = ("thermo1", "data1", "heater")  # of which the samples speak
+
+
+def save_files(page: Path, folder: Path, *, image: str = "") -> None:
+    """Write each file of a page: a block that begins with a comment that is the file's name."""
+    for block in blocks(page):
+        if block.language in ("python", "yaml"):
+            first = block.text.partition("\n")[0]
+            (folder / first.removeprefix("# ")).write_text(
+                block.text.replace("busybox:1", image or "busybox:1")
+            )
+
+
+def environment(site: Site) -> Mapping[str, str]:
+    path = f"{COMMAND.parent}:{os.environ['PATH']}"
+    return {**site.environ, "HOSTMANAGER_ADDRESS": f"unix:{site.socket}", "PATH": path}
+
+
+def run(site: Site, command_line: str) -> str:
+    """Run a command line of a page, which must succeed. Its output."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command_line],
+        cwd=site.folder, env=environment(site), timeout=2 * PATIENCE,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command_line}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def follow(site: Site, page: Path) -> dict[str, str]:
+    """Run the commands of a page in their order, the daemon included. The output of each."""
+    said = {}
+    for block in blocks(page):
+        for line in command_lines(block) if block.language in ("", "console") else ():
+            if line.startswith("hostmanager serve site.yaml"):
+                site.start()
+            elif block.language == "console":
+                said[line] = run(site, line)
+    return said
+
+
+def test_the_first_site_works_as_the_tutorial_says(site: Site) -> None:
+    page = TUTORIALS / "first-site.md"
+    save_files(page, site.folder)
+    said = follow(site, page)
+    assert "heater" in said["hostmanager status"]
+    assert " K\n" in said["hostmanager logs thermo1 -n 5"]
+    events = said["hostmanager events thermo1"]
+    assert "SIGKILL" in events
+    daemon = site.daemons[-1]
+    assert daemon.process.wait(PATIENCE) == 0  # die
+    assert site.processes() == []
+
+
+def test_the_first_compose_service_works_as_the_tutorial_says(
+    site: Site, image: str, compose_project: MakeProject
+) -> None:
+    page = TUTORIALS / "first-compose-service.md"
+    save_files(TUTORIALS / "first-site.md", site.folder)
+    save_files(page, site.folder, image=image)
+    project = compose_project((site.folder / "compose.yaml").read_text())
+    (site.folder / "site.yaml").write_text(
+        (site.folder / "site.yaml").read_text().replace("compose.yaml", str(project.file))
+    )
+    said = follow(site, page)
+    assert "Clock[d]" in said["hostmanager status"]
+    assert "[docker]" in said["hostmanager status"]
+    assert "ocs-clock" in said["hostmanager show clock"]
+
+
+def test_the_first_upgrade_works_as_the_tutorial_says(site: Site) -> None:
+    save_files(TUTORIALS / "first-site.md", site.folder)
+    daemon = site.start()
+    before = daemon.wait_for("thermo1", pb.NEXT_ACTION_UP)
+    said = follow(site, TUTORIALS / "first-upgrade.md")
+    assert "Upgraded" in said["hostmanager events -n 5"]
+    after = daemon.wait_for("thermo1", pb.NEXT_ACTION_UP)
+    assert (daemon.process.poll(), after.process.pid) == (None, before.process.pid)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_python_samples_run_against_a_daemon(sample: Example, site: Site) -> None:
+    site.write([{"instance-id": name, "command": ["sleep", "600"]} for name in INSTANCES])
+    daemon = site.start()
+    output = site.folder / "output"
+    with output.open("wb") as file:
+        program = subprocess.Popen(
+            [sys.executable, "-u", "-c", sample.text], env=environment(site), stdout=file, stderr=file
+        )
+
+    def printed_or_ended() -> bool:
+        if "wait_for" not in sample.text:  # then it waits for trouble
+            pid = daemon.instance("thermo1").process.pid
+            if pid:
+                with suppress(ProcessLookupError):  # it has ended, and the daemon does not know yet
+                    os.kill(pid, signal.SIGKILL)
+        return program.poll() is not None or bool(output.read_bytes())
+
+    try:
+        eventually(printed_or_ended, "the sample to print something, or to end")
+        program.send_signal(signal.SIGINT)
+        program.wait(PATIENCE)
+    finally:
+        program.kill()
+        program.wait()
+    said = output.read_text()
+    assert said
+    assert said.count("Traceback") == said.count("KeyboardInterrupt"), said
