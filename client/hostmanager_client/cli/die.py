@@ -14,12 +14,12 @@ from hostmanager_client.cli.session import pass_session
 @click.command("die")
 @click.option("--disown-dockers", is_flag=True, help="Leave compose services running.")
 @click.option("--disown-processes", is_flag=True, help="Leave native processes running.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask. Only asked on a terminal.")
+@click.option("--yes", "-y", is_flag=True, help="Skip the question, which appears only on a terminal.")
 @common_options
 def die_command(disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
-    """Bring everything down that is not disowned, and end the daemon; returns when that is done.
+    """Bring down everything that is not disowned, then end the daemon; return after the end.
 
-    Native processes that are left running are taken back by the next daemon.
+    The next daemon takes back native processes that keep running.
     """
     session = pass_session()
     with session.connect() as client:

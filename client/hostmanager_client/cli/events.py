@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("events")
 @ids_argument()
-@click.option("--follow", "-f", is_flag=True, help="Go on with every new event.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with every new event.")
 @click.option(
     "--lines",
     "-n",
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="How many of the last events to show.",
+    help="The number of last events to show.",
 )
 @common_options
 def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> None:
-    """Show what happened, oldest first: to all, or to the instances named."""
+    """Show events, oldest first: all, or those of the named instances."""
     session = pass_session()
     with session.connect() as client:
         # To follow from here, one event has to be listed even when none is to be shown.

@@ -11,19 +11,19 @@ from hostmanager_client.cli.session import pass_session
 
 @click.command("logs")
 @id_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on with every new line.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with every new line.")
 @click.option(
     "--lines",
     "-n",
     type=click.IntRange(0, 100_000),
     default=100,
     show_default=True,
-    help="How many of the last lines to show.",
+    help="The number of last lines to show.",
 )
 @click.option("--raw", is_flag=True, help="Let control characters through to a terminal.")
 @common_options
 def logs_command(instance_id: str, follow: bool, lines: int, raw: bool) -> None:
-    """Show the last lines of what an instance wrote to its output.
+    """Show the last lines of the output of an instance.
 
     On a terminal control characters are shown as escapes such as \\x1b, and colours end with their line. In
     a pipe or a file the output is unchanged.

@@ -14,7 +14,7 @@ from hostmanager_client.cli.targets import changes_argument, to_changes
 @click.group("manager", cls=SuggestingGroup, subcommand_metavar="start|stop|status")
 @common_options
 def manager_command() -> None:
-    """Start, stop or look at the manager: what keeps the instances at their targets."""
+    """Start, stop or show the manager, which keeps instances at their targets."""
 
 
 @manager_command.command("start")
@@ -24,12 +24,12 @@ def manager_command() -> None:
     "reload_config",
     default=True,
     show_default=True,
-    help="Forget the instances and read the site config afresh.",
+    help="Forget the instances and read the site config.",
 )
 @wait_option
 @common_options
 def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wait: bool) -> None:
-    """Start the manager, and then apply the changes of targets, in order."""
+    """Start the manager, then apply changes of targets, in order."""
     session = pass_session()
     with session.connect() as client:
         answer = client.start_manager(to_changes(changes), reload_config=reload_config)
@@ -52,9 +52,9 @@ def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wai
 @manager_command.command("stop")
 @common_options
 def stop_command() -> None:
-    """Bring every instance down, then let the manager sleep; returns when that is done.
+    """Bring every instance down, then let the manager sleep; return after the last end.
 
-    --timeout bounds the waiting (default 120 s), not the stopping: that goes on.
+    --timeout (default 120 s) bounds the wait, not the stop: the stop continues.
     """
     session = pass_session()
     with session.connect() as client:

@@ -63,7 +63,7 @@ def common_options(command: F) -> F:
 def wait_option(command: F) -> F:
     """--wait."""
     return click.option(
-        "--wait", "-w", is_flag=True, help="Follow until the target is reached; exit 1 when it is not."
+        "--wait", "-w", is_flag=True, help="Follow until the target is reached; exit 1 on failure."
     )(command)
 
 

@@ -25,7 +25,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @click.group("orphans", cls=SuggestingGroup, subcommand_metavar="list|remove")
 @common_options
 def orphans_command() -> None:
-    """Containers of the managed compose files whose service is no longer in them."""
+    """Show or remove containers without a service in their managed compose file."""
 
 
 @orphans_command.command("list")
@@ -64,13 +64,13 @@ def list_command() -> None:
     "--stop-timeout",
     type=SecondsRange(0, 3600),
     metavar="SECONDS",
-    help="How long a container may take to stop before it is killed; 0 kills at once. Default: 10.",
+    help="The time for a container to stop before KILL; 0 kills at once. Default: 10.",
 )
 @common_options
 def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -> None:
-    """Stop and remove the orphaned containers: all, or those named (a beginning of the id will do).
+    """Stop and remove orphaned containers: all, or the named ones (a unique prefix of the id is enough).
 
-    Exits 1 when one could not be removed.
+    Exits 1 if a container could not be removed.
     """
     session = pass_session()
     failed = 0

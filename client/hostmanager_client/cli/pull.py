@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 @click.command("pull")
 @ids_argument()
 @click.option("--new-only", is_flag=True, help="Only images that the engine does not have yet.")
-@click.option("--detach", is_flag=True, help="Let the pull go on when this command, and every other, leaves.")
+@click.option("--detach", is_flag=True, help="Continue the pull after this and every other command has left.")
 @click.option(
     "--progress-timeout",
     type=SecondsRange(1, 3600),
     metavar="SECONDS",
-    help="Give up an image that makes no progress for so long. Default: 60.",
+    help="The longest time of an image without progress. Default: 60.",
 )
 @common_options
 def pull_command(
     instance_ids: tuple[str, ...], new_only: bool, detach: bool, progress_timeout: float | None
 ) -> None:
-    """Pull the images of the managed compose files, or of the instances named.
+    """Pull the images of the managed compose files, or of the named instances.
 
-    When a pull runs already, follow that. Nothing is restarted: `restart` moves an instance to its new image.
-    Exits 1 when an image could not be pulled.
+    Joins a running pull. Restarts nothing: `restart` moves an instance to its new image. Exits 1 if an image
+    could not be pulled.
     """
     session = pass_session()
     with session.connect() as client:

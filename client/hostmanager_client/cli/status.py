@@ -13,7 +13,7 @@ from hostmanager_client.cli.session import pass_session
 @ids_argument()
 @common_options
 def status_command(instance_ids: tuple[str, ...]) -> None:
-    """Show the manager and its instances (all, or those named), sorted by id."""
+    """Show the manager and its instances (all, or the named ones), sorted by id."""
     session = pass_session()
     with session.connect() as client:
         state = client.get_state(instance_ids)

@@ -89,9 +89,9 @@ def down_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) ->
 @wait_option
 @common_options
 def restart_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
-    """Take instances down and up again. Their targets, which must be up, stay as they are.
+    """Take instances down and up again. Their targets must be up, and stay up.
 
-    --all restarts every instance whose target is up.
+    --all restarts every instance with target up.
     """
     _named(instance_ids, everything)
     session = pass_session()
@@ -114,7 +114,7 @@ def update_command(
 ) -> None:
     """Change several targets at once, in order; all or nothing.
 
-    `hostmanager update all=up data1=down` leaves everything up but data1.
+    `hostmanager update all=up data1=down` leaves everything up except data1.
     """
     if not changes and not reload_config:
         raise click.UsageError("Nothing to change: name changes like data1=up, or say --reload.")
@@ -129,8 +129,8 @@ def update_command(
 def reload_command(wait: bool) -> None:
     """Read the site config again.
 
-    New instances get their configured target, known ones keep theirs, vanished ones are brought down and
-    leave. What runs with an older command or environment shows as "restart required".
+    New instances get their configured target, known instances keep their target, vanished instances go down
+    and leave. An instance that runs an older command or environment shows "restart required".
     """
     _update(pass_session(), (), wait=wait, reload_config=True)
 

@@ -23,14 +23,14 @@ _ASK_EVERY = 0.02  # s
 
 
 @click.command("upgrade")
-@click.option("--check", is_flag=True, help="Only find out whether the code installed now would start.")
+@click.option("--check", is_flag=True, help="Only test whether the installed code would start.")
 @common_options
 def upgrade_command(check: bool) -> None:
-    """Replace the running daemon by the code that is installed now, in place.
+    """Replace the running daemon by the installed code, in place.
 
-    The daemon re-executes itself: its pid stays, everything it manages runs on, watchers resume. Nothing
-    happens when the installed code does not start. Returns when the new daemon answers; --timeout bounds
-    the waiting for that (default 30 s).
+    The daemon re-executes itself: its pid stays, every instance keeps running, watchers resume. If the
+    installed code does not start, nothing changes. Returns with the answer of the new daemon; --timeout
+    bounds the wait (default 30 s).
     """
     session = pass_session()
     with session.connect() as client:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @ids_argument()
 @common_options
 def watch_command(instance_ids: tuple[str, ...]) -> None:
-    """Follow the status (of all, or of the instances named) until Ctrl-C.
+    """Follow the status (of all, or of the named instances) until Ctrl-C.
 
-    A live table on a terminal. With --json, or when the output is no terminal, one JSON object a line: first
-    all there is, then what changes.
+    Prints a live table on a terminal. With --json, or off a terminal, prints one JSON object a line: first
+    the complete state, then the changes.
     """
     session = pass_session()
     with session.connect() as client:

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 def demo_command(tour: bool | None) -> None:
     """Show a daemon at work with a small lab in a temporary directory.
 
-    The lab has compose services too when there are a Docker Engine, Docker Compose and a static busybox,
-    which their image is made of: nothing is downloaded. Where one is missing the demo says which.
+    With a Docker Engine, Docker Compose and a static busybox, the lab has compose services, too. Their image
+    contains the busybox: nothing is downloaded. The demo names a missing part.
 
-    On a terminal: a live table, until Ctrl-C. Elsewhere: a short tour (status, a kill and the
-    recovery, an update, an agent that ignores INT, a reload; a container that is killed, another image, an
-    orphan). Either way everything is brought down in the end and nothing is left behind; the exit code
-    is 0 when all of it went as it should, 1 when not.
+    On a terminal: a live table, until Ctrl-C. Elsewhere: a short tour (status, a kill and the recovery, an
+    update, an agent that ignores INT, a reload; a killed container, another image, an orphan). In both
+    cases everything goes down and nothing is left behind; the exit code is 0 on success, else 1.
     """
     if tour is None:
         tour = not (sys.stdin.isatty() and sys.stdout.isatty())

@@ -30,16 +30,16 @@ from hostmanager_server.linux.trusted_paths import Trust
 
 @click.group("config")
 def config_command() -> None:
-    """Look at site config files."""
+    """Check site config files."""
 
 
 @config_command.command("check")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--host", "--site-host", "host", help="Check what is for this host only. Default: all hosts.")
+@click.option("--host", "--site-host", "host", help="Check only the parts for this host. Default: all hosts.")
 @click.option(
     "--working-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where relative paths begin, as that of `serve`. Default: the current directory.",
+    help="The start of relative paths, as for `serve`. Default: the current directory.",
 )
 @click.option("--trust-config", is_flag=True, help="Use files that others may write, as that of `serve`.")
 @click.option("--no-compose", is_flag=True, help="Leave the compose files alone.")
@@ -54,11 +54,11 @@ def check_command(
     no_compose: bool,
     as_json: bool,
 ) -> None:
-    """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml), with no daemon.
+    """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml) without a daemon.
 
-    Every problem is named with file, line and column, and a summary follows. The compose files that the
-    HostManager entry of this host names are read too, by the docker compose program. Exits 0 when all files
-    can be used, warnings or not, and 1 when one cannot.
+    Prints every problem with file, line and column, then a summary. Also reads the compose files that the
+    HostManager entry of this host names, with the docker compose program. Exits 0 if all files can be used,
+    warnings or not, else 1.
     """
     try:
         path = file or default_site_file(os.environ)

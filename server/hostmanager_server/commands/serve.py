@@ -98,7 +98,7 @@ def private_folder(socket: Path) -> None:
     "--state-dir",
     type=click.Path(path_type=Path),
     envvar="HOSTMANAGER_STATE_DIR",
-    help="Where the lock, records and output files live. "
+    help="The directory of the lock, the records and the output files. "
     "Default: /var/lib/hostmanager for root, else ~/.local/state/hostmanager.",
 )
 @click.option(
@@ -119,8 +119,8 @@ def private_folder(socket: Path) -> None:
     "--persist-targets",
     type=click.Choice([each.value for each in PersistTargets]),
     show_default="crash",
-    help="What the targets that were asked for outlive: nothing; a crash or upgrade of the daemon, but not "
-    "its orderly end nor a reboot; or all of these.",
+    help="Whether acknowledged targets survive: never; a crash or upgrade of the daemon, but no orderly "
+    "end or reboot; or always.",
 )
 @click.option(
     "--working-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -129,14 +129,14 @@ def private_folder(socket: Path) -> None:
 @click.option(
     "--docker-compose",
     metavar="FILE,FILE",
-    help="Compose files whose services are managed, relative to the working directory; several that make up "
-    "one project are joined by a colon. Default: what the host's HostManager entry says.",
+    help="Compose files with services to manage, relative to the working directory; a colon joins several "
+    "files of one project. Default: the files of the host's HostManager entry.",
 )
 @click.option(
     "--docker-service-prefix",
     metavar="PREFIX",
     show_default="ocs-",
-    help="With an instance id, the name of its compose service.",
+    help="The text before an instance id in the name of its compose service.",
 )
 @click.option(
     "--docker-compose-bin",
@@ -154,8 +154,8 @@ def private_folder(socket: Path) -> None:
     "--cgroup",
     metavar="auto|off|PATH",
     default=AUTO,
-    help="The cgroup (version 2) in which each agent gets one of its own; auto: the daemon's, when it was "
-    "delegated to it.",
+    help="The cgroup (version 2) that holds a group for each agent; auto: the daemon's own group, if systemd "
+    "delegated the group.",
 )
 @click.option(
     "--trust-config",
@@ -189,9 +189,9 @@ def serve_command(
 ) -> None:
     """Run the daemon for the host that SITE_FILE describes (default: $OCS_CONFIG_DIR/default.yaml).
 
-    SIGTERM and SIGINT bring everything down and end the daemon; a second one leaves what still runs to the
-    next daemon. SIGHUP reads the site config anew. SIGUSR2 upgrades the daemon in place to the code that is
-    installed now. Exits 0 when asked to end, 1 when it cannot start, or cannot go on.
+    SIGTERM and SIGINT bring everything down and end the daemon; a second signal leaves running agents to the
+    next daemon. SIGHUP reads the site config again. SIGUSR2 upgrades the daemon in place to the installed
+    code. Exits 0 on request, 1 if the daemon cannot start or cannot continue.
     """
     environ = dict(os.environ)
     try:

@@ -32,11 +32,11 @@ def systemd_command() -> None:
 @click.argument("serve_options", nargs=-1, metavar="[-- SERVE_OPTIONS...]")
 @click.option("--host", "--site-host", "host", help="The host entry to run. Default: as `serve` chooses it.")
 @click.option("--print", "print_only", is_flag=True, help="Print the unit, and write nothing.")
-@click.option("--user-unit", "of_user", is_flag=True, help="A unit of your own service manager: no root.")
+@click.option("--user-unit", "of_user", is_flag=True, help="A unit of your own manager, without root.")
 @click.option("--unit-name", "name", default="hostmanager", show_default=True, metavar="NAME",
-    help="Of the unit, and of its directories in /run and /var/lib. One for each daemon of a machine.",
+    help="The name of the unit, and of its directories in /run and /var/lib; unique on the machine.",
 )  # fmt: skip
-@click.option("--as-user", metavar="USER", default="", help="Who the daemon runs as. Default: root.")
+@click.option("--as-user", metavar="USER", default="", help="The user of the daemon. Default: root.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Default: /var/lib/NAME.")
 @click.option("--listen", multiple=True, metavar="ADDRESS",
     help="unix:PATH or HOST:PORT; may be given more than once. Default: what the site config says, else "
@@ -58,14 +58,14 @@ def systemd_command() -> None:
 @click.option("--writable", multiple=True, type=click.Path(path_type=Path), metavar="DIRECTORY",
     help="With --hardened: agents write there, too.",
 )  # fmt: skip
-@click.option("--program", type=click.Path(path_type=Path), help="Default: this very `hostmanager`.")
+@click.option("--program", type=click.Path(path_type=Path), help="The program. Default: this `hostmanager`.")
 @click.option("--unit-dir", type=click.Path(path_type=Path), metavar="DIRECTORY",
-    help="Where the unit is written. Default: /etc/systemd/system, or ~/.config/systemd/user.",
+    help="The folder of the unit. Default: /etc/systemd/system, or ~/.config/systemd/user.",
 )  # fmt: skip
 @click.option("--trust-config", is_flag=True,
     help="Have the daemon use files that others may write; see `serve`.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Overwrite a unit that is there and differs.")
+@click.option("--force", is_flag=True, help="Overwrite a different unit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def install_command(
@@ -90,10 +90,10 @@ def install_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a unit that runs the daemon for the host of SITE_FILE, and say what to do next.
+    """Write a unit that runs the daemon for the host of SITE_FILE, and print the next steps.
 
-    What stands after -- is passed on to `hostmanager serve`. Nothing is started, and nothing is written
-    before the site config, the program and the options are known to be good.
+    Options after -- go to `hostmanager serve`. The command starts nothing, and writes nothing before the site
+    config, the program and the options have been checked.
     """
     if of_user and as_user:
         raise click.UsageError("--user-unit runs as you: it cannot go with --as-user")
