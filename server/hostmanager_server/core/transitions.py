@@ -1,7 +1,7 @@
 """The table of allowed state transitions, each with its cause.
 
 The tests hold core/lifecycle.py to the table: each transition happens, and no other. scripts/draw_states.py
-draws the diagram in docs/states.md from the table.
+draws the diagram in docs/reference/states.md from the table.
 """
 
 from __future__ import annotations
