@@ -37,7 +37,8 @@ class Severity(Enum):
 class LogEntry:
     """One entry of the event log.
 
-    `reason` is a CamelCase word for programs, listed in docs/reference/states.md; `message` is a sentence for people.
+    `reason` is a CamelCase word for programs, listed in docs/reference/states.md; `message` is a
+    sentence for people.
     """
 
     kind: EntryKind
