@@ -1,4 +1,4 @@
-"""What the composition root does with requests to end."""
+"""Requests to end the daemon during its lifecycle."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.supervisor import ReplacingError
 
 
-def test_a_daemon_that_gives_way_to_another_cannot_be_asked_to_end(
+def test_a_daemon_that_upgrades_refuses_a_request_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hostmanager_server.daemon.app.preflight", lambda *_: "9.9")
 
-    async def play() -> None:
+    async def scenario() -> None:
         app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
         await app.upgrade(validate_only=True)
         app.exit(frozenset())
@@ -25,4 +25,4 @@ def test_a_daemon_that_gives_way_to_another_cannot_be_asked_to_end(
         with pytest.raises(ReplacingError):
             app.exit(frozenset())
 
-    asyncio.run(play())
+    asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The daemon's own log: whoever logs never waits, and what is missing is counted."""
+"""The daemon's log: callers never wait, and the log counts its missing lines."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_lines_are_written_in_order_up_to_the_end() -> None:
         assert file.read().splitlines() == [f"line {number}" for number in range(100)]
 
 
-def test_what_a_stalled_reader_did_not_take_is_counted() -> None:
+def test_lines_that_a_stalled_reader_did_not_take_are_counted() -> None:
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
     log = DaemonLog(write_end, most_waiting=10)
     long = "x" * 1000
-    said = 1000
-    for _ in range(said):  # more than the pipe and the queue hold together
+    logged = 1000
+    for _ in range(logged):  # more than the pipe and the queue hold together
         log.handle(record(long))
     lines: list[str] = []
     room = threading.Event()
@@ -40,7 +40,7 @@ def test_what_a_stalled_reader_did_not_take_is_counted() -> None:
         with open(read_end) as file:
             for line in file:
                 lines.append(line)
-                if len(lines) == 8:  # more than the pipe holds: some were taken from the queue
+                if len(lines) == 8:  # more than the pipe holds: some lines come from the queue
                     room.set()
 
     reader = threading.Thread(target=read)
@@ -52,7 +52,7 @@ def test_what_a_stalled_reader_did_not_take_is_counted() -> None:
     reader.join()
     missing = sum(int(line.split()[0]) for line in lines if "could not be written" in line)
     assert missing > 0
-    assert sum(line.startswith("x") for line in lines) + missing == said
+    assert sum(line.startswith("x") for line in lines) + missing == logged
     assert lines[-1] == "it works again\n"
 
 
@@ -62,12 +62,12 @@ def test_a_log_that_cannot_be_written_at_all_ends_in_good_time() -> None:
     for _ in range(1000):
         log.handle(record("x" * 1000))
     log.close()
-    os.close(read_end)  # which lets go of whoever writes
+    os.close(read_end)  # the writing thread gets an error, and goes on
     log._thread.join()
     os.close(write_end)
 
 
-def test_a_disk_that_is_full_is_no_error() -> None:
+def test_a_full_disk_is_no_error() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     log = DaemonLog(full)
     log.handle(record("lost"))

@@ -1,4 +1,4 @@
-"""What the service manager above the daemon is told, and when it hears nothing."""
+"""Notifications of the daemon to systemd, and the silence of a hung daemon."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ WATCHDOG = b"WATCHDOG=1"
 
 
 @dataclass
-class Above:
-    """A service manager's socket, a daemon's two threads, and what the daemon tells."""
+class NotifyHarness:
+    """systemd's notify socket, a daemon's two threads, and the notifier between them."""
 
     environ: dict[str, str]
     socket: socket.socket
@@ -44,25 +44,25 @@ class Above:
         ]
         for thread in self.threads:
             thread.start()
-        self.told = asyncio.run_coroutine_threadsafe(self._make(), self.event_loop).result(PATIENCE)
+        self.notifier = asyncio.run_coroutine_threadsafe(self._make(), self.event_loop).result(PATIENCE)
 
     async def _make(self) -> SystemdNotifier:
         return SystemdNotifier(self.environ, self.store)
 
     def call(self, *steps: str) -> None:
-        """Go through these steps of a daemon's life, on the event loop."""
+        """Call these methods of the notifier, on the event loop."""
 
         async def go() -> None:
             for step in steps:
                 if step == "starting":
-                    self.told.starting(self.supervisor.call_soon)
+                    self.notifier.starting(self.supervisor.call_soon)
                 else:
-                    getattr(self.told, step)()
+                    getattr(self.notifier, step)()
 
         asyncio.run_coroutine_threadsafe(go(), self.event_loop).result(PATIENCE)
 
     def next(self) -> list[bytes]:
-        """The lines of the next datagram."""
+        """Return the lines of the next datagram."""
         return self.socket.recv(4096).split(b"\n")
 
     def until(self, line: bytes) -> list[bytes]:
@@ -89,12 +89,12 @@ class Above:
 
 
 @contextmanager
-def above(folder: Path, watchdog: float = 0.02) -> Iterator[Above]:
+def notify_harness(folder: Path, watchdog: float = 0.02) -> Iterator[NotifyHarness]:
     folder.mkdir(exist_ok=True)
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ours.bind(str(folder / "notify"))
     ours.settimeout(PATIENCE)
-    it = Above(
+    harness = NotifyHarness(
         {
             "NOTIFY_SOCKET": str(folder / "notify"),
             "WATCHDOG_USEC": str(round(watchdog * 1e6)),
@@ -103,9 +103,9 @@ def above(folder: Path, watchdog: float = 0.02) -> Iterator[Above]:
         ours,
     )
     try:
-        yield it
+        yield harness
     finally:
-        it.close()
+        harness.close()
 
 
 def instance(instance_id: str, state: State, target: Target = Target.UP) -> Instance:
@@ -114,14 +114,14 @@ def instance(instance_id: str, state: State, target: Target = Target.UP) -> Inst
 
 
 @pytest.mark.parametrize("frozen", ["supervisor", "event loop"])
-def test_the_watchdog_hears_nothing_while_either_thread_hangs(tmp_path: Path, frozen: str) -> None:
+def test_the_watchdog_gets_no_keepalive_while_either_thread_hangs(tmp_path: Path, frozen: str) -> None:
     gate, frozen_now = threading.Event(), threading.Event()
 
     def hang() -> None:
         frozen_now.set()
         gate.wait(PATIENCE)
 
-    with above(tmp_path / "hangs") as hangs, above(tmp_path / "lives") as lives:
+    with notify_harness(tmp_path / "hangs") as hangs, notify_harness(tmp_path / "lives") as lives:
         for daemon in (hangs, lives):
             daemon.call("starting", "ready")
             daemon.until(WATCHDOG)
@@ -131,10 +131,10 @@ def test_the_watchdog_hears_nothing_while_either_thread_hangs(tmp_path: Path, fr
             hangs.event_loop.call_soon_threadsafe(hang)
         assert frozen_now.wait(PATIENCE)
         if frozen == "supervisor":
-            hangs.call()  # a sign that was already on its way through the event loop has been given by now
+            hangs.call()  # a keepalive already queued on the event loop is sent by now
         hangs.drain()
         lives.drain()
-        for _ in range(5):  # so much time goes by
+        for _ in range(5):  # waits for five keepalive intervals
             lives.until(WATCHDOG)
         hangs.socket.settimeout(0)
         with pytest.raises(BlockingIOError):
@@ -145,7 +145,7 @@ def test_the_watchdog_hears_nothing_while_either_thread_hangs(tmp_path: Path, fr
 
 
 def test_starting_and_ending_take_as_long_as_they_need(tmp_path: Path) -> None:
-    with above(tmp_path) as daemon:
+    with notify_harness(tmp_path) as daemon:
         daemon.call("starting")
         assert daemon.next() == [b"EXTEND_TIMEOUT_USEC=30000000"]
         daemon.call("ready")
@@ -156,7 +156,7 @@ def test_starting_and_ending_take_as_long_as_they_need(tmp_path: Path) -> None:
 
 
 def test_the_status_says_which_instances_are_missing(tmp_path: Path) -> None:
-    with above(tmp_path) as daemon:
+    with notify_harness(tmp_path) as daemon:
         states = {"a": State.UP, "b": State.START_AT, "c": State.WAIT_START}
         daemon.store.publish([instance(i, s) for i, s in states.items()])
         daemon.store.publish([instance("d", State.DOWN, Target.DOWN)])
@@ -166,11 +166,11 @@ def test_the_status_says_which_instances_are_missing(tmp_path: Path) -> None:
         daemon.until(b"STATUS=3 of 3 instances up")
 
 
-def test_a_reload_before_the_daemon_serves_does_not_say_that_it_does(tmp_path: Path) -> None:
-    with above(tmp_path) as daemon:
+def test_a_reload_before_the_daemon_serves_does_not_report_ready(tmp_path: Path) -> None:
+    with notify_harness(tmp_path) as daemon:
 
         async def reload() -> None:
-            with daemon.told.reloading():
+            with daemon.notifier.reloading():
                 pass
 
         asyncio.run_coroutine_threadsafe(reload(), daemon.event_loop).result(PATIENCE)
@@ -182,8 +182,8 @@ def test_a_reload_before_the_daemon_serves_does_not_say_that_it_does(tmp_path: P
         assert daemon.until(b"READY=1") == [b"READY=1"]
 
 
-def test_what_cannot_be_said_now_is_said_later(tmp_path: Path) -> None:
-    with above(tmp_path, watchdog=1000) as daemon:
+def test_a_message_that_systemd_does_not_take_is_sent_again(tmp_path: Path) -> None:
+    with notify_harness(tmp_path, watchdog=1000) as daemon:
         name = Path(daemon.environ["NOTIFY_SOCKET"])
         name.rename(tmp_path / "away")
         daemon.call("ready", "stopping")

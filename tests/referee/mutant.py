@@ -20,7 +20,7 @@ from typing import Any
 from hostmanager_server.commands.serve import serve_command
 from hostmanager_server.core.events import Adopted, ExitStatus, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.daemon import app
+from hostmanager_server.daemon import parts, recovery
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output import stream
@@ -180,12 +180,12 @@ class Mutant(Enum):
 # Where the daemon gets what is replaced from.
 _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
-    Mutant.FORGETFUL: (app, "ProcessDriver", ForgetfulDriver),
-    Mutant.HASTY: (app, "Journal", HastyJournal),
+    Mutant.FORGETFUL: (parts, "ProcessDriver", ForgetfulDriver),
+    Mutant.HASTY: (recovery, "Journal", HastyJournal),
     Mutant.BLIND: (process_driver, "TreeTracker", BlindForest),
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
-    Mutant.RUTHLESS: (app, "ProcessDriver", RuthlessDriver),
-    Mutant.LEAKY: (app, "ProcessDriver", LeakyDriver),
+    Mutant.RUTHLESS: (parts, "ProcessDriver", RuthlessDriver),
+    Mutant.LEAKY: (parts, "ProcessDriver", LeakyDriver),
     Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
     Mutant.CREDULOUS: (record_directory, "find_record_files", _believe_whatever_is_held),
     Mutant.TRUSTING: (stream, "LogFolder", TrustingFolder),

@@ -1,1 +1,1 @@
-"""One daemon: its parts, and the order in which they start and stop."""
+"""The daemon: construction of its parts, and the order in which they start and stop."""

@@ -1,48 +1,28 @@
-"""The composition root: builds everything, starts it in order, stops it in order."""
+"""The lifecycle of the daemon: the order in which its parts start, serve and stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import secrets
-import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.event_log import EntryKind, LogEntry
-from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
-from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
 from hostmanager_server.daemon.event_log import log_events, wait_for_first_observation
-from hostmanager_server.daemon.recovery import recovered_state, targets_survive
+from hostmanager_server.daemon.parts import Parts, build_parts
+from hostmanager_server.daemon.recovery import Recovery
 from hostmanager_server.daemon.settings import DaemonSettings
-from hostmanager_server.daemon.site_file import SiteFile
-from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.daemon.upgrade import command_line, preflight
-from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
-from hostmanager_server.drivers.output.output_files import OutputFiles
-from hostmanager_server.drivers.process.cgroup_delegation import find_groups
-from hostmanager_server.drivers.process.driver import ProcessDriver
-from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.process.records.record_directory import has_records
-from hostmanager_server.linux.pidfds import boot_id
-from hostmanager_server.rpc.context import RpcContext
-from hostmanager_server.rpc.convert import Daemon, InstanceConverter
-from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.convert import Daemon
 from hostmanager_server.rpc.joined import Joined
-from hostmanager_server.rpc.server import Server
-from hostmanager_server.state.journal import Journal
-from hostmanager_server.state.state_directory import StateDir, StateDirError
-from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
     AdoptionError,
-    CallSoon,
     EndingError,
     NotDurableError,
     ReplacingError,
@@ -61,8 +41,10 @@ EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
 
 @dataclass(frozen=True, slots=True)
 class DaemonOutcome:
-    """How the daemon ended: the exit code; or the descriptor of the state directory's lock, for the code that
-    is to take over."""
+    """The end of a daemon: an exit code, or after an upgrade the lock for the successor.
+
+    `lock` is the descriptor of the state directory's lock, which the successor takes over.
+    """
 
     code: int = 0
     lock: int | None = None
@@ -70,13 +52,13 @@ class DaemonOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    disown: frozenset[Management]  # what is managed in these ways is left to the next daemon
+    disown: frozenset[Management]  # instances under these managements keep running for the next daemon
     code: int = 0
     upgrade: bool = False
 
 
 class _BrokenDownError(Exception):
-    """The supervision ended by a bug."""
+    """A bug ended the supervision."""
 
 
 class App:
@@ -87,99 +69,37 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[_End] = self._loop.create_future()
         self._impatient = asyncio.Event()
-        self._broken = asyncio.Event()  # nothing is supervised any more
+        self._broken = asyncio.Event()  # the supervision has ended by a bug
         self._tasks: set[asyncio.Task[None]] = set()
-        self._supervisor: Supervisor | None = None
-        self._above: SystemdNotifier | None = None
+        self._running: Parts | None = None  # None until the supervisor has started
         self._preflight = Joined(
             lambda: asyncio.to_thread(preflight, command_line(), dict(os.environ))
-        )  # one process at a time, however many clients ask
+        )  # concurrent clients share one preflight process
 
     async def run(
         self, ready: Callable[[list[str]], None], inherited_lock: int | None = None
     ) -> DaemonOutcome:
-        """Serve until asked to end; an exit code of 1: the supervision broke down. `ready` is called with the
-        addresses once they are served. `inherited_lock`: see StateDir. Raises StateDirError or AddressError
-        when nothing was started."""
-        settings = self._settings
-        state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
-        daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
-        store = Store(
-            daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
-        )
-        outputs = OutputFiles(state_dir.path / "logs")
+        """Build and start the daemon, serve until a request ends it, and stop it.
 
-        def make_driver(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
-            groups = find_groups(settings.cgroup, state_dir.path)
-            kept = DescriptorStore.from_environment(os.environ)
-            return ProcessDriver(poller, post, state_dir.path, outputs, daemon.epoch, call_soon, groups, kept)
-
-        journal = Journal(state_dir.path / "journal.sqlite", boot_id())
-        try:
-            recovered = journal.open()
-        except (sqlite3.Error, OSError) as error:
-            raise StateDirError(
-                f"cannot use the state directory {state_dir.path}: journal: {error}"
-            ) from error
-        died = not recovered.ended and recovered.boot_id == boot_id()
-        kept = targets_survive(recovered, settings.persist, died=died)
-        used = has_records(state_dir.path / "runs")
-        left = recovered_state(recovered, targets=kept, histories=died, used=used)
-        journal.discard(targets=not kept, histories=not died)
-        compose = settings.compose
-        services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
-        site = SiteFile(settings)
-        supervisor = Supervisor(
-            store, site.load, make_driver, journal, self._broke_down, left, services, site.keep
+        The daemon calls `ready` with its addresses once it serves them. StateDir describes `inherited_lock`.
+        Exit code 1 of the outcome means that the supervision broke down. Raises StateDirError or AddressError
+        if nothing was started.
+        """
+        parts = build_parts(
+            self._settings,
+            inherited_lock,
+            exit_daemon=self.exit,
+            upgrade=lambda validate_only: self.upgrade(validate_only=validate_only),
+            break_down=self._break_down,
         )
-        limits = settings.limits
-        hub = Hub(store)
-        convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
-        engine = None if compose is None else engine_access()
-        context = RpcContext(
-            daemon, store, supervisor, hub, convert, outputs, now, self.exit, self.upgrade, engine
-        )
-        server = Server(
-            context, list(settings.listen), limits,
-            tcp_reflection=settings.tcp_reflection, trust=settings.trust,
-        )  # fmt: skip
-        above = self._above = SystemdNotifier(os.environ, store)
-        disown = True  # whatever goes wrong below, what runs is left to the next daemon
         end = _End(EVERYTHING, 1)
+        disown = True  # after any error below, running instances stay for the next daemon
         try:
-            addresses = server.bind()
-            self._spawn(log_events(store, hub))
-            supervisor.start()
-            self._supervisor = supervisor
-            above.starting(supervisor.call_soon)
-            supervisor.log(_began(daemon, upgraded=inherited_lock is not None))
-            slept = (died or kept) and recovered.manager is not ManagerState.RUNNING  # or was about to
-            # What the config wants, or has gained since, is not to be started just to be stopped.
-            initial = Target.DOWN if slept else None if kept else settings.initial_state
-            changes = [] if initial is None else [TargetChange(ALL, initial)]
-            try:
-                await self._unless_broken(supervisor.start_manager(changes, tolerant=True))
-            except NotDurableError as error:
-                log.error("%s", error)  # a full disk is no reason to leave the agents alone
-            if slept:
-                supervisor.stop_manager()
-            # Not before what an earlier daemon left is taken back: nobody is to be told that nothing runs.
-            await wait_for_first_observation(store, hub)
-            await server.serve()
-            ready(addresses)
-            above.ready()
+            addresses = await self._start(parts, upgraded=inherited_lock is not None)
+            await self._serve(parts, addresses, ready)
             end = await self._end
-            if end.upgrade:
-                above.replacing()
-            else:
-                above.stopping()
-            if not end.disown:
-                journal.end()
-            if settings.persist is PersistTargets.ALWAYS:
-                supervisor.keep_targets()
-            if end.disown != EVERYTHING:
-                disown = not await self._bring_down(supervisor, end.disown) or bool(end.disown)
-            return DaemonOutcome(end.code, state_dir.lock if end.upgrade else None)
+            disown = await self._wind_down(parts, end)
+            return DaemonOutcome(end.code, parts.state_dir.lock if end.upgrade else None)
         except (_BrokenDownError, AdoptionError) as error:
             if isinstance(error, AdoptionError):
                 log.error("%s", error)
@@ -187,82 +107,148 @@ class App:
             end = _End(EVERYTHING, 1)
             return DaemonOutcome(end.code)
         finally:
-            await server.stop()
-            if engine is not None:
-                await asyncio.to_thread(engine.close)
-            supervisor.close(disown=disown)
-            outputs.close()
-            journal.close()
-            above.close()
-            if not end.upgrade:
-                state_dir.close()
+            await self._close(parts, disown=disown, keep_lock=end.upgrade)
 
-    # --- what is asked of the daemon, on the event loop
+    # --- requests to the daemon, on the event loop
 
     def exit(self, disown: frozenset[Management]) -> None:
-        """End the daemon: everything is brought down first, but for what is managed in one of the ways in
-        `disown`, which is left to the next one. Raises ReplacingError when it is giving way to another."""
+        """End the daemon after all instances are down, except those under the managements in `disown`.
+
+        The excepted instances keep running, and the next daemon recovers them. Raises ReplacingError during
+        an upgrade.
+        """
         if self._end.done() and self._end.result().upgrade:
             raise ReplacingError
         self._finish(_End(disown))
 
-    async def upgrade(self, validate_only: bool = False) -> str:
-        """Give way to the code that is installed now; its version. Answers before that is done; when
-        `validate_only` nothing else is done. Raises UpgradeError when it does not start, EndingError when the
-        daemon is on its way out."""
+    async def upgrade(self, *, validate_only: bool = False) -> str:
+        """Start the upgrade to the code that is installed now, and return its version.
+
+        The call returns before the upgrade is done. With `validate_only`, the daemon checks only that the
+        installed code starts. Raises UpgradeError if the installed code does not start, and EndingError if
+        the daemon is ending.
+        """
         self._raise_if_ending()
         version = await self._preflight()
         if not validate_only:
-            self._raise_if_ending()  # by now
+            self._raise_if_ending()  # a request may have ended the daemon during the preflight
             log.info("upgrading to version %s", version)
             self._finish(_End(EVERYTHING, upgrade=True))
         return version
 
     def upgrade_soon(self) -> None:
-        """Upgrade, as a signal asks for it."""
+        """Start an upgrade on behalf of a signal; log an error if the upgrade is not possible."""
         self._spawn(self._upgrade())
 
     def terminate(self) -> None:
-        """A signal asks to end: bring everything down first. When it comes again, leave at once what still
-        runs to the next daemon."""
+        """End the daemon on behalf of a signal, after all instances are down.
+
+        A second signal ends the daemon at once; the instances still running stay for the next daemon.
+        """
         if self._end.done() and self._end.result().upgrade:
-            log.info("ending: the daemon that takes over is to bring everything down")
+            log.info("ending: after the upgrade, the new daemon stops all instances")
             self._impatient.set()
         elif self._end.done():
-            log.warning("asked to end a second time: what still runs is left to the next daemon")
+            log.warning("second signal: ending now; running instances are left to the next daemon")
             self._impatient.set()
         else:
-            log.info("ending: bringing everything down first; a second signal leaves it running")
+            log.info("ending: stopping all instances first; a second signal leaves them running")
             self._finish(_End(frozenset()))
 
     @property
     def impatient(self) -> bool:
-        """Whether a signal asked to end when the daemon was on its way out already."""
+        """Return whether a signal to end arrived while the daemon was ending already."""
         return self._impatient.is_set()
 
     def reload(self) -> None:
-        """Read the site config anew, as update(reload_config) does."""
+        """Start to reload the site config, as OCS's update(reload_config) does."""
         self._spawn(self._reload())
 
-    # --- pieces
+    # --- the steps of a run
+
+    async def _start(self, parts: Parts, *, upgraded: bool) -> list[str]:
+        """Bind the addresses, start the supervisor and the manager; return the addresses."""
+        supervisor, recovery = parts.supervisor, parts.recovery
+        addresses = parts.server.bind()
+        self._spawn(log_events(parts.store, parts.hub))
+        supervisor.start()
+        self._running = parts
+        parts.notifier.starting(supervisor.call_soon)
+        supervisor.log(_start_entry(parts.daemon, upgraded=upgraded))
+        try:
+            await self._unless_broken(
+                supervisor.start_manager(self._initial_changes(recovery), tolerant=True)
+            )
+        except NotDurableError as error:
+            log.error("%s", error)  # the daemon supervises its agents also while the disk is full
+        if recovery.manager_stopped:
+            supervisor.stop_manager()
+        return addresses
+
+    def _initial_changes(self, recovery: Recovery) -> list[TargetChange]:
+        """Return the change of all targets at the start: one, or none if each instance keeps its own."""
+        if recovery.manager_stopped:
+            # The manager stops again at once: an instance that starts now would only be stopped again.
+            initial: Target | None = Target.DOWN
+        elif recovery.keeps_targets:
+            initial = None
+        else:
+            initial = self._settings.initial_state
+        return [] if initial is None else [TargetChange(ALL, initial)]
+
+    async def _serve(self, parts: Parts, addresses: list[str], ready: Callable[[list[str]], None]) -> None:
+        """Serve clients once the recovered state is known, and report readiness."""
+        # The server starts after recovery, so that no client reads that nothing runs.
+        await wait_for_first_observation(parts.store, parts.hub)
+        await parts.server.serve()
+        ready(addresses)
+        parts.notifier.ready()
+
+    async def _wind_down(self, parts: Parts, end: _End) -> bool:
+        """Stop the instances that `end` does not disown; return whether any instance may still run."""
+        if end.upgrade:
+            parts.notifier.upgrading()
+        else:
+            parts.notifier.stopping()
+        if not end.disown:
+            parts.journal.end()
+        if self._settings.persist is PersistTargets.ALWAYS:
+            parts.supervisor.keep_targets()
+        if end.disown == EVERYTHING:
+            return True
+        return not await self._bring_down(parts.supervisor, end.disown) or bool(end.disown)
+
+    async def _close(self, parts: Parts, *, disown: bool, keep_lock: bool) -> None:
+        """Close all parts. `disown` leaves running instances to the next daemon."""
+        await parts.server.stop()
+        if parts.engine is not None:
+            await asyncio.to_thread(parts.engine.close)
+        parts.supervisor.close(disown=disown)
+        parts.outputs.close()
+        parts.journal.close()
+        parts.notifier.close()
+        if not keep_lock:
+            parts.state_dir.close()
+
+    # --- details
 
     def _finish(self, end: _End) -> None:
         if not self._end.done():
             self._end.set_result(end)
 
-    def _broke_down(self) -> None:
-        # On the supervisor's thread, which ends. Exiting lets whoever started the daemon start it again.
+    def _break_down(self) -> None:
+        # Runs on the supervisor's thread, which ends. After an exit, systemd starts the daemon again.
         self._loop.call_soon_threadsafe(self._broken.set)
         self._loop.call_soon_threadsafe(self._finish, _End(EVERYTHING, 1))
 
     async def _reload(self) -> None:
-        if self._supervisor is None or self._above is None:
+        if self._running is None:
             return
-        with self._above.reloading():
+        with self._running.notifier.reloading():
             try:
-                await asyncio.wrap_future(self._supervisor.update(reload_config=True))
+                await asyncio.wrap_future(self._running.supervisor.update(reload_config=True))
             except RequestError as error:
-                log.error("reload: %s", error)
+                log.error("cannot reload the site config: %s", error)
 
     async def _upgrade(self) -> None:
         try:
@@ -275,7 +261,7 @@ class App:
             raise EndingError
 
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
-        """Whether everything is down that is to be: not when a second signal came first."""
+        """Stop all instances that are not disowned; return False if a second signal came first."""
         stopped = self._unless_broken(supervisor.stop_manager(disown))
         impatient = self._impatient.wait()
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped), asyncio.ensure_future(impatient)]
@@ -288,7 +274,10 @@ class App:
         return True
 
     async def _unless_broken(self, future: Future[T]) -> T:
-        """The future's outcome. Raises _BrokenDownError when the supervision ends: nobody would answer."""
+        """Return the result of a request to the supervisor.
+
+        Raises _BrokenDownError if the supervision ends first, as the supervisor then never answers.
+        """
         answer: asyncio.Future[T] = asyncio.wrap_future(future)
         broken: asyncio.Future[Any] = asyncio.ensure_future(self._broken.wait())
         both: list[asyncio.Future[Any]] = [answer, broken]
@@ -302,11 +291,11 @@ class App:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)  # the loop itself holds tasks weakly
+        self._tasks.add(task)  # the event loop holds only a weak reference to a task
         task.add_done_callback(self._tasks.discard)
 
 
-def _began(daemon: Daemon, *, upgraded: bool) -> LogEntry:
+def _start_entry(daemon: Daemon, *, upgraded: bool) -> LogEntry:
     if upgraded:
         message = f"version {daemon.version} took over in place; epoch {daemon.epoch}"
         return LogEntry(EntryKind.DAEMON, "Upgraded", message, now())

@@ -1,4 +1,8 @@
-"""What a daemon with compose files is built of beside the rest."""
+"""Construction of the compose driver and of the clients' access to the Docker Engine.
+
+Imports of the Docker SDK stand inside the functions: a host without containers need not spend the tenth of a
+second that they take.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServiceDriver:
-    """Makes the driver of compose services."""
-    # The SDK takes a tenth of a second to import, which a host without containers need not pay.
+    """Return the factory of the driver of compose services."""
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
     from hostmanager_server.drivers.compose.engine.connection import dial
@@ -34,8 +37,8 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
     def make(
         poller: Poller, post: PostEvent, call_soon: CallSoon, listener: ServiceListener
     ) -> ServiceDriver:
-        def watch(told: EngineListener, soon: CallSoon) -> EngineWatch:
-            return EngineWatch(dial, told, soon)
+        def watch(engine_listener: EngineListener, soon: CallSoon) -> EngineWatch:
+            return EngineWatch(dial, engine_listener, soon)
 
         calls = ComposeCalls(call_soon, environ)
         return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
@@ -44,7 +47,7 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
 
 
 def engine_access() -> EngineAccess:
-    """The docker engine, as far as clients may use it."""
+    """Return the part of the Docker Engine that clients may use."""
     from hostmanager_server.drivers.compose.access import EngineAccess
     from hostmanager_server.drivers.compose.engine.connection import connect
 

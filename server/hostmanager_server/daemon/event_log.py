@@ -1,4 +1,4 @@
-"""What the daemon itself watches of what it publishes."""
+"""The daemon's own watchers of the published state: event log and first observation."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ log = logging.getLogger(__name__)
 
 _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
 
-
-# How long, in s, clients wait for a docker engine's first answer: with it, nothing need be shown as unknown.
-_FIRST_SIGHT = 1.0
+# How long clients wait for the Docker Engine's first answer, in s. With the answer, no state is unknown.
+_FIRST_OBSERVATION_TIMEOUT = 1.0
 
 
 async def wait_for_first_observation(store: Store, hub: Hub) -> None:
-    """Wait until it is known of every compose service whether it runs, or that it cannot be known now."""
+    """Wait until the state of every compose service is known, or known to be unavailable."""
 
-    def unseen() -> bool:
+    def unobserved() -> bool:
         tracked = store.snapshot().instances.values()
         return any(t.instance.observed.unobservable == NOT_YET_OBSERVED for t in tracked)
 
-    with hub.watcher(silence=_FIRST_SIGHT) as watcher, suppress(RpcError, TimeoutError):
-        async with asyncio.timeout(_FIRST_SIGHT):
-            while unseen():
+    with hub.watcher(silence=_FIRST_OBSERVATION_TIMEOUT) as watcher, suppress(RpcError, TimeoutError):
+        async with asyncio.timeout(_FIRST_OBSERVATION_TIMEOUT):
+            while unobserved():
                 await watcher.wait(hub.revision)
 
 
 async def log_events(store: Store, hub: Hub) -> None:
-    """Write what happens into the daemon's log, off the supervisor's thread."""
+    """Write the event log into the daemon's log, off the supervisor's thread, until the hub closes."""
     cursor = 0
-    with hub.watcher(silence=math.inf) as watcher, suppress(RpcError):  # it ends when the hub closes
+    with hub.watcher(silence=math.inf) as watcher, suppress(RpcError):  # the hub closed
         while True:
-            seen = hub.revision
-            news = store.events_since(cursor)
-            for event in news.events:
+            revision = hub.revision
+            batch = store.events_since(cursor)
+            for event in batch.events:
                 entry = event.entry
-                who = f"{entry.instance_id}: " if entry.instance_id else ""
-                log.log(_LEVELS[entry.severity], "%s%s: %s", who, entry.reason, entry.message)
-            cursor = news.last
-            await watcher.wait(seen)
+                subject = f"{entry.instance_id}: " if entry.instance_id else ""
+                log.log(_LEVELS[entry.severity], "%s%s: %s", subject, entry.reason, entry.message)
+            cursor = batch.last
+            await watcher.wait(revision)

@@ -1,7 +1,7 @@
-"""The daemon's own log, written to stderr by a thread of its own.
+"""The daemon's log, written to stderr by a separate thread.
 
-Whoever logs never waits: not for a reader of the pipe that has stopped reading, nor for a disk. What cannot
-be written is dropped, and how many lines that were is the first thing written when it works again.
+A caller that logs never waits, neither for a stalled reader of the pipe nor for a disk. The thread drops
+lines that it cannot write, and writes the number of dropped lines first when writing works again.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from typing import Any
 from hostmanager_server.core.printable import printable
 from hostmanager_server.linux.thread_names import name_this_thread
 
-# Lines that may wait; a start of 1,000 agents logs 3,000 at once.
+# Lines that the queue holds; a start of 1,000 agents logs 3,000 lines at once.
 MOST_WAITING = 10_000
-# How long `close` waits for a reader, s.
+# How long `close` waits for a reader, in s.
 PATIENCE = 2.0
 
 
 class LineFormatter(logging.Formatter):
     """Formats a record as one line, and a traceback as indented lines after it.
 
-    Texts of config files, agents and clients are in what is logged: none of them forges a line or reaches the
-    terminal of a reader with a control character in it.
+    Log messages contain texts of config files, agents and clients. No such text can forge a line, or bring a
+    control character to the terminal of a reader.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        """Return the message with control characters escaped."""
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 -- logging's name
+        """Return the traceback as indented lines."""
         return _indented(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 -- logging's name
+        """Return the stack as indented lines."""
         return _indented(super().formatStack(stack_info))
 
 
@@ -43,7 +46,10 @@ def _indented(text: str) -> str:
 
 
 class DaemonLog(logging.Handler):
-    """Writes what is logged to a descriptor, in order. `close` it before the process ends or is replaced."""
+    """A logging handler that writes to a descriptor, in order.
+
+    Call `close` before the process ends or executes another program.
+    """
 
     def __init__(
         self,
@@ -59,12 +65,12 @@ class DaemonLog(logging.Handler):
         self._patience = patience
         self._lines: queue.Queue[str | None] = queue.Queue(most_waiting)
         self._counting = threading.Lock()
-        self._refused = 0  # lines that found no place to wait
+        self._refused = 0  # lines that the full queue did not take
         self._thread = threading.Thread(target=self._run, name="daemon-log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written. Never waits, and raises nothing for what becomes of it."""
+        """Queue the record for the writing thread; never wait, and drop the record if the queue is full."""
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -72,7 +78,10 @@ class DaemonLog(logging.Handler):
                 self._refused += 1
 
     def close(self) -> None:
-        """Write what waits; what nobody takes within `patience` is given up. Nothing is written after."""
+        """Write the queued lines, and give up on those that no reader takes within `patience` s.
+
+        The handler writes nothing after that.
+        """
         super().close()
         try:
             self._lines.put(None, timeout=self._patience)
@@ -80,7 +89,7 @@ class DaemonLog(logging.Handler):
             return
         self._thread.join(self._patience)
 
-    # --- on the thread
+    # --- on the writing thread
 
     def _run(self) -> None:
         name_this_thread("daemon-log")
@@ -101,6 +110,6 @@ class DaemonLog(logging.Handler):
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
-        except OSError:  # a full disk, a closed pipe; there is no other place to say so
+        except OSError:  # a full disk or a closed pipe; there is no other place to log to
             return False
         return True

@@ -1,4 +1,4 @@
-"""Everything the daemon is told when it starts."""
+"""Settings of the daemon at its start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.rpc.server import Limits, Listen
 
 @dataclass(frozen=True, slots=True)
 class ComposeSettings:
-    """Which compose services are managed, and how; see CatalogReader."""
+    """Compose files, service prefix and compose program; CatalogReader describes them."""
 
     files: tuple[str, ...]
     prefix: str = "ocs-"
@@ -23,18 +23,18 @@ class ComposeSettings:
 
 @dataclass(frozen=True, slots=True)
 class DaemonSettings:
-    """See the flags of `hostmanager serve`."""
+    """Settings of a daemon; the flags of `hostmanager serve` describe them."""
 
     site_file: Path
     state_dir: Path
     listen: tuple[Listen, ...]
     host: str | None = None  # None: this machine's name, else `localhost`
     working_dir: Path = field(default_factory=Path.cwd)
-    initial_state: Target | None = None  # None: what the config says
+    initial_state: Target | None = None  # None: the targets of the config
     persist: PersistTargets = PersistTargets.CRASH
     tcp_reflection: bool = False
-    compose: ComposeSettings | None = None  # None: no compose files are managed
-    options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry, at the start
+    compose: ComposeSettings | None = None  # None: the daemon manages no compose files
+    options: ManagerOptions = field(default_factory=ManagerOptions)  # of the HostManager entry
     limits: Limits = field(default_factory=Limits)
-    cgroup: str = AUTO  # see find_groups
+    cgroup: str = AUTO  # find_groups describes the values
     trust: Trust = field(default_factory=Trust.of_this_process)

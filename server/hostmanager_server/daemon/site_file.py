@@ -1,4 +1,4 @@
-"""The site config file of this daemon, read whenever it is asked to reload."""
+"""The site config file of a daemon, read at the start and at each reload."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from hostmanager_server.supervisor import SiteConfig
 
 
 class SiteFile:
-    """Used on one thread at a time."""
+    """Loads the site config file. One thread at a time may use an object."""
 
     def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
         self._last_good = LastGood(settings.state_dir)
-        self._taken = False
+        self._in_force = False
 
     def load(self) -> LoadedConfig:
-        """What it says now."""
+        """Return the present content of the file."""
         settings = self._settings
-        # Once anything was in force, a file with errors changes nothing; until then, it may have been before.
-        load = load_site_config if self._taken else self._last_good.load
+        # Once a config is in force, a file with errors changes nothing. Until then, the copy that an earlier
+        # daemon kept takes the place of a file with errors.
+        load = load_site_config if self._in_force else self._last_good.load
         config = load(
             settings.site_file, host=settings.host, working_dir=settings.working_dir, trust=settings.trust
         )
         if not config.ok or config.options == settings.options:
             return config
-        text = "the arguments of the HostManager entry have changed: start the daemon again to heed them"
+        text = "the arguments of the HostManager entry have changed: restart the daemon to apply them"
         return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
 
     def keep(self, config: SiteConfig) -> None:
-        """This, which was loaded, is in force now."""
+        """Note that a loaded config is in force now, and keep a copy for the next daemon."""
         assert isinstance(config, LoadedConfig)
-        self._taken = True
+        self._in_force = True
         self._last_good.keep(config)

@@ -1,6 +1,6 @@
-"""The service manager above the daemon (systemd), and what it is told.
+"""Notifications to systemd: readiness, status, reloads and the watchdog.
 
-Everything here lives on the event loop. When no service manager has started the daemon, nothing happens.
+The notifier lives on the event loop. If systemd did not start the daemon, the notifier sends nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.sd_notify import NotifySocket
 from hostmanager_server.state.store import Snapshot, Store
 
-# What is to be run on the supervisor's thread in its turn.
-SendText = Callable[[Callable[[], None]], None]
+# Queues a callback for the supervisor's thread.
+CallSupervisor = Callable[[Callable[[], None]], None]
 
-_STATUS_EVERY = 1.0  # s at least between two lines of status
-_RETRY = 1.0  # s until something is said again that could not be said
-_SIGN_EVERY = 5.0  # s between two signs of life while everything starts or stops
-_SIGN_HOLDS = 30.0  # s until the service manager may give the daemon up after such a sign
-_NAMED = 3  # instances that a line of status names
+_STATUS_INTERVAL = 1.0  # s at least between two status texts
+_RETRY = 1.0  # s until the notifier repeats a message that systemd did not take
+_KEEPALIVE_INTERVAL = 5.0  # s between two keepalives while the daemon starts or stops
+_KEEPALIVE_TIMEOUT = 30.0  # s after such a keepalive until systemd may give up on the daemon
+_NAMED = 3  # instances that a status text names
 
 
 class _Phase(Enum):
@@ -35,11 +35,11 @@ class _Phase(Enum):
 
 
 class SystemdNotifier:
-    """Tells the service manager that the daemon serves, how many instances are up, that it ends, and, over
-    and over, that both of its threads go round.
+    """Sends systemd readiness, the number of instances that are up, the daemon's end, and keepalives.
 
-    A sign of life is asked for by the event loop, passed on by the supervisor in its turn, and sent by the
-    event loop again: when either of them hangs, the service manager hears nothing, and acts.
+    Each keepalive passes through both threads of the daemon: the event loop requests one, the supervisor's
+    thread passes the request on, and the event loop sends the message. If either thread hangs, systemd gets
+    no keepalive, and acts.
     """
 
     def __init__(self, environ: Mapping[str, str], store: Store) -> None:
@@ -52,116 +52,118 @@ class SystemdNotifier:
         self._retry: asyncio.TimerHandle | None = None
         self._status = ""
         self._status_timer: asyncio.TimerHandle | None = None
-        self._sign_timer: asyncio.TimerHandle | None = None
-        self._post: SendText | None = None
-        self._sign_asked_for = False
+        self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._call_supervisor: CallSupervisor | None = None
+        self._keepalive_requested = False
 
-    # --- what the daemon goes through
+    # --- phases of the daemon
 
-    def starting(self, post: SendText) -> None:
-        """The supervisor runs; `post` reaches it."""
+    def starting(self, call_supervisor: CallSupervisor) -> None:
+        """Begin to send keepalives; `call_supervisor` runs a callback on the supervisor's thread."""
         if self._socket is None:
             return
-        self._post = post
-        self._store.subscribe(self._published)
-        self._ask_for_sign()
+        self._call_supervisor = call_supervisor
+        self._store.subscribe(self._on_publish)
+        self._request_keepalive()
 
     def ready(self) -> None:
-        """The daemon serves."""
+        """Report that the daemon serves."""
         if self._socket is None:
             return
         self._phase = _Phase.SERVING
-        self._status = _in_words(self._store.snapshot())
-        self._say(sd_notify.READY, sd_notify.status(self._status))
-        self._ask_for_sign()
+        self._status = _status_text(self._store.snapshot())
+        self._send(sd_notify.READY, sd_notify.status(self._status))
+        self._request_keepalive()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """The site config is read anew within."""
+        """Report a reload of the site config for the duration of the context."""
         if self._phase is _Phase.SERVING:
-            self._say(sd_notify.reloading())
+            self._send(sd_notify.reloading())
         try:
             yield
         finally:
             if self._phase is _Phase.SERVING:
-                self._say(sd_notify.READY)
+                self._send(sd_notify.READY)
 
-    def replacing(self) -> None:
-        """The daemon is about to execute itself anew in its own process, which then is `ready` again. Until
-        then it gives no sign of life, so this is one."""
-        self._say(sd_notify.reloading(), sd_notify.WATCHDOG, sd_notify.status("Executing itself anew"))
+    def upgrading(self) -> None:
+        """Report an upgrade: the process executes the installed code, and then is `ready` again.
+
+        The message includes a keepalive, as the daemon sends none until then.
+        """
+        self._send(sd_notify.reloading(), sd_notify.WATCHDOG, sd_notify.status("Upgrading"))
 
     def stopping(self) -> None:
-        """The daemon brings down what is to be down, and ends."""
+        """Report that the daemon stops its instances and ends."""
         self._phase = _Phase.STOPPING
-        self._say(sd_notify.STOPPING, sd_notify.extend_timeout(_SIGN_HOLDS))
-        self._ask_for_sign()
+        self._send(sd_notify.STOPPING, sd_notify.extend_timeout(_KEEPALIVE_TIMEOUT))
+        self._request_keepalive()
 
     def close(self) -> None:
-        """Nothing is said any more."""
+        """Close the socket; the notifier sends nothing after that."""
         if self._socket is None:
             return
-        self._store.unsubscribe(self._published)
-        self._post = None
-        for timer in (self._retry, self._status_timer, self._sign_timer):
+        self._store.unsubscribe(self._on_publish)
+        self._call_supervisor = None
+        for timer in (self._retry, self._status_timer, self._keepalive_timer):
             if timer is not None:
                 timer.cancel()
         self._socket.close()
         self._socket = None
 
-    # --- signs of life
+    # --- keepalives
 
-    def _sign_every(self) -> float | None:
+    def _keepalive_interval(self) -> float | None:
         match self._phase:
             case _Phase.STARTING | _Phase.STOPPING:
-                return _SIGN_EVERY
+                return _KEEPALIVE_INTERVAL
             case _Phase.SERVING:
                 return None if self._watchdog is None else self._watchdog / 2
 
-    def _ask_for_sign(self) -> None:
-        """Now, and then in good time again and again."""
-        if self._sign_timer is not None:
-            self._sign_timer.cancel()
-            self._sign_timer = None
-        if self._post is None or self._sign_asked_for or self._sign_every() is None:
+    def _request_keepalive(self) -> None:
+        """Request a keepalive now, and the next one before systemd's timeout."""
+        if self._keepalive_timer is not None:
+            self._keepalive_timer.cancel()
+            self._keepalive_timer = None
+        if self._call_supervisor is None or self._keepalive_requested or self._keepalive_interval() is None:
             return
-        self._sign_asked_for = True
-        self._post(self._pass_on_sign)
+        self._keepalive_requested = True
+        self._call_supervisor(self._pass_on_keepalive)
 
-    def _pass_on_sign(self) -> None:  # on the supervisor's thread
-        self._call_soon(self._give_sign)
+    def _pass_on_keepalive(self) -> None:  # on the supervisor's thread
+        self._call_soon(self._send_keepalive)
 
-    def _give_sign(self) -> None:
-        self._sign_asked_for = False
-        every = self._sign_every()
-        if self._socket is None or every is None:
+    def _send_keepalive(self) -> None:
+        self._keepalive_requested = False
+        interval = self._keepalive_interval()
+        if self._socket is None or interval is None:
             return
         if self._phase is _Phase.SERVING:
-            self._socket.send(sd_notify.WATCHDOG)  # one that is lost is followed by another in time
+            self._socket.send(sd_notify.WATCHDOG)  # after a lost message, the next one is still in time
         else:
-            self._socket.send(sd_notify.extend_timeout(_SIGN_HOLDS))
-        self._sign_timer = self._loop.call_later(every, self._ask_for_sign)
+            self._socket.send(sd_notify.extend_timeout(_KEEPALIVE_TIMEOUT))
+        self._keepalive_timer = self._loop.call_later(interval, self._request_keepalive)
 
     # --- status
 
-    def _published(self) -> None:  # on the thread that publishes
-        self._call_soon(self._status_may_differ)
+    def _on_publish(self) -> None:  # on the publishing thread
+        self._call_soon(self._schedule_status)
 
-    def _status_may_differ(self) -> None:
+    def _schedule_status(self) -> None:
         if self._status_timer is None and self._socket is not None:
-            self._status_timer = self._loop.call_later(_STATUS_EVERY, self._tell_status)
+            self._status_timer = self._loop.call_later(_STATUS_INTERVAL, self._send_status)
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         self._status_timer = None
-        text = _in_words(self._store.snapshot())
+        text = _status_text(self._store.snapshot())
         if text != self._status:
             self._status = text
-            self._say(sd_notify.status(text))
+            self._send(sd_notify.status(text))
 
-    # --- saying it
+    # --- sending
 
-    def _say(self, *lines: str) -> None:
-        """In order, and again when the service manager cannot take it now."""
+    def _send(self, *lines: str) -> None:
+        """Send messages in order, and repeat a message that systemd cannot take now."""
         if self._socket is None:
             return
         self._unsent.append(lines)
@@ -181,8 +183,8 @@ class SystemdNotifier:
             self._loop.call_soon_threadsafe(callback)
 
 
-def _in_words(snapshot: Snapshot) -> str:
-    """How many instances are up of those that are to be, and which are not."""
+def _status_text(snapshot: Snapshot) -> str:
+    """Describe how many of the wanted instances are up, and name some that are not."""
     instances = [tracked.instance for tracked in snapshot.instances.values()]
     wanted = [
         instance for instance in instances if instance.wanted.target is Target.UP and not instance.retired
@@ -196,12 +198,12 @@ def _in_words(snapshot: Snapshot) -> str:
     match snapshot.manager.state:
         case ManagerState.RUNNING:
             broken = any(not status.success for status in snapshot.manager.parse_status.values())
-            return f"{up}; the site config cannot be used" if broken else up
+            return f"{up}; cannot use the site config" if broken else up
         case ManagerState.STOPPING:
             running = sum(instance.observed.run is not None for instance in instances)
-            return f"Bringing everything down: {running} of {len(instances)} instances still run"
+            return f"Stopping all instances: {running} of {len(instances)} still run"
         case ManagerState.STOPPED:
-            return "The manager sleeps"
+            return "The manager is stopped"
 
 
 def _is_up(instance: Instance) -> bool:

@@ -1,8 +1,8 @@
-"""Upgrade in place: this process becomes the code that is installed now.
+"""Upgrade in place: the daemon's process executes the code that is installed now.
 
-It re-executes the command line that it was started with. The pid stays, so its children stay its children,
-and whoever supervises it sees no end. What it holds in memory goes: the journal and the runtime records
-carry over what matters, as after a death.
+The process executes its own command line again. The pid stays, so the agents stay children of the daemon, and
+systemd sees no end of the process. The memory of the process is lost: the journal and the runtime records
+carry over the state, as after a crash.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.rlimits import lower_own_files
 from hostmanager_server.supervisor import UpgradeError
 
-# Set for the successor only: the number of the descriptor that holds the state directory's lock.
+# For the successor only: the number of the descriptor that holds the state directory's lock.
 LOCK_VARIABLE = "HOSTMANAGER_LOCK_DESCRIPTOR"
-PREFLIGHT = "--preflight"  # a flag of `serve`: print the version, and start nothing
-PREFLIGHT_TIMEOUT = 30.0  # s; an import of everything takes half a second where nothing is cached
+PREFLIGHT = "--preflight"  # a flag of `serve`: print the version and exit
+PREFLIGHT_TIMEOUT = 30.0  # s; importing all modules takes half a second with cold caches
 
-# What must not end the process between its old handlers and its new ones. It stays pending meanwhile.
+# These signals must not end the process between the old handlers and the new ones; they stay pending.
 HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 
 
 def command_line() -> list[str]:
-    """What starts this program anew. The interpreter by its own path, as it may have been found by PATH."""
+    """Return the command line of this process, with the absolute path of the interpreter.
+
+    The shell may have found the interpreter by PATH.
+    """
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 def preflight(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """The version of the code installed now. Waits for it to be imported, up to PREFLIGHT_TIMEOUT. Raises
-    UpgradeError when it could not take over."""
+    """Start the installed code once, and return its version.
+
+    The call waits up to PREFLIGHT_TIMEOUT for the new process. Raises UpgradeError if the installed code
+    could not take over.
+    """
     try:
         done = subprocess.run(
             [*command, PREFLIGHT],
@@ -47,28 +53,30 @@ def preflight(command: Sequence[str], environ: Mapping[str, str]) -> str:
             errors="replace",
         )
     except OSError as error:
-        raise UpgradeError(f"{command[0]} cannot be run: {error.strerror}") from error
+        raise UpgradeError(f"cannot run {command[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise UpgradeError(f"it was not done starting after {PREFLIGHT_TIMEOUT:g} s") from error
+        raise UpgradeError(f"no answer within {PREFLIGHT_TIMEOUT:g} s") from error
     if done.returncode != 0:
-        why = done.stderr.strip().splitlines()
-        raise UpgradeError(why[-1] if why else f"it ended with code {done.returncode}")
+        lines = done.stderr.strip().splitlines()
+        raise UpgradeError(lines[-1] if lines else f"exit code {done.returncode}")
     return done.stdout.strip()
 
 
 def hold_signals() -> None:
-    """Keep the signals that the successor is to handle pending, from here on. On the main thread."""
+    """Hold signals pending for the successor, from here on. Call on the main thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
 
 
 def release_signals() -> None:
-    """Take what is pending, and everything from here on. On the main thread, once there are handlers."""
+    """Deliver pending and future signals. Call on the main thread, once the handlers are installed."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
 
 def execute(command: Sequence[str], lock: int) -> NoReturn:
-    """Become the program of `command`, handing over the descriptor `lock`. Raises OSError, with nothing
-    running in this process any more but the caller."""
+    """Replace this process by the program of `command`, which inherits the descriptor `lock`.
+
+    Raises OSError if the exec fails; the caller is then the only code still running in this process.
+    """
     lower_own_files()
     os.set_inheritable(lock, True)
     sys.stdout.flush()
@@ -77,8 +85,10 @@ def execute(command: Sequence[str], lock: int) -> NoReturn:
 
 
 def take_lock(environ: MutableMapping[str, str]) -> int | None:
-    """The lock that an earlier life of this process handed over, None when there was none. Not to be
-    inherited by anybody else."""
+    """Return the lock descriptor that the code before the upgrade handed over, or None.
+
+    No other child process inherits the descriptor.
+    """
     text = environ.pop(LOCK_VARIABLE, "")
     if not text.isdecimal():
         return None

@@ -1,0 +1,109 @@
+"""The composition root: construction of the daemon's parts and their connections."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
+from hostmanager_server.core.spec import Management
+from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
+from hostmanager_server.daemon.recovery import Recovery, open_journal, recover
+from hostmanager_server.daemon.settings import DaemonSettings
+from hostmanager_server.daemon.site_file import SiteFile
+from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
+from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
+from hostmanager_server.drivers.output.output_files import OutputFiles
+from hostmanager_server.drivers.process.cgroup_delegation import find_groups
+from hostmanager_server.drivers.process.driver import ProcessDriver
+from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.process.records.record_directory import has_records
+from hostmanager_server.rpc.context import RpcContext
+from hostmanager_server.rpc.convert import Daemon, InstanceConverter
+from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.server import Server
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.state_directory import StateDir
+from hostmanager_server.state.store import Store
+from hostmanager_server.supervisor import CallSoon, Supervisor, now
+
+if TYPE_CHECKING:
+    from hostmanager_server.drivers.compose.access import EngineAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The objects of one daemon, built but not started."""
+
+    daemon: Daemon
+    state_dir: StateDir
+    store: Store
+    outputs: OutputFiles
+    journal: Journal
+    recovery: Recovery
+    supervisor: Supervisor
+    hub: Hub
+    engine: EngineAccess | None  # None: the daemon manages no compose files
+    server: Server
+    notifier: SystemdNotifier
+
+
+def build_parts(
+    settings: DaemonSettings,
+    inherited_lock: int | None,
+    *,
+    exit_daemon: Callable[[frozenset[Management]], None],
+    upgrade: Callable[[bool], Awaitable[str]],
+    break_down: Callable[[], None],
+) -> Parts:
+    """Build the parts of a daemon, on the running event loop.
+
+    Clients call `exit_daemon` and `upgrade` by RPC; the supervisor's thread calls `break_down` when a bug
+    ends the supervision. StateDir describes `inherited_lock`. Raises StateDirError if the state directory or
+    its journal cannot be used.
+    """
+    state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
+    daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
+    store = Store(
+        daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
+    )
+    outputs = OutputFiles(state_dir.path / "logs")
+    journal, contents = open_journal(state_dir.path)
+    recovery = recover(contents, settings.persist, has_records=has_records(state_dir.path / "runs"))
+    journal.discard(targets=not recovery.keeps_targets, histories=not recovery.crashed)
+    make_driver = _process_driver(settings, state_dir, outputs, daemon.epoch)
+    compose = settings.compose
+    services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
+    site = SiteFile(settings)
+    supervisor = Supervisor(
+        store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep
+    )
+    hub = Hub(store)
+    convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
+    engine = None if compose is None else engine_access()
+    context = RpcContext(daemon, store, supervisor, hub, convert, outputs, now, exit_daemon, upgrade, engine)
+    server = Server(
+        context, list(settings.listen), settings.limits,
+        tcp_reflection=settings.tcp_reflection, trust=settings.trust,
+    )  # fmt: skip
+    notifier = SystemdNotifier(os.environ, store)
+    return Parts(
+        daemon, state_dir, store, outputs, journal, recovery, supervisor, hub, engine, server, notifier
+    )
+
+
+def _process_driver(
+    settings: DaemonSettings, state_dir: StateDir, outputs: OutputFiles, epoch: str
+) -> Callable[[Poller, PostEvent, CallSoon], Driver]:
+    """Return the factory of the process driver, which the supervisor calls on its own thread."""
+
+    def make(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
+        groups = find_groups(settings.cgroup, state_dir.path)
+        descriptors = DescriptorStore.from_environment(os.environ)
+        return ProcessDriver(poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors)
+
+    return make
