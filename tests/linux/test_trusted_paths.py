@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hostmanager_client.address import default_address
 from hostmanager_client.errors import PermissionDenied
-from hostmanager_server.commands.serve import private_folder
+from hostmanager_server.commands.default_paths import private_folder
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.drivers.compose.cli.program import ComposeError

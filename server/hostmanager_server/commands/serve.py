@@ -1,4 +1,4 @@
-"""`hostmanager serve`: flags, signals, logging."""
+"""The command `hostmanager serve`: flags, logging and signals of the daemon's process."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import gc
 import logging
 import os
 import signal
-import stat
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-# The daemon starts children beside a live gRPC server; gRPC's fork handlers would abort some of them. It has
-# to be said before grpc is imported, and the children are not to inherit it.
+# The daemon starts child processes while a gRPC server runs; gRPC's fork handlers would abort some of them.
+# The variable must be set before the import of grpc, and child processes must not inherit the variable.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
 
 from hostmanager_server import failpoints
+from hostmanager_server.commands.default_paths import default_socket, default_state_dir, private_folder
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets, split_files
@@ -33,56 +33,40 @@ from hostmanager_server.daemon.log import DaemonLog
 from hostmanager_server.daemon.settings import ComposeSettings, DaemonSettings
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.rlimits import raise_own_files
-from hostmanager_server.linux.trusted_paths import Trust, make_folder
-from hostmanager_server.rpc.server import AddressError, Limits, check_socket_folder, parse_listen
+from hostmanager_server.linux.trusted_paths import Trust
+from hostmanager_server.rpc.server import AddressError, Limits, Listen, check_socket_folder, parse_listen
 from hostmanager_server.state.state_directory import StateDirError, check_state_dir
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL = 0.0005  # s
+# A thread that computes, such as a reader of a large file, hands over the interpreter after this time, in s.
+# The event loop needs the interpreter several times a call; Python's default of 5 ms would add up to seconds.
+SWITCH_INTERVAL = 0.0005
 
 
-def default_socket(environ: dict[str, str]) -> Path:
-    """Where the daemon listens unless told otherwise, in a directory of mode 0700: /run/hostmanager for root,
-    else $XDG_RUNTIME_DIR/hostmanager, else /tmp/hostmanager-UID. The client looks in the same places."""
-    if os.geteuid() == 0:
-        return Path("/run/hostmanager/hostmanager.sock")
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) / "hostmanager" if runtime else Path(f"/tmp/hostmanager-{os.geteuid()}")  # noqa: S108
-    return folder / "hostmanager.sock"
+@dataclass(frozen=True, slots=True)
+class ServeFlags:
+    """The command line of `hostmanager serve`; the help text of each option describes its field."""
 
-
-def default_state_dir(environ: dict[str, str]) -> Path:
-    """Where the daemon keeps what outlives it: /var/lib/hostmanager for root, else
-    $XDG_STATE_HOME/hostmanager (~/.local/state/hostmanager)."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/hostmanager")
-    state = environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path("~/.local/state").expanduser()) / "hostmanager"
-
-
-def private_folder(socket: Path) -> None:
-    """Make the default socket's directory, with mode 0700. Raises AddressError when it is a link, belongs to
-    another user, or others may enter it: in /tmp anybody may have made it."""
-    folder = socket.parent
-    try:
-        if not os.path.lexists(folder):
-            make_folder(folder)
-        status = folder.lstat()
-    except OSError as error:
-        raise AddressError(f"cannot listen on unix:{socket}: {error.strerror}: {error.filename}") from error
-    why = ""
-    if not stat.S_ISDIR(status.st_mode):
-        why = "is no directory" if not stat.S_ISLNK(status.st_mode) else "is a symbolic link"
-    elif status.st_uid != os.geteuid():
-        why = f"belongs to user {status.st_uid}"
-    elif status.st_mode & 0o077:
-        why = f"may be entered by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    if why:
-        raise AddressError(
-            f"cannot listen on unix:{socket}: '{folder}' {why}, and must be a directory of yours with mode "
-            "0700; correct or remove it, or say --listen unix:PATH"
-        )
+    site_file: Path | None
+    site_file_option: Path | None
+    host: str | None
+    state_dir: Path | None
+    listen: tuple[str, ...]
+    insecure: bool
+    reflection: bool
+    initial_state: str | None
+    persist_targets: str | None
+    working_dir: Path | None
+    docker_compose: str | None
+    docker_service_prefix: str | None
+    docker_compose_bin: str | None
+    max_watchers: int
+    max_watchers_per_client: int
+    cgroup: str
+    trust_config: bool
+    quiet: bool
+    preflight: bool
 
 
 @click.command(name="serve", context_settings={"show_default": True})
@@ -92,7 +76,7 @@ def private_folder(socket: Path) -> None:
     "--host",
     "--site-host",
     "host",
-    help="The host entry to run. Default: this machine's name, else localhost.",
+    help="The host entry to run. Default: the name of this machine, else localhost.",
 )
 @click.option(
     "--state-dir",
@@ -105,148 +89,87 @@ def private_folder(socket: Path) -> None:
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="unix:PATH or HOST:PORT; may be given more than once. "
+    help="An address to listen on, unix:PATH or HOST:PORT; repeat the option for several addresses. "
     "Default: a socket in a directory that only you can enter.",
 )
-@click.option("--insecure", is_flag=True, help="Serve loopback TCP without any credential.")
-@click.option("--reflection", is_flag=True, help="Offer server reflection over TCP too.")
+@click.option("--insecure", is_flag=True, help="Serve loopback TCP without credentials.")
+@click.option("--reflection", is_flag=True, help="Offer gRPC server reflection over TCP too.")
 @click.option(
     "--initial-state",
     type=click.Choice(["up", "down"]),
-    help="One target for all instances at start, unless targets are kept (see --persist-targets).",
+    help="The target of all instances at the start, unless --persist-targets keeps earlier targets.",
 )
 @click.option(
     "--persist-targets",
     type=click.Choice([each.value for each in PersistTargets]),
     show_default="crash",
-    help="Whether acknowledged targets survive: never; a crash or upgrade of the daemon, but no orderly "
-    "end or reboot; or always.",
+    help="Keep the targets that clients set: never; after a crash or an upgrade of the daemon, but not after "
+    "an orderly end or a reboot; or always.",
 )
 @click.option(
     "--working-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="What relative paths in the site config are relative to. Default: where you are.",
+    help="The directory of relative paths in the site config. Default: the current directory.",
 )  # fmt: skip
 @click.option(
     "--docker-compose",
     metavar="FILE,FILE",
-    help="Compose files with services to manage, relative to the working directory; a colon joins several "
-    "files of one project. Default: the files of the host's HostManager entry.",
+    help="The compose files to manage, relative to the working directory. A colon joins the files of one "
+    "project. Default: the files that the HostManager entry of the host names.",
 )
 @click.option(
     "--docker-service-prefix",
     metavar="PREFIX",
     show_default="ocs-",
-    help="The text before an instance id in the name of its compose service.",
+    help="The prefix that, with an instance id, makes the name of the compose service.",
 )
 @click.option(
     "--docker-compose-bin",
     metavar="PATH",
-    help="A standalone docker-compose program. Default: the plugin `docker compose`, else docker-compose.",
+    help="The docker-compose program. Default: the plugin `docker compose`, else docker-compose.",
 )
 @click.option(
-    "--max-watchers", type=click.IntRange(1), default=Limits().watchers, help="Watch streams at once."
+    "--max-watchers",
+    type=click.IntRange(1),
+    default=Limits().watchers,
+    help="The limit of concurrent watch streams.",
 )
 @click.option(
     "--max-watchers-per-client", type=click.IntRange(1), default=Limits().watchers_per_client,
-    help="Watch streams at once from one client host.",
+    help="The limit of concurrent watch streams from one client host.",
 )  # fmt: skip
 @click.option(
     "--cgroup",
     metavar="auto|off|PATH",
     default=AUTO,
-    help="The cgroup (version 2) that holds a group for each agent; auto: the daemon's own group, if systemd "
-    "delegated the group.",
+    help="The parent cgroup (version 2) of the agents' cgroups. auto: the daemon's own cgroup, if systemd "
+    "delegated the cgroup to the daemon.",
 )
 @click.option(
     "--trust-config",
     is_flag=True,
     envvar="HOSTMANAGER_TRUST_CONFIG",
-    help="Use the site config, compose files, state directory and socket folder although others may write "
-    "them. Root's daemon refuses them otherwise.",
+    help="Use the site config, compose files, state directory and socket folder even if other users may "
+    "write them. Without this option, a daemon of root refuses such files.",
 )
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
-@click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version, and start nothing.")
-def serve_command(
-    site_file: Path | None,
-    site_file_option: Path | None,
-    host: str | None,
-    state_dir: Path | None,
-    listen: tuple[str, ...],
-    insecure: bool,
-    reflection: bool,
-    initial_state: str | None,
-    persist_targets: str | None,
-    working_dir: Path | None,
-    docker_compose: str | None,
-    docker_service_prefix: str | None,
-    docker_compose_bin: str | None,
-    max_watchers: int,
-    max_watchers_per_client: int,
-    cgroup: str,
-    trust_config: bool,
-    quiet: bool,
-    preflight: bool,
-) -> None:
+@click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version and exit.")
+def serve_command(**given: Any) -> None:
     """Run the daemon for the host that SITE_FILE describes (default: $OCS_CONFIG_DIR/default.yaml).
 
-    SIGTERM and SIGINT bring everything down and end the daemon; a second signal leaves running agents to the
-    next daemon. SIGHUP reads the site config again. SIGUSR2 upgrades the daemon in place to the installed
-    code. Exits 0 on request, 1 if the daemon cannot start or cannot continue.
+    SIGTERM and SIGINT stop all instances and end the daemon; a second signal leaves the instances that still
+    run to the next daemon. SIGHUP reloads the site config. SIGUSR2 upgrades the daemon in place to the code
+    that is installed now. The exit code is 0 after a requested end, and 1 if the daemon cannot start or
+    continue.
     """
+    flags = ServeFlags(**given)
     environ = dict(os.environ)
+    places = _find_places(flags, environ)
+    options = _read_options(flags, places)
+    _set_up_process(quiet=flags.quiet or options.quiet)
     try:
-        failpoints.arm(environ)
-        site = site_file or site_file_option or default_site_file(environ)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    working_dir = (working_dir or Path.cwd()).absolute()
-    folder = (state_dir or default_state_dir(environ)).absolute()
-    trust = Trust.of_this_process(override=trust_config)
-    try:
-        check_state_dir(folder, trust)  # before anything there is read
-    except StateDirError as error:
-        raise click.ClickException(str(error)) from error
-    loaded = LastGood(folder).load(site.absolute(), host=host, working_dir=working_dir, trust=trust)
-    options = loaded.options
-    quiet = quiet or options.quiet
-    logging.basicConfig(
-        handlers=[DaemonLog(sys.stderr.fileno(), layout="%(asctime)s %(levelname)s %(message)s")],
-        level=logging.WARNING if quiet else logging.INFO,
-    )
-    faulthandler.enable()  # what every thread was at, should the watchdog of systemd end a hang by SIGABRT
-    raise_own_files()
-    # A thread that computes (the reading of a large file, for one) gives the interpreter away so often, that
-    # the event loop, which needs it several times a call, is not held up. Python's own 5 ms add up to
-    # seconds.
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    try:
-        if listen:
-            addresses = tuple(parse_listen(text, insecure=insecure) for text in listen)
-        elif options.address:
-            addresses = (parse_listen(options.address, insecure=insecure),)
-        else:
-            socket = default_socket(environ)
-            private_folder(socket)
-            addresses = (parse_listen(f"unix:{socket}", insecure=insecure),)
-        settings = DaemonSettings(
-            site_file=site.absolute(),
-            state_dir=folder,
-            listen=addresses,
-            host=host,
-            working_dir=working_dir,
-            initial_state=Target(initial_state) if initial_state else options.initial_state,
-            persist=PersistTargets(persist_targets) if persist_targets else options.persist_targets,
-            tcp_reflection=reflection,
-            options=options,
-            compose=_compose(options, docker_compose, docker_service_prefix, docker_compose_bin),
-            limits=replace(Limits(), watchers=max_watchers, watchers_per_client=max_watchers_per_client),
-            cgroup=cgroup,
-            trust=trust,
-        )
-        if preflight:
-            for each in addresses:  # an upgrade to code that would refuse one of them is refused instead
-                if each.socket is not None:
-                    check_socket_folder(each.socket, trust)
+        settings = _settings(flags, places, options, environ)
+        if flags.preflight:
+            _check_addresses(settings)
             click.echo(version("hostmanager"))
             return
         outcome = asyncio.run(_serve(settings))
@@ -255,14 +178,104 @@ def serve_command(
     finally:
         logging.shutdown()  # closes the log
     if outcome.lock is not None:
-        _give_way(outcome.lock)
+        _execute_installed_code(outcome.lock)
     sys.exit(outcome.code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The site config file and the directories of a daemon, and the rule of trust for them."""
+
+    site_file: Path
+    state_dir: Path
+    working_dir: Path
+    trust: Trust
+
+
+def _find_places(flags: ServeFlags, environ: dict[str, str]) -> _Places:
+    try:
+        failpoints.arm(environ)
+        site = flags.site_file or flags.site_file_option or default_site_file(environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return _Places(
+        site.absolute(),
+        (flags.state_dir or default_state_dir(environ)).absolute(),
+        (flags.working_dir or Path.cwd()).absolute(),
+        Trust.of_this_process(override=flags.trust_config),
+    )
+
+
+def _read_options(flags: ServeFlags, places: _Places) -> ManagerOptions:
+    """Return the options of the HostManager entry, from the site config or the copy kept of it."""
+    try:
+        check_state_dir(places.state_dir, places.trust)  # before the daemon reads any file there
+    except StateDirError as error:
+        raise click.ClickException(str(error)) from error
+    last_good = LastGood(places.state_dir)
+    loaded = last_good.load(
+        places.site_file, host=flags.host, working_dir=places.working_dir, trust=places.trust
+    )
+    return loaded.options
+
+
+def _set_up_process(*, quiet: bool) -> None:
+    logging.basicConfig(
+        handlers=[DaemonLog(sys.stderr.fileno(), layout="%(asctime)s %(levelname)s %(message)s")],
+        level=logging.WARNING if quiet else logging.INFO,
+    )
+    faulthandler.enable()  # prints all stacks when systemd's watchdog ends a hung daemon by SIGABRT
+    raise_own_files()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def _settings(
+    flags: ServeFlags, places: _Places, options: ManagerOptions, environ: dict[str, str]
+) -> DaemonSettings:
+    """Return the settings: the flags, and for each missing flag the option of the HostManager entry."""
+    return DaemonSettings(
+        site_file=places.site_file,
+        state_dir=places.state_dir,
+        listen=_addresses(flags, options, environ),
+        host=flags.host,
+        working_dir=places.working_dir,
+        initial_state=Target(flags.initial_state) if flags.initial_state else options.initial_state,
+        persist=PersistTargets(flags.persist_targets) if flags.persist_targets else options.persist_targets,
+        tcp_reflection=flags.reflection,
+        options=options,
+        compose=_compose(
+            options, flags.docker_compose, flags.docker_service_prefix, flags.docker_compose_bin
+        ),
+        limits=replace(
+            Limits(), watchers=flags.max_watchers, watchers_per_client=flags.max_watchers_per_client
+        ),
+        cgroup=flags.cgroup,
+        trust=places.trust,
+    )
+
+
+def _addresses(flags: ServeFlags, options: ManagerOptions, environ: dict[str, str]) -> tuple[Listen, ...]:
+    """Return the addresses to listen on; raise AddressError for one that the daemon cannot serve."""
+    if flags.listen:
+        return tuple(parse_listen(text, insecure=flags.insecure) for text in flags.listen)
+    if options.address:
+        return (parse_listen(options.address, insecure=flags.insecure),)
+    socket = default_socket(environ)
+    private_folder(socket)
+    return (parse_listen(f"unix:{socket}", insecure=flags.insecure),)
+
+
+def _check_addresses(settings: DaemonSettings) -> None:
+    """Refuse an upgrade to code that would refuse one of the addresses."""
+    for address in settings.listen:
+        if address.socket is not None:
+            check_socket_folder(address.socket, settings.trust)
 
 
 def _compose(
     options: ManagerOptions, files: str | None, prefix: str | None, program: str | None
 ) -> ComposeSettings | None:
-    """What the command line says of compose services, else the HostManager entry."""
+    """Return the settings for compose from the flags, else from the HostManager entry."""
     chosen = split_files(files) if files is not None else options.docker_compose
     if not chosen:
         return None
@@ -284,12 +297,12 @@ async def _serve(settings: DaemonSettings) -> DaemonOutcome:
 
     def ready(addresses: list[str]) -> None:
         log.info("serving %s on %s", settings.site_file, ", ".join(addresses))
-        # A full garbage collection stops every thread. What there is now stays, and need not be looked at.
+        # A full garbage collection stops every thread. Frozen objects, which stay for good, are not scanned.
         gc.freeze()
 
     outcome = await app.run(ready, upgrade.take_lock(os.environ))
     if outcome.lock is not None:
-        upgrade.hold_signals()  # while there are handlers
+        upgrade.hold_signals()  # while the old handlers are installed
         await _handle_signals()
         if app.impatient:
             signal.raise_signal(signal.SIGTERM)  # for the successor
@@ -297,19 +310,21 @@ async def _serve(settings: DaemonSettings) -> DaemonOutcome:
 
 
 async def _handle_signals() -> None:
-    """Have the loop call the handlers of the signals that arrived while it was kept busy: it reads of them in
-    the next turn, calls the handlers in the one after that, and then comes back here."""
+    """Give the event loop the turns to handle the signals that arrived while the loop was busy.
+
+    The loop reads the signals in the first turn, calls the handlers in the second, and then resumes this
+    coroutine.
+    """
     for _ in range(3):
         await asyncio.sleep(0)
 
 
-def _give_way(lock: int) -> NoReturn:
-    """Become the code that is installed now."""
+def _execute_installed_code(lock: int) -> NoReturn:
     try:
         upgrade.execute(upgrade.command_line(), lock)
     except OSError as error:
         raise click.ClickException(
-            f"cannot upgrade: {error}; what runs is left to the next daemon"
+            f"cannot upgrade: {error}; running instances are left to the next daemon"
         ) from error
 
 

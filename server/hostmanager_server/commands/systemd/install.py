@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hostmanager_server.commands.serve import default_socket
+from hostmanager_server.commands.default_paths import default_socket
 from hostmanager_server.commands.systemd import unit_file
 from hostmanager_server.commands.systemd.request import BadSiteError, Planned, UnitRequest, plan
 from hostmanager_server.commands.systemd.unit import UnitError

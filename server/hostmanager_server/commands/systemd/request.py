@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostmanager_server.commands.serve import default_state_dir, serve_command
+from hostmanager_server.commands.default_paths import default_state_dir
+from hostmanager_server.commands.serve import serve_command
 from hostmanager_server.commands.systemd.hardening import TEMPORARY, missing_folders, written_folders
 from hostmanager_server.commands.systemd.unit import Unit, UnitError
 from hostmanager_server.commands.systemd.variables import read_given, unit_environment
