@@ -110,7 +110,7 @@ def test_a_unit_that_differs_is_overwritten_only_when_told_to(site: Path, tmp_pa
     assert "systemctl enable --now hostmanager" in first.stdout
     again = install(site, "--host", "lab1", "--unit-dir", units)
     assert again.exit_code == 0
-    assert "as it should be already" in again.stdout
+    assert "up to date" in again.stdout
     file = units / "hostmanager.service"
     file.write_text(file.read_text().replace("RestartSec=1s", "RestartSec=9s"))
     refused = install(site, "--host", "lab1", "--unit-dir", units)

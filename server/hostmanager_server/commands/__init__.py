@@ -1,1 +1,1 @@
-"""What the command line calls."""
+"""Command line entry points of the server."""

@@ -1,4 +1,4 @@
-"""`hostmanager config check`: what the daemon would say of a site config, without one."""
+"""The command `hostmanager config check`, which checks a site config without a daemon."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
 
 
+@dataclass(frozen=True, slots=True)
+class CheckFlags:
+    """The command line of `config check`; the help text of each option describes its field."""
+
+    file: Path | None
+    host: str | None
+    working_dir: Path | None
+    trust_config: bool
+    no_compose: bool
+    as_json: bool
+
+
 @click.group("config")
 def config_command() -> None:
     """Check site config files."""
@@ -35,49 +47,27 @@ def config_command() -> None:
 
 @config_command.command("check")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--host", "--site-host", "host", help="Check only the parts for this host. Default: all hosts.")
+@click.option("--host", "--site-host", "host", help="Check the entry of this host only. Default: all hosts.")
 @click.option(
     "--working-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The start of relative paths, as for `serve`. Default: the current directory.",
+    help="The directory of relative paths, as for `serve`. Default: the current directory.",
 )
-@click.option("--trust-config", is_flag=True, help="Use files that others may write, as that of `serve`.")
-@click.option("--no-compose", is_flag=True, help="Leave the compose files alone.")
+@click.option("--trust-config", is_flag=True, help="Use files that other users may write, as with `serve`.")
+@click.option("--no-compose", is_flag=True, help="Do not check the compose files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def check_command(
-    context: click.Context,
-    file: Path | None,
-    host: str | None,
-    working_dir: Path | None,
-    trust_config: bool,
-    no_compose: bool,
-    as_json: bool,
-) -> None:
-    """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml) without a daemon.
+def check_command(context: click.Context, /, **given: Any) -> None:
+    """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml), without a daemon.
 
-    Prints every problem with file, line and column, then a summary. Also reads the compose files that the
-    HostManager entry of this host names, with the docker compose program. Exits 0 if all files can be used,
-    warnings or not, else 1.
+    The command prints every problem with file, line and column, and then a summary. The command also checks
+    the compose files that the HostManager entry of this host names, with the docker compose program. The exit
+    code is 0 if the daemon can use all files, with or without warnings, and 1 if not.
     """
-    try:
-        path = file or default_site_file(os.environ)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    folder = (working_dir or Path.cwd()).absolute()
-    trust = Trust.of_this_process(override=trust_config)
-    if host:
-        loaded = [
-            load_site_config(
-                path, host=host, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED, trust=trust
-            )
-        ]
-    else:
-        loaded = load_all_hosts(path, working_dir=folder, most_problems=MAX_PROBLEMS_LISTED, trust=trust)
-    catalog = Catalog() if no_compose else _catalog(loaded, folder, trust)
-    checked = _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
-    # The command line's own --json is kept in an object of the client, whose type the server cannot know.
-    if as_json or getattr(context.find_root().obj, "json", False):
+    flags = CheckFlags(**given)
+    checked = _check(flags)
+    # The client keeps the command line's own --json in an object that the server cannot know the type of.
+    if flags.as_json or getattr(context.find_root().obj, "json", False):
         click.echo(json.dumps(checked.to_json(), indent=2))
     else:
         for problem in checked.problems:
@@ -87,14 +77,33 @@ def check_command(
     context.exit(0 if checked.good else 1)
 
 
+def _check(flags: CheckFlags) -> _Checked:
+    try:
+        path = flags.file or default_site_file(os.environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    folder = (flags.working_dir or Path.cwd()).absolute()
+    trust = Trust.of_this_process(override=flags.trust_config)
+    most = MAX_PROBLEMS_LISTED
+    if flags.host:
+        loaded = [
+            load_site_config(path, host=flags.host, working_dir=folder, most_problems=most, trust=trust)
+        ]
+    else:
+        loaded = load_all_hosts(path, working_dir=folder, most_problems=most, trust=trust)
+    catalog = Catalog() if flags.no_compose else _catalog(loaded, folder, trust)
+    return _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
     path: Path
     hosts: tuple[LoadedConfig, ...]
-    catalog: Catalog  # of the compose files of the one that this machine is
+    catalog: Catalog  # of the compose files of this machine's host
 
     @property
     def good(self) -> bool:
+        """Return whether the daemon can use all files."""
         return self._site_is_good and not any(map(_errors, self.catalog.problems.values()))
 
     @property
@@ -103,7 +112,7 @@ class _Checked:
 
     @property
     def problems(self) -> list[Problem]:
-        """Each once, in the order of the files."""
+        """Return each problem once, in the order of the files."""
         compose = (problem for problems in self.catalog.problems.values() for problem in problems)
         return [*self._site_problems, *compose]
 
@@ -113,7 +122,7 @@ class _Checked:
         return sorted(found, key=lambda problem: (problem.line, problem.column))
 
     def summary(self) -> list[str]:
-        """A line for each file."""
+        """Return one line for each file."""
         verdict = "cannot be used"
         if self._site_is_good:
             verdict = f"good: {'; '.join(map(self._host, self.hosts))}"
@@ -138,6 +147,7 @@ class _Checked:
         return f"{text}, and observes {_count(observed, 'compose service')}" if observed else text
 
     def to_json(self) -> dict[str, Any]:
+        """Return the answer for --json, as docs/cli.md describes it."""
         return {
             "file": str(self.path),
             "success": self.good,
@@ -164,12 +174,12 @@ class _Checked:
 
 
 def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> Catalog:
-    """What the compose files of the host say that this machine is; nothing where there are none."""
+    """Read the compose files of this machine's host; return an empty catalog if there are none."""
     local = next((config for config in hosts if config.local), None)
     if local is None or not local.options.docker_compose:
         return Catalog()
     from hostmanager_server.drivers.compose.files.catalog_reader import (
-        CatalogReader,  # only a host with containers pays
+        CatalogReader,  # slow to import, and only a host with containers needs it
     )
 
     options = local.options
@@ -180,14 +190,14 @@ def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> 
     catalog = reader.load()
     if not reader.program_problem:
         return catalog
-    # The file may be meant for another machine, where there is one.
+    # The compose file may be for another machine, which has a compose program.
     text = f"not read: {reader.program_problem}"
     problems = {file: (Problem(Severity.WARNING, text, file),) for file in catalog.problems}
     return replace(catalog, problems=problems)
 
 
 def _with_services(config: LoadedConfig, catalog: Catalog) -> LoadedConfig:
-    """The config of the host that this machine is, with what became of its instances in the compose files."""
+    """Return the config with the services of its instances, if the host is this machine's."""
     read = catalog.projects or any(map(_errors, catalog.problems.values()))
     if config.spec is None or not config.local or not read:
         return config
@@ -210,8 +220,8 @@ def _line(file: str, verdict: str, problems: Sequence[Problem]) -> str:
     return f"{file}: {verdict}{';' if verdict.startswith('good') else ':'} {counts}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _instance_as_json(spec: InstanceSpec) -> dict[str, Any]:
@@ -235,7 +245,7 @@ def _instance_as_json(spec: InstanceSpec) -> dict[str, Any]:
 
 
 def _env_inherit(process: ProcessSpec) -> list[str] | None:
-    """None: what agents inherit that say nothing of it."""
+    """Return the patterns, or None for the default inheritance."""
     return None if process.env_inherit is None else list(process.env_inherit)
 
 

@@ -1,9 +1,8 @@
-"""Directives of the unit that take rights away from the daemon and its agents.
+"""Unit directives that take rights away from the daemon and its agents; docs/systemd.md gives reasons.
 
-docs/how-to/systemd.md has the reason of each.
-
-Agents inherit all of it. By default a daemon of root loses only what no agent of a lab is known to need, and
-gets no new namespace: its agents outlive it, and would be in another one than the next daemon.
+Agents inherit all restrictions of the daemon. By default a daemon of root loses only rights that no known
+agent of a lab needs. The daemon gets no new namespace: agents outlive the daemon, and would then be in
+another namespace than the next daemon.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ _UNUSED_CAPABILITIES = (
     "CAP_LEASE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_PERFMON", "CAP_SYS_BOOT", "CAP_SYS_MODULE",
     "CAP_SYS_PACCT", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
 )  # fmt: skip
-# Never made writable as a whole because an agent happens to run there.
+# The unit never makes these writable as a whole, even if an agent runs there.
 _SYSTEM_FOLDERS = frozenset({
     "/", "/bin", "/boot", "/dev", "/efi", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/proc",
     "/root", "/run", "/sbin", "/sys", "/usr", "/var", "/var/lib", "/var/log", "/var/run",
 })  # fmt: skip
-TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # agents and other services meet there
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # agents share files there with other services
 
 
 def ordinary(*, of_root: bool) -> Directives:
-    """Yield what every unit of the system has."""
+    """Yield the directives of every system unit that is not hardened."""
     yield "KeyringMode", "private"
     yield "CapabilityBoundingSet", f"~{' '.join(_UNUSED_CAPABILITIES)}"
-    if of_root:  # a filter of another user's unit would forbid sudo and all else that changes users
+    if of_root:  # in the unit of another user, a filter would forbid sudo and any other change of user
         yield "LockPersonality", "yes"
         yield "SystemCallArchitectures", "native"
         yield "SystemCallFilter", "~@cpu-emulation @module @obsolete @reboot @swap"
@@ -40,9 +39,9 @@ def ordinary(*, of_root: bool) -> Directives:
 
 
 def hardened(*, of_user: bool) -> Directives:
-    """Yield what a unit has whose daemon is not root, and whose agents need no other rights than its own.
+    """Yield the directives of a hardened unit: for a daemon that is not root, and agents with equal rights.
 
-    A user's own service manager can make no file systems read-only, and take no capabilities away.
+    The service manager of a user can neither make file systems read-only nor take capabilities away.
     """
     yield "NoNewPrivileges", "yes"
     if not of_user:
@@ -63,13 +62,16 @@ def hardened(*, of_user: bool) -> Directives:
     yield "SystemCallArchitectures", "native"
     yield "SystemCallFilter", "@system-service"
     yield "SystemCallFilter", "~@privileged"
-    yield "SystemCallFilter", "@chown"  # a file may be handed to another group of one's own
+    yield (
+        "SystemCallFilter",
+        "@chown",
+    )  # an owner may give a file to another of their groups
     yield "SystemCallErrorNumber", "EPERM"
     yield "UMask", "0027"
 
 
 def written_folders(spec: HostSpec) -> list[str]:
-    """Return the folders that agents of this host run in, or log to, as far as the site config says."""
+    """Return the folders that agents of this host run in or log to, according to the site config."""
     found: dict[str, None] = {}
     for instance in spec.instances:
         if instance.process is not None:
@@ -79,5 +81,5 @@ def written_folders(spec: HostSpec) -> list[str]:
 
 
 def missing_folders(folders: Sequence[str]) -> list[str]:
-    """Return those that are not there, which systemd cannot make writable."""
+    """Return the folders that do not exist; systemd cannot make them writable."""
     return [folder for folder in folders if not Path(folder).is_dir()]

@@ -1,4 +1,4 @@
-"""What `hostmanager systemd install` is asked for, checked and made into a unit."""
+"""The request of `hostmanager systemd install`: checks, and the plan of the unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hostmanager_server.commands.default_paths import default_state_dir
 from hostmanager_server.commands.serve import serve_command
 from hostmanager_server.commands.systemd.hardening import TEMPORARY, missing_folders, written_folders
 from hostmanager_server.commands.systemd.unit import Unit, UnitError
-from hostmanager_server.commands.systemd.variables import read_given, unit_environment
+from hostmanager_server.commands.systemd.variables import read_env_files_for_unit, unit_environment
 from hostmanager_server.config.load import LoadedConfig, load_site_config
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class UnitRequest:
-    """What the command line says; see its help."""
+    """A request for a unit; the help of the command line describes the fields."""
 
     site_file: Path
     host: str | None = None
@@ -48,29 +48,33 @@ class UnitRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """The unit, the addresses that its daemon is told to listen on (empty: the site config says where), and
-    what is not quite right with the site config."""
+class UnitPlan:
+    """A unit, the addresses in its command line, and warnings about the site config.
+
+    `listen` is empty if the site config has the address.
+    """
 
     unit: Unit
     listen: tuple[str, ...]
     warnings: tuple[Problem, ...]
 
 
-class BadSiteError(Exception):
-    """The site config cannot be used."""
+class UnusableSiteError(Exception):
+    """A site config with errors."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
 
 
-def plan(request: UnitRequest, environ: Mapping[str, str]) -> Planned:
-    """The unit for what is asked. Raises UnitError, BadSiteError, or click's UsageError for a command line
-    that `hostmanager serve` would refuse."""
+def plan(request: UnitRequest, environ: Mapping[str, str]) -> UnitPlan:
+    """Plan the unit for a request.
+
+    Raises UnitError for a request that no unit can express, UnusableSiteError for a site config with errors,
+    and click's UsageError for a command line that `hostmanager serve` would refuse.
+    """
     name = request.name.removesuffix(".service")
-    if not _NAME.fullmatch(name):
-        raise UnitError(f"{request.name!r} is no name for a unit; use letters, digits and any of : _ . -")
+    _check_name(name, request.name)
     if request.as_user:
         _check_user(request.as_user)
     _check_rights(request)
@@ -81,14 +85,9 @@ def plan(request: UnitRequest, environ: Mapping[str, str]) -> Planned:
     listen, own_socket = _listen(request, name, config)
     state_dir, own_state = _state_dir(request, name, environ)
     arguments = ["serve", str(site_file), "--host", config.host, "--working-dir", str(working_dir)]
-    arguments += ["--state-dir", state_dir]
-    for address in listen:
-        arguments += ["--listen", address]
-    if request.trust_config:
-        arguments.append(OVERRIDE)
-    arguments += request.serve_options
+    arguments += ["--state-dir", state_dir, *_more_arguments(request, listen)]
     options = _check(arguments, listen)
-    files = read_given(request.env_files)
+    files = read_env_files_for_unit(request.env_files)
     writable = _writable(request, config, state_dir)
     unit = Unit(
         name=name,
@@ -105,18 +104,41 @@ def plan(request: UnitRequest, environ: Mapping[str, str]) -> Planned:
         hardened=request.hardened,
         writable=writable,
     )
-    warnings = [p for p in config.problems if p.severity is Severity.WARNING]
-    warnings += [Problem(Severity.WARNING, text, str(site_file)) for text in files.warnings]
-    for folder in missing_folders(writable):
-        text = f"{folder} does not exist: make it before the daemon starts, or agents cannot write there"
-        warnings.append(Problem(Severity.WARNING, text, str(site_file)))
-    return Planned(unit, listen, tuple(warnings))
+    return UnitPlan(unit, listen, _warnings(config, [*files.warnings, *_missing(writable)]))
+
+
+def _more_arguments(request: UnitRequest, listen: Sequence[str]) -> list[str]:
+    """Return the arguments of `serve` after the directories."""
+    arguments = [word for address in listen for word in ("--listen", address)]
+    if request.trust_config:
+        arguments.append(OVERRIDE)
+    return [*arguments, *request.serve_options]
+
+
+def _warnings(config: LoadedConfig, texts: Sequence[str]) -> tuple[Problem, ...]:
+    """Return the warnings of the site config, and the texts as warnings for its file."""
+    own = [problem for problem in config.problems if problem.severity is Severity.WARNING]
+    return (*own, *(Problem(Severity.WARNING, text, config.file) for text in texts))
+
+
+def _missing(writable: Sequence[str]) -> list[str]:
+    return [
+        f"{folder} does not exist: create the folder before the daemon starts, or agents cannot write there"
+        for folder in missing_folders(writable)
+    ]
+
+
+def _check_name(name: str, given: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UnitError(
+            f"cannot use {given!r}: {given!r} is no name for a unit; use letters, digits and any of : _ . -"
+        )
 
 
 def _trust(request: UnitRequest) -> Trust:
-    """Return what the daemon of the unit may use: root decides for the user that it will have.
+    """Return the rule of trust for the user that the daemon will run as, if root asks.
 
-    Another user only looks at the unit (--print), so that its own files count as trusted.
+    Another user can only print the unit (--print), so that files of this user count as trusted.
     """
     uid = os.geteuid()
     if uid == 0 and not request.of_user:
@@ -127,9 +149,12 @@ def _trust(request: UnitRequest) -> Trust:
 def _read(site_file: Path, host: str | None, working_dir: Path, trust: Trust) -> LoadedConfig:
     config = load_site_config(site_file, host=host, working_dir=working_dir, trust=trust)
     if not config.ok:
-        raise BadSiteError(config.problems)
-    if host is not None and config.host != host:  # it fell back on `localhost`; a name here is meant
-        raise UnitError(f"{site_file} has no host {host!r}; leave --host out to use its {config.host!r}")
+        raise UnusableSiteError(config.problems)
+    # The config falls back on `localhost`; a name on the command line is exact.
+    if host is not None and config.host != host:
+        raise UnitError(
+            f"cannot use {site_file}: no host {host!r}; leave --host out to use its {config.host!r}"
+        )
     return config
 
 
@@ -137,22 +162,28 @@ def _check_user(name: str) -> None:
     try:
         pwd.getpwnam(name)
     except KeyError:
-        raise UnitError(f"there is no user {name!r} on this host; create it or change --as-user") from None
+        raise UnitError(
+            f"cannot run the daemon as {name!r}: there is no user {name!r} on this host; "
+            "create the user or change --as-user"
+        ) from None
 
 
 def _check_rights(request: UnitRequest) -> None:
     root = not request.of_user and (not request.as_user or pwd.getpwnam(request.as_user).pw_uid == 0)
     if request.hardened and root:
         raise UnitError(
-            "cannot harden a daemon of root, whose agents may be of any user and use any right: "
-            "give it a user with --as-user"
+            "cannot harden a daemon of root: its agents may run as any user and use any right; "
+            "name a user with --as-user"
         )
     if request.writable and not request.hardened:
-        raise UnitError("cannot take --writable without --hardened: nothing is forbidden to write there then")
+        raise UnitError(
+            "cannot take --writable without --hardened: an ordinary unit forbids no writing; "
+            "add --hardened or leave --writable out"
+        )
 
 
 def _writable(request: UnitRequest, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
-    """The folders that a hardened daemon and its agents write to, except those that systemd makes."""
+    """Return the folders that a hardened daemon and its agents write to, except those of systemd."""
     if not request.hardened or request.of_user:
         return ()
     assert config.spec is not None
@@ -167,12 +198,14 @@ def _writable(request: UnitRequest, config: LoadedConfig, state_dir: str) -> tup
 
 
 def _program(given: Path | None) -> Path:
-    """The program that the unit starts: the one that runs now, by the path it was called by. Links are kept,
-    as they lead to what is installed next, too."""
+    """Return the program for the unit: by default the running program, by the path of its call.
+
+    The path keeps its links, which lead to the next installed version too.
+    """
     if given is not None:
         program = given.absolute()
         if not os.access(program, os.X_OK) or not program.is_file():
-            raise UnitError(f"{program} is no program; say which with --program")
+            raise UnitError(f"cannot start {program}: {program} is no program; name another with --program")
         return program
     called = shutil.which(sys.argv[0])
     candidates = [Path(called)] if called and Path(called).name == "hostmanager" else []
@@ -180,11 +213,11 @@ def _program(given: Path | None) -> Path:
     for candidate in candidates:
         if os.access(candidate, os.X_OK):
             return candidate.absolute()
-    raise UnitError("the program 'hostmanager' is not found; say where it is with --program")
+    raise UnitError("cannot find the program 'hostmanager'; give its path with --program")
 
 
 def _listen(request: UnitRequest, name: str, config: LoadedConfig) -> tuple[tuple[str, ...], bool]:
-    """The addresses to be named, and whether the socket is in a directory that systemd makes."""
+    """Return the addresses for the command line, and whether systemd creates the socket's directory."""
     if request.listen:
         return tuple(_absolute(address) for address in request.listen), False
     if config.options.address:
@@ -194,7 +227,7 @@ def _listen(request: UnitRequest, name: str, config: LoadedConfig) -> tuple[tupl
 
 
 def _absolute(address: str) -> str:
-    """The same address wherever the daemon is started. What is none is for `_check` to refuse."""
+    """Return the address with an absolute path; leave a bad address to `_check`, which refuses it."""
     try:
         return parse_listen(address, insecure=True).text
     except AddressError:
@@ -202,7 +235,7 @@ def _absolute(address: str) -> str:
 
 
 def _state_dir(request: UnitRequest, name: str, environ: Mapping[str, str]) -> tuple[str, bool]:
-    """Where the state is kept, and whether systemd makes that directory."""
+    """Return the state directory, and whether systemd creates the directory."""
     if request.state_dir is not None:
         return str(request.state_dir.absolute()), False
     if request.of_user:
@@ -211,12 +244,12 @@ def _state_dir(request: UnitRequest, name: str, environ: Mapping[str, str]) -> t
 
 
 def _check(arguments: Sequence[str], listen: Sequence[str]) -> Mapping[str, object]:
-    """What `hostmanager serve` would make of these arguments."""
+    """Parse the arguments as `hostmanager serve` does; raise UnitError for a bad address."""
     parsed = serve_command.make_context("hostmanager serve", list(arguments[1:])).params
     for address in listen:
         try:
             parse_listen(address, insecure=bool(parsed["insecure"]))
         except AddressError as error:
-            hint = " (serve's own options stand after --)" if "--insecure" in str(error) else ""
+            hint = " (options of `serve` follow after --)" if "--insecure" in str(error) else ""
             raise UnitError(f"{error}{hint}") from error
     return parsed

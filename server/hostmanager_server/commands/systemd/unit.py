@@ -1,7 +1,7 @@
 """The text of a systemd unit that runs the daemon.
 
-docs/how-to/systemd.md has the reason of each directive. Quoting follows systemd.syntax(7), and "COMMAND
-LINES" of systemd.service(5).
+docs/systemd.md explains each directive. Quoting follows systemd.syntax(7), and "COMMAND LINES" of
+systemd.service(5).
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "%": "%%"}
 
 
 class UnitError(Exception):
-    """What is asked for cannot be said in a unit; the text says why and what to do."""
+    """A request that no unit can express; the text gives the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit for one daemon. `program` is an absolute path, `arguments` are what follows it."""
+    """A unit for one daemon. `program` is an absolute path, `arguments` follow the program."""
 
-    name: str  # without its ending
+    name: str  # without `.service`
     host: str
     program: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    user: str = ""  # empty: root's, or the owner of a user unit
-    of_user: bool = False  # a unit of a user's own service manager
-    runtime_directory: bool = True  # below /run, and made and kept by systemd
+    user: str = ""  # empty: root, or the owner of a user unit
+    of_user: bool = False  # a unit of a user's service manager
+    runtime_directory: bool = True  # below /run; systemd creates and keeps the directory
     state_directory: bool = True  # below /var/lib, likewise
-    containers: bool = False  # it manages compose services
-    environment_files: Sequence[str] = ()  # absolute paths; `-` before one: it may be missing
+    containers: bool = False  # the daemon manages compose services
+    environment_files: Sequence[str] = ()  # absolute paths; a file with `-` before its path may be missing
     hardened: bool = False
     writable: Sequence[str] = ()  # absolute paths that a hardened daemon and its agents may write to
 
     @property
     def file_name(self) -> str:
+        """Return the name with `.service`."""
         return f"{self.name}.service"
 
     def text(self) -> str:
-        """The whole file. Raises UnitError."""
+        """Return the text of the whole file; raise UnitError for a path that systemd cannot take."""
         sections = {"Unit": self._unit(), "Service": self._service(), "Install": self._install()}
         body = "\n".join(f"[{name}]\n" + "".join(map(_line, lines)) for name, lines in sections.items())
         return f"{MARK}\n\n{body}"
@@ -98,7 +99,7 @@ class Unit:
         if self.hardened:
             yield from hardening.hardened(of_user=self.of_user)
             if self.writable and not self.of_user:
-                # Where one is missing, the daemon starts all the same.
+                # `-`: the daemon starts even if the folder is missing.
                 yield "ReadWritePaths", " ".join(quoted(f"-{path}") for path in self.writable)
         elif not self.of_user:
             yield from hardening.ordinary(of_root=not self.user)
@@ -108,13 +109,13 @@ class Unit:
 
 
 def quoted(text: str) -> str:
-    """One word, as systemd reads words: nothing in it is a specifier, a separator or a quote."""
+    """Quote a text as one word for systemd, without specifiers, separators or quotes in effect."""
     escaped = "".join(_ESCAPES.get(char) or _printable(char) for char in text)
     return escaped if _PLAIN.fullmatch(escaped) else f'"{escaped}"'
 
 
 def argument(text: str) -> str:
-    """One word of a command line, in which besides no variable is replaced."""
+    """Quote a text as one word of a command line, in which systemd replaces no variable."""
     return quoted(text).replace("$", "$$")
 
 
@@ -125,19 +126,20 @@ def _printable(char: str) -> str:
 
 
 def _program(path: str) -> str:
-    # systemd replaces variables in the words after the program only.
+    # systemd replaces variables only in the words after the program.
     if "$" in path:
         raise UnitError(
-            f"the program's path has a '$', which systemd cannot take: {path}; link to it elsewhere"
+            f"cannot start {path!r}: systemd takes no '$' in the program's path; link to it from another path"
         )
     return quoted(path)
 
 
 def _path(path: str) -> str:
-    """A path that is a whole setting: systemd takes neither quotes nor escapes there."""
+    """Escape a path that is a whole setting, where systemd takes neither quotes nor escapes."""
     if path != path.strip() or any(char in "*?[\\" or not char.isprintable() for char in path):
         raise UnitError(
-            f"cannot have systemd read {path!r}: it has a blank at its end, or one of *?[\\; rename the file"
+            f"cannot have systemd read {path!r}: the path ends in a blank, or has one of *?[\\; "
+            "rename the file"
         )
     return path.replace("%", "%%")
 

@@ -1,4 +1,4 @@
-"""The unit's file on disk: looked at and written never through a link, and by its owner only."""
+"""The unit file on disk: reads and writes that never follow a link, for the owner only."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ MODE = 0o644
 
 
 class UnitFileError(Exception):
-    """A file that must not be overwritten; the text says why and what to do."""
+    """A file that `install` must not overwrite; the text gives the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresentUnit:
-    """A file that is there. `sound`: only its owner, who is this user, may write it."""
+    """A unit file on disk. `sound` means that this user owns the file and no other user may write it."""
 
     text: str
     sound: bool
 
 
-def look_at(file: Path) -> PresentUnit | None:
-    """Return what is there, None when nothing is. Raises UnitFileError, OSError."""
+def inspect(file: Path) -> PresentUnit | None:
+    """Return the present unit file, or None if there is none.
+
+    Raises UnitFileError if another kind of file is in the place, and OSError if the file cannot be read.
+    """
     try:
         info = file.lstat()
     except FileNotFoundError:
@@ -37,10 +40,10 @@ def look_at(file: Path) -> PresentUnit | None:
         target = os.readlink(file)
         if target == os.devnull:
             advice = f"run `systemctl unmask {file.stem}` first"
-            raise UnitFileError(f"cannot write {file}: it is masked; {advice}")
-        raise UnitFileError(f"cannot write {file}: it is a link to {target}; remove it first")
+            raise UnitFileError(f"cannot write {file}: the unit is masked; {advice}")
+        raise UnitFileError(f"cannot write {file}: the path is a link to {target}; remove the link first")
     if not stat.S_ISREG(info.st_mode):
-        raise UnitFileError(f"cannot write {file}: there is something that is no file; remove it first")
+        raise UnitFileError(f"cannot write {file}: the path is no file; remove it first")
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, encoding="utf-8", errors="replace") as opened:
         info = os.fstat(descriptor)
@@ -49,9 +52,9 @@ def look_at(file: Path) -> PresentUnit | None:
 
 
 def write(file: Path, text: str) -> None:
-    """Put the text there, all of it at once, in place of what is there. Raises OSError."""
+    """Write the text atomically, in place of any present file; raise OSError if writing fails."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # mkstemp creates a name that no other user can foresee: no link can stand there.
+    # mkstemp chooses a name that no other user can foresee, so that no other user can put a link there.
     descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as opened:
@@ -66,7 +69,7 @@ def write(file: Path, text: str) -> None:
 
 
 def differences(file: Path, before: str, after: str) -> str:
-    """Return what a new text changes, to show: without values that may be secrets."""
+    """Return the changes of a new text as a diff, with values that may be secrets masked."""
     old, new = (list(map(_masked, text.splitlines(keepends=True))) for text in (before, after))
     return "".join(_lines(old, new, str(file)))
 

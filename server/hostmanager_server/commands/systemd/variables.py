@@ -1,4 +1,4 @@
-"""The variables that a unit gives the daemon: in the unit, or in files that only root reads."""
+"""Environment variables of a unit: in the unit file, or in files that only root reads."""
 
 from __future__ import annotations
 
@@ -17,47 +17,50 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
-class GivenFiles:
-    """Files of variables for a unit to name, and what others may do with them."""
+class UnitEnvFiles:
+    """Environment files for a unit, and warnings about the access of other users."""
 
     paths: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def read_given(files: Sequence[str]) -> GivenFiles:
-    """Check the files of `--env-file`; `-` before a path: it may be missing. Raises UnitError."""
+def read_env_files_for_unit(files: Sequence[str]) -> UnitEnvFiles:
+    """Check the files of `--env-file`; a file with `-` before its path may be missing.
+
+    Raises UnitError for a file that systemd or the daemon could not use.
+    """
     paths: list[str] = []
     warnings: list[str] = []
     for given in files:
         name = given.removeprefix("-")
         if not name:
-            raise UnitError(f"cannot use --env-file {given!r}: it names no file")
+            raise UnitError(f"cannot use --env-file {given!r}: the path is empty; give the path of a file")
         path = str(Path(name).expanduser().absolute())
         try:
-            # systemd reads the file as root, also for a daemon of another user: the file must be root's.
+            # systemd reads the file as root, also for a daemon of another user: root must own the file.
             warnings += read_env_file(path, optional=name != given).warnings
         except EnvFileError as error:
             raise UnitError(str(error).replace("'env-file'", "--env-file")) from error
         paths.append(path if name == given else f"-{path}")
-    return GivenFiles(tuple(paths), tuple(warnings))
+    return UnitEnvFiles(tuple(paths), tuple(warnings))
 
 
 def unit_environment(given: Sequence[str], environ: Mapping[str, str], site_file: Path) -> dict[str, str]:
-    """Return the variables that stand in the unit. Raises click's UsageError."""
+    """Return the variables to write into the unit; raise click's UsageError for a bad `--env`."""
     env = {"OCS_CONFIG_DIR": environ.get("OCS_CONFIG_DIR") or str(site_file.parent)}
     for entry in given:
         name, equals, value = entry.partition("=")
         if not _VARIABLE.fullmatch(name):
             given_as = repr(f"{name}=…" if equals else name)
             raise click.UsageError(
-                f"--env {given_as}: give NAME=VALUE, or the NAME of a variable that is set"
+                f"cannot use --env {given_as}: give NAME=VALUE, or the NAME of a variable that is set"
             )
         if not equals and name not in environ:
-            raise click.UsageError(f"--env {name}: it is not set; give {name}=VALUE")
+            raise click.UsageError(f"cannot use --env {name}: the variable is not set; give {name}=VALUE")
         env[name] = value if equals else environ[name]
         if is_secret_name(name) or has_password(env[name]):
             raise click.UsageError(
-                f"cannot put {name!r}, which looks like a secret, into a unit that everybody may read: "
-                "write it into a file of root's with mode 0600, and give that with --env-file"
+                f"cannot put {name!r}, which looks like a secret, into a unit that all users may read: "
+                "write the variable into a file of root with mode 0600, and give the file with --env-file"
             )
     return env
