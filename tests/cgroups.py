@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hostmanager_server.drivers.process.cgroup_delegation import parse_mounts
 
-# Leaves a process behind that has no parent, a session of its own, no descriptor and no environment, and
-# writes its pid to the file that the first argument names.
+# Starts a process that outlives the agent, without parent, descriptors or environment, in a separate session.
+# The process writes its pid to the file that the first argument names.
 ESCAPE = """
 import os, sys, time
 if os.fork() == 0:
@@ -29,14 +29,17 @@ SLEEP += "os.rename(sys.argv[1] + '.new', sys.argv[1]); time.sleep(1000)"
 
 
 def escape(then: str = "time.sleep(1000)") -> str:
-    """An agent that has let a process escape before it does what `then` says."""
+    """Return the code of an agent that lets a process escape, and then runs the code `then`."""
     return f"SLEEP = {SLEEP!r}\n" + ESCAPE.replace(
         "THEN", f"while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n{then}"
     )
 
 
 def cgroup_or_reason() -> Path | str:
-    """A new cgroup; or why there cannot be one. Raises OSError where there should be."""
+    """Create a cgroup and return its path, or the reason why the machine has no writable cgroups.
+
+    Raises OSError if creating the cgroup fails although cgroups are writable.
+    """
     mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
     if not mounts:
         return "no cgroup2 file system is mounted"
@@ -49,27 +52,27 @@ def cgroup_or_reason() -> Path | str:
 
 
 def remove_cgroup(group: Path) -> None:
-    """With everybody in it."""
+    """Kill all processes in the cgroup, and remove the cgroup."""
     (group / "cgroup.kill").write_text("1")
-    left = threading.Event()
+    pause = threading.Event()
     while populated(group):
-        left.wait(0.01)
+        pause.wait(0.01)
     for below in sorted(group.rglob("*/"), reverse=True):
         below.rmdir()
     group.rmdir()
 
 
 def processes_in(group: Path) -> list[int]:
-    """Of this cgroup and those below it."""
+    """Return the pids in the cgroup and in the cgroups below."""
     files = [group / "cgroup.procs", *group.rglob("*/cgroup.procs")]
     return [int(pid) for file in files for pid in file.read_text().split()]
 
 
 def populated(group: Path) -> bool:
-    """Whether the kernel has anybody in this cgroup or below it; it has for a moment after their end."""
+    """Return whether the cgroup or any below has processes; true until shortly after their end."""
     return "populated 1" in (group / "cgroup.events").read_text()
 
 
 def groups_in(folder: Path) -> list[Path]:
-    """The cgroups right below one, which need not exist."""
+    """Return the cgroups directly below a folder; empty if the folder does not exist."""
     return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []

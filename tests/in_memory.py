@@ -1,4 +1,4 @@
-"""What a supervisor deals with besides its drivers, in memory: a site config that was read, and a journal."""
+"""In-memory fakes for the supervisor: a site config and a journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.core.spec import HostSpec, Target
 
 @dataclass(frozen=True, slots=True)
 class ReadConfig:
-    """A site config as it was read."""
+    """A loaded site config."""
 
     spec: HostSpec | None
     problems: tuple[Problem, ...] = ()
@@ -27,7 +27,7 @@ class ReadConfig:
 
 
 class MemoryJournal:
-    """Keeps everything for as long as the test lasts; says at once that it is on disk."""
+    """A journal in memory; each save counts as written at once."""
 
     def __init__(self) -> None:
         self.targets: dict[str, Target] = {}
@@ -51,10 +51,10 @@ class MemoryJournal:
         return self._written()
 
     def _written(self) -> Future[None]:
-        """Done when all of that is on disk."""
+        """Return a future that is done at once."""
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
-    def listen(self, told: Callable[[str], None]) -> None:
-        """Nothing ever goes wrong."""
+    def listen(self, notify: Callable[[str], None]) -> None:
+        """Ignore the listener: no write ever fails."""

@@ -1,4 +1,4 @@
-"""A systemd of a test's own: process 1 of namespaces that nothing else is in, on a cgroup of its own."""
+"""A private systemd for tests: process 1 of separate namespaces, in a separate cgroup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 SYSTEMD = Path("/lib/systemd/systemd")
 _NAMESPACES = ("--pid", "--mount", "--net", "--cgroup", "--uts", "--ipc")
 
-# It must not write on this machine: what it keeps is in memory, and what is the machine's cannot be written.
+# This systemd must not write to the machine: its state is in memory, and files of the machine are read-only.
 _BOOT = """
 set -e
 mount --make-rprivate /
@@ -36,17 +36,17 @@ exec "$2" --system --unit=test.target --log-target=console --show-status=no
 
 @dataclass(frozen=True)
 class PrivateSystemd:
-    """A systemd that runs. Its units are read from `units`."""
+    """A running systemd, which reads its units from the folder `units`."""
 
     units: Path
-    pid: int  # of its process 1, as seen from here
+    pid: int  # of process 1, in the namespace of the tests
 
     def outside(self, path: str) -> Path:
-        """Where a file of its own is found from here."""
+        """Return the path, in the namespace of the tests, of a path in the namespace of systemd."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str) -> str:
-        """What a command prints that runs beside it. Raises CalledProcessError."""
+        """Run a command in the namespaces of systemd and return its output; raise CalledProcessError."""
         inside = [
             "nsenter",
             f"--target={self.pid}",
@@ -63,12 +63,12 @@ class PrivateSystemd:
         return done.stdout
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
 
 def _cgroup_of_this_process() -> Path | None:
-    """Its directory in the unified hierarchy, None when that is not mounted."""
+    """Return the directory of the cgroup in the unified hierarchy, or None if not mounted."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
     if found is None:
@@ -79,9 +79,9 @@ def _cgroup_of_this_process() -> Path | None:
 
 @contextmanager
 def private_systemd(folder: Path) -> Iterator[PrivateSystemd | str]:
-    """A systemd whose files are in `folder`, or why there can be none here."""
+    """Start a systemd with its files in `folder`; yield a reason instead if that is impossible here."""
     if os.geteuid() != 0:
-        yield "a systemd of its own needs root"
+        yield "a private systemd needs root"
         return
     missing = [name for name in ("unshare", "nsenter", "systemctl") if shutil.which(name) is None]
     if missing or not SYSTEMD.exists():
@@ -110,7 +110,7 @@ def private_systemd(folder: Path) -> Iterator[PrivateSystemd | str]:
 def _running(folder: Path, group: Path) -> Iterator[PrivateSystemd | str]:
     units = folder / "units"
     units.mkdir()
-    for name in ("test", "sysinit", "basic", "shutdown"):  # the last three are what every service refers to
+    for name in ("test", "sysinit", "basic", "shutdown"):  # every service refers to the last three
         (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\nDefaultDependencies=no\n")
     log = folder / "systemd.log"
     enter = f'echo $$ > {group}/cgroup.procs; exec unshare --fork --kill-child "$@"'
@@ -123,7 +123,9 @@ def _running(folder: Path, group: Path) -> Iterator[PrivateSystemd | str]:
     try:
         yield _wait_until_it_runs(unshare, units, log)
     finally:
-        unshare.send_signal(signal.SIGKILL)  # and with it its process 1, and with that all the others
+        unshare.send_signal(
+            signal.SIGKILL
+        )  # ends process 1, and thereby all other processes of the namespace
         unshare.wait()
         _wait_until_empty(group)
 

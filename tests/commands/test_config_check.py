@@ -1,4 +1,4 @@
-"""`hostmanager config check`, as it is run."""
+"""The command `hostmanager config check`, run through the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bad(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_output_is_that_of_a_compiler_and_the_code_is_1(bad: Path) -> None:
+def test_errors_are_printed_like_those_of_a_compiler_with_exit_code_1(bad: Path) -> None:
     result = run("config", "check", str(bad))
     lines = result.stdout.splitlines()
     assert result.exit_code == 1
@@ -44,7 +44,7 @@ def test_the_output_is_that_of_a_compiler_and_the_code_is_1(bad: Path) -> None:
     assert lines[2:] == [f"{bad}: cannot be used: 1 error, 1 warning"]
 
 
-def test_every_error_is_listed_however_many_there_are(bad: Path) -> None:
+def test_all_of_many_errors_are_listed(bad: Path) -> None:
     entries = "".join(f"    - {{agent-class: A, instance-id: a{n}, manage: hots}}\n" for n in range(500))
     bad.write_text(BAD + entries)
     result = run("config", "check", str(bad))
@@ -52,14 +52,14 @@ def test_every_error_is_listed_however_many_there_are(bad: Path) -> None:
     assert result.stdout.splitlines()[-1] == f"{bad}: cannot be used: 501 errors, 1 warning"
 
 
-def test_a_good_file_is_summed_up_and_the_code_is_0() -> None:
+def test_a_good_file_gives_a_summary_and_exit_code_0() -> None:
     result = run("config", "check", str(ROOT / "examples" / "site.yaml"), "--host", "localhost")
     assert result.exit_code == 0
     assert "good: host localhost has 8 managed instances" in result.stdout
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_json_may_stand_on_either_side(bad: Path, before: bool) -> None:
+def test_json_may_stand_before_or_after_the_command(bad: Path, *, before: bool) -> None:
     arguments = ["config", "check", str(bad)]
     result = run(*(["--json", *arguments] if before else [*arguments, "--json"]))
     answer = json.loads(result.stdout)
@@ -76,7 +76,7 @@ def test_no_file_and_an_unknown_option_are_wrong_usage() -> None:
     assert run("config", "check", "--nope").exit_code == 2
 
 
-def test_a_reader_that_leaves_is_not_an_error_worth_words(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_message(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text("".join(f"key{n}: {n}\n" for n in range(1000)))
     reader, writer = os.pipe()
@@ -102,7 +102,7 @@ hosts:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a site config with a good compose file and one with this in it."""
+    """Return a function that writes a site config, and two compose files: a good one and a given text."""
 
     def make(other: str) -> Path:
         (tmp_path / "good.yaml").write_text("services: {ocs-dome: {image: a}, web: {image: b}}")
@@ -142,7 +142,7 @@ def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_n
     assert [project["services"] for project in answer["compose_projects"]] == [["ocs-dome", "web"], ["db"]]
 
 
-def test_a_compose_file_that_cannot_be_used_is_said_and_the_code_is_1(
+def test_an_unusable_compose_file_is_listed_with_exit_code_1(
     composed: Callable[[str], Path], engine: DockerEngine
 ) -> None:
     site = composed("services: {db: {image: c, prots: []}}")
@@ -155,7 +155,7 @@ def test_a_compose_file_that_cannot_be_used_is_said_and_the_code_is_1(
     assert check(site, "--host", "elsewhere", "--no-compose").exit_code == 0
 
 
-def test_without_a_compose_program_the_rest_is_checked(
+def test_without_a_compose_program_all_other_files_are_checked(
     composed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     site = composed("services: {}")

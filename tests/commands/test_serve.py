@@ -1,4 +1,4 @@
-"""What stands around the daemon: its signals."""
+"""Signals of the daemon's process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.daemon.settings import DaemonSettings
 
 
 class ClosingApp:
-    """A daemon that gives way to another, and keeps the event loop busy as it closes."""
+    """A fake of App that upgrades while a signal arrives and the event loop is busy."""
 
     def __init__(self, settings: DaemonSettings) -> None:
         self.impatient = False
@@ -31,7 +31,7 @@ class ClosingApp:
     def upgrade_soon(self) -> None: ...
 
 
-def test_a_signal_that_arrives_as_the_daemon_closes_is_left_to_its_successor(
+def test_a_signal_that_arrives_while_the_daemon_closes_stays_pending_for_the_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serve, "App", ClosingApp)

@@ -1,4 +1,4 @@
-"""A folder of its own for each test's site config."""
+"""Fixtures that load site configs, each in the folder of its test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = "agent-classes: {Agent: {command: [agent, --go]}}\nhosts:\n  localhost:\n
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[str], LoadedConfig]:
-    """Loads a text as a site config, with `tmp_path` for its working directory."""
+    """Return a function that loads a text as a site config, with `tmp_path` as working directory."""
 
     def load(text: str) -> LoadedConfig:
         file = tmp_path / "site.yaml"
@@ -27,8 +27,11 @@ def load(tmp_path: Path) -> Callable[[str], LoadedConfig]:
 
 @pytest.fixture
 def instances(load: Callable[[str], LoadedConfig]) -> Callable[..., LoadedConfig]:
-    """Loads entries of `agent-instances`, each the inside of a flow mapping, of the class Agent unless they
-    say otherwise. The first is in line 5."""
+    """Return a function that loads entries of `agent-instances`.
+
+    Each entry is the inside of a flow mapping. Entries without `agent-class` get the class Agent. The first
+    entry stands in line 5.
+    """
 
     def load_instances(*entries: str) -> LoadedConfig:
         lines = [

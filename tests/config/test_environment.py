@@ -1,4 +1,4 @@
-"""`env-file` and `env-inherit` in the site config, and secrets in a file that everybody may read."""
+"""`env-file` and `env-inherit` in the site config, and secrets in a file that all users may read."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_file_behind_a_dash_may_be_missing(instances: Instances, tmp_path: Pat
     assert "no '='" in instances("instance-id: a, env-file: -a.env").problems[0].message
 
 
-def test_files_of_another_host_are_not_looked_for(tmp_path: Path) -> None:
+def test_env_files_of_another_host_are_not_read(tmp_path: Path) -> None:
     text = "agent-instances: [{agent-class: A, instance-id: a, command: [a], env-file: /no/such}]"
     site = write(tmp_path / "site.yaml", f"hosts: {{elsewhere: {{{text}}}}}")
     (config,) = load_all_hosts(site)
@@ -91,7 +91,7 @@ def test_files_of_another_host_are_not_looked_for(tmp_path: Path) -> None:
     assert process(config).env_files == (EnvFile("/no/such"),)
 
 
-def test_what_others_may_do_with_a_file_is_a_warning(instances: Instances, tmp_path: Path) -> None:
+def test_access_of_other_users_to_an_env_file_is_a_warning(instances: Instances, tmp_path: Path) -> None:
     write(tmp_path / "a.env", "X=1\n", 0o644)
     config = instances("instance-id: a, env-file: a.env", "instance-id: b, env-file: a.env")
     assert [p.line for p in config.problems] == [5, 6]
@@ -126,7 +126,7 @@ def test_env_inherit_is_names_and_patterns(
     assert process(config, 1).env_inherit is None
 
 
-def test_the_instance_s_env_inherit_goes_before_its_class_s_and_that_before_the_host_s(load: Load) -> None:
+def test_env_inherit_of_the_instance_overrides_the_class_and_the_class_overrides_the_host(load: Load) -> None:
     config = load(
         "agent-classes: {A: {command: [a], env-inherit: [A]}, B: {command: [b]}}\n"
         "hosts: {localhost: {env-inherit: [H], agent-instances: [\n"
@@ -152,7 +152,7 @@ def test_the_instance_s_env_inherit_goes_before_its_class_s_and_that_before_the_
         ("env-file: ~no-such-user/x", 54, "cannot be found"),
     ],
 )
-def test_what_means_nothing_is_an_error_at_its_place(
+def test_a_wrong_value_is_an_error_at_its_place(
     instances: Instances, errors: Callable[[LoadedConfig], list[tuple[int, int, str]]],
     entry: str, column: int, said: str,
 ) -> None:  # fmt: skip
@@ -162,12 +162,12 @@ def test_what_means_nothing_is_an_error_at_its_place(
     assert SECRET not in message
 
 
-def test_a_name_that_no_agent_is_given_is_a_warning(instances: Instances) -> None:
+def test_a_variable_that_no_agent_gets_is_a_warning(instances: Instances) -> None:
     (problem,) = instances("instance-id: a, env-inherit: [NOTIFY_SOCKET]").problems
     assert "'NOTIFY_SOCKET'" in problem.message
 
 
-def test_a_compose_service_has_neither(instances: Instances) -> None:
+def test_a_compose_service_takes_neither_key(instances: Instances) -> None:
     config = instances("instance-id: a, manage: docker, env-file: x, env-inherit: all")
     assert [p.message.partition(" of ")[0] for p in config.problems] == ["'env-file'", "'env-inherit'"]
 
@@ -194,7 +194,7 @@ def test_names_of_secrets_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["TZ", "PWD", "KEYBOARD", "XKB_KEYMAP", "TOKEN_FILE", "COMPASS", "SSH_KEY_PATH"]
 )
-def test_other_names_are_not_taken_for_them(name: str) -> None:
+def test_other_names_are_not_names_of_secrets(name: str) -> None:
     assert not is_secret_name(name)
 
 
@@ -215,7 +215,7 @@ hosts:
 """
 
 
-def test_secrets_in_a_file_that_everybody_may_read_are_named_with_their_place(tmp_path: Path) -> None:
+def test_secrets_in_a_file_that_all_users_may_read_are_warnings_at_their_place(tmp_path: Path) -> None:
     site = write(tmp_path / "site.yaml", SITE, 0o644)
     config = load_site_config(site, host="localhost")
     assert [(p.line, p.column, p.message.split(" looks")[0]) for p in config.problems] == [

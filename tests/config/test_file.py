@@ -1,4 +1,4 @@
-"""Files as they come: broken, hostile, huge, none at all; each a problem with a place, never an exception."""
+"""Broken, hostile, huge and missing files: each a problem with a place, never an exception."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DEEP_ALIASES = "x-0: &x0 {}\n" + "".join(f"x-{n}: &x{n} {{<<: *x{n - 1}}}\n" for
         ("a: 1\nb: \x07\n", (2, 4), "U+0007"),
         ("a: !include b.yaml\n", (1, 4), "!include"),
         ("a: !!python/object:os.system {}\n", (1, 4), "tags have no meaning"),
-        ("hosts: &a [*a]\n", (1, 12), "within the value that it stands for"),
+        ("hosts: &a [*a]\n", (1, 12), "within its own value"),
         ("[" * 100_000, (1, 65), "levels deep"),
         ("[" * 80 + "}", (1, 65), "levels deep"),
         ("# ü\r\n" * 200 + "[" * 100_000, (201, 65), "levels deep"),
@@ -86,7 +86,7 @@ def test_a_broken_file_is_one_error_at_its_place(
     assert found[0].file == config.file
 
 
-def test_what_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_an_error_at_their_place(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_bytes(b"\xef\xbb\xbf# \xc3\xbc\na: \xc3\xbc\xff\n")
     [problem] = load_site_config(file).problems
@@ -101,7 +101,7 @@ def test_a_byte_order_mark_and_other_line_ends_do_no_harm(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "pipe", "dangling", "nul"])
-def test_what_is_no_file_is_a_problem_and_holds_nothing_up(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_file_is_a_problem_and_blocks_nothing(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "site.yaml"
     match kind:
         case "folder":
@@ -112,7 +112,7 @@ def test_what_is_no_file_is_a_problem_and_holds_nothing_up(tmp_path: Path, kind:
             path.symlink_to(tmp_path / "gone")
         case "nul":
             path = tmp_path / "a\0b"
-    gc.collect()  # what other tests left to it
+    gc.collect()  # closes files of other tests
     descriptors = len(os.listdir("/proc/self/fd"))
     config = load_site_config(path, host="h")
     assert [p.severity for p in config.problems] == [Severity.ERROR]
@@ -128,46 +128,46 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     assert "more than 8 MiB" in problem.message
 
 
-def test_a_file_that_is_wrong_throughout_does_not_flood_with_problems(load: Load) -> None:
+def test_a_file_full_of_errors_gives_a_limited_number_of_problems(load: Load) -> None:
     config = load("".join(f"key{n}: 1\n" for n in range(1000)))
     assert len(config.problems) == MAX_PROBLEMS + 1
-    assert config.problems[-1].message == "has 801 more problems"
+    assert config.problems[-1].message == "the file has 801 more problems"
     assert config.problems[-1].severity is Severity.ERROR
 
 
-# --- who may write it: tests/linux/test_trusted_paths.py has the rest
+# --- writers of the file: tests/linux/test_trusted_paths.py has the other tests
 
 PLAIN = Trust(uid=os.geteuid() or 4711)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o646, 0o666])
-def test_a_file_that_everybody_may_write_is_a_warning_and_refused_as_root(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_others_may_write_is_a_warning_and_an_error_for_root(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(GOOD)
     path.chmod(mode)
     others = mode & 0o002
-    told = f"others may choose what the daemon runs: '{path}' may be written by others (mode {mode:04o})"
+    expected = f"others may choose what the daemon runs: '{path}' may be written by others (mode {mode:04o})"
 
     config = load_site_config(path, trust=PLAIN)
     assert config.ok
     assert [p.severity for p in config.problems] == [Severity.WARNING] * bool(others)
-    assert all(told in p.message for p in config.problems)
+    assert all(expected in p.message for p in config.problems)
 
     if os.geteuid() != 0:
-        return  # the folders on the way are not root's
+        return  # root does not own the folders on the path
     config = load_site_config(path, trust=Trust(uid=0))
     assert config.ok is not bool(others)
     if others:
         [problem] = config.problems
         assert problem.severity is Severity.ERROR
-        assert problem.message.endswith(f"{told}; chmod o-w '{path}', or --trust-config")
+        assert problem.message.endswith(f"{expected}; chmod o-w '{path}', or --trust-config")
 
     config = load_site_config(path, trust=Trust(uid=0, override=True))
     assert config.ok
     assert ["--trust-config allows it" in p.message for p in config.problems] == [True] * bool(others)
 
 
-# --- which host
+# --- the choice of the host
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_file_that_everybody_may_write_is_a_warning_and_refused_as_root(tmp_pa
         (None, "c", "localhost"),
     ],
 )
-def test_the_host_is_the_one_asked_for_else_this_machine_else_localhost(
+def test_the_host_is_the_named_one_else_this_machine_else_localhost(
     load: Load, monkeypatch: pytest.MonkeyPatch, asked: str | None, machine: str, expected: str
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: machine)
@@ -195,7 +195,7 @@ def test_the_host_is_the_one_asked_for_else_this_machine_else_localhost(
     ]
 
 
-def test_what_is_wrong_with_another_host_does_not_stop_this_one(load: Load) -> None:
+def test_an_error_of_another_host_does_not_affect_this_host(load: Load) -> None:
     config = load("hosts: {localhost: {agent-instances: []}, other: {agent-instances: [3]}}")
     assert config.ok
     assert [c.ok for c in load_all_hosts(Path(config.file))] == [True, False]
@@ -207,7 +207,7 @@ def test_the_default_file_is_that_of_ocs() -> None:
         default_site_file({})
 
 
-# --- whatever comes
+# --- generated files
 
 WORDS = st.sampled_from(
     sorted(

@@ -1,4 +1,4 @@
-"""Instances: OCS's grammar read unchanged, our keys beside it, and the place of whatever is wrong."""
+"""Instances: OCS's grammar unchanged, our additional keys, and the place of each problem."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_number_is_an_id_as_it_is_written(instances: Instances) -> None:
     assert only(instances("instance-id: 0372")).instance_id == "0372"
 
 
-# --- the command and its surroundings
+# --- the command and its environment
 
 
 def test_arguments_follow_the_command_flattened_and_as_they_are_written(instances: Instances) -> None:
@@ -164,7 +164,7 @@ def test_an_unknown_class_is_a_warning_and_an_instance_that_says_why(instances: 
     assert spec.problem in warning.message
 
 
-def test_an_instance_goes_before_its_class_key_by_key_env_limits_and_log_name_by_name(load: Load) -> None:
+def test_an_instance_overrides_its_class_key_by_key_and_env_limits_and_log_name_by_name(load: Load) -> None:
     config = load(
         """
 agent-classes:
@@ -321,7 +321,7 @@ def test_a_wrong_value_is_an_error_with_a_place(instances: Instances, errors: Er
 # --- depends-on
 
 
-def test_to_depend_on_what_cannot_start_is_a_warning_at_its_place(instances: Instances) -> None:
+def test_a_dependency_that_cannot_start_is_a_warning_at_its_place(instances: Instances) -> None:
     config = instances(
         "instance-id: a, depends-on: [b]",
         "instance-id: b, agent-class: Nobody",
@@ -373,7 +373,7 @@ def test_a_circle_of_dependencies_is_an_error_that_names_it(instances: Instances
 # --- unknown keys
 
 
-def test_an_unknown_key_is_a_warning_with_a_suggestion_wherever_it_stands(load: Load) -> None:
+def test_an_unknown_key_is_a_warning_with_a_suggestion_at_every_level(load: Load) -> None:
     config = load(
         """
 hub: {wamp_servr: x}
@@ -407,7 +407,7 @@ hosts:
     assert all(problem.line and problem.column for problem in config.problems)
 
 
-def test_every_key_of_ocs_and_every_extension_is_accepted_in_silence(load: Load) -> None:
+def test_every_key_of_ocs_and_every_extension_is_accepted_without_warning(load: Load) -> None:
     config = load(
         """
 x-defaults: &defaults {manage: down}

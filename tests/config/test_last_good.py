@@ -1,4 +1,4 @@
-"""The copy of the site config that was in force last."""
+"""The copy of the last site config in force."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def loaded(tmp_path: Path) -> LoadedConfig:
     return LastGood(tmp_path).load(file, host="localhost", working_dir=tmp_path)
 
 
-def test_it_is_for_its_user_only_also_where_the_folder_is_for_all(
+def test_only_its_user_may_read_the_copy_also_in_a_public_folder(
     tmp_path: Path, loaded: LoadedConfig
 ) -> None:
     tmp_path.chmod(0o755)
     copy = tmp_path / "site-config.json"
     LastGood(tmp_path).keep(loaded)
     assert copy.stat().st_mode & 0o777 == 0o600
-    copy.chmod(0o644)  # as one of an earlier version
-    (tmp_path / "site-config.new").write_text("of a daemon that died over it")
+    copy.chmod(0o644)  # like the copy of an earlier version
+    (tmp_path / "site-config.new").write_text("the rest of a daemon that died while writing")
     LastGood(tmp_path).keep(loaded)
     assert copy.stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,4 @@
-"""Where a native agent's command is found, with a pretended OCS and agents installed beside it."""
+"""Sources of a native agent's command, with a fake OCS and installed agents."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_ocs_starts_the_classes_of_its_plugins_and_finds_the_arguments_itself(
     imports = tmp_path / "imports"
     plugin = OCS.format(imports=str(imports))
     install(
-        packages, "pretended_ocs", "[ocs.plugins]\nocs = ocs.plugin\n",
+        packages, "fake_ocs", "[ocs.plugins]\nocs = ocs.plugin\n",
         {"ocs/__init__.py": "", "ocs/agent_cli.py": "", "ocs/plugin.py": plugin},
     )  # fmt: skip
     for _ in range(3):
@@ -84,10 +84,10 @@ def test_ocs_starts_the_classes_of_its_plugins_and_finds_the_arguments_itself(
     assert found(load(tmp_path, "Listed")) == ("agent-classes", ("listed", "--port", "1"))
 
 
-def test_a_relative_site_file_is_told_to_ocs_as_an_absolute_one(
+def test_ocs_gets_a_relative_site_file_as_an_absolute_path(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(packages, "pretended_ocs2", OCS_PLUGIN.format("plugin2"), {"plugin2.py": "agents = {'A': {}}"})
+    install(packages, "fake_ocs2", OCS_PLUGIN.format("plugin2"), {"plugin2.py": "agents = {'A': {}}"})
     load(tmp_path, "A")
     monkeypatch.chdir(tmp_path)
     config = load_site_config(Path("site.yaml"), host="lab", working_dir=Path("sub"))
@@ -98,19 +98,19 @@ def test_a_relative_site_file_is_told_to_ocs_as_an_absolute_one(
 
 def test_a_plugin_that_cannot_be_loaded_is_a_warning(packages: Path, tmp_path: Path) -> None:
     install(
-        packages, "pretended_ocs3", "[ocs.plugins]\nbad = broken3\ngood = plugin3\n",
+        packages, "fake_ocs3", "[ocs.plugins]\nbad = broken3\ngood = plugin3\n",
         {"broken3.py": "raise RuntimeError('no such device')", "plugin3.py": "agents = {'A': {}}"},
     )  # fmt: skip
     config = load(tmp_path, "A")
     assert found(config)[0] == "ocs"
     assert [p.message for p in config.problems] == [
-        "the OCS plugin 'bad' cannot be loaded: RuntimeError: no such device"
+        "cannot load the OCS plugin 'bad': RuntimeError: no such device"
     ]
 
 
-def test_a_plugin_that_is_mended_without_a_new_version_is_found(packages: Path, tmp_path: Path) -> None:
+def test_a_plugin_that_is_repaired_without_a_new_version_is_found(packages: Path, tmp_path: Path) -> None:
     install(
-        packages, "pretended_ocs6", OCS_PLUGIN.format("plugin6"),
+        packages, "fake_ocs6", OCS_PLUGIN.format("plugin6"),
         {"plugin6.py": "import missing6\nagents = {'A': {}}"},
     )  # fmt: skip
     assert "No module named 'missing6'" in load(tmp_path, "A").problems[0].message
@@ -122,12 +122,12 @@ def test_a_plugin_that_is_mended_without_a_new_version_is_found(packages: Path, 
 
 def test_a_plugin_that_exits_when_it_is_imported_leaves_the_others(packages: Path, tmp_path: Path) -> None:
     install(
-        packages, "pretended_ocs7", "[ocs.plugins]\nbad = exits7\ngood = plugin7\n",
+        packages, "fake_ocs7", "[ocs.plugins]\nbad = exits7\ngood = plugin7\n",
         {"exits7.py": "raise SystemExit(3)", "plugin7.py": "agents = {'A': {}}"},
     )  # fmt: skip
     config = load(tmp_path, "A")
     assert found(config)[0] == "ocs"
-    assert [p.message for p in config.problems] == ["the OCS plugin 'bad' cannot be loaded: SystemExit: 3"]
+    assert [p.message for p in config.problems] == ["cannot load the OCS plugin 'bad': SystemExit: 3"]
 
 
 @pytest.mark.parametrize(
@@ -137,23 +137,23 @@ def test_a_plugin_that_exits_when_it_is_imported_leaves_the_others(packages: Pat
         ("import os; os.kill(os.getpid(), 9)", "ended with signal 9"),
     ],
 )
-def test_the_reason_why_ocs_cannot_be_asked_is_one_line(
+def test_the_reason_why_ocs_cannot_list_its_classes_is_one_line(
     packages: Path, tmp_path: Path, code: str, reason: str
 ) -> None:
-    install(packages, "pretended_ocs8", OCS_PLUGIN.format("plugin8"), {"plugin8.py": code})
+    install(packages, "fake_ocs8", OCS_PLUGIN.format("plugin8"), {"plugin8.py": code})
     assert load(tmp_path, "A").problems[0].message == (
-        f"the agent classes of the installed OCS cannot be listed: importing its plugins {reason}"
+        f"cannot list the agent classes of the installed OCS: importing its plugins {reason}"
     )
 
 
-def test_an_ocs_that_ends_the_asking_is_a_warning_and_is_asked_again(packages: Path, tmp_path: Path) -> None:
-    install(
-        packages, "pretended_ocs4", OCS_PLUGIN.format("plugin4"), {"plugin4.py": "import os; os._exit(3)"}
-    )
+def test_a_plugin_that_ends_the_import_is_a_warning_and_is_tried_again(
+    packages: Path, tmp_path: Path
+) -> None:
+    install(packages, "fake_ocs4", OCS_PLUGIN.format("plugin4"), {"plugin4.py": "import os; os._exit(3)"})
     config = load(tmp_path, "A")
     assert config.ok
-    assert "cannot be listed" in config.problems[0].message
-    (packages / "plugin4.py").write_text("agents = {'A': {}}  # mended")
+    assert "cannot list" in config.problems[0].message
+    (packages / "plugin4.py").write_text("agents = {'A': {}}  # repaired")
     assert found(load(tmp_path, "A"))[0] == "ocs"
 
 

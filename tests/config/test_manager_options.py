@@ -1,4 +1,4 @@
-"""The HostManager entry's arguments, in every spelling that argparse takes."""
+"""Arguments of the HostManager entry, in every spelling of argparse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of the site config says all there is: every key, and an example that is right."""
+"""The documentation of the site config: every key, and an example without problems."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_tables_list_every_key_and_no_other(title: str, known: set[str]) -> 
     *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS,
     *LIMITS,
 ])  # fmt: skip
-def test_every_name_within_a_key_is_there(name: str) -> None:
+def test_the_page_has_every_name_within_a_key(name: str) -> None:
     assert re.search(rf"[`{{ ]{name}[`:]", PAGE.partition("\n## ")[2])
 
 

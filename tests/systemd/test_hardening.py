@@ -1,4 +1,4 @@
-"""Rights that a unit takes away, as systemd sees it, and secrets that it does not hold."""
+"""Rights that a unit takes away, as systemd judges them, and secrets that stay out of the unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from click.testing import Result
 from tests.systemd.test_install import GOOD, install, settings
 
 SECRET = "s3cr3t-value"
-# Nothing is heard of an agent that one of these breaks; the page says which, and why.
+# Each of these breaks some agents without any message; docs/how-to/systemd.md gives the reasons.
 NOT_BY_DEFAULT = (
     "MemoryDenyWriteExecute", "NoNewPrivileges", "PrivateDevices", "PrivateMounts", "PrivateNetwork",
     "PrivateTmp", "PrivateUsers", "ProcSubset", "ProtectClock", "ProtectControlGroups", "ProtectHome",
@@ -60,7 +60,7 @@ def analyze() -> str:
     ("options", "most"),
     [([], 8.5), (["--as-user", "daemon"], 9.1), (["--as-user", "daemon", "--hardened"], 2.7)],
 )
-def test_systemd_finds_the_unit_no_more_exposed_than_it_must_be(
+def test_systemd_rates_the_exposure_of_the_unit_at_most_as_given(
     site: Path, tmp_path: Path, options: list[str], most: float
 ) -> None:
     program = analyze()
@@ -79,14 +79,14 @@ def test_systemd_finds_the_unit_no_more_exposed_than_it_must_be(
 
 
 @pytest.mark.parametrize("options", [[], ["--as-user", "daemon"]])
-def test_nothing_that_may_break_agents_is_there_by_default(site: Path, options: list[str]) -> None:
+def test_the_default_unit_has_no_directive_that_may_break_agents(site: Path, options: list[str]) -> None:
     text = unit(site, *options)
     assert [name for name in NOT_BY_DEFAULT if settings(text, name)] == []
     assert settings(text, "CapabilityBoundingSet")[0].startswith("~CAP_")
 
 
-def test_a_daemon_of_a_user_may_become_another_by_sudo_unless_it_is_hardened(site: Path) -> None:
-    # systemd gives a unit with `User=` NoNewPrivileges with any of these.
+def test_a_daemon_of_a_user_may_use_sudo_unless_hardened(site: Path) -> None:
+    # With any of these, systemd adds NoNewPrivileges to a unit with `User=`.
     implying = ("SystemCallFilter", "SystemCallArchitectures", "LockPersonality", "RestrictNamespaces")
     ordinary = unit(site, "--as-user", "daemon")
     assert [name for name in implying if settings(ordinary, name)] == []
@@ -100,7 +100,7 @@ def test_a_hardened_unit_leaves_the_daemon_its_cgroup_and_agents_their_devices(s
         assert settings(text, name) == []
 
 
-def test_what_agents_write_to_is_writable_in_a_hardened_unit(site: Path, tmp_path: Path) -> None:
+def test_folders_that_agents_write_to_are_writable_in_a_hardened_unit(site: Path, tmp_path: Path) -> None:
     (tmp_path / "data 50%").mkdir()
     site.write_text(
         f"hosts:\n  lab1:\n    log-dir: {tmp_path}\n    address: unix:/run/own/hm.sock\n"
@@ -117,7 +117,7 @@ def test_what_agents_write_to_is_writable_in_a_hardened_unit(site: Path, tmp_pat
     assert f"{tmp_path} does not" not in result.stderr
 
 
-def test_a_user_s_own_unit_is_hardened_by_what_its_manager_can_do(site: Path) -> None:
+def test_a_hardened_unit_of_a_user_has_only_directives_for_user_managers(site: Path) -> None:
     text = unit(site, "--user-unit", "--hardened")
     assert settings(text, "NoNewPrivileges") == ["yes"]
     assert settings(text, "SystemCallFilter")[0] == "@system-service"
@@ -130,11 +130,11 @@ def test_a_daemon_of_root_is_not_hardened(site: Path, options: list[str]) -> Non
     assert "cannot harden a daemon of root" in refused(site, *options).stderr
 
 
-def test_writable_folders_mean_nothing_without_hardening(site: Path) -> None:
+def test_writable_folders_are_refused_without_hardening(site: Path) -> None:
     assert "--writable without --hardened" in refused(site, "--writable", "/data").stderr
 
 
-def test_the_page_says_of_every_directive_why(site: Path) -> None:
+def test_the_page_explains_every_directive(site: Path) -> None:
     names: set[str] = {*NOT_BY_DEFAULT}
     for options in ([], ["--as-user", "daemon", "--hardened"]):
         lines = unit(site, *options).partition("[Service]\n")[2].partition("\n[")[0].splitlines()
@@ -169,7 +169,7 @@ def test_a_file_of_variables_is_named_in_the_unit_and_not_copied(site: Path, tmp
     assert "everybody on this machine may read it" in result.stderr
 
 
-def test_a_file_of_variables_must_be_there_and_right_and_root_s(site: Path, tmp_path: Path) -> None:
+def test_a_file_of_variables_must_exist_and_be_valid_and_belong_to_root(site: Path, tmp_path: Path) -> None:
     assert "No such file" in refused(site, "--env-file", str(tmp_path / "none.env")).stderr
     file = tmp_path / "a.env"
     file.write_text(f"{SECRET}\n")
@@ -229,7 +229,7 @@ def test_the_unit_is_never_written_through_a_link(site: Path, tmp_path: Path) ->
     assert "is no file" in install(site, "--host", "lab1", "--unit-dir", units, "--force").stderr
 
 
-def test_the_unit_s_mode_does_not_depend_on_the_umask_and_is_put_right(site: Path, tmp_path: Path) -> None:
+def test_the_mode_of_the_unit_ignores_the_umask_and_is_corrected(site: Path, tmp_path: Path) -> None:
     units = tmp_path / "units"
     file = units / "hostmanager.service"
     before = os.umask(0)

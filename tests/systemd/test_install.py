@@ -1,4 +1,4 @@
-"""`hostmanager systemd install`, as it is run."""
+"""The command `hostmanager systemd install`, run through the command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings(text: str, name: str) -> list[str]:
     return [value for key, _, value in (line.partition("=") for line in text.splitlines()) if key == name]
 
 
-def test_the_unit_serves_that_host_with_this_very_program(site: Path, tmp_path: Path) -> None:
+def test_the_unit_serves_the_host_with_the_running_program(site: Path, tmp_path: Path) -> None:
     result = install(site, "--host", "lab1", "--working-dir", tmp_path, "--print")
     assert result.exit_code == 0
     (line,) = settings(result.stdout, "ExecStart")
@@ -65,14 +65,14 @@ def test_options_of_serve_are_passed_on_and_checked(site: Path) -> None:
     assert unknown.exit_code == 2
 
 
-def test_variables_are_taken_from_here_when_they_have_no_value(site: Path) -> None:
+def test_a_variable_without_value_gets_its_present_value(site: Path) -> None:
     result = install(site, "--host", "lab1", "--print", "--env", "X=a b", "--env", "Y", Y="50%")
     lines = settings(result.stdout, "Environment")
     assert lines[1:] == ['"X=a b"', "Y=50%%"]
     assert install(site, "--host", "lab1", "--print", "--env", "UNSET_HERE").exit_code == 2
 
 
-def test_a_site_config_with_errors_is_told_like_a_compiler_does(site: Path, tmp_path: Path) -> None:
+def test_errors_of_the_site_config_are_printed_like_those_of_a_compiler(site: Path, tmp_path: Path) -> None:
     site.write_text(GOOD.replace("agent-class: A", "agent-class: A, manage: hots"))
     result = install(site, "--host", "lab1", "--unit-dir", tmp_path / "units")
     assert result.exit_code == 1
@@ -90,20 +90,20 @@ def test_a_host_that_is_not_in_the_file_is_refused(site: Path, hosts: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--program", "/nowhere/hostmanager"], "/nowhere/hostmanager is no program"),
         (["--as-user", "nobody-of-that-name"], "there is no user 'nobody-of-that-name'"),
         (["--unit-name", "a/b"], "'a/b' is no name for a unit"),
     ],
 )
-def test_what_systemd_could_not_run_is_refused(site: Path, options: list[str], said: str) -> None:
+def test_a_unit_that_systemd_could_not_run_is_refused(site: Path, options: list[str], message: str) -> None:
     result = install(site, "--host", "lab1", "--print", *options)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
 
 
-def test_a_unit_that_differs_is_overwritten_only_when_told_to(site: Path, tmp_path: Path) -> None:
+def test_a_unit_that_differs_is_overwritten_only_with_force(site: Path, tmp_path: Path) -> None:
     units = tmp_path / "units"
     first = install(site, "--host", "lab1", "--unit-dir", units)
     assert first.exit_code == 0
@@ -122,7 +122,7 @@ def test_a_unit_that_differs_is_overwritten_only_when_told_to(site: Path, tmp_pa
     assert [entry.name for entry in units.iterdir()] == ["hostmanager.service"]
 
 
-def test_another_name_gives_a_daemon_of_its_own(site: Path) -> None:
+def test_another_unit_name_gives_a_separate_daemon(site: Path) -> None:
     result = install(site, "--host", "lab1", "--unit-name", "second.service", "--print", "--json")
     answer = json.loads(result.stdout)
     assert answer["unit"] == "second.service"
@@ -132,16 +132,18 @@ def test_another_name_gives_a_daemon_of_its_own(site: Path) -> None:
     assert answer["next"][-1].startswith("export HOSTMANAGER_ADDRESS=unix:/run/second/hostmanager.sock")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_without_the_right_to_write_it_says_what_to_do(site: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_without_the_right_to_write_the_error_names_a_remedy(site: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         public = Path(shutil.copy(site, folder))
         public.chmod(0o644)
-        assert install(public, "--host", "lab1", "--print").exit_code == 0  # all is imported now
+        assert (
+            install(public, "--host", "lab1", "--print").exit_code == 0
+        )  # imports all modules before the change of user
         os.seteuid(65534)
         try:
-            # The command itself: how `hostmanager` finds it asks for files that only root may be let to.
+            # Not `hostmanager` itself, which looks for its commands in files that perhaps only root may read.
             words = ["install", str(public), "--host", "lab1", "--working-dir", "/", "--program", "/bin/sh"]
             result = CliRunner().invoke(systemd_command, words)
         finally:

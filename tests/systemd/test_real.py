@@ -23,12 +23,12 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.e2e.daemon import COMMAND, eventually
 from tests.private_systemd import PrivateSystemd, private_systemd
 
-pytestmark = pytest.mark.xdist_group("systemd")  # one systemd, started by one worker
+pytestmark = pytest.mark.xdist_group("systemd")  # one worker starts one systemd
 
-# It takes longer to end than the unit allows for a stop, unless the daemon says that it goes on.
+# Its stop takes longer than the unit's stop timeout, unless the daemon extends the timeout.
 SLOW = "trap 'sleep 2.5; exit 0' INT; while :; do sleep 0.1; done"
 KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-# It ends when its daemon does.
+# It ends when its parent, the daemon, ends.
 ORPHAN = 'while [ "$(cut -d" " -f4 /proc/$$/stat)" = "$PPID" ]; do sleep 0.05; done; exit 7'
 NASTY = [
     "two words",
@@ -46,8 +46,8 @@ NASTY = [
 
 
 @dataclass
-class Installed:
-    """The unit `hostmanager`, started."""
+class InstalledUnit:
+    """The started unit `hostmanager`, and a client of its daemon."""
 
     systemd: PrivateSystemd
     site: Path
@@ -68,7 +68,7 @@ class Installed:
         self.systemctl("kill", "--kill-who=main", f"--signal={signum.name}", "hostmanager")
 
     def pids(self) -> dict[str, int]:
-        """Of the agents that are up; empty while nobody answers."""
+        """Return the pids of the agents that are up; empty while no daemon answers."""
         try:
             instances = self.stub.ListInstances(pb.ListInstancesRequest(), timeout=5).instances
         except grpc.RpcError:
@@ -78,13 +78,13 @@ class Installed:
     def instance(self, instance_id: str) -> pb.ManagedInstance:
         return self.stub.GetInstance(pb.GetInstanceRequest(instance_id=instance_id), timeout=20).instance
 
-    def are_kept(self) -> bool:
-        """Whether systemd holds one pidfd for each agent, and none of any that has ended."""
+    def holds_all_pidfds(self) -> bool:
+        """Return whether systemd holds one pidfd for each running agent, and no other."""
         found = []
         for info in Path(f"/proc/{self.systemd.pid}/fdinfo").iterdir():
             with suppress(FileNotFoundError):
                 found += re.findall(r"^(?:NSpid:.*\s|Pid:\t)(-?\d+)$", info.read_text(), re.MULTILINE)[-1:]
-        main_pid = self.show("MainPID")  # of which later versions of systemd have one, too
+        main_pid = self.show("MainPID")  # later versions of systemd hold a pidfd of the main process too
         return sorted(pid for pid in found if pid != main_pid) == sorted(map(str, self.pids().values()))
 
     def write(self, **scripts: str) -> None:
@@ -104,34 +104,34 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSystemd
 
 
 @pytest.fixture
-def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[Installed]:
-    it = Installed(systemd, tmp_path / "site.yaml")
-    it.write(a=SLOW, b=SLOW)
+def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[InstalledUnit]:
+    unit = InstalledUnit(systemd, tmp_path / "site.yaml")
+    unit.write(a=SLOW, b=SLOW)
     options = ["--unit-dir", str(systemd.units), "--working-dir", str(tmp_path), "--force"]
-    if "PYTHONPATH" in os.environ:  # else it would not be this code that systemd starts
+    if "PYTHONPATH" in os.environ:  # so that systemd starts this code
         options += ["--env", "PYTHONPATH"]
-    subprocess.run([COMMAND, "systemd", "install", it.site, *options], check=True)
+    subprocess.run([COMMAND, "systemd", "install", unit.site, *options], check=True)
     settings = systemd.units / "hostmanager.service.d"
     settings.mkdir(exist_ok=True)
     (settings / "test.conf").write_text("[Service]\nWatchdogSec=15s\nTimeoutStopSec=1s\nRestartSec=100ms\n")
-    it.systemctl("daemon-reload")
-    it.systemctl("start", "hostmanager")  # returns when the daemon says that it is ready
-    yield it
-    it.channel.close()
-    it.systemctl("stop", "hostmanager")
+    unit.systemctl("daemon-reload")
+    unit.systemctl("start", "hostmanager")  # returns when the daemon is ready
+    yield unit
+    unit.channel.close()
+    unit.systemctl("stop", "hostmanager")
 
 
-def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_live(
-    installed: Installed,
+def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
+    installed: InstalledUnit,
 ) -> None:
-    eventually(lambda: len(installed.pids()) == 2, "both to be up")
+    eventually(lambda: len(installed.pids()) == 2, "both agents to be up")
     eventually(lambda: installed.show("StatusText") == "2 of 2 instances up", "the status")
     pids = installed.pids()
     groups = {installed.systemd.run("cat", f"/proc/{pid}/cgroup") for pid in pids.values()}
     assert len(groups) == 2
     assert all(
         "/hostmanager.service/agents-" in group for group in groups
-    )  # as it was delegated to the daemon
+    )  # systemd delegated this cgroup to the daemon
 
     installed.signal(signal.SIGKILL)
     eventually(lambda: installed.show("NRestarts") == "1", "the restart after a death")
@@ -144,14 +144,14 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     main_pid, started = installed.show("MainPID"), installed.stub.GetStatus(pb.GetStatusRequest(), timeout=20)
     installed.signal(signal.SIGUSR2)
 
-    def replaced() -> bool:
+    def upgraded() -> bool:
         try:
             status = installed.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
         except grpc.RpcError:
             return False
         return status.manager.epoch != started.manager.epoch
 
-    eventually(replaced, "the upgrade")
+    eventually(upgraded, "the upgrade")
     eventually(lambda: installed.show("ActiveState") == "active", "the upgraded daemon to be ready")
     assert installed.show("MainPID") == main_pid
     assert installed.pids() == pids
@@ -160,7 +160,7 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     installed.systemctl("reload", "hostmanager")
     eventually(lambda: len(installed.pids()) == 3, "the third to be up")
     assert installed.show("NRestarts") == "2"
-    eventually(installed.are_kept, "systemd to hold what tells how they end")
+    eventually(installed.holds_all_pidfds, "systemd to hold a pidfd of each agent")
 
     def ended_and_restarted() -> bool:
         return len(installed.pids()) == 3 and installed.instance("orphan").HasField("last_exit")
@@ -168,9 +168,9 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
     installed.signal(signal.SIGKILL)
     eventually(lambda: installed.show("NRestarts") == "3", "another restart")
     eventually(ended_and_restarted, "all to be up")
-    exit_code = 7 if KERNEL >= (6, 15) else 0  # before that nobody can tell
+    exit_code = 7 if KERNEL >= (6, 15) else 0  # older kernels lose the exit code
     assert installed.instance("orphan").last_exit.code == exit_code
-    eventually(installed.are_kept, "systemd to hold that of the new one alone")
+    eventually(installed.holds_all_pidfds, "systemd to hold only the pidfd of the new process")
 
     installed.systemctl("stop", "hostmanager")
     assert installed.show("Result") == "success"
@@ -179,28 +179,28 @@ def test_a_daemon_under_systemd_dies_freezes_and_is_replaced_while_its_agents_li
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that other users get to, as they do not get to `tmp_path`."""
+    """Yield a folder that other users may enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 def test_agents_of_root_s_unit_keep_the_rights_that_a_lab_needs(
-    installed: Installed, public_folder: Path
+    installed: InstalledUnit, public_folder: Path
 ) -> None:
-    seen = public_folder
-    seen.chmod(0o777)
+    reports = public_folder
+    reports.chmod(0o777)
     script = "grep -E 'CapBnd|NoNewPrivs' /proc/self/status >{0}.new && mv {0}.new {0}; exec sleep 100000"
     agents = [
-        {"instance-id": name, "agent-class": "Test", "command": ["sh", "-c", script.format(seen / name)]}
+        {"instance-id": name, "agent-class": "Test", "command": ["sh", "-c", script.format(reports / name)]}
         for name in ("own", "other")
     ]
     agents[1] |= {"user": "daemon", "working-dir": "/"}
     installed.site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": agents}}}))
     installed.systemctl("reload", "hostmanager")
     for name in ("own", "other"):
-        eventually((seen / name).exists, f"{name} to have looked")
-        status = dict(line.split(":\t") for line in (seen / name).read_text().splitlines())
-        assert status["NoNewPrivs"] == "0"  # sudo goes on working
+        eventually((reports / name).exists, f"{name} to have reported its rights")
+        status = dict(line.split(":\t") for line in (reports / name).read_text().splitlines())
+        assert status["NoNewPrivs"] == "0"  # sudo still works
         rights = int(status["CapBnd"], 16)
         kept = {"SYS_TIME": 25, "SYS_NICE": 23, "SYS_RAWIO": 17, "NET_RAW": 13, "SYS_ADMIN": 21, "SETUID": 7}
         assert [right for right, bit in kept.items() if not rights >> bit & 1] == []
@@ -208,7 +208,9 @@ def test_agents_of_root_s_unit_keep_the_rights_that_a_lab_needs(
         assert [right for right, bit in lost.items() if rights >> bit & 1] == []
 
 
-def test_words_arrive_as_they_were_written(systemd: PrivateSystemd, tmp_path: Path) -> None:
+def test_systemd_passes_the_words_of_a_command_line_unchanged(
+    systemd: PrivateSystemd, tmp_path: Path
+) -> None:
     from hostmanager_server.commands.systemd.unit import argument, quoted
 
     seen = tmp_path / "seen"
@@ -246,7 +248,7 @@ LAST='quoted'<
 """
 
 
-def test_a_file_of_variables_says_the_same_to_systemd_and_to_the_daemon(
+def test_systemd_and_the_daemon_read_the_same_variables_from_a_file(
     systemd: PrivateSystemd, tmp_path: Path
 ) -> None:
     from hostmanager_server.linux.env_format import parse_env

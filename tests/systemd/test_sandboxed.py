@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("systemd")
 USER = "daemon"
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "/run/checkout"
-# What an agent finds out about itself, by a word in its output each.
+# The agent prints one word for each right that it has or lacks.
 PROBE = """
 grep NoNewPrivs /proc/self/status
 ( : >/run/public/out/file ) 2>/dev/null && echo out-writable || echo out-closed
@@ -47,7 +47,7 @@ exec sleep 100000
 
 @dataclass
 class UserDaemon:
-    """The unit `hostmanager` of a user who is not root, started."""
+    """The started unit `hostmanager` of a user other than root."""
 
     systemd: PrivateSystemd
     stub: pb_grpc.HostManagerServiceStub
@@ -56,7 +56,7 @@ class UserDaemon:
         return self.systemd.show("hostmanager", name)
 
     def pids(self) -> dict[str, int]:
-        """Of the agents that are up; empty while nobody answers."""
+        """Return the pids of the agents that are up; empty while no daemon answers."""
         try:
             instances = self.stub.ListInstances(pb.ListInstancesRequest(), timeout=5).instances
         except grpc.RpcError:
@@ -92,14 +92,14 @@ def python() -> str:
 
 @pytest.fixture
 def start(systemd: PrivateSystemd, python: str) -> Callable[..., AbstractContextManager[UserDaemon]]:
-    """Installs and starts the unit with some options."""
+    """Return a context manager that installs and starts the unit with the given options."""
 
     @contextmanager
     def start(*options: str) -> Iterator[UserDaemon]:
         with tempfile.TemporaryDirectory() as folder:
             public = Path(folder)
             public.chmod(0o755)
-            # A user who is not root sees the checkout, and all else, in a place that everybody may enter.
+            # All users may enter this folder, which has the checkout and all other files of the test.
             systemd.run("mkdir", "-p", CHECKOUT, "/run/public/out", "/var/lib/closed")
             systemd.run("chown", USER, "/run/public/out", "/var/lib/closed")
             systemd.run("mount", "--bind", str(ROOT), CHECKOUT)
@@ -131,7 +131,7 @@ def start(systemd: PrivateSystemd, python: str) -> Callable[..., AbstractContext
 
 
 def _paths() -> str:
-    """Where Python finds modules, as seen in there."""
+    """Return the module search path, as processes inside the namespaces see it."""
     return os.pathsep.join(
         path.replace(str(ROOT), CHECKOUT, 1) if Path(path).is_relative_to(ROOT) else path
         for path in map(os.path.abspath, filter(None, sys.path))
@@ -157,12 +157,12 @@ def _program(folder: Path, python: str) -> Path:
     ],
     ids=["ordinary", "hardened"],
 )
-def test_agents_start_live_through_deaths_and_upgrades_and_stop(
+def test_agents_start_survive_crashes_and_upgrades_and_stop(
     start: Callable[..., AbstractContextManager[UserDaemon]], options: list[str], found: list[str]
 ) -> None:
     with start(*options) as daemon:
         eventually(lambda: len(daemon.pids()) == 1, "the agent to be up")
-        eventually(lambda: "done\n" in daemon.output(), "the agent to have looked")
+        eventually(lambda: "done\n" in daemon.output(), "the agent to have reported its rights")
         assert daemon.output().splitlines() == [*found, "tmp-writable", "socket-reached", "done"]
         pids = daemon.pids()
         group = daemon.systemd.run("cat", f"/proc/{pids['a']}/cgroup")

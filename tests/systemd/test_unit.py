@@ -1,4 +1,4 @@
-"""The text of the unit: what systemd reads is what was meant."""
+"""The text of the unit, read back by the rules of systemd."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _CODES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'", "s": " "}
 
 
 def split(line: str) -> list[str]:
-    """The words of a line, by the rules of systemd.syntax(7): white space separates them, but not within
-    quotes, and C escapes are replaced everywhere."""
+    """Split a line into words, by the rules of systemd.syntax(7).
+
+    White space outside quotes separates words; C escapes are replaced everywhere.
+    """
     words: list[bytes] = []
     word: bytes | None = None
     quote = ""
@@ -43,7 +45,10 @@ def split(line: str) -> list[str]:
 
 
 def replaced(word: str, marks: str) -> str:
-    """A word once specifiers ("%"), or variables too ("%$"), are replaced. There are none."""
+    """Return a word after systemd replaced specifiers ("%"), or variables too ("%$").
+
+    The word must have neither.
+    """
     for mark in marks:
         assert re.fullmatch(rf"(?s)([^{mark}]|{re.escape(mark * 2)})*", word)
         word = word.replace(mark * 2, mark)
@@ -51,17 +56,17 @@ def replaced(word: str, marks: str) -> str:
 
 
 @given(WORDS)
-def test_a_command_line_is_read_as_the_words_that_were_meant(words: list[str]) -> None:
+def test_systemd_reads_a_command_line_as_the_same_words(words: list[str]) -> None:
     line = " ".join(map(argument, words))
     assert "\n" not in line
-    assert not re.search(r"(^| );( |$)", line)  # which would begin another command
+    assert not re.search(r"(^| );( |$)", line)  # `;` would begin another command
     assert [replaced(word, "%$") for word in split(line)] == words
 
 
 @given(WORDS)
-def test_a_setting_is_read_as_the_words_that_were_meant(words: list[str]) -> None:
+def test_systemd_reads_a_setting_as_the_same_words(words: list[str]) -> None:
     line = " ".join(map(quoted, words))
-    assert not line.endswith("\\")  # which would continue the line
+    assert not line.endswith("\\")  # a backslash would continue the line
     assert [replaced(word, "%") for word in split(line)] == words
 
 
@@ -75,7 +80,7 @@ def test_a_program_that_systemd_could_not_start_is_refused() -> None:
         Unit("hostmanager", "host", "/opt/$x/hostmanager", []).text()
 
 
-def test_a_unit_of_a_user_depends_on_nothing_that_only_the_system_has() -> None:
+def test_a_unit_of_a_user_depends_on_no_unit_of_the_system() -> None:
     text = Unit("hostmanager", "host", "/bin/hostmanager", [], of_user=True).text()
     assert "docker.service" not in text
     assert "network-online" not in text

@@ -147,7 +147,7 @@ class _Checked:
         return f"{text}, and observes {_count(observed, 'compose service')}" if observed else text
 
     def to_json(self) -> dict[str, Any]:
-        """Return the answer for --json, as docs/cli.md describes it."""
+        """Return the answer for --json, as docs/reference/cli.md describes it."""
         return {
             "file": str(self.path),
             "success": self.good,

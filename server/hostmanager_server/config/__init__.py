@@ -1,1 +1,1 @@
-"""The site config: a file in, validated specs out."""
+"""The site config: reads the file, and returns validated specs."""

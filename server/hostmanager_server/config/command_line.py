@@ -1,4 +1,4 @@
-"""A command as the file writes it: a list of words, or one text that is split as a shell splits it."""
+"""Commands in the site config: a list of words, or one text that is split as a shell does."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from hostmanager_server.config.document import ListNode, Node
 from hostmanager_server.config.reader import Reader
 
 
-def read_command(reader: Reader, node: Node, what: str) -> tuple[str, ...] | None:
-    """The words of a command, the program first. No shell is involved: quotes group, and nothing expands."""
-    words = _words(reader, node, what)
+def read_command(reader: Reader, node: Node, label: str) -> tuple[str, ...] | None:
+    """Return the words of a command, the program first, or None after an error.
+
+    No shell takes part: quotes group words, and no variable or pattern expands.
+    """
+    words = _words(reader, node, label)
     if words is None:
         return None
     if not words or not words[0]:
-        reader.error(node, f"{what} must name a program")
+        reader.error(node, f"{label} must name a program")
         return None
     return words
 
 
-def _words(reader: Reader, node: Node, what: str) -> tuple[str, ...] | None:
+def _words(reader: Reader, node: Node, label: str) -> tuple[str, ...] | None:
     if isinstance(node, ListNode):
-        return tuple(word.text for word in reader.words(node, what))
-    text = reader.text(node, what)
+        return tuple(word.text for word in reader.words(node, label))
+    text = reader.text(node, label)
     if text is None:
         return None
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
         reason = str(error).lower()
-        reader.error(node, f"{what} cannot be split into words ({reason}); quote it whole, or give a list")
+        reader.error(
+            node, f"{label} cannot be split into words ({reason}); quote the text, or give a list of words"
+        )
         return None

@@ -1,4 +1,4 @@
-"""What `depends-on` asks of the instances of one host: that each is there, and none waits for itself."""
+"""Checks of `depends-on`: each dependency exists on the host, and no instance waits for itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from hostmanager_server.config.reader import Reader, shown, suggest
 def check_dependencies(
     reader: Reader, wanted: Mapping[str, Sequence[Dependency]], present: Collection[str]
 ) -> None:
-    """`wanted` are the dependencies of the managed instances, `present` all ids of the host."""
+    """Check the dependencies of all instances of a host.
+
+    `wanted` maps the managed instances to their dependencies; `present` has all ids of the host.
+    """
     good = True
     for instance_id, dependencies in wanted.items():
         for dependency in dependencies:
@@ -42,6 +45,8 @@ def _check_cycle(reader: Reader, wanted: Mapping[str, Sequence[Dependency]]) -> 
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        cycle = list(reversed(error.args[1]))  # each depends on the next; the first is the last, too
+        cycle = list(
+            reversed(error.args[1])
+        )  # each instance depends on the next; the last is the first again
         place = next(d.node for d in wanted[cycle[0]] if d.instance_id == cycle[1])
         reader.error(place, f"instances wait for each other in a circle: {' -> '.join(cycle)}")

@@ -1,9 +1,9 @@
-"""A YAML document as nodes that know their place, composed within limits that no file can exceed.
+"""YAML documents as nodes with their line and column, composed within limits of depth and size.
 
-PyYAML's own composer recurses as deep as the file says, in C without a check: nesting some ten thousand
-levels deep ends the process. This one is fed the parser's events, and stops at a depth, at a number of values
-(each alias counted with all that it stands for) and at what this configuration has no use for: tags, a second
-document, values that contain themselves.
+PyYAML's composer recurses as deep as the file demands, in C without a check: nesting some ten thousand levels
+deep ends the process. The composer here reads the parser's events. The composer refuses documents that are
+too deep or have too many values (each alias counts with all its values), and features for which a site config
+has no use: tags, a second document, values that contain themselves.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 64
-MAX_NODES = 500_000  # some 20,000 instances; composing so many takes seconds
+MAX_NODES = 500_000  # some 20,000 instances; composing them takes seconds
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser where it is present
-# What YAML allows in a document, as PyYAML has it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser where installed
+# The complement of the characters that YAML allows in a document, as in PyYAML's reader.py.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp"))
-# The words of YAML 1.1 that stand for something else than themselves when they are not quoted.
+# Unquoted, these words of YAML 1.1 mean null or a boolean.
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = frozenset(
     spelling
@@ -34,7 +34,7 @@ _BOOLEANS = frozenset(
 
 
 class DocumentError(Exception):
-    """Why a file is no usable document: `line` and `column` from 1, or 0 when that has no place in it."""
+    """A file that is no usable document: `line` and `column` count from 1; 0 means no place in the file."""
 
     def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
         super().__init__(message)
@@ -44,21 +44,21 @@ class DocumentError(Exception):
 
 
 class TooDeepError(DocumentError):
-    """A document whose values are nested more than MAX_DEPTH levels deep."""
+    """A document with values nested more than MAX_DEPTH levels deep."""
 
 
 class NodeKind(Enum):
-    """What YAML takes a scalar for, as far as it matters here."""
+    """The types of a YAML scalar that matter in a site config."""
 
     NULL = "null"
     BOOLEAN = "boolean"
     MERGE = "merge"  # the key <<
-    TEXT = "text"  # anything else, numbers among it
+    TEXT = "text"  # all else, numbers included
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A single value, as it is written."""
+    """A single value, as written in the file."""
 
     line: int
     column: int
@@ -67,16 +67,18 @@ class Scalar:
 
     @property
     def size(self) -> int:
+        """Return the number of values: 1."""
         return 1
 
     @property
     def height(self) -> int:
+        """Return the number of levels below: 0."""
         return 0
 
 
 @dataclass(frozen=True, slots=True)
 class ListNode:
-    """A YAML sequence: `size` values, its aliases' and itself included, in `height` levels."""
+    """A YAML sequence of `size` values in `height` levels; `size` counts aliases and the sequence."""
 
     line: int
     column: int
@@ -87,7 +89,7 @@ class ListNode:
 
 @dataclass(frozen=True, slots=True)
 class MapNode:
-    """A YAML mapping, its pairs in the file's order, repeated keys among them."""
+    """A YAML mapping, with its pairs in the order of the file, repeated keys included."""
 
     line: int
     column: int
@@ -100,18 +102,20 @@ Node = Scalar | ListNode | MapNode
 
 
 def compose(text: str) -> Node | None:
-    """The only document of a text; None when there is none. Raises DocumentError."""
+    """Return the only document of a text, or None if the text has none; raise DocumentError."""
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None:
         line, column = _place(text, forbidden.start())
         code = f"U+{ord(forbidden[0]):04X}"
-        raise DocumentError(f"has the character {code} here, which YAML does not allow", line, column)
+        raise DocumentError(
+            f"the file has the character {code} here, which YAML does not allow", line, column
+        )
     try:
         return _parse(text)
     except yaml.MarkedYAMLError as error:
         raise _too_deep_before(error, text) or _syntax_error(error, text) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise DocumentError(f"is not valid YAML: {error}") from error
+        raise DocumentError(f"the file is not valid YAML: {error}") from error
 
 
 def _parse(text: str) -> Node | None:
@@ -121,9 +125,9 @@ def _parse(text: str) -> Node | None:
 def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | None:
     """Find the nesting limit of this module before the place that a parser's error names.
 
-    A parser reads ahead: the limits of libyaml (1,000 levels since its 0.2.6) and mistakes further on reach
-    the caller before the events that show the nesting. Without the text from there on, those events come
-    first.
+    A parser reads ahead: errors at libyaml's own limit (1,000 levels since 0.2.6) and later in the text reach
+    the caller before the events of the nesting. Without the text after the place of the error, these events
+    come first.
     """
     if error.problem_mark is None:
         return None
@@ -132,14 +136,14 @@ def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | N
     except TooDeepError as deep:
         return deep
     except (DocumentError, yaml.YAMLError, ValueError):
-        pass  # the text ends in the middle of something
+        pass  # the cut text is incomplete
     return None
 
 
 @dataclass(slots=True)
 class _Composer:
     events: Iterator[Any]
-    anchors: dict[str, Node | None] = field(default_factory=dict)  # None: not complete yet
+    anchors: dict[str, Node | None] = field(default_factory=dict)  # None: the value is not complete yet
     count: int = 0
 
     def document(self) -> Node | None:
@@ -150,7 +154,9 @@ class _Composer:
         next(self.events)  # the end of the document
         following = next(self.events)
         if not isinstance(following, yaml.StreamEndEvent):
-            raise _error(following, "starts a second document here; a site config is a single one")
+            raise _error(
+                following, "the file starts a second document here; a site config is a single document"
+            )
         return None if isinstance(node, Scalar) and node.kind is NodeKind.NULL else node
 
     def _node(self, event: Any, depth: int) -> Node:
@@ -161,17 +167,19 @@ class _Composer:
             self.anchors[event.anchor] = None
         node = self._fresh(event, depth)
         if max(self.count, node.size) > MAX_NODES:
-            raise _error(event, f"has more than {MAX_NODES} values up to here, those of aliases included")
+            raise _error(
+                event, f"the file has more than {MAX_NODES} values up to here, those of aliases included"
+            )
         if event.anchor is not None:
             self.anchors[event.anchor] = node
         return node
 
     def _alias(self, event: Any) -> Node:
         if event.anchor not in self.anchors:
-            raise _error(event, f"has the alias *{event.anchor} here, and no &{event.anchor} before it")
+            raise _error(event, f"the file has the alias *{event.anchor} here, and no &{event.anchor} before")
         node = self.anchors[event.anchor]
         if node is None:
-            raise _error(event, f"has the alias *{event.anchor} within the value that it stands for")
+            raise _error(event, f"the file has the alias *{event.anchor} within its own value")
         return node
 
     def _fresh(self, event: Any, depth: int) -> Node:
@@ -185,7 +193,7 @@ class _Composer:
         nodes = tuple(self._nodes(depth))
         size = 1 + sum(node.size for node in nodes)
         height = 1 + max((node.height for node in nodes), default=0)
-        if height > MAX_DEPTH:  # by its aliases
+        if height > MAX_DEPTH:  # through its aliases
             raise _too_deep(event)
         if is_list:
             return ListNode(line, column, nodes, size, height)
@@ -199,7 +207,7 @@ class _Composer:
 
 
 def _too_deep(event: Any) -> TooDeepError:
-    message = f"is nested more than {MAX_DEPTH} levels deep here"
+    message = f"the file is nested more than {MAX_DEPTH} levels deep here"
     return TooDeepError(message, event.start_mark.line + 1, event.start_mark.column + 1)
 
 
@@ -224,7 +232,7 @@ def _check_tag(event: Any, name: str) -> None:
 
 def _bad_tag(event: Any) -> DocumentError:
     tag = event.tag.replace(_TAG, "!!")
-    return _error(event, f"has the tag {tag[:60]!r} here; tags have no meaning in a site config")
+    return _error(event, f"the file has the tag {tag[:60]!r} here; tags have no meaning in a site config")
 
 
 def _error(event: Any, message: str) -> DocumentError:
@@ -234,15 +242,15 @@ def _error(event: Any, message: str) -> DocumentError:
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> DocumentError:
     start, mark = error.context_mark, error.problem_mark or error.context_mark
     if mark is None:
-        return DocumentError(f"is not valid YAML: {error.problem or error.context}")
-    parts = [error.problem or "it cannot be parsed"]
+        return DocumentError(f"the file is not valid YAML: {error.problem or error.context}")
+    parts = [error.problem or "the text cannot be parsed"]
     if error.context:
         since = f" (from line {start.line + 1})" if start is not None and start.line != mark.line else ""
         parts.insert(0, f"{error.context}{since}")
     line = (text.splitlines()[mark.line : mark.line + 1] or [""])[0]
     if line[mark.column : mark.column + 1] == "\t":
         parts.append("the character is a tab, and YAML is indented with blanks")
-    return DocumentError(f"is not valid YAML: {', '.join(parts)}", mark.line + 1, mark.column + 1)
+    return DocumentError(f"the file is not valid YAML: {', '.join(parts)}", mark.line + 1, mark.column + 1)
 
 
 def _place(text: str, index: int) -> tuple[int, int]:

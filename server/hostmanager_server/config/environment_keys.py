@@ -1,4 +1,4 @@
-"""The keys `env-file` and `env-inherit`: where an agent's environment comes from."""
+"""The keys `env-file` and `env-inherit`: sources of an agent's environment."""
 
 from __future__ import annotations
 
@@ -21,70 +21,74 @@ _PATTERN = re.compile(r"[A-Za-z_*?\[][A-Za-z0-9_*?\[\]!-]*")
 
 @dataclass(frozen=True, slots=True)
 class EnvFilePath:
-    """An absolute path in `env-file`, and its place."""
+    """An absolute path in `env-file`, and its place in the site config."""
 
     path: str
     node: Node
     optional: bool = False
 
 
-def read_env_inherit(reader: Reader, node: Node, what: str) -> tuple[str, ...] | None:
-    """Read names and patterns of variables, or `all`, which is every name."""
+def read_env_inherit(reader: Reader, node: Node, label: str) -> tuple[str, ...] | None:
+    """Return names and patterns of variables; `all` gives the pattern `*`."""
     if isinstance(node, Scalar):
-        text = reader.text(node, what)
+        text = reader.text(node, label)
         if text is None:
             return None
-        return ("*",) if text == ALL else tuple(_patterns(reader, [node], what))
-    return tuple(_patterns(reader, reader.sequence(node, what), what))
+        return ("*",) if text == ALL else tuple(_patterns(reader, [node], label))
+    return tuple(_patterns(reader, reader.sequence(node, label), label))
 
 
-def _patterns(reader: Reader, nodes: Iterable[Node], what: str) -> Iterable[str]:
+def _patterns(reader: Reader, nodes: Iterable[Node], label: str) -> Iterable[str]:
     for node in nodes:
-        text = reader.text(node, f"an entry of {what}")
+        text = reader.text(node, f"an entry of {label}")
         if text is None:
             continue
         if text == ALL:
-            reader.error(node, f"{ALL!r} in {what} stands alone: write 'env-inherit: {ALL}'")
+            reader.error(node, f"{ALL!r} in {label} stands alone: write 'env-inherit: {ALL}'")
         elif "=" in text:
             name = text.partition("=")[0]
             reader.error(
-                node, f"{what} takes names without values; put {shown(name)} and its value into 'env'"
+                node, f"{label} takes names without values; put {shown(name)} and its value into 'env'"
             )
         elif not _PATTERN.fullmatch(text):
             reader.error(
-                node, f"{shown(text)} in {what} is no name or pattern of variables, such as TZ or MY_*"
+                node,
+                f"{shown(text)} in {label} is no name or pattern of variables; write for example TZ or MY_*",
             )
         else:
             if text in OF_ONE_PROCESS:
-                reader.warn(node, f"{shown(text)} in {what} is ignored: no agent is ever given that")
+                reader.warn(node, f"{shown(text)} in {label} is ignored: no agent gets this variable")
             yield text
 
 
-def read_env_files(reader: Reader, node: Node, what: str, folder: Path) -> tuple[EnvFilePath, ...]:
-    """Read one path or a list of them. A relative path is relative to `folder`, that of the site config; `-`
-    before a path: the file may be missing."""
+def read_env_files(reader: Reader, node: Node, label: str, folder: Path) -> tuple[EnvFilePath, ...]:
+    """Return the paths of one text or a list of texts.
+
+    A relative path is relative to `folder`, the folder of the site config. A file with `-` before its path
+    may be missing.
+    """
     nodes = node.items if isinstance(node, ListNode) else (node,)
     found = []
     for child in nodes:
-        text = reader.text(child, what)
+        text = reader.text(child, label)
         if text is None:
             continue
         name = text.removeprefix("-")
         if not name:
-            reader.error(child, f"{what} must be a path, not an empty text")
+            reader.error(child, f"{label} must be a path, not an empty text")
             continue
         try:
             path = str(folder / Path(name).expanduser())
             found.append(EnvFilePath(path, child, optional=name != text))
-        except RuntimeError as error:  # there is no such user
-            reader.error(child, f"{what} is {shown(text)}, which cannot be found: {error}")
+        except RuntimeError as error:  # `~user` names no user of this machine
+            reader.error(child, f"{label} is {shown(text)}, which cannot be found: {error}")
     if len(found) > MAX_FILES:
-        reader.error(node, f"{what} names more than {MAX_FILES} files")
+        reader.error(node, f"{label} names more than {MAX_FILES} files")
     return tuple(found)
 
 
 def user_number(user: str) -> int | None:
-    """Return the number of a user that was given by name or number; None: none was, or there is none."""
+    """Return the number of a user, given by name or number; None for no user or an unknown one."""
     if user.isdecimal():
         return int(user)
     try:
@@ -94,23 +98,26 @@ def user_number(user: str) -> int | None:
 
 
 class EnvFiles:
-    """The env-files that a site config names, each read once for each user that it is for."""
+    """The env-files of a site config, each read once for each user."""
 
     def __init__(self) -> None:
-        self._read: dict[tuple[str, int | None, bool], EnvFileContent | EnvFileError] = {}
+        self._contents: dict[tuple[str, int | None, bool], EnvFileContent | EnvFileError] = {}
 
-    def look(self, reader: Reader, file: EnvFilePath, user: int | None, what: str) -> EnvFile:
-        """Return the file with its digest. A file that cannot be used is a warning, as the agent alone cannot
-        start, and a later start reads it again."""
+    def read(self, reader: Reader, file: EnvFilePath, user: int | None, label: str) -> EnvFile:
+        """Return the file with its digest.
+
+        An unusable file is only a warning: no other agent needs the file, and a later start of the agent
+        reads it again.
+        """
         key = (file.path, user, file.optional)
-        if key not in self._read:
+        if key not in self._contents:
             try:
-                self._read[key] = read_env_file(file.path, user, optional=file.optional)
+                self._contents[key] = read_env_file(file.path, user, optional=file.optional)
             except EnvFileError as error:
-                self._read[key] = error
-        found = self._read[key]
+                self._contents[key] = error
+        found = self._contents[key]
         if isinstance(found, EnvFileError):
-            reader.warn(file.node, f"{what} cannot start: {found}")
+            reader.warn(file.node, f"{label} cannot start: {found}")
             return EnvFile(file.path, optional=file.optional)
         for warning in found.warnings:
             reader.warn(file.node, warning)

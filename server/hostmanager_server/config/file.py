@@ -1,4 +1,4 @@
-"""The site config file on disk: its text, once it is one that may be read."""
+"""The site config file on disk: checks of the file, and its text."""
 
 from __future__ import annotations
 
@@ -13,35 +13,41 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 def read_text(path: Path, trust: Trust) -> tuple[str, list[str], bool]:
-    """The text of a regular file of at most MAX_BYTES of UTF-8, what is wrong with who may write it (see
-    docs/reference/daemon.md), and whether everybody may read it. Raises DocumentError, also when `trust`
-    refuses the file."""
+    """Return the text, warnings about its writers, and whether all users may read the file.
+
+    docs/reference/daemon.md describes the warnings. Raises DocumentError for a file that is not regular, has
+    more than MAX_BYTES, is not UTF-8, or that `trust` refuses.
+    """
     try:
         writers = [f"others may choose what the daemon runs: {each}" for each in trust.check(path)]
         with open(path, "rb", opener=_open) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
-                raise DocumentError("is not a regular file; a site config must be one")
+                raise DocumentError("the path is not a regular file; a site config must be a regular file")
             data = file.read(MAX_BYTES + 1)
     except UntrustedError as error:
-        raise DocumentError(f"cannot be used, as others may choose what the daemon runs: {error}") from error
+        raise DocumentError(
+            f"cannot use the file, as others may choose what the daemon runs: {error}"
+        ) from error
     except OSError as error:
-        raise DocumentError(f"cannot be read: {error.strerror or error}") from error
+        raise DocumentError(f"cannot read the file: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
-        raise DocumentError(f"cannot be read: {error}") from error
+        raise DocumentError(f"cannot read the file: {error}") from error
     if len(data) > MAX_BYTES:
-        raise DocumentError(f"has more than {MAX_BYTES // 2**20} MiB; a site config must be smaller")
+        raise DocumentError(f"the file has more than {MAX_BYTES // 2**20} MiB; a site config must be smaller")
     return _decode(data), writers, bool(info.st_mode & stat.S_IROTH)
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in the file's place must not hold up the daemon
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in place of the file must not block the daemon
 
 
 def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        good = error.object[: error.start].decode()  # without the byte order mark
+        good = error.object[: error.start].decode()  # the codec has removed the byte order mark
         line, column = good.count("\n") + 1, len(good) - (good.rfind("\n") + 1) + 1
-        raise DocumentError("is not UTF-8 text here; save it in that encoding", line, column) from error
+        raise DocumentError(
+            "the file is not UTF-8 text here; save the file as UTF-8", line, column
+        ) from error

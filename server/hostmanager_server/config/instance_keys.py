@@ -1,4 +1,4 @@
-"""The keys that an instance, or its class under `agent-classes`, may have beside those of OCS."""
+"""Keys of an instance, or of its class under `agent-classes`, in addition to the keys of OCS."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LOG_KEYS = ("size", "keep")
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """An id in `depends-on`, and its place."""
+    """An id in `depends-on`, and its place in the site config."""
 
     instance_id: str
     node: Node
@@ -53,7 +53,7 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What `log` says: bytes after which a file is rotated, and the number of rotated files to keep."""
+    """The values of `log`: the size in bytes that rotates a file, and the number of rotated files to keep."""
 
     size: int | None = None
     keep: int | None = None
@@ -61,7 +61,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class InstanceKeys:
-    """What was given; None, or empty, where nothing was."""
+    """The values of the keys; None, or empty, for a key that is not given."""
 
     command: tuple[str, ...] | None = None
     depends_on: tuple[Dependency, ...] | None = None
@@ -74,19 +74,23 @@ class InstanceKeys:
     restart: RestartPolicy | None = None
     start_timeout: float | None = None
     stop_signal: int | None = None
-    stop_timeout: tuple[float, float] | None = None  # after the stop signal, after TERM
+    stop_timeout: tuple[float, float] | None = None  # s after the stop signal, s after TERM
     user: str | None = None
     working_dir: str | None = None
 
     @property
     def stop(self) -> StopPolicy:
+        """Return the stop policy, with defaults for missing keys."""
         grace, term_grace = self.stop_timeout or (STOP_GRACE, TERM_GRACE)
         return StopPolicy(_or(self.stop_signal, signal.SIGINT), grace, term_grace)
 
 
 def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
-    """An instance's settings over its class's: key by key; `env`, `limits` and `log` name by name, and
-    `env-file` one after the other."""
+    """Return the keys of an instance (`over`) merged over the keys of its class (`under`).
+
+    The merge goes key by key; `env`, `limits` and `log` merge name by name, and the lists of `env-file` are
+    joined, the class's files first.
+    """
     return InstanceKeys(
         command=_or(over.command, under.command),
         depends_on=_or(over.depends_on, under.depends_on),
@@ -105,12 +109,17 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
     )
 
 
-def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, working_dir: Path) -> InstanceKeys:
-    """Settings from those of the entries that are among KEYS. `what` has them, for messages."""
+def read_settings(
+    reader: Reader, entries: Mapping[str, Entry], label: str, working_dir: Path
+) -> InstanceKeys:
+    """Return the values of the entries with names in KEYS; `label` names their owner in messages.
+
+    Relative paths are relative to `working_dir`, except in `env-file`.
+    """
     folder = Path(reader.file).absolute().parent
 
     def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
-        return how(reader, entries[name].value, f"{name!r} of {what}") if name in entries else None
+        return how(reader, entries[name].value, f"{name!r} of {label}") if name in entries else None
 
     return InstanceKeys(
         command=read("command", read_command),
@@ -130,18 +139,18 @@ def read_settings(reader: Reader, entries: Mapping[str, Entry], what: str, worki
     )
 
 
-def read_path(reader: Reader, node: Node, what: str, working_dir: Path) -> str | None:
-    """A path made absolute: `~` is the user's home, and a relative one is relative to `working_dir`."""
-    text = reader.text(node, what)
+def read_path(reader: Reader, node: Node, label: str, working_dir: Path) -> str | None:
+    """Return an absolute path: `~` is the user's home; a relative path is relative to `working_dir`."""
+    text = reader.text(node, label)
     if text is None:
         return None
     if not text:
-        reader.error(node, f"{what} must be a path, not an empty text")
+        reader.error(node, f"{label} must be a path, not an empty text")
         return None
     try:
         return str(working_dir / Path(text).expanduser())
-    except RuntimeError as error:  # there is no such user
-        reader.error(node, f"{what} is {shown(text)}, which cannot be found: {error}")
+    except RuntimeError as error:  # `~user` names no user of this machine
+        reader.error(node, f"{label} is {shown(text)}, which cannot be found: {error}")
         return None
 
 
@@ -149,68 +158,68 @@ def _or(first: T | None, second: T) -> T:
     return second if first is None else first
 
 
-def _user(reader: Reader, node: Node, what: str) -> str | None:
-    text = reader.text(node, what)
+def _user(reader: Reader, node: Node, label: str) -> str | None:
+    text = reader.text(node, label)
     if text == "":
-        reader.error(node, f"{what} must be a user's name or number, not an empty text")
+        reader.error(node, f"{label} must be a user's name or number, not an empty text")
     return text or None
 
 
-def _depends_on(reader: Reader, node: Node, what: str) -> tuple[Dependency, ...]:
+def _depends_on(reader: Reader, node: Node, label: str) -> tuple[Dependency, ...]:
     found: dict[str, Dependency] = {}
-    for child in reader.sequence(node, what):
-        instance_id = reader.text(child, f"an entry of {what}")
+    for child in reader.sequence(node, label):
+        instance_id = reader.text(child, f"an entry of {label}")
         if instance_id is not None:
             found.setdefault(instance_id, Dependency(instance_id, child))
     return tuple(found.values())
 
 
-def _env(reader: Reader, node: Node, what: str) -> dict[str, str]:
+def _env(reader: Reader, node: Node, label: str) -> dict[str, str]:
     env = {}
-    for name, entry in reader.mapping(node, what).items():
+    for name, entry in reader.mapping(node, label).items():
         if not name or "=" in name or "\0" in name:
-            reader.error(entry.key, f"{shown(name)} in {what} is no name for an environment variable")
+            reader.error(entry.key, f"{shown(name)} in {label} is no name for an environment variable")
             continue
-        value = reader.text(entry.value, f"{shown(name)} in {what}")
+        value = reader.text(entry.value, f"{shown(name)} in {label}")
         if value is not None:
             env[name] = value
     return env
 
 
-def _limits(reader: Reader, node: Node, what: str) -> dict[str, int | None]:
+def _limits(reader: Reader, node: Node, label: str) -> dict[str, int | None]:
     limits: dict[str, int | None] = {}
-    for name, entry in reader.mapping(node, what).items():
+    for name, entry in reader.mapping(node, label).items():
         value = entry.value
         if name not in LIMITS:
-            reader.error(entry.key, f"{what} has no limit {shown(name)} ({hint_at(name, LIMITS)})")
+            reader.error(entry.key, f"{label} has no limit {shown(name)} ({hint_at(name, LIMITS)})")
         elif isinstance(value, Scalar) and value.text == "unlimited":
             limits[name] = None
         else:
-            limits[name] = _limit(reader, value, f"{name!r} in {what}")
+            limits[name] = _limit(reader, value, f"{name!r} in {label}")
     return limits
 
 
-def _limit(reader: Reader, node: Node, what: str) -> int:
+def _limit(reader: Reader, node: Node, label: str) -> int:
     value = parse_size(node.text) if isinstance(node, Scalar) else None
     if value is not None and value <= MAX_LIMIT:
         return value
-    reader.error(node, f"{what} must be 'unlimited' or a number, such as 1024 or 512M, not {describe(node)}")
+    reader.error(node, f"{label} must be 'unlimited' or a number, such as 1024 or 512M, not {describe(node)}")
     return 0
 
 
-def _log(reader: Reader, node: Node, what: str) -> Log:
-    entries = reader.mapping(node, what)
-    reader.check_keys(entries, LOG_KEYS, what)
+def _log(reader: Reader, node: Node, label: str) -> Log:
+    entries = reader.mapping(node, label)
+    reader.check_keys(entries, LOG_KEYS, label)
     size = keep = None
     if "size" in entries:
-        size = reader.size(entries["size"].value, f"'size' in {what}", *LOG_SIZES)
+        size = reader.size(entries["size"].value, f"'size' in {label}", *LOG_SIZES)
     if "keep" in entries:
-        keep = reader.whole(entries["keep"].value, f"'keep' in {what}", 0, MAX_LOGS_KEPT)
+        keep = reader.whole(entries["keep"].value, f"'keep' in {label}", 0, MAX_LOGS_KEPT)
     return Log(size, keep)
 
 
-def _signal(reader: Reader, node: Node, what: str) -> int | None:
-    text = reader.text(node, what)
+def _signal(reader: Reader, node: Node, label: str) -> int | None:
+    text = reader.text(node, label)
     if text is None:
         return None
     number = parse_whole(text)
@@ -221,51 +230,51 @@ def _signal(reader: Reader, node: Node, what: str) -> int | None:
     if name in known:
         return int(signal.Signals[name])
     hint = suggest(name, known) if number is None else ""
-    reader.error(node, f"{what} must be a signal, not {shown(text)} ({hint or 'such as INT, TERM or 15'})")
+    reader.error(node, f"{label} must be a signal, not {shown(text)} ({hint or 'such as INT, TERM or 15'})")
     return None
 
 
-def _stop_timeout(reader: Reader, node: Node, what: str) -> tuple[float, float] | None:
+def _stop_timeout(reader: Reader, node: Node, label: str) -> tuple[float, float] | None:
     nodes = node.items if isinstance(node, ListNode) else (node,)
     if len(nodes) not in (1, 2):
-        reader.error(node, f"{what} must be a time, or two: after the stop signal, and after TERM")
+        reader.error(node, f"{label} must be a time, or two: after the stop signal, and after TERM")
         return None
-    times = [reader.seconds(child, what, 0, DAY) for child in nodes]
+    times = [reader.seconds(child, label, 0, DAY) for child in nodes]
     grace, term_grace = (*times, TERM_GRACE)[:2]
     return (grace, term_grace) if grace is not None and term_grace is not None else None
 
 
-def _restart(reader: Reader, node: Node, what: str) -> RestartPolicy:
+def _restart(reader: Reader, node: Node, label: str) -> RestartPolicy:
     if isinstance(node, Scalar):
-        return RestartPolicy(_policy(reader, node, what))
-    entries = reader.mapping(node, what)
-    reader.check_keys(entries, RESTART_KEYS, what)
+        return RestartPolicy(_policy(reader, node, label))
+    entries = reader.mapping(node, label)
+    reader.check_keys(entries, RESTART_KEYS, label)
     when, backoff = RestartWhen.ALWAYS, Backoff()
     if "policy" in entries:
-        when = _policy(reader, entries["policy"].value, f"'policy' in {what}")
+        when = _policy(reader, entries["policy"].value, f"'policy' in {label}")
     if "backoff" in entries:
-        backoff = _backoff(reader, entries["backoff"].value, f"'backoff' in {what}")
+        backoff = _backoff(reader, entries["backoff"].value, f"'backoff' in {label}")
     return RestartPolicy(when, backoff)
 
 
-def _policy(reader: Reader, node: Node, what: str) -> RestartWhen:
-    word = reader.choice(node, what, [when.value for when in RestartWhen])
+def _policy(reader: Reader, node: Node, label: str) -> RestartWhen:
+    word = reader.choice(node, label, [when.value for when in RestartWhen])
     return RestartWhen.ALWAYS if word is None else RestartWhen(word)
 
 
-def _backoff(reader: Reader, node: Node, what: str) -> Backoff:
-    entries = reader.mapping(node, what)
-    reader.check_keys(entries, BACKOFF_KEYS, what)
+def _backoff(reader: Reader, node: Node, label: str) -> Backoff:
+    entries = reader.mapping(node, label)
+    reader.check_keys(entries, BACKOFF_KEYS, label)
     default = Backoff()
 
     def seconds(name: str, otherwise: float) -> float:
         if name not in entries:
             return otherwise
-        return _or(reader.seconds(entries[name].value, f"{name!r} in {what}", 0, DAY), otherwise)
+        return _or(reader.seconds(entries[name].value, f"{name!r} in {label}", 0, DAY), otherwise)
 
     factor = default.factor
     if "factor" in entries:
-        factor = _or(reader.number(entries["factor"].value, f"'factor' in {what}", 1, 100), factor)
+        factor = _or(reader.number(entries["factor"].value, f"'factor' in {label}", 1, 100), factor)
     backoff = Backoff(
         initial=seconds("initial", default.initial),
         factor=factor,
@@ -274,6 +283,6 @@ def _backoff(reader: Reader, node: Node, what: str) -> Backoff:
     )
     if "initial" in entries and backoff.initial > backoff.maximum:
         reader.warn(
-            entries["initial"].value, f"'initial' in {what} is more than 'maximum', {backoff.maximum:.15g} s"
+            entries["initial"].value, f"'initial' in {label} is more than 'maximum', {backoff.maximum:.15g} s"
         )
     return backoff

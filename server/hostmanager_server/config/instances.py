@@ -1,4 +1,4 @@
-"""The `agent-instances` of one host."""
+"""The entries of `agent-instances` of one host."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hostmanager_server.core.spec import (
     RestartPolicy,
 )
 
-# The class of the entry that is the daemon's own (OCS).
+# The class of the daemon's own entry, as in OCS.
 HOST_MANAGER = "HostManager"
 OCS_KEYS = ("instance-id", "agent-class", "arguments", "manage")
 INSTANCE_KEYS = (*OCS_KEYS, *KEYS)
-MAX_ID = 80  # characters; ids become file names, where one character may take up to twelve
-# What the compose file says of its services, and this file of native processes only.
+MAX_ID = 80  # characters; ids become file names, in which one character may take up to twelve
+# Keys for native processes only: the compose file sets them for its services.
 PROCESS_KEYS = (
     "command", "env", "env-file", "env-inherit", "limits", "log", "stop-signal", "stop-timeout", "user",
     "working-dir",
@@ -46,29 +46,29 @@ class _Instance:
     manage: Manage | None  # None: not managed
     arguments: tuple[Scalar, ...]
     own: InstanceKeys
-    settings: InstanceKeys  # with what its class says
+    settings: InstanceKeys  # merged over the keys of the class
 
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """The host that instances are read for, and what it shares with others."""
+    """The host of the instances, and the values that it shares with other hosts."""
 
     host: str
     classes: Mapping[str, InstanceKeys]
     launchers: Launchers
     log_dir: str  # empty: the daemon's default
-    local: bool  # the host is this machine: an agent that cannot be started here is worth a warning
-    env_inherit: tuple[str, ...] | None = None  # of agents that say nothing of it
+    local: bool  # the host is this machine: an agent that cannot start here gets a warning
+    env_inherit: tuple[str, ...] | None = None  # for agents without `env-inherit`
     env_files: EnvFiles = field(default_factory=EnvFiles)
 
 
 def read_instances(
     reader: Reader, nodes: Iterable[Node], context: ParseContext
 ) -> tuple[list[InstanceSpec], ManagerOptions]:
-    """The specs of the managed instances, in the file's order, and what the daemon's own entry says."""
+    """Return the specs of the managed instances, in the order of the file, and the daemon's options."""
     found: dict[str, _Instance] = {}
     for node in nodes:
-        instance = _read(reader, node, context)
+        instance = _read_instance(reader, node, context)
         if instance is None:
             continue
         first = found.setdefault(instance.instance_id, instance)
@@ -93,25 +93,25 @@ def _options(reader: Reader, instances: Iterable[_Instance]) -> ManagerOptions:
     return read_options(reader, own[0].arguments) if own else ManagerOptions()
 
 
-def _read(reader: Reader, node: Node, context: ParseContext) -> _Instance | None:
-    what = "an entry of 'agent-instances'"
+def _read_instance(reader: Reader, node: Node, context: ParseContext) -> _Instance | None:
+    label = "an entry of 'agent-instances'"
     if not isinstance(node, MapNode):
-        reader.error(node, f"{what} must be a mapping (key: value)")
+        reader.error(node, f"{label} must be a mapping (key: value)")
         return None
-    entries = reader.mapping(node, what)
+    entries = reader.mapping(node, label)
     instance_id = _instance_id(reader, node, entries)
-    what = f"instance {shown(instance_id)}" if instance_id is not None else what
-    agent_class = _agent_class(reader, node, entries, what)
-    reader.check_keys(entries, INSTANCE_KEYS, what)
+    label = f"instance {shown(instance_id)}" if instance_id is not None else label
+    agent_class = _agent_class(reader, node, entries, label)
+    reader.check_keys(entries, INSTANCE_KEYS, label)
     manage: Manage | None = DEFAULT if agent_class != HOST_MANAGER else None
     if "manage" in entries and manage is not None:
-        manage = read_manage(reader, entries["manage"].value, f"'manage' of {what}")
+        manage = read_manage(reader, entries["manage"].value, f"'manage' of {label}")
     arguments: tuple[Scalar, ...] = ()
     if "arguments" in entries:
-        arguments = reader.words(entries["arguments"].value, f"'arguments' of {what}")
-    own = read_settings(reader, entries, what, context.launchers.working_dir)
+        arguments = reader.words(entries["arguments"].value, f"'arguments' of {label}")
+    own = read_settings(reader, entries, label, context.launchers.working_dir)
     if manage is not None and manage[0] is Management.DOCKER:
-        _check_service(reader, entries, own, what)
+        _check_service(reader, entries, own, label)
     if instance_id is None or agent_class is None:
         return None
     return _Instance(
@@ -126,13 +126,15 @@ def _read(reader: Reader, node: Node, context: ParseContext) -> _Instance | None
     )
 
 
-def _check_service(reader: Reader, entries: Mapping[str, Entry], own: InstanceKeys, what: str) -> None:
+def _check_service(reader: Reader, entries: Mapping[str, Entry], own: InstanceKeys, label: str) -> None:
     for key in PROCESS_KEYS:
         if key in entries:
-            text = f"{key!r} of {what} is ignored: for a compose service the compose file says that"
+            text = f"{key!r} of {label} is ignored: the compose file sets this for a compose service"
             reader.warn(entries[key].key, text)
     if own.ready is not None and isinstance(own.ready.check, CommandProbe):
-        text = f"'ready' of {what} cannot be a command, as it is a compose service: ask by tcp or http"
+        text = (
+            f"'ready' of {label} cannot be a command, as the instance is a compose service: use tcp or http"
+        )
         reader.error(entries["ready"].value, text)
 
 
@@ -156,14 +158,14 @@ def _instance_id(reader: Reader, node: Node, entries: Mapping[str, Entry]) -> st
     return text
 
 
-def _agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], what: str) -> str | None:
+def _agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], label: str) -> str | None:
     if "agent-class" not in entries:
-        reader.error(node, f"{what} has no 'agent-class'")
+        reader.error(node, f"{label} has no 'agent-class'")
         return None
     value = entries["agent-class"].value
-    text = reader.text(value, f"'agent-class' of {what}")
+    text = reader.text(value, f"'agent-class' of {label}")
     if text is not None and (not text or not text.isprintable()):
-        reader.error(value, f"'agent-class' of {what} is empty, or has a control character")
+        reader.error(value, f"'agent-class' of {label} is empty, or has a control character")
         return None
     return text
 
@@ -180,7 +182,7 @@ def _spec(reader: Reader, instance: _Instance, context: ParseContext) -> Instanc
         management=management,
         initial_target=target,
         process=process,
-        # Which service it is, if any, is known once the compose files are read.
+        # The compose files, read later, tell which service the instance has, if any.
         problem=""
         if process or management is Management.DOCKER
         else context.launchers.unknown(instance.agent_class),
@@ -220,13 +222,13 @@ def _process(reader: Reader, instance: _Instance, context: ParseContext) -> Proc
 
 
 def _env_files(reader: Reader, instance: _Instance, context: ParseContext) -> tuple[EnvFile, ...]:
-    """The files with the digests of what they say, as far as they are on this machine."""
+    """Return the files, with digests of their content if the host is this machine."""
     files = instance.settings.env_files
     if not context.local:
         return tuple(EnvFile(file.path, optional=file.optional) for file in files)
     user = user_number(instance.settings.user or "") if files else None
-    what = f"instance {shown(instance.instance_id)}"
-    return tuple(context.env_files.look(reader, file, user, what) for file in files)
+    label = f"instance {shown(instance.instance_id)}"
+    return tuple(context.env_files.read(reader, file, user, label) for file in files)
 
 
 def _warn_of_inoperable(

@@ -1,4 +1,4 @@
-"""The site config that was in force last, kept for a daemon that is started on one with errors."""
+"""The copy of the last site config in force, for a daemon that starts while the file has errors."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ log = logging.getLogger(__name__)
 
 
 class LastGood:
-    """A copy in the state directory of the last site config that was used."""
+    """The copy, in the state directory, of the last site config that a daemon used."""
 
     def __init__(self, state_dir: Path) -> None:
         self._copy = state_dir / "site-config.json"
 
     def keep(self, config: LoadedConfig) -> None:
-        """Keep a config that was taken. Waits for the disk. Where that cannot be written, the daemon's log
-        says so: it is needed only when the daemon dies while the file has errors."""
+        """Write a copy of a config that is in force; wait for the disk.
+
+        If the copy cannot be written, the method only logs a warning: a daemon needs the copy only after a
+        crash while the file has errors.
+        """
         data = json.dumps({"file": config.file, "text": config.text}).encode()
         fresh = self._copy.with_suffix(".new")
         try:
             if self._is_kept(data):
                 return
-            fresh.unlink(missing_ok=True)  # of a daemon that died over it, with whatever mode
+            fresh.unlink(missing_ok=True)  # left by a daemon that died while writing, with any mode
             with open(fresh, "xb", opener=_for_its_user_only) as file:
                 file.write(data)
             os.replace(fresh, self._copy)
@@ -45,8 +48,10 @@ class LastGood:
     def load(
         self, file: Path, *, host: str | None, working_dir: Path | None, trust: Trust | None = None
     ) -> LoadedConfig:
-        """What the file says; when it has errors, what it said when it was last used, with those errors as
-        its problems (`stale`)."""
+        """Return the config in the file, or the copy if the file has errors.
+
+        A config from the copy is `stale`, and has the errors of the file as its problems.
+        """
         config = load_site_config(file, host=host, working_dir=working_dir, trust=trust)
         if config.ok or (text := self._text_of(config.file)) is None:
             return config
@@ -67,5 +72,5 @@ class LastGood:
 
 
 def _for_its_user_only(path: str, flags: int) -> int:
-    # What the file may hold (passwords in `env`) may be for its user's eyes only, in a folder that is not.
+    # The config may hold passwords (in `env`), and other users may enter the folder.
     return os.open(path, flags | os.O_CLOEXEC, 0o600)

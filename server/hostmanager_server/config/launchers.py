@@ -1,4 +1,4 @@
-"""How a native agent's command is found: the first of four ways that knows its class."""
+"""The search for a native agent's command: the first of four sources that has its class."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GROUP = "hostmanager.agents"
 
 
 def installed_agents() -> dict[str, EntryPoint]:
-    """The entry points of the group `hostmanager.agents`, by agent class."""
+    """Return the entry points of the group `hostmanager.agents`, by agent class."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchCommand:
-    """What to run, and where that was found."""
+    """The command of an agent, and its source."""
 
     argv: tuple[str, ...]
     source: str
@@ -29,8 +29,11 @@ class LaunchCommand:
 
 @dataclass(frozen=True, slots=True)
 class Launchers:
-    """What there is to start agents with on this machine. `classes` are the commands under `agent-classes`;
-    `file` and `working_dir`, absolute paths, are what OCS is told."""
+    """The sources of commands on this machine.
+
+    `classes` has the commands under `agent-classes`. `file` and `working_dir` are absolute paths, which the
+    command line of OCS's launcher contains.
+    """
 
     file: Path
     working_dir: Path
@@ -46,7 +49,11 @@ class Launchers:
         command: tuple[str, ...] | None,
         arguments: Sequence[str],
     ) -> LaunchCommand | None:
-        """The command of an instance of a host; `command` is its own, when it has one."""
+        """Return the command of an instance, or None if no source has one.
+
+        The sources in order: `command` of the instance itself, `agent-classes`, installed entry points, and
+        the plugins of OCS.
+        """
         if command is not None:
             return LaunchCommand((*command, *arguments), "command")
         if agent_class in self.classes:
@@ -59,7 +66,7 @@ class Launchers:
         return None
 
     def unknown(self, agent_class: str) -> str:
-        """Why an instance of this class cannot be started, and what to do about it."""
+        """Return the reason why an instance of this class cannot start, and the remedy."""
         known = sorted({*self.classes, *self.installed, *self.ocs.classes})
         hint = f" ({hint_at(agent_class, known)})" if known else ""
         return (
@@ -69,7 +76,10 @@ class Launchers:
 
 
 def _python(point: EntryPoint) -> tuple[str, ...]:
-    """What runs an entry point as an installed script would, with no modules from the working directory."""
+    """Return a command that runs an entry point as an installed script does.
+
+    Python imports no modules from the working directory (-P).
+    """
     if not point.attr:
         return sys.executable, "-P", "-m", point.module
     first = point.attr.partition(".")[0]

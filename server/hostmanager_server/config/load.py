@@ -1,4 +1,4 @@
-"""The site config file, read for one host."""
+"""The loader of the site config file, for one host or for all."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.linux.trusted_paths import Trust
 
-# The host entry that serves any machine which has none of its own name (OCS).
+# The host entry for any machine without an entry of its own name, as in OCS.
 ANY_HOST = "localhost"
 
-# What OCS reads of `hub`, of a host and of its `crossbar` (ocs/site_config.py), and what its documents have
-# beside that. There is no router here, so none of it is used.
+# Keys that OCS reads from `hub`, a host and its `crossbar` (ocs/site_config.py), and keys that only the
+# documents of OCS mention. The daemon has no router, and uses none of these keys.
 HUB_KEYS = ("wamp_server", "wamp_http", "wamp_realm", "address_root", "access_policy", "registry_address")
 CROSSBAR_KEYS = ("bin", "config-dir")
 IGNORED_HOST_KEYS = (
@@ -41,29 +41,34 @@ HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *IGNORED_HO
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """What a file says about one host. `spec` is None when it has errors, unless it is `stale`: then it is
-    what the file said before it had these."""
+    """The content of a site config for one host.
+
+    `spec` is None if the file has errors. A `stale` config has errors too, but its `spec` is from the last
+    file without errors.
+    """
 
     file: str
     host: str
     spec: HostSpec | None
     options: ManagerOptions = field(default_factory=ManagerOptions)
     problems: tuple[Problem, ...] = ()
-    local: bool = True  # the host is the one that this machine is
+    local: bool = True  # the host entry is the one of this machine
     text: str = field(default="", repr=False)
     stale: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the file can be used as it is."""
+        """Return whether the daemon can use the file as it is."""
         return self.spec is not None and not self.stale
 
 
 def default_site_file(environ: Mapping[str, str]) -> Path:
-    """$OCS_CONFIG_DIR/default.yaml, as OCS. Raises ValueError when the variable is not set."""
+    """Return $OCS_CONFIG_DIR/default.yaml, as OCS does; raise ValueError if the variable is not set."""
     folder = environ.get("OCS_CONFIG_DIR")
     if not folder:
-        raise ValueError("no site config file: name one, or set OCS_CONFIG_DIR to the folder of default.yaml")
+        raise ValueError(
+            "cannot find a site config file: name a file, or set OCS_CONFIG_DIR to the folder of default.yaml"
+        )
     return Path(folder) / "default.yaml"
 
 
@@ -76,11 +81,13 @@ def load_site_config(
     most_problems: int = MAX_PROBLEMS,
     trust: Trust | None = None,
 ) -> LoadedConfig:
-    """Read `file` for `host` (None: this machine's name, else `localhost`). Never raises for what is in the
-    file: what is wrong with it is in `problems`. Relative paths in it are relative to `working_dir` (None:
-    the current directory). `text`: what is to be taken for the file's content. Problems beyond
-    `most_problems` are only counted. `trust`: whether others may be able to write the file (None: as the user
-    of this process demands)."""
+    """Load `file` for `host`; None means the name of this machine, else `localhost`.
+
+    The function never raises for the content of the file: the result lists the `problems`, up to
+    `most_problems`, and the number of the others. Relative paths in the file are relative to `working_dir`
+    (None: the current directory). `text`, if given, takes the place of the file's content. `trust` decides
+    whether other users may be able to write the file (None: the rule for the user of this process).
+    """
     site = _read_site(file, working_dir, text, most_problems, trust)
     name = _choose(site.hosts, host)
     if name is None:
@@ -98,7 +105,7 @@ def load_all_hosts(
     most_problems: int = MAX_PROBLEMS,
     trust: Trust | None = None,
 ) -> list[LoadedConfig]:
-    """Read `file` for each of its hosts. When there is none, one result says why."""
+    """Load `file` for each of its hosts; without hosts, return one result with the problems."""
     site = _read_site(file, working_dir, None, most_problems, trust)
     if not site.hosts:
         return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
@@ -108,16 +115,17 @@ def load_all_hosts(
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """What all hosts have in common."""
+    """The part of a site config that all hosts share."""
 
     file: str
     working_dir: Path
     hosts: Mapping[str, Entry]
     classes: Mapping[str, InstanceKeys]
-    reader: Reader  # with what is wrong there
+    reader: Reader  # with the problems of the shared part
     text: str
 
     def launchers(self) -> Launchers:
+        """Return the sources of commands, with those of `agent-classes`."""
         commands = {cls: given.command for cls, given in self.classes.items() if given.command is not None}
         return Launchers(Path(self.file).absolute(), self.working_dir, commands)
 
@@ -147,7 +155,7 @@ def _read_site(
 
 
 def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
-    """The file's text, and whether everybody may read it."""
+    """Return the file's text, and whether all users may read the file."""
     try:
         text, writers, public = read_text(file, trust)
     except DocumentError as error:
@@ -175,17 +183,17 @@ def _document(reader: Reader, text: str) -> Node | None:
         _note(reader, error)
         return None
     if document is None:
-        reader.error(None, "is empty; it needs 'hosts', with an entry for this host")
+        reader.error(None, "the file is empty; add 'hosts' with an entry for this host")
     return document
 
 
 def _read_classes(reader: Reader, node: Node, working_dir: Path) -> dict[str, InstanceKeys]:
     classes = {}
     for name, entry in reader.mapping(node, "'agent-classes'").items():
-        what = f"agent class {shown(name)}"
-        entries = reader.mapping(entry.value, what)
-        reader.check_keys(entries, KEYS, what)
-        classes[name] = read_settings(reader, entries, what, working_dir)
+        label = f"agent class {shown(name)}"
+        entries = reader.mapping(entry.value, label)
+        reader.check_keys(entries, KEYS, label)
+        classes[name] = read_settings(reader, entries, label, working_dir)
     return classes
 
 
@@ -197,7 +205,7 @@ def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dic
     value = top["hosts"].value
     hosts = reader.mapping(value, "'hosts'")
     if not hosts and (isinstance(value, MapNode) or is_null(value)):
-        reader.error(value, "'hosts' has no entry; it needs one for this host")
+        reader.error(value, "'hosts' has no entry; add an entry for this host")
     return hosts
 
 
@@ -215,50 +223,52 @@ def _names(host: str | None) -> tuple[str, ...]:
 def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> None:
     name = _names(host)[0]
     hint = suggest(name, hosts) or f"hosts: {', '.join(sorted(hosts)[:15])}"
-    text = f"has no host {shown(name)}, and no {ANY_HOST!r} ({hint}); say which with --host"
+    text = (
+        f"the site config has no host {shown(name)}, and no {ANY_HOST!r} ({hint}); choose a host with --host"
+    )
     reader.error(next(iter(hosts.values())).key, text)
 
 
 def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> LoadedConfig:
     reader = site.reader.fork()
-    what = f"host {shown(name)}"
+    label = f"host {shown(name)}"
     host = site.hosts[name]
-    entries = reader.mapping(host.value, what)
-    reader.check_keys(entries, HOST_KEYS, what)
+    entries = reader.mapping(host.value, label)
+    reader.check_keys(entries, HOST_KEYS, label)
     if "crossbar" in entries:
-        crossbar = reader.mapping(entries["crossbar"].value, f"'crossbar' of {what}")
-        reader.check_keys(crossbar, CROSSBAR_KEYS, f"'crossbar' of {what}")
+        crossbar = reader.mapping(entries["crossbar"].value, f"'crossbar' of {label}")
+        reader.check_keys(crossbar, CROSSBAR_KEYS, f"'crossbar' of {label}")
     log_dir = ""
     if "log-dir" in entries and not is_null(entries["log-dir"].value):
-        label = f"'log-dir' of {what}"
-        log_dir = read_path(reader, entries["log-dir"].value, label, site.working_dir) or ""
+        log_dir_label = f"'log-dir' of {label}"
+        log_dir = read_path(reader, entries["log-dir"].value, log_dir_label, site.working_dir) or ""
     nodes: tuple[Node, ...] = ()
     if "agent-instances" in entries:
-        nodes = reader.sequence(entries["agent-instances"].value, f"'agent-instances' of {what}")
+        nodes = reader.sequence(entries["agent-instances"].value, f"'agent-instances' of {label}")
     elif isinstance(host.value, MapNode) or is_null(host.value):
-        reader.error(host.key, f"{what} has no 'agent-instances'; give it a list, be it empty")
+        reader.error(host.key, f"{label} has no 'agent-instances'; add a list, which may be empty")
     if local:
         for problem in launchers.ocs.problems:
             reader.warn(None, problem)
     env_inherit = None
     if "env-inherit" in entries:
-        env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {what}")
+        env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
     context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit)
     instances, options = read_instances(reader, nodes, context)
     if "address" in entries:
-        address = _address(reader, entries["address"].value, f"'address' of {what}")
+        address = _address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, tuple(instances))
     return LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
 
 
-def _address(reader: Reader, node: Node, what: str) -> str | None:
-    text = reader.text(node, what)
+def _address(reader: Reader, node: Node, label: str) -> str | None:
+    text = reader.text(node, label)
     if text is None or text.startswith("unix:") or "/" in text:
         return text
     host, _, digits = text.rpartition(":")
     port = parse_whole(digits)
     if host and port is not None and 0 <= port < 65536:
         return text
-    reader.error(node, f"{what} must be HOST:PORT, or unix:PATH for a socket, not {shown(text)}")
+    reader.error(node, f"{label} must be HOST:PORT, or unix:PATH for a socket, not {shown(text)}")
     return None

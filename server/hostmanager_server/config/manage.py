@@ -1,4 +1,4 @@
-"""The `manage` of an instance: who runs it, and what is wanted of it at the start."""
+"""The key `manage` of an instance: its management, and its target at the start."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ MANAGE: Mapping[str, Manage | None] = {
     "no": None,
     "ignore": None,
 }
-# YAML 1.1 takes these for booleans when they are not quoted, in lower, upper or title case.
+# Unquoted, these words are booleans in YAML 1.1, in lower, upper or title case.
 _BOOLEANS = {"yes": "yes", "true": "yes", "on": "yes", "no": "no", "false": "no", "off": "no"}
 
 
-def read_manage(reader: Reader, node: Node, what: str) -> Manage | None:
-    """None when the instance is not to be managed, or when that cannot be understood."""
+def read_manage(reader: Reader, node: Node, label: str) -> Manage | None:
+    """Return management and target, or None for an unmanaged instance or after an error."""
     if is_null(node):
         return DEFAULT
-    text = reader.text(node, what)
+    text = reader.text(node, label)
     if text is None:
         return None
     if isinstance(node, Scalar) and node.kind is NodeKind.BOOLEAN:
         text = _BOOLEANS.get(text.lower(), text)
     if text not in MANAGE:
-        reader.error(node, f"{what} is {shown(text)}, which means nothing ({hint_at(text, MANAGE)})")
+        reader.error(node, f"{label} is {shown(text)}, which is no known value ({hint_at(text, MANAGE)})")
     return MANAGE.get(text)

@@ -1,4 +1,4 @@
-"""What the host's own entry says about the daemon: OCS's HostManager agent and its arguments."""
+"""Options of the daemon in the HostManager entry of its host, as arguments of OCS's agent."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hostmanager_server.core.spec import Target
 
 
 class PersistTargets(Enum):
-    """What the targets that were asked for outlive."""
+    """The events after which the targets that clients set stay in force."""
 
-    NEVER = "never"  # every start is from the config
-    CRASH = "crash"  # a crash or an upgrade of the daemon, not its end nor that of the machine
+    NEVER = "never"  # each start takes the targets of the config
+    CRASH = "crash"  # after a crash or an upgrade of the daemon, not after its orderly end or a reboot
     ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
 class ManagerOptions:
-    """Defaults of the daemon, which its command line overrides."""
+    """Defaults of the daemon; its command line overrides them."""
 
     docker_compose: tuple[str, ...] = ()
     docker_service_prefix: str = "ocs-"
     docker_compose_bin: str = ""
-    initial_state: Target | None = None  # None: what each instance's `manage` says
+    initial_state: Target | None = None  # None: the `manage` of each instance
     persist_targets: PersistTargets = PersistTargets.CRASH
     quiet: bool = False
-    address: str | None = None  # where it listens; None: the default
+    address: str | None = None  # the address to listen on; None: the default
 
 
 QUIET = "--quiet"
@@ -37,8 +37,8 @@ TAKES_VALUE = (
     "--initial-state", "--docker-compose", "--docker-service-prefix", "--docker-compose-bin",
     "--persist-targets",
 )  # fmt: skip
-# What OCS gives every agent (its site_config.add_arguments). None of it means anything to this daemon: it
-# connects to no router, and has command line options of its own for its files.
+# Arguments that OCS gives every agent (ocs/site_config.py, add_arguments). The daemon ignores them: there is
+# no router, and the daemon's own command line names its files.
 OF_OCS = (
     "--access-policy", "--address-root", "--crossbar-timeout", "--instance-id", "--log-dir",
     "--registry-address", "--site", "--site-file", "--site-host", "--site-http", "--site-hub", "--site-realm",
@@ -48,8 +48,11 @@ _KNOWN = (*TAKES_VALUE, *OF_OCS, QUIET)
 
 
 def read_options(reader: Reader, words: Sequence[Scalar]) -> ManagerOptions:
-    """The `arguments` of the HostManager entry, spelled as argparse takes them: `--option value`,
-    `--option=value`, or the beginning of an option's name that no other begins with."""
+    """Return the options in the `arguments` of the HostManager entry.
+
+    The spellings are those of argparse: `--option value`, `--option=value`, or an unambiguous beginning of an
+    option's name.
+    """
     options = ManagerOptions()
     rest = list(words)
     while rest:
@@ -58,48 +61,50 @@ def read_options(reader: Reader, words: Sequence[Scalar]) -> ManagerOptions:
         name = _option(reader, word, given)
         if name == QUIET:
             if equals:
-                reader.error(word, f"{_what(QUIET)} takes no value")
+                reader.error(word, f"{_label(QUIET)} takes no value")
             options = replace(options, quiet=True)
         elif name is not None:
             if not equals:
                 if not rest or _is_option(rest[0].text):
-                    reader.error(word, f"{_what(name)} needs a value")
+                    reader.error(word, f"{_label(name)} needs a value")
                     continue
                 word = rest.pop(0)
                 value = word.text
-            options = _with(reader, options, name, value, word)
+            options = _with_option(reader, options, name, value, word)
     return options
 
 
-def _what(option: str) -> str:
+def _label(option: str) -> str:
     return f"argument {option} of the HostManager entry"
 
 
 def _is_option(text: str) -> bool:
-    """Whether argparse would take it for one: a dash, and not a negative number."""
+    """Return whether argparse takes the text for an option: a dash, but no negative number."""
     return text.startswith("-") and text != "-" and not text[1:].replace(".", "", 1).isdecimal()
 
 
 def _option(reader: Reader, word: Scalar, given: str) -> str | None:
     if given in _KNOWN:
         return given
-    begun = [name for name in _KNOWN if name.startswith(given)] if len(given) > 2 else []
-    if len(begun) == 1:
-        return begun[0]
-    if begun:
-        reader.error(word, f"{_what(shown(given))} may be any of {', '.join(begun)}")
+    candidates = [name for name in _KNOWN if name.startswith(given)] if len(given) > 2 else []
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        reader.error(word, f"{_label(shown(given))} may be any of {', '.join(candidates)}")
     else:
         hint = hint_at(given, (*TAKES_VALUE, QUIET))
-        reader.warn(word, f"{_what(shown(given))} is ignored ({hint})")
+        reader.warn(word, f"{_label(shown(given))} is ignored ({hint})")
     return None
 
 
 def split_files(value: str) -> tuple[str, ...]:
-    """The files of `--docker-compose`, which are separated by commas."""
+    """Return the files of `--docker-compose`, which commas separate."""
     return tuple(file.strip() for file in value.split(",") if file.strip())
 
 
-def _with(reader: Reader, options: ManagerOptions, name: str, value: str, word: Scalar) -> ManagerOptions:
+def _with_option(
+    reader: Reader, options: ManagerOptions, name: str, value: str, word: Scalar
+) -> ManagerOptions:
     match name:
         case "--docker-compose":
             return replace(options, docker_compose=split_files(value))
@@ -110,9 +115,9 @@ def _with(reader: Reader, options: ManagerOptions, name: str, value: str, word: 
         case "--initial-state" if value in ("up", "down"):
             return replace(options, initial_state=Target(value))
         case "--initial-state":
-            reader.error(word, f"{_what(name)} must be up or down, not {shown(value)}")
+            reader.error(word, f"{_label(name)} must be up or down, not {shown(value)}")
         case "--persist-targets" if value in [each.value for each in PersistTargets]:
             return replace(options, persist_targets=PersistTargets(value))
         case "--persist-targets":
-            reader.error(word, f"{_what(name)} must be never, crash or always, not {shown(value)}")
+            reader.error(word, f"{_label(name)} must be never, crash or always, not {shown(value)}")
     return options

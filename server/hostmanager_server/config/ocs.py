@@ -1,4 +1,4 @@
-"""The agent classes of an installed OCS, and how its launcher starts an instance of one."""
+"""The agent classes of an installed OCS, and the command line of its launcher."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from hostmanager_server.linux import sd_notify
 
 GROUP = "ocs.plugins"
-TIMEOUT = 30.0  # s; importing the plugins of a large site takes some
+TIMEOUT = 30.0  # s; the import of the plugins of a large site takes seconds
 
-# Plugins tell their classes only to who imports them, which is no business of the daemon's own process. They
-# may print while they are imported: the answer has standard output for itself.
-_ASK = f"""
+# The classes of a plugin are known only after its import, which must not run in the daemon's process. Plugins
+# may print during the import, so the answer has a copy of standard output for itself.
+_LIST_CLASSES = f"""
 import json, os, sys
 from importlib.metadata import entry_points
 answer = os.fdopen(os.dup(1), "w")
@@ -29,7 +29,7 @@ for plugin in entry_points(group={GROUP!r}):
         classes.update(map(str, plugin.load().agents))
     except (Exception, SystemExit) as error:
         why = f"{{type(error).__name__}}: {{error}}"
-        problems.append(f"the OCS plugin {{plugin.name!r}} cannot be loaded: {{why}}")
+        problems.append(f"cannot load the OCS plugin {{plugin.name!r}}: {{why}}")
 json.dump([sorted(classes), problems], answer)
 answer.close()
 """
@@ -37,15 +37,18 @@ answer.close()
 
 @dataclass(frozen=True, slots=True)
 class OcsAgents:
-    """The classes that the plugins of OCS offer, and why some of them may be missing."""
+    """The classes of the plugins of OCS, and the reasons why some may be missing."""
 
     classes: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
 
 
 def ocs_agents() -> OcsAgents:
-    """What the installed OCS knows; nothing when there is none. Takes seconds for the first time, and
-    nothing again until a plugin comes, goes or changes its version, or as long as one cannot be loaded."""
+    """Return the agent classes of the installed OCS; empty if there is no OCS.
+
+    The first call takes seconds. A later call takes no time, unless a plugin was installed, removed or
+    changed its version, or cannot be loaded.
+    """
     plugins = frozenset(
         (point.name, point.value, point.dist.version if point.dist is not None else "")
         for point in entry_points(group=GROUP)
@@ -53,16 +56,16 @@ def ocs_agents() -> OcsAgents:
     if not plugins:
         return OcsAgents()
     try:
-        return _ask(plugins)
+        return _list_classes(plugins)
     except _IncompleteError as error:
         return error.found
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        why = f"the agent classes of the installed OCS cannot be listed: {_reason(error)}"
+        why = f"cannot list the agent classes of the installed OCS: {_reason(error)}"
         return OcsAgents(problems=(why,))
 
 
 class _IncompleteError(Exception):
-    """Some plugins cannot be loaded: what the others offer."""
+    """Some plugins cannot be loaded; `found` has the classes of the others."""
 
     def __init__(self, found: OcsAgents) -> None:
         super().__init__(*found.problems)
@@ -70,7 +73,7 @@ class _IncompleteError(Exception):
 
 
 def _reason(error: Exception) -> str:
-    """In a line: subprocess's own texts repeat the whole program."""
+    """Return the reason in one line; the texts of subprocess repeat the whole program."""
     match error:
         case subprocess.TimeoutExpired():
             return f"importing its plugins took more than {TIMEOUT:g} s"
@@ -82,10 +85,10 @@ def _reason(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _ask(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
-    # What is raised is not cached: the next one to ask tries again.
+def _list_classes(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
+    # lru_cache keeps no exceptions: the next call tries again.
     answer = subprocess.run(
-        [sys.executable, "-P", "-c", _ASK],
+        [sys.executable, "-P", "-c", _LIST_CLASSES],
         env=sd_notify.of_others(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -96,12 +99,17 @@ def _ask(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
     classes, problems = json.loads(answer.stdout)
     found = OcsAgents(frozenset(classes), tuple(problems))
     if found.problems:
-        raise _IncompleteError(found)  # what is missing may be installed without a new version of the plugin
+        raise _IncompleteError(
+            found
+        )  # the missing module may be installed without a new version of the plugin
     return found
 
 
 def ocs_command(instance_id: str, site_file: Path, host: str, working_dir: Path) -> tuple[str, ...]:
-    """What OCS's own HostManager runs. The launcher finds the arguments of the agent in the file itself."""
+    """Return the command that OCS's own HostManager runs.
+
+    The launcher reads the arguments of the agent from the site config.
+    """
     return (
         sys.executable, "-m", "ocs.agent_cli",
         "--instance-id", instance_id,

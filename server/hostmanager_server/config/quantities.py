@@ -1,4 +1,4 @@
-"""Durations, sizes and numbers as people write them."""
+"""Parsers of durations, sizes and numbers, as people write them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 def parse_number(text: str) -> float | None:
-    """A finite number; None when the text is none."""
+    """Return a finite number, or None for any other text."""
     try:
         value = float(text)
     except ValueError:
@@ -26,13 +26,16 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_whole(text: str) -> int | None:
-    """A whole number of up to 18 digits; None when the text is none."""
+    """Return a whole number of up to 18 digits, or None for any other text."""
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds: of a number of them, or of hours, minutes, seconds, milliseconds in that order, such as 1h30m,
-    1m 30s, 0.5s, 500ms; None when the text is none of these."""
+    """Return a duration in s, or None for any other text.
+
+    A duration is a number of seconds, or hours, minutes, seconds and milliseconds in this order, such as
+    1h30m, 1m 30s, 0.5s, 500ms.
+    """
     packed = text.replace(" ", "")
     match = _DURATION.fullmatch(packed)
     if match is None or not packed:
@@ -41,7 +44,10 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes: of a number of them, or of one with a unit, such as 512k, 10M, 10MB, 1.5GiB, all of them powers
-    of 1024; None when the text is neither."""
+    """Return a size in bytes, or None for any other text.
+
+    A size is a number of bytes, or a number with a unit, such as 512k, 10M, 10MB, 1.5GiB. All units are
+    powers of 1024.
+    """
     match = _SIZE.fullmatch(text)
     return int(float(match[1]) * 1024 ** _EXPONENT[match[2]]) if match is not None else None

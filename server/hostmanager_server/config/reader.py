@@ -1,4 +1,4 @@
-"""Typed values read from the nodes of a document, with a problem at its place for each that is wrong."""
+"""Typed values of the nodes of a document, with a problem at the place of each wrong value."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from hostmanager_server.config.quantities import parse_duration, parse_number, p
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 
-# Each problem becomes an event and a line of the status: a file that is wrong throughout must not flood them.
+# Each problem becomes an event and a line of the status: a file full of errors must not flood them.
 MAX_PROBLEMS = 200
-# Of `config check`, which has none of these to flood.
+# For `config check`, which has neither events nor status.
 MAX_PROBLEMS_LISTED = 10_000
 MAX_WORDS = 10_000
-# Keys for whatever a file wants to keep, such as a value with an anchor; docker compose has the same rule.
+# The prefix of keys that the reader ignores, such as for a value with an anchor; as in docker compose.
 EXTENSION = "x-"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of a mapping: the key, for its place, and its value."""
+    """One key of a mapping, with its place, and its value."""
 
     key: Scalar
     value: Node
 
 
 class Reader:
-    """Reads typed values and collects what is wrong. A method that reads a value answers None, or an empty
-    collection, after it has noted a problem."""
+    """Reads typed values and collects the problems.
+
+    A method that reads a value returns None, or an empty collection, after an error. `label` names the value
+    in messages.
+    """
 
     def __init__(self, file: str, most_problems: int = MAX_PROBLEMS) -> None:
         self.file = file
         self._most = most_problems
-        self._problems: dict[Problem, None] = {}  # in order; what an alias repeats is said once
+        self._problems: dict[Problem, None] = {}  # in order, each once, also if aliases repeat a value
         self._dropped = 0
         self.failed = False
 
     def fork(self) -> Reader:
-        """Another, which goes on from what this one has noted."""
+        """Return another reader that starts with the problems of this one."""
         other = Reader(self.file, self._most)
         other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
         return other
@@ -48,14 +51,15 @@ class Reader:
     # --- problems
 
     def error(self, node: Node | None, message: str) -> None:
-        """The file cannot be used."""
+        """Note an error: the daemon cannot use the file."""
         self._note_at(Severity.ERROR, node, message)
 
     def warn(self, node: Node | None, message: str) -> None:
-        """The file can be used, and does not say what its writer meant."""
+        """Note a warning: the file is usable, but probably does not mean the intent of its writer."""
         self._note_at(Severity.WARNING, node, message)
 
     def note(self, problem: Problem) -> None:
+        """Note a problem once; only count problems beyond the maximum."""
         self.failed = self.failed or problem.severity is Severity.ERROR
         if problem in self._problems:
             return
@@ -66,11 +70,11 @@ class Reader:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All of them; beyond the most that there may be, their number."""
+        """Return the noted problems, and the number of those beyond the maximum as a last problem."""
         if not self._dropped:
             return tuple(self._problems)
         severity = Severity.ERROR if self.failed else Severity.WARNING
-        return (*self._problems, Problem(severity, f"has {self._dropped} more problems", self.file))
+        return (*self._problems, Problem(severity, f"the file has {self._dropped} more problems", self.file))
 
     def _note_at(self, severity: Severity, node: Node | None, message: str) -> None:
         line, column = (node.line, node.column) if node is not None else (0, 0)
@@ -78,154 +82,154 @@ class Reader:
 
     # --- collections
 
-    def mapping(self, node: Node, what: str) -> dict[str, Entry]:
-        """A mapping with words for keys, each at most once; YAML's merge key `<<` is followed."""
+    def mapping(self, node: Node, label: str) -> dict[str, Entry]:
+        """Return a mapping with words as keys, each at most once; follow YAML's merge key `<<`."""
         if isinstance(node, MapNode):
-            return self._entries(node, what)
+            return self._entries(node, label)
         if not is_null(node):
-            self.error(node, f"{what} must be a mapping (key: value), not {describe(node)}")
+            self.error(node, f"{label} must be a mapping (key: value), not {describe(node)}")
         return {}
 
-    def _entries(self, node: MapNode, what: str) -> dict[str, Entry]:
+    def _entries(self, node: MapNode, label: str) -> dict[str, Entry]:
         own: dict[str, Entry] = {}
         merged: dict[str, Entry] = {}
         for key, value in node.pairs:
             if not isinstance(key, Scalar):
-                self.error(key, f"a key of {what} must be a word, not {describe(key)}")
+                self.error(key, f"a key of {label} must be a word, not {describe(key)}")
             elif key.kind is NodeKind.MERGE:
-                self._merge(value, what, merged)
+                self._merge(value, label, merged)
             elif key.text in own:
                 first = own[key.text].key.line
-                self.error(key, f"{what} has the key {shown(key.text)} twice (first in line {first})")
+                self.error(key, f"{label} has the key {shown(key.text)} twice (first in line {first})")
             else:
                 own[key.text] = Entry(key, value)
         return {**merged, **own}
 
-    def _merge(self, value: Node, what: str, merged: dict[str, Entry]) -> None:
+    def _merge(self, value: Node, label: str, merged: dict[str, Entry]) -> None:
         for source in value.items if isinstance(value, ListNode) else (value,):
             if not isinstance(source, MapNode):
-                self.error(source, f"only a mapping can be merged into {what}, not {describe(source)}")
+                self.error(source, f"only a mapping can be merged into {label}, not {describe(source)}")
                 continue
-            for name, entry in self._entries(source, what).items():
-                merged.setdefault(name, entry)  # what is merged first wins
+            for name, entry in self._entries(source, label).items():
+                merged.setdefault(name, entry)  # the first merged mapping wins
 
-    def sequence(self, node: Node, what: str) -> tuple[Node, ...]:
-        """A list; nothing given is an empty one."""
+    def sequence(self, node: Node, label: str) -> tuple[Node, ...]:
+        """Return the items of a list; a missing value is an empty list."""
         if isinstance(node, ListNode):
             return node.items
         if not is_null(node):
-            self.error(node, f"{what} must be a list, not {describe(node)}")
+            self.error(node, f"{label} must be a list, not {describe(node)}")
         return ()
 
-    def words(self, node: Node, what: str) -> tuple[Scalar, ...]:
-        """A list of texts, lists in it flattened, as OCS takes `arguments`."""
+    def words(self, node: Node, label: str) -> tuple[Scalar, ...]:
+        """Return a list of texts, with nested lists flattened, as OCS treats `arguments`."""
         found: list[Scalar] = []
-        rest = list(reversed(self.sequence(node, what)))
+        rest = list(reversed(self.sequence(node, label)))
         while rest and len(found) <= MAX_WORDS:
             item = rest.pop()
             if isinstance(item, ListNode):
                 rest.extend(reversed(item.items))
-            elif isinstance(item, Scalar) and self.text(item, f"an entry of {what}") is not None:
+            elif isinstance(item, Scalar) and self.text(item, f"an entry of {label}") is not None:
                 found.append(item)
             elif isinstance(item, MapNode):
-                self.error(item, f"an entry of {what} must be a text, not {describe(item)}")
+                self.error(item, f"an entry of {label} must be a text, not {describe(item)}")
         if len(found) > MAX_WORDS:
-            self.error(node, f"{what} has more than {MAX_WORDS} entries")
+            self.error(node, f"{label} has more than {MAX_WORDS} entries")
         return tuple(found)
 
-    def check_keys(self, entries: Mapping[str, Entry], known: Iterable[str], what: str) -> None:
-        """A warning, with a suggestion, for every key that means nothing."""
+    def check_keys(self, entries: Mapping[str, Entry], known: Iterable[str], label: str) -> None:
+        """Warn about every unknown key, with a suggestion."""
         names = sorted(known)
         for name, entry in entries.items():
             if name not in names and not name.startswith(EXTENSION):
                 hint = hint_at(name, names)
-                self.warn(entry.key, f"unknown key {shown(name)} in {what} is ignored ({hint})")
+                self.warn(entry.key, f"unknown key {shown(name)} in {label} is ignored ({hint})")
 
     # --- scalars
 
-    def text(self, node: Node, what: str) -> str | None:
-        """A text. What YAML takes for a number or a boolean is taken as it is written."""
+    def text(self, node: Node, label: str) -> str | None:
+        """Return a text; a number or a boolean of YAML counts as written."""
         if not isinstance(node, Scalar):
-            self.error(node, f"{what} must be a text, not {describe(node)}")
+            self.error(node, f"{label} must be a text, not {describe(node)}")
         elif is_null(node):
-            self.error(node, f"{what} has no value; write '' when an empty text is meant")
+            self.error(node, f"{label} has no value; write '' for an empty text")
         elif "\0" in node.text:
-            self.error(node, f"{what} has a NUL character, which no program can be given")
+            self.error(node, f"{label} has a NUL character, which no program can receive")
         else:
             return node.text
         return None
 
-    def number(self, node: Node, what: str, low: float, high: float) -> float | None:
-        """A number from low to high."""
+    def number(self, node: Node, label: str, low: float, high: float) -> float | None:
+        """Return a number from `low` to `high`."""
         value = parse_number(node.text) if isinstance(node, Scalar) else None
         if value is not None and low <= value <= high:
             return value
-        self.error(node, f"{what} must be a number from {low:g} to {high:g}, not {describe(node)}")
+        self.error(node, f"{label} must be a number from {low:g} to {high:g}, not {describe(node)}")
         return None
 
-    def whole(self, node: Node, what: str, low: int, high: int) -> int | None:
-        """A whole number from low to high."""
+    def whole(self, node: Node, label: str, low: int, high: int) -> int | None:
+        """Return a whole number from `low` to `high`."""
         value = parse_whole(node.text) if isinstance(node, Scalar) else None
         if value is not None and low <= value <= high:
             return value
-        self.error(node, f"{what} must be a whole number from {low} to {high}, not {describe(node)}")
+        self.error(node, f"{label} must be a whole number from {low} to {high}, not {describe(node)}")
         return None
 
-    def seconds(self, node: Node, what: str, low: float, high: float) -> float | None:
-        """A duration in seconds, from low to high: see parse_duration."""
+    def seconds(self, node: Node, label: str, low: float, high: float) -> float | None:
+        """Return a duration in s, from `low` to `high`; parse_duration describes the format."""
         value = parse_duration(node.text) if isinstance(node, Scalar) else None
         if value is not None and low <= value <= high:
             return value
         range_ = f"from {low:g} to {high:g} seconds, such as 10, 500ms or 1m30s"
-        self.error(node, f"{what} must be a time {range_}, not {describe(node)}")
+        self.error(node, f"{label} must be a time {range_}, not {describe(node)}")
         return None
 
-    def size(self, node: Node, what: str, low: int, high: int) -> int | None:
-        """A size in bytes, from low to high: see parse_size."""
+    def size(self, node: Node, label: str, low: int, high: int) -> int | None:
+        """Return a size in bytes, from `low` to `high`; parse_size describes the format."""
         value = parse_size(node.text) if isinstance(node, Scalar) else None
         if value is not None and low <= value <= high:
             return value
         range_ = f"from {low} to {high} bytes, such as 512k or 10M"
-        self.error(node, f"{what} must be a size {range_}, not {describe(node)}")
+        self.error(node, f"{label} must be a size {range_}, not {describe(node)}")
         return None
 
-    def choice(self, node: Node, what: str, known: Sequence[str]) -> str | None:
-        """One of some words."""
-        text = self.text(node, what)
+    def choice(self, node: Node, label: str, known: Sequence[str]) -> str | None:
+        """Return one of the known words."""
+        text = self.text(node, label)
         if text is None or text in known:
             return text
         close = suggest(text, known)
         listed = f"{', '.join(known[:-1])} or {known[-1]}"
-        self.error(node, f"{what} must be {listed}, not {shown(text)}" + (f" ({close})" if close else ""))
+        self.error(node, f"{label} must be {listed}, not {shown(text)}" + (f" ({close})" if close else ""))
         return None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean …?`, or nothing when nothing is close."""
+    """Return `did you mean …?` for a known word close to `word`, or an empty text."""
     by_fold = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word[:100].casefold(), list(by_fold), 1)
     return f"did you mean {by_fold[close[0]]!r}?" if close else ""
 
 
 def hint_at(word: str, known: Iterable[str], most: int = 15) -> str:
-    """What was probably meant, else what is known."""
+    """Return a suggestion, or the list of known words if none is close to `word`."""
     names = list(known)
     listed = ", ".join(names[:most]) + (", …" if len(names) > most else "")
     return suggest(word, names) or f"known: {listed or 'none'}"
 
 
 def is_null(node: Node) -> bool:
-    """Whether nothing was given: `key:` with no value, or null."""
+    """Return whether the node is a missing value (`key:`) or null."""
     return isinstance(node, Scalar) and node.kind is NodeKind.NULL
 
 
 def shown(text: str) -> str:
-    """A text in a message: quoted, and not longer than a line."""
+    """Return a text for a message: quoted, and at most 60 characters long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def describe(node: Node) -> str:
-    """What a node is, in a message."""
+    """Describe a node for a message."""
     if isinstance(node, MapNode):
         return "a mapping"
     if isinstance(node, ListNode):

@@ -1,4 +1,4 @@
-"""The probe that says when an instance is up: its `ready`."""
+"""The key `ready`: the probe that decides when an instance is up."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ READY_KEYS = (*PROBES, "interval", "timeout")
 HOUR = 3600.0  # s
 
 
-def read_ready(reader: Reader, node: Node, what: str) -> ReadinessProbe | None:
-    """A probe, of exactly one of the PROBES."""
+def read_ready(reader: Reader, node: Node, label: str) -> ReadinessProbe | None:
+    """Return the probe, of exactly one of the PROBES, or None after an error."""
     if not isinstance(node, MapNode):
-        reader.error(node, f"{what} must be a mapping, such as {{tcp: 5000}}, not {describe(node)}")
+        reader.error(node, f"{label} must be a mapping, such as {{tcp: 5000}}, not {describe(node)}")
         return None
-    entries = reader.mapping(node, what)
-    reader.check_keys(entries, READY_KEYS, what)
+    entries = reader.mapping(node, label)
+    reader.check_keys(entries, READY_KEYS, label)
     kinds = [kind for kind in PROBES if kind in entries]
     if len(kinds) != 1:
         given = f", not {' and '.join(kinds)}" if kinds else ""
-        reader.error(node, f"{what} needs one of tcp: HOST:PORT, http: URL or command: WORDS{given}")
+        reader.error(node, f"{label} needs one of tcp: HOST:PORT, http: URL or command: WORDS{given}")
         return None
-    check = _check(reader, kinds[0], entries[kinds[0]].value, f"{kinds[0]!r} in {what}")
-    interval = _seconds(reader, entries, "interval", what)
-    timeout = _seconds(reader, entries, "timeout", what)
+    check = _check(reader, kinds[0], entries[kinds[0]].value, f"{kinds[0]!r} in {label}")
+    interval = _seconds(reader, entries, "interval", label)
+    timeout = _seconds(reader, entries, "timeout", label)
     if check is None:
         return None
     default = ReadinessProbe(check)
@@ -41,38 +41,38 @@ def read_ready(reader: Reader, node: Node, what: str) -> ReadinessProbe | None:
     )
 
 
-def _seconds(reader: Reader, entries: Mapping[str, Entry], name: str, what: str) -> float | None:
+def _seconds(reader: Reader, entries: Mapping[str, Entry], name: str, label: str) -> float | None:
     if name not in entries:
         return None
-    return reader.seconds(entries[name].value, f"{name!r} in {what}", 0.01, HOUR)
+    return reader.seconds(entries[name].value, f"{name!r} in {label}", 0.01, HOUR)
 
 
-def _check(reader: Reader, kind: str, node: Node, what: str) -> TcpProbe | HttpProbe | CommandProbe | None:
+def _check(reader: Reader, kind: str, node: Node, label: str) -> TcpProbe | HttpProbe | CommandProbe | None:
     if kind == "command":
-        argv = read_command(reader, node, what)
+        argv = read_command(reader, node, label)
         return CommandProbe(argv) if argv is not None else None
-    text = reader.text(node, what)
+    text = reader.text(node, label)
     if text is None:
         return None
-    return _http(reader, node, what, text) if kind == "http" else _tcp(reader, node, what, text)
+    return _http(reader, node, label, text) if kind == "http" else _tcp(reader, node, label, text)
 
 
-def _http(reader: Reader, node: Node, what: str, url: str) -> HttpProbe | None:
+def _http(reader: Reader, node: Node, label: str, url: str) -> HttpProbe | None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not match, a port that is none
+    except ValueError:  # unmatched brackets, or an invalid port
         good = False
     if good and url.isascii() and url.isprintable() and " " not in url:
         return HttpProbe(url)
-    reader.error(node, f"{what} must be a URL such as http://127.0.0.1:8000/health, not {shown(url)}")
+    reader.error(node, f"{label} must be a URL such as http://127.0.0.1:8000/health, not {shown(url)}")
     return None
 
 
-def _tcp(reader: Reader, node: Node, what: str, text: str) -> TcpProbe | None:
+def _tcp(reader: Reader, node: Node, label: str, text: str) -> TcpProbe | None:
     host, _, digits = text.rpartition(":")
     port = parse_whole(digits)
     if port is None or not 0 < port < 65536 or not host.isprintable() or " " in host:
-        reader.error(node, f"{what} must be HOST:PORT, such as 127.0.0.1:5000, or a port, not {shown(text)}")
+        reader.error(node, f"{label} must be HOST:PORT, such as 127.0.0.1:5000, or a port, not {shown(text)}")
         return None
     return TcpProbe(host.removeprefix("[").removesuffix("]") or "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""Secrets in a text that others may read, told by the names of values, and by passwords in addresses."""
+"""Detection of secrets, by the names of values and by passwords in addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(
     r"|(?<=[_.-])PWD(?![A-Z0-9])",  # MYSQL_PWD, not PWD
     re.IGNORECASE,
 )
-# What says where the secret is: a path, which may be known.
+# Names of values that tell only the place of a secret, such as a path.
 _REFERENCE = re.compile(r"[_.-](FILE|FILENAME|PATH|DIR|DIRECTORY|SOCK|SOCKET|ID|NAME)$", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s:]*:[^/@\s]+@")
@@ -27,39 +27,39 @@ MAX_FOUND = 20
 
 @dataclass(frozen=True, slots=True)
 class ExposedSecret:
-    """A value that may be a secret: the keys that lead to it, and its place."""
+    """A value that may be a secret: the keys on the way to the value, and its place."""
 
     path: str
     node: Node
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value of this name is likely to be a secret."""
+    """Return whether a value of this name is likely to be a secret."""
     words = _CAMEL.sub("_", name)
     return bool(_NAME.search(words)) and not _REFERENCE.search(words)
 
 
 def has_password(value: str) -> bool:
-    """Whether a value is, or has, an address with a password in it."""
+    """Return whether a value contains an address with a password."""
     return bool(_ADDRESS.search(value))
 
 
 def masked(env: Mapping[str, str]) -> dict[str, str]:
-    """Return variables to show: without the values that may be secrets."""
+    """Return variables for display, with values that may be secrets masked."""
     return {
         name: MASK if is_secret_name(name) or has_password(value) else value for name, value in env.items()
     }
 
 
 def find_secrets(document: Node) -> Iterator[ExposedSecret]:
-    """Find values in a site config that may be secrets, in the order of the file."""
-    seen: set[int] = set()
+    """Yield the values of a site config that may be secrets, in the order of the file."""
+    visited: set[int] = set()
     rest: list[tuple[str, Node]] = [("", document)]
     while rest:
         path, node = rest.pop()
-        if id(node) in seen:  # aliases
+        if id(node) in visited:  # by an alias
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         match node:
             case MapNode():
                 for key, value in reversed(node.pairs):
@@ -90,8 +90,10 @@ def _in_words(path: str, node: ListNode) -> Iterator[ExposedSecret]:
 
 
 def _secret_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield the index and the name of each word that holds a secret: NAME=VALUE, --option=VALUE or the word
-    that follows an option."""
+    """Yield the index and the name of each word that holds a secret.
+
+    Such a word is NAME=VALUE, --option=VALUE, or the word after an option.
+    """
     for at, word in enumerate(words):
         name, equals, value = word.partition("=")
         if equals and value and is_secret_name(name):

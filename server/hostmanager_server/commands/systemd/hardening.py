@@ -1,4 +1,4 @@
-"""Unit directives that take rights away from the daemon and its agents; docs/systemd.md gives reasons.
+"""Unit directives that take rights away from the daemon and its agents; docs/how-to/systemd.md gives reasons.
 
 Agents inherit all restrictions of the daemon. By default a daemon of root loses only rights that no known
 agent of a lab needs. The daemon gets no new namespace: agents outlive the daemon, and would then be in

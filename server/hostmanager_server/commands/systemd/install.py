@@ -21,7 +21,7 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 
 
 class _NotPermittedError(click.ClickException):
-    exit_code = 6  # docs/cli.md lists the exit codes
+    exit_code = 6  # docs/reference/exit-codes.md lists the exit codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def systemd_command() -> None:
     "missing.",
 )  # fmt: skip
 @click.option("--hardened", is_flag=True,
-    help="Take rights that few agents need from the daemon and its agents (docs/systemd.md). Not for root.",
+    help="Take rights that few agents need from daemon and agents (docs/how-to/systemd.md). Not for root.",
 )  # fmt: skip
 @click.option("--writable", multiple=True, type=click.Path(path_type=Path), metavar="DIRECTORY",
     help="With --hardened: let agents write to this directory too.",

@@ -1,6 +1,6 @@
 """The text of a systemd unit that runs the daemon.
 
-docs/systemd.md explains each directive. Quoting follows systemd.syntax(7), and "COMMAND LINES" of
+docs/how-to/systemd.md explains each directive. Quoting follows systemd.syntax(7), and "COMMAND LINES" of
 systemd.service(5).
 """
 
