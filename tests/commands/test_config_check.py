@@ -126,8 +126,8 @@ def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_n
     result = check(site)
     assert result.exit_code == 0
     files = f"{site.parent}/good.yaml, {site.parent}/other.yaml"
-    (said,) = (line for line in result.stdout.splitlines() if line.startswith(f"{site}: warning"))
-    assert f"instance 'guide' cannot start: no service 'ocs-guide' in {files}" in said
+    (warning,) = (line for line in result.stdout.splitlines() if line.startswith(f"{site}: warning"))
+    assert f"instance 'guide' cannot start: no service 'ocs-guide' in {files}" in warning
     hosts = (
         "host localhost has 2 managed instances, 1 of which cannot start, and observes 2 compose services",
         "host elsewhere has 1 managed instance; 0 errors, 1 warning",

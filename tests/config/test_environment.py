@@ -58,11 +58,11 @@ def test_a_relative_path_is_relative_to_the_site_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [(None, "cannot read env-file"), (f"A=1\n{SECRET}\n", "line 2 has no '='")],
 )
 def test_a_file_that_cannot_be_used_is_a_warning_at_its_place(
-    instances: Instances, tmp_path: Path, text: str | None, said: str
+    instances: Instances, tmp_path: Path, text: str | None, expected: str
 ) -> None:
     if text is not None:
         write(tmp_path / "a.env", text)
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_used_is_a_warning_at_its_place(
     (problem,) = config.problems
     assert (problem.line, problem.column) == (5, 54)
     assert problem.message.startswith("instance 'a' cannot start: cannot")
-    assert said in problem.message
+    assert expected in problem.message
     assert SECRET not in str(problem)
     assert process(config).env_files == (EnvFile(f"{tmp_path}/a.env"),)
 
@@ -138,7 +138,7 @@ def test_env_inherit_of_the_instance_overrides_the_class_and_the_class_overrides
 
 
 @pytest.mark.parametrize(
-    ("entry", "column", "said"),
+    ("entry", "column", "expected"),
     [
         ("env-inherit: [all]", 58, "'all' in 'env-inherit' of instance 'a' stands alone"),
         (f"env-inherit: [X={SECRET}]", 58, "put 'X' and its value into 'env'"),
@@ -154,11 +154,11 @@ def test_env_inherit_of_the_instance_overrides_the_class_and_the_class_overrides
 )
 def test_a_wrong_value_is_an_error_at_its_place(
     instances: Instances, errors: Callable[[LoadedConfig], list[tuple[int, int, str]]],
-    entry: str, column: int, said: str,
+    entry: str, column: int, expected: str,
 ) -> None:  # fmt: skip
     ((line, at, message),) = errors(instances(f"instance-id: a, {entry}"))
     assert (line, at) == (5, column)
-    assert said in message
+    assert expected in message
     assert SECRET not in message
 
 

@@ -129,18 +129,33 @@ def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
     pids = installed.pids()
     groups = {installed.systemd.run("cat", f"/proc/{pid}/cgroup") for pid in pids.values()}
     assert len(groups) == 2
-    assert all(
-        "/hostmanager.service/agents-" in group for group in groups
-    )  # systemd delegated this cgroup to the daemon
+    # systemd delegated this cgroup to the daemon
+    assert all("/hostmanager.service/agents-" in group for group in groups)
 
-    installed.signal(signal.SIGKILL)
-    eventually(lambda: installed.show("NRestarts") == "1", "the restart after a death")
+    _restart_by(installed, signal.SIGKILL, pids, restarts="1")
+    _restart_by(installed, signal.SIGSTOP, pids, restarts="2")  # a frozen daemon sends no keepalive
+    _upgrade(installed, pids)
+
+    installed.write(a=SLOW, b=SLOW, orphan=ORPHAN)
+    installed.systemctl("reload", "hostmanager")
+    eventually(lambda: len(installed.pids()) == 3, "the third to be up")
+    assert installed.show("NRestarts") == "2"
+    _crash_with_an_agent(installed)
+
+    installed.systemctl("stop", "hostmanager")
+    assert installed.show("Result") == "success"
+    assert installed.show("ControlGroup") == ""
+
+
+def _restart_by(
+    installed: InstalledUnit, signum: signal.Signals, pids: dict[str, int], restarts: str
+) -> None:
+    installed.signal(signum)
+    eventually(lambda: installed.show("NRestarts") == restarts, f"the restart after {signum.name}")
     eventually(lambda: installed.pids() == pids, "the agents to be back")
 
-    installed.signal(signal.SIGSTOP)
-    eventually(lambda: installed.show("NRestarts") == "2", "the restart of a frozen daemon")
-    eventually(lambda: installed.pids() == pids, "the agents to be back")
 
+def _upgrade(installed: InstalledUnit, pids: dict[str, int]) -> None:
     main_pid, started = installed.show("MainPID"), installed.stub.GetStatus(pb.GetStatusRequest(), timeout=20)
     installed.signal(signal.SIGUSR2)
 
@@ -156,10 +171,9 @@ def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
     assert installed.show("MainPID") == main_pid
     assert installed.pids() == pids
 
-    installed.write(a=SLOW, b=SLOW, orphan=ORPHAN)
-    installed.systemctl("reload", "hostmanager")
-    eventually(lambda: len(installed.pids()) == 3, "the third to be up")
-    assert installed.show("NRestarts") == "2"
+
+def _crash_with_an_agent(installed: InstalledUnit) -> None:
+    """Kill the daemon, with which the agent `orphan` ends; the next daemon gets its exit code."""
     eventually(installed.holds_all_pidfds, "systemd to hold a pidfd of each agent")
 
     def ended_and_restarted() -> bool:
@@ -171,10 +185,6 @@ def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
     exit_code = 7 if KERNEL >= (6, 15) else 0  # older kernels lose the exit code
     assert installed.instance("orphan").last_exit.code == exit_code
     eventually(installed.holds_all_pidfds, "systemd to hold only the pidfd of the new process")
-
-    installed.systemctl("stop", "hostmanager")
-    assert installed.show("Result") == "success"
-    assert installed.show("ControlGroup") == ""
 
 
 @pytest.fixture
@@ -213,8 +223,8 @@ def test_systemd_passes_the_words_of_a_command_line_unchanged(
 ) -> None:
     from hostmanager_server.commands.systemd.unit import argument, quoted
 
-    seen = tmp_path / "seen"
-    code = f"import json, os, sys; json.dump([sys.argv[1:], os.environ['X']], open({str(seen)!r}, 'w'))"
+    output = tmp_path / "output"
+    code = f"import json, os, sys; json.dump([sys.argv[1:], os.environ['X']], open({str(output)!r}, 'w'))"
     value = "".join(NASTY)
     (systemd.units / "words.service").write_text(
         f"[Service]\nType=oneshot\nEnvironment={quoted('X=' + value)}\n"
@@ -222,7 +232,7 @@ def test_systemd_passes_the_words_of_a_command_line_unchanged(
     )
     systemd.run("systemctl", "daemon-reload")
     systemd.run("systemctl", "start", "words")
-    assert json.loads(seen.read_text()) == [NASTY, value]
+    assert json.loads(output.read_text()) == [NASTY, value]
 
 
 VARIABLES = r"""
@@ -253,18 +263,18 @@ def test_systemd_and_the_daemon_read_the_same_variables_from_a_file(
 ) -> None:
     from hostmanager_server.linux.env_format import parse_env
 
-    file, seen = tmp_path / "a.env", tmp_path / "seen"
+    file, output = tmp_path / "a.env", tmp_path / "output"
     text = VARIABLES.replace("<", " \t")
     ends = f"{text.partition('LINES')[0]}LAST='quoted'".replace("\n", "\r\n")
     for name, content, count in (("lf", text, 14), ("crlf", ends, 10)):
         file.write_bytes(content.encode())
         wanted = parse_env(content)
         assert len(wanted) == count
-        code = f"import json, os; json.dump(dict(os.environ), open({str(seen)!r}, 'w'))"
+        code = f"import json, os; json.dump(dict(os.environ), open({str(output)!r}, 'w'))"
         (systemd.units / f"variables-{name}.service").write_text(
             f'[Service]\nType=oneshot\nEnvironmentFile={file}\nExecStart={sys.executable} -c "{code}"\n'
         )
         systemd.run("systemctl", "daemon-reload")
         systemd.run("systemctl", "start", f"variables-{name}")
-        found = json.loads(seen.read_text())
+        found = json.loads(output.read_text())
         assert {key: found.get(key) for key in wanted} == wanted

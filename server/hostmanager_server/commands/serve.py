@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,52 +20,29 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import click
 
 from hostmanager_server import failpoints
-from hostmanager_server.commands.default_paths import default_socket, default_state_dir, private_folder
-from hostmanager_server.config.last_good import LastGood
-from hostmanager_server.config.load import default_site_file
-from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets, split_files
+from hostmanager_server.commands.serve_settings import (
+    ServeFlags,
+    check_addresses,
+    find_places,
+    make_settings,
+    read_options,
+)
+from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.printable import printable
-from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon import upgrade
 from hostmanager_server.daemon.app import App, DaemonOutcome
 from hostmanager_server.daemon.log import DaemonLog
-from hostmanager_server.daemon.settings import ComposeSettings, DaemonSettings
+from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.rlimits import raise_own_files
-from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.rpc.server import AddressError, Limits, Listen, check_socket_folder, parse_listen
-from hostmanager_server.state.state_directory import StateDirError, check_state_dir
+from hostmanager_server.rpc.server import AddressError, Limits
+from hostmanager_server.state.state_directory import StateDirError
 
 log = logging.getLogger(__name__)
 
 # A thread that computes, such as a reader of a large file, hands over the interpreter after this time, in s.
 # The event loop needs the interpreter several times a call; Python's default of 5 ms would add up to seconds.
 SWITCH_INTERVAL = 0.0005
-
-
-@dataclass(frozen=True, slots=True)
-class ServeFlags:
-    """The command line of `hostmanager serve`; the help text of each option describes its field."""
-
-    site_file: Path | None
-    site_file_option: Path | None
-    host: str | None
-    state_dir: Path | None
-    listen: tuple[str, ...]
-    insecure: bool
-    reflection: bool
-    initial_state: str | None
-    persist_targets: str | None
-    working_dir: Path | None
-    docker_compose: str | None
-    docker_service_prefix: str | None
-    docker_compose_bin: str | None
-    max_watchers: int
-    max_watchers_per_client: int
-    cgroup: str
-    trust_config: bool
-    quiet: bool
-    preflight: bool
 
 
 @click.command(name="serve", context_settings={"show_default": True})
@@ -163,13 +139,14 @@ def serve_command(**given: Any) -> None:
     """
     flags = ServeFlags(**given)
     environ = dict(os.environ)
-    places = _find_places(flags, environ)
-    options = _read_options(flags, places)
+    _arm_failpoints(environ)
+    places = find_places(flags, environ)
+    options = read_options(flags, places)
     _set_up_process(quiet=flags.quiet or options.quiet)
     try:
-        settings = _settings(flags, places, options, environ)
+        settings = make_settings(flags, places, options, environ)
         if flags.preflight:
-            _check_addresses(settings)
+            check_addresses(settings)
             click.echo(version("hostmanager"))
             return
         outcome = asyncio.run(_serve(settings))
@@ -182,41 +159,11 @@ def serve_command(**given: Any) -> None:
     sys.exit(outcome.code)
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """The site config file and the directories of a daemon, and the rule of trust for them."""
-
-    site_file: Path
-    state_dir: Path
-    working_dir: Path
-    trust: Trust
-
-
-def _find_places(flags: ServeFlags, environ: dict[str, str]) -> _Places:
+def _arm_failpoints(environ: dict[str, str]) -> None:
     try:
         failpoints.arm(environ)
-        site = flags.site_file or flags.site_file_option or default_site_file(environ)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return _Places(
-        site.absolute(),
-        (flags.state_dir or default_state_dir(environ)).absolute(),
-        (flags.working_dir or Path.cwd()).absolute(),
-        Trust.of_this_process(override=flags.trust_config),
-    )
-
-
-def _read_options(flags: ServeFlags, places: _Places) -> ManagerOptions:
-    """Return the options of the HostManager entry, from the site config or the copy kept of it."""
-    try:
-        check_state_dir(places.state_dir, places.trust)  # before the daemon reads any file there
-    except StateDirError as error:
-        raise click.ClickException(str(error)) from error
-    last_good = LastGood(places.state_dir)
-    loaded = last_good.load(
-        places.site_file, host=flags.host, working_dir=places.working_dir, trust=places.trust
-    )
-    return loaded.options
 
 
 def _set_up_process(*, quiet: bool) -> None:
@@ -227,63 +174,6 @@ def _set_up_process(*, quiet: bool) -> None:
     faulthandler.enable()  # prints all stacks when systemd's watchdog ends a hung daemon by SIGABRT
     raise_own_files()
     sys.setswitchinterval(SWITCH_INTERVAL)
-
-
-def _settings(
-    flags: ServeFlags, places: _Places, options: ManagerOptions, environ: dict[str, str]
-) -> DaemonSettings:
-    """Return the settings: the flags, and for each missing flag the option of the HostManager entry."""
-    return DaemonSettings(
-        site_file=places.site_file,
-        state_dir=places.state_dir,
-        listen=_addresses(flags, options, environ),
-        host=flags.host,
-        working_dir=places.working_dir,
-        initial_state=Target(flags.initial_state) if flags.initial_state else options.initial_state,
-        persist=PersistTargets(flags.persist_targets) if flags.persist_targets else options.persist_targets,
-        tcp_reflection=flags.reflection,
-        options=options,
-        compose=_compose(
-            options, flags.docker_compose, flags.docker_service_prefix, flags.docker_compose_bin
-        ),
-        limits=replace(
-            Limits(), watchers=flags.max_watchers, watchers_per_client=flags.max_watchers_per_client
-        ),
-        cgroup=flags.cgroup,
-        trust=places.trust,
-    )
-
-
-def _addresses(flags: ServeFlags, options: ManagerOptions, environ: dict[str, str]) -> tuple[Listen, ...]:
-    """Return the addresses to listen on; raise AddressError for one that the daemon cannot serve."""
-    if flags.listen:
-        return tuple(parse_listen(text, insecure=flags.insecure) for text in flags.listen)
-    if options.address:
-        return (parse_listen(options.address, insecure=flags.insecure),)
-    socket = default_socket(environ)
-    private_folder(socket)
-    return (parse_listen(f"unix:{socket}", insecure=flags.insecure),)
-
-
-def _check_addresses(settings: DaemonSettings) -> None:
-    """Refuse an upgrade to code that would refuse one of the addresses."""
-    for address in settings.listen:
-        if address.socket is not None:
-            check_socket_folder(address.socket, settings.trust)
-
-
-def _compose(
-    options: ManagerOptions, files: str | None, prefix: str | None, program: str | None
-) -> ComposeSettings | None:
-    """Return the settings for compose from the flags, else from the HostManager entry."""
-    chosen = split_files(files) if files is not None else options.docker_compose
-    if not chosen:
-        return None
-    return ComposeSettings(
-        files=chosen,
-        prefix=options.docker_service_prefix if prefix is None else prefix,
-        program=options.docker_compose_bin if program is None else program,
-    )
 
 
 async def _serve(settings: DaemonSettings) -> DaemonOutcome:

@@ -16,7 +16,7 @@ from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.daemon.event_log import log_events, wait_for_first_observation
 from hostmanager_server.daemon.parts import Parts, build_parts
-from hostmanager_server.daemon.recovery import Recovery
+from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.upgrade import command_line, preflight
 from hostmanager_server.rpc.convert import Daemon
@@ -185,7 +185,7 @@ class App:
             supervisor.stop_manager()
         return addresses
 
-    def _initial_changes(self, recovery: Recovery) -> list[TargetChange]:
+    def _initial_changes(self, recovery: JournalRecovery) -> list[TargetChange]:
         """Return the change of all targets at the start: one, or none if each instance keeps its own."""
         if recovery.manager_stopped:
             # The manager stops again at once: an instance that starts now would only be stopped again.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.spec import Management
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
-from hostmanager_server.daemon.recovery import Recovery, open_journal, recover
+from hostmanager_server.daemon.recovery import JournalRecovery, open_journal, recover
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
@@ -44,7 +44,7 @@ class Parts:
     store: Store
     outputs: OutputFiles
     journal: Journal
-    recovery: Recovery
+    recovery: JournalRecovery
     supervisor: Supervisor
     hub: Hub
     engine: EngineAccess | None  # None: the daemon manages no compose files

@@ -16,7 +16,7 @@ from hostmanager_server.supervisor import Recovered
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
+class JournalRecovery:
     """The part of the previous daemon's state that the new daemon keeps."""
 
     state: Recovered  # for the supervisor
@@ -34,7 +34,7 @@ def open_journal(state_dir: Path) -> tuple[Journal, JournalContents]:
         raise StateDirError(f"cannot use the state directory {state_dir}: journal: {error}") from error
 
 
-def recover(contents: JournalContents, persist: PersistTargets, *, has_records: bool) -> Recovery:
+def recover(contents: JournalContents, persist: PersistTargets, *, has_records: bool) -> JournalRecovery:
     """Decide which state of the previous daemon the new one keeps.
 
     Histories survive a crash only. `has_records` tells whether the state directory has runtime records: an
@@ -48,7 +48,7 @@ def recover(contents: JournalContents, persist: PersistTargets, *, has_records: 
         _why_lost(contents, has_records=has_records),
     )
     stopped = (crashed or keeps_targets) and contents.manager is not ManagerState.RUNNING
-    return Recovery(state, crashed, keeps_targets, stopped)
+    return JournalRecovery(state, crashed, keeps_targets, stopped)
 
 
 def _keeps_targets(contents: JournalContents, persist: PersistTargets, *, crashed: bool) -> bool:
