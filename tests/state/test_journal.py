@@ -21,7 +21,8 @@ from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema
-from hostmanager_server.state.journal import Journal, JournalContents
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.journal_contents import JournalContents
 from hostmanager_server.state.rows import decode_history, encode_history
 from hostmanager_server.state.schema import VERSION, JournalUnusableError
 from hypothesis import HealthCheck, given, settings

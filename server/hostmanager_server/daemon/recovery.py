@@ -10,7 +10,8 @@ from typing import assert_never
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.linux.pidfds import boot_id
-from hostmanager_server.state.journal import Journal, JournalContents
+from hostmanager_server.state.journal import Journal
+from hostmanager_server.state.journal_contents import JournalContents
 from hostmanager_server.state.state_directory import StateDirError
 from hostmanager_server.supervisor import Recovered
 

@@ -1,7 +1,7 @@
-"""The journal's one thread: writes in the order of the calls, tries again what could not be written.
+"""The journal: durable target states, manager state and instance histories, written by one thread.
 
-The journal holds target states, the manager's own state, and what became of the instances; what runs is in
-the runtime records of the drivers.
+The runtime records of the drivers hold the running processes; the journal holds everything else that the
+next daemon needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,84 +22,75 @@ from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux.thread_names import name_this_thread
-from hostmanager_server.state.rows import Rows, decode_history, encode_history, read_rows
+from hostmanager_server.state.journal_contents import JournalContents, contents_of
+from hostmanager_server.state.journal_errors import describe_failure
+from hostmanager_server.state.rows import Rows, encode_history, read_rows
 from hostmanager_server.state.schema import JournalUnusableError, Table, connect, is_damage, transaction
 
 log = logging.getLogger(__name__)
 
-# How long after a failure what could not be written is tried again, s.
+# The wait, in s, before the journal tries a failed write again.
 RETRY = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class JournalContents:
-    """What an earlier daemon left: the state it was in when it ended.
-
-    `ended` is True when it was asked to end, False when it died. `boot_id` is the boot it lived in. `lost`
-    says why what it left cannot be known, when the file was set aside.
-    """
-
-    manager: ManagerState = ManagerState.STOPPED
-    ended: bool = True
-    boot_id: str = ""
-    targets: Mapping[str, Target] = field(default_factory=dict)
-    histories: Mapping[str, History] = field(default_factory=dict)
-    new: bool = True  # nothing was ever stored there
-    lost: str = ""
 
 
 class Journal:
     """One SQLite file (WAL, synchronous=FULL), written by one thread in the order of the calls.
 
-    Whatever waits is written in one transaction. What could not be written stays, is written with the next
-    change, and is tried again by itself every `retry` s: the file never holds a later change without the
-    earlier ones. A file that cannot be used is set aside, said loudly, and begun anew; nothing that runs is
-    touched for it. One that is replaced or removed under the daemon is written whole again.
+    The thread writes all waiting changes in one transaction. Changes that could not be written stay pending:
+    the next change takes them along, and the thread tries again every `retry` s, so the file never holds a
+    later change without the earlier ones. The journal sets an unusable file aside, logs an error and starts
+    an empty file; running instances stay untouched. A file that another process replaces or removes while
+    the daemon runs is written again completely.
     """
 
     def __init__(self, path: Path, boot_id: str, *, retry: float = RETRY) -> None:
+        """Prepare a journal at `path`; nothing is opened before `open`. `retry` is in s."""
         self._path = path
         self._boot_id = boot_id
         self._retry = retry
-        self._told: Callable[[str], None] = lambda _: None
-        self._begun = False
+        self._listener: Callable[[str], None] = lambda _: None
+        self._begun = False  # this daemon has saved something
         self._ended = False
         self._thread: threading.Thread | None = None
-        # Between the callers and the thread:
-        self._asked = threading.Condition()
+        # Shared by the callers and the thread:
+        self._requests = threading.Condition()
         self._waiting: list[Future[None]] = []
         self._unwritten = Rows()
         self._closing = False
-        # The thread's own:
+        # Used by the thread alone:
         self._db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] = (0, 0)  # device and inode of the file that is open
-        self._written = Rows()  # what the file holds
+        self._file: tuple[int, int] = (0, 0)  # device and inode of the open file
+        self._written = Rows()  # the content of the file
         self._problem = ""
 
     def open(self) -> JournalContents:
-        """Read what there is, and begin to take changes. The contents stay as they are until the first
-        `save`: a daemon that comes no further than this leaves no trace. Waits for the disk. Raises
-        sqlite3.OperationalError or OSError when it cannot be used."""
+        """Read the file and start the thread that takes changes.
+
+        The content stays unchanged until the first `save`, so a daemon that fails to start leaves no trace.
+        Waits for the disk. Raises sqlite3.OperationalError or OSError when the file cannot be used.
+        """
         try:
             recovered = self._read()
         except (JournalUnusableError, sqlite3.DatabaseError, ValueError) as error:
             if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
-                raise  # no permission, no space: setting it aside would lose it
+                raise  # no permission, no space: setting the file aside would lose its content
             self._disconnect()
             aside = self._set_aside(error)
             self._connect()
-            recovered = JournalContents(lost=f"{error}; it is set aside as {aside}")
+            recovered = JournalContents(lost=f"{error}; the journal set the file aside as {aside}")
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
         return recovered
 
-    def listen(self, told: Callable[[str], None]) -> None:
-        """Have `told` called, on the journal's thread, when it begins to fail, or does so in another way,
-        with a sentence that says why; and with nothing when it works again."""
-        with self._asked:
-            self._told = told
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Notify `listener`, on the journal's thread, whenever the problem with the journal changes.
+
+        The argument is a sentence that describes the problem, or empty once writing works again.
+        """
+        with self._requests:
+            self._listener = listener
             if self._problem:
-                told(self._problem)
+                listener(self._problem)
 
     def save(
         self,
@@ -111,55 +101,60 @@ class Journal:
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
     ) -> Future[None]:
-        """Store a change. The future is done when it, and all before it, is on disk, and fails with
-        sqlite3.Error or OSError when that was tried in vain; it is tried again all the same. Returns at
-        once."""
+        """Store a change; return at once.
+
+        `forget` and `forget_histories` name instances to delete. The future is done once the change and all
+        earlier changes are on disk. The future fails with sqlite3.Error or OSError after a failed attempt;
+        the journal tries again all the same.
+        """
         rows = Rows()
         if manager is not None:
             rows.of[Table.META]["manager"] = manager.value
         rows.of[Table.TARGETS].update({i: target.value for i, target in targets.items()})
         rows.of[Table.TARGETS].update(dict.fromkeys(forget))
-        if not self._ended:  # the next daemon is to begin anew
+        if not self._ended:  # after an orderly end the next daemon starts without histories
             rows.of[Table.HISTORY].update({i: encode_history(h) for i, h in histories.items()})
         rows.of[Table.HISTORY].update(dict.fromkeys(forget_histories))
-        return self._ask(rows)
+        return self._enqueue(rows)
 
     def discard(self, *, targets: bool, histories: bool) -> None:
-        """Forget, together with the first change, what an earlier daemon left of these."""
+        """Delete the recovered targets or histories, together with the first change."""
         rows = Rows()
-        for table, wanted in ((Table.TARGETS, targets), (Table.HISTORY, histories)):
-            if wanted:
+        for table, discarded in ((Table.TARGETS, targets), (Table.HISTORY, histories)):
+            if discarded:
                 rows.of[table].update(dict.fromkeys(self._written.of[table]))
-        with self._asked:
+        with self._requests:
             self._unwritten.update(rows)
 
     def end(self) -> Future[None]:
-        """Store that the daemon was asked to end, so that the next one does not take it for dead. What is
-        saved from now on is part of the end."""
+        """Store that the daemon was asked to end, so that the next daemon does not count it as died.
+
+        Later saves belong to the end and add no histories.
+        """
         self._ended = True
         rows = Rows()
         rows.of[Table.META].update(ended="yes", boot_id=self._boot_id)
-        return self._ask(rows)
+        return self._enqueue(rows)
 
     def close(self) -> None:
-        """Close the file, after what was asked before. Waits for the disk."""
+        """Write all earlier changes and close the file. Waits for the disk."""
         if self._thread is None:
             return
-        with self._asked:
+        with self._requests:
             self._closing = True
-            self._asked.notify()
+            self._requests.notify()
         self._thread.join()
 
-    def _ask(self, rows: Rows) -> Future[None]:
+    def _enqueue(self, rows: Rows) -> Future[None]:
         future: Future[None] = Future()
-        with self._asked:
+        with self._requests:
             if rows and not self._begun:
                 self._begun = True
                 rows.of[Table.META].setdefault("ended", "no")
                 rows.of[Table.META]["boot_id"] = self._boot_id
             self._unwritten.update(rows)
             self._waiting.append(future)
-            self._asked.notify()
+            self._requests.notify()
         return future
 
     def _read(self) -> JournalContents:
@@ -168,12 +163,12 @@ class Journal:
         except sqlite3.OperationalError as error:
             if is_damage(error) or not self._path.exists():
                 raise
-            # There is no room even to look: what there is can be read all the same, and is caught up with.
-            db = connect(self._path, alone=True)
+            # The disk has no space for the WAL index: read without it, and catch up with writing later.
+            db = connect(self._path, exclusive=True)
             self._written = read_rows(db)
             db.close()
-            self._problem = self._describe(error)
-        return _recovered(self._written)
+            self._problem = describe_failure(self._path, error, self._retry)
+        return contents_of(self._written)
 
     def _connect(self) -> None:
         self._db = connect(self._path)
@@ -185,23 +180,11 @@ class Journal:
     def _run(self) -> None:
         name_this_thread("journal")
         while True:
-            with self._asked:
-                self._asked.wait_for(
-                    lambda: self._waiting or self._closing, self._retry if self._problem else None
-                )
-                closing = self._closing
-                # What was only discarded waits for a change to go with; see `discard`.
-                due = bool(self._waiting or self._problem)
-                waiting, self._waiting = self._waiting, []
-                rows = self._unwritten
-                if due:
-                    self._unwritten = Rows()
+            closing, due, waiting, rows = self._next_batch()
             failure = self._try(rows) if due and (rows or self._db is None) else None
             if failure is not None:
-                with self._asked:
-                    rows.update(self._unwritten)
-                    self._unwritten = rows
-            self._tell(failure)
+                self._put_back(rows)
+            self._notify(failure)
             for future in waiting:
                 if failure is None:
                     future.set_result(None)
@@ -209,39 +192,59 @@ class Journal:
                     future.set_exception(failure)
             if closing:
                 if failure is not None:
-                    log.error("the journal %s is closed without its last changes: %s", self._path, failure)
+                    log.error("closed the journal %s without its last changes: %s", self._path, failure)
                 self._disconnect()
                 return
+
+    def _next_batch(self) -> tuple[bool, bool, list[Future[None]], Rows]:
+        """Wait for work, and return whether to close, whether to write, the futures and the rows."""
+        with self._requests:
+            self._requests.wait_for(
+                lambda: self._waiting or self._closing, self._retry if self._problem else None
+            )
+            # Rows of `discard` alone wait for a change to go with.
+            due = bool(self._waiting or self._problem)
+            waiting, self._waiting = self._waiting, []
+            rows = self._unwritten
+            if due:
+                self._unwritten = Rows()
+            return self._closing, due, waiting, rows
+
+    def _put_back(self, rows: Rows) -> None:
+        """Keep rows that could not be written, below the changes that arrived since."""
+        with self._requests:
+            rows.update(self._unwritten)
+            self._unwritten = rows
 
     def _try(self, rows: Rows) -> Exception | None:
         try:
             self._write(rows)
         except (sqlite3.Error, OSError, JournalUnusableError) as error:
-            self._disconnect()  # whatever state it is in: the next try begins with a new one
+            self._disconnect()  # the next attempt opens a new connection, in a known state
             if isinstance(error, JournalUnusableError) or (
                 isinstance(error, sqlite3.DatabaseError) and is_damage(error)
             ):
-                with suppress(OSError):  # then the next try says so
+                with suppress(OSError):  # the next attempt reports the error
                     self._set_aside(error)
             return error
-        except Exception as error:  # a bug: whoever waits is to be told, and the thread to go on
-            log.exception("writing the journal %s failed by a bug of the daemon", self._path)
+        except Exception as error:  # a bug: notify the waiting callers and keep the thread running
+            log.exception("cannot write the journal %s: a bug of the daemon", self._path)
             self._disconnect()
             return error
         self._written.update(rows)
-        self._written.settle()
+        self._written.drop_deleted()
         return None
 
     def _write(self, rows: Rows) -> None:
         reached(Point.COMMITTING)
         if self._db is not None and self._file != _identity(self._path):
-            self._disconnect()  # removed, or another was put in its place
+            self._disconnect()  # the file was removed or replaced
         if self._db is None:
             self._db = connect(self._path)
             self._file = _identity(self._path)
             found = read_rows(self._db)
             if found != self._written:
-                rows = _to_turn(found, self._written, rows)
+                rows = _rewrite(found, self._written, rows)
         with transaction(self._db):
             rows.write(self._db)
         reached(Point.COMMITTED)
@@ -254,42 +257,23 @@ class Journal:
 
     def _set_aside(self, error: Exception) -> Path:
         aside = self._path.with_name(f"{self._path.name}.{time.strftime('%Y%m%dT%H%M%S')}.corrupt")
-        log.error("cannot use the journal %s (%s): it is set aside as %s", self._path, error, aside)
+        log.error("cannot use the journal %s (%s): set the file aside as %s", self._path, error, aside)
         for suffix in ("", "-wal", "-shm"):
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.rename(f"{aside}{suffix}")
         return aside
 
-    def _tell(self, failure: Exception | None) -> None:
-        problem = self._describe(failure) if failure is not None else ""
-        with self._asked:
+    def _notify(self, failure: Exception | None) -> None:
+        problem = describe_failure(self._path, failure, self._retry) if failure is not None else ""
+        with self._requests:
             if problem != self._problem:
                 self._problem = problem
-                self._told(problem)
-
-    def _describe(self, failure: Exception) -> str:
-        return (
-            f"cannot write the journal {self._path}: {_in_words(failure)}; what is asked of the daemon is in "
-            f"force, but would be forgotten if it died: {_remedy(failure)}; this is tried again every "
-            f"{self._retry:g} s"
-        )
+                self._listener(problem)
 
 
-def _recovered(rows: Rows) -> JournalContents:
-    meta = rows.of[Table.META]
-    return JournalContents(
-        manager=ManagerState(meta.get("manager", ManagerState.STOPPED.value)),
-        ended=meta.get("ended", "yes") == "yes",
-        boot_id=meta.get("boot_id") or "",
-        targets={i: Target(target) for i, target in rows.of[Table.TARGETS].items()},
-        histories={i: decode_history(record or "") for i, record in rows.of[Table.HISTORY].items()},
-        new=not meta,
-    )
-
-
-def _to_turn(found: Rows, written: Rows, change: Rows) -> Rows:
-    """What makes of the rows found in a file those that should have been in it, with the change."""
+def _rewrite(found: Rows, written: Rows, change: Rows) -> Rows:
+    """Return the change that turns the rows found in a file into the expected ones with `change` on top."""
     rows = Rows({table: dict.fromkeys(present) for table, present in found.of.items()})
     rows.update(written)
     rows.update(change)
@@ -297,27 +281,9 @@ def _to_turn(found: Rows, written: Rows, change: Rows) -> Rows:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Device and inode; (0, 0) when there is no such file. Raises OSError."""
+    """Return device and inode of a file, or (0, 0) when there is none. Raises OSError."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return 0, 0
     return status.st_dev, status.st_ino
-
-
-def _in_words(failure: Exception) -> str:
-    if isinstance(failure, sqlite3.Error) and (name := getattr(failure, "sqlite_errorname", "")):
-        return f"{failure} ({name})"
-    return str(failure)
-
-
-def _remedy(failure: Exception) -> str:
-    if isinstance(failure, sqlite3.Error):
-        match getattr(failure, "sqlite_errorcode", 0) & 0xFF:  # the rest says where in SQLite
-            case sqlite3.SQLITE_FULL:
-                return "free some space there"
-            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-                return "see that the state directory is there and can be written"
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return "see who else holds the file"
-    return "see to that disk, and whether it is full"

@@ -1,4 +1,4 @@
-"""The journal's files, which only the daemon's user may read."""
+"""File modes of the journal: only the daemon's user may read its files."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _SUFFIXES = ("", "-wal", "-shm")
 
 
 def make_private(path: Path) -> None:
-    """Make the journal's file with mode 0600, which SQLite gives those beside it, too, or tighten them.
+    """Create the journal file with mode 0600, or restrict existing files to it.
 
-    Raises NotOursError when one of them is a link, or has another name.
+    SQLite gives the `-wal` and `-shm` files the mode of the journal file. Raises NotOursError when one of
+    the three is a link or has a second name.
     """
-    with suppress(OSError):  # it is there, or SQLite tells why it cannot be made
+    with suppress(OSError):  # the file exists, or SQLite reports why the file cannot be created
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for suffix in _SUFFIXES:
         file = path.with_name(path.name + suffix)
         try:
-            # Not opened for reading: closing that would end the locks of any connection of this process.
+            # Not opened for reading: closing would release the locks of every connection of this process.
             place = find_own_file(file, any_owner=True)
         except NotOursError:
             raise
         except OSError:
-            continue  # there is none, or SQLite tells why it cannot be used
+            continue  # the file is missing, or SQLite reports why the file cannot be used
         try:
             mode = stat.S_IMODE(os.fstat(place).st_mode)
             if mode & 0o077:
                 os.chmod(f"/proc/self/fd/{place}", 0o600)
-                log.warning("others could read %s (mode %04o): its mode is 0600 now", file, mode)
+                log.warning("other users could read %s (mode %04o): set its mode to 0600", file, mode)
         except OSError as error:
-            log.warning("cannot keep others from reading %s: %s", file, error.strerror)
+            log.warning("cannot keep other users from reading %s: %s", file, error.strerror)
         finally:
             os.close(place)

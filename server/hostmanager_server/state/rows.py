@@ -1,4 +1,4 @@
-"""Rows of the journal: changes to them on their way to the disk, and how values are spelled in them."""
+"""Rows of the journal, pending changes to them, and the JSON encoding of histories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "ins
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """By table and key, what the rows hold; None: there is to be no such row."""
+    """The values of rows by table and key; None deletes the row."""
 
     of: dict[Table, dict[str, str | None]] = field(default_factory=lambda: {table: {} for table in Table})
 
@@ -29,27 +29,27 @@ class Rows:
         return sum(map(len, self.of.values()))
 
     def update(self, later: Rows) -> None:
-        """Put what came later on top."""
+        """Apply later changes on top of these."""
         for table, rows in later.of.items():
             self.of[table].update(rows)
 
-    def settle(self) -> None:
-        """Forget the rows that are to be none, as they are none now."""
+    def drop_deleted(self) -> None:
+        """Drop the rows marked as deleted, once the file no longer holds them."""
         for rows in self.of.values():
             for key in [key for key, value in rows.items() if value is None]:
                 del rows[key]
 
     def write(self, db: sqlite3.Connection) -> None:
-        """To be called in a transaction."""
+        """Write the changes to the database; the caller opens the transaction."""
         for table, rows in self.of.items():
             kept = [(key, value) for key, value in rows.items() if value is not None]
-            gone = [(key,) for key, value in rows.items() if value is None]
+            deleted = [(key,) for key, value in rows.items() if value is None]
             db.executemany(f"INSERT OR REPLACE INTO {table.value} VALUES (?, ?)", kept)
-            db.executemany(f"DELETE FROM {table.value} WHERE {_COLUMNS[table]} = ?", gone)
+            db.executemany(f"DELETE FROM {table.value} WHERE {_COLUMNS[table]} = ?", deleted)
 
 
 def read_rows(db: sqlite3.Connection) -> Rows:
-    """All there are."""
+    """Return all rows of the database."""
     return Rows({table: dict(db.execute(f"SELECT * FROM {table.value}")) for table in Table})
 
 
@@ -59,6 +59,7 @@ _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode_history(history: History) -> str:
+    """Return the history as compact JSON, as the column `record` holds it."""
     return _compact(
         {
             "agent_class": history.agent_class,
@@ -78,7 +79,7 @@ def encode_history(history: History) -> str:
 
 
 def decode_history(text: str) -> History:
-    """Raises ValueError when it is not what `encode_history` writes."""
+    """Return the history in a JSON text; raises ValueError unless `encode_history` wrote the text."""
     try:
         record = json.loads(text)
         return History(
@@ -96,7 +97,7 @@ def decode_history(text: str) -> History:
             restart_of=int(record.get("restart_of", 0)),
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"no history of an instance: {error!r}") from error
+        raise ValueError(f"cannot read the history of an instance: {error!r}") from error
 
 
 def _instant(moment: Instant) -> list[float]:

@@ -1,4 +1,4 @@
-"""The schema of the journal's file, with the steps from each version of it to the next."""
+"""The database schema of the journal, and the migrations from each version to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hostmanager_server.state.private_file import make_private
 
-# Step n leads from version n to n + 1. A step that was released is never changed: files written by it exist.
+# Step n leads from version n to n + 1. A released step never changes, as files that it wrote exist.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -20,12 +20,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
 )
 VERSION = len(STEPS)
 
-# How long, in s, somebody else may hold the file (a backup, a curious operator) before a write fails.
+# How long, in s, another process (a backup, an operator's sqlite3) may lock the file before a write fails.
 BUSY = 5.0
 
 
 class Table(Enum):
-    """The tables; each maps a text to a text."""
+    """The tables of the journal; each maps a text to a text."""
 
     META = "meta"
     TARGETS = "targets"
@@ -33,28 +33,31 @@ class Table(Enum):
 
 
 class JournalUnusableError(Exception):
-    """The file is there, and is no journal that this version can read."""
+    """The file exists, but is no journal that this version can read."""
 
 
-def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
-    """Open the file, made or migrated where that is needed. `alone`: so that nobody else can, for which no
-    room is needed on the disk. Raises JournalUnusableError, or sqlite3.OperationalError when the disk or its
-    permissions do not let it be used, or NotOursError when a link is in its place."""
+def connect(path: Path, *, exclusive: bool = False) -> sqlite3.Connection:
+    """Open the journal file, creating or migrating the database where needed.
+
+    With `exclusive`, no other process can open the file, and opening needs no space on the disk. Raises
+    JournalUnusableError for a file that holds no usable journal, NotOursError for a link in its place, and
+    sqlite3.OperationalError when the disk or the permissions do not allow its use.
+    """
     make_private(path)
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
-        if alone:
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the index of the WAL in memory, not in a file
+        if exclusive:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the WAL index in memory, not in a file
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise JournalUnusableError(
-                f"it was written by a newer version (schema {version}, this one knows {VERSION})"
+                f"a newer version wrote the file (schema {version}; this version knows {VERSION})"
             )
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise JournalUnusableError(f"it is damaged: {verdict}")
+            raise JournalUnusableError(f"the file is damaged: {verdict}")
         for number in range(version, VERSION):
             _migrate(db, number)
     except BaseException as error:
@@ -66,8 +69,8 @@ def connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the error speaks of what the file holds, rather than of the disk that it is on."""
-    # SQLITE_ERROR is what a missing table or column gives.
+    """Return whether the error is about the content of the file, not about the disk below."""
+    # A missing table or column gives SQLITE_ERROR.
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
 
 
@@ -80,13 +83,15 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing: commits at the end; rolls back when that, or anything before it, fails."""
+    """Run the block in one transaction: commit at its end, or roll back when anything fails."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
-            with suppress(sqlite3.Error):  # what failed is told; SQLite itself undoes it when it is opened
+            with suppress(
+                sqlite3.Error
+            ):  # the caller gets the first error; SQLite rolls back at the next open
                 db.execute("ROLLBACK")
         raise

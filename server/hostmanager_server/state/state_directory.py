@@ -1,4 +1,4 @@
-"""The daemon's state directory, locked for its life."""
+"""The state directory of the daemon, and the lock that admits one daemon to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust, UntrustedErr
 log = logging.getLogger(__name__)
 
 _REMEDY = "choose another with --state-dir"
-# What the daemon reads there before anything else. Their modes are tightened where that is needed.
+# The files that the daemon reads before all others, with modes restricted where needed.
 _FILES = ("lock", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "site-config.json")
 
 
@@ -23,15 +23,19 @@ class StateDirError(Exception):
 
 
 class StateDir:
-    """The daemon's directory, locked: one daemon per state directory.
+    """The locked state directory: one daemon per directory.
 
-    `inherited` is a descriptor by which an earlier life of this process may still hold the lock: so nobody
-    else gets it while that life gives way to this one. A directory that was used before and has become
-    read-only (a broken disk) is locked all the same: what runs can be watched and stopped without it.
-    `trust` says whether others may be able to write it (None: as the user of this process demands).
+    The daemon locks even a used directory that has become read-only (a broken disk), since the daemon can
+    watch and stop instances without writing there.
     """
 
     def __init__(self, path: Path, inherited: int | None = None, trust: Trust | None = None) -> None:
+        """Create the directory if missing, check its owners, and lock it.
+
+        `inherited` is a descriptor of the lock that this process may have kept over an upgrade, so that no
+        other daemon takes the lock in between. `trust` says which other users may have write access (None:
+        as the user of this process demands). Raises StateDirError.
+        """
         self.path = path
         trust = trust or Trust.of_this_process()
         try:
@@ -47,24 +51,29 @@ class StateDir:
             self._fd = _lock(path / "lock", any_owner=trust.override)
         except HeldError as error:
             raise StateDirError(
-                f"cannot use the state directory {path}: {error} holds it; stop that one first, or {_REMEDY}"
+                f"cannot use the state directory {path}: {error} holds it; "
+                f"stop that daemon first, or {_REMEDY}"
             ) from error
         except OSError as error:
             raise _unusable(path, error) from error
 
     @property
     def lock(self) -> int:
-        """The descriptor that holds the lock."""
+        """Descriptor that holds the lock."""
         return self._fd
 
     def close(self) -> None:
+        """Empty the lock file and release the lock."""
         with suppress(OSError):  # read-only
             os.truncate(self._fd, 0)
         os.close(self._fd)
 
 
 def check_state_dir(path: Path, trust: Trust) -> list[str]:
-    """Return warnings about who else may write the directory. Raises StateDirError where that is refused."""
+    """Return warnings about other users with write access to the directory.
+
+    Raises StateDirError where the trust rules refuse such access.
+    """
     try:
         warnings = trust.check(path)
         for name in _FILES:
@@ -93,9 +102,9 @@ def _lock(file: Path, *, any_owner: bool) -> int:
             raise
         descriptor = take_lock_file(file, os.O_RDONLY, any_owner=any_owner)
     log.error(
-        "the state directory %s is read-only: what runs is taken back and can be stopped, nothing can be "
-        "started, and what is asked for is forgotten when the daemon ends; see to that disk, and make the "
-        "directory writable again",
+        "the state directory %s is read-only: the daemon recovers and can stop running instances, but cannot "
+        "start any, and forgets target changes when the daemon ends; check the disk and make the directory "
+        "writable again",
         file.parent,
     )
     return descriptor

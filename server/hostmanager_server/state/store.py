@@ -1,7 +1,7 @@
-"""The store: the newest snapshot with the revision of each last change, for any thread to read.
+"""The store: the published state of all instances, with revisions, readable from any thread.
 
-One thread publishes; everyone else reads. A watcher holds only a cursor (a revision, or an event's
-sequence number) and asks what came after it, so no watcher can make the store grow.
+One thread publishes; all other threads read. A watcher holds only a cursor (a revision, or the sequence
+number of an event) and asks for everything after the cursor, so no watcher can make the store grow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
 
-# Removals and events remembered. An event is some 300 bytes, a removal some 100.
+# The most removals and events that the store keeps. An event takes some 300 bytes, a removal some 100.
 REMOVALS_KEPT = 10_000
 EVENTS_KEPT = 10_000
 
@@ -31,7 +31,7 @@ class Tracked:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All there was at one revision."""
+    """The manager and all instances at one revision."""
 
     revision: int
     manager: ManagerStatus
@@ -40,7 +40,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class StoreChanges:
-    """What changed after a revision, up to `revision`. `manager` is None when it did not change."""
+    """The changes after a revision, up to `revision`; `manager` is None when unchanged."""
 
     revision: int
     instances: tuple[Tracked, ...]
@@ -49,12 +49,13 @@ class StoreChanges:
 
     @property
     def empty(self) -> bool:
+        """Whether nothing changed."""
         return not self.instances and not self.removed and self.manager is None
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedEntry:
-    """Something that happened. `sequence` counts from 1 within one epoch."""
+    """An entry of the event log as published; `sequence` counts from 1 within one epoch."""
 
     sequence: int
     revision: int
@@ -63,15 +64,18 @@ class PublishedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Events after a sequence number, oldest first; `missed` of them are no longer kept."""
+    """Events after a sequence number, oldest first; the store dropped `missed` of them."""
 
     events: tuple[PublishedEntry, ...]
     missed: int
-    last: int  # the sequence number to go on from
+    last: int  # the cursor for the next call
 
 
 class Store:
-    """See the module. `epoch` names this store's life: revisions of different epochs cannot be compared."""
+    """The published state; `epoch` names the store.
+
+    Revisions and sequence numbers of different epochs cannot be compared.
+    """
 
     def __init__(
         self,
@@ -81,22 +85,23 @@ class Store:
         removals_kept: int = REMOVALS_KEPT,
         events_kept: int = EVENTS_KEPT,
     ) -> None:
+        """Start at revision 1 with this manager, no instances and no events."""
         self.epoch = epoch
         self._lock = threading.Lock()
         self._revision = 1
         self._manager = manager
         self._manager_revision = 1
-        # Ordered by the revision of the last change, so that "what changed since" reads only what did.
+        # Ordered by the revision of the last change, so that `changes_since` reads only changed instances.
         self._instances: OrderedDict[str, Tracked] = OrderedDict()
         self._removals: OrderedDict[str, int] = OrderedDict()
         self._removals_kept = removals_kept
-        self._compacted = 0  # removals up to this revision may be forgotten
+        self._compacted = 0  # the store may have dropped removals up to this revision
         self._events: deque[PublishedEntry] = deque(maxlen=events_kept)
         self._sequence = 0
         self._snapshot: Snapshot | None = None
         self._listeners: list[Callable[[], None]] = []
 
-    # --- the one writer
+    # --- the publishing thread
 
     def publish(
         self,
@@ -105,7 +110,10 @@ class Store:
         manager: ManagerStatus | None = None,
         entries: Iterable[LogEntry] = (),
     ) -> int:
-        """Make changes visible, all under one new revision, which is returned; then wake the listeners."""
+        """Publish changes under one new revision, notify the listeners, and return the revision.
+
+        `removed` ids that are not published have no effect. Only one thread may call.
+        """
         with self._lock:
             self._revision += 1
             revision = self._revision
@@ -130,27 +138,36 @@ class Store:
         return revision
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every publication, on the publishing thread. It must return at once."""
+        """Notify `listener` after every publication, on the publishing thread.
+
+        The listener must return at once.
+        """
         self._listeners = [*self._listeners, listener]
 
     def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Stop notifying `listener`; an unknown listener is ignored."""
         self._listeners = [known for known in self._listeners if known is not listener]
 
-    # --- any reader
+    # --- readers on any thread
 
     @property
     def revision(self) -> int:
+        """Revision of the last publication."""
         return self._revision
 
     def snapshot(self) -> Snapshot:
-        """All there is now. The mapping is never changed afterwards."""
+        """Return the present state; nothing changes the mapping afterwards."""
         with self._lock:
             if self._snapshot is None:
                 self._snapshot = Snapshot(self._revision, self._manager, dict(self._instances))
             return self._snapshot
 
     def changes_since(self, revision: int) -> StoreChanges | None:
-        """What changed after `revision`; None when removals since then are forgotten, or it lies ahead."""
+        """Return the changes after `revision`.
+
+        None means that the caller must take a new snapshot: `revision` lies ahead, or the store dropped
+        removals since.
+        """
         with self._lock:
             if revision < self._compacted or revision > self._revision:
                 return None
@@ -170,7 +187,7 @@ class Store:
             return StoreChanges(self._revision, tuple(changed), tuple(removed), manager)
 
     def events_since(self, sequence: int, limit: int | None = None) -> Events:
-        """Events after `sequence`, at most `limit` of them."""
+        """Return the events after `sequence`, at most `limit` of them."""
         with self._lock:
             first = self._sequence - len(self._events) + 1
             missed = max(0, first - 1 - sequence)
@@ -182,4 +199,5 @@ class Store:
 
     @property
     def last_sequence(self) -> int:
+        """Sequence number of the last event; 0 before the first."""
         return self._sequence
