@@ -58,14 +58,16 @@ def test_a_start_whose_output_would_go_through_a_link_fails_until_the_link_is_re
 
     eventually(lambda: len(why()) > 1, "the start to be tried again")
     assert why()[0] == (
-        f"cannot start 'a': cannot write its output to '{logs}/a.log': it is a link to '{victim}'; "
-        "remove it, or change 'log-dir'"
+        f"cannot start 'a': cannot write its output to '{logs}/a.log': the file is a link to '{victim}'; "
+        "remove the file, or change 'log-dir'"
     )
-    assert "it is a link to" in daemon.instance("a").message
+    assert "the file is a link to" in daemon.instance("a").message
     with pytest.raises(grpc.RpcError) as refused:
         tail(daemon)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert f"cannot read the output of 'a': '{logs}/a.log': it is a link" in str(refused.value.details())
+    assert f"cannot read the output of 'a': '{logs}/a.log': the file is a link" in str(
+        refused.value.details()
+    )
     assert victim.read_text() == SECRET
     (logs / "a.log").unlink()
     daemon.wait_for("a", UP)
@@ -110,7 +112,7 @@ def test_an_agent_that_may_write_its_log_directory_leads_the_daemon_nowhere(
     text = site.file.read_text()
     site.file.write_text(text.replace("    agent-instances:", f"    log-dir: {logs}\n    agent-instances:"))
     daemon = site.start()
-    eventually(lambda: "it is a link to" in daemon.instance("a").message, "the start to be refused")
+    eventually(lambda: "the file is a link to" in daemon.instance("a").message, "the start to be refused")
     assert {path.name for path in logs.iterdir()} <= set(names)
     assert victim.read_text() == SECRET
     assert "Traceback" not in daemon.log.read_text()

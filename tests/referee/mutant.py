@@ -24,7 +24,7 @@ from hostmanager_server.daemon import parts, recovery
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output import stream
-from hostmanager_server.drivers.output.log_directory import LogFolder
+from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.drivers.process import driver as process_driver
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.launcher import Launched, Launcher
@@ -134,7 +134,7 @@ def _believe_whatever_is_held(directory: Path) -> list[RecordFile]:
     return found
 
 
-class TrustingFolder(LogFolder):
+class TrustingFolder(LogDirectory):
     """Opens what it writes by path, through links too. Most supervisors do that."""
 
     def open_for_append(self, name: str) -> int:
@@ -188,7 +188,7 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.LEAKY: (parts, "ProcessDriver", LeakyDriver),
     Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
     Mutant.CREDULOUS: (record_directory, "find_record_files", _believe_whatever_is_held),
-    Mutant.TRUSTING: (stream, "LogFolder", TrustingFolder),
+    Mutant.TRUSTING: (stream, "LogDirectory", TrustingFolder),
 }
 
 

@@ -57,7 +57,7 @@ class FakeOutputs:
     """Every instance wrote the lines 1 to 5, and with `follow` writes nothing more."""
 
     async def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
     ) -> AsyncGenerator[Sequence[Line], None]:
         last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
         if last:

@@ -43,7 +43,7 @@ class OutputReader(Protocol):
     """Reads what instances wrote."""
 
     def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
     ) -> AsyncGenerator[Sequence[Line], None]:
         """The last `lines` lines, then with `follow` every new one, in batches."""
 

@@ -61,7 +61,7 @@ class LogRpcs:
     async def _of_process(
         self, spec: InstanceSpec, lines: int, follow: bool
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
-        batches = self._context.outputs.read(spec.instance_id, spec.log, lines, follow)
+        batches = self._context.outputs.read(spec.instance_id, spec.log, lines, follow=follow)
         try:
             async with aclosing(batches):
                 async for batch in batches:

@@ -75,7 +75,7 @@ def text_of(outputs: OutputFiles, policy: LogPolicy = SMALL) -> str:
 
     async def collect() -> str:
         return "\n".join(
-            [line.text async for batch in outputs.read("a", policy, 100_000, False) for line in batch]
+            [line.text async for batch in outputs.read("a", policy, 100_000, follow=False) for line in batch]
         )
 
     return asyncio.run(collect())
@@ -121,9 +121,9 @@ def file_of_another(place: Path, _: Path) -> None:
 
 PLANTED = [link, link_to_nothing, hard_link, fifo, directory, socket_file, device, file_of_another]
 SAID: dict[Callable[[Path, Path], None], str] = {
-    link: "is a link to '.*victim'; remove it",
-    link_to_nothing: "is a link to '.*new'; remove it",
-    hard_link: "is a hard link: the file has 2 names",
+    link: "is a link to '.*victim'; remove the file",
+    link_to_nothing: "is a link to '.*new'; remove the file",
+    hard_link: "is a hard link, with 2 names",
     fifo: "is a FIFO",
     directory: "is a directory",
     socket_file: "is a socket",
@@ -137,7 +137,7 @@ def test_what_is_no_file_of_ours_is_not_written_to(
     outputs: OutputFiles, logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     plant(logs / "a.log", victim)
-    with pytest.raises(OSError, match=f"'{logs}/a.log': it {SAID[plant]}"):
+    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {SAID[plant]}"):
         os.close(outputs.open_for_append("a", SMALL))
     if plant is file_of_another:
         assert (logs / "a.log").read_bytes() == SECRET
@@ -148,7 +148,7 @@ def test_what_is_no_file_of_ours_is_not_read(
     outputs: OutputFiles, logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     plant(logs / "a.log", victim)
-    with pytest.raises(OSError, match=f"'{logs}/a.log': it {SAID[plant]}"):
+    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {SAID[plant]}"):
         text_of(outputs)
 
 
@@ -171,7 +171,7 @@ def test_what_replaces_a_file_under_its_agent_is_not_rotated_and_that_is_said_on
         outputs.resume("a", SMALL)
         outputs.close()
     assert len(caplog.records) == 1
-    assert f"'{logs}/a.log': it is" in caplog.text or "it belongs" in caplog.text
+    assert f"'{logs}/a.log': the file" in caplog.text
     assert sorted(path.name for path in logs.iterdir()) == ["a.log"]
 
 
@@ -241,7 +241,7 @@ def test_a_lease_of_another_process_holds_up_nothing(outputs: OutputFiles, logs:
         assert holder.stdout is not None
         if not holder.stdout.readline():
             pytest.skip("this file system has no leases")
-        with pytest.raises(OSError, match="another process holds a lease on it"):
+        with pytest.raises(OSError, match="another process holds a lease on the file"):
             os.close(outputs.open_for_append("a", SMALL))
     finally:
         holder.kill()
@@ -286,7 +286,7 @@ def test_nothing_is_removed_when_another_file_takes_the_place_of_the_copy(
         (logs / "a.log.copying").symlink_to(victim)
 
     monkeypatch.setattr(os, "fdatasync", swap)
-    with pytest.raises(OSError, match="another process put a file of its own in its place"):
+    with pytest.raises(OSError, match="another process replaced the file"):
         OutputStream(live).rotate(8192, 100)
     assert live.read_bytes() == LINES
     assert [path.name for path in logs.iterdir()] == ["a.log"]
@@ -318,7 +318,7 @@ def test_what_has_the_name_of_an_archive_is_left_out_and_that_is_said_once(
         assert text_of(outputs) == "before\nsaid"
         assert text_of(outputs) == "before\nsaid"
     assert len(caplog.records) == 1
-    assert f"'{logs}/a.log.1': it" in caplog.text
+    assert f"'{logs}/a.log.1': the file" in caplog.text
 
 
 def test_an_archive_that_a_link_replaces_is_not_read(outputs: OutputFiles, logs: Path, victim: Path) -> None:
@@ -495,7 +495,7 @@ def test_a_file_of_the_agents_user_is_appended_to_rotated_and_read(logs: Path) -
         outputs.resume("a", policy)
         wait_for(lambda: len(live_data(logs / "a.log")) <= policy.size, "rotated")
         assert text_of(outputs, policy) == "before\n" + LINES.decode().rstrip("\n")
-        with pytest.raises(OSError, match="it belongs to user"):
+        with pytest.raises(OSError, match="the file belongs to user"):
             text_of(outputs, SMALL)
 
 

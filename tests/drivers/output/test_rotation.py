@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers.output.log_directory import LogFolder
+from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.drivers.output.output_files import OutputFiles, file_stem
 from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.linux import fallocate
@@ -172,7 +172,7 @@ def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothi
     first = OutputStream(live)
     with monkeypatch.context() as patch:
         # What runs after a death does not run: not even the removal of the copy.
-        patch.setattr(LogFolder, "remove", lambda *_: None)
+        patch.setattr(LogDirectory, "remove", lambda *_: None)
         patch.setattr(f"hostmanager_server.drivers.{step}", die)
         with pytest.raises(Death):
             first.rotate(8192, 100)
@@ -188,15 +188,15 @@ def test_a_rotation_goes_on_after_an_archive_could_not_be_renamed(
     live = directory / "a.log"
     live.write_bytes(numbered(3_000))
     stream = OutputStream(live)
-    rename = LogFolder.rename
+    rename = LogDirectory.rename
 
-    def fail(folder: LogFolder, old: str, new: str) -> None:
+    def fail(folder: LogDirectory, old: str, new: str) -> None:
         if old.endswith(".1"):
             raise OSError(28, "No space left on device")
         rename(folder, old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LogFolder, "rename", fail)
+        patch.setattr(LogDirectory, "rename", fail)
         with pytest.raises(OSError, match="No space"):
             stream.rotate(8192, 100)
     stream.rotate(8192, 100)

@@ -1,1 +1,1 @@
-"""The output of native agents: files, rotation, archives and readers."""
+"""Output of native agents: files, rotation, archives and readers."""

@@ -1,4 +1,4 @@
-"""The archives of one output file, and which bytes of its stream they hold."""
+"""The archives of an output file, and the bytes of its stream that each archive holds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
-from hostmanager_server.drivers.output.log_directory import LogFolder
+from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.linux.fallocate import data_start
 
 _log = logging.getLogger(__name__)
-_MOST_ARCHIVES = 10_000  # for an archive taken over before the policy is known
+_MOST_ARCHIVES = 10_000  # for an archive recovered before the policy is known
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Positions `start` to `stop` are in the archive number `index`, or in the removed file open as `fd`,
-    whose offset 0 is position `base`."""
+    """Positions `start` to `stop` of a stream, in one file whose offset 0 is position `base`.
+
+    The file is the archive number `index`, or a removed file that is open as `fd`.
+    """
 
     start: int
     stop: int
@@ -29,30 +31,32 @@ class Archive:
 
 
 class Archives:
-    """`<live file>.1` is the newest. Not thread-safe: the stream that they belong to holds its lock.
+    """All archives of one live file; `<live file>.1` is the newest.
 
-    Methods are given the folder of the files, open; without one, reading finds nothing.
+    Not thread-safe: the caller, an OutputStream, holds its lock. Methods take the open directory of the
+    files; without a directory, reading finds nothing.
     """
 
     def __init__(self, live: Path) -> None:
+        """Know no archives before `load`."""
         self._live = live
         self._all: list[Archive] = []  # oldest first
-        self._pending: Archive | None = None  # cut from the live file, and not numbered yet
+        self._pending: Archive | None = None  # cut from the live file, without a number yet
         self.copying = f"{live.name}.copying"
-        self._cut: str | None = None  # the copy of what was, or is about to be, removed from the live file
-        self._said = False  # that a file which has the name of an archive is refused
+        self._cut: str | None = None  # the copy of a head that is removed from the live file, or will be
+        self._warned = False  # a warning about a refused archive was logged
 
-    def load(self, folder: LogFolder) -> None:
-        """Take over what an earlier daemon left; it ends at position 0."""
-        with suppress(OSError):  # a disk that is read-only can be read
-            folder.remove(self.copying)
-            for stop in self._suffixes(folder, f"{self._live.name}.cut."):
-                self._take_over(folder, self._cut_at(stop), stop)
+    def load(self, directory: LogDirectory) -> None:
+        """Recover the archives of an earlier daemon; the newest archive ends at position 0."""
+        with suppress(OSError):  # a read-only disk is readable all the same
+            directory.remove(self.copying)
+            for stop in self._suffixes(directory, f"{self._live.name}.cut."):
+                self._recover_cut(directory, self._cut_at(stop), stop)
         stop = 0
-        for index in sorted(self._suffixes(folder, f"{self._live.name}.")):
+        for index in sorted(self._suffixes(directory, f"{self._live.name}.")):
             try:
-                start = stop - folder.status(self._name(index)).st_size
-            except FileNotFoundError:  # removed by hand
+                start = stop - directory.status(self._name(index)).st_size
+            except FileNotFoundError:  # removed by an operator
                 continue
             except RefusedFileError as error:
                 self._skip(error)
@@ -60,118 +64,127 @@ class Archives:
             self._all.insert(0, Archive(start, stop, start, index))
             stop = start
 
-    def _suffixes(self, folder: LogFolder, prefix: str) -> list[int]:
-        names = folder.names()
+    def _suffixes(self, directory: LogDirectory, prefix: str) -> list[int]:
+        names = directory.names()
         suffixes = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         return [
             int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdecimal() and suffix[0] != "0"
         ]
 
-    def _take_over(self, folder: LogFolder, cut: str, stop: int) -> None:
-        """A copy that an earlier daemon left when it was about to remove the bytes from the live file."""
+    def _recover_cut(self, directory: LogDirectory, cut: str, stop: int) -> None:
+        """Make an archive of the copy of a head that an earlier daemon removed, or was about to remove."""
         try:
-            folder.status(cut)
-        except RefusedFileError as error:  # no copy of a daemon's
+            directory.status(cut)
+        except RefusedFileError as error:  # no daemon wrote the file
             self._skip(error)
             return
-        if self._has_data_before(folder, stop):
-            folder.remove(cut)  # it did not come to that
+        if self._has_data_before(directory, stop):
+            directory.remove(cut)  # the live file still has the bytes
             return
-        self._make_room(folder, _MOST_ARCHIVES)
-        folder.rename(cut, self._name(1))
-        _log.info("%s: took over an archive that an earlier daemon had not finished", self._live)
+        self._make_room(directory, _MOST_ARCHIVES)
+        directory.rename(cut, self._name(1))
+        _log.info("%s: recovered an archive that an earlier daemon had not finished", self._live)
 
     def _skip(self, error: RefusedFileError) -> None:
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             _log.warning(
-                "cannot use an archive of %s, and leave it out as well as any other such one: %s",
+                "cannot read an archive of %s: %s; such archives are left out",
                 self._live,
                 error,
             )
 
-    def read(self, folder: LogFolder | None, position: int, limit: int) -> tuple[int, bytes] | None:
-        """At most `limit` bytes from `position`, or from the next position that is in an archive, and where
-        they begin; None when there is none."""
+    def read(self, directory: LogDirectory | None, position: int, limit: int) -> tuple[int, bytes] | None:
+        """Return at most `limit` bytes from `position`, or from the next archived position.
+
+        The result is the position of the first byte and the bytes, or None when no archive holds later bytes.
+        """
         for archive in self._all:
             if archive.stop > position:
                 start = max(position, archive.start)
-                if data := self._read(folder, archive, start, min(limit, archive.stop - start)):
+                if data := self._read(directory, archive, start, min(limit, archive.stop - start)):
                     return start, data
         return None
 
-    def read_before(self, folder: LogFolder | None, position: int, limit: int) -> bytes:
-        """At most `limit` bytes that end just before `position`."""
+    def read_before(self, directory: LogDirectory | None, position: int, limit: int) -> bytes:
+        """Return at most `limit` bytes that end just before `position`."""
         for archive in reversed(self._all):
             if archive.start < position <= archive.stop:
                 start = max(archive.start, position - limit)
-                return self._read(folder, archive, start, position - start)
+                return self._read(directory, archive, start, position - start)
         return b""
 
     def hold_removed(self, archive: Archive) -> None:
-        """Keep a removed file readable, and no other: that would keep its disk space from being freed."""
+        """Keep a removed live file readable, and release the one before.
+
+        Only one removed file stays open, as an open file keeps its disk space.
+        """
         self.release_removed()
         self._all.append(archive)
 
     def release_removed(self) -> None:
+        """Close the removed file, if any."""
         for archive in self._all:
             if archive.fd >= 0:
                 os.close(archive.fd)
         self._all = [archive for archive in self._all if archive.fd < 0]
 
-    def begin_cut(self, folder: LogFolder, stop: int, copy: tuple[int, int]) -> None:
-        """The copy is whole; its bytes are about to be removed from the live file, up to this offset.
+    def begin_cut(self, directory: LogDirectory, stop: int, copy: tuple[int, int]) -> None:
+        """Mark the complete copy before its bytes, up to offset `stop`, are removed from the live file.
 
-        Raises RefusedFileError when another file than `copy` (device and inode) has its name.
+        Raises RefusedFileError when the name of the copy belongs to another file than `copy` (device and
+        inode).
         """
         self._cut = self._cut_at(stop)
-        folder.rename(self.copying, self._cut)
-        if folder.identity(self._cut) != copy:
-            self.cancel_cut(folder)
-            raise RefusedFileError(
-                folder.path(self.copying), "another process put a file of its own in its place"
-            )
+        directory.rename(self.copying, self._cut)
+        if directory.identity(self._cut) != copy:
+            self.cancel_cut(directory)
+            raise RefusedFileError(directory.path(self.copying), "another process replaced the file")
 
-    def cancel_cut(self, folder: LogFolder) -> None:
-        """They were not removed."""
+    def cancel_cut(self, directory: LogDirectory) -> None:
+        """Remove the copy, as the bytes stayed in the live file."""
         assert self._cut is not None
-        folder.remove(self._cut)
+        directory.remove(self._cut)
         self._cut = None
 
     def end_cut(self, start: int, stop: int) -> None:
-        """They were removed: the copy is all there is of these positions. `settle` makes it an archive."""
+        """Record that only the copy holds positions `start` to `stop`.
+
+        `number_pending` makes an archive of the copy.
+        """
         self._pending = Archive(start, stop, start, index=1)
 
-    def settle(self, folder: LogFolder, keep: int) -> None:
-        """Number what was cut 1, and what was 1 to `keep - 1` one more; the oldest goes. May be repeated
-        after an OSError."""
+    def number_pending(self, directory: LogDirectory, keep: int) -> None:
+        """Make the copy archive 1, move the others up by one and delete the oldest beyond `keep`.
+
+        The caller may repeat the call after an OSError.
+        """
         if self._pending is not None:
             assert self._cut is not None
-            self._make_room(folder, keep)
-            folder.rename(self._cut, self._name(1))
+            self._make_room(directory, keep)
+            directory.rename(self._cut, self._name(1))
             self._all.append(self._pending)
             self._pending = self._cut = None
 
-    def drop(self, folder: LogFolder, keep: int) -> None:
-        """Delete the ones beyond `keep`."""
+    def drop(self, directory: LogDirectory, keep: int) -> None:
+        """Delete the archives with numbers beyond `keep`."""
         for archive in [archive for archive in self._all if archive.index > keep]:
-            folder.remove(self._name(archive.index))
+            directory.remove(self._name(archive.index))
             self._all.remove(archive)
 
-    def _make_room(self, folder: LogFolder, keep: int) -> None:
-        """Free the number 1, by moving up those before the first gap, or without one by dropping the
-        oldest."""
-        self.drop(folder, keep)
+    def _make_room(self, directory: LogDirectory, keep: int) -> None:
+        """Free the number 1: move the archives before the first gap up, or drop the oldest."""
+        self.drop(directory, keep)
         gap = 1
-        while gap <= keep and folder.exists(self._name(gap)):
+        while gap <= keep and directory.exists(self._name(gap)):
             gap += 1
         if gap > keep:
             gap = keep
-            self.drop(folder, keep - 1)
+            self.drop(directory, keep - 1)
         moved = gap
         try:
             for index in range(gap - 1, 0, -1):
-                folder.rename(self._name(index), self._name(index + 1))
+                directory.rename(self._name(index), self._name(index + 1))
                 moved = index
         finally:
             self._all = [
@@ -179,14 +192,14 @@ class Archives:
                 for archive in self._all
             ]
 
-    def _read(self, folder: LogFolder | None, archive: Archive, start: int, limit: int) -> bytes:
+    def _read(self, directory: LogDirectory | None, archive: Archive, start: int, limit: int) -> bytes:
         if archive.fd >= 0:
             return os.pread(archive.fd, limit, start - archive.base)
-        if folder is None:
+        if directory is None:
             return b""
         try:
-            fd = folder.open(self._name(archive.index))
-        except FileNotFoundError:  # removed by hand
+            fd = directory.open(self._name(archive.index))
+        except FileNotFoundError:  # removed by an operator
             return b""
         except RefusedFileError as error:
             self._skip(error)
@@ -202,11 +215,13 @@ class Archives:
     def _cut_at(self, stop: int) -> str:
         return f"{self._live.name}.cut.{stop}"
 
-    def _has_data_before(self, folder: LogFolder, stop: int) -> bool:
-        """Whether nothing of the live file before this offset was removed. One that is shorter was truncated,
-        or replaced, by hand."""
+    def _has_data_before(self, directory: LogDirectory, stop: int) -> bool:
+        """Return whether the live file still has all bytes before this offset.
+
+        A shorter file was truncated or replaced by an operator.
+        """
         try:
-            fd = folder.open(self._live.name)
+            fd = directory.open(self._live.name)
         except FileNotFoundError:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Directories opened component by component, through no link that other users may set."""
+"""Safe opening of directories: component by component, through no link that other users may set."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import os
 import pwd
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 
-_MOST_LINKS = 40  # as the kernel itself allows
+_MOST_LINKS = 40  # the limit of the kernel
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_LONGEST_TARGET = 200  # characters of a link's target that an error shows
+_LONGEST_TARGET = 200  # characters of a link target in an error text
 
 
 class RefusedFileError(OSError):
     """A file that the daemon must not use; the text names the file, the reason and the remedy."""
 
     def __init__(self, path: str, why: str) -> None:
+        """Keep the path and the reason, and join both in the text."""
         self.path = path
         self.why = why
         super().__init__(f"'{path}': {why}")
@@ -26,33 +28,33 @@ class RefusedFileError(OSError):
 def open_directory(path: str, *, make: bool = False) -> int:
     """Open the directory at `path`; with `make`, create missing directories (0755, the last one 0750).
 
-    A link on the way counts only if an operator set it: the link and every directory before it belong to root
-    or the daemon's user, and other users may write none of them, sticky ones such as /tmp excepted. Agents
-    that may write a directory could otherwise lead the daemon to any other.
+    The walk follows a link only if an operator set the link: root or the daemon's user owns the link and
+    every directory before, and other users may write to none of these directories, except sticky ones such
+    as /tmp. Otherwise an agent with write access to a directory could lead the daemon to any other directory.
 
-    Returns a close-on-exec descriptor for the caller to close. Raises RefusedFileError for a link of others,
-    OSError for everything else.
+    Return a close-on-exec descriptor for the caller to close. Raises RefusedFileError for a link that other
+    users may have set, OSError for all other failures.
     """
-    found = _open_plain(path)
-    if found is not None:
-        return found
+    plain = _open_plain(path)
+    if plain is not None:
+        return plain
     walk = _Walk("/" if path.startswith("/") else ".", path)
     try:
-        left = _components(path)
-        while left:
-            name = left.pop()
+        remaining = _components(path)
+        while remaining:
+            name = remaining.pop()
             try:
                 walk.enter(name)
             except FileNotFoundError:
                 if not make or name == "..":
                     raise
-                walk.make(name, 0o755 if left else 0o750)
+                walk.make(name, 0o755 if remaining else 0o750)
                 walk.enter(name)
             except NotADirectoryError:
                 target = walk.follow(name)
                 if target.startswith("/"):
                     walk.restart()
-                left += _components(target)
+                remaining += _components(target)
     except RefusedFileError:
         walk.close()
         raise
@@ -63,13 +65,13 @@ def open_directory(path: str, *, make: bool = False) -> int:
 
 
 def link_target(descriptor: int) -> str:
-    """The target of the symbolic link that is open as `descriptor`, as an error may show one."""
+    """Return the quoted, shortened target of the symbolic link open as `descriptor`, for error texts."""
     target = os.readlink("", dir_fd=descriptor)
     return repr(target if len(target) <= _LONGEST_TARGET else f"{target[:_LONGEST_TARGET]}…")
 
 
 def user_name(uid: int) -> str:
-    """The name of a user in quotes, or the number where there is no name."""
+    """Return the name of a user in quotes, or the number of a user without a name."""
     try:
         return repr(pwd.getpwuid(uid).pw_name)
     except KeyError:
@@ -77,8 +79,11 @@ def user_name(uid: int) -> str:
 
 
 def _open_plain(path: str) -> int | None:
-    """Open the directory at once when no link is on the way, as the kernel then names it by the same path;
-    None when there may be one, or no such directory."""
+    """Open the directory in one step if no component is a link, else return None.
+
+    Without links the kernel gives the open directory the same path. None also stands for a missing
+    directory.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -93,32 +98,31 @@ def _open_plain(path: str) -> int | None:
 
 
 class _Walk:
-    """A walk from one directory to the next below; `descriptor` is where the walk stands."""
+    """A walk from directory to directory; `descriptor` is the present directory."""
 
     def __init__(self, start: str, path: str) -> None:
         self.descriptor = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._path = path
-        self._trail: list[os.stat_result] = []  # of all directories so far but this one
+        self._trail: list[os.stat_result] = []  # of all earlier directories
         self._links = 0
 
     def enter(self, name: str) -> None:
-        """Go on to a directory. Raises NotADirectoryError for a link, too."""
+        """Enter a subdirectory. Raises NotADirectoryError for a link, too."""
         flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:  # not with O_PATH at first, by which nothing is mounted that an automounter has yet to mount
+        try:  # O_PATH comes second, as O_PATH triggers no automount
             below = os.open(name, os.O_RDONLY | flags, dir_fd=self.descriptor)
-        except PermissionError:  # one that may be searched, and not listed
+        except PermissionError:  # the mode allows searching but not listing
             below = os.open(name, os.O_PATH | flags, dir_fd=self.descriptor)
         self._trail.append(os.fstat(self.descriptor))
         self._move(below)
 
     def make(self, name: str, mode: int) -> None:
-        try:
+        """Create a subdirectory, unless another process just did."""
+        with suppress(FileExistsError):
             os.mkdir(name, mode, dir_fd=self.descriptor)
-        except FileExistsError:  # made by another meanwhile
-            return
 
     def follow(self, name: str) -> str:
-        """The target of a link that an operator set. Raises RefusedFileError for one that others may have."""
+        """Return the target of a link that an operator set. Raises RefusedFileError for other links."""
         link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
             status = os.fstat(link)
@@ -138,11 +142,12 @@ class _Walk:
             os.close(link)
 
     def restart(self) -> None:
-        """Go back to the root directory."""
+        """Return to the root directory."""
         self._move(os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         self._trail.clear()
 
     def close(self) -> None:
+        """Close the present directory."""
         os.close(self.descriptor)
 
     def _move(self, descriptor: int) -> None:
@@ -151,12 +156,12 @@ class _Walk:
 
 
 def _components(path: str) -> list[str]:
-    """The last one first."""
+    """Return the components of a path, last component first."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _distrust(link: os.stat_result, trail: Sequence[os.stat_result]) -> str:
-    """Why this link at the end of these directories may be another user's doing; empty when not."""
+    """Return why another user may have set this link below these directories; empty if none can."""
     trusted = (0, os.geteuid())
     if link.st_uid not in trusted:
         return f"the link belongs to {user_name(link.st_uid)}"
@@ -165,7 +170,7 @@ def _distrust(link: os.stat_result, trail: Sequence[os.stat_result]) -> str:
             return f"the link is below a directory of {user_name(directory.st_uid)}"
         if _is_open_to_others(directory) and not directory.st_mode & stat.S_ISVTX:
             return "the link is below a directory that other users may write"
-    if link.st_nlink > 1 and _is_open_to_others(trail[-1]):  # another name of somebody's link elsewhere
+    if link.st_nlink > 1 and _is_open_to_others(trail[-1]):  # a hard link to a link elsewhere
         return "the link has more than one name"
     return ""
 
@@ -178,7 +183,7 @@ def _is_open_to_others(directory: os.stat_result) -> bool:
 
 
 def _is_private_group(uid: int, gid: int) -> bool:
-    """Whether the group is the user's own, with no other member."""
+    """Return whether a group is the private group of the user, without other members."""
     try:
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:

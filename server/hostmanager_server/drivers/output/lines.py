@@ -1,34 +1,40 @@
-"""Lines out of bytes: forward as they come, backward to find where the last ones begin."""
+"""Line splitting of byte streams: forward as bytes arrive, backward to find the last lines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LONGEST_LINE = 64 * 1024  # bytes; a longer one comes in parts
+LONGEST_LINE = 64 * 1024  # bytes; a longer line is split into parts
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line without its line end, what is not UTF-8 replaced by U+FFFD. `continues`: the next one is more
-    of it."""
+    """A line without its line end, with U+FFFD for bytes that are not UTF-8.
+
+    `continues` is True when the next LogLine is a part of the same line.
+    """
 
     text: str
     continues: bool = False
 
 
 class LineAssembler:
-    """Cuts a stream of bytes into lines, whatever pieces it comes in; holds at most one part of a line."""
+    """A splitter of byte streams into lines, independent of the pieces that arrive.
+
+    The assembler holds at most one part of a line.
+    """
 
     def __init__(self) -> None:
         self._held = bytearray()
 
     @property
-    def holds_a_part(self) -> bool:
+    def holds_partial_line(self) -> bool:
+        """Whether the last line has not ended yet."""
         return bool(self._held)
 
     def feed(self, data: bytes) -> list[LogLine]:
-        """The lines that are complete now."""
+        """Add bytes and return the lines that are complete now."""
         lines: list[LogLine] = []
         start = 0
         while (stop := data.find(b"\n", start)) >= 0:
@@ -39,8 +45,11 @@ class LineAssembler:
         self._hold(data[start:], lines)
         return lines
 
-    def flush(self, continues: bool) -> list[LogLine]:
-        """What there is of a line that has not ended; all of it, even half a character."""
+    def flush(self, *, continues: bool) -> list[LogLine]:
+        """Return all bytes of an unfinished line, even half a character, and hold nothing.
+
+        `continues` marks the part as one that later bytes extend.
+        """
         if not self._held:
             return []
         line = LogLine(_text(self._held), continues)
@@ -60,7 +69,7 @@ def _text(data: bytearray) -> str:
 
 
 def _character_start(data: bytearray, near: int) -> int:
-    """Where the character begins that the byte at `near` belongs to; `near` when that is no UTF-8."""
+    """Return where the character of the byte at `near` begins; `near` for bytes that are not UTF-8."""
     for start in range(near, near - 4, -1):
         if data[start] & 0xC0 != 0x80:  # not a continuation byte
             return start
@@ -68,23 +77,24 @@ def _character_start(data: bytearray, near: int) -> int:
 
 
 class LastLines:
-    """Searches backward, block by block, for where the last `lines` lines before `end` begin; a last one
-    without a line end counts.
+    """A backward search, block by block, for the beginning of the last `lines` lines before `end`.
 
-    `read_before(position, limit)` reads what ends at a position, and nothing when there is no more. Reads no
-    further back than it must, `block` bytes at a time.
+    A last line without a line end counts. `read_before(position, limit)` returns at most `limit` bytes that
+    end at a position, or none at the beginning. The search reads no further back than necessary, `block`
+    bytes at a time.
     """
 
     def __init__(
         self, read_before: Callable[[int, int], bytes], end: int, lines: int, block: int = 1024 * 1024
     ) -> None:
+        """Start a search at position `end`, without reading."""
         self._read_before = read_before
         self._end = self._position = end
         self._wanted = lines
         self._block = block
 
     def step(self) -> int | None:
-        """Look at one more block: the position, once it is known."""
+        """Search one more block; return the position of the first line, or None to go on."""
         if self._wanted <= 0:
             return self._position
         data = self._read_before(self._position, self._block)
@@ -92,7 +102,7 @@ class LastLines:
             return self._position
         stop = len(data)
         if self._position == self._end and data.endswith(b"\n"):
-            stop -= 1  # ends the last line, does not begin another
+            stop -= 1  # this line end closes the last line and begins no other
         ends = data.count(b"\n", 0, stop)
         start = self._position - len(data)
         if ends >= self._wanted:
@@ -105,7 +115,7 @@ class LastLines:
 def start_of_last(
     read_before: Callable[[int, int], bytes], end: int, lines: int, block: int = 256 * 1024
 ) -> int:
-    """What LastLines finds."""
+    """Return the position that a complete search with LastLines finds."""
     search = LastLines(read_before, end, lines, block)
     while (position := search.step()) is None:
         pass
@@ -113,8 +123,10 @@ def start_of_last(
 
 
 def _line_end(data: bytes, skip: int) -> int:
-    """Position of the line end that follows the first `skip` of them. Halves what is left to look at, for an
-    empty line is one byte, and a block has room for 100,000."""
+    """Return the position of the line end after the first `skip` line ends.
+
+    The function bisects, as a block may hold a line end in every byte.
+    """
     start, stop = 0, len(data)
     while stop - start > 1:
         middle = (start + stop) // 2

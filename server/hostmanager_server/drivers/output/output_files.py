@@ -1,4 +1,4 @@
-"""The files that native agents write their output to."""
+"""Output files of native agents: paths, opening, rotation and reading."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from hostmanager_server.drivers.output.rotation import Rotator
 from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.drivers.output.tail import Readers, read_lines
 
-_LONGEST_STEM = 200  # of the 255 bytes of a file name, what follows needs some
+_LONGEST_STEM = 200  # bytes; a file name has at most 255, and suffixes need some
 
 
 def file_stem(instance_id: str) -> str:
-    """The instance id as a file name: two ids never have the same."""
+    """Return a file name for the instance id; two ids never share a name."""
     stem = quote(instance_id, safe=" +,=@")
     if stem.startswith("."):
         stem = f"%2E{stem[1:]}"
-    if len(stem) > _LONGEST_STEM:  # "%-" is in no quoted text
+    if len(stem) > _LONGEST_STEM:  # quoted text never contains "%-"
         stem = f"{stem[: _LONGEST_STEM - 34]}%-{hashlib.sha256(instance_id.encode()).hexdigest()[:32]}"
     return stem or "%"
 
 
-@functools.lru_cache(maxsize=4096)  # asked for at every start, and every time an instance is shown
+@functools.lru_cache(maxsize=4096)  # called at every start and for every instance in a reply
 def _path(directory: str, instance_id: str) -> Path:
     return Path(directory) / f"{file_stem(instance_id)}.log"
 
 
 class OutputFiles:
-    """One file per instance, `<directory>/<instance id>.log`, that its process holds open in append mode.
+    """The output files: one per instance, `<directory>/<instance id>.log`.
 
-    No pipe and no work of the daemon per line: the output goes on when the daemon does not. Rotation
-    happens behind the process's back and loses no byte (see log_stream), on a thread of its own (see
-    rotation). Agents may write the directory: what they put there that is no file of the daemon's or the
-    agent's user is refused (see log_folder).
+    The process of the instance holds its file open in append mode. There is no pipe, and the daemon does no
+    work per line, so output continues without the daemon. A separate thread rotates files without notice to
+    the process and without losing a byte (see rotation and stream). Agents may write to the directory, so
+    the daemon refuses files there that belong neither to its own user nor to the agent's (see log_directory).
     """
 
     def __init__(self, default_dir: Path) -> None:
-        """`default_dir` holds the files of instances whose policy names no directory; created when needed."""
+        """Take the directory for policies without one; the first use creates the directory."""
         self._default_dir = str(default_dir)
         self._lock = threading.Lock()
         self._streams: dict[Path, OutputStream] = {}
@@ -51,42 +51,40 @@ class OutputFiles:
         self._readers = Readers()
 
     def path(self, instance_id: str, policy: LogPolicy) -> Path:
-        """Where the instance's output goes. The file need not exist."""
+        """Return the path of the instance's output file, which need not exist."""
         return _path(policy.directory or self._default_dir, instance_id)
 
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
-        """Open the instance's file, created when missing (0640), for a process to inherit; rotate it from
-        now on.
+        """Open the instance's file for a process to inherit, and rotate the file from now on.
 
-        Returns a descriptor, close-on-exec, that the caller closes. Does not wait for a rotation; any
-        thread may call. Raises OSError, RefusedFileError among them.
+        A missing file is created (0640). Return a close-on-exec descriptor for the caller to close. Any
+        thread may call; the call does not wait for a rotation. Raises RefusedFileError and other OSErrors.
         """
         stream = self._stream(instance_id, policy)
         fd = stream.open_for_append()
         self._rotator.track(stream, policy)
-        stream.announce()
+        stream.notify_subscribers()
         return fd
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Rotate the file of a process that an earlier daemon started and that still writes. Returns at
-        once."""
+        """Rotate the file of a running process that an earlier daemon started; return at once."""
         self._rotator.track(self._stream(instance_id, policy), policy)
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Rotate the instance's file no more, for it is not managed any longer; the files stay."""
+        """Stop rotating the file of an instance that is no longer managed; keep the files."""
         self._rotator.forget(self._stream(instance_id, policy))
 
     def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, follow: bool
+        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
     ) -> AsyncGenerator[list[LogLine], None]:
-        """The instance's last `lines` lines, then with `follow` every new one, in batches; see read_lines.
+        """Return the instance's last `lines` lines in batches, then with `follow` every new line.
 
-        To be iterated on an asyncio loop, and closed (`aclose`) when it is left before its end.
+        The caller iterates on an asyncio loop, and calls `aclose` when leaving early. See read_lines.
         """
-        return read_lines(self._stream(instance_id, policy), self._readers, lines, follow)
+        return read_lines(self._stream(instance_id, policy), self._readers, lines, follow=follow)
 
     def close(self) -> None:
-        """Stop rotating and reading. Descriptors and files stay; a second call changes nothing."""
+        """Stop rotating and reading; descriptors and files stay. A second call changes nothing."""
         self._rotator.close()
         self._readers.close()
 

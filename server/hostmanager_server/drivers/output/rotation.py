@@ -1,4 +1,4 @@
-"""The thread that rotates output files in time, and sleeps while nobody writes."""
+"""Timely rotation of output files, by one thread that sleeps while no process writes."""
 
 from __future__ import annotations
 
@@ -20,65 +20,68 @@ from hostmanager_server.linux.thread_names import name_this_thread
 
 _log = logging.getLogger(__name__)
 
-# A file that is written to is looked at again when half of the time has passed in which, at the rate seen, it
-# would reach its size; within these bounds, in seconds.
+# The thread inspects a growing file again after half the time in which, at the observed rate, the file would
+# reach its size; within these bounds, in seconds.
 SHORTEST_WAIT = 0.2
 LONGEST_WAIT = 10.0
-# How long a file that is to be tracked waits for others, in seconds: this thread is not to compete with a
-# daemon that starts hundreds of agents.
-GATHER = 0.25
-# After a failure (a full disk): 10 s, doubling to this.
+# The delay, in seconds, before the thread handles new files, which collects the files of many starts: the
+# thread must not compete with a daemon that starts hundreds of agents.
+START_DELAY = 0.25
+# The longest wait, in seconds, after a failure (a full disk); the first is LONGEST_WAIT, then doubled.
 LONGEST_RETRY = 320.0
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """One file of the rotator, and the state of its inspections."""
+
     stream: OutputStream
     policy: LogPolicy
-    end: int | None = None  # position after the last byte, when last looked at
-    looked: float = 0.0
-    due: float | None = None  # of the next look; None: its watch, if any, will tell
+    end: int | None = None  # position after the last byte at the last inspection
+    inspected: float = 0.0  # time of the last inspection, monotonic
+    due: float | None = None  # time of the next inspection; None: the inotify watch, if any, triggers it
     failures: int = 0
 
 
 class Rotator:
-    """One lazily started thread for all files: it costs nothing while nothing is written.
+    """The rotation of all files, by one lazily started thread that uses no CPU time while all are quiet.
 
     A quiet file has a one-shot inotify watch. The first write ends the watch, so a busy file causes no
-    events: from then on its size is looked at by the clock, until a look finds that nothing was written.
+    events: from then on a timer inspects its size, until an inspection finds no new bytes.
     """
 
     def __init__(self) -> None:
+        """Start no thread before the first file."""
         self._lock = threading.Lock()
-        self._inbox: deque[tuple[OutputStream, LogPolicy | None]] = deque()
+        self._messages: deque[tuple[OutputStream, LogPolicy | None]] = deque()
         self._thread: threading.Thread | None = None
         self._wake = -1
         self._closing = False
-        self._woken = False
-        self._gather = threading.Event()  # set: there is nothing more to wait for
+        self._wake_sent = False
+        self._skip_delay = threading.Event()  # set by `close`: handle messages without START_DELAY
         self._entries: dict[OutputStream, _Entry] = {}
         self._watched: dict[int, _Entry] = {}
         self._due: list[tuple[float, int, _Entry]] = []
         self._order = itertools.count()
         self._inotify: INotify | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def track(self, stream: OutputStream, policy: LogPolicy) -> None:
-        """Rotate this file from now on, by this policy. Returns at once; any thread may call."""
+        """Rotate this file from now on, by this policy; return at once. Any thread may call."""
         self._post(stream, policy)
 
     def forget(self, stream: OutputStream) -> None:
-        """Rotate it no more. Returns at once; any thread may call."""
+        """Stop rotating this file; return at once. Any thread may call."""
         self._post(stream, None)
 
     def close(self) -> None:
-        """End the thread; a rotation that is under way is finished first. A second call changes nothing."""
+        """End the thread after the present rotation. A second call changes nothing."""
         with self._lock:
             self._closing = True
             thread, self._thread = self._thread, None
             if thread is None:
                 return
-            self._gather.set()
+            self._skip_delay.set()
             os.eventfd_write(self._wake, 1)
         thread.join()
         os.close(self._wake)
@@ -88,31 +91,31 @@ class Rotator:
         with self._lock:
             if self._closing:
                 return
-            self._inbox.append((stream, policy))
+            self._messages.append((stream, policy))
             if self._thread is None and not self._start():
                 return
-            if not self._woken:
-                self._woken = True
+            if not self._wake_sent:
+                self._wake_sent = True
                 os.eventfd_write(self._wake, 1)
 
     def _start(self) -> bool:
-        """Start the thread; whether that could be done. What is posted waits for it."""
+        """Start the thread and return whether that worked; messages wait for the next attempt."""
         try:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
             thread.start()
-        except (OSError, RuntimeError) as error:  # no descriptors, no threads
+        except (OSError, RuntimeError) as error:  # out of descriptors or threads
             if self._wake >= 0:
                 os.close(self._wake)
                 self._wake = -1
-            self._say(
+            self._warn_once(
                 "start", f"cannot rotate output files: {error}; trying again with the next start of an agent"
             )
             return False
         self._thread = thread
         return True
 
-    # -- the thread
+    # --- on the rotation thread
 
     def _run(self) -> None:
         name_this_thread("log-rotation")
@@ -122,32 +125,32 @@ class Rotator:
             self._inotify = INotify()
             poller.register(self._inotify.fileno(), select.POLLIN)
         except OSError as error:
-            self._say_unwatched(error)
+            self._warn_unwatched(error)
         try:
             while not self._closing:
                 for fd, _ in poller.poll(self._time_out()):
                     if fd == self._wake:
                         os.eventfd_read(self._wake)
-                        self._gather.wait(GATHER)
-                        self._drain()
+                        self._skip_delay.wait(START_DELAY)
+                        self._handle_messages()
                     else:
-                        self._written()
-                self._look_at_due()
+                        self._handle_writes()
+                self._inspect_due()
         finally:
             if self._inotify is not None:
                 self._inotify.close()
 
     def _time_out(self) -> float | None:
-        """Milliseconds until the next look; None: until something happens."""
+        """Return the milliseconds until the next inspection, or None for no limit."""
         while self._due and self._due[0][2].due != self._due[0][0]:
             heapq.heappop(self._due)
         return max(0.0, self._due[0][0] - time.monotonic()) * 1000.0 + 1.0 if self._due else None
 
-    def _drain(self) -> None:
+    def _handle_messages(self) -> None:
         with self._lock:
-            self._woken = False  # whatever is posted from now on wakes the thread again
-        while self._inbox:
-            stream, policy = self._inbox.popleft()
+            self._wake_sent = False  # the next message wakes the thread again
+        while self._messages:
+            stream, policy = self._messages.popleft()
             if policy is None:
                 entry = self._entries.pop(stream, None)
                 if entry is not None:
@@ -156,41 +159,43 @@ class Rotator:
             entry = self._entries.setdefault(stream, _Entry(stream, policy))
             entry.policy = policy
             entry.end = None
-            self._look_at(entry)
+            self._inspect(entry)
 
-    def _written(self) -> None:
+    def _handle_writes(self) -> None:
         assert self._inotify is not None
         now = time.monotonic()
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
                 for entry in self._entries.values():
                     if entry.due is None:
-                        self._look_later(entry, SHORTEST_WAIT)
+                        self._schedule(entry, SHORTEST_WAIT)
             elif event.mask & flags.IGNORED:
                 self._watched.pop(event.wd, None)
             elif (written := self._watched.get(event.wd)) is not None and written.due is None:
-                written.looked = now
-                self._look_later(written, SHORTEST_WAIT)
+                written.inspected = now
+                self._schedule(written, SHORTEST_WAIT)
 
-    def _look_at_due(self) -> None:
+    def _inspect_due(self) -> None:
         now = time.monotonic()
         while self._due and self._due[0][0] <= now and not self._closing:
             due, _, entry = heapq.heappop(self._due)
             if entry.due == due:
                 entry.due = None
-                self._look_at(entry)
+                self._inspect(entry)
 
-    def _look_later(self, entry: _Entry, seconds: float) -> None:
+    def _schedule(self, entry: _Entry, seconds: float) -> None:
         if self._entries.get(entry.stream) is entry:
             entry.due = time.monotonic() + seconds
             heapq.heappush(self._due, (entry.due, next(self._order), entry))
 
-    def _look_at(self, entry: _Entry) -> None:
+    def _inspect(self, entry: _Entry) -> None:
         try:
             self._rotate(entry)
         except OSError as error:
-            if os.path.lexists(entry.stream.path):  # else removed by hand; the next start makes a new one
-                self._failed(entry, error)
+            if os.path.lexists(
+                entry.stream.path
+            ):  # else an operator removed the file; the next start creates a new one
+                self._handle_failure(entry, error)
 
     def _rotate(self, entry: _Entry) -> None:
         stream, policy = entry.stream, entry.policy
@@ -202,10 +207,10 @@ class Rotator:
             return
         if live > policy.size:
             if not stream.rotate(policy.size, policy.keep):
-                self._say(
+                self._warn_once(
                     str(stream.path.parent),
                     f"cannot rotate {stream.path}: its file system can free no part of a file (fallocate);"
-                    " nothing is lost, but output files there grow without bound:"
+                    " no output is lost, but output files there grow without bound:"
                     " set 'log-dir' to a directory on ext4, xfs, btrfs or tmpfs",
                 )
                 del self._entries[stream]
@@ -216,11 +221,11 @@ class Rotator:
             _log.info("rotating %s again", stream.path)
         now, end = time.monotonic(), stream.end()
         grown = 0 if entry.end is None else end - entry.end
-        elapsed = now - entry.looked
-        entry.end, entry.looked = end, now
+        elapsed = now - entry.inspected
+        entry.end, entry.inspected = end, now
         if grown > 0:
             left = max(0, policy.size - live)
-            self._look_later(entry, min(max(left * elapsed / grown / 2, SHORTEST_WAIT), LONGEST_WAIT))
+            self._schedule(entry, min(max(left * elapsed / grown / 2, SHORTEST_WAIT), LONGEST_WAIT))
         else:
             self._watch(entry)
 
@@ -231,40 +236,40 @@ class Rotator:
                 fd = entry.stream.open_live()
             except FileNotFoundError:
                 return
-            try:  # by descriptor: the path may be a link by now
+            try:  # by descriptor, as an agent may have put a link at the path
                 wd = self._inotify.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.ONESHOT)
             except OSError as error:
-                self._say_unwatched(error)
+                self._warn_unwatched(error)
             else:
                 self._watched[wd] = entry
                 if entry.stream.end() == entry.end:
                     return
-                wait = SHORTEST_WAIT  # written to before the watch was there
+                wait = SHORTEST_WAIT  # a process wrote before the watch existed
             finally:
                 os.close(fd)
-        self._look_later(entry, wait)
+        self._schedule(entry, wait)
 
-    def _failed(self, entry: _Entry, error: OSError) -> None:
+    def _handle_failure(self, entry: _Entry, error: OSError) -> None:
         wait = min(LONGEST_WAIT * 2.0**entry.failures, LONGEST_RETRY)
         if entry.failures == 0:
             _log.warning(
-                "cannot rotate %s, which goes on growing: %s; trying again in %.0f s, then more rarely",
+                "cannot rotate %s, which keeps growing: %s; trying again in %.0f s, then less often",
                 entry.stream.path,
                 error,
                 wait,
             )
         entry.failures = min(entry.failures + 1, 16)
-        self._look_later(entry, wait)
+        self._schedule(entry, wait)
 
-    def _say_unwatched(self, error: OSError) -> None:
-        self._say(
+    def _warn_unwatched(self, error: OSError) -> None:
+        self._warn_once(
             "inotify",
-            f"cannot watch output files for writes ({error}): looking at them every"
+            f"cannot watch output files for writes ({error}): inspecting them every"
             f" {LONGEST_WAIT:.0f} s instead; raise fs.inotify.max_user_watches"
             " or fs.inotify.max_user_instances",
         )
 
-    def _say(self, key: str, message: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
             _log.warning("%s", message)

@@ -1,4 +1,4 @@
-"""Reading an instance's output on an asyncio loop: the last lines, and then what is written."""
+"""Asynchronous readers of an instance's output: the last lines, and then new lines."""
 
 from __future__ import annotations
 
@@ -23,51 +23,56 @@ BATCH_BYTES = 64 * 1024
 BATCH_LINES = 500
 THREADS = 2
 _THREAD = "log-reader"
-QUIET = 1.0  # seconds after which the part of a line that was written is shown
+QUIET = 1.0  # seconds without a write after which a reader gets a partial line
 _COALESCE = 0.02  # seconds between a write and the read, so that a chatty writer costs few reads
-_UNWATCHED = 1.0  # seconds between looks when there are no inotify watches left
+_UNWATCHED = 1.0  # seconds between reads when no inotify watches are left
 
 
 class WriteWatch:
-    """Wakes the followers on one event loop when their file is written to. One inotify instance for all of
-    them: a user has only 128."""
+    """One inotify instance that wakes the followers of an event loop at writes to their files.
+
+    All followers share the instance, as a user may have only 128.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the inotify instance; log a warning if none is left."""
         self.followers = 0
         self._loop = loop
         self._inotify: INotify | None = None
         self._waiting: dict[int, set[asyncio.Event]] = {}
-        self._said = False
+        self._warned = False
         try:
             self._inotify = INotify()
         except OSError as error:
-            self._say(error)
+            self._warn_once(error)
         else:
-            loop.add_reader(self._inotify.fileno(), self._written)
+            loop.add_reader(self._inotify.fileno(), self._handle_writes)
 
     def close(self) -> None:
+        """Close the inotify instance."""
         if self._inotify is not None:
             self._loop.remove_reader(self._inotify.fileno())
             self._inotify.close()
             self._inotify = None
 
     def disarm(self, event: asyncio.Event) -> None:
+        """Stop setting `event`."""
         for waiting in self._waiting.values():
             waiting.discard(event)
 
     def arm(self, fd: int, event: asyncio.Event) -> bool:
-        """Set `event` once, at the next write to this file. False: there are no watches left."""
+        """Set `event` once, at the next write to this file; return False if no watches are left."""
         if self._inotify is None:
             return False
-        try:  # by descriptor: its path may be another file's, or nobody's, by now
+        try:  # by descriptor, as the path may name another file by now
             wd = self._inotify.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.ONESHOT)
         except OSError as error:
-            self._say(error)
+            self._warn_once(error)
             return False
         self._waiting.setdefault(wd, set()).add(event)
         return True
 
-    def _written(self) -> None:
+    def _handle_writes(self) -> None:
         assert self._inotify is not None
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
@@ -77,11 +82,11 @@ class WriteWatch:
             for follower in self._waiting.pop(event.wd, ()):
                 follower.set()
 
-    def _say(self, error: OSError) -> None:
-        if not self._said:
-            self._said = True
+    def _warn_once(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
             _log.warning(
-                "cannot watch output files for their followers (%s): looking every %.0f s instead;"
+                "cannot watch output files for their followers (%s): reading every %.0f s instead;"
                 " raise fs.inotify.max_user_watches or fs.inotify.max_user_instances",
                 error,
                 _UNWATCHED,
@@ -89,31 +94,34 @@ class WriteWatch:
 
 
 class Readers:
-    """What all readers of output share: threads that read, and the write watch of each event loop that has
-    followers."""
+    """The threads that read output, and the write watch of each event loop with followers.
+
+    All readers of output share one instance.
+    """
 
     def __init__(self) -> None:
+        """Start no thread before the first read."""
         self._watches: dict[asyncio.AbstractEventLoop, WriteWatch] = {}
-        self._threads: ThreadPoolExecutor | None = None  # none as long as there is nothing to read
+        self._threads: ThreadPoolExecutor | None = None  # None before the first read
 
     async def run(self, job: Callable[..., T], *arguments: Any) -> T:
-        """The outcome of a job, which is done on one of the threads.
+        """Run a job on one of the threads and return its result.
 
-        The threads are for this alone: a slow disk does not keep other work waiting. Each job reads one
-        block, so that a reader of much waits its turn among those of little.
+        The threads only read output, so a slow disk delays no other work. Each job reads one block, so
+        readers of large output alternate with readers of small output.
         """
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, _THREAD, name_this_thread, (_THREAD,))
         return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
 
     def close(self) -> None:
-        """End the threads, without waiting for them."""
+        """End the threads without waiting for them."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
 
     def enter(self) -> WriteWatch:
-        """The running loop's watch, for one more follower."""
+        """Return the running loop's watch, for one more follower."""
         loop = asyncio.get_running_loop()
         watch = self._watches.get(loop)
         if watch is None:
@@ -122,7 +130,7 @@ class Readers:
         return watch
 
     def leave(self, watch: WriteWatch, event: asyncio.Event) -> None:
-        """The follower that waited for `event` is gone; the last one closes the watch."""
+        """Remove the follower that waits for `event`; the last follower closes the watch."""
         watch.disarm(event)
         watch.followers -= 1
         if watch.followers == 0:
@@ -131,86 +139,122 @@ class Readers:
 
 
 async def read_lines(
-    stream: OutputStream, readers: Readers, lines: int, follow: bool
+    stream: OutputStream, readers: Readers, lines: int, *, follow: bool
 ) -> AsyncGenerator[list[LogLine], None]:
-    """The last `lines` lines of what is kept, and with `follow` then all that is written, until it is closed.
+    """Yield the last `lines` lines of the kept output, then with `follow` all new lines, until closed.
 
-    Nothing is lost or repeated in between, nor when the file is rotated meanwhile; what was dropped before
-    a slow reader got to it is said in a line of its own. Batches have at most 500 lines of at most 64 KiB
-    of output; the next is not read before this one is taken. With `follow`, a file that does not exist yet
-    is waited for. Raises OSError, RefusedFileError among them.
+    No line is lost or repeated in between, nor across a rotation. Bytes that were dropped before a slow
+    reader got to them are reported by a line in their place. A batch has at most 500 lines from at most
+    64 KiB of output; the reader reads no further before the caller takes the batch. With `follow`, the
+    reader waits for a file that does not exist yet. Raises RefusedFileError and other OSErrors.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
 
     def wake() -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed and has no reader left
             loop.call_soon_threadsafe(changed.set)
 
-    assembler = LineAssembler()
     stream.acquire()
     watch = readers.enter()
     stream.subscribe(wake)
     try:
-        end = await readers.run(stream.end)
-        search = LastLines(stream.read_before, end, lines)
-        while (start := await readers.run(search.step)) is None:
-            pass
-        position = start
-        armed, watched = False, True
-        while follow or position < end:
-            limit = BATCH_BYTES if follow else min(BATCH_BYTES, end - position)
-            position, found = await readers.run(_read, stream, assembler, position, limit)
-            if found is not None:
-                armed = False
-                while found:
-                    yield _take(found)  # a reader that stalls holds what is left, and no more
-            elif not follow:
-                break
-            elif not armed:  # and read once more, for what was written before
-                armed = True
-                changed.clear()
-                fd = await readers.run(stream.live_descriptor)
-                watched = fd < 0 or watch.arm(fd, changed)
-            else:
-                patience = QUIET if assembler.holds_a_part else None if watched else _UNWATCHED
-                try:
-                    async with asyncio.timeout(patience):
-                        await changed.wait()
-                    await asyncio.sleep(_COALESCE)
-                    armed = False
-                except TimeoutError:
-                    armed = watched
-                    if part := assembler.flush(continues=True):
-                        yield part
-        if rest := assembler.flush(continues=False):
-            yield rest
+        tail = _Tail(stream, readers, watch, changed, follow=follow)
+        await tail.find_start(lines)
+        while (found := await tail.next_lines()) is not None:
+            while found:
+                yield _take(found)  # a stalled reader holds the rest, and no more
     finally:
         stream.unsubscribe(wake)
         readers.leave(watch, changed)
         stream.release()
 
 
+class _Tail:
+    """The position of one reader in a stream, and its wait for new bytes."""
+
+    def __init__(
+        self, stream: OutputStream, readers: Readers, watch: WriteWatch, changed: asyncio.Event, *,
+        follow: bool,
+    ) -> None:  # fmt: skip
+        self._stream = stream
+        self._readers = readers
+        self._watch = watch
+        self._changed = changed
+        self._follow = follow
+        self._assembler = LineAssembler()
+        self._position = self._end = 0
+        self._armed = False  # a read since the last write found no bytes, and the watch is set
+        self._watched = True  # the watch works
+        self._finished = False
+
+    async def find_start(self, lines: int) -> None:
+        """Move to the beginning of the last `lines` lines."""
+        self._end = await self._readers.run(self._stream.end)
+        search = LastLines(self._stream.read_before, self._end, lines)
+        while (start := await self._readers.run(search.step)) is None:
+            pass
+        self._position = start
+
+    async def next_lines(self) -> list[LogLine] | None:
+        """Read one block, or wait for a write; return the complete lines, perhaps none. None: the end."""
+        if self._finished:
+            return None
+        if self._follow or self._position < self._end:
+            limit = BATCH_BYTES if self._follow else min(BATCH_BYTES, self._end - self._position)
+            self._position, found = await self._readers.run(
+                _read, self._stream, self._assembler, self._position, limit
+            )
+            if found is not None:
+                self._armed = False
+                return found
+            if self._follow:
+                return await (self._wait() if self._armed else self._arm())
+        self._finished = True
+        return self._assembler.flush(continues=False)
+
+    async def _arm(self) -> list[LogLine]:
+        """Set the watch. The caller reads once more, for bytes written before."""
+        self._armed = True
+        self._changed.clear()
+        fd = await self._readers.run(self._stream.live_descriptor)
+        self._watched = fd < 0 or self._watch.arm(fd, self._changed)
+        return []
+
+    async def _wait(self) -> list[LogLine]:
+        """Wait for a write; return a partial line after a quiet time."""
+        patience = QUIET if self._assembler.holds_partial_line else None if self._watched else _UNWATCHED
+        try:
+            async with asyncio.timeout(patience):
+                await self._changed.wait()
+            await asyncio.sleep(_COALESCE)
+            self._armed = False
+        except TimeoutError:
+            self._armed = self._watched
+            return self._assembler.flush(continues=True)
+        return []
+
+
 def _read(
     stream: OutputStream, assembler: LineAssembler, position: int, limit: int
 ) -> tuple[int, list[LogLine] | None]:
-    """Where to go on from, and the lines that are complete by then; None: there is no more to read."""
+    """Return the next position and the lines complete by then, or None in their place at the end."""
     extent = stream.read(position, limit)
     lines: list[LogLine] = []
     if extent.skipped:
-        lines += [*assembler.flush(continues=False), _skipped(extent.skipped)]
+        lines += [*assembler.flush(continues=False), _skip_notice(extent.skipped)]
     lines += assembler.feed(extent.data)
     return extent.start + len(extent.data), lines if extent.data or extent.skipped else None
 
 
 def _take(lines: list[LogLine]) -> list[LogLine]:
-    """The next batch, which is removed from the lines."""
+    """Remove and return the next batch of the lines."""
     batch = lines[:BATCH_LINES]
     del lines[:BATCH_LINES]
     return batch
 
 
-def _skipped(count: int) -> LogLine:
+def _skip_notice(count: int) -> LogLine:
     return LogLine(
         f"[hostmanager: {count} bytes are missing here: rotated away or truncated before they were read]"
     )
