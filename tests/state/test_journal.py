@@ -1,4 +1,4 @@
-"""What is stored is there after a crash; what cannot be read is set aside, never lost."""
+"""The journal: durability over crashes, damaged files, failed writes and migrations."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ HISTORY = History("Agent", Management.HOST, runs=3, fail_times=(Instant(5.0, 1e9
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """Return the path of a journal that does not exist yet."""
     return tmp_path / "journal.sqlite"
 
 
@@ -44,11 +45,11 @@ def read(path: Path) -> JournalContents:
     return recovered
 
 
-def test_a_new_journal_has_nothing_to_say(path: Path) -> None:
+def test_a_new_journal_is_empty(path: Path) -> None:
     assert read(path) == JournalContents()
 
 
-def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
+def test_the_next_daemon_reads_saved_changes(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
     journal.save(manager=ManagerState.RUNNING, targets={"a": Target.UP, "b": Target.UP}).result()
@@ -58,7 +59,7 @@ def test_what_was_saved_is_there_for_the_next_daemon(path: Path) -> None:
     assert read(path) == JournalContents(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN}, new=False)
 
 
-def test_a_daemon_that_was_not_asked_to_end_counts_as_died(path: Path) -> None:
+def test_a_daemon_that_was_not_requested_to_end_counts_as_died(path: Path) -> None:
     journal = Journal(path, "boot-2")
     journal.open()
     journal.save(manager=ManagerState.RUNNING)
@@ -68,7 +69,7 @@ def test_a_daemon_that_was_not_asked_to_end_counts_as_died(path: Path) -> None:
     assert recovered.boot_id == "boot-2"
 
 
-def test_what_is_saved_while_it_ends_does_not_make_it_look_dead(path: Path) -> None:
+def test_saves_during_the_end_leave_the_end_orderly(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
     journal.save(manager=ManagerState.RUNNING)
@@ -78,14 +79,14 @@ def test_what_is_saved_while_it_ends_does_not_make_it_look_dead(path: Path) -> N
     assert read(path) == JournalContents(ManagerState.STOPPING, True, BOOT, new=False)
 
 
-def test_a_daemon_that_never_began_leaves_no_trace(path: Path) -> None:
+def test_opening_without_a_save_leaves_the_contents_unchanged(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
     journal.save(manager=ManagerState.RUNNING, targets={"a": Target.DOWN})
     journal.end()
     journal.close()
     before = read(path)
-    assert read(path) == before  # reading it is no beginning
+    assert read(path) == before  # opening and closing changes nothing
     assert before.ended
 
 
@@ -111,7 +112,7 @@ def test_a_saved_target_survives_a_kill(path: Path) -> None:
     assert not recovered.ended
 
 
-def test_a_corrupt_file_is_set_aside_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corrupt_file_is_set_aside_and_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_bytes(b"not a database at all" * 100)
     recovered = read(path)
     assert (recovered.targets, recovered.ended) == ({}, True)
@@ -137,7 +138,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         Journal(tmp_path / "journal.sqlite", BOOT).open()
 
 
-# What version 1 of the schema was made with, and a daemon of that version wrote.
+# The schema of version 1, and rows that a daemon of that version wrote.
 VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE targets (instance_id TEXT PRIMARY KEY, target TEXT NOT NULL) WITHOUT ROWID;
@@ -147,7 +148,7 @@ INSERT INTO targets VALUES ('a', 'down'), ('b', 'up');
 """
 
 
-def test_a_file_of_version_1_is_migrated_where_it_is(path: Path) -> None:
+def test_a_file_of_version_1_is_migrated_in_place(path: Path) -> None:
     with sqlite3.connect(path) as old:
         old.execute("PRAGMA journal_mode=WAL")
         old.executescript(VERSION_1)
@@ -183,9 +184,9 @@ def test_a_migration_that_fails_halfway_has_changed_nothing(
     assert read(path).targets == {"a": Target.DOWN, "b": Target.UP}
 
 
-def damage(path: Path, how: str) -> None:
+def damage(path: Path, damaged_part: str) -> None:
     content = path.read_bytes()
-    match how:
+    match damaged_part:
         case "truncated":
             path.write_bytes(content[: len(content) // 2])
         case "random":
@@ -196,33 +197,33 @@ def damage(path: Path, how: str) -> None:
             with sqlite3.connect(path) as db:
                 db.execute("DROP TABLE targets")
             db.close()
-        case "a target that is none":
+        case "an unknown target":
             with sqlite3.connect(path) as db:
                 db.execute("UPDATE targets SET target = 'sideways'")
             db.close()
-        case "a history that is none":
+        case "an incomplete history":
             with sqlite3.connect(path) as db:
                 db.execute("INSERT INTO history VALUES ('a', '{}')")
             db.close()
 
 
 @pytest.mark.parametrize(
-    "how",
+    "damaged_part",
     [
         "truncated",
         "random",
         "a page of it",
         "a table is missing",
-        "a target that is none",
-        "a history that is none",
+        "an unknown target",
+        "an incomplete history",
     ],
 )
-def test_a_damaged_file_is_set_aside_and_begun_anew(path: Path, how: str) -> None:
+def test_a_damaged_file_is_set_aside_and_replaced_by_an_empty_one(path: Path, damaged_part: str) -> None:
     journal = Journal(path, BOOT)
     journal.open()
     journal.save(targets={f"instance-{n}": Target.UP for n in range(300)})
     journal.close()
-    damage(path, how)
+    damage(path, damaged_part)
     damaged = path.read_bytes()
     journal = Journal(path, BOOT)
     recovered = journal.open()
@@ -236,7 +237,7 @@ def test_a_damaged_file_is_set_aside_and_begun_anew(path: Path, how: str) -> Non
 
 
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_file_that_is_empty_or_missing_is_begun_anew(path: Path, empty: bool) -> None:
+def test_an_empty_or_missing_file_is_a_new_journal(path: Path, *, empty: bool) -> None:
     if empty:
         path.touch()
     recovered = read(path)
@@ -274,19 +275,19 @@ histories = st.builds(
 
 
 @given(histories)
-def test_a_history_is_read_as_it_was_written(history: History) -> None:
+def test_a_decoded_history_equals_the_encoded_one(history: History) -> None:
     assert decode_history(encode_history(history)) == history
 
 
 @pytest.mark.parametrize("text", ["", "1", "[]", "{}", '{"agent_class": "A", "management": "sideways"}'])
-def test_what_is_no_history_is_no_more_than_a_value_error(text: str) -> None:
+def test_a_text_that_is_no_history_raises_only_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_history(text)
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Somebody else holds the file: nothing can be written."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock the file by another connection, so that every write fails."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -297,45 +298,46 @@ def held(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make writes to a locked file fail at once."""
     monkeypatch.setattr("hostmanager_server.state.schema.BUSY", 0.0)
 
 
-def test_what_could_not_be_written_is_written_with_the_next_change(path: Path) -> None:
+def test_a_failed_write_is_repeated_with_the_next_change(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
     journal.save(targets={"a": Target.UP, "b": Target.UP}).result()
-    with held(path), pytest.raises(sqlite3.OperationalError):
+    with locked(path), pytest.raises(sqlite3.OperationalError):
         journal.save(targets={"a": Target.DOWN}).result()
     journal.save(targets={"c": Target.DOWN}, forget=["b"]).result()
-    with sqlite3.connect(path) as other:  # before it is closed, which writes once more
+    with sqlite3.connect(path) as other:  # before `close`, which writes once more
         assert dict(other.execute("SELECT * FROM targets")) == {"a": "down", "c": "down"}
     other.close()
     journal.close()
 
 
-def test_what_could_not_be_written_is_tried_again_by_itself(path: Path) -> None:
-    told: queue.Queue[str] = queue.Queue()
+def test_a_failed_write_is_retried_without_a_new_change(path: Path) -> None:
+    problems: queue.Queue[str] = queue.Queue()
     journal = Journal(path, BOOT, retry=0.01)
     journal.open()
-    journal.listen(told.put)
-    with held(path):
+    journal.listen(problems.put)
+    with locked(path):
         with pytest.raises(sqlite3.OperationalError):
             journal.save(targets={"a": Target.DOWN}).result()
-        assert str(path) in (problem := told.get(timeout=60))
+        assert str(path) in (problem := problems.get(timeout=60))
         assert "SQLITE_BUSY" in problem
-        with pytest.raises(sqlite3.OperationalError):  # which is another try, in vain
+        with pytest.raises(sqlite3.OperationalError):  # a second failed attempt
             journal.save().result()
-    assert told.get(timeout=60) == ""
-    assert told.empty()  # it is not told with each try
+    assert problems.get(timeout=60) == ""
+    assert problems.empty()  # one notification per problem, not per attempt
     journal.close()
     assert read(path).targets == {"a": Target.DOWN}
 
 
-def test_waiting_for_the_disk_fails_as_long_as_something_is_not_on_it(path: Path) -> None:
+def test_every_save_fails_while_an_earlier_change_is_not_on_disk(path: Path) -> None:
     journal = Journal(path, BOOT)
     journal.open()
-    with held(path):
+    with locked(path):
         for targets in ({"a": Target.UP}, {}, {}):
             with pytest.raises(sqlite3.OperationalError):
                 journal.save(targets=targets).result()
@@ -344,21 +346,23 @@ def test_waiting_for_the_disk_fails_as_long_as_something_is_not_on_it(path: Path
     journal.close()
 
 
-@pytest.mark.parametrize("deed", ["removed", "replaced by garbage", "replaced by another"])
-def test_a_file_that_is_taken_away_is_written_whole_again(path: Path, tmp_path: Path, deed: str) -> None:
+@pytest.mark.parametrize("change", ["removed", "replaced by garbage", "replaced by another"])
+def test_a_removed_or_replaced_file_is_written_completely_again(
+    path: Path, tmp_path: Path, change: str
+) -> None:
     journal = Journal(path, BOOT, retry=0.01)
     journal.open()
     journal.save(manager=ManagerState.RUNNING, targets={"a": Target.DOWN, "b": Target.UP}).result()
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink()
-    if deed == "replaced by garbage":
+    if change == "replaced by garbage":
         path.write_bytes(b"garbage " * 1000)
-    elif deed == "replaced by another":
+    elif change == "replaced by another":
         another = Journal(path, "another boot")
         another.open()
         another.save(targets={"x": Target.UP})
         another.close()
-    with suppress(JournalUnusableError):  # the first try finds the garbage, and sets it aside
+    with suppress(JournalUnusableError):  # the first attempt sets the garbage aside
         journal.save(targets={"c": Target.DOWN}).result()
     journal.save().result()
     journal.close()
@@ -366,10 +370,10 @@ def test_a_file_that_is_taken_away_is_written_whole_again(path: Path, tmp_path: 
     assert read(path) == JournalContents(ManagerState.RUNNING, False, BOOT, expected, new=False)
 
 
-def test_a_disk_that_is_full_at_the_end_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_at_the_end_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(path, BOOT)
     journal.open()
-    with held(path):
+    with locked(path):
         journal.save(targets={"a": Target.UP})
         journal.close()
     assert str(path) in caplog.text
@@ -384,34 +388,34 @@ fates = st.sampled_from(["stored", "stored", "fails", "crash"])
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(st.lists(st.tuples(changes, fates), max_size=8))
-def test_what_was_acknowledged_is_read_back_whatever_fails_and_dies(
+def test_acknowledged_targets_survive_any_sequence_of_failures_and_crashes(
     steps: list[tuple[tuple[dict[str, Target], list[str]], str]],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.sqlite"
         journal = Journal(path, BOOT)
         journal.open()
-        asked: dict[str, Target] = {}
+        requested: dict[str, Target] = {}
         acknowledged: dict[str, Target] = {}
         unwritten = False
         for (targets, forget), fate in steps:
-            asked = {i: t for i, t in {**asked, **targets}.items() if i not in forget}
+            requested = {i: t for i, t in {**requested, **targets}.items() if i not in forget}
             if fate == "stored":
                 journal.save(targets=targets, forget=forget).result()
-                acknowledged, unwritten = asked, False
+                acknowledged, unwritten = requested, False
                 continue
-            with held(path):
-                change = journal.save(targets=targets, forget=forget)
+            with locked(path):
+                future = journal.save(targets=targets, forget=forget)
                 unwritten = unwritten or bool(targets or forget)
                 with pytest.raises(sqlite3.OperationalError) if unwritten else nullcontext():
-                    change.result()
+                    future.result()
                 if fate == "crash":
                     journal.close()
             if fate == "crash":
                 journal = Journal(path, BOOT)
                 recovered = journal.open()
                 assert recovered.targets == acknowledged
-                asked, unwritten = acknowledged, False
-        with held(path):
+                requested, unwritten = acknowledged, False
+        with locked(path):
             journal.close()
         assert read(path).targets == acknowledged

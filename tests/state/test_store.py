@@ -1,4 +1,4 @@
-"""The store against a naive model of it."""
+"""The store, compared with a simple model: changes, removals, events and listeners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 STOPPED = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
 RUNNING = ManagerStatus(ManagerState.RUNNING, "host", "site.yaml")
-NOTE = LogEntry(EntryKind.DAEMON, "Test", "something happened", Instant(1.0, 1.0))
+ENTRY = LogEntry(EntryKind.DAEMON, "Test", "something happened", Instant(1.0, 1.0))
 
 IDS = st.sampled_from("abcdef")
 PUBLICATIONS = st.lists(
@@ -37,7 +37,7 @@ def state_of(snapshot: Snapshot) -> tuple[ManagerStatus, dict[str, Instance]]:
     return snapshot.manager, {i: tracked.instance for i, tracked in snapshot.instances.items()}
 
 
-def applied(
+def apply(
     before: tuple[ManagerStatus, dict[str, Instance]], changes: StoreChanges
 ) -> tuple[ManagerStatus, dict[str, Instance]]:
     manager, instances = before
@@ -65,9 +65,9 @@ def test_the_changes_since_any_revision_lead_to_the_present_state(
             changes = store.changes_since(cursor)
             if changes is None:
                 after = [r for r in last_removal.values() if r > cursor]
-                assert after, "a cursor that nothing was removed after is never given up"
+                assert after, "a cursor without later removals always gets an answer"
             else:
-                assert applied(then, changes) == history[revision]
+                assert apply(then, changes) == history[revision]
                 assert changes.revision == revision
                 assert [t.revision for t in changes.instances] == sorted(
                     t.revision for t in changes.instances
@@ -75,7 +75,7 @@ def test_the_changes_since_any_revision_lead_to_the_present_state(
                 assert all(t.revision > cursor for t in changes.instances)
 
 
-def test_nothing_is_forgotten_while_there_is_room() -> None:
+def test_removals_are_kept_up_to_the_limit() -> None:
     store = Store("epoch", STOPPED, removals_kept=3)
     store.publish([instance(i, 0) for i in "abc"])
     cursor = store.revision
@@ -86,11 +86,11 @@ def test_nothing_is_forgotten_while_there_is_room() -> None:
     assert changes.removed == ("a", "b", "c")
     store.publish([instance("d", 0)])
     store.publish(removed=["d"])
-    assert store.changes_since(cursor) is None, "the removal of a is forgotten"
-    assert store.changes_since(cursor + 1) is not None, "a cursor past that removal needs no memory of it"
+    assert store.changes_since(cursor) is None, "the store dropped the removal of a"
+    assert store.changes_since(cursor + 1) is not None, "a cursor past that removal still gets an answer"
 
 
-def test_a_revision_that_lies_ahead_is_not_answered() -> None:
+def test_a_future_revision_gets_no_answer() -> None:
     store = Store("epoch", STOPPED)
     assert store.changes_since(store.revision + 1) is None
 
@@ -103,7 +103,7 @@ def test_the_present_revision_has_no_changes_after_it() -> None:
     assert changes.empty
 
 
-def test_an_equal_manager_is_no_change() -> None:
+def test_an_equal_manager_status_is_no_change() -> None:
     store = Store("epoch", STOPPED)
     cursor = store.revision
     store.publish(manager=ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"))
@@ -130,29 +130,29 @@ def test_a_gap_in_the_events_is_counted(
 ) -> None:
     store = Store("epoch", STOPPED, events_kept=kept)
     for count in batches:
-        store.publish(entries=[NOTE] * count)
+        store.publish(entries=[ENTRY] * count)
     total = sum(batches)
     remembered = range(max(1, total - kept + 1), total + 1)
-    news = store.events_since(cursor, limit)
-    assert [e.sequence for e in news.events] == [s for s in remembered if s > cursor][:limit]
-    assert news.missed == len([s for s in range(1, total + 1) if s > cursor and s not in remembered])
-    again = store.events_since(news.last)
-    assert again.missed == 0, "what was said to be missed is not said twice"
-    assert [e.sequence for e in (*news.events, *again.events)] == [s for s in remembered if s > cursor]
+    page = store.events_since(cursor, limit)
+    assert [e.sequence for e in page.events] == [s for s in remembered if s > cursor][:limit]
+    assert page.missed == len([s for s in range(1, total + 1) if s > cursor and s not in remembered])
+    again = store.events_since(page.last)
+    assert again.missed == 0, "missed events are counted once"
+    assert [e.sequence for e in (*page.events, *again.events)] == [s for s in remembered if s > cursor]
 
 
-def test_listeners_are_told_of_every_publication_until_they_leave() -> None:
+def test_listeners_are_notified_of_every_publication_until_they_unsubscribe() -> None:
     store = Store("epoch", STOPPED)
-    told: list[int] = []
+    notified: list[int] = []
 
     def listen() -> None:
-        told.append(store.revision)
+        notified.append(store.revision)
 
     store.subscribe(listen)
     revisions = [store.publish(), store.publish()]
     store.unsubscribe(listen)
     store.publish()
-    assert told == revisions
+    assert notified == revisions
 
 
 @pytest.mark.parametrize("removals_kept", [1, 1000])
@@ -171,7 +171,7 @@ def test_readers_on_other_threads_converge_while_one_writes(removals_kept: int) 
                 snapshot = store.snapshot()
                 revision, state = snapshot.revision, state_of(snapshot)
             else:
-                revision, state = changes.revision, applied(state, changes)
+                revision, state = changes.revision, apply(state, changes)
             if revision < cursor:
                 failures.append(f"revision {revision} came after {cursor}")
             cursor = revision

@@ -1,4 +1,4 @@
-"""Log directories that agents may write, and what they put in the place of the daemon's files there."""
+"""Log directories that agents may write, with links and foreign files in place of the daemon's files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.output.stream import OutputStream
 
 DEADLINE = 30.0
-OTHER = 12345  # a user that runs nothing
-SECRET = b"nobody but its owner reads or writes this\n" * 1000  # more than SMALL.size
+OTHER = 12345  # a user without processes
+SECRET = b"only the owner reads or writes this\n" * 1000  # more than SMALL.size
 SMALL = LogPolicy(size=4096, keep=3)
 LINES = b"".join(b"line %d\n" % number for number in range(3_000))
 
@@ -33,7 +33,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give f
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file that stands for one of somebody else's: it must be the same afterwards."""
+    """Create a file of another user, and check after the test that the file is unchanged."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     file = folder / "victim"
@@ -45,11 +45,12 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert file.read_bytes() == SECRET
     assert after.st_mtime_ns == 1
     assert (after.st_mode, after.st_uid, after.st_ino) == (before.st_mode, before.st_uid, before.st_ino)
-    assert [path.name for path in folder.iterdir()] == ["victim"], "a file was created for somebody"
+    assert [path.name for path in folder.iterdir()] == ["victim"], "the daemon created a file"
 
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
+    """Create a log directory."""
     folder = tmp_path / "logs"
     folder.mkdir()
     return folder
@@ -57,6 +58,7 @@ def logs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outputs(logs: Path) -> Iterator[OutputFiles]:
+    """Create the output files in the log directory."""
     files = OutputFiles(logs)
     yield files
     files.close()
@@ -71,7 +73,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def text_of(outputs: OutputFiles, policy: LogPolicy = SMALL) -> str:
-    """What TailLogs would tell."""
+    """Return all lines of instance `a`, as TailLogs would."""
 
     async def collect() -> str:
         return "\n".join(
@@ -120,7 +122,7 @@ def file_of_another(place: Path, _: Path) -> None:
 
 
 PLANTED = [link, link_to_nothing, hard_link, fifo, directory, socket_file, device, file_of_another]
-SAID: dict[Callable[[Path, Path], None], str] = {
+REFUSALS: dict[Callable[[Path, Path], None], str] = {
     link: "is a link to '.*victim'; remove the file",
     link_to_nothing: "is a link to '.*new'; remove the file",
     hard_link: "is a hard link, with 2 names",
@@ -133,27 +135,27 @@ SAID: dict[Callable[[Path, Path], None], str] = {
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_is_no_file_of_ours_is_not_written_to(
+def test_a_planted_file_is_not_written_to(
     outputs: OutputFiles, logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     plant(logs / "a.log", victim)
-    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {SAID[plant]}"):
+    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {REFUSALS[plant]}"):
         os.close(outputs.open_for_append("a", SMALL))
     if plant is file_of_another:
         assert (logs / "a.log").read_bytes() == SECRET
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_is_no_file_of_ours_is_not_read(
+def test_a_planted_file_is_not_read(
     outputs: OutputFiles, logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     plant(logs / "a.log", victim)
-    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {SAID[plant]}"):
+    with pytest.raises(OSError, match=f"'{logs}/a.log': the file {REFUSALS[plant]}"):
         text_of(outputs)
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_replaces_a_file_under_its_agent_is_not_rotated_and_that_is_said_once(
+def test_a_planted_file_in_place_of_the_live_file_is_not_rotated_and_logged_once(
     outputs: OutputFiles,
     logs: Path,
     victim: Path,
@@ -167,7 +169,7 @@ def test_what_replaces_a_file_under_its_agent_is_not_rotated_and_that_is_said_on
     plant(logs / "a.log", victim)
     with caplog.at_level(logging.WARNING):
         outputs.resume("a", SMALL)
-        wait_for(lambda: "cannot rotate" in caplog.text, "said")
+        wait_for(lambda: "cannot rotate" in caplog.text, "the warning")
         outputs.resume("a", SMALL)
         outputs.close()
     assert len(caplog.records) == 1
@@ -175,7 +177,7 @@ def test_what_replaces_a_file_under_its_agent_is_not_rotated_and_that_is_said_on
     assert sorted(path.name for path in logs.iterdir()) == ["a.log"]
 
 
-def test_a_fifo_that_somebody_reads_gets_no_output(outputs: OutputFiles, logs: Path) -> None:
+def test_a_fifo_with_a_reader_gets_no_output(outputs: OutputFiles, logs: Path) -> None:
     os.mkfifo(logs / "a.log")
     reader = os.open(logs / "a.log", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -186,9 +188,7 @@ def test_a_fifo_that_somebody_reads_gets_no_output(outputs: OutputFiles, logs: P
         os.close(reader)
 
 
-def test_names_that_change_while_they_are_opened_lead_nowhere(
-    tmp_path: Path, logs: Path, victim: Path
-) -> None:
+def test_links_that_appear_during_an_open_are_not_followed(tmp_path: Path, logs: Path, victim: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     site.chmod(0o777)
@@ -196,7 +196,7 @@ def test_names_that_change_while_they_are_opened_lead_nowhere(
     stop = threading.Event()
 
     def swap(place: Path, target: Path, plain: Callable[[Path], None]) -> None:
-        """Make a link and a plain thing of the same name take turns."""
+        """Alternate between a link and a plain file or directory of the same name."""
         while not stop.is_set():
             with suppress(OSError):
                 place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
@@ -225,7 +225,7 @@ def test_names_that_change_while_they_are_opened_lead_nowhere(
             thread.join()
 
 
-def test_a_lease_of_another_process_holds_up_nothing(outputs: OutputFiles, logs: Path) -> None:
+def test_a_lease_of_another_process_does_not_block_the_daemon(outputs: OutputFiles, logs: Path) -> None:
     file = logs / "a.log"
     file.touch()
     script = (
@@ -250,13 +250,13 @@ def test_a_lease_of_another_process_holds_up_nothing(outputs: OutputFiles, logs:
 
 
 @pytest.mark.parametrize("plant", [link, link_to_nothing, hard_link, fifo, socket_file, file_of_another])
-def test_what_has_the_name_of_a_copy_is_not_written_to(
+def test_a_planted_file_with_the_name_of_a_copy_is_not_written_to(
     logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     live = logs / "a.log"
     live.write_bytes(LINES)
     stream = OutputStream(live)
-    stream.live_size()  # the archives of an earlier daemon are taken over before
+    stream.live_size()  # recovers the archives of an earlier daemon first
     plant(logs / "a.log.copying", victim)
     stream.rotate(8192, 100)
     assert b"".join(p.read_bytes() for p in numbered(logs)) == LINES[: -len(live_data(live))]
@@ -268,12 +268,12 @@ def live_data(live: Path) -> bytes:
 
 
 def numbered(logs: Path) -> list[Path]:
-    """Archives, oldest first."""
+    """Return the archives, oldest first."""
     found = [path for path in logs.glob("a.log.*") if path.name.removeprefix("a.log.").isdecimal()]
     return sorted(found, key=lambda path: -int(path.suffix[1:]))
 
 
-def test_nothing_is_removed_when_another_file_takes_the_place_of_the_copy(
+def test_no_output_is_removed_when_another_file_replaces_the_copy(
     logs: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = logs / "a.log"
@@ -293,45 +293,45 @@ def test_nothing_is_removed_when_another_file_takes_the_place_of_the_copy(
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_has_the_name_of_a_copy_that_was_cut_becomes_no_archive(
+def test_a_planted_file_with_the_name_of_a_cut_copy_becomes_no_archive(
     outputs: OutputFiles, logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
-    (logs / "a.log").write_bytes(b"said\n")
+    (logs / "a.log").write_bytes(b"hello\n")
     plant(logs / "a.log.cut.4096", victim)
-    assert text_of(outputs) == "said"
+    assert text_of(outputs) == "hello"
     assert not numbered(logs)
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_has_the_name_of_an_archive_is_left_out_and_that_is_said_once(
+def test_a_planted_file_with_the_name_of_an_archive_is_left_out_and_logged_once(
     outputs: OutputFiles,
     logs: Path,
     victim: Path,
     plant: Callable[[Path, Path], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (logs / "a.log").write_bytes(b"said\n")
+    (logs / "a.log").write_bytes(b"hello\n")
     (logs / "a.log.2").write_bytes(b"before\n")
     plant(logs / "a.log.1", victim)
-    plant(logs / "a.log.٣", victim)  # a digit, too
+    plant(logs / "a.log.٣", victim)  # ends with a digit that is not ASCII
     with caplog.at_level(logging.WARNING):
-        assert text_of(outputs) == "before\nsaid"
-        assert text_of(outputs) == "before\nsaid"
+        assert text_of(outputs) == "before\nhello"
+        assert text_of(outputs) == "before\nhello"
     assert len(caplog.records) == 1
     assert f"'{logs}/a.log.1': the file" in caplog.text
 
 
 def test_an_archive_that_a_link_replaces_is_not_read(outputs: OutputFiles, logs: Path, victim: Path) -> None:
-    (logs / "a.log").write_bytes(b"said\n")
+    (logs / "a.log").write_bytes(b"hello\n")
     (logs / "a.log.1").write_bytes(b"before\n")
-    assert text_of(outputs) == "before\nsaid"
+    assert text_of(outputs) == "before\nhello"
     (logs / "a.log.1").unlink()
     (logs / "a.log.1").symlink_to(victim)
-    assert text_of(outputs) == "said"
+    assert text_of(outputs) == "hello"
 
 
 @pytest.mark.parametrize("plant", [link, link_to_nothing, hard_link, fifo, socket_file, file_of_another])
-def test_rotation_goes_on_over_what_has_the_names_of_archives(
+def test_rotation_replaces_planted_files_with_the_names_of_archives(
     logs: Path, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     live = logs / "a.log"
@@ -343,22 +343,22 @@ def test_rotation_goes_on_over_what_has_the_names_of_archives(
     assert LINES.endswith(b"".join(p.read_bytes() for p in numbered(logs)[-3:]) + live_data(live))
 
 
-# -- the directory
+# --- the directory
 
 
-def append(outputs: OutputFiles, data: bytes = b"said\n") -> None:
+def append(outputs: OutputFiles, data: bytes = b"hello\n") -> None:
     with open(outputs.open_for_append("a", SMALL), "wb") as file:
         file.write(data)
 
 
-def test_a_link_that_an_operator_set_is_followed(tmp_path: Path) -> None:
+def test_a_link_by_an_operator_is_followed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "var").symlink_to("data")
     (tmp_path / "data" / "logs").symlink_to(tmp_path / "data" / "host1")
     with closing(OutputFiles(tmp_path / "var" / "logs")) as outputs:
         append(outputs)
-        assert text_of(outputs) == "said"
-    assert (tmp_path / "data" / "host1" / "a.log").read_bytes() == b"said\n"
+        assert text_of(outputs) == "hello"
+    assert (tmp_path / "data" / "host1" / "a.log").read_bytes() == b"hello\n"
 
 
 @pytest.mark.parametrize("below", ["", "not/there"])
@@ -377,7 +377,7 @@ def test_a_link_in_a_directory_that_others_may_write_is_refused(
             append(outputs)
         with pytest.raises(OSError, match="name the directory itself in 'log-dir'"):
             text_of(outputs)
-        site.chmod(0o1777)  # sticky: a link of ours stays ours
+        site.chmod(0o1777)  # sticky: other users cannot replace a link of this user
         if not below:
             append(outputs)
             (victim.parent / "a.log").unlink()
@@ -399,7 +399,7 @@ def test_a_link_of_another_user_is_refused(tmp_path: Path, victim: Path, mode: i
 
 
 @needs_root
-def test_a_link_of_ours_below_a_directory_of_another_user_is_refused(tmp_path: Path, victim: Path) -> None:
+def test_an_own_link_below_a_directory_of_another_user_is_refused(tmp_path: Path, victim: Path) -> None:
     site = tmp_path / "home" / "site"
     site.mkdir(parents=True)
     (site / "logs").symlink_to(victim.parent)
@@ -412,7 +412,7 @@ def test_a_link_of_ours_below_a_directory_of_another_user_is_refused(tmp_path: P
 
 
 @needs_root
-def test_another_name_of_a_link_elsewhere_is_refused_where_others_may_make_one(
+def test_a_hard_link_to_a_link_is_refused_where_other_users_may_create_one(
     tmp_path: Path, victim: Path
 ) -> None:
     (tmp_path / "link").symlink_to(victim.parent)
@@ -441,7 +441,7 @@ def test_a_directory_that_a_link_replaces_between_two_uses_is_refused(
         with caplog.at_level(logging.WARNING):
             (victim.parent / "a.log").write_bytes(LINES)
             outputs.resume("a", SMALL)
-            wait_for(lambda: "cannot rotate" in caplog.text, "said")
+            wait_for(lambda: "cannot rotate" in caplog.text, "the warning")
         assert (victim.parent / "a.log").read_bytes() == LINES
         (victim.parent / "a.log").unlink()
 
@@ -461,11 +461,11 @@ def test_a_relative_directory_with_steps_up_works(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "here")
     with closing(OutputFiles(Path("../there/./logs"))) as outputs:
         append(outputs)
-        assert text_of(outputs) == "said"
+        assert text_of(outputs) == "hello"
     assert (tmp_path / "there" / "logs" / "a.log").exists()
 
 
-def test_no_descriptor_is_left_of_what_was_refused(outputs: OutputFiles, logs: Path, victim: Path) -> None:
+def test_a_refusal_leaks_no_descriptor(outputs: OutputFiles, logs: Path, victim: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for plant in (link, hard_link, fifo, directory):
         plant(logs / "a.log", victim)
@@ -477,7 +477,7 @@ def test_no_descriptor_is_left_of_what_was_refused(outputs: OutputFiles, logs: P
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- whose files are taken
+# --- owners of files
 
 
 @needs_root
@@ -501,15 +501,15 @@ def test_a_file_of_the_agents_user_is_appended_to_rotated_and_read(logs: Path) -
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that other users reach, as they do not reach those of pytest."""
+    """Create a folder that other users can enter, unlike those of pytest."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
 
-# A daemon of this user, in a directory that its group may write: it writes, rotates, reads and refuses.
-PLAIN = """
+# A daemon of another user, in a directory that its group may write: write, rotate, read and refuse.
+DAEMON_OF_A_PLAIN_USER = """
 import os, sys
 from pathlib import Path
 from hostmanager_server.core.spec import LogPolicy
@@ -541,7 +541,10 @@ def test_a_plain_users_daemon_works_in_a_directory_of_its_group(public: Path) ->
         os.chown(path, OTHER, OTHER)
     (site / "logs").chmod(0o2775)
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, site, str(OTHER)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", DAEMON_OF_A_PLAIN_USER, site, str(OTHER)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "is a link to" in done.stdout

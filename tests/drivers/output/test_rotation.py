@@ -1,4 +1,4 @@
-"""Rotation of output files behind the back of a process that writes to them."""
+"""Rotation of output files while a process writes to them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def archives(live: Path) -> list[Path]:
-    """Oldest first."""
+    """Return the archives, oldest first."""
     found = [path for path in live.parent.glob(f"{live.name}.*") if path.suffix[1:].isdecimal()]
     return sorted(found, key=lambda path: -int(path.suffix[1:]))
 
@@ -62,7 +62,7 @@ def numbered(lines: int) -> bytes:
 
 @pytest.fixture(params=["disk", "memory"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """One on a file system that collapses ranges (where the tests run on one), one that punches holes."""
+    """Create directories on two file systems: one may collapse ranges, tmpfs only punches holes."""
     if request.param == "disk":
         yield tmp_path
         return
@@ -75,6 +75,7 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def outputs(directory: Path) -> Iterator[OutputFiles]:
+    """Create the output files in the directory."""
     files = OutputFiles(directory)
     yield files
     files.close()
@@ -100,7 +101,7 @@ def test_every_line_of_a_fast_writer_is_kept_once_and_in_order(outputs: OutputFi
     assert all(path.stat().st_size <= size for path in archives(live))
 
 
-def test_keep_bounds_what_is_kept_to_the_newest(outputs: OutputFiles) -> None:
+def test_keep_limits_the_archives_to_the_newest(outputs: OutputFiles) -> None:
     policy = LogPolicy(size=64 * 1024, keep=3)
     write(outputs, policy, numbered(LINES))
     live = outputs.path("a", policy)
@@ -132,16 +133,16 @@ def test_a_smaller_keep_drops_the_archives_beyond_it(outputs: OutputFiles) -> No
     wait_for(lambda: [path.suffix for path in archives(live)] == [".2", ".1"], "pruned")
 
 
-def test_a_copy_that_was_not_finished_is_dropped_and_one_that_was_cut_is_taken_over(directory: Path) -> None:
+def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Path) -> None:
     live = directory / "a.log"
     live.write_bytes(b"three\n")
     (directory / "a.log.1").write_bytes(b"one\n")
-    # Of a live file that was replaced by hand since: what the copy is of is not there any more.
+    # An operator replaced the live file since, so only the copy still has these bytes.
     (directory / "a.log.cut.4096").write_bytes(b"two\n")
     (directory / "a.log.copying").write_bytes(b"thr")
     outputs = OutputFiles(directory)
     outputs.resume("a", LogPolicy())
-    wait_for(lambda: not (directory / "a.log.cut.4096").exists(), "taken over")
+    wait_for(lambda: not (directory / "a.log.cut.4096").exists(), "the recovery")
     outputs.close()
     assert everything(live) == b"one\ntwo\nthree\n"
     assert sorted(path.name for path in directory.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
@@ -157,7 +158,7 @@ def test_a_copy_that_was_not_finished_is_dropped_and_one_that_was_cut_is_taken_o
         "output.stream.collapse_head",
     ],
 )
-def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothing(
+def test_a_death_at_any_step_of_a_rotation_loses_and_repeats_no_byte(
     directory: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     live = directory / "a.log"
@@ -171,7 +172,7 @@ def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothi
 
     first = OutputStream(live)
     with monkeypatch.context() as patch:
-        # What runs after a death does not run: not even the removal of the copy.
+        # A dead daemon runs no cleanup, so the copy stays.
         patch.setattr(LogDirectory, "remove", lambda *_: None)
         patch.setattr(f"hostmanager_server.drivers.{step}", die)
         with pytest.raises(Death):
@@ -182,9 +183,7 @@ def test_a_death_of_the_daemon_at_any_step_of_a_rotation_loses_and_doubles_nothi
     assert not list(directory.glob("a.log.c*"))
 
 
-def test_a_rotation_goes_on_after_an_archive_could_not_be_renamed(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rotation_continues_after_a_failed_rename(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live = directory / "a.log"
     live.write_bytes(numbered(3_000))
     stream = OutputStream(live)
@@ -203,7 +202,7 @@ def test_a_rotation_goes_on_after_an_archive_could_not_be_renamed(
     assert everything(live) == numbered(3_000)
 
 
-def test_where_nothing_can_be_freed_nothing_is_lost_and_it_is_said_once(
+def test_a_file_system_that_cannot_free_heads_loses_no_output_and_is_logged_once(
     outputs: OutputFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unsupported(fd: int, start: int, stop: int) -> None:
@@ -216,7 +215,7 @@ def test_where_nothing_can_be_freed_nothing_is_lost_and_it_is_said_once(
             with os.fdopen(outputs.open_for_append(name, policy), "wb") as file:
                 file.write(numbered(5_000))
             outputs.resume(name, policy)
-        wait_for(lambda: bool(caplog.records), "said")
+        wait_for(lambda: bool(caplog.records), "the warning")
         outputs.close()
     assert len(caplog.records) == 1
     assert "cannot rotate" in caplog.text
@@ -224,7 +223,7 @@ def test_where_nothing_can_be_freed_nothing_is_lost_and_it_is_said_once(
         assert outputs.path(name, policy).read_bytes() == numbered(5_000)
 
 
-def test_a_file_that_is_removed_or_truncated_by_hand_is_rotated_on(outputs: OutputFiles) -> None:
+def test_a_file_removed_or_truncated_by_an_operator_is_still_rotated(outputs: OutputFiles) -> None:
     policy = LogPolicy(size=64 * 1024, keep=100)
     live = outputs.path("a", policy)
     write(outputs, policy, numbered(20_000))
@@ -240,7 +239,7 @@ def test_a_file_that_is_removed_or_truncated_by_hand_is_rotated_on(outputs: Outp
     assert everything(live).endswith(numbered(20_000))
 
 
-def test_a_full_disk_leaves_the_output_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_leaves_the_output_unchanged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)]
@@ -274,7 +273,7 @@ def switches(tid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
 
-def test_the_rotation_thread_sleeps_while_nobody_writes(tmp_path: Path) -> None:
+def test_the_rotation_thread_sleeps_while_no_process_writes(tmp_path: Path) -> None:
     outputs = OutputFiles(tmp_path)
     policy = LogPolicy(size=64 * 1024, keep=2)
     pause = threading.Event()
@@ -289,7 +288,7 @@ def test_the_rotation_thread_sleeps_while_nobody_writes(tmp_path: Path) -> None:
         def quiet() -> bool:
             nonlocal last
             before, last = last, switches(tid)
-            pause.wait(0.5)  # more than the shortest wait: what is due is seen
+            pause.wait(0.5)  # longer than the shortest wait, so a due inspection would show
             return before == last == switches(tid)
 
         wait_for(quiet, "the thread sleeps")
@@ -299,7 +298,7 @@ def test_the_rotation_thread_sleeps_while_nobody_writes(tmp_path: Path) -> None:
         outputs.close()
 
 
-def test_without_inotify_watches_files_are_looked_at_by_the_clock(
+def test_without_inotify_watches_a_timer_inspects_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def exhausted() -> None:
@@ -311,17 +310,17 @@ def test_without_inotify_watches_files_are_looked_at_by_the_clock(
     policy = LogPolicy(size=64 * 1024, keep=2)
     try:
         fd = outputs.open_for_append("a", policy)
-        wait_for(lambda: "max_user_watches" in caplog.text, "said")
+        wait_for(lambda: "max_user_watches" in caplog.text, "the warning")
         os.write(fd, numbered(20_000))
         os.close(fd)
-        wait_for(lambda: len(archives(outputs.path("a", policy))) == 2, "rotated all the same")
+        wait_for(lambda: len(archives(outputs.path("a", policy))) == 2, "rotated without a watch")
         assert caplog.text.count("max_user_watches") == 1
     finally:
         outputs.close()
 
 
 def test_close_ends_the_thread_and_closes_every_descriptor(tmp_path: Path) -> None:
-    gc.collect()  # what other tests left to it
+    gc.collect()  # closes what other tests left open
     before = len(os.listdir("/proc/self/fd"))
     outputs = OutputFiles(tmp_path)
     write(outputs, LogPolicy(size=4096), numbered(5_000))
@@ -331,7 +330,7 @@ def test_close_ends_the_thread_and_closes_every_descriptor(tmp_path: Path) -> No
     assert not [thread for thread in threading.enumerate() if thread.name == "log-rotation"]
 
 
-def test_the_file_is_made_for_appending_and_nobody_else_writes_it(tmp_path: Path) -> None:
+def test_a_new_file_is_blocking_not_inherited_and_writable_by_its_owner_only(tmp_path: Path) -> None:
     outputs = OutputFiles(tmp_path / "not" / "there")
     fd = outputs.open_for_append("a", LogPolicy())
     try:
@@ -344,7 +343,7 @@ def test_the_file_is_made_for_appending_and_nobody_else_writes_it(tmp_path: Path
 
 
 @given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
-def test_any_instance_id_makes_one_file_name_of_its_own(one: str, other: str) -> None:
+def test_every_instance_id_has_a_valid_and_unique_file_name(one: str, other: str) -> None:
     stem = file_stem(one)
     assert "/" not in stem
     assert "\0" not in stem

@@ -1,4 +1,4 @@
-"""Reading output: the last lines, and then what is written, whatever happens to the files meanwhile."""
+"""Readers of output: the last lines, then new lines, over rotation, truncation and removal."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ SMALL = LogPolicy(size=64 * 1024, keep=1000)
 
 @pytest.fixture(params=["disk", "memory"])
 def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputFiles]:
+    """Create output files on disk or on tmpfs."""
     directory = tmp_path
     if request.param == "memory":
         if not os.access("/dev/shm", os.W_OK):
@@ -41,7 +42,7 @@ def outputs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputFi
 
 
 class Follower:
-    """Collects what a follower is given."""
+    """A reader with `follow`, and the lines that it got so far."""
 
     def __init__(self, outputs: OutputFiles, policy: LogPolicy = SMALL, lines: int = 100) -> None:
         self.lines: list[LogLine] = []
@@ -65,7 +66,7 @@ def write(outputs: OutputFiles, data: bytes, policy: LogPolicy = SMALL) -> None:
         file.write(data)
 
 
-async def last(outputs: OutputFiles, lines: int, policy: LogPolicy = SMALL) -> list[LogLine]:
+async def last_lines(outputs: OutputFiles, lines: int, policy: LogPolicy = SMALL) -> list[LogLine]:
     found: list[LogLine] = []
     async for batch in outputs.read("a", policy, lines, follow=False):
         assert len(batch) <= 500
@@ -73,7 +74,7 @@ async def last(outputs: OutputFiles, lines: int, policy: LogPolicy = SMALL) -> l
     return found
 
 
-async def rotated(outputs: OutputFiles, archives: int = 1) -> None:
+async def wait_for_archive(outputs: OutputFiles, archives: int = 1) -> None:
     live = outputs.path("a", SMALL)
     async with asyncio.timeout(DEADLINE):
         while not live.with_name(f"{live.name}.{archives}").exists():  # noqa: ASYNC110 - nothing to wait on
@@ -91,9 +92,9 @@ def as_bytes(lines: list[str]) -> bytes:
 def test_the_last_lines_come_from_archives_too(outputs: OutputFiles) -> None:
     async def run() -> None:
         write(outputs, as_bytes(numbered(0, 30_000)))
-        await rotated(outputs, 3)
+        await wait_for_archive(outputs, 3)
         for count in (0, 1, 100, 20_000, 30_000, 99_999):
-            found = await last(outputs, count)
+            found = await last_lines(outputs, count)
             assert [line.text for line in found] == numbered(max(0, 30_000 - count), 30_000)
 
     asyncio.run(run())
@@ -102,10 +103,10 @@ def test_the_last_lines_come_from_archives_too(outputs: OutputFiles) -> None:
 def test_an_earlier_daemons_archives_are_read(outputs: OutputFiles) -> None:
     async def run() -> None:
         write(outputs, as_bytes(numbered(0, 30_000)))
-        await rotated(outputs, 3)
+        await wait_for_archive(outputs, 3)
         outputs.close()
         later = OutputFiles(outputs.path("a", SMALL).parent)
-        assert [line.text for line in await last(later, 25_000)] == numbered(5_000, 30_000)
+        assert [line.text for line in await last_lines(later, 25_000)] == numbered(5_000, 30_000)
 
     asyncio.run(run())
 
@@ -122,7 +123,7 @@ def test_a_follower_gets_every_line_once_across_rotations(outputs: OutputFiles) 
         assert follower.texts == ["first", *numbered(0, LINES)]
         await follower.close()
         assert await writer.wait() == 0
-        await rotated(outputs)
+        await wait_for_archive(outputs)
 
     asyncio.run(run())
 
@@ -133,7 +134,7 @@ def test_a_slow_follower_reads_on_from_the_archives(outputs: OutputFiles) -> Non
         follower = Follower(outputs)
         await follower.until(lambda: len(follower.lines) == 1)
         write(outputs, as_bytes(numbered(0, 50_000)))
-        await rotated(outputs, 8)
+        await wait_for_archive(outputs, 8)
         await follower.until(lambda: follower.texts[-1] == "line 49999")
         assert follower.texts == ["first", *numbered(0, 50_000)]
         await follower.close()
@@ -141,7 +142,7 @@ def test_a_slow_follower_reads_on_from_the_archives(outputs: OutputFiles) -> Non
     asyncio.run(run())
 
 
-def test_a_follower_is_told_of_what_was_dropped_before_it_read_it(outputs: OutputFiles) -> None:
+def test_a_slow_follower_gets_a_notice_of_dropped_bytes(outputs: OutputFiles) -> None:
     policy = LogPolicy(size=64 * 1024, keep=1)
 
     async def run() -> None:
@@ -150,7 +151,7 @@ def test_a_follower_is_told_of_what_was_dropped_before_it_read_it(outputs: Outpu
         await follower.until(lambda: len(follower.lines) == 1)
         data = as_bytes(numbered(0, 50_000))
         write(outputs, data, policy)
-        await rotated(outputs)
+        await wait_for_archive(outputs)
         await follower.until(lambda: follower.texts[-1] == "line 49999")
         marker = follower.texts[1]
         assert marker.startswith("[hostmanager: ")
@@ -161,7 +162,7 @@ def test_a_follower_is_told_of_what_was_dropped_before_it_read_it(outputs: Outpu
     asyncio.run(run())
 
 
-def test_a_file_that_is_not_there_yet_is_waited_for(outputs: OutputFiles) -> None:
+def test_a_follower_waits_for_a_missing_file(outputs: OutputFiles) -> None:
     async def run() -> None:
         follower = Follower(outputs)
         waiting = asyncio.ensure_future(follower.until(lambda: follower.texts == ["hello"]))
@@ -169,24 +170,24 @@ def test_a_file_that_is_not_there_yet_is_waited_for(outputs: OutputFiles) -> Non
         write(outputs, b"hello\n")
         await waiting
         await follower.close()
-        assert await last(outputs, 10) == [LogLine("hello")]
+        assert await last_lines(outputs, 10) == [LogLine("hello")]
 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("how", ["truncated", "removed"])
-def test_a_follower_goes_on_when_the_file_is_changed_by_hand(outputs: OutputFiles, how: str) -> None:
+@pytest.mark.parametrize("change", ["truncated", "removed"])
+def test_a_follower_reads_on_after_an_operator_changed_the_file(outputs: OutputFiles, change: str) -> None:
     async def run() -> None:
         live = outputs.path("a", SMALL)
         follower = Follower(outputs)
         fd = outputs.open_for_append("a", SMALL)
         os.write(fd, b"one\ntwo\n")
         await follower.until(lambda: follower.texts == ["one", "two"])
-        if how == "truncated":
+        if change == "truncated":
             os.truncate(live, 0)
         else:
             live.unlink()
-        os.write(fd, b"3\n")  # by the process that still has it open
+        os.write(fd, b"3\n")  # by the process that still has the file open
         await follower.until(lambda: follower.texts[-1] == "3")
         os.close(fd)
         write(outputs, b"four\n")  # by the next run
@@ -197,7 +198,7 @@ def test_a_follower_goes_on_when_the_file_is_changed_by_hand(outputs: OutputFile
     asyncio.run(run())
 
 
-def test_a_line_that_has_not_ended_is_shown_when_it_is_quiet_and_goes_on(outputs: OutputFiles) -> None:
+def test_a_partial_line_is_shown_after_a_quiet_time_and_completed_later(outputs: OutputFiles) -> None:
     async def run() -> None:
         follower = Follower(outputs)
         write(outputs, b"login: ")
@@ -205,9 +206,9 @@ def test_a_line_that_has_not_ended_is_shown_when_it_is_quiet_and_goes_on(outputs
         write(outputs, b"me\n")
         await follower.until(lambda: follower.lines[1:] == [LogLine("me")])
         await follower.close()
-        assert await last(outputs, 1) == [LogLine("login: me")]
+        assert await last_lines(outputs, 1) == [LogLine("login: me")]
         write(outputs, b"rest")
-        assert await last(outputs, 1) == [LogLine("rest")]
+        assert await last_lines(outputs, 1) == [LogLine("rest")]
 
     asyncio.run(run())
 
@@ -216,7 +217,7 @@ def test_long_lines_come_in_parts_and_other_encodings_are_replaced(outputs: Outp
     async def run() -> None:
         long = "ä" * 100_000
         write(outputs, long.encode() + b"\nb\xff\xfed\n")
-        found = await last(outputs, 2)
+        found = await last_lines(outputs, 2)
         assert "".join(line.text for line in found[:-1]) == long
         assert [line.continues for line in found] == [True] * (len(found) - 2) + [False, False]
         assert all(len(line.text.encode()) <= LONGEST_LINE for line in found)
@@ -225,22 +226,22 @@ def test_long_lines_come_in_parts_and_other_encodings_are_replaced(outputs: Outp
     asyncio.run(run())
 
 
-def test_a_cancelled_follower_leaves_nothing_open(outputs: OutputFiles) -> None:
+def test_a_cancelled_follower_leaks_no_descriptor(outputs: OutputFiles) -> None:
     async def run() -> None:
         write(outputs, b"hello\n")
-        await last(outputs, 1)
+        await last_lines(outputs, 1)
         outputs.close()
-        gc.collect()  # what other tests left to it
+        gc.collect()  # closes what other tests left open
         before = sorted(os.listdir("/proc/self/fd"))
-        seen = asyncio.Event()
+        received = asyncio.Event()
 
         async def follow(batches: AsyncGenerator[list[LogLine], None]) -> None:
             async with aclosing(batches):
                 async for _ in batches:
-                    seen.set()
+                    received.set()
 
         tasks = [asyncio.create_task(follow(outputs.read("a", SMALL, 10, follow=True))) for _ in range(20)]
-        await seen.wait()
+        await received.wait()
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -276,7 +277,7 @@ def test_without_inotify_instances_a_follower_still_gets_new_lines(
     st.integers(0, 30),
     st.integers(1, 50),
 )
-def test_the_backward_reader_agrees_with_splitting_everything(data: bytes, lines: int, block: int) -> None:
+def test_the_backward_search_agrees_with_splitting_all_lines(data: bytes, lines: int, block: int) -> None:
     start = start_of_last(
         lambda position, limit: data[max(0, position - limit) : position], len(data), lines, block
     )
@@ -288,7 +289,7 @@ def test_the_backward_reader_agrees_with_splitting_everything(data: bytes, lines
 @given(
     st.lists(st.sampled_from([b"a", b"\n", "ä€😀".encode(), b"\xff", b"x" * 70_000]), max_size=12), st.data()
 )
-def test_lines_do_not_depend_on_the_pieces_they_come_in(parts: list[bytes], data: st.DataObject) -> None:
+def test_lines_do_not_depend_on_the_pieces_of_input(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
     assembler = LineAssembler()
