@@ -72,7 +72,7 @@ class Archives:
         ]
 
     def _recover_cut(self, directory: LogDirectory, cut: str, stop: int) -> None:
-        """Make an archive of the copy of a head that an earlier daemon removed, or was about to remove."""
+        """Make an archive of a copy whose bytes the live file lost; delete a copy of bytes still there."""
         try:
             directory.status(cut)
         except RefusedFileError as error:  # no daemon wrote the file

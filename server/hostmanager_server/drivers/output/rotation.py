@@ -192,9 +192,8 @@ class Rotator:
         try:
             self._rotate(entry)
         except OSError as error:
-            if os.path.lexists(
-                entry.stream.path
-            ):  # else an operator removed the file; the next start creates a new one
+            # Otherwise an operator removed the file, and the next start creates a new one.
+            if os.path.lexists(entry.stream.path):
                 self._handle_failure(entry, error)
 
     def _rotate(self, entry: _Entry) -> None:
