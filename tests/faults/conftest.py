@@ -1,4 +1,4 @@
-"""Every test here gets a site of its own, and leaves neither a process nor a zombie behind."""
+"""Fixtures for fault tests: a site per test, without remaining processes or zombies."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.daemon import Site, eventually
-from tests.faults.ground import MountSpace, zombies
+from tests.faults.machine import MountNamespace, zombies
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    """Create a site; its daemons must reap all children by the end of the test."""
     site = Site(tmp_path)
     yield site
-    living = [daemon for daemon in site.daemons if daemon.process.poll() is None]
-    for daemon in living:
+    running = [daemon for daemon in site.daemons if daemon.process.poll() is None]
+    for daemon in running:
         os.kill(daemon.pid, signal.SIGCONT)
     try:
-        # One that ended just now may not have been seen to yet.
-        eventually(lambda: not any(zombies(daemon) for daemon in living), "every ended child to be reaped")
+        # The daemon may need a moment to reap a child that ended just now.
+        eventually(lambda: not any(zombies(daemon) for daemon in running), "every ended child to be reaped")
     finally:
         site.leave_nothing()
 
 
 @pytest.fixture
-def space() -> Iterator[MountSpace]:
-    space = MountSpace()
-    yield space
-    space.close()
+def namespace() -> Iterator[MountNamespace]:
+    """Create a private mount namespace."""
+    namespace = MountNamespace()
+    yield namespace
+    namespace.close()

@@ -1,4 +1,4 @@
-"""Namespaces of a test's own, in which disks fill up and the machine looks like another."""
+"""Private mount namespaces, full disks, and processes in /proc, for fault tests."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 
 from tests.e2e.daemon import COMMAND, Daemon
 
-# What a run as root may need of the machine. On a laptop such a test is skipped; a build that is meant to run
-# everything is not to leave it out in silence.
+# Tests may need root and features of the machine. A developer run skips such tests; a CI build as root fails
+# instead, as skipping would hide the gap.
 _MUST = os.environ.get("CI") == "true" and os.geteuid() == 0
 
 
-def need(possible: bool, what: str) -> None:
-    """Skip this test where the machine does not offer `what`; fail in a build as root."""
-    if possible:
+def require(feature: str, *, available: bool) -> None:
+    """Skip the test where the machine lacks a feature; fail in a CI build as root."""
+    if available:
         return
     if _MUST:
-        pytest.fail(f"this build is to run every test, and there is no {what}")
-    pytest.skip(f"needs {what}")
+        pytest.fail(f"this build must run every test, but the machine lacks {feature}")
+    pytest.skip(f"needs {feature}")
 
 
 @cache
@@ -32,11 +32,11 @@ def _mounts_possible() -> bool:
     return os.geteuid() == 0 and subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
-class MountSpace:
-    """A private mount namespace: what is mounted in it nobody else sees. It lasts until `close`."""
+class MountNamespace:
+    """A private mount namespace; other processes do not see its mounts. `close` ends the namespace."""
 
     def __init__(self) -> None:
-        need(_mounts_possible(), "root and mount namespaces")
+        require("root and mount namespaces", available=_mounts_possible())
         self._keeper = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 100000"],
             stdout=subprocess.PIPE,
@@ -45,33 +45,34 @@ class MountSpace:
         self._keeper.stdout.readline()
 
     def enter(self, folder: Path, command: Sequence[str | Path] = (COMMAND,)) -> list[str | Path]:
-        """The command line that runs `command` within; its process is the command's own."""
+        """Return a command line that executes `command` in the namespace, as the same process."""
         return ["nsenter", f"--target={self._keeper.pid}", "--mount", f"--wd={folder}", "--", *command]
 
     def run(self, *command: str | Path) -> None:
-        """Run a command within, to its end."""
+        """Run a command in the namespace to its end."""
         subprocess.run(self.enter(Path("/"), command), check=True, capture_output=True, text=True)
 
     def mount_tmpfs(self, where: Path, size: str) -> Path:
-        """An empty disk of this size at `where`; the path by which it is seen from outside."""
+        """Mount an empty disk of this size at `where`; return its path outside the namespace."""
         where.mkdir(parents=True, exist_ok=True)
         self.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", where)
         return self.outside(where)
 
     def make_read_only(self, where: Path) -> None:
-        """Put a read-only view of a folder over it, for every name that is looked up from now on."""
+        """Mount a read-only view over a folder; files that are already open stay writable."""
         self.run("mount", "--bind", where, where)
         self.run("mount", "-o", "remount,bind,ro", where)
 
     def unmount(self, where: Path) -> None:
-        """Take away what was mounted last at `where`; whoever has something open there keeps it."""
+        """Unmount the last mount at `where`; open files stay usable."""
         self.run("umount", "--lazy", where)
 
     def outside(self, where: Path) -> Path:
-        """The path by which a file within is seen from outside."""
+        """Return the path outside the namespace of a file inside."""
         return Path(f"/proc/{self._keeper.pid}/root{where}")
 
     def close(self) -> None:
+        """End the namespace."""
         self._keeper.kill()
         self._keeper.wait()
         if self._keeper.stdout is not None:
@@ -79,7 +80,7 @@ class MountSpace:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free on the disk of this folder; remove the file that is returned to free it."""
+    """Fill the disk of this folder to the last byte; removing the returned file frees the disk."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file:
         for step in (1 << 16, 1 << 12, 1):
@@ -92,7 +93,7 @@ def fill(folder: Path) -> Path:
 
 
 def children(pid: int) -> dict[int, str]:
-    """The children of a process with their states, as /proc has them."""
+    """Return the children of a process and their states, as /proc shows them."""
     found = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -106,11 +107,11 @@ def children(pid: int) -> dict[int, str]:
 
 
 def zombies(daemon: Daemon) -> list[int]:
-    """Children of the daemon that have ended and that it has not reaped."""
+    """Return the ended children that the daemon has not reaped."""
     return [pid for pid, state in children(daemon.pid).items() if state == "Z"]
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used, in user and kernel mode."""
+    """Return the CPU time of a process in user and kernel mode, in s."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""A disk under the agents' output that is full or read-only."""
+"""Full and read-only disks below the output of agents."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.e2e.daemon import Site, eventually
-from tests.faults.ground import MountSpace
+from tests.faults.machine import MountNamespace
 
 UP = pb.NEXT_ACTION_UP
-# Writes numbered lines until one cannot be written, says how many went out, and goes on living.
+# Writes numbered lines until a write fails, stores the number of written lines, and runs on.
 WRITER = """
 i=0
 while echo "line $((i + 1))"; do i=$((i + 1)); done 2>/dev/null
@@ -33,29 +33,29 @@ def archives(logs: Path) -> list[Path]:
 
 
 def written(logs: Path) -> list[str]:
-    """The lines of the instance `a` in all its files, oldest first."""
+    """Return the lines of instance `a` from all files, oldest first."""
     files = [*sorted(archives(logs), key=lambda p: -int(p.suffix[1:])), logs / "a.log"]
     data = b"".join(file.read_bytes().lstrip(b"\0") for file in files)
     return data.decode().split("\n")
 
 
-def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, space: MountSpace) -> None:
-    logs = space.mount_tmpfs(site.folder / "logs", "1m")
+def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, namespace: MountNamespace) -> None:
+    logs = namespace.mount_tmpfs(site.folder / "logs", "1m")
     backoff = {"backoff": {"initial": 0}}
     policy = {"size": "64K", "keep": 100}
     site.write([{"instance-id": "a", "command": ["sh", "-c", WRITER], "restart": backoff, "log": policy}])
     log_to(site, site.folder / "logs")
-    daemon = site.start(program=space.enter(site.folder))
+    daemon = site.start(program=namespace.enter(site.folder))
     eventually((site.folder / "written").exists, "the disk to be full", 60)
     count = int((site.folder / "written").read_text())
     lines = [f"line {number}" for number in range(1, count + 1)]
 
-    def all_there() -> bool:
+    def complete() -> bool:
         with suppress(FileNotFoundError):  # archives are renamed
             return written(logs)[:count] == lines
         return False
 
-    eventually(all_there, "every line to be there, once, in its place")
+    eventually(complete, "every line once and in order")
     pid = daemon.instance("a").process.pid
     os.kill(pid, signal.SIGKILL)  # a start needs no space either
     eventually(lambda: daemon.instance("a").process.pid not in (0, pid), "the agent to be replaced")
@@ -63,18 +63,20 @@ def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, space: Mount
     assert "Traceback" not in daemon.log.read_text()
 
 
-def test_a_read_only_disk_under_the_output_is_said_and_waited_for(site: Site, space: MountSpace) -> None:
+def test_a_read_only_disk_below_the_output_is_reported_until_writable_again(
+    site: Site, namespace: MountNamespace
+) -> None:
     folder = site.folder / "logs"
-    space.mount_tmpfs(folder, "1m")
+    namespace.mount_tmpfs(folder, "1m")
     backoff = {"backoff": {"initial": 0.05, "maximum": 0.2}}
-    command = ["sh", "-c", "echo said; exec sleep 100000"]
+    command = ["sh", "-c", "echo hello; exec sleep 100000"]
     site.write([{"instance-id": i, "command": command, "restart": backoff} for i in "ab"])
     log_to(site, folder)
-    daemon = site.start(program=space.enter(site.folder))
+    daemon = site.start(program=namespace.enter(site.folder))
     daemon.wait_for_all(UP)
     kept = daemon.instance("b").process.pid
-    eventually((space.outside(folder) / "a.log").read_text, "a to have said something")
-    space.make_read_only(folder)
+    eventually((namespace.outside(folder) / "a.log").read_text, "output of a")
+    namespace.make_read_only(folder)
     os.kill(daemon.instance("a").process.pid, signal.SIGKILL)
 
     def why() -> str:
@@ -83,7 +85,7 @@ def test_a_read_only_disk_under_the_output_is_said_and_waited_for(site: Site, sp
     assert f"the disk is read-only for '{folder}/a.log'" in eventually(why, "the start to fail")
     request = pb.TailLogsRequest(instance_id="a", lines=10)
     answer = list(itertools.chain.from_iterable(m.lines for m in daemon.stub.TailLogs(request, timeout=20)))
-    assert "said" in str(answer[0])
-    space.unmount(folder)
+    assert "hello" in str(answer[0])
+    namespace.unmount(folder)
     daemon.wait_for("a", UP)
     assert daemon.instance("b").process.pid == kept

@@ -1,4 +1,4 @@
-"""A daemon that stands still for a while, and nobody knows for how long."""
+"""A daemon that is frozen by SIGSTOP, and continues later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.daemon import Daemon, Site, eventually
 UP = pb.NEXT_ACTION_UP
 
 
-def three(site: Site) -> Daemon:
+def start_three(site: Site) -> Daemon:
     restart = {"backoff": {"initial": 0}}
     site.write([{"instance-id": i, "command": ["sleep", "100000"], "restart": restart} for i in "abc"])
     daemon = site.start()
@@ -23,7 +23,7 @@ def three(site: Site) -> Daemon:
     return daemon
 
 
-def stands_still(daemon: Daemon) -> bool:
+def is_frozen(daemon: Daemon) -> bool:
     return Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
@@ -32,7 +32,7 @@ def pids(daemon: Daemon) -> dict[str, int]:
 
 
 def assert_restarted_once(daemon: Daemon, before: dict[str, int], *killed: str) -> None:
-    eventually(lambda: all(pids(daemon)[who] not in (0, before[who]) for who in killed), "new processes")
+    eventually(lambda: all(pids(daemon)[i] not in (0, before[i]) for i in killed), "new processes")
     daemon.wait_for_all(UP)
     for instance_id, instance in daemon.instances().items():
         reasons = [event.reason for event in daemon.events(instance_id)]
@@ -41,19 +41,19 @@ def assert_restarted_once(daemon: Daemon, before: dict[str, int], *killed: str) 
         assert (instance.process.pid == before[instance_id]) is (not expected)
 
 
-def test_what_ended_while_the_daemon_was_frozen_is_handled_once(site: Site) -> None:
-    daemon = three(site)
+def test_exits_during_a_freeze_are_handled_once(site: Site) -> None:
+    daemon = start_three(site)
     before = pids(daemon)
     watch = daemon.stub.WatchStatus(pb.WatchStatusRequest(), timeout=60)
     next(iter(watch))
     os.kill(daemon.pid, signal.SIGSTOP)
-    eventually(lambda: stands_still(daemon), "the daemon to stand still")
+    eventually(lambda: is_frozen(daemon), "the daemon to freeze")
     for instance_id in ("a", "b"):
         os.kill(before[instance_id], signal.SIGKILL)
     with pytest.raises(grpc.RpcError) as late:
         daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=0.3)
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    # Somebody takes it for dead.
+    # An operator takes the daemon for dead.
     second = site.start(wait=False)
     assert second.process.wait(30) == 1
     assert f"the daemon with pid {daemon.pid} holds it" in second.log.read_text()
@@ -69,12 +69,12 @@ def test_what_ended_while_the_daemon_was_frozen_is_handled_once(site: Site) -> N
     assert shown == now
 
 
-def test_a_daemon_that_freezes_in_the_middle_of_an_exit_goes_on_where_it_was(site: Site) -> None:
+def test_a_daemon_that_freezes_while_handling_an_exit_continues_there(site: Site) -> None:
     site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "exit_observed=freeze"}
-    daemon = three(site)
+    daemon = start_three(site)
     before = pids(daemon)
     os.kill(before["a"], signal.SIGKILL)
-    eventually(lambda: stands_still(daemon), "the daemon to stand still")
+    eventually(lambda: is_frozen(daemon), "the daemon to freeze")
     os.kill(before["b"], signal.SIGKILL)
     os.kill(daemon.pid, signal.SIGCONT)
     assert_restarted_once(daemon, before, "a", "b")

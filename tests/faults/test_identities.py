@@ -1,4 +1,4 @@
-"""Processes that are taken for others: a pid that was given away, records of another boot."""
+"""Mistaken identities: reused pids, and runtime records of another boot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.e2e.daemon import Site, eventually
-from tests.faults.ground import MountSpace, need
+from tests.faults.machine import MountNamespace, require
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 COMMAND = ["sleep", "100000"]
 
-# Becomes the parent of a process that gets the pid it is told to (clone3, set_tid), and waits for its end.
+# Starts a process with the pid in argv[1] (clone3, set_tid), and waits for its end.
 AS_PID = """
 import ctypes, os, signal, struct, sys
 wanted = ctypes.c_int(int(sys.argv[1]))
@@ -35,16 +35,19 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0)
 """
 
 
-class Stranger:
-    """A process of nobody's that was given this pid."""
+class UnrelatedProcess:
+    """An unrelated process with a chosen pid."""
 
     def __init__(self, pid: int) -> None:
         command = [sys.executable, "-c", AS_PID, str(pid), *COMMAND]
         self.pid = pid
         self._parent = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._parent.stdout is not None
-        need(bool(self._parent.stdout.readline()), "clone3 with a pid of one's choice (root, Linux 5.5)")
-        eventually(lambda: self.command_line == "\0".join([*COMMAND, ""]), "the stranger to be what it is")
+        feature = "clone3 with a chosen pid (root, Linux 5.5)"
+        require(feature, available=bool(self._parent.stdout.readline()))
+        eventually(
+            lambda: self.command_line == "\0".join([*COMMAND, ""]), "the process to execute its command"
+        )
 
     @property
     def command_line(self) -> str:
@@ -52,7 +55,7 @@ class Stranger:
 
     @property
     def start(self) -> int:
-        """In clock ticks since boot."""
+        """Start time in clock ticks since boot."""
         return int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[19])
 
     @property
@@ -68,8 +71,8 @@ class Stranger:
 
 
 @pytest.mark.parametrize("same_tick", [False, True], ids=["later", "within the same clock tick"])
-def test_a_stranger_with_the_pid_of_an_agent_is_neither_adopted_nor_signalled(
-    site: Site, same_tick: bool
+def test_an_unrelated_process_with_the_pid_of_an_agent_is_neither_adopted_nor_signalled(
+    site: Site, *, same_tick: bool
 ) -> None:
     site.write([{"instance-id": "a", "command": COMMAND}])
     first = site.start()
@@ -77,11 +80,11 @@ def test_a_stranger_with_the_pid_of_an_agent_is_neither_adopted_nor_signalled(
     first.end(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "the pid to be free")
-    stranger = Stranger(pid)
+    unrelated = UnrelatedProcess(pid)
     try:
-        if same_tick:  # as it is in a quick reuse: then only the inode of the pidfd differs
+        if same_tick:  # as after a quick reuse, when only the inode of the pidfd differs
             record = site.state_dir / "runs" / "a.json"
-            record.write_text(json.dumps({**json.loads(record.read_text()), "start": stranger.start}))
+            record.write_text(json.dumps({**json.loads(record.read_text()), "start": unrelated.start}))
         second = site.start()
         new = second.wait_for("a", UP).process.pid
         assert site.processes() == [new]
@@ -90,12 +93,12 @@ def test_a_stranger_with_the_pid_of_an_agent_is_neither_adopted_nor_signalled(
         second.update(a="down")
         second.wait_for("a", DOWN)
         assert second.end() == 0
-        assert stranger.lives
+        assert unrelated.lives
     finally:
-        stranger.end()
+        unrelated.end()
 
 
-def test_records_of_another_boot_are_void(site: Site, space: MountSpace) -> None:
+def test_records_of_another_boot_are_void(site: Site, namespace: MountNamespace) -> None:
     site.write([{"instance-id": "a", "command": COMMAND}, {"instance-id": "b", "command": COMMAND}])
     first = site.start()
     first.wait_for_all(UP)
@@ -105,9 +108,9 @@ def test_records_of_another_boot_are_void(site: Site, space: MountSpace) -> None
     first.end(signal.SIGKILL)
     boot = site.folder / "boot_id"
     boot.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
-    space.run("mount", "--bind", boot, Path("/proc/sys/kernel/random/boot_id"))
-    second = site.start(program=space.enter(site.folder))
-    second.wait_for_all(UP)  # b too: after a reboot the config counts
+    namespace.run("mount", "--bind", boot, Path("/proc/sys/kernel/random/boot_id"))
+    second = site.start(program=namespace.enter(site.folder))
+    second.wait_for_all(UP)  # b too, as the config decides after a reboot
     after = {i: instance.process.pid for i, instance in second.instances().items()}
     assert not set(after.values()) & set(before.values())
     reasons = [event.reason for event in second.events()]
@@ -115,4 +118,4 @@ def test_records_of_another_boot_are_void(site: Site, space: MountSpace) -> None
     assert "EndedUnseen" not in reasons
     second.update(all="down")
     second.wait_for_all(DOWN)
-    assert site.processes() == [before["a"]], "nobody may signal what was not verified"
+    assert site.processes() == [before["a"]], "an unverified process must get no signal"

@@ -1,4 +1,4 @@
-"""Links in the place of the lock files of a socket and of a state directory."""
+"""Links at the paths of the lock files of a socket and of a state directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.daemon import Site
 
-TEXT = "nobody but its owner writes this\n"
+TEXT = "only the owner writes this\n"
 
 
 def link(place: Path, victim: Path) -> None:
@@ -29,8 +29,8 @@ def fifo(place: Path, _: Path) -> None:
     os.mkfifo(place)
 
 
-def start_and_be_refused(site: Site) -> str:
-    """The daemon's last words."""
+def refused_start(site: Site) -> str:
+    """Start a daemon that must fail; return its log."""
     site.write([])
     daemon = site.start(wait=False)
     assert daemon.process.wait(60) == 1
@@ -39,7 +39,7 @@ def start_and_be_refused(site: Site) -> str:
 
 @pytest.fixture
 def victim(site: Site) -> Path:
-    """A file that stands for one of somebody else's."""
+    """Create a file of another user, which must stay unchanged."""
     folder = site.folder / "elsewhere"
     folder.mkdir()
     file = folder / "victim"
@@ -48,24 +48,24 @@ def victim(site: Site) -> Path:
 
 
 @pytest.mark.parametrize("plant", [link, link_to_nothing, hard_link, fifo])
-def test_what_has_the_name_of_a_sockets_lock_is_not_written_to(
+def test_a_planted_file_at_the_path_of_a_socket_lock_is_not_written_to(
     site: Site, victim: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     plant(Path(f"{site.socket}.lock"), victim)
-    said = start_and_be_refused(site)
-    what: dict[Callable[[Path, Path], None], str] = {
+    log = refused_start(site)
+    reasons: dict[Callable[[Path, Path], None], str] = {
         hard_link: "has another name (a hard link)",
         fifo: "is no regular file",
     }
-    why = what.get(plant, "is a symbolic link")
-    assert f"cannot listen on unix:{site.socket}: '{site.socket}.lock' {why}; " in said
+    why = reasons.get(plant, "is a symbolic link")
+    assert f"cannot listen on unix:{site.socket}: '{site.socket}.lock' {why}; " in log
     assert victim.read_text() == TEXT
     assert list(victim.parent.iterdir()) == [victim]
 
 
-def test_a_link_in_the_place_of_a_state_directorys_lock_is_not_followed(site: Site, victim: Path) -> None:
+def test_a_link_at_the_path_of_a_state_directory_lock_is_not_followed(site: Site, victim: Path) -> None:
     site.state_dir.mkdir()
     link(site.state_dir / "lock", victim)
-    said = start_and_be_refused(site)
-    assert f"cannot use the state directory {site.state_dir}" in said
+    log = refused_start(site)
+    assert f"cannot use the state directory {site.state_dir}" in log
     assert victim.read_text() == TEXT

@@ -1,4 +1,4 @@
-"""A log directory in which somebody set links: to a file that is not the daemon's to write or to tell."""
+"""Links in a log directory to files that the daemon must neither write nor show."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from tests.e2e.daemon import Daemon, Site, eventually
 
 UP = pb.NEXT_ACTION_UP
-SECRET = "nobody but its owner reads or writes this\n"
+SECRET = "only the owner reads or writes this\n"
 BACKOFF = {"backoff": {"initial": 0.05, "maximum": 0.2}}
-TALKER = "print('said', flush=True); import time; time.sleep(100000)"
+PRINTER = "print('hello', flush=True); import time; time.sleep(100000)"
 
 
 @pytest.fixture
 def victim(site: Site) -> Path:
-    """A file that stands for one of somebody else's."""
+    """Create a file of another user, which must stay unchanged."""
     file = site.folder / "victim"
     file.write_text(SECRET)
     return file
 
 
 def start(site: Site) -> Daemon:
-    command = [sys.executable, "-c", TALKER]
+    command = [sys.executable, "-c", PRINTER]
     site.write([{"instance-id": i, "command": command, "restart": BACKOFF} for i in "ab"])
     return site.start()
 
@@ -56,7 +56,7 @@ def test_a_start_whose_output_would_go_through_a_link_fails_until_the_link_is_re
     def why() -> list[str]:
         return [e.message for e in daemon.events("a") if e.reason == "StartFailed"]
 
-    eventually(lambda: len(why()) > 1, "the start to be tried again")
+    eventually(lambda: len(why()) > 1, "a second attempt")
     assert why()[0] == (
         f"cannot start 'a': cannot write its output to '{logs}/a.log': the file is a link to '{victim}'; "
         "remove the file, or change 'log-dir'"
@@ -71,25 +71,25 @@ def test_a_start_whose_output_would_go_through_a_link_fails_until_the_link_is_re
     assert victim.read_text() == SECRET
     (logs / "a.log").unlink()
     daemon.wait_for("a", UP)
-    eventually(lambda: tail(daemon) == "said", "its output")
+    eventually(lambda: tail(daemon) == "hello", "its output")
 
 
-def test_nobody_is_told_a_file_through_a_link_with_the_name_of_an_archive(site: Site, victim: Path) -> None:
+def test_a_link_with_the_name_of_an_archive_is_not_shown(site: Site, victim: Path) -> None:
     daemon = start(site)
     daemon.wait_for_all(UP)
-    eventually(lambda: tail(daemon) == "said", "its output")
+    eventually(lambda: tail(daemon) == "hello", "its output")
     logs = site.state_dir / "logs"
     (logs / "a.log.1").symlink_to(victim)
     daemon.end(signal.SIGKILL)
     daemon = site.start()
     daemon.wait_for_all(UP)
-    assert tail(daemon) == "said"
+    assert tail(daemon) == "hello"
     assert victim.read_text() == SECRET
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that other users reach, as they do not reach those of pytest."""
+    """Create a folder that other users can enter, unlike those of pytest."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -97,14 +97,14 @@ def public() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run an agent as another user")
-def test_an_agent_that_may_write_its_log_directory_leads_the_daemon_nowhere(
+def test_links_by_an_agent_in_its_own_log_directory_are_not_followed(
     site: Site, victim: Path, public: Path
 ) -> None:
     logs = public / "logs"
     logs.mkdir()
-    nobody = pwd.getpwnam("nobody")
-    os.chown(logs, nobody.pw_uid, nobody.pw_gid)
-    # Puts links in the place of its files, and then ends, to be started again.
+    entry = pwd.getpwnam("nobody")
+    os.chown(logs, entry.pw_uid, entry.pw_gid)
+    # Replaces its files by links and ends, so that the daemon starts the agent again.
     names = ["a.log", "a.log.1", "a.log.copying", "a.log.cut.4096"]
     script = f"for name in {' '.join(names)}; do ln -sf {victim} {logs}/$name; done"
     agent = {"instance-id": "a", "command": ["/bin/sh", "-c", script], "user": "nobody", "working-dir": "/"}

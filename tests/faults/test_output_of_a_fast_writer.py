@@ -1,4 +1,4 @@
-"""An agent that writes ten megabytes a second, and a daemon that dies again and again while it rotates."""
+"""Deaths of the daemon while it rotates the output of an agent at ten megabytes a second."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from tests.e2e.daemon import Site, eventually
 
 DEATHS = 4
-# Blocks of 100 numbered lines, until it is told to end; then it says how many lines it wrote.
+# Writes blocks of 100 numbered lines until SIGINT, then stores the number of lines.
 WRITER = """
 import os, signal, time
-told = []
-signal.signal(signal.SIGINT, lambda *_: told.append(1))
+stops = []
+signal.signal(signal.SIGINT, lambda *_: stops.append(1))
 number = 0
-while not told:
+while not stops:
     block = b"".join(b"%099d\\n" % n for n in range(number, number + 100))
     while block:
         block = block[os.write(1, block):]
@@ -29,29 +29,29 @@ with open("written", "w") as file:
 
 
 def archives(logs: Path) -> list[Path]:
-    """Oldest first."""
+    """Return the archives, oldest first."""
     numbers = [path.name.removeprefix("a.log.") for path in logs.glob("a.log.*")]
     ordered = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
     return [logs / f"a.log.{number}" for number in ordered]
 
 
-def one_more_archive(logs: Path) -> None:
+def wait_for_an_archive(logs: Path) -> None:
     before = len(archives(logs))
     eventually(lambda: len(archives(logs)) > before, "a rotation")
 
 
-def test_every_line_is_there_once_although_daemons_died_while_they_rotated(site: Site) -> None:
+def test_deaths_during_rotation_lose_and_repeat_no_line(site: Site) -> None:
     (site.folder / "writer.py").write_text(WRITER)
     policy = {"size": "256K", "keep": 1000}
     site.write([{"instance-id": "a", "command": [sys.executable, "writer.py"], "log": policy}])
     logs = site.state_dir / "logs"
     daemon = site.start("--quiet")
     for _ in range(DEATHS):
-        one_more_archive(logs)
+        wait_for_an_archive(logs)
         daemon.end(signal.SIGKILL)
         daemon = site.start("--quiet")
         daemon.wait_for("a", pb.NEXT_ACTION_UP)
-    assert daemon.end() == 0  # and the rotation that was under way is finished
+    assert daemon.end() == 0  # an orderly end finishes the present rotation
     written = int((site.folder / "written").read_text())
     number = 0
     rest = b""

@@ -1,4 +1,4 @@
-"""A daemon whose own log goes nowhere: it works on, and says how much is missing."""
+"""A daemon with an unwritable log: full disk, closed pipe, stalled pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UP = pb.NEXT_ACTION_UP
 
 
 def start(site: Site, log: Path) -> Daemon:
-    """A daemon whose stderr this is."""
+    """Start a daemon with its stderr redirected to `log`."""
     site.write([{"instance-id": "a", "command": ["sleep", "100000"], "restart": {"backoff": {"initial": 0}}}])
     daemon = site.start(program=["sh", "-c", f'exec "$0" "$@" 2>>{log}', COMMAND])
     daemon.wait_for("a", UP)
@@ -28,19 +28,19 @@ def replace_agent(daemon: Daemon) -> None:
     eventually(lambda: daemon.instance("a").process.pid not in (0, before), "the agent to be replaced")
 
 
-def test_a_full_disk_under_the_log_stops_nothing(site: Site) -> None:
+def test_a_full_disk_below_the_log_stops_nothing(site: Site) -> None:
     daemon = start(site, Path("/dev/full"))
     replace_agent(daemon)
     assert daemon.end() == 0
 
 
 @pytest.mark.parametrize("how", ["closed", "stalled"])
-def test_a_pipe_that_nobody_reads_stops_nothing(site: Site, how: str) -> None:
+def test_an_unread_pipe_stops_nothing(site: Site, how: str) -> None:
     pipe = site.folder / "log"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     if how == "stalled":
-        os.write(reader, b"\n" * (1 << 20))  # as much as goes in
+        os.write(reader, b"\n" * (1 << 20))  # until the pipe is full
     daemon = start(site, pipe)
     if how == "closed":
         os.close(reader)

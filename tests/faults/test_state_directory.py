@@ -1,4 +1,4 @@
-"""A state directory that is full or read-only: agents go on, stops work, nothing is started unrecorded."""
+"""Full and read-only state directories: agents run on, stops work, and no unrecorded start happens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.e2e.daemon import Daemon, Site, eventually
-from tests.faults.ground import MountSpace, fill
+from tests.faults.machine import MountNamespace, fill
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
-Mend = Callable[[], None]
+Repair = Callable[[], None]
 
 
 def write(site: Site, ids: str) -> None:
-    """Instances of these names, all up; the log is elsewhere."""
+    """Write a config with these instances, all up, and with output elsewhere."""
     backoff = {"initial": 0, "maximum": 0.2}
     site.write(
         [{"instance-id": i, "command": ["sleep", "100000"], "restart": {"backoff": backoff}} for i in ids]
@@ -30,24 +30,24 @@ def write(site: Site, ids: str) -> None:
     site.file.write_text(text)
 
 
-def full(site: Site, space: MountSpace) -> Mend:
-    return fill(space.outside(site.state_dir)).unlink
+def full(site: Site, namespace: MountNamespace) -> Repair:
+    return fill(namespace.outside(site.state_dir)).unlink
 
 
-def read_only(site: Site, space: MountSpace) -> Mend:
-    space.make_read_only(site.state_dir)
-    return lambda: space.unmount(site.state_dir)
+def read_only(site: Site, namespace: MountNamespace) -> Repair:
+    namespace.make_read_only(site.state_dir)
+    return lambda: namespace.unmount(site.state_dir)
 
 
 broken = pytest.mark.parametrize("break_disk", [full, read_only])
 
 
-def start(site: Site, space: MountSpace) -> Daemon:
-    return site.start(program=space.enter(site.folder))
+def start(site: Site, namespace: MountNamespace) -> Daemon:
+    return site.start(program=namespace.enter(site.folder))
 
 
-def ask(daemon: Daemon, **targets: str) -> None:
-    """An update whose being forgotten does not matter here."""
+def update(daemon: Daemon, **targets: str) -> None:
+    """Set targets, whether or not the daemon can store them."""
     try:
         daemon.update(**targets)
     except grpc.RpcError as error:
@@ -63,14 +63,14 @@ def failed(daemon: Daemon, instance_id: str) -> str:
 
 
 @broken
-def test_what_runs_goes_on_what_cannot_be_recorded_is_not_started_and_stops_work(
-    site: Site, space: MountSpace, break_disk: Callable[[Site, MountSpace], Mend]
+def test_without_a_writable_state_directory_agents_run_on_stops_work_and_starts_fail(
+    site: Site, namespace: MountNamespace, break_disk: Callable[[Site, MountNamespace], Repair]
 ) -> None:
-    space.mount_tmpfs(site.state_dir, "400k")
+    namespace.mount_tmpfs(site.state_dir, "400k")
     write(site, "abc")
-    first = start(site, space)
+    first = start(site, namespace)
     first.wait_for_all(UP)
-    mend = break_disk(site, space)
+    repair = break_disk(site, namespace)
     write(site, "abcd")
     try:
         first.reload()
@@ -79,23 +79,23 @@ def test_what_runs_goes_on_what_cannot_be_recorded_is_not_started_and_stops_work
     why = failed(first, "d")
     assert "no space left" in why or "read-only" in why
     assert str(site.state_dir / "runs") in why
-    ask(first, b="down")
+    update(first, b="down")
     first.wait_for("b", DOWN)
     os.kill(first.instance("a").process.pid, signal.SIGKILL)
-    eventually(lambda: "Exited" in [e.reason for e in first.events("a")], "the exit to be seen")
+    eventually(lambda: "Exited" in [e.reason for e in first.events("a")], "the exit to be observed")
     kept = first.instance("c").process.pid
 
-    # The next daemon takes back what runs, and only that.
+    # The next daemon recovers the running agents only.
     first.end(signal.SIGKILL)
-    second = start(site, space)
+    second = start(site, namespace)
     assert second.instance("c").process.pid == kept
     failed(second, "d")
     assert "Traceback" not in first.log.read_text() + second.log.read_text()
-    ask(second, c="down")
+    update(second, c="down")
     second.wait_for("c", DOWN)
     assert kept not in site.processes()
 
-    mend()
+    repair()
     for instance_id in "ad":
         second.wait_for(instance_id, UP)
     second.update(b="up")
@@ -103,34 +103,32 @@ def test_what_runs_goes_on_what_cannot_be_recorded_is_not_started_and_stops_work
     running = sorted(i.process.pid for i in second.instances().values() if i.process.pid)
     assert sorted(site.processes()) == running
     second.end(signal.SIGKILL)
-    third = start(site, space)
+    third = start(site, namespace)
     third.wait_for("d", UP)
-    assert sorted(site.processes()) == running, "every record is there again"
+    assert sorted(site.processes()) == running, "every record exists again"
 
 
-def test_a_record_that_could_not_be_voided_is_voided_later(site: Site, space: MountSpace) -> None:
-    space.mount_tmpfs(site.state_dir, "400k")
+def test_a_record_that_could_not_be_voided_is_voided_later(site: Site, namespace: MountNamespace) -> None:
+    namespace.mount_tmpfs(site.state_dir, "400k")
     write(site, "ab")
-    daemon = start(site, space)
+    daemon = start(site, namespace)
     daemon.wait_for_all(UP)
-    mend = read_only(site, space)
+    repair = read_only(site, namespace)
     daemon.update(a="down", b="down")
     daemon.wait_for_all(DOWN)
-    runs = space.outside(site.state_dir) / "runs"
+    runs = namespace.outside(site.state_dir) / "runs"
     assert len(list(runs.glob("*.json"))) == 2
-    said = "cannot void the runtime record"
-    eventually(lambda: said in daemon.log.read_text(), "it to be said")
-    assert daemon.log.read_text().count(said) == 1
-    mend()
+    warning = "cannot void the runtime record"
+    eventually(lambda: warning in daemon.log.read_text(), "the warning")
+    assert daemon.log.read_text().count(warning) == 1
+    repair()
     daemon.update(a="up")
     daemon.wait_for("a", UP)
     assert [file.name for file in runs.glob("*.json")] == ["a.json"]
 
 
-@pytest.mark.parametrize("what", ["runs", ""])
-def test_a_state_directory_that_was_cleaned_up_under_its_daemon_makes_no_second_copies(
-    site: Site, what: str
-) -> None:
+@pytest.mark.parametrize("removed", ["runs", ""])
+def test_a_state_directory_removed_while_agents_run_makes_no_second_copies(site: Site, removed: str) -> None:
     command = ["sleep", "100000"]
     site.write(
         [{"instance-id": "a", "command": command}, {"instance-id": "b", "command": command, "manage": "down"}]
@@ -139,7 +137,7 @@ def test_a_state_directory_that_was_cleaned_up_under_its_daemon_makes_no_second_
     first.update(b="up")
     first.wait_for_all(UP)
     before = {i.instance_id: i.process.pid for i in first.instances().values()}
-    shutil.rmtree(site.state_dir / what)
+    shutil.rmtree(site.state_dir / removed)
     first.end(signal.SIGKILL)
     second = site.start()
     second.wait_for_all(UP)
@@ -150,15 +148,13 @@ def test_a_state_directory_that_was_cleaned_up_under_its_daemon_makes_no_second_
     assert site.processes() == []
 
 
-def test_a_state_directory_that_was_never_used_and_cannot_be_is_an_error(
-    site: Site, space: MountSpace
-) -> None:
-    space.mount_tmpfs(site.state_dir, "400k")
-    space.make_read_only(site.state_dir)
+def test_a_new_state_directory_on_a_read_only_disk_is_an_error(site: Site, namespace: MountNamespace) -> None:
+    namespace.mount_tmpfs(site.state_dir, "400k")
+    namespace.make_read_only(site.state_dir)
     write(site, "a")
-    daemon = site.start(program=space.enter(site.folder), wait=False)
+    daemon = site.start(program=namespace.enter(site.folder), wait=False)
     assert daemon.process.wait(30) == 1
-    said = daemon.log.read_text()
-    assert "Read-only file system" in said
-    assert "--state-dir" in said
+    log = daemon.log.read_text()
+    assert "Read-only file system" in log
+    assert "--state-dir" in log
     assert site.processes() == []

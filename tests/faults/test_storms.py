@@ -1,4 +1,4 @@
-"""More than is reasonable at once: targets that flap, agents that crash as fast as they can."""
+"""Overload: flapping targets, and agents that crash as fast as they can."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_targets_that_flap_end_as_the_last_acknowledged(site: Site, last: str) -
     daemon.wait_for_all(UP if last == "up" else DOWN)
     running = sorted(i.process.pid for i in daemon.instances().values() if i.process.pid)
     assert len(running) == (3 if last == "up" else 0)
-    leaders = {pid for pid in site.processes() if pid in running}
-    assert leaders == set(running)
+    main_processes = {pid for pid in site.processes() if pid in running}
+    assert main_processes == set(running)
     if last == "down":
         assert site.processes() == []
 

@@ -1,4 +1,4 @@
-"""A second daemon beside the first: it says who is there already, and harms nothing."""
+"""A second daemon on the same state directory or socket: refused, without harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def test_a_second_daemon_names_the_first_and_changes_nothing(site: Site, shared:
     site.write([{"instance-id": "a", "command": ["sleep", "100000"]}])
     first = site.start()
     pid = first.wait_for("a", UP).process.pid
-    eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "it to leave its gate")
+    eventually(
+        lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"),
+        "the agent to execute its command",
+    )
     files = [site.socket, site.state_dir / "lock", site.state_dir / "runs" / "a.json"]
     before = [(os.stat(file).st_ino, os.stat(file).st_mtime_ns) for file in files]
     if shared == "socket":
@@ -31,5 +34,5 @@ def test_a_second_daemon_names_the_first_and_changes_nothing(site: Site, shared:
     assert [(os.stat(file).st_ino, os.stat(file).st_mtime_ns) for file in files] == before
     assert first.instance("a").process.pid == pid
     assert site.processes() == [pid]
-    first.end(signal.SIGKILL)  # what a dead one left locked is free
+    first.end(signal.SIGKILL)  # a dead daemon holds no lock
     assert site.start().wait_for("a", UP).process.pid == pid
