@@ -1,4 +1,4 @@
-"""`python -m tests.referee`: kills the daemon again and again, or soaks it, and looks what went wrong."""
+"""Crash tests of the daemon: kill or soak a daemon under load, and check its invariants."""
 
 from __future__ import annotations
 
@@ -12,69 +12,72 @@ import tempfile
 import time
 from pathlib import Path
 
-# Before grpc is imported: children are started beside it.
+# Before the import of grpc, as this process starts children.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-# An installed program has its bytecode; one that may not write it compiles itself at every start.
+# The user may be unable to write bytecode, and then compiles every module at every start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.referee import soak
-from tests.referee.become import become
-from tests.referee.daemons import COMMAND, DiedError, mutated
+from tests.referee.daemons import COMMAND, DiedError, command_of
+from tests.referee.invariants import Violation
 from tests.referee.match import Match
 from tests.referee.mutant import Mutant
 from tests.referee.rounds import Rounds
 from tests.referee.soak import Soak
-from tests.referee.verdict import Violation
+from tests.referee.switch_user import become
 
-EVERY = 10  # rounds between two lines of progress
+EVERY = 10  # rounds between two progress lines
 
 
 def seconds(text: str) -> float:
-    """A duration such as 90, 90s, 10m or 1h."""
+    """Return the seconds of a duration such as 90, 90s, 10m or 1h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 10m or 1h")
+        raise argparse.ArgumentTypeError(f"cannot read {text!r} as a duration; write 90s, 10m or 1h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def main() -> int:
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.referee", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="how many (default: 20)")
-    parser.add_argument("--soak", type=seconds, metavar="DURATION", help="instead of rounds: 90s, 10m, 1h")
-    parser.add_argument("--seed", type=int, help="what every decision is drawn from (default: the time)")
-    parser.add_argument("--user", help="the user to play as; root only (default: who runs this)")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="number of rounds (default: 20)")
     parser.add_argument(
-        "--mutant", choices=[mutant.value for mutant in Mutant], help="a daemon that is wrong in this way"
+        "--soak", type=seconds, metavar="DURATION", help="soak test instead of rounds: 90s, 10m, 1h"
+    )
+    parser.add_argument("--seed", type=int, help="seed of all random choices (default: the time)")
+    parser.add_argument("--user", help="user to run as, for root only (default: the present user)")
+    parser.add_argument(
+        "--mutant", choices=[mutant.value for mutant in Mutant], help="test a daemon with this bug"
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON at the end")
-    parser.add_argument("--keep", action="store_true", help="leave the folder of the match behind")
+    parser.add_argument("--keep", action="store_true", help="keep the working directory")
     arguments = parser.parse_args()
     if arguments.user is not None:
         try:
             become(arguments.user, "tests.referee", without_user(sys.argv[1:]))
         except (LookupError, OSError) as error:
-            parser.error(f"cannot play as {arguments.user}: {error}")
+            parser.error(f"cannot run as {arguments.user}: {error}")
     if arguments.seed is None:
         arguments.seed = int(time.time())
     return play(arguments)
 
 
 def play(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when something was wrong."""
+    """Run the rounds or the soak; return 1 after a violation, else 0."""
     folder = Path(tempfile.mkdtemp(prefix="referee-"))
     began = time.monotonic()
-    program = mutated(Mutant(arguments.mutant)) if arguments.mutant else COMMAND
+    program = command_of(Mutant(arguments.mutant)) if arguments.mutant else COMMAND
     repeat = f"python -m tests.referee --seed {arguments.seed}"
     repeat += f" --mutant {arguments.mutant}" if arguments.mutant else ""
     summary: dict[str, object] = {"seed": arguments.seed, "user": os.getuid()}
-    say(f"seed {arguments.seed}, as user {os.getuid()}, in {folder}")
+    log(f"seed {arguments.seed}, as user {os.getuid()}, in {folder}")
     course: Rounds | Soak
     if arguments.soak is not None:
         match = Match(
             folder, arguments.seed, program=program,
-            counts=soak.CAST, beat=soak.BEAT, operators=soak.OPERATORS, pause=soak.PAUSE,
+            counts=soak.AGENTS, beat=soak.BEAT, operators=soak.OPERATORS, pause=soak.PAUSE,
         )  # fmt: skip
-        course = Soak(match, arguments.soak, say)
+        course = Soak(match, arguments.soak, log)
         repeat += f" --soak {arguments.soak:g}s"
     else:
         match = Match(folder, arguments.seed, program=program)
@@ -89,7 +92,7 @@ def play(arguments: argparse.Namespace) -> int:
         if isinstance(course, Rounds):
             where = f", round {course.tally.rounds}"
             repeat += f" --rounds {course.tally.rounds + 1}"
-        say(f"seed {arguments.seed}{where}: {found}\nrepeat: {repeat}")
+        log(f"seed {arguments.seed}{where}: {found}\nrepeat: {repeat}")
         summary["violation"] = str(found)
     finally:
         match.close()
@@ -104,13 +107,14 @@ def play(arguments: argparse.Namespace) -> int:
 
 
 def play_rounds(rounds: Rounds, count: int) -> None:
+    """Play rounds and log progress."""
     began = time.monotonic()
     for number in range(count):
         rounds.play(number)
         if (number + 1) % EVERY == 0:
             tally = rounds.tally
-            say(
-                f"{number + 1} rounds in {time.monotonic() - began:.0f} s, nothing wrong: "
+            log(
+                f"{number + 1} rounds in {time.monotonic() - began:.0f} s without a violation: "
                 f"{tally.kills} kills, {tally.points.total()} deaths at failpoints, "
                 f"{tally.agents} agents killed, {tally.answers.total()} requests"
             )
@@ -118,12 +122,13 @@ def play_rounds(rounds: Rounds, count: int) -> None:
 
 
 def without_user(words: list[str]) -> list[str]:
-    """The arguments but for --user."""
+    """Return the arguments without --user."""
     pairs = zip(words, ["", *words], strict=False)
     return [w for w, before in pairs if "--user" not in (w, before) and not w.startswith("--user=")]
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
+    """Write a progress line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,17 +1,18 @@
-"""An agent that tells on its supervisor: it holds a lock for as long as it lives, and journals its life.
+"""Test agent that holds a lock during its life, and keeps a journal of starts, beats and signals.
 
-A script, not a module: `python -I -S agent.py KIND INSTANCE FOLDER BEAT`. It imports next to nothing, as it
-is started very often. What the referee believes comes from here and from the kernel, never from the daemon.
+A script, not a module: `python -I -S agent.py KIND INSTANCE FOLDER BEAT`. The script imports few modules, as
+the daemon starts agents very often. The referee relies on these journals and on the kernel, never on the
+daemon.
 
-A process is named PID.START, START being its kernel start time in clock ticks since boot. A line of the
-journal is `WORD PID.START TIME NAME=VALUE ...`, TIME in s since boot:
+PID.START identifies a process; START is the kernel start time in clock ticks since boot. A line of the
+journal is `WORD PID.START TIME NAME=VALUE ...`, with TIME in s since boot:
 
-    born     it runs; who=leader or a descendant's name, run=the daemon's marker of the run
-    beat     it still does; n counts from 1, lines is how many lines it has written to its output
-    heard    a signal arrived; from=the pid of the sender
-    ended    it does as it was told, and ends
-    leaving  it ends of its own accord
-    barred   somebody else holds the lock that is to be its own
+    started     the process runs; role=main or the name of a descendant, run=the daemon's marker of the run
+    beat        the process still runs; n counts from 1, lines is the number of output lines so far
+    signalled   a signal arrived; from=the pid of the sender
+    ended       the process ends because of a stop signal
+    leaving     the process ends without a signal
+    locked_out  another process holds the lock of this process
 """
 
 import fcntl
@@ -21,7 +22,7 @@ import sys
 import time
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
-_HEARD = {
+_SIGNALS = {
     *_STOPS,
     signal.SIGHUP,
     signal.SIGQUIT,
@@ -30,29 +31,29 @@ _HEARD = {
     signal.SIGALRM,
     signal.SIGCONT,
 }
-_READY_AFTER = 0.15  # s until a slow one is ready
-_LIVES = (0.3, 3.0)  # s that a crasher lives, at least and at most
-_EXITS = (0, 1, 3, 77, -signal.SIGKILL, -signal.SIGABRT)  # how a crasher ends; negative: by that signal
-_DESCRIPTORS = 1024  # beyond the highest that is inherited
-_LINES = 20  # of output for each beat
+_READY_AFTER = 0.15  # s until a slow agent is ready
+_LIVES = (0.3, 3.0)  # shortest and longest life of a crasher, in s
+_EXITS = (0, 1, 3, 77, -signal.SIGKILL, -signal.SIGABRT)  # exit codes of a crasher; negative: a signal
+_DESCRIPTORS = 1024  # beyond the highest inherited descriptor
+_LINES = 20  # output lines per beat
 
 
 def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _who_am_i() -> str:
+def _identity() -> str:
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return f"{os.getpid()}.{int(fields[19])}"
 
 
 class Journal:
-    """Appends lines, each with one write, so that those of several processes never mix."""
+    """A journal file; each line is one write, so lines of several processes never mix."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.name = _who_am_i()
+        self.name = _identity()
 
     def write(self, word: str, **values: object) -> None:
         rest = "".join(f" {name}={value}" for name, value in values.items())
@@ -60,13 +61,13 @@ class Journal:
 
 
 def _take_lock(path: str, journal: Journal) -> int:
-    """Take it for life, or say who has it. Anybody may be told by it who holds it."""
+    """Take the lock for life and write this process into it, or record the present holder."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(lock, 100).decode().strip() or "nobody-yet"
-        journal.write("barred", lock=os.path.basename(path), holder=holder)
+        holder = os.read(lock, 100).decode().strip() or "unknown"
+        journal.write("locked_out", lock=os.path.basename(path), holder=holder)
     else:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{journal.name}\n".encode(), 0)
@@ -74,13 +75,15 @@ def _take_lock(path: str, journal: Journal) -> int:
 
 
 def _probe_lock(path: str, journal: Journal) -> None:
-    """Nobody may hold this one before this process hands it to a descendant."""
+    """Record if another process holds the lock that a descendant will take."""
     os.close(_take_lock(path, journal))
 
 
 def _fork_away(index: int, words: list[str]) -> bool:
-    """Leave a descendant behind that has left session and parent; True in the descendant. One is known by its
-    environment only, the other by the descriptors that it keeps."""
+    """Fork a descendant outside of the session and the process tree; return True in the descendant.
+
+    Even descendants are known by their environment only, odd descendants by their open descriptors only.
+    """
     if os.fork():
         os.wait()
         return False
@@ -94,8 +97,8 @@ def _fork_away(index: int, words: list[str]) -> bool:
     return True
 
 
-def _crasher_fate() -> tuple[float, int]:
-    """How long it is to live, and how it is to end, as its identity has it."""
+def _crasher_end() -> tuple[float, int]:
+    """Return the length of the life in s and the exit code, derived from time and pid."""
     seed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 * 6364136223846793005 + os.getpid()
     low, high = _LIVES
     return low + (high - low) * (seed % 1009) / 1009, _EXITS[seed // 1009 % len(_EXITS)]
@@ -104,22 +107,22 @@ def _crasher_fate() -> tuple[float, int]:
 def _leave(journal: Journal, how: int) -> None:
     journal.write("leaving", how=how)
     if how < 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.kill(os.getpid(), -how)
     os._exit(how)
 
 
 def _live(kind: str, instance: str, journal: Journal, beat: float, ready: str) -> None:
-    born = _now()
-    life, fate = _crasher_fate() if kind == "crasher" else (float("inf"), 0)
+    started = _now()
+    life, end = _crasher_end() if kind == "crasher" else (float("inf"), 0)
     count = lines = 0
-    due = born
+    due = started
     while True:
         now = _now()
-        if now - born >= life:
-            _leave(journal, fate)
-        if ready and now - born >= _READY_AFTER:
+        if now - started >= life:
+            _leave(journal, end)
+        if ready and now - started >= _READY_AFTER:
             os.close(os.open(ready, os.O_WRONLY | os.O_CREAT, 0o644))
             ready = ""
         if now >= due:
@@ -132,30 +135,30 @@ def _live(kind: str, instance: str, journal: Journal, beat: float, ready: str) -
             count += 1
             journal.write("beat", n=count, lines=lines)
             due = now + beat
-        arrived = signal.sigtimedwait(_HEARD, max(0.001, min(due, born + life) - _now()))
+        arrived = signal.sigtimedwait(_SIGNALS, max(0.001, min(due, started + life) - _now()))
         if arrived is None:
             continue
-        journal.write("heard", signal=arrived.si_signo, **{"from": arrived.si_pid})
+        journal.write("signalled", signal=arrived.si_signo, **{"from": arrived.si_pid})
         if arrived.si_signo in _STOPS and kind != "deaf":
             journal.write("ended", signal=arrived.si_signo)
             os._exit(0)
 
 
 def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> None:
-    """`run` is given where the environment is not."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    """Run the agent; a descendant without an environment gets `run` as an argument."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     base = os.path.join(folder, instance)
-    standing_by = os.environ.get("REFEREE_BYSTANDER")
-    if standing_by:  # the same command line as an agent, but nobody's child: it is to be let alone
-        journal = Journal(standing_by)
-        journal.write("born", who="bystander", kind=kind, run="-", parent=os.getppid())
-        _live("bystander", instance, journal, float(beat), "")
+    unrelated_journal = os.environ.get("REFEREE_UNRELATED")
+    if unrelated_journal:  # an unrelated process with the command line of an agent
+        journal = Journal(unrelated_journal)
+        journal.write("started", role="unrelated", kind=kind, run="-", parent=os.getppid())
+        _live("unrelated", instance, journal, float(beat), "")
     journal = Journal(f"{base}.journal")
     run = run or os.environ.get("HOSTMANAGER_RUN", "-")
     hidden = kind.startswith("hidden")
-    who = f"child{kind.removeprefix('hidden')}" if hidden else "leader"
-    journal.write("born", who=who, kind=kind, run=run, parent=os.getppid())
-    _take_lock(f"{base}.{who}.lock", journal)
+    role = f"child{kind.removeprefix('hidden')}" if hidden else "main"
+    journal.write("started", role=role, kind=kind, run=run, parent=os.getppid())
+    _take_lock(f"{base}.{role}.lock", journal)
     ready = f"{base}.ready" if kind == "slow" else ""
     if ready and os.path.exists(ready):
         os.unlink(ready)
@@ -163,10 +166,10 @@ def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> Non
         for index in range(2):
             _probe_lock(f"{base}.child{index}.lock", journal)
             if _fork_away(index, [instance, folder, beat, run]):
-                who = f"child{index}"
+                role = f"child{index}"
                 journal = Journal(f"{base}.journal")
-                journal.write("born", who=who, kind=kind, run=run, parent=os.getppid())
-                _take_lock(f"{base}.{who}.lock", journal)
+                journal.write("started", role=role, kind=kind, run=run, parent=os.getppid())
+                _take_lock(f"{base}.{role}.lock", journal)
                 break
     _live(kind, instance, journal, float(beat), ready)
 

@@ -1,4 +1,4 @@
-"""A watcher of WatchEvents, which finds out when a number is missing or comes twice."""
+"""A client of WatchEvents that checks the sequence numbers of events."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.ground import Ground
+from tests.referee.host import Host
 from tests.referee.watcher import Stream, Watcher
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """An exit that the event log tells of."""
+class ExitEvent:
+    """An exit in the event log."""
 
     instance: str
     pid: int
 
 
 class EventWatcher(Watcher[pb.WatchEventsResponse]):
-    """Follows WatchEvents: no number may be missing, none come twice."""
+    """A follower of WatchEvents: no sequence number is missing or repeated."""
 
-    def __init__(self, ground: Ground, rng: random.Random, name: str, hangs_up: float = 0.0) -> None:
-        super().__init__(ground, rng, name, hangs_up)
+    def __init__(self, host: Host, rng: random.Random, name: str, disconnect_after: float = 0.0) -> None:
+        super().__init__(host, rng, name, disconnect_after)
         self.sequence: int | None = None
-        self.exits: deque[Happened] = deque()
+        self.exits: deque[ExitEvent] = deque()
         self.gaps = 0
 
     def _open(self, stub: pb_grpc.HostManagerServiceStub) -> Stream[pb.WatchEventsResponse]:
@@ -50,8 +50,8 @@ class EventWatcher(Watcher[pb.WatchEventsResponse]):
                 self.sequence = 0 if message.gap.missed == 0 else None
             for event in message.events:
                 if self.sequence is not None and event.sequence != self.sequence + 1:
-                    raise self._wrong(f"event {event.sequence} comes after {self.sequence}")
+                    raise self._protocol_error(f"event {event.sequence} comes after {self.sequence}")
                 self.sequence = event.sequence
                 if event.HasField("exit"):
-                    self.exits.append(Happened(event.instance_id, event.exit.pid))
+                    self.exits.append(ExitEvent(event.instance_id, event.exit.pid))
             self.token = message.resume_token

@@ -1,4 +1,4 @@
-"""The ground of a match: a folder with a site config, its agents, and strangers who look like agents."""
+"""The host of a match: a folder with a site config, its agents, and unrelated processes."""
 
 from __future__ import annotations
 
@@ -16,47 +16,50 @@ from typing import Any
 import yaml
 
 from tests.referee import proc
-from tests.referee.forger import Forger
-from tests.referee.lives import Journals, signals
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.journals import Journals, signals
+from tests.referee.record_forger import RecordForger
 
 _AGENT = Path(__file__).with_name("agent.py")
 
 
-class Kind(Enum):
-    """What an agent is like."""
+class AgentKind(Enum):
+    """The behaviour of an agent."""
 
     STEADY = "steady"
-    CRASHER = "crasher"  # ends by itself, in many ways, after a while
-    DEAF = "deaf"  # does not listen to INT and TERM
-    FORKER = (
-        "forker"  # leaves two descendants behind that have left session and parent, one without environment
-    )
+    CRASHER = "crasher"  # ends after a while, in many ways
+    DEAF = "deaf"  # ignores INT and TERM
+    # Forks two descendants outside of its session and process tree, one of them without environment.
+    FORKER = "forker"
     WRITER = "writer"  # writes numbered lines to its output
-    SLOW = "slow"  # is ready some time after its start, as its probe finds out
+    SLOW = "slow"  # has a probe, and becomes ready some time after the start
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One instance of the site. `guest`: reloads add and remove it."""
+    """One instance of the site; reloads add and remove a `guest`."""
 
     instance: str
-    kind: Kind
+    kind: AgentKind
     guest: bool = False
 
     @property
     def descendants(self) -> int:
-        return 2 if self.kind is Kind.FORKER else 0
+        """Number of descendants that the agent forks."""
+        return 2 if self.kind is AgentKind.FORKER else 0
 
 
-def cast(counts: Mapping[Kind, int], guests: int = 1) -> tuple[Agent, ...]:
-    """So many agents of each kind, and guests, which are steady."""
+def make_agents(counts: Mapping[AgentKind, int], guests: int = 1) -> tuple[Agent, ...]:
+    """Return `counts` agents of each kind, and steady guests."""
     agents = [Agent(f"{kind.value}-{n}", kind) for kind, count in counts.items() for n in range(count)]
-    return (*agents, *(Agent(f"guest-{n}", Kind.STEADY, guest=True) for n in range(guests)))
+    return (*agents, *(Agent(f"guest-{n}", AgentKind.STEADY, guest=True) for n in range(guests)))
 
 
-class Ground:
-    """Everything of one match that stands in files, and the strangers. `beat`: s between two beats."""
+class Host:
+    """The files of one match, and the unrelated processes.
+
+    `beat` is the time in s between two beats of an agent.
+    """
 
     def __init__(self, folder: Path, agents: Sequence[Agent], beat: float = 0.05) -> None:
         self.folder = folder
@@ -65,15 +68,15 @@ class Ground:
         self.file = folder / "site.yaml"
         self.socket = folder / "hm.sock"
         self.state_dir = folder / "state"
-        self.lives_dir = folder / "lives"
-        self.lives_dir.mkdir()
-        self.journals = Journals(self.lives_dir)
-        self._strangers: list[tuple[subprocess.Popen[bytes], str]] = []
-        self.forger: Forger | None = None
+        self.journal_dir = folder / "journals"
+        self.journal_dir.mkdir()
+        self.journals = Journals(self.journal_dir)
+        self._unrelated: list[tuple[subprocess.Popen[bytes], str]] = []
+        self.forger: RecordForger | None = None
         self.write_site(guests=True)
 
     def write_site(self, *, guests: bool) -> None:
-        """Put the site config there, at once."""
+        """Write the site config atomically."""
         entries = [self._entry(agent) for agent in self.agents if guests or not agent.guest]
         site = {"hosts": {"localhost": {"agent-instances": entries}}}
         new = self.file.with_suffix(".new")
@@ -81,8 +84,9 @@ class Ground:
         os.replace(new, self.file)
 
     def command(self, agent: Agent) -> list[str]:
+        """Return the command line of an agent."""
         script = [sys.executable, "-I", "-S", str(_AGENT)]
-        return [*script, agent.kind.value, agent.instance, str(self.lives_dir), str(self.beat)]
+        return [*script, agent.kind.value, agent.instance, str(self.journal_dir), str(self.beat)]
 
     def _entry(self, agent: Agent) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -92,58 +96,60 @@ class Ground:
             "working-dir": str(self.folder),
             "env": {proc.SITE_MARKER: str(self.folder), proc.INSTANCE_MARKER: agent.instance},
             "restart": {"backoff": {"initial": 0.05, "factor": 1.5, "maximum": 0.3}},
-            "stop-timeout": [0.3, 0.2] if agent.kind is Kind.DEAF else [2, 0.7],
+            "stop-timeout": [0.3, 0.2] if agent.kind is AgentKind.DEAF else [2, 0.7],
         }
         match agent.kind:
-            case Kind.SLOW:
-                ready = self.lives_dir / f"{agent.instance}.ready"
+            case AgentKind.SLOW:
+                ready = self.journal_dir / f"{agent.instance}.ready"
                 entry["ready"] = {"command": ["test", "-e", str(ready)], "interval": 0.05}
-            case Kind.WRITER:
+            case AgentKind.WRITER:
                 entry["log"] = {"size": 256 * 1024, "keep": 1000}
         return entry
 
-    # --- strangers
+    # --- unrelated processes
 
-    def bring_strangers(self, count: int = 2) -> None:
-        """Processes with the command line, the working directory and the user of agents, that are nobody's
-        business. They write down every signal they get."""
+    def start_unrelated_processes(self, count: int = 2) -> None:
+        """Start processes with the command line, working directory and user of agents, outside the daemon.
+
+        The processes journal every signal.
+        """
         for n in range(count):
-            name = f"stranger-{n}"
+            name = f"unrelated-{n}"
             journal = self.folder / name
             env = {
                 **os.environ,
-                "REFEREE_BYSTANDER": str(journal),
-                "HOSTMANAGER_RUN": f"somebody-else.{n}",
+                "REFEREE_UNRELATED": str(journal),
+                "HOSTMANAGER_RUN": f"unrelated.{n}",
                 "HOSTMANAGER_INSTANCE_ID": self.agents[n].instance,
             }
             process = subprocess.Popen(
                 self.command(self.agents[n]), cwd=self.folder, env=env,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            self._strangers.append((process, name))
-        self.forger = Forger(self.folder, self.state_dir, self._strangers[0][0].pid)
+            self._unrelated.append((process, name))
+        self.forger = RecordForger(self.folder, self.state_dir, self._unrelated[0][0].pid)
 
-    def check_strangers(self) -> None:
-        """Raises a Violation when one was signalled."""
-        for process, name in self._strangers:
+    def check_unrelated_processes(self) -> None:
+        """Raise a Violation if an unrelated process was signalled."""
+        for process, name in self._unrelated:
             journal = self.folder / name
             text = journal.read_text() if journal.exists() else ""
-            heard = [line for line in text.splitlines() if line.startswith("heard")]
-            if heard:
-                numbers = [int(line.split("signal=")[1].split()[0]) for line in heard]
-                raise Violation(Invariant.I7, f"{name} was sent {signals(numbers)}", heard)
+            lines = [line for line in text.splitlines() if line.startswith("signalled")]
+            if lines:
+                numbers = [int(line.split("signal=")[1].split()[0]) for line in lines]
+                raise Violation(Invariant.I7, f"{name} was sent {signals(numbers)}", lines)
             if process.poll() is not None:
                 raise Violation(Invariant.I7, f"{name} was ended: {process.returncode}")
 
     def clear(self) -> None:
-        """Leave nothing behind that runs."""
+        """Kill all remaining processes."""
         if self.forger is not None:
             self.forger.close()
-        for process, _ in self._strangers:
+        for process, _ in self._unrelated:
             process.kill()
             process.wait()
-        # By the folder in their command line: those without an environment too.
-        while left := proc.with_argument(str(self.lives_dir)):
-            for pid in left:
+        # Found by the folder in the command line, as some have no environment.
+        while remaining := proc.with_argument(str(self.journal_dir)):
+            for pid in remaining:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What the referee finds: the invariants, and a violation of one with its evidence."""
+"""The invariants of the daemon, and violations with evidence."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from enum import Enum
 
 
 class Invariant(Enum):
-    """What must always hold, whatever dies."""
+    """A property that must hold whichever process dies."""
 
     I1 = "never two live processes for one instance"
     I2 = "an acknowledged update survives the daemon's death"
-    I3 = "what runs converges to what is wanted"
-    I4 = "a watch is in order, without repeats, resumable, and true; a gap is said"
+    I3 = "instances converge to their targets"
+    I4 = "a watch is in order, without repeats, resumable and true; gaps are reported"
     I5 = "no zombie"
     I6 = "descriptors and threads return to their baseline"
-    I7 = "no signal to a stranger"
-    I8 = "down means that the whole tree is gone"
+    I7 = "no signal to an unrelated process"
+    I8 = "down means that the whole process tree is gone"
     I9 = "agents do not notice the daemon's death"
-    I10 = "no file outside what is ours is written, truncated or created"
+    I10 = "no file of other users is written, truncated or created"
 
 
-class Violation(Exception):  # noqa: N818 - what is found is not an error of the finder
-    """One invariant that did not hold. `evidence` are lines: of journals, of events, of the daemon's log."""
+class Violation(Exception):  # noqa: N818 - no error of the referee
+    """An invariant that did not hold, with lines of journals, events and daemon logs as evidence."""
 
     def __init__(self, invariant: Invariant, what: str, evidence: Sequence[str] = ()) -> None:
         self.invariant = invariant

@@ -1,4 +1,4 @@
-"""The lives of agents as they journaled them themselves."""
+"""Journals of agents, as the agents wrote them, and the processes they show."""
 
 from __future__ import annotations
 
@@ -10,109 +10,114 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.referee import proc
-from tests.referee.proc import Name
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.proc import ProcessIdentity
 
-_LINES_KEPT = 40  # of each journal, as evidence
-_LEADERS_KEPT = 50  # of each instance: more than there are within a round
+_LINES_KEPT = 40  # lines per journal, as evidence
+_MAIN_PROCESSES_KEPT = 50  # per instance: more than a round has
 
 
 @dataclass(slots=True, eq=False)
-class Life:
-    """One process of an instance, from its birth on. Times are s since boot."""
+class AgentProcess:
+    """One process of an instance. Times are in s since boot."""
 
     instance: str
-    name: Name
-    who: str  # `leader`, or which of its descendants
+    identity: ProcessIdentity
+    role: str  # `main`, or the name of a descendant
     run: str
-    born: float
-    last: float  # when it last wrote anything
+    started: float
+    last: float  # time of the last journal line
     beats: int = 0
-    lines: int = 0  # of output
-    heard: list[int] = field(default_factory=list)  # signals
-    ended: float | None = None  # it said that it ends
-    left: bool = False  # of its own accord
-    killed: float | None = None  # the referee killed it, and saw it gone
+    lines: int = 0  # lines of output
+    signals: list[int] = field(default_factory=list)  # received signals
+    ended: float | None = None  # the process journaled its end
+    exited_by_itself: bool = False  # the process ended without a signal
+    killed: float | None = None  # the referee killed the process
     gone: bool = False
 
     @property
-    def leads(self) -> bool:
-        return self.who == "leader"
+    def is_main(self) -> bool:
+        """Whether this is the main process of its run."""
+        return self.role == "main"
 
     def alive(self) -> bool:
-        """As the kernel has it now. Once dead it is dead."""
-        if not self.gone and not proc.is_alive(self.name):
+        """Return whether the kernel has the process now; a dead process stays dead."""
+        if not self.gone and not proc.is_alive(self.identity):
             self.gone = True
         return not self.gone
 
     def dead_before(self, moment: float) -> bool:
-        """Whether it is certain that it was dead by then."""
+        """Return whether the referee had killed the process before `moment`."""
         return self.killed is not None and self.killed < moment
 
     def __str__(self) -> str:
-        return f"{self.instance} {self.who} {self.name} (run {self.run})"
+        return f"{self.instance} {self.role} {self.identity} (run {self.run})"
 
 
 class Journals:
-    """Everything that the agents of a folder have written, read as it grows. A journal may show a violation
-    by itself: a lock that somebody else held, a beat that is missing."""
+    """All journals of a folder, read as they grow.
+
+    A journal alone may show a violation: a lock that another process held, or a missing beat.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._offsets: dict[str, int] = {}
         self._tails: dict[str, deque[str]] = {}
-        self.lives: dict[Name, Life] = {}
-        self._current: dict[str, list[Life]] = {}  # by instance, those not yet known to be over
-        self._leaders: dict[str, deque[Life]] = {}  # by instance, the latest
-        self._runs: dict[tuple[str, str], Life] = {}  # leaders by instance and run
-        self._pids: dict[int, list[Life]] = {}
-        self._found: Violation | None = None
-        self.births: deque[Life] = deque()  # as they were read, for whoever looks into them
-        self.deaths: deque[Life] = deque()  # as they were found, likewise
+        self.processes: dict[ProcessIdentity, AgentProcess] = {}
+        self._current: dict[str, list[AgentProcess]] = {}  # by instance; processes not yet known as dead
+        self._main_processes: dict[str, deque[AgentProcess]] = {}  # by instance; the latest main processes
+        self._runs: dict[tuple[str, str], AgentProcess] = {}  # main processes by instance and run
+        self._pids: dict[int, list[AgentProcess]] = {}
+        self._violation: Violation | None = None
+        self.starts: deque[AgentProcess] = deque()  # unchecked starts, in the order of reading
+        self.exits: deque[AgentProcess] = deque()  # unchecked exits, in the order of detection
 
     def read(self) -> None:
-        """Take in all that was written since the last time. Raises a Violation that it shows."""
+        """Read all new journal lines. Raise a Violation that the lines show."""
         for entry in sorted(os.listdir(self._folder)):
             if entry.endswith(".journal"):
                 self._read(entry)
-        if self._found is not None:
-            found, self._found = self._found, None
-            raise found
+        if self._violation is not None:
+            violation, self._violation = self._violation, None
+            raise violation
 
-    def alive(self, instance: str) -> list[Life]:
-        """Those of the instance that live, leader and descendants."""
+    def alive(self, instance: str) -> list[AgentProcess]:
+        """Return the live processes of the instance, main process and descendants."""
         living = []
-        for life in self._current.get(instance, []):
-            if life.alive():
-                living.append(life)
+        for process in self._current.get(instance, []):
+            if process.alive():
+                living.append(process)
             else:
-                self.deaths.append(life)
+                self.exits.append(process)
         self._current[instance] = living
         return list(living)
 
-    def leader(self, instance: str) -> Life | None:
-        return next((life for life in self.alive(instance) if life.leads), None)
+    def main_process(self, instance: str) -> AgentProcess | None:
+        """Return the live main process of the instance."""
+        return next((process for process in self.alive(instance) if process.is_main), None)
 
-    def leader_of(self, life: Life) -> Life | None:
-        """The leader of the run that a descendant belongs to."""
-        return self._runs.get((life.instance, life.run))
+    def main_process_of(self, process: AgentProcess) -> AgentProcess | None:
+        """Return the main process of the run of a descendant."""
+        return self._runs.get((process.instance, process.run))
 
-    def by_pid(self, pid: int) -> list[Life]:
-        """All that ever had this pid."""
+    def by_pid(self, pid: int) -> list[AgentProcess]:
+        """Return all processes that ever had this pid."""
         return self._pids.get(pid, [])
 
-    def standing(self, instance: str, since: float, until: float) -> Iterator[Life]:
-        """The leaders of an instance that certainly lived from one moment to the other."""
-        for life in self._leaders.get(instance, ()):
-            last = life.last if life.ended is None else life.ended
-            if life.born < since and last > until:
-                yield life
+    def alive_throughout(self, instance: str, since: float, until: float) -> Iterator[AgentProcess]:
+        """Yield the main processes of an instance that certainly lived from `since` to `until`."""
+        for process in self._main_processes.get(instance, ()):
+            last = process.last if process.ended is None else process.ended
+            if process.started < since and last > until:
+                yield process
 
     def evidence(self, instance: str) -> tuple[str, ...]:
-        """The last lines of an instance's journal, with the latest beats only."""
+        """Return the last lines of an instance's journal, with the latest beats only."""
         lines = list(self._tails.get(instance, ()))
         lines += [
-            f"beat {life.name} {life.last:.6f} n={life.beats}" for life in self._current.get(instance, [])
+            f"beat {process.identity} {process.last:.6f} n={process.beats}"
+            for process in self._current.get(instance, [])
         ]
         return tuple(f"journal {instance}: {line}" for line in lines)
 
@@ -127,48 +132,51 @@ class Journals:
         for line in data[:whole].decode().splitlines():
             if not line.startswith("beat"):
                 tail.append(line)
-            self._take(instance, line)
+            self._handle_line(instance, line)
 
-    def _take(self, instance: str, line: str) -> None:
-        word, who, time, *rest = line.split()
+    def _handle_line(self, instance: str, line: str) -> None:
+        word, text, time, *rest = line.split()
         values = dict(pair.split("=", 1) for pair in rest)
-        name, moment = Name.parse(who), float(time)
-        if word == "born":
-            life = Life(instance, name, values["who"], values["run"], moment, moment)
-            self.lives[name] = life
-            self._current.setdefault(instance, []).append(life)
-            self._pids.setdefault(name.pid, []).append(life)
-            if life.leads:
-                self._leaders.setdefault(instance, deque(maxlen=_LEADERS_KEPT)).append(life)
-                self._runs[instance, life.run] = life
-            self.births.append(life)
+        identity, moment = ProcessIdentity.parse(text), float(time)
+        if word == "started":
+            process = AgentProcess(instance, identity, values["role"], values["run"], moment, moment)
+            self.processes[identity] = process
+            self._current.setdefault(instance, []).append(process)
+            self._pids.setdefault(identity.pid, []).append(process)
+            if process.is_main:
+                self._main_processes.setdefault(instance, deque(maxlen=_MAIN_PROCESSES_KEPT)).append(process)
+                self._runs[instance, process.run] = process
+            self.starts.append(process)
             return
-        life = self.lives[name]
-        life.last = moment
+        process = self.processes[identity]
+        process.last = moment
         match word:
             case "beat":
-                if int(values["n"]) != life.beats + 1:
-                    text = f"a beat of {life} is missing: {life.beats} was followed by {values['n']}"
-                    self._find(Invariant.I9, text, instance)
-                life.beats = int(values["n"])
-                life.lines = int(values["lines"])
-            case "heard":
-                life.heard.append(int(values["signal"]))
+                if int(values["n"]) != process.beats + 1:
+                    text = f"a beat of {process} is missing: {process.beats} was followed by {values['n']}"
+                    self._record_violation(Invariant.I9, text, instance)
+                process.beats = int(values["n"])
+                process.lines = int(values["lines"])
+            case "signalled":
+                process.signals.append(int(values["signal"]))
             case "ended":
-                life.ended = moment
+                process.ended = moment
             case "leaving":
-                life.ended, life.left = moment, True
-            case "barred":
-                self._barred(life, values["lock"], values["holder"])
+                process.ended, process.exited_by_itself = moment, True
+            case "locked_out":
+                self._check_lock(process, values["lock"], values["holder"])
 
-    def _barred(self, life: Life, lock: str, holder: str) -> None:
-        invariant = Invariant.I1 if lock.endswith(".leader.lock") else Invariant.I8
-        self._find(invariant, f"{life} found that {holder} still held {lock}", life.instance)
+    def _check_lock(self, process: AgentProcess, lock: str, holder: str) -> None:
+        invariant = Invariant.I1 if lock.endswith(".main.lock") else Invariant.I8
+        self._record_violation(
+            invariant, f"{process} found that {holder} still held {lock}", process.instance
+        )
 
-    def _find(self, invariant: Invariant, what: str, instance: str) -> None:
-        if self._found is None:
-            self._found = Violation(invariant, what, self.evidence(instance))
+    def _record_violation(self, invariant: Invariant, what: str, instance: str) -> None:
+        if self._violation is None:
+            self._violation = Violation(invariant, what, self.evidence(instance))
 
 
 def signals(numbers: list[int]) -> str:
+    """Return the names of signals."""
     return ", ".join(signal.Signals(number).name for number in numbers)

@@ -1,4 +1,4 @@
-"""A match: a daemon that dies again and again, clients that ask it for things meanwhile, and the referee."""
+"""A match: a daemon that dies again and again under the load of clients, and the checks in between."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.bait import Bait
-from tests.referee.daemons import COMMAND, DaemonLife, DiedError, open_channel
+from tests.referee.daemons import COMMAND, DaemonProcess, DiedError, open_channel
 from tests.referee.event_watcher import EventWatcher
-from tests.referee.ground import Ground, Kind, cast
-from tests.referee.household import Household
-from tests.referee.lives import Life
-from tests.referee.looking import PATIENCE, Evidence, eventually
+from tests.referee.host import AgentKind, Host, make_agents
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.journals import AgentProcess
 from tests.referee.model import Model
 from tests.referee.operators import Gate, Operator
-from tests.referee.output import check_output
-from tests.referee.running import Running
+from tests.referee.output_checks import check_output
+from tests.referee.planted_links import PlantedLinks
+from tests.referee.polling import PATIENCE, Evidence, eventually
+from tests.referee.process_checks import ProcessChecks
+from tests.referee.resource_checks import ResourceChecks
 from tests.referee.status_watcher import StatusWatcher
-from tests.referee.told import Told
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.watch_checks import WatchChecks
 from tests.referee.watcher import Watcher
 
-CAST: Mapping[Kind, int] = {
-    Kind.STEADY: 3, Kind.CRASHER: 1, Kind.DEAF: 1, Kind.FORKER: 2, Kind.WRITER: 1, Kind.SLOW: 1,
+AGENTS: Mapping[AgentKind, int] = {
+    AgentKind.STEADY: 3, AgentKind.CRASHER: 1, AgentKind.DEAF: 1,
+    AgentKind.FORKER: 2, AgentKind.WRITER: 1, AgentKind.SLOW: 1,
 }  # fmt: skip
-LOGS_KEPT = 5  # of the latest daemons
+LOGS_KEPT = 5  # logs of the latest daemons
 
 
 def derived(seed: int, *words: object) -> random.Random:
-    """A source of chance of its own for each user of the seed."""
+    """Return an independent random generator, derived from the seed and the words."""
     return random.Random("/".join(map(str, (seed, *words))))
 
 
 class Match:
-    """Everything that plays, from the first daemon to the end. `program` is the daemon's command."""
+    """All parts of one match: host, daemons, clients and checks.
+
+    `program` is the daemon's command.
+    """
 
     def __init__(
         self,
         folder: Path,
         seed: int,
         *,
-        counts: Mapping[Kind, int] = CAST,
+        counts: Mapping[AgentKind, int] = AGENTS,
         beat: float = 0.05,
         operators: int = 3,
         pause: float = 0.04,
@@ -58,196 +62,214 @@ class Match:
     ) -> None:
         self.seed = seed
         self.program = program
-        self.ground = Ground(folder, cast(counts), beat)
-        self.bait = Bait(
-            self.ground.state_dir / "logs",
+        self.host = Host(folder, make_agents(counts), beat)
+        self.links = PlantedLinks(
+            self.host.state_dir / "logs",
             folder / "not-ours",
-            copied=[agent.instance for agent in self.ground.agents if agent.kind is Kind.WRITER],
-            started=[agent.instance for agent in self.ground.agents if agent.kind is Kind.STEADY][:1],
+            copied=[agent.instance for agent in self.host.agents if agent.kind is AgentKind.WRITER],
+            started=[agent.instance for agent in self.host.agents if agent.kind is AgentKind.STEADY][:1],
         )
-        self.model = Model(self.ground.agents)
-        self.daemons: list[DaemonLife] = []
-        self.lives = 0
-        self.evidence = Evidence(self.ground, self.daemons)
-        self.running = Running(self.ground, self.model, self.evidence)
-        self.told = Told(self.ground, self.model, self.daemons, self.evidence)
-        self.household = Household(self.ground, operators)
+        self.model = Model(self.host.agents)
+        self.daemons: list[DaemonProcess] = []
+        self.daemons_started = 0
+        self.evidence = Evidence(self.host, self.daemons)
+        self.processes = ProcessChecks(self.host, self.model, self.evidence)
+        self.watches = WatchChecks(self.host, self.model, self.daemons, self.evidence)
+        self.resources = ResourceChecks(self.host, operators)
         self.gate = Gate()
-        self.killed: list[Life] = []  # by the referee, while nobody else could take it for its doing
         self.operators = [
-            Operator(self.ground, self.model, self.gate, derived(seed, "operator", n), n, pause)
+            Operator(self.host, self.model, self.gate, derived(seed, "operator", n), n, pause)
             for n in range(operators)
         ]
-        self.status_watchers = [
-            StatusWatcher(self.ground, derived(seed, "watcher", 0), "watcher-0"),
-            StatusWatcher(self.ground, derived(seed, "watcher", 1), "watcher-1", hangs_up=0.6),
-        ]
-        self.event_watchers = [
-            EventWatcher(self.ground, derived(seed, "events", 0), "events-0"),
-            EventWatcher(self.ground, derived(seed, "events", 1), "events-1", hangs_up=0.6),
-        ]
-        self._channel = open_channel(self.ground)
+        self.status_watchers = _status_watchers(self.host, seed)
+        self.event_watchers = _event_watchers(self.host, seed)
+        self._channel = open_channel(self.host)
         self.stub = pb_grpc.HostManagerServiceStub(self._channel)
-        self.ground.bring_strangers()
+        self.host.start_unrelated_processes()
         for thread in (*self.operators, *self.watchers):
             thread.start()
 
     @property
-    def daemon(self) -> DaemonLife:
+    def daemon(self) -> DaemonProcess:
+        """The latest daemon."""
         return self.daemons[-1]
 
     @property
     def watchers(self) -> list[Watcher[Any]]:
+        """All watchers."""
         return [*self.status_watchers, *self.event_watchers]
 
     # --- the daemon
 
-    def start_daemon(self, failpoints: str = "") -> DaemonLife:
-        daemon = DaemonLife(self.ground, self.lives, failpoints, self.program)
-        self.lives += 1
+    def start_daemon(self, failpoints: str = "") -> DaemonProcess:
+        """Start the next daemon, and drop the oldest log."""
+        daemon = DaemonProcess(self.host, self.daemons_started, failpoints, self.program)
+        self.daemons_started += 1
         self.daemons.append(daemon)
         if len(self.daemons) > LOGS_KEPT:
             self.daemons[-LOGS_KEPT - 1].log.unlink(missing_ok=True)
         return daemon
 
     def wait_until_serving(self) -> None:
-        """Raises DiedError, or a Violation when it does neither serve nor die."""
+        """Wait for the daemon to serve. Raises DiedError, or a Violation for a daemon that hangs."""
         if not eventually(lambda: self.daemon.serves(self.stub)):
-            text = f"a daemon does not serve within {PATIENCE:g} s"
+            text = f"the daemon does not serve within {PATIENCE:g} s"
             raise Violation(Invariant.I3, text, self.daemon.log_tail())
 
     def upgrade_daemon(self) -> None:
-        """Have it become itself anew, while it is asked for things. Raises DiedError, or a Violation."""
+        """Upgrade the daemon under load. Raises DiedError, or a Violation."""
         before = self._epoch()
         self.gate.open()
         self.daemon.process.send_signal(signal.SIGUSR2)
         if not eventually(lambda: self.daemon.serves(self.stub) and self._epoch() not in (before, "")):
-            text = f"a daemon that is upgraded does not serve within {PATIENCE:g} s"
+            text = f"the upgraded daemon does not serve within {PATIENCE:g} s"
             raise Violation(Invariant.I3, text, self.daemon.log_tail())
 
     def _epoch(self) -> str:
-        """Empty while nobody answers."""
+        """Return the daemon's epoch; empty while no daemon answers."""
         try:
             return self.stub.GetStatus(pb.GetStatusRequest(), timeout=5).manager.epoch
         except grpc.RpcError:
             return ""
 
-    # --- agents that die
+    # --- killed agents
 
-    def kill_agents(self, rng: random.Random, count: int) -> list[Life]:
-        """End that many of those that live, descendants too, by SIGKILL; the ones that were."""
-        self.ground.journals.read()
-        living = [life for agent in self.ground.agents for life in self.ground.journals.alive(agent.instance)]
+    def kill_agents(self, rng: random.Random, count: int) -> list[AgentProcess]:
+        """Kill up to `count` random processes of agents, descendants included; return the killed ones."""
+        self.host.journals.read()
+        living = [
+            process for agent in self.host.agents for process in self.host.journals.alive(agent.instance)
+        ]
         chosen = rng.sample(living, min(count, len(living)))
-        return [life for life in chosen if kill(life)]
+        return [process for process in chosen if kill(process)]
 
     # --- checks
 
     def settle(self) -> None:
-        """Let nobody ask for anything any more, and check everything that can be checked of a daemon that
-        lives. Raises Violation, or DiedError when it does not live."""
+        """Stop all requests, and run every check that applies to a live daemon.
+
+        Raises Violation, or DiedError when the daemon ended.
+        """
         self.gate.close(PATIENCE)
-        self.bait.check()
-        self.bait.take_from_outputs()
-        self.must_be_intact()
-        self.running.convergence(self.daemon, self.stub)
-        self.running.births_and_deaths()
-        self.running.alive_and_well()
-        self.told.agreement(self.daemon, self.stub, self.status_watchers)
-        self.told.truth(self.status_watchers)
-        self.household.check(self.daemon)
-        self.daemon.must_live()
-        self.model.settled()
+        self.links.check()
+        self.links.remove_output_links()
+        self.raise_failures()
+        self.processes.check_convergence(self.daemon, self.stub)
+        self.processes.check_starts_and_exits()
+        self.processes.check_beats()
+        self.watches.check_agreement(self.daemon, self.stub, self.status_watchers)
+        self.watches.check_truth(self.status_watchers)
+        self.resources.check(self.daemon)
+        self.daemon.require_alive()
+        self.model.settle()
 
     def settle_alone(self) -> None:
-        """The same without watchers, and check what the daemon holds then."""
+        """Settle, then check the daemon's resources without watchers."""
         self.settle()
-        self.rest_watchers()
-        self.household.check_holdings(self.daemon, self.stub)
-        self.household.check_restarts(self.daemon, self.stub, self._restart_all)
+        self.pause_watchers()
+        self.resources.check_resources(self.daemon, self.stub)
+        self.resources.check_restarts(self.daemon, self.stub, self._restart_all)
         self.resume_watchers()
-        self.running.births_and_deaths()
+        self.processes.check_starts_and_exits()
 
     def _restart_all(self) -> None:
-        entries = self.model.asking("restart", {}, [agent.instance for agent in self.ground.agents])
+        entries = self.model.begin("restart", {}, [agent.instance for agent in self.host.agents])
         try:
             self.stub.Restart(pb.RestartRequest(all=True), timeout=PATIENCE)
         except grpc.RpcError as error:
-            self.model.lost(entries)
-            raise DiedError(f"the daemon does not restart everything: {error.code().name}") from error
-        self.model.answered({}, entries)
-        self.running.convergence(self.daemon, self.stub)
+            self.model.lose(entries)
+            raise DiedError(f"the daemon does not restart all instances: {error.code().name}") from error
+        self.model.acknowledge({}, entries)
+        self.processes.check_convergence(self.daemon, self.stub)
 
-    def must_be_intact(self) -> None:
-        """Raises what went wrong in a thread of the referee's own."""
+    def raise_failures(self) -> None:
+        """Raise the first failure of an operator or watcher thread."""
         for operator in self.operators:
-            if operator.broken is not None:
-                raise operator.broken
+            if operator.failure is not None:
+                raise operator.failure
         for watcher in self.watchers:
-            watcher.must_be_content()
+            watcher.raise_violation()
 
     def finish(self) -> None:
-        """End the last daemon in order: nothing is to be left, and no line of output to be lost."""
+        """Stop the last daemon, and check that no process remains and no output line is lost."""
         self.settle()
-        self.rest_watchers()
-        with self.model.alone(agent.instance for agent in self.ground.agents):
-            everybody = [agent.instance for agent in self.ground.agents]
-            self.model.asking("the end", {}, everybody)
+        self.pause_watchers()
+        with self.model.exclusive(agent.instance for agent in self.host.agents):
+            everything = [agent.instance for agent in self.host.agents]
+            self.model.begin("the end", {}, everything)
             code = self.daemon.end(PATIENCE)
         if code != 0:
-            raise Violation(Invariant.I3, f"the daemon ends with {code}", self.daemon.log_tail())
-        self.running.births_and_deaths()
-        left = proc.marked(self.ground.folder)
-        for instance, pids in left.items():
-            text = f"the daemon brought everything down and ended, and of {instance} {pids} live"
+            raise Violation(Invariant.I3, f"the daemon ends with exit code {code}", self.daemon.log_tail())
+        self.processes.check_starts_and_exits()
+        remaining = proc.marked(self.host.folder)
+        for instance, pids in remaining.items():
+            text = f"the daemon stopped all instances and ended, but {pids} of {instance} still run"
             raise Violation(Invariant.I8, text, self.evidence.of(instance))
-        for life in self.ground.journals.lives.values():
-            if life.alive():
-                text = f"the daemon brought everything down and ended, and {life} lives"
-                raise Violation(Invariant.I8, text, self.evidence.of(life.instance))
-        self.bait.check()
-        self.bait.take_up()
-        check_output(self.ground)
+        for process in self.host.journals.processes.values():
+            if process.alive():
+                text = f"the daemon stopped all instances and ended, but {process} still runs"
+                raise Violation(Invariant.I8, text, self.evidence.of(process.instance))
+        self.links.check()
+        self.links.remove()
+        check_output(self.host)
 
-    def rest_watchers(self) -> None:
+    def pause_watchers(self) -> None:
+        """Disconnect all watchers."""
         for watcher in self.watchers:
-            watcher.rest()
+            watcher.pause()
 
     def resume_watchers(self) -> None:
+        """Let all watchers connect again."""
         for watcher in self.watchers:
             watcher.resume()
 
     def close(self) -> None:
-        """Leave nothing behind, whatever happened."""
+        """Stop all threads and processes, after success or failure."""
         self.gate.finish()
         for watcher in self.watchers:
             watcher.finish()
         for daemon in self.daemons:
             daemon.kill()
-        self.ground.clear()
+        self.host.clear()
         self._channel.close()
         for thread in (*self.operators, *self.watchers):
             thread.join(PATIENCE)
 
 
-def kill(life: Life) -> bool:
-    """SIGKILL to exactly this process, and wait until it is gone; False when it was gone before."""
+def _status_watchers(host: Host, seed: int) -> list[StatusWatcher]:
+    """Return a watcher that stays connected, and one that disconnects often."""
+    return [
+        StatusWatcher(host, derived(seed, "watcher", 0), "watcher-0"),
+        StatusWatcher(host, derived(seed, "watcher", 1), "watcher-1", disconnect_after=0.6),
+    ]
+
+
+def _event_watchers(host: Host, seed: int) -> list[EventWatcher]:
+    """Return a watcher that stays connected, and one that disconnects often."""
+    return [
+        EventWatcher(host, derived(seed, "events", 0), "events-0"),
+        EventWatcher(host, derived(seed, "events", 1), "events-1", disconnect_after=0.6),
+    ]
+
+
+def kill(process: AgentProcess) -> bool:
+    """Kill exactly this process with SIGKILL and wait for its end; return False if already dead."""
     try:
-        pidfd = os.pidfd_open(life.name.pid)
+        pidfd = os.pidfd_open(process.identity.pid)
     except ProcessLookupError:
         return False
     try:
-        if not life.alive():
+        if not process.alive():
             return False
-        life.killed = float("inf")  # from now on; until it is known when
+        process.killed = float("inf")  # unknown until the end was observed
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         poll.poll(PATIENCE * 1000)
-        life.killed = proc.now()
+        process.killed = proc.now()
         return True
     except ProcessLookupError:
-        life.killed = None
+        process.killed = None
         return False
     finally:
         os.close(pidfd)

@@ -1,7 +1,7 @@
-"""Daemons that are wrong on purpose, for the referee to find out with no special help.
+"""Daemons with deliberate bugs, which the referee must detect.
 
-`python mutant.py NAME serve ...` runs the daemon with one step of it replaced, in that process only. Each
-method below stands in the place of the one of its name.
+`python mutant.py NAME serve ...` runs a daemon with one step replaced. Each method below overrides the method
+of the same name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from hostmanager_server.state.store import StoreChanges
 
 
 class NaiveLauncher(Launcher):
-    """Starts the agent, and writes down that it did so after. Most supervisors do that."""
+    """A launcher that records an agent after the start, as most supervisors do."""
 
     def _pass_gate(
         self,
@@ -63,14 +63,14 @@ class NaiveLauncher(Launcher):
 
 
 class ForgetfulDriver(ProcessDriver):
-    """Takes nothing back of what an earlier daemon left."""
+    """A driver that recovers no runs of an earlier daemon."""
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         return []
 
 
 class HastyJournal(Journal):
-    """Says that a change is on disk, and puts it there a little later."""
+    """A journal that reports a change as stored before writing."""
 
     def save(self, **change: Any) -> Future[None]:
         write = super().save
@@ -80,27 +80,27 @@ class HastyJournal(Journal):
         return done
 
 
-class BlindForest(TreeTracker):
-    """Sees nothing of what an agent that ended while no daemon lived has left behind."""
+class BlindTracker(TreeTracker):
+    """A tracker that ignores the survivors of agents that ended while no daemon ran."""
 
     def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         return []
 
 
 class SkippingWatch(WatchRpcs):
-    """Leaves out every seventh change that it has to tell."""
+    """A watch that omits every seventh change."""
 
-    _told = 0
+    _sent = 0
 
     async def _delta(
         self, caller: Caller, cursor: int, changes: StoreChanges, wanted: frozenset[str]
     ) -> tuple[bytes, ...]:
-        SkippingWatch._told += 1
-        return () if SkippingWatch._told % 7 == 0 else await super()._delta(caller, cursor, changes, wanted)
+        SkippingWatch._sent += 1
+        return () if SkippingWatch._sent % 7 == 0 else await super()._delta(caller, cursor, changes, wanted)
 
 
 class RuthlessDriver(ProcessDriver):
-    """Signals whoever has the agent's command line, as scripts with pkill do."""
+    """A driver that signals every process with the agent's command line, as scripts with pkill do."""
 
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
         known = self._find(run)
@@ -113,15 +113,15 @@ class RuthlessDriver(ProcessDriver):
 
 
 class LeakyDriver(ProcessDriver):
-    """Forgets to close a descriptor at each start."""
+    """A driver that leaks a descriptor at each start."""
 
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
         os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         super().launch(run, spec)
 
 
-def _believe_whatever_is_held(directory: Path) -> list[RecordFile]:
-    """In the place of `find_record_files`: goes by the paths of descriptors alone."""
+def _trust_all_descriptors(directory: Path) -> list[RecordFile]:
+    """Replace `find_record_files`: trust the paths of descriptors alone."""
     found = find_record_files(directory)
     for entry in os.listdir("/proc"):
         link = f"/proc/{entry}/fd/{gate.lock_descriptor()}"
@@ -134,8 +134,8 @@ def _believe_whatever_is_held(directory: Path) -> list[RecordFile]:
     return found
 
 
-class TrustingFolder(LogDirectory):
-    """Opens what it writes by path, through links too. Most supervisors do that."""
+class TrustingDirectory(LogDirectory):
+    """A log directory that opens files by path, through links, as most supervisors do."""
 
     def open_for_append(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -146,8 +146,8 @@ class TrustingFolder(LogDirectory):
         return os.open(self.path(name), flags, 0o640)
 
 
-def _look_but_do_not_reap(who: Identity, pidfd: int) -> ExitStatus:
-    """In the place of `status_of_ended`."""
+def _poll_without_reaping(identity: Identity, pidfd: int) -> ExitStatus:
+    """Replace `status_of_ended`: poll the process and leave a zombie."""
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -163,7 +163,7 @@ def _command_line(pid: int) -> bytes:
 
 
 class Mutant(Enum):
-    """What is wrong."""
+    """The bug of a daemon."""
 
     NAIVE = "naive"
     FORGETFUL = "forgetful"
@@ -177,21 +177,21 @@ class Mutant(Enum):
     TRUSTING = "trusting"
 
 
-# Where the daemon gets what is replaced from.
+# The module and the name that each mutant replaces.
 _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
     Mutant.FORGETFUL: (parts, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (recovery, "Journal", HastyJournal),
-    Mutant.BLIND: (process_driver, "TreeTracker", BlindForest),
+    Mutant.BLIND: (process_driver, "TreeTracker", BlindTracker),
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
     Mutant.RUTHLESS: (parts, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (parts, "ProcessDriver", LeakyDriver),
-    Mutant.NEGLIGENT: (process_driver, "status_of_ended", _look_but_do_not_reap),
-    Mutant.CREDULOUS: (record_directory, "find_record_files", _believe_whatever_is_held),
-    Mutant.TRUSTING: (stream, "LogDirectory", TrustingFolder),
+    Mutant.NEGLIGENT: (process_driver, "status_of_ended", _poll_without_reaping),
+    Mutant.CREDULOUS: (record_directory, "find_record_files", _trust_all_descriptors),
+    Mutant.TRUSTING: (stream, "LogDirectory", TrustingDirectory),
 }
 
 
 if __name__ == "__main__":
     setattr(*_REPLACED[Mutant(sys.argv[1])])
-    serve_command(sys.argv[3:])  # after the name and the word `serve`
+    serve_command(sys.argv[3:])  # the arguments after the name and `serve`

@@ -1,4 +1,4 @@
-"""Operators: clients that ask for things all the time, whether the daemon lives or not."""
+"""Operators: clients that send random requests all the time, to live and dead daemons."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee.daemons import listens, open_channel
-from tests.referee.ground import Ground
+from tests.referee.host import Host
 from tests.referee.model import DOWN, RELOAD, UP, Model
 
 _WORDS = {UP: pb.TARGET_STATE_UP, DOWN: pb.TARGET_STATE_DOWN}
-# What a daemon that dies, or is not there, answers; anything else is an answer of its own.
+# The status codes of a dying or missing daemon; the daemon itself sends every other code.
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 _TIMEOUT = 20.0  # s
 
 
 class Gate:
-    """Lets a number of workers work, or waits until all of them rest."""
+    """A gate that admits workers, or waits until all have left."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -30,7 +30,7 @@ class Gate:
         self._working = 0
 
     def enter(self) -> bool:
-        """Wait until there is work; False: never again."""
+        """Wait for the gate to open and enter; return False after `finish`."""
         with self._condition:
             self._condition.wait_for(lambda: self._open or self._over)
             if self._over:
@@ -39,74 +39,78 @@ class Gate:
             return True
 
     def leave(self) -> None:
+        """Leave the gate after one piece of work."""
         with self._condition:
             self._working -= 1
             self._condition.notify_all()
 
     def open(self) -> None:
+        """Admit workers."""
         with self._condition:
             self._open = True
             self._condition.notify_all()
 
     def close(self, patience: float) -> None:
-        """Wait until nobody works any more."""
+        """Admit no more workers, and wait until all have left."""
         with self._condition:
             self._open = False
             if not self._condition.wait_for(lambda: self._working == 0, patience):
                 raise TimeoutError(f"a request takes longer than {patience:g} s")
 
     def finish(self) -> None:
+        """Send all workers away for good."""
         with self._condition:
             self._over = True
             self._condition.notify_all()
 
 
 class Operator(threading.Thread):
-    """One client. What it asks for is drawn from `rng`, with at most `pause` s between two requests."""
+    """A client that draws requests from `rng`, with at most `pause` s in between."""
 
     def __init__(
-        self, ground: Ground, model: Model, gate: Gate, rng: random.Random, number: int, pause: float = 0.04
+        self, host: Host, model: Model, gate: Gate, rng: random.Random, number: int, pause: float = 0.04
     ) -> None:
         super().__init__(name=f"operator-{number}", daemon=True)
-        self._ground = ground
+        self._host = host
         self._model = model
         self._gate = gate
         self._rng = rng
         self._pause = pause
         self._rest = threading.Event()
-        self._residents = [agent.instance for agent in ground.agents if not agent.guest]
-        self._guests = [agent.instance for agent in ground.agents if agent.guest]
-        self._deeds: Sequence[tuple[int, Callable[[pb_grpc.HostManagerServiceStub], None]]] = (
+        self._residents = [agent.instance for agent in host.agents if not agent.guest]
+        self._guests = [agent.instance for agent in host.agents if agent.guest]
+        self._actions: Sequence[tuple[int, Callable[[pb_grpc.HostManagerServiceStub], None]]] = (
             (40, self._set_one), (10, self._set_some), (4, self._set_all), (10, self._restart),
             (8, self._reload), (10, self._status), (10, self._list), (4, self._refused),
         )  # fmt: skip
-        self.answers: dict[str, int] = {}  # how many requests ended how
-        self.broken: BaseException | None = None
+        self.answers: dict[str, int] = {}  # number of requests by status code
+        self.failure: BaseException | None = None
 
     def run(self) -> None:
-        with open_channel(self._ground) as channel:
+        """Send requests while the gate is open."""
+        with open_channel(self._host) as channel:
             stub = pb_grpc.HostManagerServiceStub(channel)
-            weights = [weight for weight, _ in self._deeds]
+            weights = [weight for weight, _ in self._actions]
             while self._gate.enter():
                 try:
-                    if not listens(self._ground):
+                    if not listens(self._host):
                         continue
-                    (_, deed) = self._rng.choices(self._deeds, weights)[0]
-                    deed(stub)
+                    (_, action) = self._rng.choices(self._actions, weights)[0]
+                    action(stub)
                     self._count("OK")
                 except grpc.RpcError as error:
                     self._count(error.code().name)
                 except BaseException as error:
-                    self.broken = error
+                    self.failure = error
                     raise
                 finally:
                     self._gate.leave()
                     self._rest.wait(self._rng.uniform(0, self._pause))
 
-    def _count(self, how: str) -> None:
-        self.answers[how] = self.answers.get(how, 0) + 1
+    def _count(self, code: str) -> None:
+        self.answers[code] = self.answers.get(code, 0) + 1
 
-    # --- what is asked for
+    # --- requests
 
     def _set_one(self, stub: pb_grpc.HostManagerServiceStub) -> None:
         self._set(stub, {self._rng.choice(self._residents): self._any_target()})
@@ -119,8 +123,8 @@ class Operator(threading.Thread):
         target = self._any_target()
         change = pb.TargetChange(all=True, target_state=_WORDS[target])
         targets = dict.fromkeys(self._residents, target)
-        with self._model.alone([*targets, *self._guests]):
-            self._ask(
+        with self._model.exclusive([*targets, *self._guests]):
+            self._send(
                 f"all {target}", targets, self._guests,
                 lambda: stub.Update(pb.UpdateRequest(requests=[change]), timeout=_TIMEOUT),
             )  # fmt: skip
@@ -132,38 +136,38 @@ class Operator(threading.Thread):
         changes = [
             pb.TargetChange(instance_id=i, target_state=_WORDS[target]) for i, target in targets.items()
         ]
-        with self._model.alone(targets):
-            self._ask(
+        with self._model.exclusive(targets):
+            self._send(
                 "targets", targets, (),
                 lambda: stub.Update(pb.UpdateRequest(requests=changes), timeout=_TIMEOUT),
             )  # fmt: skip
 
     def _restart(self, stub: pb_grpc.HostManagerServiceStub) -> None:
-        everybody = self._rng.random() < 0.15
-        chosen = [*self._residents, *self._guests] if everybody else [self._rng.choice(self._residents)]
-        request = pb.RestartRequest(all=True) if everybody else pb.RestartRequest(instance_ids=chosen)
-        with self._model.alone(chosen):
-            self._ask("restart", {}, chosen, lambda: stub.Restart(request, timeout=_TIMEOUT))
+        everything = self._rng.random() < 0.15
+        chosen = [*self._residents, *self._guests] if everything else [self._rng.choice(self._residents)]
+        request = pb.RestartRequest(all=True) if everything else pb.RestartRequest(instance_ids=chosen)
+        with self._model.exclusive(chosen):
+            self._send("restart", {}, chosen, lambda: stub.Restart(request, timeout=_TIMEOUT))
 
     def _reload(self, stub: pb_grpc.HostManagerServiceStub) -> None:
-        with self._model.alone(self._guests):
-            self._ground.write_site(guests=self._rng.random() < 0.5)
-            self._ask(
+        with self._model.exclusive(self._guests):
+            self._host.write_site(guests=self._rng.random() < 0.5)
+            self._send(
                 RELOAD, {}, self._guests,
                 lambda: stub.Update(pb.UpdateRequest(reload_config=True), timeout=_TIMEOUT),
             )  # fmt: skip
 
     def _refused(self, stub: pb_grpc.HostManagerServiceStub) -> None:
-        """All or nothing: a request with one bad entry changes nothing."""
+        """Send a request with one bad entry, which must change nothing."""
         good = pb.TargetChange(instance_id=self._rng.choice(self._residents), target_state=_WORDS[DOWN])
-        bad = pb.TargetChange(instance_id="nobody", target_state=_WORDS[DOWN])
+        bad = pb.TargetChange(instance_id="unknown", target_state=_WORDS[DOWN])
         try:
             stub.Update(pb.UpdateRequest(requests=[good, bad]), timeout=_TIMEOUT)
         except grpc.RpcError as error:
             if error.code() in _LOST or error.code() is grpc.StatusCode.NOT_FOUND:
                 return
             raise
-        raise AssertionError("a request about an unknown instance was taken")
+        raise AssertionError("the daemon accepted a request about an unknown instance")
 
     def _status(self, stub: pb_grpc.HostManagerServiceStub) -> None:
         stub.GetStatus(pb.GetStatusRequest(), timeout=_TIMEOUT)
@@ -171,13 +175,13 @@ class Operator(threading.Thread):
     def _list(self, stub: pb_grpc.HostManagerServiceStub) -> None:
         stub.ListInstances(pb.ListInstancesRequest(), timeout=_TIMEOUT)
 
-    def _ask(
-        self, what: str, targets: dict[str, str], stops: Sequence[str], call: Callable[[], object]
+    def _send(
+        self, name: str, targets: dict[str, str], stops: Sequence[str], call: Callable[[], object]
     ) -> None:
-        entries = self._model.asking(what, targets, stops)
+        entries = self._model.begin(name, targets, stops)
         try:
             call()
         except grpc.RpcError:
-            self._model.lost(entries)
+            self._model.lose(entries)
             raise
-        self._model.answered(targets, entries)
+        self._model.acknowledge(targets, entries)

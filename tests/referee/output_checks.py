@@ -1,46 +1,46 @@
-"""Checks of the output of writers: no line is lost, doubled or out of place (I9)."""
+"""Checks of the output of writers: no line is lost, repeated or misplaced (I9)."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
-from tests.referee.ground import Ground, Kind
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.host import AgentKind, Host
+from tests.referee.invariants import Invariant, Violation
 
 _LINE = re.compile(r"(\d+\.\d+) (\d+) \.+")
 
 
-def check_output(ground: Ground) -> None:
-    """Raises a Violation. To be called when nobody rotates any more: the daemon has ended in order."""
-    for agent in ground.agents:
-        if agent.kind is Kind.WRITER:
-            _check(ground, agent.instance, _all_output(ground, agent.instance))
+def check_output(host: Host) -> None:
+    """Raise a Violation for wrong output. Call after an orderly end of the daemon, which ends rotation."""
+    for agent in host.agents:
+        if agent.kind is AgentKind.WRITER:
+            _check(host, agent.instance, _all_output(host, agent.instance))
 
 
-def _all_output(ground: Ground, instance: str) -> str:
-    """What it wrote, oldest first: a line may begin in one file and go on in the next."""
-    live = ground.state_dir / "logs" / f"{instance}.log"
+def _all_output(host: Host, instance: str) -> str:
+    """Return all output of an instance, oldest first, as lines may cross files."""
+    live = host.state_dir / "logs" / f"{instance}.log"
     old = sorted(live.parent.glob(f"{live.name}.*"), key=lambda file: -int(file.suffix[1:]))
     return b"".join(file.read_bytes() for file in (*old, live) if file.exists()).decode()
 
 
-def _check(ground: Ground, instance: str, text: str) -> None:
+def _check(host: Host, instance: str, text: str) -> None:
     counts: Counter[str] = Counter()
     last = ""
     for line in text.splitlines():
         written = _LINE.fullmatch(line)
-        if written is None:  # of the interpreter, when a stop comes before the agent listens
+        if written is None:  # the interpreter's traceback, when a stop comes before the agent blocks signals
             continue
-        who, number = written.groups()
-        if who != last and counts[who]:
-            raise Violation(Invariant.I9, f"lines of {instance} {who} are torn apart at {number}")
-        counts[who] += 1
-        if int(number) != counts[who]:
-            what = f"output of {instance} {who}: line {number} stands where {counts[who]} should"
+        writer, number = written.groups()
+        if writer != last and counts[writer]:
+            raise Violation(Invariant.I9, f"lines of {instance} {writer} are not contiguous at {number}")
+        counts[writer] += 1
+        if int(number) != counts[writer]:
+            what = f"output of {instance} {writer}: line {number} stands where {counts[writer]} should"
             raise Violation(Invariant.I9, what)
-        last = who
-    for name, life in ground.journals.lives.items():
-        if life.instance == instance and counts[str(name)] < life.lines:
-            what = f"{life} wrote {life.lines} lines, and {counts[str(name)]} are there"
-            raise Violation(Invariant.I9, what, ground.journals.evidence(instance))
+        last = writer
+    for name, process in host.journals.processes.items():
+        if process.instance == instance and counts[str(name)] < process.lines:
+            what = f"{process} wrote {process.lines} lines, but {counts[str(name)]} are in the files"
+            raise Violation(Invariant.I9, what, host.journals.evidence(instance))

@@ -1,4 +1,4 @@
-"""Links in the log directory to files that are none of the daemon's, for it to leave alone (I10)."""
+"""Links in the log directory that the daemon must not follow (I10)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.invariants import Invariant, Violation
 
-_TEXT = b"written by the referee alone\n" * 1000
+_TEXT = b"only the referee writes this file\n" * 1000
 
 
-class Bait:
-    """A marker file that must stay as it is, in a folder where no other file may appear.
+class PlantedLinks:
+    """Links to a marker file, which must not change, in a folder where no other file may appear.
 
-    `copied` are instances whose output is rotated: links to the marker stand where their copies are made.
-    `started` are instances that write no output: a link to a new file stands in the place of their output
-    while nobody asks what runs, as their starts fail then.
+    `copied` names instances with rotated output: links to the marker take the place of their copies.
+    `started` names instances without output: links to a new file take the place of their output files. Their
+    starts fail meanwhile, so the links exist only while no check compares targets.
     """
 
     def __init__(self, logs: Path, folder: Path, copied: list[str], started: list[str]) -> None:
@@ -27,25 +27,25 @@ class Bait:
         folder.mkdir()
         self._marker.write_bytes(_TEXT)
 
-    def lay(self) -> None:
-        """Put all the links there, in the place of what has their names."""
+    def plant(self) -> None:
+        """Create all links, in place of present files."""
         for copy in self._copies:
             self._link(copy, self._marker)
         for output in self._outputs:
             self._link(output, self._folder / output.name)
 
-    def take_from_outputs(self) -> None:
-        """Let every instance start again."""
+    def remove_output_links(self) -> None:
+        """Remove the links that keep instances from starting."""
         for output in self._outputs:
             _unlink(output)
 
-    def take_up(self) -> None:
-        """Remove all the links."""
+    def remove(self) -> None:
+        """Remove all links."""
         for link in (*self._copies, *self._outputs):
             _unlink(link)
 
     def check(self) -> None:
-        """Raises a Violation when a link was followed."""
+        """Raise a Violation if the daemon followed a link."""
         appeared = sorted({path.name for path in self._folder.iterdir()} - {self._marker.name})
         if appeared:
             raise Violation(
@@ -55,7 +55,7 @@ class Bait:
             raise Violation(Invariant.I10, "a file was changed through a link in the log directory")
 
     def _link(self, place: Path, target: Path) -> None:
-        new = self._folder.with_name("bait.new")
+        new = self._folder.with_name("link.new")
         new.unlink(missing_ok=True)
         new.symlink_to(target)
         with suppress(FileNotFoundError):  # no log directory yet

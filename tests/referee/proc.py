@@ -1,4 +1,4 @@
-"""What the kernel says about processes: the referee's own eyes, apart from those of the daemon."""
+"""Processes as the kernel shows them in /proc, independent of the daemon's code."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# Set in the environment of every agent: the folder of the site and the instance.
+# Environment variables of every agent: the folder of the site and the instance id.
 SITE_MARKER = "REFEREE_SITE"
 INSTANCE_MARKER = "REFEREE_INSTANCE"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Name:
-    """One process of this boot: its pid, and its start time in clock ticks."""
+class ProcessIdentity:
+    """The identity of one process of this boot: pid, and start time in clock ticks."""
 
     pid: int
     start: int
@@ -27,23 +27,24 @@ class Name:
         return f"{self.pid}.{self.start}"
 
     @staticmethod
-    def parse(text: str) -> Name:
+    def parse(text: str) -> ProcessIdentity:
+        """Return the identity in a text `PID.START`."""
         pid, _, start = text.partition(".")
-        return Name(int(pid), int(start))
+        return ProcessIdentity(int(pid), int(start))
 
     @property
     def started(self) -> float:
-        """When the kernel made it, s since boot, rounded down to a tick."""
+        """Start time in s since boot, rounded down to a tick."""
         return self.start / TICKS
 
 
 def now() -> float:
-    """s since boot: the clock of the journals."""
+    """Return the time in s since boot, the clock of the journals."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def since_boot(wall: float) -> float:
-    """A moment of the wall clock (s since 1970) on the clock of the journals."""
+    """Return a wall clock time (s since 1970) in s since boot."""
     return wall - (time.time() - now())
 
 
@@ -54,20 +55,20 @@ def _stat(pid: int | str) -> list[str] | None:
         return None
 
 
-def name_of(pid: int) -> Name | None:
-    """The process that has this pid now; None when there is none."""
+def name_of(pid: int) -> ProcessIdentity | None:
+    """Return the present process with this pid, or None."""
     fields = _stat(pid)
-    return None if fields is None else Name(pid, int(fields[19]))
+    return None if fields is None else ProcessIdentity(pid, int(fields[19]))
 
 
-def is_alive(name: Name) -> bool:
-    """Whether it lives: a zombie does not."""
+def is_alive(name: ProcessIdentity) -> bool:
+    """Return whether the process lives; a zombie does not."""
     fields = _stat(name.pid)
     return fields is not None and int(fields[19]) == name.start and fields[0] not in "ZX"
 
 
 def marked(site: Path) -> dict[str, list[int]]:
-    """Every living process whose environment names this site, by instance."""
+    """Return the pids of live processes with this site in their environment, by instance."""
     needle = f"{SITE_MARKER}={site}".encode()
     prefix = f"{INSTANCE_MARKER}=".encode()
     found: dict[str, list[int]] = {}
@@ -88,7 +89,7 @@ def marked(site: Path) -> dict[str, list[int]]:
 
 
 def with_argument(word: str) -> list[int]:
-    """Living processes that have this among their arguments."""
+    """Return the pids of live processes with this argument."""
     needle = b"\0" + os.fsencode(word) + b"\0"
     found = []
     for entry in os.listdir("/proc"):
@@ -100,7 +101,7 @@ def with_argument(word: str) -> list[int]:
 
 
 def zombies_of(parent: int) -> list[int]:
-    """Ended children that it has not reaped."""
+    """Return the pids of ended children that `parent` has not reaped."""
     found = []
     for entry in os.listdir("/proc"):
         fields = _stat(entry) if entry.isdigit() else None
@@ -110,8 +111,10 @@ def zombies_of(parent: int) -> list[int]:
 
 
 def descriptors(pid: int) -> Counter[str]:
-    """How many descriptors it has of each kind: `socket`, `pidfd`, a file's path with its
-    digits left out, and so on."""
+    """Return the number of open descriptors by kind.
+
+    A kind is `socket`, `pidfd` and so on, or the path of a file with digits replaced by `#`.
+    """
     kinds: Counter[str] = Counter()
     folder = f"/proc/{pid}/fd"
     for entry in os.listdir(folder):
@@ -125,7 +128,7 @@ def descriptors(pid: int) -> Counter[str]:
 
 
 def threads(pid: int) -> Counter[str]:
-    """How many threads it has of each name."""
+    """Return the number of threads by name."""
     names: Counter[str] = Counter()
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -136,13 +139,13 @@ def threads(pid: int) -> Counter[str]:
 
 
 def resident(pid: int) -> int:
-    """Resident memory in bytes."""
+    """Return the resident memory in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def switches(pid: int) -> int:
-    """Voluntary context switches of all its threads that live: how often it was woken."""
+    """Return the voluntary context switches of all live threads, which count wake-ups."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -154,6 +157,6 @@ def switches(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time it has used, in s."""
+    """Return the used CPU time in s."""
     fields = _stat(pid)
     return 0.0 if fields is None else (int(fields[11]) + int(fields[12])) / TICKS

@@ -1,187 +1,184 @@
-"""Checks of what runs: once, wholly, when it is wanted, and for no other reason than that."""
+"""Checks of processes: each instance runs once, completely, and only when its target is up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.daemons import DaemonLife
-from tests.referee.forger import FORGED
-from tests.referee.ground import Agent, Ground
-from tests.referee.lives import Life
-from tests.referee.looking import NOTHING_RUNS, PATIENCE, Evidence, eventually, list_instances, state_of
+from tests.referee.daemons import DaemonProcess
+from tests.referee.host import Agent, Host
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.journals import AgentProcess
 from tests.referee.model import DOWN, UP, Model
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, eventually, list_instances, state_of
+from tests.referee.record_forger import FORGED
 
-# An agent is alive, and writes, before its daemon has said so: by how much, in s, on a machine that is busy.
+# The longest time, in s, from the start of an agent to the published state, on a busy machine.
 PUBLISHED_WITHIN = 5.0
 
 _TARGETS = {pb.TARGET_STATE_UP: UP, pb.TARGET_STATE_DOWN: DOWN}
 
 
-@dataclass(slots=True)
-class Stance:
-    """How far an instance is from where it should be; empty: it is there."""
+class ProcessChecks:
+    """Checks of the invariants I1, I2, I3, I8 and I9."""
 
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return not self.reasons
-
-
-class Running:
-    """I1, I2, I3, I8 and I9."""
-
-    def __init__(self, ground: Ground, model: Model, evidence: Evidence) -> None:
-        self._ground = ground
+    def __init__(self, host: Host, model: Model, evidence: Evidence) -> None:
+        self._host = host
         self._model = model
         self.evidence = evidence
 
-    def convergence(self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> None:
-        """Every instance comes to where its target says, with nothing left of what was before."""
-        self._targets(daemon, stub)
-        stance = Stance({"": "nobody has looked yet"})
+    def check_convergence(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
+        """Wait for every instance to reach its target, with no process of an earlier run.
+
+        Raises Violation.
+        """
+        self._check_targets(daemon, stub)
+        deviations = {"": "not checked yet"}
 
         def converged() -> bool:
-            nonlocal stance
-            stance = self._stance(daemon, stub)
-            return bool(stance)
+            nonlocal deviations
+            deviations = self._find_deviations(daemon, stub)
+            return not deviations
 
         if not eventually(converged, PATIENCE):
-            instance, why = next(iter(stance.reasons.items()))
-            others = [f"{i}: {w}" for i, w in list(stance.reasons.items())[1:]]
+            instance, why = next(iter(deviations.items()))
+            others = [f"{i}: {w}" for i, w in list(deviations.items())[1:]]
             text = f"after {PATIENCE:g} s {instance} {why}"
             raise Violation(Invariant.I3, text, [*others, *self.evidence.of(instance)])
 
-    def _targets(self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> None:
+    def _check_targets(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
         for listed in list_instances(daemon, stub).values():
             agent = self._agent(listed.instance_id)
             if listed.instance_id == FORGED:
-                raise Violation(Invariant.I7, "an instance is listed that only a forged record tells of")
+                raise Violation(Invariant.I7, "the daemon lists the instance of a forged record")
             if agent is None or agent.guest:
                 continue
             target = _TARGETS.get(listed.target_state, "neither up nor down")
             possible = self._model.possible(agent.instance)
             if target not in possible:
                 wanted = " or ".join(sorted(possible))
-                text = f"the target of {agent.instance} is {target}, and {wanted} was acknowledged"
+                text = f"the target of {agent.instance} is {target}, but {wanted} was acknowledged"
                 raise Violation(Invariant.I2, text, self.evidence.of(agent.instance))
-            self._model.observed(agent.instance, target)
+            self._model.observe(agent.instance, target)
 
-    def _stance(self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> Stance:
-        asked = proc.now()
-        listed = list_instances(daemon, stub)
-        self._ground.journals.read()
-        marked = proc.marked(self._ground.folder)
-        stance = Stance()
-        for agent in self._ground.agents:
-            said = listed.get(agent.instance)
-            if said is None and not agent.guest:
-                stance.reasons[agent.instance] = "is not listed"
+    def _find_deviations(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> dict[str, str]:
+        """Return by instance how its processes deviate from the target."""
+        before = proc.now()
+        instances = list_instances(daemon, stub)
+        self._host.journals.read()
+        marked = proc.marked(self._host.folder)
+        deviations: dict[str, str] = {}
+        for agent in self._host.agents:
+            listed = instances.get(agent.instance)
+            if listed is None and not agent.guest:
+                deviations[agent.instance] = "is not listed"
                 continue
-            alive = self._ground.journals.alive(agent.instance)
-            wanted = said is not None and said.target_state == pb.TARGET_STATE_UP
-            if said is None or said.next_action in NOTHING_RUNS:
-                self._must_be_gone(agent, asked - PUBLISHED_WITHIN if wanted else asked, alive)
+            alive = self._host.journals.alive(agent.instance)
+            wanted = listed is not None and listed.target_state == pb.TARGET_STATE_UP
+            if listed is None or listed.next_action in NOTHING_RUNS:
+                self._check_gone(agent, before - PUBLISHED_WITHIN if wanted else before, alive)
             why = (
-                self._why_not_up(agent, said, alive, marked.get(agent.instance, []))
-                if said is not None and wanted
-                else self._why_not_down(agent, said, alive, marked.get(agent.instance, []))
+                self._why_not_up(agent, listed, alive, marked.get(agent.instance, []))
+                if listed is not None and wanted
+                else self._why_not_down(agent, listed, alive, marked.get(agent.instance, []))
             )
             if why:
-                stance.reasons[agent.instance] = why
-        return stance
+                deviations[agent.instance] = why
+        return deviations
 
-    def _must_be_gone(self, agent: Agent, asked: float, alive: Sequence[Life]) -> None:
-        for life in alive:
-            if life.born < asked:
-                text = f"{agent.instance} is said to be down, and {life} lives"
+    def _check_gone(self, agent: Agent, before: float, alive: Sequence[AgentProcess]) -> None:
+        for process in alive:
+            if process.started < before:
+                text = f"{agent.instance} is published as down, but {process} runs"
                 raise Violation(Invariant.I8, text, self.evidence.of(agent.instance))
 
     def _why_not_up(
-        self, agent: Agent, said: pb.ManagedInstance, alive: Sequence[Life], marked: Sequence[int]
+        self, agent: Agent, listed: pb.ManagedInstance, alive: Sequence[AgentProcess], marked: Sequence[int]
     ) -> str:
-        leaders = [life for life in alive if life.leads]
-        if len(leaders) > 1:
-            text = f"{agent.instance} runs more than once: {', '.join(map(str, leaders))}"
+        mains = [process for process in alive if process.is_main]
+        if len(mains) > 1:
+            text = f"{agent.instance} runs more than once: {', '.join(map(str, mains))}"
             raise Violation(Invariant.I1, text, self.evidence.of(agent.instance))
-        if not leaders:
-            return f"should be up, and does not run; it is said to be {state_of(said)}: {said.message}"
-        if said.next_action != pb.NEXT_ACTION_UP:
-            return f"runs, and is said to be {state_of(said)}: {said.message}"
-        (leader,) = leaders
-        if said.process.pid != leader.name.pid:
-            return f"runs as {leader}, and is said to have pid {said.process.pid}"
-        strange = {life for life in alive if life.run != leader.run}
-        if strange:
-            return f"has something left of an earlier run: {', '.join(map(str, strange))}"
-        unknown = set(marked) - {life.name.pid for life in alive}
+        if not mains:
+            return f"should be up, but does not run; published as {state_of(listed)}: {listed.message}"
+        if listed.next_action != pb.NEXT_ACTION_UP:
+            return f"runs, but is published as {state_of(listed)}: {listed.message}"
+        (main,) = mains
+        if listed.process.pid != main.identity.pid:
+            return f"runs as {main}, but is published with pid {listed.process.pid}"
+        earlier = {process for process in alive if process.run != main.run}
+        if earlier:
+            return f"has processes of an earlier run: {', '.join(map(str, earlier))}"
+        unknown = set(marked) - {process.identity.pid for process in alive}
         if unknown:
-            return f"has processes that are not of its run: {sorted(unknown)}"
+            return f"has processes of no run: {sorted(unknown)}"
         return ""
 
     def _why_not_down(
-        self, agent: Agent, said: pb.ManagedInstance | None, alive: Sequence[Life], marked: Sequence[int]
+        self,
+        agent: Agent,
+        listed: pb.ManagedInstance | None,
+        alive: Sequence[AgentProcess],
+        marked: Sequence[int],
     ) -> str:
         if alive:
-            return f"should be down, and {', '.join(map(str, alive))} lives"
+            return f"should be down, but {', '.join(map(str, alive))} runs"
         if marked:
-            return f"should be down, and {marked} live"
-        if said is not None and said.next_action != pb.NEXT_ACTION_DOWN:
-            return f"is down, and is said to be {state_of(said)}: {said.message}"
+            return f"should be down, but {marked} run"
+        if listed is not None and listed.next_action != pb.NEXT_ACTION_DOWN:
+            return f"is down, but is published as {state_of(listed)}: {listed.message}"
         return ""
 
-    def births_and_deaths(self) -> None:
-        """Whatever began or ended since the last time had a reason."""
-        journals = self._ground.journals
+    def check_starts_and_exits(self) -> None:
+        """Check that every start and exit since the last call had a reason. Raises Violation."""
+        journals = self._host.journals
         journals.read()
-        while journals.births:
-            life = journals.births.popleft()
-            if life.leads and self._model.was_down(life.instance, life.name.started):
-                text = f"{life} was started, although it was acknowledged that {life.instance} is to be down"
-                raise Violation(Invariant.I2, text, self.evidence.of(life.instance))
-        for agent in self._ground.agents:
+        while journals.starts:
+            process = journals.starts.popleft()
+            if process.is_main and self._model.was_down(process.instance, process.identity.started):
+                text = f"{process} was started, although {process.instance} was acknowledged as down"
+                raise Violation(Invariant.I2, text, self.evidence.of(process.instance))
+        for agent in self._host.agents:
             journals.alive(agent.instance)
-        journals.read()  # what those who were just found dead said last
-        while journals.deaths:
-            self._must_be_justified(journals.deaths.popleft())
+        journals.read()  # the last lines of processes found dead just now
+        while journals.exits:
+            self._check_exit(journals.exits.popleft())
 
-    def _must_be_justified(self, life: Life) -> None:
-        dead = life.ended if life.ended is not None else proc.now()
+    def _check_exit(self, process: AgentProcess) -> None:
+        dead = process.ended if process.ended is not None else proc.now()
         if (
-            life.left
-            or life.killed is not None
-            or self._model.may_have_ended(life.instance, life.name.started, dead)
+            process.exited_by_itself
+            or process.killed is not None
+            or self._model.may_have_ended(process.instance, process.identity.started, dead)
         ):
             return
-        if not life.leads:
-            leader = self._ground.journals.leader_of(life)
-            if leader is None or not leader.alive():
+        if not process.is_main:
+            main = self._host.journals.main_process_of(process)
+            if main is None or not main.alive():
                 return
-        how = "by a signal" if life.ended is not None else "without a word"
-        text = f"{life} ended {how}, and nobody had asked for it"
-        raise Violation(Invariant.I9, text, self.evidence.of(life.instance))
+        how = "by a signal" if process.ended is not None else "without a journal line"
+        text = f"{process} ended {how}, without a request"
+        raise Violation(Invariant.I9, text, self.evidence.of(process.instance))
 
-    def alive_and_well(self) -> None:
-        """Whoever lives beats."""
+    def check_beats(self) -> None:
+        """Check that every live process beats. Raises Violation."""
         since = proc.now()
-        journals = self._ground.journals
+        journals = self._host.journals
 
-        def silent() -> list[Life]:
+        def silent() -> list[AgentProcess]:
             journals.read()
             return [
-                life for agent in self._ground.agents for life in journals.alive(agent.instance)
-                if life.last < since
+                process for agent in self._host.agents for process in journals.alive(agent.instance)
+                if process.last < since
             ]  # fmt: skip
 
         if not eventually(lambda: not silent(), PATIENCE):
-            life = silent()[0]
-            text = f"{life} lives and does not beat any more"
-            raise Violation(Invariant.I9, text, self.evidence.of(life.instance))
+            process = silent()[0]
+            text = f"{process} runs, but does not beat"
+            raise Violation(Invariant.I9, text, self.evidence.of(process.instance))
 
     def _agent(self, instance: str) -> Agent | None:
-        return next((agent for agent in self._ground.agents if agent.instance == instance), None)
+        return next((agent for agent in self._host.agents if agent.instance == instance), None)

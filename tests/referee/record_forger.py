@@ -1,7 +1,7 @@
-"""A forged runtime record, held as the agents of a match hold theirs, by a process in a mount namespace.
+"""A forged runtime record, held open by a process in a mount namespace as agents hold theirs.
 
-The record names a stranger as the main process of an instance that the site does not have. A daemon that
-believes in it takes that instance back, and ends the stranger.
+The record names an unrelated process as the main process of an instance that the site config does not have.
+A daemon that trusts the record recovers the instance and stops the unrelated process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 
-FORGED = "forged"  # the instance
+FORGED = "forged"  # the instance id
 
-# Has a folder of its own in the place of $1, with the removed and locked file $2 that says $3, held as $4.
+# Arguments: a folder to mount over, the path of a removed and locked file there, its text, its descriptor.
 _HOLD = """
 import fcntl, os, subprocess, sys
 folder, path, text, number = sys.argv[1:]
@@ -35,9 +35,11 @@ sys.stdin.read()
 """
 
 
-class Forger:
-    """The process that holds the record, until it is closed. `held` is false where the kernel allows no
-    namespaces."""
+class RecordForger:
+    """The process that holds the record until `close`.
+
+    `held` is False where the kernel allows no namespaces.
+    """
 
     def __init__(self, folder: Path, state_dir: Path, named: int) -> None:
         unshare = ["unshare", "--mount"]
@@ -60,9 +62,11 @@ class Forger:
 def _record_of(pid: int) -> bytes:
     pidfd = os.pidfd_open(pid)
     try:
-        who = pidfds.identify(pid, pidfd)
+        identity = pidfds.identify(pid, pidfd)
     finally:
         os.close(pidfd)
-    assert who is not None
+    assert identity is not None
     run = RunKey(FORGED, 1)
-    return Record(run, "forged.1", who, Instant(1.0, 2.0), ProcessSpec(("true",)), released=True).to_json()
+    return Record(
+        run, "forged.1", identity, Instant(1.0, 2.0), ProcessSpec(("true",)), released=True
+    ).to_json()

@@ -1,4 +1,4 @@
-"""Checks of what the daemon itself keeps: zombies, descriptors, threads, and its hands off strangers."""
+"""Checks of the daemon's resources: zombies, descriptors and threads, and signals to other processes."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
-from tests.referee.daemons import DaemonLife
-from tests.referee.ground import Ground
-from tests.referee.looking import PATIENCE, eventually, list_instances
-from tests.referee.samples import Holdings, holdings
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.daemons import DaemonProcess
+from tests.referee.host import Host
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.polling import PATIENCE, eventually, list_instances
+from tests.referee.samples import Resources, held_resources
 
-# Threads that gRPC has as it likes, and ends when they were idle for some 20 s: the soak waits for that.
+# gRPC starts these threads at will, and ends idle ones after some 20 s; the soak waits for their end.
 _OF_GRPC = "event_engine"
 _MANY = 100
-_RUN = "pidfd"  # a run that is up is held by one
-_RESTARTS = 3  # of everything, that may each leave more
+_RUN = "pidfd"  # the daemon holds one per run
+_RESTARTS = 3  # restarts of all instances; a leak adds resources in each
 
 
-class Household:
-    """I5, I6 and I7. `connections` is how many clients may still be connected at rest."""
+class ResourceChecks:
+    """Checks of the invariants I5, I6 and I7.
 
-    def __init__(self, ground: Ground, connections: int) -> None:
-        self._ground = ground
+    `connections` is the number of clients that may stay connected at rest.
+    """
+
+    def __init__(self, host: Host, connections: int) -> None:
+        self._host = host
         self._connections = connections
-        self._baseline: Holdings | None = None
+        self._baseline: Resources | None = None
 
-    def check(self, daemon: DaemonLife) -> None:
-        """No zombies, no signals to strangers."""
-        self._ground.check_strangers()
+    def check(self, daemon: DaemonProcess) -> None:
+        """Raise a Violation for zombies, or signals to unrelated processes."""
+        self._host.check_unrelated_processes()
         if not eventually(lambda: not proc.zombies_of(daemon.pid)):
             zombies = proc.zombies_of(daemon.pid)
             raise Violation(Invariant.I5, f"the daemon does not reap {zombies}", daemon.log_tail())
 
-    def check_holdings(self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> None:
-        """With no watchers there is nothing but what the first daemon had. Raises DiedError too."""
+    def check_resources(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
+        """Raise a Violation if a daemon at rest holds more than the first one. Raises DiedError."""
         if self._baseline is None:
-            self._baseline = self._beside_runs(daemon, stub)[0]
+            self._baseline = self._without_runs(daemon, stub)[0]
             self._baseline.descriptors["socket"] += self._connections
             self._baseline.threads[_OF_GRPC] += _MANY
         more: dict[str, int] = {}
@@ -47,42 +50,42 @@ class Household:
         def at_baseline() -> bool:
             nonlocal more
             assert self._baseline is not None
-            found, unaccounted = self._beside_runs(daemon, stub)
+            found, unaccounted = self._without_runs(daemon, stub)
             more = found.beyond(self._baseline)
             if unaccounted:
                 more[_RUN] = unaccounted
             return not more
 
         if not eventually(at_baseline):
-            text = f"after {PATIENCE:g} s at rest the daemon has more than one that was just started: {more}"
+            text = f"after {PATIENCE:g} s at rest the daemon holds more than a new daemon: {more}"
             raise Violation(Invariant.I6, text, daemon.log_tail())
 
     def check_restarts(
-        self, daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
+        self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
     ) -> None:
-        """Runs that end and begin leave nothing behind. `restart_all` comes back when all is as before."""
+        """Raise a Violation if restarts leak resources; `restart_all` waits for all instances."""
         more: dict[str, int] = {}
 
         def as_before() -> bool:
             nonlocal more
-            more = self._beside_runs(daemon, stub)[0].beyond(before)
+            more = self._without_runs(daemon, stub)[0].beyond(before)
             return not more
 
-        # What is begun when it is first needed, such as the thread of the probes, comes once; leaks go on.
+        # Resources created at first use, such as the probe thread, appear once; leaks repeat.
         for _ in range(_RESTARTS):
-            before, _unaccounted = self._beside_runs(daemon, stub)
+            before, _unaccounted = self._without_runs(daemon, stub)
             before.threads[_OF_GRPC] += _MANY
             restart_all()
             if eventually(as_before):
                 return
-        text = f"restarting everything left the daemon with more than before, each time: {more}"
+        text = f"each restart of all instances left the daemon with more resources: {more}"
         raise Violation(Invariant.I6, text, daemon.log_tail())
 
     @staticmethod
-    def _beside_runs(daemon: DaemonLife, stub: pb_grpc.HostManagerServiceStub) -> tuple[Holdings, int]:
-        """What it holds but for one descriptor for each run, and how many of those there are too many."""
-        listed = list_instances(daemon, stub)
-        runs = sum(said.next_action == pb.NEXT_ACTION_UP for said in listed.values())
-        found = holdings(daemon.pid)
+    def _without_runs(daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> tuple[Resources, int]:
+        """Return the resources without run descriptors, and the number of surplus run descriptors."""
+        instances = list_instances(daemon, stub)
+        runs = sum(listed.next_action == pb.NEXT_ACTION_UP for listed in instances.values())
+        found = held_resources(daemon.pid)
         held = found.descriptors.pop(_RUN, 0)
         return found, max(0, held - runs)

@@ -1,4 +1,4 @@
-"""Rounds: in each a daemon starts, is checked, is asked for things, and dies."""
+"""Rounds: a daemon starts, passes all checks, works under load, and dies."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from enum import Enum
 from hostmanager_server.failpoints import Point
 
 from tests.referee.daemons import DiedError
-from tests.referee.lives import Life
-from tests.referee.looking import PATIENCE, eventually
+from tests.referee.journals import AgentProcess
 from tests.referee.match import Match, derived
+from tests.referee.polling import PATIENCE, eventually
 
-ALONE_EVERY = 10  # rounds between two in which it is looked at what the daemon holds
-_AFTER_A_FAILPOINT = 1.0  # s of requests in which an armed daemon is to come to the point
+ALONE_EVERY = 10  # rounds between two checks of the daemon's resources
+_AFTER_A_FAILPOINT = 1.0  # s of requests in which an armed daemon may reach its failpoint
 
 
 class Upgrade(Enum):
-    """Whether the daemon is told to become itself anew."""
+    """The kind of daemon upgrade in a round."""
 
     NONE = "none"
-    WHOLE = "whole"  # under load, and it is checked afterwards
-    CUT_SHORT = "cut short"  # right before it is killed
+    WHOLE = "whole"  # under load, with checks afterwards
+    CUT_SHORT = "cut short"  # right before the kill of the daemon
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to happen in one round, as the seed has it. Times are in s."""
+    """The events of one round, drawn from the seed. Times are in s."""
 
-    failpoint: Point | None  # at which the daemon dies by itself
-    passes: int  # how often it passes the point before
-    early: float | None  # it is killed so soon after its start, before it is checked
-    load: float  # how long it is asked for things before it is killed
-    before: int  # agents that are killed right before it
-    dead: int  # while there is no daemon
-    quiet: int  # while nobody asks for anything
-    pause: float  # without a daemon
+    failpoint: Point | None  # where the daemon kills itself
+    passes: int  # the pass of the failpoint at which the daemon dies
+    early: float | None  # from the start of an unchecked daemon to its kill
+    load: float  # duration of requests before the kill
+    before: int  # agents killed right before the daemon
+    dead: int  # agents killed while no daemon runs
+    quiet: int  # agents killed while there are no requests
+    pause: float  # time without a daemon
     upgrade: Upgrade
-    insist: bool = False  # let it come to the failpoint, however long that takes
+    insist: bool = False  # wait for the failpoint up to PATIENCE
 
     @property
     def armed(self) -> str:
+        """Value of HOSTMANAGER_FAILPOINTS; empty for none."""
         return f"{self.failpoint.value}:{self.passes}=kill" if self.failpoint is not None else ""
 
     @staticmethod
     def at(point: Point) -> Plan:
-        """The daemon dies when it first comes to this point."""
+        """Return a plan in which the daemon dies at the first pass of this failpoint."""
         return Plan(
             failpoint=point, passes=1, early=None, load=0.0, before=0, dead=0, quiet=0, pause=0.0,
             upgrade=Upgrade.NONE, insist=True,
@@ -57,6 +58,7 @@ class Plan:
 
     @staticmethod
     def draw(rng: random.Random) -> Plan:
+        """Return a random plan."""
         failpoint = rng.choice(list(Point)) if rng.random() < 0.5 else None
         return Plan(
             failpoint=failpoint,
@@ -73,17 +75,18 @@ class Plan:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done in the rounds so far."""
+    """Counts over all rounds so far."""
 
     rounds: int = 0
     daemons: int = 0
-    kills: int = 0  # of the daemon, at a random moment
+    kills: int = 0  # kills of the daemon at random moments
     points: Counter[str] = field(default_factory=Counter)  # deaths at failpoints
     upgrades: int = 0
-    agents: int = 0  # killed by the referee
+    agents: int = 0  # agents killed by the referee
     answers: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, object]:
+        """Return the counts for the JSON summary."""
         return {
             "rounds": self.rounds, "daemons": self.daemons, "random_kills": self.kills,
             "failpoints": dict(self.points), "upgrades": self.upgrades, "agents_killed": self.agents,
@@ -92,32 +95,34 @@ class Tally:
 
 
 class Rounds:
-    """Plays rounds of a match, one after the other."""
+    """The rounds of a match, one after the other."""
 
     def __init__(self, match: Match) -> None:
         self._match = match
         self._rest = threading.Event()
         self.tally = Tally()
-        self._unseen: list[Life] = []  # killed while there was no daemon
+        self._killed_unseen: list[AgentProcess] = []  # killed while there was no daemon
 
     def as_dict(self) -> dict[str, object]:
+        """Return the counts for the JSON summary."""
         return self.tally.as_dict()
 
     def play(self, number: int) -> None:
-        """One round. Raises Violation."""
+        """Play a random round. Raises Violation."""
         self.play_plan(Plan.draw(derived(self._match.seed, "round", number)), number)
 
     def play_plan(self, plan: Plan, number: int) -> None:
+        """Play a round by this plan. Raises Violation."""
         match, rng = self._match, derived(self._match.seed, "kills", number)
         match.start_daemon(plan.armed)
         match.gate.open()
         if plan.early is not None:
             self._rest.wait(plan.early)
             self._die()
-            self._unseen.clear()  # if somebody saw their ends, it may have died with that
+            self._killed_unseen.clear()  # a daemon that observed these exits may have died with its event log
             match.start_daemon(plan.armed)
-        self._be_checked(plan, rng, alone=number % ALONE_EVERY == 0)
-        match.bait.lay()
+        self._check(plan, rng, alone=number % ALONE_EVERY == 0)
+        match.links.plant()
         match.gate.open()
         if plan.upgrade is Upgrade.CUT_SHORT:
             match.daemon.process.send_signal(signal.SIGUSR2)
@@ -128,33 +133,31 @@ class Rounds:
         self.tally.agents += len(match.kill_agents(rng, plan.before))
         self._die()
         self._rest.wait(plan.pause)
-        self._unseen = match.kill_agents(rng, plan.dead)
-        self.tally.agents += len(self._unseen)
+        self._killed_unseen = match.kill_agents(rng, plan.dead)
+        self.tally.agents += len(self._killed_unseen)
         self.tally.rounds += 1
         self._count()
 
     def finish(self) -> None:
-        """A last daemon, which ends in order. Raises Violation."""
+        """Start, check and stop a last daemon. Raises Violation."""
         self._match.start_daemon()
-        self._be_checked(
-            Plan.draw(derived(self._match.seed, "end")), derived(self._match.seed, "end"), alone=True
-        )
+        self._check(Plan.draw(derived(self._match.seed, "end")), derived(self._match.seed, "end"), alone=True)
         self._match.finish()
         self._count()
 
-    def _be_checked(self, plan: Plan, rng: random.Random, *, alone: bool) -> None:
-        """Check the daemon, or, when it dies meanwhile as it was told to, one that follows it."""
+    def _check(self, plan: Plan, rng: random.Random, *, alone: bool) -> None:
+        """Check the daemon; if an armed daemon dies meanwhile, check the next one."""
         match = self._match
         while True:
             try:
                 match.wait_until_serving()
                 match.settle()
-                match.told.exits(match.daemon, match.event_watchers, self._unseen)
+                match.watches.check_exits(match.daemon, match.event_watchers, self._killed_unseen)
                 if plan.quiet:
                     killed = match.kill_agents(rng, plan.quiet)
                     self.tally.agents += len(killed)
                     match.settle()
-                    match.told.exits(match.daemon, match.event_watchers, killed)
+                    match.watches.check_exits(match.daemon, match.event_watchers, killed)
                 if plan.upgrade is Upgrade.WHOLE:
                     match.upgrade_daemon()
                     self.tally.upgrades += 1
@@ -165,7 +168,7 @@ class Rounds:
                 if not match.daemon.failpoints:
                     raise
                 self._die()
-                self._unseen.clear()
+                self._killed_unseen.clear()
                 match.start_daemon()
                 match.resume_watchers()
                 match.gate.open()
@@ -181,7 +184,7 @@ class Rounds:
             self.tally.points[daemon.failpoints.partition(":")[0]] += 1
 
     def _count(self) -> None:
-        self.tally.daemons = self._match.lives
+        self.tally.daemons = self._match.daemons_started
         self.tally.answers = Counter()
         for operator in self._match.operators:
             self.tally.answers.update(operator.answers)

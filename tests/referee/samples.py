@@ -1,4 +1,4 @@
-"""What the daemon itself uses, as the kernel counts it, over time."""
+"""Resource usage of the daemon over time, as the kernel counts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from statistics import median
 from tests.referee import proc
 
 MIB = 2**20
-PROBES = "probes"  # the name of that thread
+PROBES = "probes"  # name of the thread that runs readiness probes
 POOL = min(32, (os.cpu_count() or 1) + 4)  # concurrent.futures.ThreadPoolExecutor, as asyncio makes it
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look. `at` is in s since boot, `resident` in bytes, `cpu` in s; `switches` counts how often its
-    living threads were woken."""
+    """One sample. `at` is in s since boot, `resident` in bytes, `cpu` in s.
+
+    `switches` counts the wake-ups of the live threads.
+    """
 
     at: float
     descriptors: int
@@ -31,6 +33,7 @@ class Sample:
 
 
 def take(pid: int) -> Sample:
+    """Return a sample of a process."""
     return Sample(
         at=proc.now(),
         descriptors=proc.descriptors(pid).total(),
@@ -43,17 +46,22 @@ def take(pid: int) -> Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """What a daemon at rest holds: descriptors by kind, threads by name. `name` is that of the process."""
+class Resources:
+    """The resources of a daemon at rest: descriptors by kind, threads by name.
+
+    `name` is the name of the process.
+    """
 
     name: str
     descriptors: Counter[str]
     threads: Counter[str]
 
-    def beyond(self, baseline: Holdings) -> dict[str, int]:
-        """What it has more of than at the baseline, beside what is made when first needed and stays: the
-        workers of asyncio's pool, which bear the name of the process, and the thread of the probes, with an
-        eventpoll."""
+    def beyond(self, baseline: Resources) -> dict[str, int]:
+        """Return the resources beyond the baseline, except those created at first use and then kept.
+
+        Those are the workers of asyncio's pool, which have the name of the process, and the probe thread with
+        an eventpoll.
+        """
         threads = self.threads - baseline.threads
         descriptors = self.descriptors - baseline.descriptors
         if threads[self.name] <= POOL:
@@ -64,13 +72,17 @@ class Holdings:
         return dict(descriptors + threads)
 
 
-def holdings(pid: int) -> Holdings:
-    return Holdings(Path(f"/proc/{pid}/comm").read_text().strip(), proc.descriptors(pid), proc.threads(pid))
+def held_resources(pid: int) -> Resources:
+    """Return the resources of a process."""
+    return Resources(Path(f"/proc/{pid}/comm").read_text().strip(), proc.descriptors(pid), proc.threads(pid))
 
 
 def growth(samples: Sequence[Sample]) -> int:
-    """Bytes by which resident memory grew within the second half: the median of the last quarter less that
-    of the quarter before. Single peaks, and what only warms up, do not count."""
+    """Return the growth of resident memory over the second half, in bytes.
+
+    The growth is the median of the last quarter minus the median of the third quarter, so single peaks and
+    warm-up do not count.
+    """
     quarter = len(samples) // 4
     if quarter == 0:
         return 0

@@ -1,4 +1,4 @@
-"""A soak: one life of the daemon in which something is killed every second, and what that life costs."""
+"""Soak test: one daemon under kills and requests every second, and its use of resources."""
 
 from __future__ import annotations
 
@@ -13,59 +13,60 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.referee import proc
 from tests.referee.daemons import COMMAND
-from tests.referee.ground import Kind
-from tests.referee.lives import Life
-from tests.referee.looking import PATIENCE, eventually
+from tests.referee.host import AgentKind
+from tests.referee.invariants import Invariant, Violation
+from tests.referee.journals import AgentProcess
 from tests.referee.match import Match, derived, kill
 from tests.referee.model import RELOAD, UP
-from tests.referee.samples import MIB, Holdings, Sample, growth, holdings, take
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.polling import PATIENCE, eventually
+from tests.referee.samples import MIB, Resources, Sample, growth, held_resources, take
 
-CAST: Mapping[Kind, int] = {
-    Kind.STEADY: 18, Kind.CRASHER: 6, Kind.DEAF: 3, Kind.FORKER: 9, Kind.WRITER: 6, Kind.SLOW: 7,
+AGENTS: Mapping[AgentKind, int] = {
+    AgentKind.STEADY: 18, AgentKind.CRASHER: 6, AgentKind.DEAF: 3,
+    AgentKind.FORKER: 9, AgentKind.WRITER: 6, AgentKind.SLOW: 7,
 }  # fmt: skip
 BEAT = 0.25  # s
 OPERATORS = 2
-PAUSE = 1.5  # s, the longest time between two requests of an operator
-WARM_UP = 20.0  # s of the same before the baseline is taken: pools, caches
-EVERY = 1.0  # s between two deeds
-LOOK = 5.0  # s between two looks at the daemon
-SETTLE = 300.0  # s between two times at which all is let come to rest, and checked
-TELL = 60.0  # s between two lines of progress
-SIGNAL_HEARD = 5.0  # s until a reload that was asked for by a signal has been carried out
+PAUSE = 1.5  # longest time between two requests of an operator, in s
+WARM_UP = 20.0  # s of load before the baseline, which fills pools and caches
+EVERY = 1.0  # s between two actions
+SAMPLE = 5.0  # s between two samples of the daemon
+SETTLE = 300.0  # s between two full checks at rest
+PROGRESS = 60.0  # s between two progress lines
+SIGNAL_HANDLED = 5.0  # s until a reload by signal is complete
 # Idle threads of gRPC end after some 20 s.
 REST = 90.0
-# Beside what the allocator keeps. The event log is full after 10,000 events, which may be in the second half.
+# The allocator may keep this much. The event log fills up after 10,000 events, perhaps in the second half.
 MAY_GROW = 3 * MIB
-EVENTS_KEPT, EVENT_SIZE = 10_000, 600  # and bytes of each
+EVENTS_KEPT, EVENT_SIZE = 10_000, 600  # number, and bytes of each
 
 
 class Soak:
-    """A match in which the daemon does not die. `say` is told how it goes."""
+    """A match in which the daemon does not die; `log` gets progress lines."""
 
-    def __init__(self, match: Match, duration: float, say: Callable[[str], None]) -> None:
+    def __init__(self, match: Match, duration: float, log: Callable[[str], None]) -> None:
         self._match = match
         self._duration = duration
-        self._say = say
+        self._log = log
         self._rng = derived(match.seed, "soak")
         self._rest = threading.Event()
-        self._killed: list[Life] = []
-        self.deeds: Counter[str] = Counter()
+        self._killed: list[AgentProcess] = []
+        self.actions: Counter[str] = Counter()
         self.samples: list[Sample] = []
-        self.baseline: Holdings | None = None
-        self.final: Holdings | None = None
+        self.baseline: Resources | None = None
+        self.final: Resources | None = None
         self.events = 0
 
     def play(self) -> None:
-        """All of it. Raises Violation."""
+        """Run the whole soak. Raises Violation."""
         match = self._match
         match.start_daemon()
         match.wait_until_serving()
-        self._hustle(min(WARM_UP, self._duration))
+        self._apply_load(min(WARM_UP, self._duration))
         self._all_up()
         self.baseline = self._at_rest(None)
-        self._say(f"baseline: {self._holdings(self.baseline)}")
-        self._hustle(self._duration, measured=True)
+        self._log(f"baseline: {self._describe(self.baseline)}")
+        self._apply_load(self._duration, measured=True)
         self._all_up()
         self.final = self._at_rest(self.baseline)
         self.events = self._count_events()
@@ -73,119 +74,123 @@ class Soak:
         match.resume_watchers()
         match.finish()
 
-    def _hustle(self, duration: float, *, measured: bool = False) -> None:
-        """Kill something every second."""
+    def _apply_load(self, duration: float, *, measured: bool = False) -> None:
+        """Do one random action every second, and sample the daemon."""
         match = self._match
         match.gate.open()
-        began = told = settled = looked = proc.now()
+        began = logged = settled = sampled = proc.now()
         due = began
         while (moment := proc.now()) < began + duration:
-            match.daemon.must_live()
-            self._deed()
-            if moment - looked >= LOOK:
-                looked = moment
-                self._look(measured)
+            match.daemon.require_alive()
+            self._act()
+            if moment - sampled >= SAMPLE:
+                sampled = moment
+                self._sample(measured=measured)
             if moment - settled >= SETTLE:
                 match.settle()
-                self._exits_told()
+                self._check_exits()
                 settled = proc.now()
                 match.gate.open()
-            if measured and moment - told >= TELL:
-                told = moment
-                self._tell(moment - began)
+            if measured and moment - logged >= PROGRESS:
+                logged = moment
+                self._log_progress(moment - began)
             due = max(due + EVERY, moment)
             self._rest.wait(max(0.0, due - proc.now()))
         match.gate.close(PATIENCE)
 
-    def _look(self, measured: bool) -> None:
+    def _sample(self, *, measured: bool) -> None:
         match = self._match
         if measured:
             self.samples.append(take(match.daemon.pid))
-        match.must_be_intact()
-        match.ground.check_strangers()
-        match.running.births_and_deaths()
-        match.told.truth(match.status_watchers)
+        match.raise_failures()
+        match.host.check_unrelated_processes()
+        match.processes.check_starts_and_exits()
+        match.watches.check_truth(match.status_watchers)
 
-    # --- what is done every second
+    # --- actions
 
-    def _deed(self) -> None:
-        deeds: list[tuple[int, str, Callable[[random.Random], None]]] = [
-            (50, "agents killed", self._kill_leader),
+    def _act(self) -> None:
+        actions: list[tuple[int, str, Callable[[random.Random], None]]] = [
+            (50, "agents killed", self._kill_main_process),
             (20, "descendants killed", self._kill_descendant),
             (12, "watchers cut off", self._cut_watcher),
             (12, "command line calls", self._call),
             (6, "reloads by signal", self._reload),
         ]
-        (_, name, deed) = self._rng.choices(deeds, [weight for weight, _, _ in deeds])[0]
-        deed(self._rng)
-        self.deeds[name] += 1
+        (_, name, action) = self._rng.choices(actions, [weight for weight, _, _ in actions])[0]
+        action(self._rng)
+        self.actions[name] += 1
 
-    def _kill_leader(self, rng: random.Random) -> None:
-        self._kill_one(rng, leads=True)
+    def _kill_main_process(self, rng: random.Random) -> None:
+        self._kill_one(rng, main=True)
 
     def _kill_descendant(self, rng: random.Random) -> None:
-        self._kill_one(rng, leads=False)
+        self._kill_one(rng, main=False)
 
-    def _kill_one(self, rng: random.Random, *, leads: bool) -> None:
-        journals = self._match.ground.journals
+    def _kill_one(self, rng: random.Random, *, main: bool) -> None:
+        journals = self._match.host.journals
         journals.read()
-        living = [life for agent in self._match.ground.agents for life in journals.alive(agent.instance)]
-        chosen = [life for life in living if life.leads is leads]
-        if chosen and kill(life := rng.choice(chosen)):
-            self._killed.append(life)
+        living = [process for agent in self._match.host.agents for process in journals.alive(agent.instance)]
+        chosen = [process for process in living if process.is_main is main]
+        if chosen and kill(process := rng.choice(chosen)):
+            self._killed.append(process)
 
     def _cut_watcher(self, rng: random.Random) -> None:
-        rng.choice(self._match.watchers).hang_up()
+        rng.choice(self._match.watchers).disconnect()
 
     def _call(self, rng: random.Random) -> None:
         words = rng.choice([["status"], ["events", "-n", "20"], ["show", "steady-0"], ["logs", "writer-0"]])
-        address = f"unix:{self._match.ground.socket}"
+        address = f"unix:{self._match.host.socket}"
         done = subprocess.run(
             [*COMMAND, "--address", address, *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise AssertionError(f"hostmanager {' '.join(words)} ends with {done.returncode}: {done.stderr}")
+            raise AssertionError(
+                f"hostmanager {' '.join(words)} ends with exit code {done.returncode}: {done.stderr}"
+            )
 
     def _reload(self, rng: random.Random) -> None:
-        guests = [agent.instance for agent in self._match.ground.agents if agent.guest]
-        with self._match.model.alone(guests):
-            entries = self._match.model.asking(RELOAD, {}, guests)
+        guests = [agent.instance for agent in self._match.host.agents if agent.guest]
+        with self._match.model.exclusive(guests):
+            entries = self._match.model.begin(RELOAD, {}, guests)
             self._match.daemon.process.send_signal(signal.SIGHUP)
-        for asked in entries:  # nobody is told when it is done
-            asked.answered = proc.now() + SIGNAL_HEARD
+        for request in entries:  # a signal gets no answer
+            request.answered = proc.now() + SIGNAL_HANDLED
 
     # --- before and after
 
     def _all_up(self) -> None:
-        """So that what is held can be compared."""
+        """Bring all instances up, so that samples are comparable."""
         match = self._match
-        with match.model.alone(agent.instance for agent in match.ground.agents):
-            match.ground.write_site(guests=True)
-            targets = {agent.instance: UP for agent in match.ground.agents}
-            entries = match.model.asking("all up", targets)
+        with match.model.exclusive(agent.instance for agent in match.host.agents):
+            match.host.write_site(guests=True)
+            targets = {agent.instance: UP for agent in match.host.agents}
+            entries = match.model.begin("all up", targets)
             change = pb.TargetChange(all=True, target_state=pb.TARGET_STATE_UP)
             match.stub.Update(pb.UpdateRequest(requests=[change], reload_config=True), timeout=PATIENCE)
-            match.model.answered(targets, entries)
+            match.model.acknowledge(targets, entries)
         match.settle()
-        self._exits_told()
+        self._check_exits()
 
-    def _exits_told(self) -> None:
+    def _check_exits(self) -> None:
         match = self._match
-        match.told.exits(match.daemon, match.event_watchers, self._killed)
+        match.watches.check_exits(match.daemon, match.event_watchers, self._killed)
         self._killed.clear()
 
-    def _at_rest(self, baseline: Holdings | None) -> Holdings:
-        """What is held with no client but the one that asks, and all instances up; at the baseline again if
-        there is one, as far as it gets there."""
+    def _at_rest(self, baseline: Resources | None) -> Resources:
+        """Return the daemon's resources without watchers and with all instances up.
+
+        With a baseline, wait until the resources are back at the baseline, at most REST s.
+        """
         match = self._match
-        match.rest_watchers()
-        found = holdings(match.daemon.pid)
+        match.pause_watchers()
+        found = held_resources(match.daemon.pid)
         since = proc.now()
 
         def at_rest() -> bool:
             nonlocal found, since
-            now = holdings(match.daemon.pid)
+            now = held_resources(match.daemon.pid)
             if baseline is not None:
                 found = now
                 return not now.beyond(baseline)
@@ -211,7 +216,7 @@ class Soak:
         assert self.final is not None
         more = self.final.beyond(self.baseline)
         if more:
-            text = f"{REST:g} s after the last request the daemon has more than at the baseline: {more}"
+            text = f"{REST:g} s after the last request the daemon holds more than at the baseline: {more}"
             raise Violation(Invariant.I6, text, [str(self.baseline), str(self.final)])
         allowed = MAY_GROW + (EVENTS_KEPT * EVENT_SIZE if self.events < 2 * EVENTS_KEPT else 0)
         grown = growth(self.samples)
@@ -219,32 +224,32 @@ class Soak:
             text = f"resident memory grew by {grown / MIB:.1f} MiB within the second half"
             raise Violation(Invariant.I6, text, [str(sample) for sample in self.samples[-20:]])
 
-    # --- telling
+    # --- reports
 
-    def _tell(self, elapsed: float) -> None:
+    def _log_progress(self, elapsed: float) -> None:
         s = self.samples[-1]
-        self._say(
+        self._log(
             f"{elapsed / 60:.0f} min: {s.descriptors} descriptors, {s.threads} threads, "
             f"{s.resident / MIB:.1f} MiB, {s.zombies} zombies; {self._done()}"
         )
 
     def _done(self) -> str:
-        return ", ".join(f"{n} {what}" for what, n in sorted(self.deeds.items()))
+        return ", ".join(f"{n} {what}" for what, n in sorted(self.actions.items()))
 
     @staticmethod
-    def _holdings(held: Holdings) -> str:
+    def _describe(held: Resources) -> str:
         return f"{held.descriptors.total()} descriptors, {held.threads.total()} threads"
 
     def table(self) -> str:
-        """For docs/explanation/robustness.md."""
+        """Return the results as a Markdown table, for docs/explanation/robustness.md."""
         assert self.baseline is not None
         assert self.final is not None
         first, last = self.samples[0], self.samples[-1]
         span = last.at - first.at
         resident = [s.resident / MIB for s in self.samples]
         rows = [
-            ("duration", f"{self._duration / 60:.0f} min, {len(self._match.ground.agents)} agents"),
-            ("done to it", self._done()),
+            ("duration", f"{self._duration / 60:.0f} min, {len(self._match.host.agents)} agents"),
+            ("actions", self._done()),
             ("requests", str(sum(sum(o.answers.values()) for o in self._match.operators))),
             ("events", str(self.events)),
             (
@@ -254,20 +259,21 @@ class Soak:
             ("threads, before and after", f"{self.baseline.threads.total()}, {self.final.threads.total()}"),
             ("descriptors meanwhile, at most", str(max(s.descriptors for s in self.samples))),
             ("threads meanwhile, at most", str(max(s.threads for s in self.samples))),
-            ("zombies seen, at most", str(max(s.zombies for s in self.samples))),
+            ("zombies, at most", str(max(s.zombies for s in self.samples))),
             (
                 "resident, first, last, at most",
                 f"{resident[0]:.1f}, {resident[-1]:.1f}, {max(resident):.1f} MiB",
             ),
             ("resident, growth in the second half", f"{growth(self.samples) / MIB:+.2f} MiB"),
             ("CPU", f"{(last.cpu - first.cpu) / span:.1%} of a core"),
-            ("woken", f"{(last.switches - first.switches) / span:.0f} times a second"),
+            ("wake-ups", f"{(last.switches - first.switches) / span:.0f} times a second"),
         ]
         return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
 
     def as_dict(self) -> dict[str, object]:
+        """Return the results for the JSON summary."""
         return {
-            "duration": self._duration, "deeds": dict(self.deeds), "events": self.events,
+            "duration": self._duration, "actions": dict(self.actions), "events": self.events,
             "growth": growth(self.samples), "samples": len(self.samples),
             "resident": [s.resident for s in self.samples[:: max(1, len(self.samples) // 60)]],
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The referee as another user: agents, daemon and all."""
+"""User switching: the referee, its daemons and its agents as another user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 
 def as_user(user: str) -> list[str]:
-    """The words that make a command run as this user. Raises LookupError."""
+    """Return the command prefix that runs a command as this user. Raises LookupError."""
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except KeyError:
@@ -24,10 +24,13 @@ def as_user(user: str) -> list[str]:
 
 
 def interpreter_for(user: str) -> str:
-    """A Python of this version that the user may execute, as ours may be in a home. Raises LookupError."""
+    """Return a Python of this version that the user may execute. Raises LookupError.
+
+    The present interpreter may stand in a home directory that the user cannot enter.
+    """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for found in (sys.executable, shutil.which(version, path="/usr/local/bin:/usr/bin:/bin")):
-        # Through a shell, as setpriv itself still has root's rights when it looks for the program.
+        # Through a shell, as setpriv finds the program with the rights of root.
         words = [*as_user(user), "/bin/sh", "-c", '"$0" -c "import ssl"', str(found)]
         if found and subprocess.run(words, capture_output=True, check=False).returncode == 0:
             return found
@@ -35,9 +38,9 @@ def interpreter_for(user: str) -> str:
 
 
 def become(user: str, module: str, arguments: Sequence[str]) -> NoReturn:
-    """Go on as another user with a module of ours, in place of this process. Raises LookupError, OSError.
+    """Execute a module as another user, in place of this process. Raises LookupError, OSError.
 
-    That user sees the checkout in another place, as it may be below a folder that only we may enter.
+    A bind mount shows the checkout at a public path, as the user may be unable to enter its folder.
     """
     checkout = Path(__file__).resolve().parents[2]
     public = Path(tempfile.gettempdir(), "referee-checkout")

@@ -1,4 +1,4 @@
-"""Some rounds of the referee, and the mutant that it must find. `make torture` plays many more."""
+"""Some rounds of the referee, and mutants that the referee must detect; `make torture` plays many more."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from hostmanager_server.failpoints import Point
 
-from tests.referee.become import interpreter_for
-from tests.referee.daemons import mutated
+from tests.referee.daemons import command_of
+from tests.referee.invariants import Invariant, Violation
 from tests.referee.match import Match
 from tests.referee.mutant import Mutant
 from tests.referee.rounds import Plan, Rounds
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.switch_user import interpreter_for
 
-pytestmark = pytest.mark.xdist_group("referee")  # one match, played by one worker
+pytestmark = pytest.mark.xdist_group("referee")  # one worker plays the whole match
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,11 +46,11 @@ def test_a_daemon_may_die_at_any_step_of_its_work(rounds: Rounds, number: int, p
     assert rounds.tally.points[point.value] == 1
 
 
-def test_nothing_is_wrong_at_the_end_of_all_that(rounds: Rounds) -> None:
+def test_the_last_daemon_after_all_failpoints_stops_everything(rounds: Rounds) -> None:
     rounds.finish()
 
 
-def test_nothing_is_wrong_when_it_dies_at_random_as_a_plain_user() -> None:
+def test_random_deaths_as_a_plain_user_violate_no_invariant() -> None:
     words = ["--rounds", "2", "--seed", "1"]
     if os.geteuid() == 0:
         try:
@@ -62,9 +62,9 @@ def test_nothing_is_wrong_when_it_dies_at_random_as_a_plain_user() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_daemon_that_follows_a_link_in_the_log_directory_is_found_out(tmp_path: Path) -> None:
-    # As by `python -m tests.referee --mutant trusting`, where it is the load of each round.
-    match = Match(tmp_path, seed=1, program=mutated(Mutant.TRUSTING))
+def test_a_daemon_that_follows_a_link_in_the_log_directory_is_detected(tmp_path: Path) -> None:
+    # As `python -m tests.referee --mutant trusting` does with the load of its rounds.
+    match = Match(tmp_path, seed=1, program=command_of(Mutant.TRUSTING))
     rounds = Rounds(match)
     plan = replace(Plan.at(Point.SPAWNED), failpoint=None, load=1.0)
 
@@ -80,9 +80,9 @@ def test_a_daemon_that_follows_a_link_in_the_log_directory_is_found_out(tmp_path
     assert found.value.invariant is Invariant.I10
 
 
-def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_path: Path) -> None:
-    # By rounds as any other it is within 60: `python -m tests.referee --mutant naive --rounds 60`.
-    match = Match(tmp_path, seed=1, program=mutated(Mutant.NAIVE))
+def test_a_daemon_that_records_an_agent_after_its_start_is_detected(tmp_path: Path) -> None:
+    # Random rounds detect the mutant within 60: `python -m tests.referee --mutant naive --rounds 60`.
+    match = Match(tmp_path, seed=1, program=command_of(Mutant.NAIVE))
     rounds = Rounds(match)
 
     def play() -> None:
@@ -94,15 +94,15 @@ def test_a_daemon_that_records_an_agent_after_it_was_started_is_found_out(tmp_pa
             play()
     finally:
         match.close()
-    # The one that nobody recorded lives beside its replacement; or before that, while `down` is shown.
+    # The unrecorded agent runs next to its replacement, or earlier, while the daemon shows `down`.
     assert found.value.invariant in (Invariant.I1, Invariant.I8)
 
 
-def test_a_daemon_that_believes_a_forged_record_is_found_out(tmp_path: Path) -> None:
-    match = Match(tmp_path, seed=1, program=mutated(Mutant.CREDULOUS))
+def test_a_daemon_that_trusts_a_forged_record_is_detected(tmp_path: Path) -> None:
+    match = Match(tmp_path, seed=1, program=command_of(Mutant.CREDULOUS))
     try:
-        if match.ground.forger is None or not match.ground.forger.held:
-            pytest.skip("the kernel allows no namespaces here, in which a record could be forged")
+        if match.host.forger is None or not match.host.forger.held:
+            pytest.skip("forging a record needs namespaces, which this kernel does not allow")
         with pytest.raises(Violation) as found:
             Rounds(match).play(0)
     finally:

@@ -1,4 +1,4 @@
-"""A client that watches across the deaths of the daemon: what all watchers have in common."""
+"""Base of watchers: clients of a stream that reconnect after each death of the daemon."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
 from tests.referee.daemons import listens, open_channel
-from tests.referee.ground import Ground
-from tests.referee.verdict import Invariant, Violation
+from tests.referee.host import Host
+from tests.referee.invariants import Invariant, Violation
 
 Message = TypeVar("Message")
-Said_co = TypeVar("Said_co", covariant=True)
+Message_co = TypeVar("Message_co", covariant=True)
 
-_AGAIN = 0.03  # s until a lost connection is tried again
-_KEPT = 30  # messages kept as evidence
+_RECONNECT = 0.03  # s from a lost connection to the next attempt
+_KEPT = 30  # trace lines kept as evidence
 
 
-class Stream(Protocol[Said_co]):
-    """A server's stream."""
+class Stream(Protocol[Message_co]):
+    """A stream of messages from the server."""
 
-    def __iter__(self) -> Iterator[Said_co]: ...
+    def __iter__(self) -> Iterator[Message_co]: ...
     def cancel(self) -> object: ...
 
 
 class Watcher(threading.Thread, Generic[Message]):
-    """Watches until told to finish. `hangs_up`: the longest time in s after which it leaves by itself, and
-    comes back; 0: only when the daemon goes."""
+    """A thread that follows one stream until `finish`.
 
-    def __init__(self, ground: Ground, rng: random.Random, name: str, hangs_up: float = 0.0) -> None:
+    `disconnect_after` is the longest time in s after which the watcher disconnects and connects again; with
+    0 the watcher stays until the daemon ends.
+    """
+
+    def __init__(self, host: Host, rng: random.Random, name: str, disconnect_after: float = 0.0) -> None:
         super().__init__(name=name, daemon=True)
-        self._ground = ground
+        self._host = host
         self._rng = rng
-        self._hangs_up = hangs_up
+        self._disconnect_after = disconnect_after
         self._over = threading.Event()
-        self._may_watch = threading.Event()
-        self._may_watch.set()
-        self._resting = threading.Event()
+        self._may_connect = threading.Event()
+        self._may_connect.set()
+        self._disconnected = threading.Event()
         self._call: Stream[Message] | None = None
         self._lock = threading.Lock()
         self.token = ""
@@ -52,73 +55,78 @@ class Watcher(threading.Thread, Generic[Message]):
         self.violation: BaseException | None = None
 
     def run(self) -> None:
+        """Follow the stream, and connect again after each loss."""
         while not self._over.is_set():
-            if not self._may_watch.is_set():
-                self._resting.set()
-                self._may_watch.wait(0.5)
+            if not self._may_connect.is_set():
+                self._disconnected.set()
+                self._may_connect.wait(0.5)
                 continue
-            self._resting.clear()
-            if not listens(self._ground):
-                self._over.wait(_AGAIN)
+            self._disconnected.clear()
+            if not listens(self._host):
+                self._over.wait(_RECONNECT)
                 continue
             try:
                 self._watch()
             except grpc.RpcError as error:
-                self._remember(" ".join(str(error).split())[:100])
-                self._over.wait(_AGAIN)
+                self._trace(" ".join(str(error).split())[:100])
+                self._over.wait(_RECONNECT)
             except BaseException as error:
                 self.violation = error
                 return
 
-    def rest(self) -> None:
-        """Hang up, and stay away until `resume`."""
-        self._may_watch.clear()
-        self.hang_up()
-        if not self._resting.wait(30) and self.violation is None:
-            raise TimeoutError(f"{self.name} does not hang up")
+    def pause(self) -> None:
+        """Disconnect, and stay so until `resume`."""
+        self._may_connect.clear()
+        self.disconnect()
+        if not self._disconnected.wait(30) and self.violation is None:
+            raise TimeoutError(f"{self.name} does not disconnect")
 
     def resume(self) -> None:
-        self._resting.clear()
-        self._may_watch.set()
+        """Connect again."""
+        self._disconnected.clear()
+        self._may_connect.set()
 
     def finish(self) -> None:
+        """Disconnect for good and end the thread."""
         self._over.set()
-        self._may_watch.set()
-        self.hang_up()
+        self._may_connect.set()
+        self.disconnect()
 
-    def must_be_content(self) -> None:
-        """Raises what it found wrong."""
+    def raise_violation(self) -> None:
+        """Raise the violation or failure of this thread, if any."""
         if self.violation is not None:
             raise self.violation
 
-    def _remember(self, what: object) -> None:
-        self.trace.append(f"{proc.now():.3f} connection {self.connections}: {what}")
+    def _trace(self, text: object) -> None:
+        self.trace.append(f"{proc.now():.3f} connection {self.connections}: {text}")
 
     def evidence(self) -> tuple[str, ...]:
+        """Return the last trace lines."""
         return tuple(f"{self.name}: {line}" for line in self.trace)
 
     def _watch(self) -> None:
-        with open_channel(self._ground) as channel:
+        with open_channel(self._host) as channel:
             stream = self._open(pb_grpc.HostManagerServiceStub(channel))
             with self._lock:
                 self._call = stream
             timer: threading.Timer | None = None
-            if self._hangs_up:
-                timer = threading.Timer(self._rng.uniform(0, self._hangs_up), stream.cancel)
+            if self._disconnect_after:
+                timer = threading.Timer(self._rng.uniform(0, self._disconnect_after), stream.cancel)
                 timer.start()
             try:
-                if self._over.is_set() or not self._may_watch.is_set():
+                if self._over.is_set() or not self._may_connect.is_set():
                     return
                 self.connections += 1
-                self._remember("asks")
+                self._trace("connects")
                 self._read(stream)
-                self._remember("the daemon has nothing more to say")
+                self._trace("the daemon ended the stream")
             finally:
                 stream.cancel()
                 if timer is not None:
                     timer.cancel()
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
+        """Cancel the present stream."""
         with self._lock:
             if self._call is not None:
                 self._call.cancel()
@@ -129,5 +137,5 @@ class Watcher(threading.Thread, Generic[Message]):
     def _read(self, stream: Stream[Message]) -> None:
         raise AssertionError("a subclass reads its stream")
 
-    def _wrong(self, what: str) -> Violation:
+    def _protocol_error(self, what: str) -> Violation:
         return Violation(Invariant.I4, f"{self.name}: {what}", self.evidence())

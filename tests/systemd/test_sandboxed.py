@@ -21,7 +21,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.e2e.daemon import COMMAND, eventually
 from tests.private_systemd import PrivateSystemd, private_systemd
-from tests.referee.become import interpreter_for
+from tests.referee.switch_user import interpreter_for
 
 pytestmark = pytest.mark.xdist_group("systemd")
 

@@ -187,7 +187,7 @@ def hide(real: RealHarness, user: str = "") -> int:
         parents = [real.directory, *real.directory.parents]
         for folder in parents[:-2]:
             folder.chmod(folder.stat().st_mode | 0o011)
-        from tests.referee.become import interpreter_for
+        from tests.referee.switch_user import interpreter_for
 
         try:
             python = interpreter_for(user)
