@@ -202,7 +202,7 @@ def test_without_an_engine_services_are_unknown_and_host_instances_go_on(lab: La
     daemon.wait_for("p", UP)
     a = wait_for(daemon, "a", lambda i: str(nowhere) in i.message)
     assert (a.next_action, a.agent_class, a.target_state) == (UNKNOWN, "Test[d]", UP_TARGET)
-    assert "there is no Docker Engine" in a.message
+    assert "cannot find a Docker Engine" in a.message
     assert daemon.instance("db").next_action == UNKNOWN
     read = status(daemon).config_parse_status
     assert not read[str(lab.project.file)].success

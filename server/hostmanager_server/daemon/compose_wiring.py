@@ -24,7 +24,7 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
     """Return the factory of the driver of compose services."""
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
-    from hostmanager_server.drivers.compose.engine.connection import dial
+    from hostmanager_server.drivers.compose.engine.connection import new_connection
     from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
     from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 
@@ -38,7 +38,7 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
         poller: Poller, post: PostEvent, call_soon: CallSoon, listener: ServiceListener
     ) -> ServiceDriver:
         def watch(engine_listener: EngineListener, soon: CallSoon) -> EngineWatch:
-            return EngineWatch(dial, engine_listener, soon)
+            return EngineWatch(new_connection, engine_listener, soon)
 
         calls = ComposeCalls(call_soon, environ)
         return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)

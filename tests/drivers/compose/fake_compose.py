@@ -68,25 +68,25 @@ class FakeEngine:
         if self.present:
             self._sync()
         else:
-            self._tell(lambda told: told.lost(AWAY))
+            self._notify(lambda told: told.engine_lost(AWAY))
 
     def close(self) -> None:
         self._closed = True
 
-    def want_images(self, tags: frozenset[str]) -> None:
+    def watch_images(self, tags: frozenset[str]) -> None:
         """It always tells of all that it has."""
 
     def refresh(self, project: str, then: Callable[[], None] | None = None) -> None:
         if then is not None and self.present:
-            self._tell(lambda _: then())
+            self._notify(lambda _: then())
         elif then is not None:
             self._refreshes.append(then)
 
     def _sync(self) -> None:
         containers, images = tuple(self.containers.values()), dict(self.images)
-        self._tell(lambda told: told.synced(containers, images))
+        self._notify(lambda told: told.synced(containers, images))
 
-    def _tell(self, call: Callable[[EngineListener], None]) -> None:
+    def _notify(self, call: Callable[[EngineListener], None]) -> None:
         def told() -> None:
             if self.listener is not None and not self._closed:
                 call(self.listener)
@@ -98,7 +98,7 @@ class FakeEngine:
     def leave(self) -> None:
         if self.present:
             self.present = False
-            self._tell(lambda told: told.lost(AWAY))
+            self._notify(lambda told: told.engine_lost(AWAY))
 
     def come_back(self) -> None:
         if not self.present:
@@ -135,7 +135,7 @@ class FakeEngine:
             replace(container, running=False, status="exited", exit_code=code, finished=now, pid=0)
         )  # fmt: skip
 
-    def die_starting(self, container: Container) -> None:
+    def leave_unstartable(self, container: Container) -> None:
         """What it leaves behind when it dies just then is in the way of this container for ever."""
         self.put(replace(container, error=f"task {container.id}: already exists", exit_code=128))
 
@@ -144,12 +144,12 @@ class FakeEngine:
             self.end(container, 0)
         del self.containers[container.id]
         if self.present:
-            self._tell(lambda told: told.gone(container.id))
+            self._notify(lambda told: told.container_removed(container.id))
 
     def put(self, container: Container) -> None:
         self.containers[container.id] = container
         if self.present:
-            self._tell(lambda told: told.changed(container))
+            self._notify(lambda told: told.container_changed(container))
 
 
 class FakeCall(ComposeCall):
@@ -177,29 +177,29 @@ class FakeCompose(ComposeCalls):
         super().__init__(lambda callback: None, {})
         self._engine = engine
         self._reader = reader
-        self.under_way: FakeCall | None = None
+        self.current_call: FakeCall | None = None
         self.log: list[str] = []
         self.codes: dict[str, int] = {}  # services whose containers end at once, with this code
         self.unstartable: set[str] = set()  # services whose containers the engine creates, and cannot start
 
     def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
-        assert self.under_way is None, f"{argv} beside {self.under_way}"
+        assert self.current_call is None, f"{argv} beside {self.current_call}"
         words = list(argv[1:])
         while words[0] in _OPTIONS_OF_COMPOSE:
             del words[:2]
         options = [word for word in words[1:] if word.startswith("--")]
         names = [word for word in words[1:] if not word.startswith("--")]
         assert len(set(names)) == len(names) > 0
-        self.under_way = FakeCall(words[0], options, names, done)
-        self.log.append(str(self.under_way))
-        return self.under_way
+        self.current_call = FakeCall(words[0], options, names, done)
+        self.log.append(str(self.current_call))
+        return self.current_call
 
     def close(self) -> None:
-        self.under_way = None
+        self.current_call = None
 
     def proceed(self, count: int | None = None) -> str:
         """Do what is asked for the next `count` services of the call, or for all; why that failed."""
-        call = self.under_way
+        call = self.current_call
         assert call is not None
         if not self._engine.present:
             return f"Cannot connect: {AWAY}"
@@ -219,10 +219,10 @@ class FakeCompose(ComposeCalls):
 
     def finish(self) -> None:
         """Do all that is asked, and end the call."""
-        call = self.under_way
+        call = self.current_call
         assert call is not None
         error = "interrupted" if call.interrupts else self.proceed()
-        self.under_way = None
+        self.current_call = None
         call.done(error)
 
     def _up(self, wanted: ServiceSpec, recreate: bool) -> str:

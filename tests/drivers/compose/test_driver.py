@@ -28,8 +28,8 @@ from tests.drivers.compose.fake_compose import AWAY, FakeCompose, FakeEngine, Fa
 from tests.fakes.driver import FakePoller
 
 
-class Desk:
-    """A driver with these services, all followed; and those who are told."""
+class DriverHarness:
+    """A driver with these services, all followed; and those who are event_kinds."""
 
     def __init__(self, *services: ServiceSpec, present: bool = True) -> None:
         self.poller = FakePoller()
@@ -91,7 +91,7 @@ class Desk:
 
     def finish_all(self) -> None:
         self.settle()
-        while self.compose.under_way is not None:
+        while self.compose.current_call is not None:
             self.finish()
 
     def up(self, *names: str) -> None:
@@ -101,7 +101,7 @@ class Desk:
         self.events.clear()
         self.compose.log.clear()
 
-    def told(self, name: str) -> list[str]:
+    def event_kinds(self, name: str) -> list[str]:
         """The kinds of events of an instance, without what is seen of it; those of its newest run only."""
         mine = [e for e in self.events if e.instance_id == name and not isinstance(e, ServiceObserved)]
         return [type(event).__name__ for event in mine]
@@ -120,460 +120,462 @@ def services(names: Sequence[str]) -> list[ServiceSpec]:
 
 
 def test_what_is_asked_at_once_is_one_call() -> None:
-    desk = Desk(*services("abc"))
-    desk.launch("a", "b", "c")
-    desk.finish_all()
-    assert desk.compose.log == ["up a b c"]
+    harness = DriverHarness(*services("abc"))
+    harness.launch("a", "b", "c")
+    harness.finish_all()
+    assert harness.compose.log == ["up a b c"]
     for name in "abc":
-        assert desk.told(name) == ["Started", "Ready"]
-    desk.stop("a", "c")
-    desk.finish_all()
-    assert desk.compose.log[1:] == ["rm a c"]
-    assert desk.told("a")[2:] == desk.told("c")[2:] == ["Exited", "Gone"]
-    assert desk.told("b")[2:] == []
+        assert harness.event_kinds(name) == ["Started", "Ready"]
+    harness.stop("a", "c")
+    harness.finish_all()
+    assert harness.compose.log[1:] == ["rm a c"]
+    assert harness.event_kinds("a")[2:] == harness.event_kinds("c")[2:] == ["Exited", "Gone"]
+    assert harness.event_kinds("b")[2:] == []
 
 
 def test_a_call_that_fails_is_halved_until_it_is_known_whose_fault_it_was() -> None:
-    desk = Desk(*services("abc"), service("bad", image="no-such:1"), *services("ef"))
-    desk.launch("a", "b", "c", "bad", "e", "f")
-    desk.finish_all()
-    assert desk.compose.log == [
+    harness = DriverHarness(*services("abc"), service("bad", image="no-such:1"), *services("ef"))
+    harness.launch("a", "b", "c", "bad", "e", "f")
+    harness.finish_all()
+    assert harness.compose.log == [
         "up a b c bad e f",
         "up a b c", "up bad e f",
         "up bad", "up e f",
     ]  # fmt: skip
     for name in "abcef":
-        assert desk.told(name) == ["Started", "Ready"]
-    failed = desk.event("bad", StartFailed)
+        assert harness.event_kinds(name) == ["Started", "Ready"]
+    failed = harness.event("bad", StartFailed)
     assert isinstance(failed, StartFailed)
     assert "no such image for bad; image 'no-such:1' is not there" in failed.why
 
 
 def test_one_that_cannot_start_among_some_that_can_is_alone_to_fail() -> None:
-    desk = Desk(*services("abc"))
-    desk.compose.unstartable.add("b")
-    desk.launch("a", "b", "c")
-    desk.finish_all()
-    assert desk.compose.log == ["up a b c", "up b"]  # the others run already
-    assert desk.told("a") == desk.told("c") == ["Started", "Ready"]
-    assert desk.told("b") == ["StartFailed"]
+    harness = DriverHarness(*services("abc"))
+    harness.compose.unstartable.add("b")
+    harness.launch("a", "b", "c")
+    harness.finish_all()
+    assert harness.compose.log == ["up a b c", "up b"]  # the others run already
+    assert harness.event_kinds("a") == harness.event_kinds("c") == ["Started", "Ready"]
+    assert harness.event_kinds("b") == ["StartFailed"]
 
 
 def test_removals_come_before_starts() -> None:
-    desk = Desk(*services("abc"))
-    desk.up("a")
-    desk.launch("b")
-    desk.settle()
-    desk.launch("c")
-    desk.stop("a")
-    desk.finish_all()
-    assert desk.compose.log == ["up b", "rm a", "up c"]
+    harness = DriverHarness(*services("abc"))
+    harness.up("a")
+    harness.launch("b")
+    harness.settle()
+    harness.launch("c")
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.compose.log == ["up b", "rm a", "up c"]
 
 
 # --- a change of mind
 
 
 def test_a_start_that_was_not_begun_is_withdrawn() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a")
-    desk.settle()
-    desk.launch("b")
-    desk.stop("b")
-    assert desk.told("b") == ["StartFailed"]
-    desk.finish_all()
-    assert desk.compose.log == ["up a"]
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a")
+    harness.settle()
+    harness.launch("b")
+    harness.stop("b")
+    assert harness.event_kinds("b") == ["StartFailed"]
+    harness.finish_all()
+    assert harness.compose.log == ["up a"]
 
 
 def test_a_call_whose_outcome_nobody_wants_any_more_is_interrupted() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a", "b")
-    desk.settle()
-    assert desk.compose.under_way is not None
-    interrupts = desk.compose.under_way.interrupts
-    desk.stop("a")
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    interrupts = harness.compose.current_call.interrupts
+    harness.stop("a")
     assert interrupts == []
-    desk.stop("b")
+    harness.stop("b")
     assert interrupts == [True]
-    desk.finish_all()
-    assert desk.compose.log == ["up a b"]  # nothing has come of it that would have to go
-    assert desk.told("a") == desk.told("b") == ["StartFailed"]
-    assert not desk.engine.containers
+    harness.finish_all()
+    assert harness.compose.log == ["up a b"]  # nothing has come of it that would have to go
+    assert harness.event_kinds("a") == harness.event_kinds("b") == ["StartFailed"]
+    assert not harness.engine.containers
 
 
 def test_one_that_started_before_the_call_was_interrupted_is_removed() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a", "b")
-    desk.settle()
-    desk.compose.proceed(1)
-    desk.settle()
-    assert desk.told("a") == ["Started", "Ready"]
-    desk.stop("a", "b")
-    desk.finish_all()
-    assert desk.told("a")[2:] == ["Exited", "Gone"]
-    assert desk.told("b") == ["StartFailed"]
-    assert not desk.engine.containers
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    harness.compose.proceed(1)
+    harness.settle()
+    assert harness.event_kinds("a") == ["Started", "Ready"]
+    harness.stop("a", "b")
+    harness.finish_all()
+    assert harness.event_kinds("a")[2:] == ["Exited", "Gone"]
+    assert harness.event_kinds("b") == ["StartFailed"]
+    assert not harness.engine.containers
 
 
 def test_a_stop_that_is_asked_twice_is_one_call() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    desk.stop("a")
-    desk.settle()
-    desk.stop("a")
-    desk.finish_all()
-    assert desk.compose.log == ["rm a"]
-    assert desk.told("a") == ["Exited", "Gone"]
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.stop("a")
+    harness.settle()
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.compose.log == ["rm a"]
+    assert harness.event_kinds("a") == ["Exited", "Gone"]
 
 
 def test_a_run_that_lives_is_not_started_beside() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    desk.launch("a")
-    assert desk.told("a") == ["StartFailed"]
-    desk.settle()
-    assert desk.compose.log == []
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.launch("a")
+    assert harness.event_kinds("a") == ["StartFailed"]
+    harness.settle()
+    assert harness.compose.log == []
 
 
 # --- outcomes of what is over
 
 
 def test_the_end_of_a_call_says_nothing_of_a_run_that_came_after_it() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a", "b")
-    desk.settle()
-    desk.compose.proceed(1)
-    desk.settle()
-    desk.engine.end(desk.engine.of("a")[0], 3)
-    desk.settle()
-    assert desk.told("a") == ["Started", "Ready", "Exited", "Gone"]
-    desk.launch("a")  # while the call that had started it goes on
-    desk.compose.unstartable.add("a")
-    desk.finish()
-    assert desk.told("a")[4:] == []
-    desk.compose.unstartable.clear()
-    desk.finish_all()
-    assert desk.told("a")[4:] == ["Started", "Ready"]
-    newest = [e for e in desk.events if isinstance(e, Ready) and e.instance_id == "a"][-1]
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    harness.compose.proceed(1)
+    harness.settle()
+    harness.engine.end(harness.engine.of("a")[0], 3)
+    harness.settle()
+    assert harness.event_kinds("a") == ["Started", "Ready", "Exited", "Gone"]
+    harness.launch("a")  # while the call that had started it goes on
+    harness.compose.unstartable.add("a")
+    harness.finish()
+    assert harness.event_kinds("a")[4:] == []
+    harness.compose.unstartable.clear()
+    harness.finish_all()
+    assert harness.event_kinds("a")[4:] == ["Started", "Ready"]
+    newest = [e for e in harness.events if isinstance(e, Ready) and e.instance_id == "a"][-1]
     assert newest.run.number == 2
 
 
 def test_nothing_is_told_of_an_instance_that_is_forgotten() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a", "b")
-    desk.settle()
-    desk.driver.forget(desk.spec(service("a")))
-    desk.events.clear()
-    desk.finish_all()
-    assert desk.told("a") == []
-    assert desk.told("b") == ["Started", "Ready"]
-    assert desk.engine.running("a")
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    harness.driver.forget(harness.spec(service("a")))
+    harness.events.clear()
+    harness.finish_all()
+    assert harness.event_kinds("a") == []
+    assert harness.event_kinds("b") == ["Started", "Ready"]
+    assert harness.engine.running("a")
 
 
 def test_nothing_is_told_after_disowning() -> None:
-    desk = Desk(*services("ab"))
-    desk.up("a")
-    desk.launch("b")
-    desk.settle()
-    desk.driver.disown()
-    desk.compose.finish()
-    desk.engine.end(desk.engine.of("a")[0], 1)
-    desk.settle()
-    assert desk.told("a") == desk.told("b") == []
+    harness = DriverHarness(*services("ab"))
+    harness.up("a")
+    harness.launch("b")
+    harness.settle()
+    harness.driver.disown()
+    harness.compose.finish()
+    harness.engine.end(harness.engine.of("a")[0], 1)
+    harness.settle()
+    assert harness.event_kinds("a") == harness.event_kinds("b") == []
 
 
 # --- what is seen
 
 
 def test_what_runs_already_appears() -> None:
-    desk = Desk(*services("a"))
-    desk.driver.forget(desk.spec(service("a")))
-    desk.engine.run(desk.engine.create(service("a"), 1))
-    desk.settle()
-    desk.events.clear()
-    desk.follow(service("a"))
-    assert desk.told("a") == ["Appeared"]
-    seen = desk.event("a", ServiceObserved)
+    harness = DriverHarness(*services("a"))
+    harness.driver.forget(harness.spec(service("a")))
+    harness.engine.run(harness.engine.create(service("a"), 1))
+    harness.settle()
+    harness.events.clear()
+    harness.follow(service("a"))
+    assert harness.event_kinds("a") == ["Appeared"]
+    seen = harness.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
     assert seen.status.running
     assert not seen.status.outdated
-    desk.poller.advance(60.0)
-    assert desk.compose.log == []
+    harness.poller.advance(60.0)
+    assert harness.compose.log == []
 
 
 def test_one_that_ended_before_it_was_seen_to_run_has_started_and_ended() -> None:
-    desk = Desk(*services("a"))
-    desk.compose.codes["a"] = 3
-    desk.launch("a")
-    desk.finish_all()
-    assert desk.told("a")[0] == "Started"
-    assert desk.told("a")[-2:] == ["Exited", "Gone"]
-    exited = desk.event("a", Exited)
+    harness = DriverHarness(*services("a"))
+    harness.compose.codes["a"] = 3
+    harness.launch("a")
+    harness.finish_all()
+    assert harness.event_kinds("a")[0] == "Started"
+    assert harness.event_kinds("a")[-2:] == ["Exited", "Gone"]
+    exited = harness.event("a", Exited)
     assert isinstance(exited, Exited)
     assert exited.status == ExitStatus(code=3)
 
 
 def test_a_container_started_by_hand_appears_under_a_number_of_its_own() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    container = desk.engine.of("a")[0]
-    desk.engine.end(container, 0)
-    desk.settle()
-    desk.engine.run(desk.engine.of("a")[0])
-    desk.settle()
-    assert desk.told("a") == ["Exited", "Gone", "Appeared"]
-    appeared = desk.event("a", Appeared)
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    container = harness.engine.of("a")[0]
+    harness.engine.end(container, 0)
+    harness.settle()
+    harness.engine.run(harness.engine.of("a")[0])
+    harness.settle()
+    assert harness.event_kinds("a") == ["Exited", "Gone", "Appeared"]
+    appeared = harness.event("a", Appeared)
     assert isinstance(appeared, Appeared)
     assert appeared.run.number == 2
 
 
 def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> None:
-    desk = Desk(service("a", replicas=3))
-    desk.up("a")
-    victim = desk.engine.running("a")[1]
-    desk.engine.end(victim, 9)
-    desk.settle()
-    degraded = desk.event("a", Degraded)
+    harness = DriverHarness(service("a", replicas=3))
+    harness.up("a")
+    victim = harness.engine.running("a")[1]
+    harness.engine.end(victim, 9)
+    harness.settle()
+    degraded = harness.event("a", Degraded)
     assert isinstance(degraded, Degraded)
     assert degraded.status == ExitStatus(code=9)
     assert "2 of 3" in degraded.why
-    desk.mend("a")
-    desk.settle()
-    assert desk.compose.under_way is not None
-    assert "--no-recreate" in desk.compose.under_way.options
-    desk.finish_all()
-    assert desk.told("a") == ["Degraded", "Ready"]
-    assert len(desk.engine.running("a")) == 3
+    harness.mend("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert "--no-recreate" in harness.compose.current_call.options
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["Degraded", "Ready"]
+    assert len(harness.engine.running("a")) == 3
 
 
 def test_a_container_that_the_engine_cannot_start_any_more_is_made_anew() -> None:
-    desk = Desk(*services("ab"))
-    for each in desk.reader.services.values():
-        desk.engine.create(each, 1)
-    desk.engine.die_starting(desk.engine.of("a")[0])
-    (b,) = desk.engine.of("b")
-    desk.settle()
-    desk.launch("a", "b")
-    desk.finish_all()
-    assert desk.compose.log == ["rm a", "up a b"]
-    assert desk.told("a") == desk.told("b") == ["Started", "Ready"]
-    assert [each.id for each in desk.engine.of("b")] == [b.id]
+    harness = DriverHarness(*services("ab"))
+    for each in harness.reader.services.values():
+        harness.engine.create(each, 1)
+    harness.engine.leave_unstartable(harness.engine.of("a")[0])
+    (b,) = harness.engine.of("b")
+    harness.settle()
+    harness.launch("a", "b")
+    harness.finish_all()
+    assert harness.compose.log == ["rm a", "up a b"]
+    assert harness.event_kinds("a") == harness.event_kinds("b") == ["Started", "Ready"]
+    assert [each.id for each in harness.engine.of("b")] == [b.id]
 
 
 def test_a_replica_that_the_engine_cannot_start_any_more_is_made_anew_and_the_others_left_alone() -> None:
-    desk = Desk(service("a", replicas=3))
-    desk.up("a")
-    victim, *others = desk.engine.running("a")
-    desk.engine.end(victim, 9)
-    desk.engine.die_starting(desk.engine.containers[victim.id])
-    desk.settle()
-    desk.mend("a")
-    desk.finish_all()
-    assert desk.compose.log == ["rm a", "up a"]
-    assert desk.told("a") == ["Degraded", "Ready"]
-    assert {each.id for each in others} < {each.id for each in desk.engine.running("a")}
+    harness = DriverHarness(service("a", replicas=3))
+    harness.up("a")
+    victim, *others = harness.engine.running("a")
+    harness.engine.end(victim, 9)
+    harness.engine.leave_unstartable(harness.engine.containers[victim.id])
+    harness.settle()
+    harness.mend("a")
+    harness.finish_all()
+    assert harness.compose.log == ["rm a", "up a"]
+    assert harness.event_kinds("a") == ["Degraded", "Ready"]
+    assert {each.id for each in others} < {each.id for each in harness.engine.running("a")}
 
 
 def test_what_a_service_depends_on_is_made_anew_when_the_engine_cannot_start_it_any_more() -> None:
-    desk = Desk(service("a", depends_on=("b",)), service("b", depends_on=("c",)), *services("cd"))
+    harness = DriverHarness(service("a", depends_on=("b",)), service("b", depends_on=("c",)), *services("cd"))
     for name in "cd":
-        desk.engine.die_starting(desk.engine.create(desk.reader.services[name], 1))
-    desk.settle()
-    desk.launch("a")
-    desk.finish_all()
-    assert desk.compose.log == ["rm c", "up a"]  # d is none of its business
+        harness.engine.leave_unstartable(harness.engine.create(harness.reader.services[name], 1))
+    harness.settle()
+    harness.launch("a")
+    harness.finish_all()
+    assert harness.compose.log == ["rm c", "up a"]  # d is none of its business
 
 
 def test_nothing_is_removed_beside_a_replica_that_is_paused() -> None:
-    desk = Desk(service("a", replicas=2))
-    desk.up("a")
-    victim, paused = desk.engine.running("a")
-    desk.engine.put(replace(paused, status="paused"))
-    desk.engine.end(victim, 9)
-    desk.engine.die_starting(desk.engine.containers[victim.id])
-    desk.settle()
-    desk.mend("a")
-    desk.finish_all()
-    assert not any(line.startswith("rm") for line in desk.compose.log)
+    harness = DriverHarness(service("a", replicas=2))
+    harness.up("a")
+    victim, paused = harness.engine.running("a")
+    harness.engine.put(replace(paused, status="paused"))
+    harness.engine.end(victim, 9)
+    harness.engine.leave_unstartable(harness.engine.containers[victim.id])
+    harness.settle()
+    harness.mend("a")
+    harness.finish_all()
+    assert not any(line.startswith("rm") for line in harness.compose.log)
 
 
 def test_a_start_that_is_withdrawn_clears_nothing() -> None:
-    desk = Desk(*services("a"))
-    desk.engine.die_starting(desk.engine.create(desk.reader.services["a"], 1))
-    desk.settle()
-    desk.launch("a")
-    desk.stop("a")
-    desk.finish_all()
-    assert desk.compose.log == []
-    assert desk.told("a") == ["StartFailed"]
+    harness = DriverHarness(*services("a"))
+    harness.engine.leave_unstartable(harness.engine.create(harness.reader.services["a"], 1))
+    harness.settle()
+    harness.launch("a")
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.compose.log == []
+    assert harness.event_kinds("a") == ["StartFailed"]
 
 
 @pytest.mark.parametrize("db_runs", [False, True])
 def test_a_start_starts_what_the_service_depends_on_and_makes_nothing_anew(db_runs: bool) -> None:
-    desk = Desk(service("a", depends_on=("db",)), service("db"))
+    harness = DriverHarness(service("a", depends_on=("db",)), service("db"))
     if db_runs:
-        desk.up("db")
-    desk.launch("a")
-    desk.settle()
-    assert desk.compose.under_way is not None
-    assert desk.compose.under_way.options == ["--detach", "--no-recreate"]
+        harness.up("db")
+    harness.launch("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert harness.compose.current_call.options == ["--detach", "--no-recreate"]
 
 
 def test_a_removal_that_fails_is_told_and_may_be_asked_for_again() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    desk.stop("a")
-    desk.settle()
-    assert desk.compose.under_way is not None
-    desk.compose.under_way.interrupt()  # which stands for any failure
-    desk.finish_all()
-    failed = desk.event("a", StopFailed)
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.stop("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    harness.compose.current_call.interrupt()  # which stands for any failure
+    harness.finish_all()
+    failed = harness.event("a", StopFailed)
     assert isinstance(failed, StopFailed)
     assert "interrupted" in failed.why
-    desk.stop("a")
-    desk.finish_all()
-    assert desk.told("a") == ["StopFailed", "Exited", "Gone"]
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["StopFailed", "Exited", "Gone"]
 
 
 def test_a_tag_that_moves_makes_what_runs_outdated() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    desk.driver.images({"agent:1": "sha256:2"})
-    seen = desk.event("a", ServiceObserved)
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.driver.images_changed({"agent:1": "sha256:2"})
+    seen = harness.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
     assert (seen.status.image_id, seen.status.outdated) == ("sha256:2", True)
-    desk.driver.images({"agent:1": UNKNOWN_IMAGE})
-    assert dict(desk.surveys[-1].new_tags) == {"a": "agent:1"}
+    harness.driver.images_changed({"agent:1": UNKNOWN_IMAGE})
+    assert dict(harness.surveys[-1].new_tags) == {"a": "agent:1"}
 
 
 # --- an engine that goes away
 
 
 def test_nothing_is_started_while_the_engine_is_away() -> None:
-    desk = Desk(*services("a"), present=False)
-    assert desk.told("a") == ["Unobservable", "Unobservable"]  # not asked yet, then asked in vain
-    desk.events.clear()
-    desk.launch("a")
-    failed = desk.event("a", StartFailed)
+    harness = DriverHarness(*services("a"), present=False)
+    assert harness.event_kinds("a") == ["Unobservable", "Unobservable"]  # not asked yet, then asked in vain
+    harness.events.clear()
+    harness.launch("a")
+    failed = harness.event("a", StartFailed)
     assert isinstance(failed, StartFailed)
     assert AWAY in failed.why
-    desk.settle()
-    assert desk.compose.log == []
+    harness.settle()
+    assert harness.compose.log == []
 
 
 def test_an_engine_that_goes_away_during_a_call_is_asked_when_it_is_back_what_came_of_it() -> None:
-    desk = Desk(*services("ab"))
-    desk.launch("a", "b")
-    desk.settle()
-    desk.compose.proceed(1)
-    desk.engine.leave()
-    desk.finish()
-    assert desk.told("a") == ["Started", "Ready", "Unobservable"]
-    assert desk.told("b") == ["Unobservable"]
-    desk.engine.come_back()
-    desk.finish_all()
-    assert desk.told("a") == ["Started", "Ready", "Unobservable"]
-    assert desk.told("b") == ["Unobservable", "Started", "Ready"]  # it was tried again, by itself
-    assert desk.compose.log == ["up a b", "up b"]
-    assert len(desk.engine.running("a")) == 1
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    harness.compose.proceed(1)
+    harness.engine.leave()
+    harness.finish()
+    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
+    assert harness.event_kinds("b") == ["Unobservable"]
+    harness.engine.come_back()
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
+    assert harness.event_kinds("b") == ["Unobservable", "Started", "Ready"]  # it was tried again, by itself
+    assert harness.compose.log == ["up a b", "up b"]
+    assert len(harness.engine.running("a")) == 1
 
 
 def test_what_ended_while_the_engine_was_away_is_told_with_its_code() -> None:
-    desk = Desk(*services("ab"))
-    desk.up("a", "b")
-    desk.engine.leave()
-    desk.settle()
-    desk.engine.end(desk.engine.of("a")[0], 5)
-    desk.settle()
-    assert desk.told("a") == ["Unobservable"]
-    desk.engine.come_back()
-    desk.settle()
-    assert desk.told("a") == ["Unobservable", "Exited", "Gone"]
-    assert desk.told("b") == ["Unobservable"]
-    exited = desk.event("a", Exited)
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    harness.engine.leave()
+    harness.settle()
+    harness.engine.end(harness.engine.of("a")[0], 5)
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable"]
+    harness.engine.come_back()
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable", "Exited", "Gone"]
+    assert harness.event_kinds("b") == ["Unobservable"]
+    exited = harness.event("a", Exited)
     assert isinstance(exited, Exited)
     assert exited.status == ExitStatus(code=5)
 
 
 def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() -> None:
-    desk = Desk(*services("a"))
-    desk.up("a")
-    desk.engine.leave()
-    desk.settle()
-    desk.engine.remove(desk.engine.of("a")[0])
-    desk.engine.run(desk.engine.create(service("a"), 1))
-    desk.engine.come_back()
-    desk.settle()
-    assert desk.told("a") == ["Unobservable"]
-    seen = [e for e in desk.events if isinstance(e, ServiceObserved)][-1]
-    assert seen.status.container_id == desk.engine.of("a")[0].id
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.engine.leave()
+    harness.settle()
+    harness.engine.remove(harness.engine.of("a")[0])
+    harness.engine.run(harness.engine.create(service("a"), 1))
+    harness.engine.come_back()
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable"]
+    seen = [e for e in harness.events if isinstance(e, ServiceObserved)][-1]
+    assert seen.status.container_id == harness.engine.of("a")[0].id
 
 
 # --- services that come and go
 
 
 def test_an_instance_that_is_followed_again_is_told_again_what_there_is() -> None:
-    desk = Desk(*services("a"))  # as when it was reset: it is a fresh one, and knows nothing
-    desk.follow(service("a"))
-    assert isinstance(desk.event("a", ServiceObserved), ServiceObserved)
-    desk.up("a")
-    claimed = replace(desk.spec(service("a")), agent_class="Agent")  # by the site config, as it runs
-    desk.driver.follow(claimed)
-    assert isinstance(desk.event("a", ServiceObserved), ServiceObserved)
-    assert desk.told("a") == ["Appeared"]
+    harness = DriverHarness(*services("a"))  # as when it was reset: it is a fresh one, and knows nothing
+    harness.follow(service("a"))
+    assert isinstance(harness.event("a", ServiceObserved), ServiceObserved)
+    harness.up("a")
+    claimed = replace(harness.spec(service("a")), agent_class="Agent")  # by the site config, as it runs
+    harness.driver.follow(claimed)
+    assert isinstance(harness.event("a", ServiceObserved), ServiceObserved)
+    assert harness.event_kinds("a") == ["Appeared"]
 
 
 def test_an_instance_with_another_service_begins_anew() -> None:
-    desk = Desk(*services("ab"))
-    desk.up("a", "b")
-    other = replace(desk.spec(service("b")), instance_id="a")
-    desk.driver.follow(other)
-    assert desk.told("a") == ["Appeared"]
-    seen = desk.event("a", ServiceObserved)
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    other = replace(harness.spec(service("b")), instance_id="a")
+    harness.driver.follow(other)
+    assert harness.event_kinds("a") == ["Appeared"]
+    seen = harness.event("a", ServiceObserved)
     assert isinstance(seen, ServiceObserved)
-    assert seen.status.container_id == desk.engine.of("b")[0].id
+    assert seen.status.container_id == harness.engine.of("b")[0].id
 
 
 def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
-    desk = Desk(*services("ab"))
-    desk.up("a", "b")
-    del desk.reader.services["a"]
-    desk.driver.manage(desk.driver.load())
-    desk.driver.follow(replace(desk.spec(service("a")), service=None, problem="no service"))
-    (orphan,) = desk.surveys[-1].orphans.values()
-    assert orphan.container_id == desk.engine.of("a")[0].id
-    assert desk.driver.is_orphan(orphan.container_id)
-    assert desk.told("a") == []
-    desk.driver.launch(RunKey("a", 2), replace(desk.spec(service("a")), service=None, problem="no service"))
-    failed = desk.event("a", StartFailed)
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    del harness.reader.services["a"]
+    harness.driver.manage(harness.driver.load())
+    harness.driver.follow(replace(harness.spec(service("a")), service=None, problem="no service"))
+    (orphan,) = harness.surveys[-1].orphans.values()
+    assert orphan.container_id == harness.engine.of("a")[0].id
+    assert harness.driver.is_orphan(orphan.container_id)
+    assert harness.event_kinds("a") == []
+    harness.driver.launch(
+        RunKey("a", 2), replace(harness.spec(service("a")), service=None, problem="no service")
+    )
+    failed = harness.event("a", StartFailed)
     assert isinstance(failed, StartFailed)
     assert "no service" in failed.why
 
 
 def test_what_has_ended_is_made_anew_when_its_image_is_another_by_now() -> None:
-    desk = Desk(service("a"))
-    desk.up("a")
-    (container,) = desk.engine.of("a")
-    desk.engine.end(container, 1)
-    desk.engine.put(replace(desk.engine.of("a")[0], image="sha256:old"))
-    desk.settle()
-    desk.launch("a")
-    desk.settle()
-    assert desk.compose.under_way is not None
-    assert desk.compose.under_way.options == ["--detach"]
+    harness = DriverHarness(service("a"))
+    harness.up("a")
+    (container,) = harness.engine.of("a")
+    harness.engine.end(container, 1)
+    harness.engine.put(replace(harness.engine.of("a")[0], image="sha256:old"))
+    harness.settle()
+    harness.launch("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert harness.compose.current_call.options == ["--detach"]
 
 
 def test_what_the_engine_is_about_to_start_again_is_removed() -> None:
-    desk = Desk(service("a"))
-    desk.up("a")
-    (container,) = desk.engine.of("a")
-    desk.engine.end(container, 1)
-    desk.engine.put(replace(desk.engine.of("a")[0], status="restarting"))
-    desk.settle()
-    desk.events.clear()
+    harness = DriverHarness(service("a"))
+    harness.up("a")
+    (container,) = harness.engine.of("a")
+    harness.engine.end(container, 1)
+    harness.engine.put(replace(harness.engine.of("a")[0], status="restarting"))
+    harness.settle()
+    harness.events.clear()
     run = RunKey("a", 7)  # the core's own, as nothing runs
-    desk.driver.stop(run, signal.SIGKILL, whole_tree=True)
-    desk.settle()
-    desk.finish_all()
-    assert desk.engine.of("a") == []
-    told = [type(event).__name__ for event in desk.events if not isinstance(event, ServiceObserved)]
-    assert told == ["Exited", "Gone"]
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    harness.settle()
+    harness.finish_all()
+    assert harness.engine.of("a") == []
+    event_kinds = [type(event).__name__ for event in harness.events if not isinstance(event, ServiceObserved)]
+    assert event_kinds == ["Exited", "Gone"]

@@ -162,12 +162,12 @@ class ServicesMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 2))
     def compose_proceeds(self, count: int) -> None:
-        if self.compose.under_way is not None:
+        if self.compose.current_call is not None:
             self.compose.proceed(count)
 
     @rule()
     def compose_finishes(self) -> None:
-        if self.compose.under_way is not None:
+        if self.compose.current_call is not None:
             self.compose.finish()
 
     @rule(who=names, code=st.integers(0, 1))
@@ -197,7 +197,7 @@ class ServicesMachine(RuleBasedStateMachine):
         for container in self.there.of(who):
             if not container.running:
                 self.there.leave()
-                self.there.die_starting(container)
+                self.there.leave_unstartable(container)
 
     @rule(there=st.booleans())
     def image(self, there: bool) -> None:
@@ -231,10 +231,10 @@ class ServicesMachine(RuleBasedStateMachine):
         self.behave(set(), set())
         for _ in range(20):
             self.pass_time(QUIET)
-            if self.compose.under_way is None:
+            if self.compose.current_call is None:
                 break
             self.compose.finish()
-        assert self.compose.under_way is None, "there is no end of calls"
+        assert self.compose.current_call is None, "there is no end of calls"
         calls = len(self.compose.log)
         before = dict(self.there.containers)
         for who, instance in self.engine.instances.items():

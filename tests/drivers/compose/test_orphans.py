@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hostmanager_server.drivers.compose.engine.connection import Connection
-from hostmanager_server.drivers.compose.orphans import Remover
+from hostmanager_server.drivers.compose.orphans import ContainerRemover
 
 from tests.docker_engine import DEADLINE, DockerEngine, unique_name
 
@@ -17,15 +17,15 @@ DEAF = "trap '' TERM INT; while true; do sleep 1000; done"
 LONG = 1000.0  # s
 
 
-def dial(host: str) -> Connection:
+def connect_to(host: str) -> Connection:
     connection = Connection(host)
     connection.negotiate(10.0)
     return connection
 
 
 @pytest.fixture
-def remover(engine: DockerEngine) -> Iterator[Remover]:
-    remover = Remover(functools.partial(dial, engine.host))
+def remover(engine: DockerEngine) -> Iterator[ContainerRemover]:
+    remover = ContainerRemover(functools.partial(connect_to, engine.host))
     yield remover
     remover.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hm-orphans")]
@@ -48,7 +48,10 @@ def running(engine: DockerEngine, name: str) -> bool:
 
 
 def removed(
-    remover: Remover, name: str, stop_timeout: float = 10.0, is_orphan: Callable[[], bool] = lambda: True
+    remover: ContainerRemover,
+    name: str,
+    stop_timeout: float = 10.0,
+    is_orphan: Callable[[], bool] = lambda: True,
 ) -> str:
     async def remove() -> str:
         async with asyncio.timeout(DEADLINE):
@@ -59,7 +62,7 @@ def removed(
 
 @pytest.mark.parametrize("stop_timeout", [10.0, 0.0])
 def test_a_running_container_is_stopped_and_removed(
-    engine: DockerEngine, image: str, remover: Remover, name: str, stop_timeout: float
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str, stop_timeout: float
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert removed(remover, name, stop_timeout) == ""
@@ -67,33 +70,37 @@ def test_a_running_container_is_stopped_and_removed(
 
 
 def test_one_that_does_not_end_is_killed_in_the_end(
-    engine: DockerEngine, image: str, remover: Remover, name: str
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image, "sh", "-c", DEAF)
     assert removed(remover, name, 0.5) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_has_ended_is_removed(engine: DockerEngine, image: str, remover: Remover, name: str) -> None:
+def test_one_that_has_ended_is_removed(
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+) -> None:
     engine.docker("run", "--name", name, image, "true")
     assert removed(remover, name) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_is_paused_is_removed(engine: DockerEngine, image: str, remover: Remover, name: str) -> None:
+def test_one_that_is_paused_is_removed(
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     engine.docker("pause", name)
     assert removed(remover, name, 1.0) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_is_gone_counts_as_removed(remover: Remover) -> None:
+def test_one_that_is_gone_counts_as_removed(remover: ContainerRemover) -> None:
     assert removed(remover, "0" * 64) == ""
     assert removed(remover, "0" * 64, is_orphan=lambda: False) == ""
 
 
 def test_one_that_is_in_use_again_is_not_touched(
-    engine: DockerEngine, image: str, remover: Remover, name: str
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert "left alone" in removed(remover, name, is_orphan=lambda: False)
@@ -101,14 +108,16 @@ def test_one_that_is_in_use_again_is_not_touched(
 
 
 def test_one_that_comes_into_use_while_it_stops_is_not_removed(
-    engine: DockerEngine, image: str, remover: Remover, name: str
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert "left alone" in removed(remover, name, is_orphan=lambda: running(engine, name))
     assert exists(engine, name)
 
 
-def test_who_leaves_waits_for_no_stop(engine: DockerEngine, image: str, remover: Remover, name: str) -> None:
+def test_who_leaves_waits_for_no_stop(
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+) -> None:
     engine.docker("run", "--detach", "--name", name, image, "sh", "-c", DEAF)
     asked = threading.Event()
 
@@ -130,7 +139,7 @@ def test_who_leaves_waits_for_no_stop(engine: DockerEngine, image: str, remover:
 
 
 def test_two_who_remove_the_same_one_both_see_it_gone(
-    engine: DockerEngine, image: str, remover: Remover, name: str
+    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
 
@@ -142,6 +151,6 @@ def test_two_who_remove_the_same_one_both_see_it_gone(
 
 
 def test_no_engine_is_the_reason_why_it_is_still_there() -> None:
-    remover = Remover(functools.partial(dial, "unix:///nonexistent/docker.sock"))
-    assert "there is no Docker Engine" in removed(remover, "0" * 64)
+    remover = ContainerRemover(functools.partial(connect_to, "unix:///nonexistent/docker.sock"))
+    assert "cannot find a Docker Engine" in removed(remover, "0" * 64)
     remover.close()

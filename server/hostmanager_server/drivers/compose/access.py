@@ -11,7 +11,7 @@ from docker.errors import DockerException
 from hostmanager_server.drivers.compose.engine.connection import Connection, explain
 from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine
 from hostmanager_server.drivers.compose.logs.reader import read_logs
-from hostmanager_server.drivers.compose.orphans import Remover
+from hostmanager_server.drivers.compose.orphans import ContainerRemover
 from hostmanager_server.drivers.compose.pull.progress import PullItem
 from hostmanager_server.drivers.compose.pull.pull import ImagePull, PullEnded
 from hostmanager_server.drivers.compose.pull.puller import Puller
@@ -26,7 +26,7 @@ class EngineAccess:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._puller = Puller(connect)
-        self._remover = Remover(connect)
+        self._remover = ContainerRemover(connect)
         # An engine that does not answer holds these up, and nothing else.
         self._log_threads = ThreadPoolExecutor(_LOG_THREADS, "hm-logs", name_this_thread, ("hm-logs",))
 
@@ -52,7 +52,7 @@ class EngineAccess:
     async def remove_container(
         self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
     ) -> str:
-        """See Remover.remove."""
+        """See ContainerRemover.remove."""
         return await self._remover.remove(container_id, stop_timeout, is_orphan)
 
     def read_logs(

@@ -17,8 +17,8 @@ from hostmanager_server.linux.thread_names import name_this_thread
 
 AT_ONCE = 8  # containers that are removed side by side, for all who ask
 _THREAD = "hm-orphans"
-_UNDER_WAY = "is already in progress"  # of the removal, by somebody else
-_LEFT_ALONE = (
+_IN_PROGRESS = "is already in progress"  # of the removal, by somebody else
+_NO_ORPHAN = (
     "it was left alone, as it is not seen as an orphan any more: its service is back in the compose file, or"
     " the engine is out of sight"
 )
@@ -27,7 +27,7 @@ _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTP
 Connect = Callable[[], Connection]
 
 
-class Remover:
+class ContainerRemover:
     """Removes containers on a few threads of its own, which begin with the first one."""
 
     def __init__(self, connect: Connect, *, at_once: int = AT_ONCE) -> None:
@@ -97,19 +97,19 @@ class _Removal:
 
     def _remove(self, connection: Connection) -> str:
         if not self._is_orphan():
-            return self._not_touched(connection)
+            return self._keep(connection)
         # The engine counts whole seconds, and takes 0 for "kill at once".
         connection.stop(self._container_id, timeout=math.ceil(self._stop_timeout))
         if not self._is_orphan():
-            return self._not_touched(connection)
+            return self._keep(connection)
         try:
             connection.remove_container(self._container_id)
         except APIError as error:
-            if _UNDER_WAY not in str(error):
+            if _IN_PROGRESS not in str(error):
                 raise
             connection.wait(self._container_id, timeout=CALL_TIMEOUT, condition="removed")
         return ""
 
-    def _not_touched(self, connection: Connection) -> str:
+    def _keep(self, connection: Connection) -> str:
         connection.inspect_container(self._container_id)  # NotFound when there is nothing left of it
-        return _LEFT_ALONE
+        return _NO_ORPHAN

@@ -34,8 +34,8 @@ StartProbe = Callable[[InstanceSpec, Callable[[], None]], Callable[[], None]]
 class FollowedService:
     """The containers of one service, seen as one run after another.
 
-    The run begins with the first container that runs and is over when none does. `look` draws the
-    conclusions of what there is now; calls of compose that are under way are told it by `launched`,
+    The run begins with the first container that runs and is over when none does. `update` draws the
+    conclusions of what there is now; calls of compose that are under way are told it by `begin_launch`,
     `stopping` and their ends. Belongs to the supervisor thread.
     """
 
@@ -50,14 +50,14 @@ class FollowedService:
         self._post = post
         self._now = now
         self._probe = probe
-        self._number = 0
+        self._run_number = 0
         self._launching = False
-        self._told = False  # that it runs
-        self._whole = False  # every replica runs, and that was told
-        self._ended = False  # that it ended was told, and that it is gone was not
-        self._before: frozenset[tuple[str, float | None]] = frozenset()
+        self._running_posted = False  # that it runs
+        self._complete = False  # every replica runs, and that was told
+        self._end_posted = False  # that it ended was told, and that it is gone was not
+        self._containers_before: frozenset[tuple[str, float | None]] = frozenset()
         self._containers: tuple[Container, ...] = ()
-        self._record: ServiceStatus | None = None
+        self._status: ServiceStatus | None = None
         self._cancel_probe: Callable[[], None] | None = None
 
     @property
@@ -80,59 +80,59 @@ class FollowedService:
     @property
     def waits_for_compose(self) -> bool:
         """It was asked to start, and nothing of it has been seen to run."""
-        return self._launching and not self._told
+        return self._launching and not self._running_posted
 
-    def now_is(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
+    def respecify(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
         """It is tracked with this from now on. Whoever asks may know nothing of it yet: tell all again."""
         self.spec, self.wanted = spec, wanted
-        self._record = None
+        self._status = None
 
     # --- what is seen
 
-    def out_of_sight(self, why: str) -> None:
+    def lose_sight(self, why: str) -> None:
         """What it does cannot be known."""
-        self._record = None
+        self._status = None
         self._post(Unobservable(self.spec.instance_id, why))
 
-    def look(self, containers: Sequence[Container], image_id: str) -> None:
+    def update(self, containers: Sequence[Container], image_id: str) -> None:
         """These are its containers now, and what the image tag that it wants means."""
         self._containers = tuple(sorted(containers, key=lambda c: (c.number, c.name)))
-        record = record_of(self.wanted, self._containers, image_id)
-        if record != self._record:
-            self._record = record
-            self._post(ServiceObserved(self.spec.instance_id, record))
+        status = status_of(self.wanted, self._containers, image_id)
+        if status != self._status:
+            self._status = status
+            self._post(ServiceObserved(self.spec.instance_id, status))
         running = [container for container in self._containers if container.running]
         if running:
-            self._seen_running(running)
-        elif self._told:
-            self._seen_ended()
+            self._observe_running(running)
+        elif self._running_posted:
+            self._observe_end()
 
-    def _seen_running(self, running: list[Container]) -> None:
+    def _observe_running(self, running: list[Container]) -> None:
         first = min(running, key=lambda c: c.started or 0.0)
         if self.run is None:
-            self._number += 1
-            self.run = RunKey(self.spec.instance_id, self._number)
-            self._told = self._whole = True
-            self._post(Appeared(self.run, first.pid, self._at(first.started)))
-        elif not self._told:
-            self._told = True
-            self._post(Started(self.run, first.pid, self._at(first.started)))
+            self._run_number += 1
+            self.run = RunKey(self.spec.instance_id, self._run_number)
+            self._running_posted = self._complete = True
+            self._post(Appeared(self.run, first.pid, self._instant(first.started)))
+        elif not self._running_posted:
+            self._running_posted = True
+            self._post(Started(self.run, first.pid, self._instant(first.started)))
         if len(running) >= self.wanted.replicas:
-            self._become_whole()
-        elif self._whole:
+            self._await_readiness()
+        elif self._complete:
             lost = self._last_ended()
             status = ExitStatus(code=lost.exit_code) if lost is not None else None
-            self._become_degraded(self._part(), status, self._at(lost.finished if lost else None))
+            self._post_degraded(self._running_count(), status, self._instant(lost.finished if lost else None))
 
-    def _become_whole(self) -> None:
-        if self._whole or self._cancel_probe is not None:
+    def _await_readiness(self) -> None:
+        if self._complete or self._cancel_probe is not None:
             return
         run = self.run
         assert run is not None
 
         def ready() -> None:
             self._cancel_probe = None
-            self._whole = True
+            self._complete = True
             self._post(Ready(run, self._now()))
 
         if self.spec.ready is None or not self._launching:
@@ -140,23 +140,23 @@ class FollowedService:
         else:
             self._cancel_probe = self._probe(self.spec, ready)
 
-    def _become_degraded(self, why: str, status: ExitStatus | None, at: Instant) -> None:
+    def _post_degraded(self, why: str, status: ExitStatus | None, at: Instant) -> None:
         assert self.run is not None
-        self._whole = False
+        self._complete = False
         self._post(Degraded(self.run, why, status, at))
 
-    def _seen_ended(self) -> None:
+    def _observe_end(self) -> None:
         assert self.run is not None
-        if not self._ended:
-            self._ended = True
+        if not self._end_posted:
+            self._end_posted = True
             self._end_probe()
             last = self._last_ended()
             status = ExitStatus(code=last.exit_code) if last is not None else ExitStatus()
-            self._post(Exited(self.run, status, self._at(last.finished if last is not None else None)))
+            self._post(Exited(self.run, status, self._instant(last.finished if last is not None else None)))
         if not self.stopping:  # else there is something to be removed yet
-            self._gone()
+            self._post_gone()
 
-    def _gone(self) -> None:
+    def _post_gone(self) -> None:
         assert self.run is not None
         run = self.run
         self._forget_run()
@@ -164,46 +164,50 @@ class FollowedService:
 
     # --- what is asked of compose
 
-    def launched(self, run: RunKey) -> None:
+    def begin_launch(self, run: RunKey) -> None:
         """It is to be started, or what is missing of it, under this run's number."""
-        self._number = max(self._number, run.number)
+        self._run_number = max(self._run_number, run.number)
         if self.run != run:
             self._forget_run()
         self.run = run
         self._launching = True
-        self._before = frozenset((c.id, c.started) for c in self._containers)
+        self._containers_before = frozenset((c.id, c.started) for c in self._containers)
 
-    def about_to_restart(self, run: RunKey) -> None:
+    def begin_stop_of_restarting(self, run: RunKey) -> None:
         """It is to be stopped before the engine starts it again, under this run's number."""
-        self._number = max(self._number, run.number)
+        self._run_number = max(self._run_number, run.number)
         self.run = run
-        self._told = True
+        self._running_posted = True
 
-    def launch_ended(self, run: RunKey, error: str) -> None:
+    def finish_launch(self, run: RunKey, error: str) -> None:
         """Compose is through with it, and all that came of that was seen."""
         if self.run != run or not self._launching:
             return
         self._launching = False
-        if not self._told:
-            ran = [c for c in self._containers if c.started and (c.id, c.started) not in self._before]
+        if not self._running_posted:
+            ran = [
+                c for c in self._containers if c.started and (c.id, c.started) not in self._containers_before
+            ]
             if ran and not self.running:  # and had ended before anybody saw it run
-                self._told = True
-                self._post(Started(run, 0, self._at(ran[-1].started)))
-                self._seen_ended()
+                self._running_posted = True
+                self._post(Started(run, 0, self._instant(ran[-1].started)))
+                self._observe_end()
             else:
                 why = error or "compose reports success, but no container of it runs"
-                self.refused(run, why + self._image_missing(why))
-        elif not self._whole and self._cancel_probe is None and self.running:
-            self._become_degraded(f"{self._part()}: {error}" if error else self._part(), None, self._now())
+                self.fail_launch(run, why + self._missing_image_hint(why))
+        elif not self._complete and self._cancel_probe is None and self.running:
+            self._post_degraded(
+                f"{self._running_count()}: {error}" if error else self._running_count(), None, self._now()
+            )
 
-    def refused(self, run: RunKey, why: str) -> None:
+    def fail_launch(self, run: RunKey, why: str) -> None:
         """The launch came to nothing, and nothing of it runs."""
         if self.run == run:
             self._forget_run()
         message = f"cannot start {self.spec.instance_id!r}: {why}"
         self._post(StartFailed(run, message, self._now()))
 
-    def stop_ended(self, error: str) -> None:
+    def finish_stop(self, error: str) -> None:
         """Compose is through with stopping and removing it, and all that came of that was seen."""
         self.stopping = False
         if self.run is None:
@@ -211,36 +215,36 @@ class FollowedService:
         if self.running or (error and self.restarting):
             why = error or "compose reports success, but a container of it still runs"
             self._post(StopFailed(self.run, f"cannot stop {self.wanted.service!r}: {why}", self._now()))
-        elif self._told:
-            self._seen_ended()
+        elif self._running_posted:
+            self._observe_end()
         elif not self._launching:
-            self.refused(self.run, "stopped before it ran")
+            self.fail_launch(self.run, "stopped before it ran")
 
     def close(self) -> None:
         """Tell nothing more of it, whatever a call that is under way comes to."""
         self._end_probe()
-        self._post = _tell_nobody
+        self._post = _discard
 
     # --- pieces
 
     def _forget_run(self) -> None:
         self._end_probe()
         self.run = None
-        self.stopping = self._launching = self._told = self._whole = self._ended = False
+        self.stopping = self._launching = self._running_posted = self._complete = self._end_posted = False
 
     def _end_probe(self) -> None:
         if self._cancel_probe is not None:
             self._cancel_probe()
             self._cancel_probe = None
 
-    def _part(self) -> str:
+    def _running_count(self) -> str:
         running = sum(container.running for container in self._containers)
         return f"{running} of {self.wanted.replicas} containers run"
 
-    def _image_missing(self, why: str) -> str:
+    def _missing_image_hint(self, why: str) -> str:
         """What the engine's word about an image that it cannot get may leave out: which image."""
         image = self.wanted.image
-        unknown = self._record is not None and self._record.image_id == UNKNOWN_IMAGE
+        unknown = self._status is not None and self._status.image_id == UNKNOWN_IMAGE
         if self.wanted.built or not unknown or image in why:
             return ""
         return f"; image {image!r} is not there: pull it, or correct the compose file"
@@ -249,18 +253,18 @@ class FollowedService:
         ended = [c for c in self._containers if not c.running and c.finished is not None]
         return max(ended, key=lambda c: c.finished or 0.0, default=None)
 
-    def _at(self, wall: float | None) -> Instant:
+    def _instant(self, wall: float | None) -> Instant:
         """A moment that the engine told, on both clocks. One that lies ahead is an error of a clock."""
         now = self._now()
         return now if wall is None else now.plus(min(0.0, wall - now.wall))
 
 
-def _tell_nobody(event: DriverEvent) -> None:
+def _discard(event: DriverEvent) -> None:
     """The instance is followed no more; another of its name may be, whose events these are not."""
 
 
-def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
-    """OCS's record of a service: one container, that of the first replica that runs, stands for all."""
+def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
+    """OCS's status of a service: one container, that of the first replica that runs, stands for all."""
     running = [container for container in containers if container.running]
     if not containers:
         return ServiceStatus(image_id=image_id)
@@ -282,7 +286,7 @@ def record_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: st
     )
 
 
-def differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
+def container_differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
     """Whether a container made anew would be another than this one."""
     return container.image != image_id or _definition_differs(wanted, container)
 

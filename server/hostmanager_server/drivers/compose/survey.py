@@ -11,7 +11,7 @@ from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.service import FollowedService
 
 
-def survey(
+def take_survey(
     projects: Mapping[str, Sequence[Project]],
     services: Iterable[FollowedService],
     containers: Iterable[Container],
@@ -20,7 +20,7 @@ def survey(
     """`projects` by name, `image_ids` by tag."""
     orphans = {}
     for container in containers:
-        owner = _orphaned_from(projects.get(container.project, ()), container)
+        owner = _owner_of_orphan(projects.get(container.project, ()), container)
         if owner is not None:
             orphans[container.id] = Orphan(
                 container_id=container.id,
@@ -38,7 +38,7 @@ def survey(
     return Survey(orphans, new_tags)
 
 
-def _orphaned_from(projects: Sequence[Project], container: Container) -> str | None:
+def _owner_of_orphan(projects: Sequence[Project], container: Container) -> str | None:
     """The compose file that the container is an orphan of; None: it is none of ours, or no orphan.
 
     Two folders of one name make one project, as compose has it. A container that was made from files that are
@@ -48,12 +48,12 @@ def _orphaned_from(projects: Sequence[Project], container: Container) -> str | N
         return None
     for project in projects:
         for file in project.files:
-            if not container.config_files or any(_same(file, other) for other in container.config_files):
+            if not container.config_files or any(_same_file(file, other) for other in container.config_files):
                 return file
     return None
 
 
-def _same(one: str, other: str) -> bool:
+def _same_file(one: str, other: str) -> bool:
     try:
         return one == other or os.path.samefile(one, other)
     except OSError:

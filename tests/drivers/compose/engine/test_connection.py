@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from hostmanager_server.drivers.compose.engine.connection import Connection, connect, dial, explain
+from hostmanager_server.drivers.compose.engine.connection import Connection, connect, explain, new_connection
 
 from tests.docker_engine import DEADLINE
 
@@ -115,13 +115,13 @@ def test_a_context_that_is_not_there_does_not_fall_back_on_another_engine(
 ) -> None:
     current_context(tmp_path / "docker-config", "default")
     monkeypatch.setenv("DOCKER_CONTEXT", "lab")
-    sentence = explained(dial)
+    sentence = explained(new_connection)
     assert "'lab' not found" in sentence
     assert "docker context ls" in sentence
 
 
 def test_without_settings_it_is_the_default_socket() -> None:
-    connection = dial()
+    connection = new_connection()
     assert connection.base_url == "http+docker://localhost"
     connection.close()
 
@@ -131,7 +131,7 @@ def test_without_settings_it_is_the_default_socket() -> None:
 
 def test_no_socket(tmp_path: Path) -> None:
     sentence = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
-    assert sentence.startswith(f"there is no Docker Engine at {tmp_path}/docker.sock; install it")
+    assert sentence.startswith(f"cannot find a Docker Engine at {tmp_path}/docker.sock: the socket does not")
     assert "systemctl start docker" in sentence
 
 
@@ -139,7 +139,7 @@ def test_a_socket_that_nobody_listens_at(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(tmp_path / "docker.sock"))
     sentence = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
-    assert sentence.startswith(f"the Docker Engine at {tmp_path}/docker.sock does not run; start it")
+    assert sentence.startswith(f"cannot reach the Docker Engine at {tmp_path}/docker.sock: the engine does")
 
 
 def test_a_port_that_nobody_listens_at() -> None:
@@ -147,7 +147,7 @@ def test_a_port_that_nobody_listens_at() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         sentence = explained(lambda: Connection(f"tcp://127.0.0.1:{port}").negotiate(1))
-    assert sentence.startswith(f"the Docker Engine at 127.0.0.1:{port} does not run")
+    assert sentence.startswith(f"cannot reach the Docker Engine at 127.0.0.1:{port}: the engine does not run")
 
 
 def test_no_permission() -> None:
@@ -156,7 +156,7 @@ def test_no_permission() -> None:
     wrapped = requests.ConnectionError(("Connection aborted.", denied))
     wrapped.__context__ = denied
     sentence = explain(wrapped)
-    assert sentence.startswith("no permission to use the Docker Engine at /var/run/docker.sock")
+    assert sentence.startswith("cannot use the Docker Engine at /var/run/docker.sock: permission denied")
     assert "usermod -aG docker" in sentence
     assert "root" in sentence
 
@@ -168,7 +168,7 @@ def test_an_engine_that_does_not_answer(mute: str) -> None:
 
 
 def test_an_engine_that_never_begins_with_its_events(mute: str) -> None:
-    assert "does not answer" in explained(lambda: Connection(mute).follow({}, 0.05))
+    assert "does not answer" in explained(lambda: Connection(mute).stream_events({}, 0.05))
 
 
 def test_an_error_of_the_engine(failing: str) -> None:
@@ -178,7 +178,7 @@ def test_an_error_of_the_engine(failing: str) -> None:
 
 def test_tls_with_an_engine_that_has_none(failing: str) -> None:
     sentence = explained(lambda: Connection(failing, tls=docker.tls.TLSConfig()).negotiate(DEADLINE))
-    assert sentence.startswith("no TLS with the Docker Engine at 127.0.0.1:")
+    assert sentence.startswith("cannot use TLS with the Docker Engine at 127.0.0.1:")
     assert "DOCKER_TLS_VERIFY" in sentence
 
 
@@ -186,7 +186,7 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
-    assert "check DOCKER_CERT_PATH" in explained(dial)
+    assert "check DOCKER_CERT_PATH" in explained(new_connection)
 
 
 def test_a_host_that_is_not_known() -> None:
@@ -194,7 +194,7 @@ def test_a_host_that_is_not_known() -> None:
     unknown = requests.ConnectionError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     unknown.request = requests.Request("GET", "http://observatory:2375/_ping").prepare()
     sentence = explain(unknown)
-    assert sentence.startswith("the host of the Docker Engine at observatory:2375 is not known: Name or")
+    assert sentence.startswith("cannot resolve the host of the Docker Engine at observatory:2375: Name or")
 
 
 def test_ssh_says_what_to_do_instead() -> None:
@@ -205,7 +205,7 @@ def test_a_login_that_is_none_is_a_fault_of_the_docker_config_file(tmp_path: Pat
     current_context(tmp_path / "docker-config", "default")
     broken = {"auths": {"lab.example": {"auth": "!"}}}
     (tmp_path / "docker-config" / "config.json").write_text(json.dumps(broken))
-    said = explained(dial)
+    said = explained(new_connection)
     assert "cannot read the docker config file" in said
     assert "docker login" in said
 

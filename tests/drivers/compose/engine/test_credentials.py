@@ -96,12 +96,12 @@ def test_what_a_helper_does_not_know_may_be_in_the_file(config: Config, helper: 
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("echo the vault is locked; exit 1", "for a.example: the vault is locked"),
-        ("echo the vault is locked >&2; exit 1", "for a.example: the vault is locked"),
-        ("exit 3", "for a.example: exit code 3"),
-        ("echo hello", "but something else"),
-        ("echo '[]'", "but something else"),
-        ("exec sleep 1000", "did not give the credentials for a.example in 0.5 s"),
+        ("echo the vault is locked; exit 1", "failed: the vault is locked"),
+        ("echo the vault is locked >&2; exit 1", "failed: the vault is locked"),
+        ("exit 3", "failed: exit code 3"),
+        ("echo hello", "printed something else"),
+        ("echo '[]'", "printed something else"),
+        ("exec sleep 1000", "did not answer in 0.5 s"),
     ],
 )
 def test_a_helper_that_fails_is_named_with_the_reason(
@@ -109,13 +109,13 @@ def test_a_helper_that_fails_is_named_with_the_reason(
 ) -> None:
     config({"credsStore": "lab"})
     helper(script)
-    with pytest.raises(CredentialsError, match=f"docker-credential-lab .*{why}"):
+    with pytest.raises(CredentialsError, match=f"for a.example: docker-credential-lab .*{why}"):
         credentials_for("a.example/agent:1", timeout=0.5 if "sleep" in script else 30.0)
 
 
 def test_a_helper_that_is_not_there_is_named(config: Config) -> None:
     config({"credsStore": "nosuch"})
-    with pytest.raises(CredentialsError, match="docker-credential-nosuch, and there is none on the PATH"):
+    with pytest.raises(CredentialsError, match="docker-credential-nosuch, which is not on the PATH"):
         credentials_for("a.example/agent:1")
 
 

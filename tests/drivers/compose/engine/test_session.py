@@ -128,7 +128,7 @@ class SimulatedEngine:
     def negotiate(self, within: float) -> None:
         self.maybe_happen()
 
-    def follow(self, filters: object, within: float) -> SimulatedEngine:
+    def stream_events(self, filters: object, within: float) -> SimulatedEngine:
         self.maybe_happen()
         self.following = True
         return self
@@ -160,7 +160,7 @@ class SimulatedEngine:
 
     def close(self) -> None: ...
 
-    def check(self, within: float) -> None: ...
+    def check_alive(self, within: float) -> None: ...
 
     # --- an inbox
 
@@ -193,16 +193,16 @@ class Told:
             self.now[container.id] = container
             self.lives[container.id] = [container]
 
-    def changed(self, container: Container) -> None:
+    def container_changed(self, container: Container) -> None:
         self.now[container.id] = container
         self.lives.setdefault(container.id, []).append(container)
 
-    def gone(self, container_id: str) -> None:
+    def container_removed(self, container_id: str) -> None:
         del self.now[container_id]
 
-    def images(self, ids: object) -> None: ...
+    def images_changed(self, ids: object) -> None: ...
 
-    def lost(self, why: str) -> None: ...
+    def engine_lost(self, why: str) -> None: ...
 
 
 def new_session(engine: SimulatedEngine, told: Told) -> WatchSession:
@@ -212,7 +212,7 @@ def new_session(engine: SimulatedEngine, told: Told) -> WatchSession:
         told,
         lambda callback: callback(),
         frozenset,
-        silence=1e6,
+        ping_after=1e6,
         answer_within=1.0,
     )
 

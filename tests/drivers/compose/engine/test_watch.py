@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.drivers.compose.engine.connection import Connection, connect
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.compose.engine.watch import UNKNOWN_IMAGE, EngineWatch
+from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
 from tests.docker_engine import DEADLINE, DockerEngine, unique_name
 from tests.private_engine import PrivateEngine
@@ -30,16 +31,16 @@ class Told:
     def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
         self._add("synced", (tuple(containers), dict(images)))
 
-    def changed(self, container: Container) -> None:
+    def container_changed(self, container: Container) -> None:
         self._add("changed", container)
 
-    def gone(self, container_id: str) -> None:
+    def container_removed(self, container_id: str) -> None:
         self._add("gone", container_id)
 
-    def images(self, ids: Mapping[str, str]) -> None:
+    def images_changed(self, ids: Mapping[str, str]) -> None:
         self._add("images", dict(ids))
 
-    def lost(self, why: str) -> None:
+    def engine_lost(self, why: str) -> None:
         self._add("lost", why)
 
     def refreshed(self) -> None:
@@ -101,7 +102,7 @@ class Told:
 
 class StartWatch(Protocol):
     def __call__(
-        self, host: str, *, silence: float = ..., answer_within: float = ...
+        self, host: str, *, ping_after: float = ..., answer_within: float = ...
     ) -> tuple[EngineWatch, Told]: ...
 
 
@@ -111,14 +112,14 @@ def start_watch() -> Iterator[StartWatch]:
     with ExitStack() as started:
 
         def start(
-            host: str, *, silence: float = 10.0, answer_within: float = 5.0
+            host: str, *, ping_after: float = 10.0, answer_within: float = 5.0
         ) -> tuple[EngineWatch, Told]:
             told = Told()
             watch = EngineWatch(
                 lambda: Connection(host),
                 told,
                 lambda callback: callback(),
-                silence=silence,
+                ping_after=ping_after,
                 answer_within=answer_within,
             )
             started.callback(watch.close)
@@ -299,7 +300,7 @@ def test_what_tags_mean_is_told_as_it_changes(
     tag, other = f"{unique_name()}:1", f"{unique_name()}:1"
     watch, told = start_watch(engine.host)
     told.wait_for_call("synced")
-    watch.want_images(frozenset({tag, "no image can be called THIS"}))
+    watch.watch_images(frozenset({tag, "no image can be called THIS"}))
     told.wait_for_image(tag, UNKNOWN_IMAGE)
     assert told.image_ids()["no image can be called THIS"] == UNKNOWN_IMAGE
     first = engine.import_image(tag)
@@ -350,7 +351,7 @@ def test_a_frozen_engine_is_lost_and_comes_back_when_it_thaws(
     private, image = own
     service = Service(private.engine, image)
     service.docker("start")
-    _, told = start_watch(private.engine.host, silence=0.3, answer_within=3.0)
+    _, told = start_watch(private.engine.host, ping_after=0.3, answer_within=3.0)
     told.wait_for_call("synced")
     private.freeze()
     try:
@@ -368,13 +369,13 @@ def test_a_silent_engine_that_answers_is_not_lost(start_watch: StartWatch, engin
     asked = threading.Semaphore(0)
 
     class Counting(Connection):
-        def check(self, within: float) -> None:
-            super().check(within)
+        def check_alive(self, within: float) -> None:
+            super().check_alive(within)
             asked.release()
 
     told = Told()
     watch = EngineWatch(
-        lambda: Counting(engine.host), told, lambda callback: callback(), silence=0.05, answer_within=10.0
+        lambda: Counting(engine.host), told, lambda callback: callback(), ping_after=0.05, answer_within=10.0
     )
     watch.start()
     try:
@@ -388,12 +389,12 @@ def test_a_silent_engine_that_answers_is_not_lost(start_watch: StartWatch, engin
 def test_an_engine_that_is_not_there_is_told_once(start_watch: StartWatch, tmp_path: Path) -> None:
     attempts = threading.Semaphore(0)
 
-    def dial() -> Connection:
+    def new_connection() -> Connection:
         attempts.release()
         return Connection(f"unix://{tmp_path}/docker.sock")
 
     told = Told()
-    watch = EngineWatch(dial, told, lambda callback: callback())
+    watch = EngineWatch(new_connection, told, lambda callback: callback())
     watch.start()
     try:
         for _ in range(3):

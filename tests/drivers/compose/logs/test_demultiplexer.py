@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from hostmanager_server.drivers.compose.logs.demultiplexer import (
     Demultiplexer,
-    LinesOf,
-    Message,
+    LineSplitter,
+    LogMessage,
     OutputLine,
     Source,
 )
@@ -19,7 +19,7 @@ STAMP = b"2026-11-23T06:57:32.927271977Z "
 AT = "2026-11-23T06:57:32.927271977Z"
 
 
-def messages(pieces: Iterable[bytes], *, tty: bool) -> Iterator[Message]:
+def messages(pieces: Iterable[bytes], *, tty: bool) -> Iterator[LogMessage]:
     stream = Demultiplexer(tty=tty)
     for piece in pieces:
         yield from stream.feed(piece)
@@ -39,7 +39,7 @@ def test_messages_are_the_same_however_the_stream_is_cut(
     stream = b"".join(frame(STAMP + data, number) for number, data in lines)
     edges = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})
     pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
-    expected = [Message(AT, Source.STDOUT if n == 1 else Source.STDERR, data) for n, data in lines]
+    expected = [LogMessage(AT, Source.STDOUT if n == 1 else Source.STDERR, data) for n, data in lines]
     assert list(messages(pieces, tty=False)) == expected
 
 
@@ -54,7 +54,7 @@ def test_a_terminal_has_one_stream_of_lines() -> None:
     assert [(m.at, m.source, m.data) for m in found] == [
         (AT, Source.COMBINED, b"one\r\n"), (AT, Source.COMBINED, b"two\r\n")
     ]  # fmt: skip
-    lines = LinesOf()
+    lines = LineSplitter()
     assert [line.text for m in found for line in lines.feed(m)] == ["one", "two"]
 
 
@@ -87,9 +87,9 @@ def test_times_are_ordered_as_texts_whatever_digits_the_engine_leaves_out() -> N
 
 
 def test_parts_of_a_long_line_are_put_together_and_the_outputs_kept_apart() -> None:
-    lines = LinesOf()
+    lines = LineSplitter()
     feed = [(Source.STDOUT, b"long "), (Source.STDERR, b"oops\n"), (Source.STDOUT, b"line\nrest")]
-    found = [line for source, data in feed for line in lines.feed(Message(AT, source, data))]
+    found = [line for source, data in feed for line in lines.feed(LogMessage(AT, source, data))]
     assert found == [
         OutputLine("oops", False, Source.STDERR), OutputLine("long line", False, Source.STDOUT)
     ]  # fmt: skip

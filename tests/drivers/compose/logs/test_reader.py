@@ -24,7 +24,7 @@ COUNTS = "i=0; while true; do echo $0 $i; i=$((i+1)); sleep 0.05; done"
 LONG = "i=0; while [ $i -lt 9000 ]; do printf 0123456789; i=$((i+1)); done; echo; echo end"
 
 
-def dial(engine: DockerEngine) -> Connection:
+def connect_to(engine: DockerEngine) -> Connection:
     connection = Connection(engine.host)
     connection.negotiate(10.0)
     return connection
@@ -64,7 +64,7 @@ def ended(engine: DockerEngine, container: str) -> str:
 async def last(engine: DockerEngine, lines: int, *ids: str) -> list[OutputLine]:
     changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
     changes.put_nowait(ids)
-    log = read_logs(functools.partial(dial, engine), containers_of(changes), lines, False)
+    log = read_logs(functools.partial(connect_to, engine), containers_of(changes), lines, False)
     async with aclosing(log):
         return [line async for batch in log for line in batch]
 
@@ -133,7 +133,7 @@ def test_a_follower_misses_and_repeats_nothing_over_a_restart_and_a_successor(
     async def follow() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait([first])
-        log = read_logs(functools.partial(dial, engine), containers_of(changes), 2, True)
+        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 2, True)
 
         async def until(condition: Callable[[], bool]) -> None:
             while not condition():
@@ -174,7 +174,7 @@ def test_a_line_that_did_not_end_is_not_mixed_with_that_of_the_next_run(
     def connect() -> Connection:
         """Once for what there is, and then to follow it."""
         (second if first.is_set() else first).set()
-        return dial(engine)
+        return connect_to(engine)
 
     async def follow() -> list[str]:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
@@ -213,7 +213,7 @@ def test_a_follower_outlives_the_removal_of_each_container(engine: DockerEngine,
                 changes.put_nowait([container])
                 await asyncio.sleep(0.01)
 
-        log = read_logs(functools.partial(dial, engine), containers_of(changes), 10, True)
+        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 10, True)
         collecting = asyncio.create_task(collect(log))
         for _ in range(3):
             container = await asyncio.to_thread(start, COUNTS)
@@ -255,6 +255,6 @@ def test_no_engine_may_be_there_again() -> None:
         async with aclosing(read_logs(nobody, containers_of(changes), 1, False)) as log:
             await anext(log)
 
-    with pytest.raises(LogsError, match="there is no Docker Engine") as caught:
+    with pytest.raises(LogsError, match="cannot find a Docker Engine") as caught:
         run(read())
     assert not caught.value.lasting

@@ -24,7 +24,7 @@ DEADLINE = 60.0  # s
 NOSUCH = "127.0.0.1:9/nobody/listens:1"
 
 
-def dial(engine: DockerEngine) -> Connection:
+def connect_to(engine: DockerEngine) -> Connection:
     connection = Connection(engine.host)
     connection.negotiate(10.0)
     return connection
@@ -32,7 +32,7 @@ def dial(engine: DockerEngine) -> Connection:
 
 @pytest.fixture
 def puller(engine: DockerEngine) -> Iterator[Puller]:
-    puller = Puller(functools.partial(dial, engine))
+    puller = Puller(functools.partial(connect_to, engine))
     yield puller
     puller.close()
 
@@ -194,16 +194,16 @@ def test_a_layer_that_stops_coming_is_a_failure_that_keeps_what_came(
 
 
 def test_an_engine_that_hangs_up_is_the_reason(engine: DockerEngine, slow: SlowRegistry) -> None:
-    dialled: list[Connection] = []
+    connections: list[Connection] = []
 
     def connect() -> Connection:
-        dialled.append(dial(engine))
-        return dialled[-1]
+        connections.append(connect_to(engine))
+        return connections[-1]
 
     puller = Puller(connect)
     pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=DEADLINE)
     assert slow.asked.wait(DEADLINE)
-    dialled[0].abort()  # both ends of a connection look alike when it is cut
+    connections[0].abort()  # both ends of a connection look alike when it is cut
     image = over(pull)[slow.image]
     puller.close()
     assert image.state is PullState.FAILED
@@ -245,7 +245,7 @@ def test_a_credential_helper_that_fails_is_the_reason(
 ) -> None:
     helper(tmp_path, monkeypatch, "echo the vault is locked; exit 1")
     assert pulled(puller, item(silent.image))[silent.image].message == (
-        f"docker-credential-lab gave no credentials for {silent.address}: the vault is locked"
+        f"cannot get the credentials for {silent.address}: docker-credential-lab failed: the vault is locked"
     )
 
 

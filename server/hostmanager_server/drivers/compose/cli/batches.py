@@ -10,12 +10,14 @@ from enum import Enum
 from hostmanager_server.core.events import RunKey
 
 
-class Work(Enum):
+class ComposeTask(Enum):
     """What a call is to do."""
 
     UP = "up"
-    MEND = "mend"  # start what is missing of services that run in part, and leave the rest alone
-    CLEAR = "clear"  # remove what does not run, as the engine cannot start it again; a start follows
+    UP_MISSING = "up-missing"  # start what is missing of services that run in part, and leave the rest alone
+    REMOVE_STOPPED = (
+        "remove-stopped"  # remove what does not run, as the engine cannot start it again; a start follows
+    )
     REMOVE = "remove"
 
 
@@ -23,7 +25,7 @@ class Work(Enum):
 class ComposeBatch:
     """Services of one project, by instance id, with the runs that this is about."""
 
-    work: Work
+    task: ComposeTask
     runs: Mapping[str, RunKey]
 
     def __len__(self) -> int:
@@ -35,48 +37,50 @@ class ComposeBatches:
     one."""
 
     def __init__(self) -> None:
-        self._asked: dict[Work, dict[str, RunKey]] = {work: {} for work in Work}
-        self._halves: deque[ComposeBatch] = deque()
+        self._requested: dict[ComposeTask, dict[str, RunKey]] = {task: {} for task in ComposeTask}
+        self._split_batches: deque[ComposeBatch] = deque()
 
-    def ask(self, work: Work, run: RunKey) -> None:
+    def request(self, task: ComposeTask, run: RunKey) -> None:
         """Do this with the next call."""
-        self._asked[work][run.instance_id] = run
+        self._requested[task][run.instance_id] = run
 
-    def halve(self, batch: ComposeBatch) -> None:
+    def split(self, batch: ComposeBatch) -> None:
         """A call failed, and whose fault that was is to be found: compose does nothing for a dozen services
         when the image of one cannot be had."""
         runs = list(batch.runs.items())
         middle = len(runs) // 2
-        self._halves.extend(ComposeBatch(batch.work, dict(part)) for part in (runs[:middle], runs[middle:]))
+        self._split_batches.extend(
+            ComposeBatch(batch.task, dict(part)) for part in (runs[:middle], runs[middle:])
+        )
 
     def withdraw(self, run: RunKey) -> bool:
         """Do not start this run. Whether it had been asked for and was not begun."""
         withdrawn = False
-        for work in (Work.CLEAR, Work.UP, Work.MEND):
-            if self._asked[work].get(run.instance_id) == run:
-                del self._asked[work][run.instance_id]
+        for task in (ComposeTask.REMOVE_STOPPED, ComposeTask.UP, ComposeTask.UP_MISSING):
+            if self._requested[task].get(run.instance_id) == run:
+                del self._requested[task][run.instance_id]
                 withdrawn = True
-        for index, batch in enumerate(self._halves):
+        for index, batch in enumerate(self._split_batches):
             if batch.runs.get(run.instance_id) == run:
                 rest = {i: r for i, r in batch.runs.items() if r != run}
-                self._halves[index] = ComposeBatch(batch.work, rest)
+                self._split_batches[index] = ComposeBatch(batch.task, rest)
                 withdrawn = True
         return withdrawn
 
     def next(self) -> ComposeBatch | None:
         """What the next call is to do; None: nothing."""
-        for work in (Work.REMOVE, Work.CLEAR):
-            if runs := self._take(work):
-                return ComposeBatch(work, runs)
-        while self._halves:
-            batch = self._halves.popleft()
+        for task in (ComposeTask.REMOVE, ComposeTask.REMOVE_STOPPED):
+            if runs := self._take(task):
+                return ComposeBatch(task, runs)
+        while self._split_batches:
+            batch = self._split_batches.popleft()
             if batch:
                 return batch
-        for work in (Work.MEND, Work.UP):
-            if runs := self._take(work):
-                return ComposeBatch(work, runs)
+        for task in (ComposeTask.UP_MISSING, ComposeTask.UP):
+            if runs := self._take(task):
+                return ComposeBatch(task, runs)
         return None
 
-    def _take(self, work: Work) -> dict[str, RunKey]:
-        runs, self._asked[work] = self._asked[work], {}
+    def _take(self, task: ComposeTask) -> dict[str, RunKey]:
+        runs, self._requested[task] = self._requested[task], {}
         return runs

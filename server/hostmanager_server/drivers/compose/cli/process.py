@@ -15,8 +15,8 @@ from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.linux.thread_names import name_this_thread
 
 # An image may be large and a registry slow, but one of them says something now and then.
-PROGRESS_WITHIN = 300.0  # s without a word from compose before it is given up
-_PARALLEL = 8  # calls of different projects at once
+PROGRESS_TIMEOUT = 300.0  # s without a word from compose before it is given up
+_MAX_PARALLEL = 8  # calls of different projects at once
 _OUTPUT_KEPT = 64 * 1024  # bytes of output that a message is made of
 _MESSAGE_LINES = 10
 
@@ -40,8 +40,8 @@ _PROGRESS = re.compile(
 )
 
 
-def complaint(output: str) -> str:
-    """What compose complains of, without its progress; empty when it says nothing else."""
+def error_message(output: str) -> str:
+    """What compose complains of, without its progress_timeout; empty when it says nothing else."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not _PROGRESS.fullmatch(line)]
     engine = [line for line in lines if line.startswith(("Error", "ERROR"))]
     return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
@@ -56,7 +56,7 @@ class ComposeCall:
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """Have compose end as by Ctrl-C; the call is done a little later. Thread-safe."""
+        """Have compose finish as by Ctrl-C; the call is done a little later. Thread-safe."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
@@ -69,8 +69,10 @@ class ComposeCall:
             if self._process is not None:
                 _signal(self._process, signum)
 
-    def run(self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress: float) -> str:
-        """Run compose to its end; why it failed, or the empty string. To be called once."""
+    def run(
+        self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress_timeout: float
+    ) -> str:
+        """Run compose to its finish; why it failed, or the empty string. To be called once."""
         with self._lock:
             if self._interrupted:
                 return "interrupted before it was begun"
@@ -82,16 +84,17 @@ class ComposeCall:
             except OSError as error:
                 return f"cannot run {argv[0]}: {error.strerror}: {error.filename}"
         process = self._process
-        output, in_time = _read(process, progress)
+        output, in_time = _read_output(process, progress_timeout)
         if not in_time:
             _signal(process, signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:  # until it is reaped here its number is nobody else's to be signalled
             code = process.wait()
             self._process = None
-        text = complaint(output.decode(errors="replace"))
+        text = error_message(output.decode(errors="replace"))
         if not in_time:
-            return f"compose made no progress for {progress:g} s and was ended; its last words: {text or '-'}"
+            last = f"its last output: {text or '-'}"
+            return f"compose made no progress for {progress_timeout:g} s and was ended; {last}"
         if code == 0:
             return ""
         if self._was_interrupted():
@@ -106,47 +109,49 @@ class ComposeCall:
 class ComposeCalls:
     """Runs each call on a thread of its own; which ones may run side by side is for the caller to know."""
 
-    def __init__(self, call_soon: CallSoon, environ: Mapping[str, str], *, progress: float = PROGRESS_WITHIN):
+    def __init__(
+        self, call_soon: CallSoon, environ: Mapping[str, str], *, progress_timeout: float = PROGRESS_TIMEOUT
+    ):
         self._call_soon = call_soon
         self._environ = {**environ, **_ENVIRONMENT}
-        self._progress = progress
-        self._slots = threading.Semaphore(_PARALLEL)
-        self._under_way: set[ComposeCall] = set()
+        self._progress = progress_timeout
+        self._slots = threading.Semaphore(_MAX_PARALLEL)
+        self._running: set[ComposeCall] = set()
 
     def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
         """Begin a call. `done` is called on the supervisor thread with why it failed, or the empty string."""
         call = ComposeCall()
-        self._under_way.add(call)
+        self._running.add(call)
 
-        def end(error: str) -> None:
-            self._under_way.discard(call)
+        def finish(error: str) -> None:
+            self._running.discard(call)
             done(error)
 
-        def work() -> None:
+        def run_call() -> None:
             name_this_thread("compose")
             with self._slots:
                 error = call.run(argv, working_dir, self._environ, self._progress)
-            self._call_soon(lambda: end(error))
+            self._call_soon(lambda: finish(error))
 
         # No pool: that of the standard library keeps a program from ending while compose waits for an engine.
-        threading.Thread(target=work, name="compose", daemon=True).start()
+        threading.Thread(target=run_call, name="compose", daemon=True).start()
         return call
 
     def close(self) -> None:
         """End all calls under way: what they are at is for the next daemon to see to, and one that waits for
         an engine must not carry out, some day, what nobody wants any more."""
-        for call in self._under_way:
+        for call in self._running:
             call.kill()
 
 
-def _read(process: subprocess.Popen[bytes], progress: float) -> tuple[bytes, bool]:
-    """The end of what it writes, once it has written all, and whether it never was silent for too long."""
+def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> tuple[bytes, bool]:
+    """The finish of what it writes, once it has written all, and whether it never was silent for too long."""
     assert process.stdout is not None
     output = b""
     with process.stdout as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
-        while poll.poll(progress * 1000):
+        while poll.poll(progress_timeout * 1000):
             chunk = os.read(pipe.fileno(), 65536)
             if not chunk:
                 return output, True

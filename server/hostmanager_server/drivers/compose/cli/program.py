@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_ANSWERS_WITHIN = 20.0  # s for a program to say its version; v1 is slow to start
+_VERSION_TIMEOUT = 20.0  # s for a program to say its version; v1 is slow to start
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 INSTALL = "install Docker Compose (the docker-compose-plugin of Docker, or Debian's docker-compose)"
@@ -72,14 +72,14 @@ def _identify(argv: tuple[str, ...], environ: Mapping[str, str]) -> ComposeProgr
     try:
         done = subprocess.run(
             [*argv, "version", "--short"], env=environ, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=_ANSWERS_WITHIN, check=False, start_new_session=True,
+            text=True, errors="replace", timeout=_VERSION_TIMEOUT, check=False, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise ComposeError(f"{shown!r} does not say its version within {_ANSWERS_WITHIN:g} s") from error
+        raise ComposeError(f"{shown!r} does not say its version within {_VERSION_TIMEOUT:g} s") from error
     except OSError as error:
         raise ComposeError(f"{shown!r} cannot be run: {error.strerror}") from error
     found = _VERSION.match(done.stdout.strip())
     if done.returncode != 0 or found is None:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise ComposeError(f"{shown!r} is no compose program: it says {(said or ['nothing'])[0]!r}")
+        output = (done.stderr or done.stdout).strip().splitlines()
+        raise ComposeError(f"{shown!r} is no compose program: it says {(output or ['nothing'])[0]!r}")
     return ComposeProgram(argv, tuple(int(part or 0) for part in found.groups()))

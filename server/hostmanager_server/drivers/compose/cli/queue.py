@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.drivers.compose.cli.batches import ComposeBatch, ComposeBatches, Work
+from hostmanager_server.drivers.compose.cli.batches import ComposeBatch, ComposeBatches, ComposeTask
 from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.service import FollowedService
@@ -22,11 +22,11 @@ GATHER_AT_MOST = 1.0
 
 # Looks at a project's containers anew, then calls back.
 RefreshProject = Callable[[str, Callable[[], None]], None]
-MakeCommand = Callable[[Work, Sequence[FollowedService]], list[str]]
+MakeCommandLine = Callable[[ComposeTask, Sequence[FollowedService]], list[str]]
 
 
 @dataclass(eq=False, slots=True)
-class _Queue:
+class _ProjectQueue:
     """One at a time, as compose does not lock what it works on."""
 
     project: str
@@ -47,28 +47,32 @@ class CallQueue:
     """
 
     def __init__(
-        self, poller: Poller, calls: ComposeCalls, refresh: RefreshProject, command: MakeCommand
+        self, poller: Poller, calls: ComposeCalls, refresh: RefreshProject, command: MakeCommandLine
     ) -> None:
         self._poller = poller
         self._calls = calls
         self._refresh = refresh
-        self._command = command
-        self._queues: dict[str, _Queue] = {}
+        self._command_line = command
+        self._queues: dict[str, _ProjectQueue] = {}
 
-    def ask(self, work: Work, service: FollowedService) -> None:
+    def request(self, task: ComposeTask, service: FollowedService) -> None:
         """Have this done for the service's present run."""
         assert service.run is not None
         project = service.wanted.project
-        queue = self._queues.setdefault(project, _Queue(project))
+        queue = self._queues.setdefault(project, _ProjectQueue(project))
         queue.services[service.run.instance_id] = service
-        queue.batches.ask(work, service.run)
+        queue.batches.request(task, service.run)
         if queue.batch is None:
             if queue.gathering_until is None:
                 queue.gathering_until = self._poller.now().mono + GATHER_AT_MOST
-                self._gather(queue)
+                self._start_gathering(queue)
             else:
                 queue.joined = True
-        elif work is Work.REMOVE and queue.call is not None and queue.batch.work is not Work.REMOVE:
+        elif (
+            task is ComposeTask.REMOVE
+            and queue.call is not None
+            and queue.batch.task is not ComposeTask.REMOVE
+        ):
             involved = [queue.services[instance_id] for instance_id in queue.batch.runs]
             if all(each.stopping for each in involved):
                 queue.call.interrupt()  # nobody wants any more what it is at
@@ -82,23 +86,23 @@ class CallQueue:
         """Forget all that was asked for. A call under way goes on, and nobody is told of its end."""
         self._queues.clear()
 
-    def _gather(self, queue: _Queue) -> None:
+    def _start_gathering(self, queue: _ProjectQueue) -> None:
         queue.joined = False
-        self._poller.call_later(GATHER, functools.partial(self._gathered, queue))
+        self._poller.call_later(GATHER, functools.partial(self._finish_gathering, queue))
 
-    def _gathered(self, queue: _Queue) -> None:
+    def _finish_gathering(self, queue: _ProjectQueue) -> None:
         assert queue.gathering_until is not None
         if queue.joined and self._poller.now().mono < queue.gathering_until:
-            self._gather(queue)
+            self._start_gathering(queue)
             return
         queue.gathering_until = None
         if self._is_current(queue) and queue.batch is None:
-            self._call_next(queue)
+            self._start_next_call(queue)
 
-    def _is_current(self, queue: _Queue) -> bool:
+    def _is_current(self, queue: _ProjectQueue) -> bool:
         return self._queues.get(queue.project) is queue
 
-    def _call_next(self, queue: _Queue) -> None:
+    def _start_next_call(self, queue: _ProjectQueue) -> None:
         """Begin the next call, if there is anything to do."""
         while (batch := queue.batches.next()) is not None:
             by_files: dict[tuple[str, ...], dict[str, RunKey]] = {}
@@ -111,51 +115,53 @@ class CallQueue:
             (files, runs), *others = by_files.items()
             for _, later in others:  # several sets of files with one project name: one set a call
                 for run in later.values():
-                    queue.batches.ask(batch.work, run)
-            self._call(queue, ComposeBatch(batch.work, runs), files)
+                    queue.batches.request(batch.task, run)
+            self._start_call(queue, ComposeBatch(batch.task, runs), files)
             return
         queue.services.clear()
 
-    def _call(self, queue: _Queue, batch: ComposeBatch, files: tuple[str, ...]) -> None:
+    def _start_call(self, queue: _ProjectQueue, batch: ComposeBatch, files: tuple[str, ...]) -> None:
         queue.batch = batch
-        done = functools.partial(self._called, queue, batch)
+        done = functools.partial(self._finish_call, queue, batch)
         try:
-            argv = self._command(batch.work, [queue.services[instance_id] for instance_id in batch.runs])
+            argv = self._command_line(batch.task, [queue.services[instance_id] for instance_id in batch.runs])
         except ComposeError as error:
             done(str(error))
         else:
             queue.call = self._calls.start(argv, str(Path(files[0]).parent), done)
 
-    def _called(self, queue: _Queue, batch: ComposeBatch, error: str) -> None:
+    def _finish_call(self, queue: _ProjectQueue, batch: ComposeBatch, error: str) -> None:
         """A call is done. What came of it is known once the engine has been asked."""
         queue.call = None
         if self._is_current(queue):
-            self._refresh(queue.project, functools.partial(self._concluded, queue, batch, error))
+            self._refresh(queue.project, functools.partial(self._finish_batch, queue, batch, error))
 
-    def _concluded(self, queue: _Queue, batch: ComposeBatch, error: str) -> None:
+    def _finish_batch(self, queue: _ProjectQueue, batch: ComposeBatch, error: str) -> None:
         if not self._is_current(queue):
             return
         queue.batch = None
         services = [queue.services[instance_id] for instance_id in batch.runs]
-        if batch.work is Work.REMOVE:
+        if batch.task is ComposeTask.REMOVE:
             for service in services:
-                service.stop_ended(error)
-        elif batch.work is not Work.CLEAR:  # what came of that the start will tell, which comes next
-            self._launches_ended(queue, batch, services, error)
-        self._call_next(queue)
+                service.finish_stop(error)
+        elif (
+            batch.task is not ComposeTask.REMOVE_STOPPED
+        ):  # what came of that the start will tell, which comes next
+            self._finish_launches(queue, batch, services, error)
+        self._start_next_call(queue)
 
-    def _launches_ended(
-        self, queue: _Queue, batch: ComposeBatch, services: Sequence[FollowedService], error: str
+    def _finish_launches(
+        self, queue: _ProjectQueue, batch: ComposeBatch, services: Sequence[FollowedService], error: str
     ) -> None:
         # Compose does nothing for a dozen services when the image of one cannot be had.
-        innocent: dict[str, RunKey] = {}
+        retried: dict[str, RunKey] = {}
         if error and len(batch) > 1:
             for service in services:
                 run = batch.runs[service.spec.instance_id]
                 if service.run == run and service.waits_for_compose and not service.stopping:
-                    innocent[run.instance_id] = run
-            queue.batches.halve(ComposeBatch(batch.work, innocent))
+                    retried[run.instance_id] = run
+            queue.batches.split(ComposeBatch(batch.task, retried))
         for service in services:
             run = batch.runs[service.spec.instance_id]
-            if run.instance_id not in innocent:
-                service.launch_ended(run, error)
+            if run.instance_id not in retried:
+                service.finish_launch(run, error)

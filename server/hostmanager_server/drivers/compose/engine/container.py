@@ -1,4 +1,4 @@
-"""A container of a compose project, as the engine tells."""
+"""Containers of compose projects, from the documents of the Docker Engine API."""
 
 from __future__ import annotations
 
@@ -21,41 +21,47 @@ _EXISTS_ALREADY = re.compile(r"(already|file) exists")
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What is known of one container. Times are seconds since 1970, None: never."""
+    """The known facts of one container. Times are seconds since 1970; None means never."""
 
     id: str
     name: str  # without the leading slash
     project: str
     service: str
-    number: int  # which of the service's replicas, from 1
-    config_files: tuple[str, ...]  # the compose files it was made from, absolute
-    config_hash: str  # of the definition it was made from
-    image: str  # id of the image that it runs
+    number: int  # number of the replica, from 1
+    config_files: tuple[str, ...]  # the compose files of its definition, absolute
+    config_hash: str  # hash of its definition
+    image: str  # id of its image
     running: bool
     status: str  # the engine's word: created, running, paused, restarting, removing, exited, dead
     exit_code: int
     started: float | None
     finished: float | None
-    pid: int  # of its main process, as the host numbers it; 0 when it does not run
-    health: str  # starting, healthy, unhealthy; empty when it has no health check
-    tty: bool  # its output is one stream
-    error: str = ""  # why the engine could not start it when it last tried
+    pid: int  # main process, in the host's pid namespace; 0 when not running
+    health: str  # starting, healthy, unhealthy; empty without a health check
+    tty: bool  # a terminal: stdout and stderr are one stream
+    error: str = ""  # why the engine's last attempt to start the container failed
 
     @property
     def unstartable(self) -> bool:
-        """Only a container made anew, under another id, will run. What an engine left behind that died while
-        it started this one is in its way for good: a task of containerd, or the directory of one (seen of
-        dockerd 20.10 killed during `up`; moby issue 50040)."""
+        """Whether the container can never start again and needs a replacement under another id.
+
+        When dockerd dies while it starts a container, a task of containerd or its directory may stay behind
+        and block every later start of the same id (observed with dockerd 20.10 killed during `up`; moby issue
+        50040).
+        """
         return not self.running and self.id in self.error and bool(_EXISTS_ALREADY.search(self.error))
 
     @property
     def restarting(self) -> bool:
-        """It has ended, and the engine is about to start it again by itself (its `restart` policy)."""
+        """Whether the container has ended and the engine is about to start it again (`restart` policy)."""
         return self.status == "restarting"
 
 
-def is_of_compose(labels: Mapping[str, str]) -> bool:
-    """Whether these are the labels of a service's container; those of `compose run` are nobody's replica."""
+def is_service_container(labels: Mapping[str, str]) -> bool:
+    """Return whether these labels belong to a container of a service.
+
+    Containers of `compose run` are no replicas.
+    """
     return (
         bool(labels.get(PROJECT_LABEL))
         and bool(labels.get(_SERVICE_LABEL))
@@ -64,15 +70,14 @@ def is_of_compose(labels: Mapping[str, str]) -> bool:
 
 
 def from_inspect(document: Mapping[str, Any]) -> Container | None:
-    """The container that the answer to `GET /containers/{id}/json` describes; None when it is no container
-    of a compose service.
+    """Return the container in the answer to `GET /containers/{id}/json`, or None if compose did not make it.
 
-    A container that the engine is about to restart counts as not running, though the engine calls it so:
-    there is no process. Health is told only of what runs.
+    A container that the engine is about to restart counts as not running, although the engine says "Running":
+    no process exists. Only running containers have a health.
     """
     config = document.get("Config") or {}
     labels = config.get("Labels") or {}
-    if not document.get("Id") or not is_of_compose(labels):
+    if not document.get("Id") or not is_service_container(labels):
         return None
     state = document.get("State") or {}
     restarting = bool(state.get("Restarting"))
@@ -99,10 +104,10 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
 
 
 def from_list(entry: Mapping[str, Any]) -> Container | None:
-    """The container that an entry of the answer to `GET /containers/json` describes, as far as it does:
-    without times, pid or health, and with exit code 0. None when it is no container of a compose service.
+    """Return the container in an entry of `GET /containers/json`, or None if compose did not make it.
 
-    The engine answers it even of a container that it is stuck with, where an inspection waits for ever.
+    The entry has no times, pid or health, and the exit code is 0. The engine answers this request even for a
+    container whose inspection blocks.
     """
     names = entry.get("Names") or [""]
     running = entry.get("State") in ("running", "paused")
@@ -127,14 +132,14 @@ def _number(text: str) -> int:
 
 
 def _config_files(labels: Mapping[str, str]) -> tuple[str, ...]:
-    # Compose v1 writes the names as they were given, relative to the directory of the project.
+    # Compose v1 writes the names as given on its command line, relative to the project directory.
     directory = labels.get(_DIRECTORY_LABEL, "")
     names = labels.get(_FILES_LABEL, "").split(",")
     return tuple(os.path.normpath(os.path.join(directory, name.strip())) for name in names if name.strip())
 
 
 def _time(text: object) -> float | None:
-    """Seconds since 1970 of a time in RFC 3339; None for Go's zero time, which stands for never."""
+    """Convert an RFC 3339 time to seconds since 1970; None for Go's zero time, which means never."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,19 +1,18 @@
-"""What is known of each container, folded from the engine's events and from inspections.
+"""Cache of container facts, folded from engine events and inspections.
 
-The rule that keeps newer facts from turning into older ones:
+These rules keep newer facts from being replaced by older facts:
 
-- An inspection is made on the thread that folds the events, so it is asked for after every event folded so
-  far, and the engine changes a container before it tells of it. An inspection is thus never older than what
-  is known, and is believed.
-- An event may be older than what is known: an inspection saw what came after it. Each container has a
-  version, the latest of its start, its end and the events folded; an event before that is passed over. Both
-  times are the engine's own, so no two clocks are compared. When the engine's clock is set back, events
-  may be passed over wrongly; the inspection that follows every burst of events puts that right.
-- An inspection may be ahead of the events: it shows a run of which no event has told yet. Those events are
-  on their way, and taking its word would swallow the end of the run before, exit code and all. `ahead`
-  says so, and the caller inspects again once they have been folded.
-- A container that was destroyed cannot come back: its late events find nothing known, and an inspection
-  nothing to see.
+- The thread that folds events also makes the inspections, and the engine changes a container before the
+  engine sends the event. So an inspection is never older than the cached facts, and the cache takes it.
+- An event may be older than the cached facts, because an inspection showed a later state. Each container has
+  a version: the latest of its start, its end and the folded events. The cache ignores an event with an
+  earlier time. Both times come from the engine, so no two clocks are compared. When the engine's clock is
+  set back, the cache may ignore events wrongly; the inspection after every burst of events corrects the
+  facts.
+- An inspection may be ahead of the events: it shows a run before the run's start event arrived. Taking
+  such an inspection would lose the end of the previous run with its exit code. `is_ahead` detects the case,
+  and the caller inspects again after the missing events.
+- A destroyed container cannot come back: late events find no cached facts, and inspections find no container.
 """
 
 from __future__ import annotations
@@ -25,103 +24,109 @@ from hostmanager_server.drivers.compose.engine.container import Container
 
 
 class ContainerCache:
-    """The newest facts of every container. Methods that fold return what there is to tell, in order."""
+    """The newest facts of every container.
+
+    Methods that fold return the containers to notify the listener of, in order.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Container] = {}
         self._versions: dict[str, float] = {}
 
     def reset(self, containers: Iterable[Container]) -> None:
-        """These, all just inspected, are all there are."""
+        """Replace the cache by these containers, all just inspected."""
         self._known.clear()
         self._versions.clear()
         for container in containers:
-            self._keep(container)
+            self._store(container)
 
     def get(self, container_id: str) -> Container | None:
+        """Return the cached facts of a container, or None for an unknown id."""
         return self._known.get(container_id)
 
-    def of_project(self, project: str) -> set[str]:
-        """The ids of its containers."""
+    def ids_of_project(self, project: str) -> set[str]:
+        """Return the ids of the cached containers of a compose project."""
         return {known.id for known in self._known.values() if known.project == project}
 
-    def ended(self, container_id: str, exit_code: int, at: float) -> tuple[Container, ...]:
-        """An event told that the main process ended, at this time of the engine's clock."""
+    def fold_end(self, container_id: str, exit_code: int, at: float) -> tuple[Container, ...]:
+        """Fold a die event: the main process ended at `at` on the engine's clock (s since 1970)."""
         known = self._known.get(container_id)
-        # What does not run ended before, and an inspection told of it: with its own, exact time.
+        # The end of a stopped container came from an inspection before, with its exact time.
         if known is None or not known.running or at < self._versions[container_id]:
             return ()
         ended = replace(
             known, running=False, status="exited", exit_code=exit_code, finished=at, pid=0, health=""
         )
-        return self._keep(ended, at)
+        return self._store(ended, at)
 
-    def started(self, seen: Container, at: float) -> tuple[Container, ...]:
-        """An event told of a start at this time of the engine's clock, and this was then inspected."""
-        known = self._known.get(seen.id)
-        if known is not None and at < self._versions[seen.id]:
+    def fold_start(self, inspected: Container, at: float) -> tuple[Container, ...]:
+        """Fold a start event of time `at` (s since 1970) with the inspection made after the event."""
+        known = self._known.get(inspected.id)
+        if known is not None and at < self._versions[inspected.id]:
             return ()
-        if known is not None and known.started == seen.started:
-            return self.inspected(seen)
-        # The event is told after the start that it tells of: a later start is another one.
-        same_run = seen.started is not None and seen.started <= at
+        if known is not None and known.started == inspected.started:
+            return self.fold_inspection(inspected)
+        # The engine sends the event after the start: a start later than the event is another start.
+        same_run = inspected.started is not None and inspected.started <= at
         if not same_run and known is not None and known.running:
-            return ()  # the event tells of the known run; the inspection is ahead, and is made again
-        if same_run and seen.running:
-            return self._keep(seen, at)
-        # The run that the event tells of is over already. Its end will be told by an event, too; here it
-        # has its start.
-        began = seen.started if same_run and seen.started is not None else at
-        return self._keep(_begun(seen, began, known.finished if known is not None else None), at)
+            return ()  # the event belongs to the cached run; the caller repeats the inspection
+        if same_run and inspected.running:
+            return self._store(inspected, at)
+        # The run of this event has ended already. Its end has an event of its own, so fold only its start.
+        begin = inspected.started if same_run and inspected.started is not None else at
+        return self._store(_new_run(inspected, begin, known.finished if known is not None else None), at)
 
-    def started_unseen(self, container_id: str, at: float) -> tuple[Container, ...]:
-        """An event told of a start at this time of the engine's clock, and no inspection was to be had."""
+    def fold_start_without_inspection(self, container_id: str, at: float) -> tuple[Container, ...]:
+        """Fold a start event of time `at` (s since 1970) when the inspection failed."""
         known = self._known.get(container_id)
         if known is None:
-            self._versions[container_id] = at  # no inspection is ahead of this event any more
+            self._versions[container_id] = at  # inspections from here on are not ahead of this event
             return ()
-        # One that is known to run is in this very run: an inspection saw it before its event was folded.
+        # A cached running container is in this very run: an inspection came before the event.
         if known.running or at < self._versions[container_id]:
             return ()
-        return self._keep(_begun(known, at, known.finished), at)
+        return self._store(_new_run(known, at, known.finished), at)
 
-    def ahead(self, seen: Container) -> bool:
-        """Whether the inspected container shows another run than the last one known, with an end before it
-        of which an event has yet to tell."""
-        version = self._versions.get(seen.id)
+    def is_ahead(self, inspected: Container) -> bool:
+        """Return whether an inspection shows a newer run whose preceding end has no event yet."""
+        version = self._versions.get(inspected.id)
         if version is None:
-            return seen.started is not None  # not listed, so it is new: its first start will be told
-        return self._another_run(seen) and seen.finished is not None and seen.finished > version
+            return inspected.started is not None  # an unlisted container is new: its start event will come
+        return (
+            self._is_another_run(inspected)
+            and inspected.finished is not None
+            and inspected.finished > version
+        )
 
-    def inspected(self, seen: Container) -> tuple[Container, ...]:
-        """This was inspected just now."""
-        known = self._known.get(seen.id)
-        if known is not None and not self._another_run(seen):
-            # Times that came from events are near, not exact: to put them right is not worth a word.
-            known = replace(known, started=seen.started, finished=seen.finished)
-            if known == seen:
-                self._keep(seen)
+    def fold_inspection(self, inspected: Container) -> tuple[Container, ...]:
+        """Fold an inspection made just now."""
+        known = self._known.get(inspected.id)
+        if known is not None and not self._is_another_run(inspected):
+            # Times from events are close, not exact: a correction alone needs no notification.
+            known = replace(known, started=inspected.started, finished=inspected.finished)
+            if known == inspected:
+                self._store(inspected)
                 return ()
-        return self._keep(seen)
+        return self._store(inspected)
 
-    def gone(self, container_id: str) -> bool:
-        """It was removed. Whether it was known."""
+    def remove(self, container_id: str) -> bool:
+        """Forget a removed container; return whether the cache knew the container."""
         self._versions.pop(container_id, None)
         return self._known.pop(container_id, None) is not None
 
-    def _another_run(self, seen: Container) -> bool:
-        version = self._versions.get(seen.id)
-        return version is not None and seen.started is not None and seen.started > version
+    def _is_another_run(self, inspected: Container) -> bool:
+        version = self._versions.get(inspected.id)
+        return version is not None and inspected.started is not None and inspected.started > version
 
-    def _keep(self, container: Container, at: float = 0.0) -> tuple[Container, ...]:
-        # Not of the version before: one made by a clock that was set back since would outlive its run.
+    def _store(self, container: Container, at: float = 0.0) -> tuple[Container, ...]:
+        # Without the old version: a version from before the clock was set back would outlive its run.
         self._known[container.id] = container
         self._versions[container.id] = max(at, container.started or 0.0, container.finished or 0.0)
         return (container,)
 
 
-def _begun(container: Container, started: float, finished: float | None) -> Container:
-    """What is known of a run of a container by its start alone; `finished`: when the one before ended."""
+def _new_run(container: Container, started: float, finished: float | None) -> Container:
+    """Return the facts of a run known by its start alone; `finished` is the end of the run before."""
     return replace(
         container,
         running=True,

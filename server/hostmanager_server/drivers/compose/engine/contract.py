@@ -1,4 +1,8 @@
-"""What the compose driver needs of the watch on the engine."""
+"""Interfaces between the compose driver and the engine watch.
+
+The driver starts an EngineWatcher and asks for refreshes; the watcher notifies the driver, as its
+EngineListener, of containers and images. Tests replace EngineWatch by a watcher on an engine in memory.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +15,45 @@ __all__ = ["EngineListener", "EngineWatcher"]
 
 
 class EngineWatcher(Protocol):
-    """See EngineWatch."""
+    """The engine watch as the compose driver uses it; EngineWatch implements the methods."""
 
-    def start(self) -> None: ...
-    def close(self) -> None: ...
-    def want_images(self, tags: frozenset[str]) -> None: ...
-    def refresh(self, project: str, then: Callable[[], None] | None = None) -> None: ...
+    def start(self) -> None:
+        """Start watching. The first notification is `synced` or `engine_lost`."""
 
+    def close(self) -> None:
+        """Stop watching. The listener gets no notification after this call."""
 
-UNKNOWN_IMAGE = "unknown"  # OCS's word, for the id of an image that the engine does not have
+    def watch_images(self, tags: frozenset[str]) -> None:
+        """Watch these image tags from now on, and no other tags."""
+
+    def refresh(self, project: str, then: Callable[[], None] | None = None) -> None:
+        """Inspect the containers of a project, then call `then` on the supervisor thread."""
 
 
 class EngineListener(Protocol):
-    """Who is told. Methods are called on the supervisor thread, in the order of what happened."""
+    """The receiver of notifications, on the supervisor thread and in the order of events."""
 
     def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
-        """In touch, for the first time or again. These are all containers of compose services, and the
-        image id of each wanted tag, UNKNOWN_IMAGE where the engine has none."""
+        """Replace all known facts after a new connection to the engine.
 
-    def changed(self, container: Container) -> None:
-        """The newest facts of a new or known container. A start and an end are told one by one, however
-        quickly they follow each other."""
+        `containers` holds every container of a compose service. `images` maps each watched tag to its image
+        id, or to UNKNOWN_IMAGE where the engine has no such image.
+        """
 
-    def gone(self, container_id: str) -> None:
-        """It was removed."""
+    def container_changed(self, container: Container) -> None:
+        """Take the newest facts of a new or known container.
 
-    def images(self, ids: Mapping[str, str]) -> None:
-        """Wanted tags, or what they mean, have changed; all of them, as in `synced`."""
+        Each start and each end is a notification of its own, however quickly they follow each other.
+        """
 
-    def lost(self, why: str) -> None:
-        """What was told cannot be relied on any more, until `synced`. Told again when the reason changes."""
+    def container_removed(self, container_id: str) -> None:
+        """Forget a container that the engine removed."""
+
+    def images_changed(self, ids: Mapping[str, str]) -> None:
+        """Replace the image ids of all watched tags; the mapping is complete, as in `synced`."""
+
+    def engine_lost(self, why: str) -> None:
+        """Treat all facts as outdated until the next `synced`.
+
+        The watcher calls again when the reason changes.
+        """

@@ -1,4 +1,4 @@
-"""What the thread that watches the engine is woken by."""
+"""Messages to the thread of the engine watch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostmanager_server.drivers.compose.engine.connection import EngineEventStre
 
 @dataclass(frozen=True, slots=True)
 class EventReceived:
-    """The engine told of something."""
+    """An event that the engine sent on a stream."""
 
     stream: EngineEventStream
     event: Mapping[str, Any]
@@ -20,7 +20,7 @@ class EventReceived:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The engine tells no more on this stream."""
+    """The end of a stream of events, with its cause."""
 
     stream: EngineEventStream
     error: Exception
@@ -28,7 +28,7 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequested:
-    """See EngineWatch.refresh."""
+    """A request for fresh facts about one project; see EngineWatch.refresh."""
 
     project: str
     then: Callable[[], None] | None
@@ -36,12 +36,12 @@ class RefreshRequested:
 
 @dataclass(frozen=True, slots=True)
 class WantedChanged:
-    """Other image tags are wanted."""
+    """A change of the set of watched image tags."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloseRequested:
-    """Nobody listens any more."""
+    """A request to end the watch."""
 
 
 Messages = SimpleQueue[EventReceived | StreamEnded | RefreshRequested | WantedChanged | CloseRequested]

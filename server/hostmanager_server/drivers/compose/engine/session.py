@@ -1,4 +1,8 @@
-"""One connection's worth of watching the engine: a complete list, then its events."""
+"""The engine watch during one connection: a complete list, then events.
+
+The session folds the engine's events into a ContainerCache, inspects the containers that the events concern,
+and notifies the listener of every change.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,17 @@ from queue import Empty
 from typing import Any
 
 import requests
-from docker.errors import APIError
 
 from hostmanager_server.drivers.compose.engine.connection import Connection, EngineEventStream
 from hostmanager_server.drivers.compose.engine.container import (
     PROJECT_LABEL,
     Container,
-    from_inspect,
     from_list,
-    is_of_compose,
+    is_service_container,
 )
 from hostmanager_server.drivers.compose.engine.container_cache import ContainerCache
-from hostmanager_server.drivers.compose.engine.contract import UNKNOWN_IMAGE, EngineListener
-from hostmanager_server.drivers.compose.engine.engine_errors import EngineError, explain
+from hostmanager_server.drivers.compose.engine.contract import EngineListener
+from hostmanager_server.drivers.compose.engine.engine_errors import EngineError
 from hostmanager_server.drivers.compose.engine.messages import (
     CloseRequested,
     EventReceived,
@@ -32,14 +34,15 @@ from hostmanager_server.drivers.compose.engine.messages import (
     StreamEnded,
     WantedChanged,
 )
+from hostmanager_server.drivers.compose.engine.queries import ContainerBusyError, EngineQueries
 from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)
 
-# One filter for both kinds: a label in it would be matched against the labels of images as well, and drop
-# nearly all of their events; so the label is looked at here. What is left out changes nothing that is known
-# of a container (exec_*, top, resize, oom, update) or comes with one of these (kill, stop, restart). Without
-# this, the health checks of 50 services would wake us some times a second.
+# One filter for both types. The engine would match a label filter against the labels of images as well and
+# drop nearly all image events, so the session checks the labels itself. The events left out change no known
+# fact of a container (exec_*, top, resize, oom, update) or come together with a listed event (kill, stop,
+# restart). Without the filter, the health checks of 50 services would wake the thread several times a second.
 _FILTERS = {
     "type": ["container", "image"],
     "event": [
@@ -48,272 +51,251 @@ _FILTERS = {
     ],
 }
 
-_EVENTS_UNDER_WAY = 5.0  # s; events that an inspection is ahead of arrive within, or not at all
-_LOOK_AGAIN = 0.1  # s between inspections while they do not
+_EVENT_DELAY = 5.0  # s; an event that an inspection is ahead of arrives within this time, or never
+_RETRY_DELAY = 0.1  # s between inspections while such an event is missing
 
-# The engine answers nothing of a container while it starts, stops or removes it, which took two seconds when
-# 20 were restarted at once. What the others do meanwhile must not wait for that, so an inspection is given up
-# after a moment and made again.
-_GLANCE = 0.2  # s for one that can be made again at any time
-_LOOK = 1.0  # s for one without which there is less to tell
-_STUCK = (
-    30.0  # s of failed inspections; then the engine is stuck with the container, as happens, and well else
-)
-
-
-class SilentEngineError(EngineError):
-    """The engine is there, but does not answer."""
+# The engine answers no inspection of a container while it starts, stops or removes the container: two seconds
+# when 20 containers restarted at once. Other containers must not wait for that, so the session gives an
+# inspection up after a moment and repeats it.
+_QUICK_INSPECTION = 0.2  # s for an inspection that the session can repeat at any time
+_INSPECTION = 1.0  # s for an inspection without which a notification lacks facts
+# s of failed inspections; then the engine is stuck with this container, while all others work
+_STUCK_AFTER = 30.0
 
 
-class _BusyError(Exception):
-    """The engine says nothing of this one container for the moment."""
+class UnresponsiveEngineError(EngineError):
+    """An engine that accepts connections but does not answer."""
 
 
 class WatchSession:
-    """Belongs to one thread. Every method may raise requests.RequestException, DockerException or OSError;
-    the session is then of no more use than to be closed."""
+    """One session of the engine watch; belongs to one thread.
+
+    Every method may raise requests.RequestException, DockerException or OSError. After an error, the only
+    useful call is `close`.
+    """
 
     def __init__(
         self,
         connection: Connection,
-        inbox: Messages,
+        messages: Messages,
         listener: EngineListener,
         call_soon: Callable[[Callable[[], None]], None],
-        wanted: Callable[[], frozenset[str]],
+        wanted_tags: Callable[[], frozenset[str]],
         *,
-        silence: float,
+        ping_after: float,
         answer_within: float,
     ) -> None:
         self._connection = connection
-        self._inbox = inbox
+        self._queries = EngineQueries(connection)
+        self._messages = messages
         self._listener = listener
         self._call_soon = call_soon
-        self._wanted = wanted
-        self._silence = silence
+        self._wanted_tags = wanted_tags
+        self._ping_after = ping_after
         self._answer_within = answer_within
-        self._sightings = ContainerCache()
+        self._cache = ContainerCache()
         self._stream: EngineEventStream | None = None
         self._reader: threading.Thread | None = None
-        self._doubtful: dict[str, float] = {}  # container id → since when it is to be inspected
+        self._to_inspect: dict[str, float] = {}  # container id → since when an inspection is due
         self._busy: dict[str, float] = {}  # container id → since when inspections have failed
-        self._waiting: list[RefreshRequested] = []  # until nothing is doubtful any more
-        self._images_doubtful = False
+        self._open_refreshes: list[RefreshRequested] = []  # answered when no inspection is due
+        self._images_outdated = False
         self._images: dict[str, str] = {}
 
     def open(self) -> None:
-        """Get in touch, list everything and tell it."""
+        """Connect to the engine, list all containers and images, and notify the listener."""
         self._connection.negotiate(self._answer_within)
-        # The stream comes first: what happens while the list is made must not be missed.
-        self._stream = self._connection.follow(_FILTERS, self._answer_within)
+        # The stream opens first, so that no event during the listing is missed.
+        self._stream = self._connection.stream_events(_FILTERS, self._answer_within)
         self._reader = threading.Thread(
             target=self._read, args=(self._stream,), name="hm-events", daemon=True
         )
         self._reader.start()
-        found = [self._facts(entry) for entry in self._list(PROJECT_LABEL)]
+        found = [self._inspect_listed(entry) for entry in self._queries.list_containers(PROJECT_LABEL)]
         containers = tuple(container for container in found if container is not None)
-        self._sightings.reset(containers)
-        self._images = self._resolve()
+        self._cache.reset(containers)
+        self._images = self._queries.image_ids(self._wanted_tags())
         self._call_soon(partial(self._listener.synced, containers, dict(self._images)))
 
     def follow(self) -> None:
-        """Tell what happens, until Close comes out of the inbox."""
-        heard = time.monotonic()
+        """Process messages and notify the listener, until a CloseRequested arrives."""
+        last_answer = time.monotonic()
         while True:
-            quiet = heard + self._silence - time.monotonic()
+            quiet = last_answer + self._ping_after - time.monotonic()
+            timeout = min(quiet, _RETRY_DELAY) if self._to_inspect else quiet
             try:
-                item = self._inbox.get(timeout=max(0.0, min(quiet, _LOOK_AGAIN) if self._doubtful else quiet))
+                message = self._messages.get(timeout=max(0.0, timeout))
             except Empty:
-                item = None
-            match item:
-                case EventReceived() if item.stream is self._stream:
-                    heard = time.monotonic()
-                    self._fold(item.event)
-                case StreamEnded() if item.stream is self._stream:
-                    raise item.error
+                message = None
+            match message:
+                case EventReceived() if message.stream is self._stream:
+                    last_answer = time.monotonic()
+                    self._fold(message.event)
+                case StreamEnded() if message.stream is self._stream:
+                    raise message.error
                 case RefreshRequested():
-                    self._refresh(item)
+                    self._refresh(message)
                 case WantedChanged():
-                    self._images_doubtful = True
+                    self._images_outdated = True
                 case CloseRequested():
                     return
                 case EventReceived() | StreamEnded() | None:
-                    pass  # left over from the connection before, or nothing came
-            self._settle()
-            if time.monotonic() - heard >= self._silence:
-                self._check()
-                heard = time.monotonic()
+                    pass  # from the stream of an earlier connection, or no message in time
+            self._inspect_scheduled()
+            if time.monotonic() - last_answer >= self._ping_after:
+                self._ping()
+                last_answer = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the engine. Refreshes that were not answered go back to the inbox, for the next."""
+        """Close the connection, and put unanswered refreshes back for the next session."""
         self._connection.abort()
         if self._reader is not None:
             self._reader.join()
         self._connection.close()
-        for refresh in self._waiting:
-            self._inbox.put(refresh)
+        for refresh in self._open_refreshes:
+            self._messages.put(refresh)
 
-    # --- what the engine says
+    # --- events from the engine
 
     def _read(self, stream: EngineEventStream) -> None:
-        # A thread of its own: a read cannot wait for the engine and for requests at once.
+        # A thread of its own, because one read cannot wait for the engine and for requests at once.
         name_this_thread("hm-events")
-        error: Exception = EngineError("the Docker Engine ended its stream of events: it is stopping")
+        error: Exception = EngineError("the Docker Engine ended its stream of events, because it stops")
         try:
             for event in stream:
-                self._inbox.put(EventReceived(stream, event))
-        except Exception as problem:  # whatever it is, the thread that asked for events must know
+                self._messages.put(EventReceived(stream, event))
+        except Exception as problem:  # the watch thread must learn of every error, also of a bug
             error = problem
-        self._inbox.put(StreamEnded(stream, error))
+        self._messages.put(StreamEnded(stream, error))
 
-    def _check(self) -> None:
+    def _ping(self) -> None:
         try:
-            self._connection.check(self._answer_within)
+            self._connection.check_alive(self._answer_within)
         except requests.Timeout as error:
-            raise SilentEngineError(
-                f"the Docker Engine has not answered for {self._silence + self._answer_within:g} s; see its"
-                " log (journalctl -u docker), or restart it (systemctl restart docker)"
+            silence = self._ping_after + self._answer_within
+            raise UnresponsiveEngineError(
+                f"cannot use the Docker Engine: the engine has not answered for {silence:g} s; see its log"
+                " (journalctl -u docker), or restart it (systemctl restart docker)"
             ) from error
-
-    def _list(self, label: str) -> list[dict[str, Any]]:
-        entries = self._connection.containers(all=True, filters={"label": [label]})
-        return [entry for entry in entries if is_of_compose(entry.get("Labels") or {})]
-
-    def _inspect(self, container_id: str, within: float) -> Container | None:
-        """None: there is no such container of a service. Raises _BusyError."""
-        try:
-            return from_inspect(self._connection.inspect(container_id, within))
-        except requests.ReadTimeout as error:
-            raise _BusyError from error
-        except APIError as error:
-            if error.status_code == requests.codes.not_found:
-                return None
-            log.debug("cannot inspect container %s: %s", container_id[:12], explain(error))
-            raise _BusyError from error
-
-    def _facts(self, entry: Mapping[str, Any]) -> Container | None:
-        try:
-            return self._inspect(entry["Id"], _LOOK)
-        except _BusyError:
-            self._connection.check(self._answer_within)  # is it the container, or the engine?
-            self._doubt(entry["Id"])
-            return from_list(entry)
-
-    def _resolve(self) -> dict[str, str]:
-        return {tag: self._image_id(tag) for tag in sorted(self._wanted())}
-
-    def _image_id(self, tag: str) -> str:
-        if not tag:
-            return UNKNOWN_IMAGE
-        try:
-            found = self._connection.inspect_image(tag)  # type: ignore[no-untyped-call]  # its stub has no types
-            return str(found["Id"])
-        except APIError as error:
-            if error.is_client_error():  # not there, or no name that an image can have
-                return UNKNOWN_IMAGE
-            raise
-
-    # --- what becomes of it
 
     def _fold(self, event: Mapping[str, Any]) -> None:
         if event.get("Type") == "image":
-            self._images_doubtful = True
+            self._images_outdated = True
             return
         actor = event.get("Actor") or {}
         container_id = actor.get("ID") or ""
         attributes = actor.get("Attributes") or {}
-        if self._sightings.get(container_id) is None and not is_of_compose(attributes):
+        if self._cache.get(container_id) is None and not is_service_container(attributes):
             return
         at = event.get("timeNano", 0) / 1e9
         match event.get("Action"):
             case "die":
-                # Told as it is: an inspection first would cost time, and might miss a quick restart.
-                self._tell(self._sightings.ended(container_id, int(attributes.get("exitCode") or 0), at))
-                self._doubt(container_id)
+                # Notify at once: an inspection first would take time, and might miss a quick restart.
+                exit_code = int(attributes.get("exitCode") or 0)
+                self._notify_changed(self._cache.fold_end(container_id, exit_code, at))
+                self._schedule_inspection(container_id)
             case "start":
                 self._fold_start(container_id, at)
             case "destroy":
-                self._doubtful.pop(container_id, None)
+                self._to_inspect.pop(container_id, None)
                 self._busy.pop(container_id, None)
                 self._remove(container_id)
             case _:
-                self._doubt(container_id)
+                self._schedule_inspection(container_id)
 
     def _fold_start(self, container_id: str, at: float) -> None:
         try:
-            seen = self._inspect(container_id, _LOOK)
-        except _BusyError:
-            self._tell(self._sightings.started_unseen(container_id, at))
-            self._doubt(container_id)
+            inspected = self._queries.inspect(container_id, _INSPECTION)
+        except ContainerBusyError:
+            self._notify_changed(self._cache.fold_start_without_inspection(container_id, at))
+            self._schedule_inspection(container_id)
             return
-        if seen is not None:
-            if seen.image not in self._images.values():
-                self._look_at_images()  # BuildKit makes images, and moves their tags, without an event
-            self._tell(self._sightings.started(seen, at))
-        if self._sightings.get(container_id) != seen:
-            self._doubt(container_id)
+        if inspected is not None:
+            if inspected.image not in self._images.values():
+                self._inspect_images()  # BuildKit makes images, and moves their tags, without an event
+            self._notify_changed(self._cache.fold_start(inspected, at))
+        if self._cache.get(container_id) != inspected:
+            self._schedule_inspection(container_id)
+
+    # --- inspections
+
+    def _inspect_listed(self, entry: Mapping[str, Any]) -> Container | None:
+        try:
+            return self._queries.inspect(entry["Id"], _INSPECTION)
+        except ContainerBusyError:
+            self._connection.check_alive(self._answer_within)  # raises if the engine itself does not answer
+            self._schedule_inspection(entry["Id"])
+            return from_list(entry)
 
     def _refresh(self, refresh: RefreshRequested) -> None:
-        self._waiting.append(refresh)
-        listed = self._list(f"{PROJECT_LABEL}={refresh.project}")
-        for container_id in {entry["Id"] for entry in listed} | self._sightings.of_project(refresh.project):
-            self._doubt(container_id)
+        self._open_refreshes.append(refresh)
+        listed = self._queries.list_containers(f"{PROJECT_LABEL}={refresh.project}")
+        for container_id in {entry["Id"] for entry in listed} | self._cache.ids_of_project(refresh.project):
+            self._schedule_inspection(container_id)
 
-    def _doubt(self, container_id: str) -> None:
-        self._doubtful.setdefault(container_id, time.monotonic())
+    def _schedule_inspection(self, container_id: str) -> None:
+        self._to_inspect.setdefault(container_id, time.monotonic())
 
-    def _settle(self) -> None:
-        """Inspect what is doubtful once the events at hand are folded, or cannot be waited for any longer."""
-        for container_id, since in list(self._doubtful.items()):
-            overdue = time.monotonic() - since >= _EVENTS_UNDER_WAY
-            quiet = self._inbox.empty()
-            # What is in the inbox did arrive, however late this thread comes to it.
-            if (overdue or quiet) and self._settled(container_id, overdue and quiet):
-                del self._doubtful[container_id]
-        if not self._doubtful:
-            for refresh in self._waiting:
+    def _inspect_scheduled(self) -> None:
+        """Make the due inspections once all received events are folded, or after the longest event delay."""
+        for container_id, since in list(self._to_inspect.items()):
+            overdue = time.monotonic() - since >= _EVENT_DELAY
+            quiet = self._messages.empty()
+            # Queued messages have arrived, however late this thread processes them.
+            if (overdue or quiet) and self._inspect_now(container_id, overdue=overdue and quiet):
+                del self._to_inspect[container_id]
+        if not self._to_inspect:
+            for refresh in self._open_refreshes:
                 if refresh.then is not None:
                     self._call_soon(refresh.then)
-            self._waiting.clear()
-        if self._images_doubtful and self._inbox.empty():
-            self._look_at_images()
+            self._open_refreshes.clear()
+        if self._images_outdated and self._messages.empty():
+            self._inspect_images()
 
-    def _look_at_images(self) -> None:
-        self._images_doubtful = False
-        images = self._resolve()
-        if images != self._images:
-            self._images = images
-            self._call_soon(partial(self._listener.images, dict(images)))
-
-    def _settled(self, container_id: str, overdue: bool) -> bool:
+    def _inspect_now(self, container_id: str, *, overdue: bool) -> bool:
+        """Inspect a container; return False if the inspection must be repeated."""
         try:
-            seen = self._inspect(container_id, _GLANCE)
-        except _BusyError:
-            return self._given_up(container_id)
+            inspected = self._queries.inspect(container_id, _QUICK_INSPECTION)
+        except ContainerBusyError:
+            return self._give_up_on_stuck(container_id)
         self._busy.pop(container_id, None)
-        if seen is None:
-            known = self._sightings.get(container_id)
+        if inspected is None:
+            known = self._cache.get(container_id)
             if known is not None and known.running and not overdue:
-                return False  # how it ended is about to be told
+                return False  # the die event, with the exit code, is still to come
             self._remove(container_id)
             return True
-        if self._sightings.ahead(seen) and not overdue:
+        if self._cache.is_ahead(inspected) and not overdue:
             return False
-        self._tell(self._sightings.inspected(seen))
+        self._notify_changed(self._cache.fold_inspection(inspected))
         return True
 
-    def _given_up(self, container_id: str) -> bool:
+    def _give_up_on_stuck(self, container_id: str) -> bool:
+        """Return whether inspections of a container have failed for too long to go on."""
         now = time.monotonic()
-        self._doubtful[container_id] = now  # let the events at hand go first again
-        if now - self._busy.setdefault(container_id, now) < _STUCK:
+        self._to_inspect[container_id] = now  # received events come first again
+        if now - self._busy.setdefault(container_id, now) < _STUCK_AFTER:
             return False
         del self._busy[container_id]
-        log.warning("the Docker Engine says nothing of container %s; restart the engine", container_id[:12])
+        log.warning(
+            "cannot inspect container %s: the Docker Engine gives no answer; restart the engine",
+            container_id[:12],
+        )
         return True
 
-    def _remove(self, container_id: str) -> None:
-        if self._sightings.gone(container_id):
-            self._call_soon(partial(self._listener.gone, container_id))
+    def _inspect_images(self) -> None:
+        self._images_outdated = False
+        images = self._queries.image_ids(self._wanted_tags())
+        if images != self._images:
+            self._images = images
+            self._call_soon(partial(self._listener.images_changed, dict(images)))
 
-    def _tell(self, told: Iterable[Container]) -> None:
-        for container in told:
-            self._call_soon(partial(self._listener.changed, container))
+    # --- notifications
+
+    def _remove(self, container_id: str) -> None:
+        if self._cache.remove(container_id):
+            self._call_soon(partial(self._listener.container_removed, container_id))
+
+    def _notify_changed(self, containers: Iterable[Container]) -> None:
+        for container in containers:
+            self._call_soon(partial(self._listener.container_changed, container))

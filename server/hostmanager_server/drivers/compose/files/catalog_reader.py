@@ -18,7 +18,7 @@ from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 SEPARATOR = ":"
 
 # What a file looked like: modification time (ns), size (bytes), inode; None: it was not there.
-Look = tuple[int, int, int] | None
+FileState = tuple[int, int, int] | None
 
 
 class CatalogReader:
@@ -47,7 +47,7 @@ class CatalogReader:
         self._working_dir = working_dir
         self._environ = environ
         self._last_good: dict[tuple[str, ...], Project] = {}
-        self._looks: dict[Path, Look] = {}
+        self._file_states: dict[Path, FileState] = {}
         self.program: ComposeProgram | None = None
         self.program_problem = ""
 
@@ -55,7 +55,7 @@ class CatalogReader:
         """What the files say now. A file that cannot be used keeps the project that it last had."""
         inputs = [file for files in self._projects for file in input_files(files, environ=self._environ)]
         # Taken before the files are read: what changes meanwhile differs from it.
-        self._looks = {file: _look(file) for file in inputs}
+        self._file_states = {file: _file_state(file) for file in inputs}
         problems: dict[str, tuple[Problem, ...]] = {}
         try:
             program = find_program(self._option, working_dir=self._working_dir, environ=self._environ)
@@ -68,7 +68,7 @@ class CatalogReader:
             for files in self._projects:
                 problems[files[0]] = self._read(program, files)
         projects = tuple(project for files in self._projects if (project := self._last_good.get(files)))
-        return Catalog(self._prefix, projects, _with_doubles(projects, problems))
+        return Catalog(self._prefix, projects, _with_duplicate_warnings(projects, problems))
 
     def _read(self, program: ComposeProgram, files: tuple[str, ...]) -> tuple[Problem, ...]:
         try:
@@ -79,12 +79,12 @@ class CatalogReader:
         return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
 
     def check(self) -> None:
-        """Look again at who may change what the last catalog was read from, before compose reads it again.
+        """Check again who may change what the last catalog was read from, before compose reads it again.
 
         Raises ComposeError where that is refused.
         """
         if self._trust.refuses:
-            self._check(self._looks)
+            self._check(self._file_states)
 
     def _check(self, files: Iterable[Path]) -> list[str]:
         found: dict[str, None] = {}
@@ -99,9 +99,9 @@ class CatalogReader:
 
     def watch(self, files: FileWatch) -> bool:
         """Watch all that the last catalog was read from. Whether something has changed since it was read."""
-        looks = self._looks
-        files.watch(looks)
-        return any(_look(file) != look for file, look in looks.items())
+        states = self._file_states
+        files.watch(states)
+        return any(_file_state(file) != state for file, state in states.items())
 
 
 def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
     return tuple(str(working_dir / part) for part in entry.split(SEPARATOR) if part)
 
 
-def _with_doubles(
+def _with_duplicate_warnings(
     projects: Sequence[Project], problems: dict[str, tuple[Problem, ...]]
 ) -> dict[str, tuple[Problem, ...]]:
     """The problems, with a warning for each service whose name another file has taken."""
@@ -127,7 +127,7 @@ def _with_doubles(
     return problems
 
 
-def _look(file: Path) -> Look:
+def _file_state(file: Path) -> FileState:
     try:
         status = file.stat()
     except OSError:

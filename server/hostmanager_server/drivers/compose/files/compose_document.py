@@ -70,7 +70,7 @@ def load_document(text: str | bytes) -> object:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenCollection:
     """A collection whose end is still to come: its anchor, the values and the levels in it up to here."""
 
     anchor: str | None
@@ -85,10 +85,10 @@ class _Open:
 def check_bounds(events: Iterable[Any]) -> None:
     """Follow the parser's events. Raises BoundsError where the document exceeds the limits."""
     complete: dict[str, tuple[int, int]] = {}
-    stack = [_Open(None)]
+    stack = [_OpenCollection(None)]
     for event in events:
         if isinstance(event, yaml.CollectionStartEvent):
-            stack.append(_Open(event.anchor))
+            stack.append(_OpenCollection(event.anchor))
             complete.pop(event.anchor or "", None)
             if len(stack) - 1 > MAX_DEPTH:
                 raise _too_deep(event)

@@ -20,7 +20,7 @@ _EVENTS = (
     flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB
     | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 )  # fmt: skip
-_OF_THE_FOLDER = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNMOUNT
+_FOLDER_EVENTS = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNMOUNT
 
 
 class FileWatch:
@@ -46,10 +46,10 @@ class FileWatch:
             try:
                 self._inotify = INotify()
             except OSError as error:
-                self._say(error)
+                self._report_problem(error)
                 return
             self._poller.watch(self._inotify.fileno(), self._read)
-        self._place()
+        self._place_watches()
 
     def close(self) -> None:
         """Watch nothing any more, and call back no more."""
@@ -62,13 +62,13 @@ class FileWatch:
             self._inotify = None
         self._names.clear()
 
-    def _place(self) -> None:
+    def _place_watches(self) -> None:
         """Have a watch on each folder that there is something to be seen in."""
         if self._inotify is None:
             return
         wanted: dict[Path, set[str]] = {}
         for path in self._paths:
-            for folder, name in _to_be_watched(path):
+            for folder, name in _watched_folders(path):
                 wanted.setdefault(folder, set()).add(name)
         before, self._names = self._names, {}
         for folder, names in wanted.items():
@@ -76,7 +76,7 @@ class FileWatch:
                 watch = self._inotify.add_watch(folder, _EVENTS)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone since, of which its parent tells
-                    self._say(error)
+                    self._report_problem(error)
                 continue
             self._names.setdefault(watch, set()).update(names)
         for watch in set(before) - set(self._names):
@@ -89,23 +89,23 @@ class FileWatch:
         assert self._inotify is not None
         matters = False
         for event in self._inotify.read(timeout=0):
-            if event.mask & (flags.Q_OVERFLOW | _OF_THE_FOLDER):
+            if event.mask & (flags.Q_OVERFLOW | _FOLDER_EVENTS):
                 matters = matters or event.wd in self._names or event.wd < 0
             else:
                 matters = matters or event.name in self._names.get(event.wd, ())
         if not matters:
             return
-        self._place()  # a folder may have come or gone, a link may lead elsewhere
+        self._place_watches()  # a folder may have come or gone, a link may lead elsewhere
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._poller.call_later(SETTLE, self._settled)
 
     def _settled(self) -> None:
         self._timer = None
-        self._place()
+        self._place_watches()
         self._changed()
 
-    def _say(self, error: OSError) -> None:
+    def _report_problem(self, error: OSError) -> None:
         if not self.problem:
             self.problem = (
                 f"changes of compose files are noticed on a reload only ({error.strerror}): "
@@ -114,7 +114,7 @@ class FileWatch:
             log.warning("%s", self.problem)
 
 
-def _to_be_watched(path: Path) -> set[tuple[Path, str]]:
+def _watched_folders(path: Path) -> set[tuple[Path, str]]:
     """Each folder in which a change may make the path lead to another file, with the name that matters there:
     its own, those of the links that it leads through, and of folders on the way that do not exist."""
     found: set[tuple[Path, str]] = set()

@@ -22,17 +22,17 @@ _ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
 
 
 @dataclass(slots=True)
-class Inputs:
+class ComposeInputs:
     """What was found: `files`, which may not exist yet, and the services that have an `env_file`."""
 
     files: set[Path] = field(default_factory=set)
     with_env_file: set[str] = field(default_factory=set)
 
 
-def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> Inputs:
+def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> ComposeInputs:
     """Every file whose change may change what the project of these compose files is: the files themselves,
     what they include and extend, env files. Never raises: of what cannot be read nothing is known."""
-    search = _Search(environ, Inputs())
+    search = _Search(environ, ComposeInputs())
     folder = Path(files[0]).parent
     search.project([Path(file) for file in files], folder, None)
     return search.found
@@ -44,7 +44,7 @@ def input_files(files: Sequence[str], *, environ: Mapping[str, str]) -> frozense
 
 
 class _Search:
-    def __init__(self, environ: Mapping[str, str], found: Inputs) -> None:
+    def __init__(self, environ: Mapping[str, str], found: ComposeInputs) -> None:
         self._environ = environ
         self.found = found
 
@@ -68,7 +68,7 @@ class _Search:
         document = _read_yaml(file)
         if not isinstance(document, dict):
             return
-        for include in _listed(document.get("include")):
+        for include in _as_list(document.get("include")):
             self._include(include, folder, variables)
         services = document.get("services")
         for name, service in services.items() if isinstance(services, dict) else ():
@@ -87,7 +87,7 @@ class _Search:
     def _service(
         self, name: str, service: dict[str, Any], folder: Path, variables: Mapping[str, str]
     ) -> None:
-        for entry in _listed(service.get("env_file")):
+        for entry in _as_list(service.get("env_file")):
             self.found.with_env_file.add(name)
             path = entry.get("path") if isinstance(entry, dict) else entry
             self.found.files.update(_paths(path, folder, variables))
@@ -100,12 +100,12 @@ class _Search:
             self.found.with_env_file.add(name)
 
 
-def _listed(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _paths(value: object, folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
-    for entry in _listed(value):
+    for entry in _as_list(value):
         if isinstance(entry, str) and (text := interpolate(entry, variables)):
             yield folder / Path(text).expanduser() if text.startswith("~") else folder / text
 

@@ -41,9 +41,9 @@ def read_project(
     if any(isinstance(s, dict) and s.get("profiles") for s in services.values()):
         active = set(config("--services", all_profiles=False).split())
     hashes = _hashes(config("--hash", "*", all_profiles=True))
-    unsure = _of_unsure_hash(program, services, files, environ)
+    unstable = _services_of_unstable_hash(program, services, files, environ)
     specs = {
-        str(service): _spec(program, name, files, str(service), each, hashes, unsure)
+        str(service): _spec(program, name, files, str(service), each, hashes, unstable)
         for service, each in services.items()
         if isinstance(each, dict)
     }
@@ -57,7 +57,7 @@ def _spec(
     name: str,
     service: dict[str, Any],
     hashes: Mapping[str, str],
-    unsure: frozenset[str],
+    unstable: frozenset[str],
 ) -> ServiceSpec:
     built = service.get("build") is not None
     joint = "_" if program.legacy else "-"
@@ -68,7 +68,7 @@ def _spec(
         image=str(service.get("image") or f"{project}{joint}{name}"),
         replicas=_replicas(service),
         depends_on=tuple(sorted(map(str, service.get("depends_on") or ()))),
-        config_hash="" if name in unsure else hashes.get(name, ""),
+        config_hash="" if name in unstable else hashes.get(name, ""),
         # An image that has no name in the file is in no registry: what one has by that name is another.
         pull_policy=_pull_policy(service.get("pull_policy")) if service.get("image") else PullPolicy.BUILD,
         built=built,
@@ -100,7 +100,7 @@ def _hashes(text: str) -> dict[str, str]:
     return {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) == 2}
 
 
-def _of_unsure_hash(
+def _services_of_unstable_hash(
     program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
 ) -> frozenset[str]:
     """Services whose hash may differ from that on their containers although nothing was changed. Seen of
@@ -154,11 +154,11 @@ def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str]
     except OSError as error:
         raise ComposeError(f"cannot run {argv[0]}: {error.strerror}: {error.filename}") from error
     if done.returncode != 0:
-        raise ComposeError(_complaint(done.stderr) or f"compose ended with code {done.returncode}")
+        raise ComposeError(_error_message(done.stderr) or f"compose ended with code {done.returncode}")
     return done.stdout
 
 
-def _complaint(text: str) -> str:
+def _error_message(text: str) -> str:
     """What compose has to say, in one line, without its warnings when it says anything else."""
     warnings, errors = [], []
     for line in text.splitlines():
@@ -169,5 +169,5 @@ def _complaint(text: str) -> str:
             warnings.append(match[2].replace('\\"', '"'))
         else:
             errors.append(match[2].replace('\\"', '"'))
-    said = [line for line in errors if line] or warnings
-    return " ".join(said)
+    messages = [line for line in errors if line] or warnings
+    return " ".join(messages)

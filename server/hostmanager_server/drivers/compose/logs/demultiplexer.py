@@ -27,7 +27,7 @@ class Source(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class LogMessage:
     """One message of the log: a line with its line end, or a part of a long one, all of which have one time.
     `at` as the engine wrote it: RFC 3339 with nine digits of the second, so that later ones are greater as
     texts, too; empty for what goes on with the message before."""
@@ -58,41 +58,41 @@ class Demultiplexer:
 
     def __init__(self, *, tty: bool) -> None:
         self._tty = tty
-        self._held = bytearray()
+        self._pending = bytearray()
         self._stamp = b""  # of the terminal's line that is being read; empty: it has not begun
 
-    def feed(self, chunk: bytes) -> list[Message]:
+    def feed(self, chunk: bytes) -> list[LogMessage]:
         """The messages that are whole now."""
-        self._held += chunk
+        self._pending += chunk
         return list(self._lines() if self._tty else self._frames())
 
-    def _frames(self) -> Iterator[Message]:
-        held, start = self._held, 0
-        while len(held) - start >= _HEADER:
-            length = int.from_bytes(held[start + 4 : start + _HEADER], "big")
+    def _frames(self) -> Iterator[LogMessage]:
+        pending, start = self._pending, 0
+        while len(pending) - start >= _HEADER:
+            length = int.from_bytes(pending[start + 4 : start + _HEADER], "big")
             stop = start + _HEADER + length
-            if len(held) < stop:
+            if len(pending) < stop:
                 break
-            data = bytes(held[start + _HEADER : stop])
+            data = bytes(pending[start + _HEADER : stop])
             stamp = _stamp(data)
-            source = _SOURCES.get(held[start], Source.STDOUT)
-            yield Message(_time(stamp), source, data.removeprefix(stamp))
+            source = _SOURCES.get(pending[start], Source.STDOUT)
+            yield LogMessage(_time(stamp), source, data.removeprefix(stamp))
             start = stop
-        del held[:start]
+        del pending[:start]
 
-    def _lines(self) -> Iterator[Message]:
-        held, start = self._held, 0
-        while (stop := held.find(b"\n", start)) >= 0:
-            yield self._piece(bytes(held[start : stop + 1]))
+    def _lines(self) -> Iterator[LogMessage]:
+        pending, start = self._pending, 0
+        while (stop := pending.find(b"\n", start)) >= 0:
+            yield self._piece(bytes(pending[start : stop + 1]))
             start = stop + 1
-        del held[:start]
+        del pending[:start]
         # A line may never end. What is kept back may be the beginning of a stamp.
-        if len(held) > LONGEST_LINE + _LONGEST_STAMP:
-            piece = bytes(held[:-_LONGEST_STAMP])
-            del held[:-_LONGEST_STAMP]
+        if len(pending) > LONGEST_LINE + _LONGEST_STAMP:
+            piece = bytes(pending[:-_LONGEST_STAMP])
+            del pending[:-_LONGEST_STAMP]
             yield self._piece(piece)
 
-    def _piece(self, data: bytes) -> Message:
+    def _piece(self, data: bytes) -> LogMessage:
         """A line of a terminal, or what there is of one. The engine puts the time of its beginning before
         each of the parts in which it keeps a long line."""
         begins = not self._stamp
@@ -102,7 +102,7 @@ class Demultiplexer:
         text = data.replace(self._stamp, b"") if self._stamp else data
         if data.endswith(b"\n"):
             self._stamp = b""
-        return Message(at, Source.COMBINED, text)
+        return LogMessage(at, Source.COMBINED, text)
 
 
 def _stamp(data: bytes) -> bytes:
@@ -119,13 +119,13 @@ def _time(stamp: bytes) -> str:
     return f"{second}.{fraction:0<9}Z"
 
 
-class LinesOf:
+class LineSplitter:
     """Makes lines of one container's messages; holds at most a part of a line for each output."""
 
     def __init__(self) -> None:
         self._assemblers: dict[Source, LineAssembler] = {}
 
-    def feed(self, message: Message) -> list[OutputLine]:
+    def feed(self, message: LogMessage) -> list[OutputLine]:
         """The lines that are complete now."""
         assembler = self._assemblers.setdefault(message.source, LineAssembler())
         data = message.data

@@ -35,13 +35,13 @@ class LineBuffer:
             self._lines += batch
             self._size += size
         if first:
-            self._tell()
+            self._notify()
 
     def fail(self, error: LogsError) -> None:
         """There is no more to come. Returns at once."""
         with self._room:
             self._error = error
-        self._tell()
+        self._notify()
 
     async def take(self) -> LineBatch:
         """What has come, once there is something. Raises the error when there is nothing left before it."""
@@ -61,7 +61,7 @@ class LineBuffer:
             self._closed = True
             self._room.notify_all()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._filled.set)
         except RuntimeError:  # the loop is closed: nobody reads any more

@@ -13,16 +13,18 @@ import urllib3
 from docker.errors import APIError, DockerException
 
 from hostmanager_server.drivers.compose.engine.connection import Connection, explain
-from hostmanager_server.drivers.compose.logs.cursor import Fresh, Place
-from hostmanager_server.drivers.compose.logs.demultiplexer import Demultiplexer, LinesOf, LogsError
+from hostmanager_server.drivers.compose.logs.cursor import LogCursor, RepeatFilter
+from hostmanager_server.drivers.compose.logs.demultiplexer import Demultiplexer, LineSplitter, LogsError
 from hostmanager_server.drivers.compose.logs.line_buffer import LineBatch, LineBuffer
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _THREAD = "hm-logs"
-_BATCH = 500  # lines
+_BATCH_LINES = 500  # lines
 _BATCH_SIZE = 64 * 1024  # characters
-_CALL_WITHIN = 10.0  # s for the engine to begin an answer
-_AGAIN = 0.2  # s before a container that still runs is asked again, and between looks at threads that end
+_CALL_TIMEOUT = 10.0  # s for the engine to begin an answer
+_RETRY_DELAY = (
+    0.2  # s before a container that still runs is asked again, and between request_count at threads that end
+)
 _BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -45,37 +47,37 @@ async def read_logs(
     at a time. Raises LogsError. To be closed (`aclose`) when it is left before its end.
     """
     ids = await anext(containers, ())
-    places: dict[str, Place] = {}
+    cursors: dict[str, LogCursor] = {}
     for index, container in enumerate(ids):
         share = (lines + len(ids) - 1 - index) // len(ids)  # together they have what was asked for
-        place = places[container] = Place(tail=max(1, share))  # one tells where to go on from
-        async for batch in _so_far(connect, container, place, threads, whole=not follow):
+        cursor = cursors[container] = LogCursor(tail=max(1, share))  # one tells where to go on from
+        async for batch in _existing_output(connect, container, cursor, threads, whole=not follow):
             if share:
                 yield batch
-        place.tail = None
+        cursor.tail = None
         if not share:
-            place.lines = LinesOf()
+            cursor.lines = LineSplitter()
     if not follow:
         return
-    followers = _Followers(connect, places)
+    followers = _Followers(connect, cursors)
     change = asyncio.ensure_future(_next(containers))
-    news = asyncio.ensure_future(followers.lines.take())
+    new_lines = asyncio.ensure_future(followers.lines.take())
     try:
-        followers.look(ids)
+        followers.follow(ids)
         while True:
-            await asyncio.wait({change, news}, return_when=asyncio.FIRST_COMPLETED)
-            if news.done():
-                yield news.result()
-                news = asyncio.ensure_future(followers.lines.take())
+            await asyncio.wait({change, new_lines}, return_when=asyncio.FIRST_COMPLETED)
+            if new_lines.done():
+                yield new_lines.result()
+                new_lines = asyncio.ensure_future(followers.lines.take())
             if change.done():
                 current = change.result()
                 if current is None:
                     return
-                followers.look(current)
+                followers.follow(current)
                 change = asyncio.ensure_future(_next(containers))
     finally:
         change.cancel()
-        news.cancel()
+        new_lines.cancel()
         await followers.close()
 
 
@@ -83,12 +85,12 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
     return await anext(containers, None)
 
 
-async def _so_far(
-    connect: ConnectForLogs, container: str, place: Place, threads: Executor | None, *, whole: bool
+async def _existing_output(
+    connect: ConnectForLogs, container: str, cursor: LogCursor, threads: Executor | None, *, whole: bool
 ) -> AsyncIterator[LineBatch]:
     """What the container has written up to now."""
     loop = asyncio.get_running_loop()
-    request = _Request(connect, container, place, follow=False, whole=whole)
+    request = _Request(connect, container, cursor, follow=False, whole=whole)
     try:
         while (batch := await loop.run_in_executor(threads, request.next_batch)) is not None:
             if batch:
@@ -104,11 +106,11 @@ class _Request:
     """
 
     def __init__(
-        self, connect: ConnectForLogs, container: str, place: Place, *, follow: bool, whole: bool
+        self, connect: ConnectForLogs, container: str, cursor: LogCursor, *, follow: bool, whole: bool
     ) -> None:
         self._connect = connect
         self._container = container
-        self._place = place
+        self._cursor = cursor
         self._follow = follow
         self._whole = whole
         self._lock = threading.Lock()
@@ -141,28 +143,28 @@ class _Request:
                 self._connection = connection
                 if self._closed:
                     return
-            place = self._place
-            fresh = Fresh(place)
-            found = connection.inspect(self._container, _CALL_WITHIN)
+            cursor = self._cursor
+            is_new = RepeatFilter(cursor)
+            found = connection.inspect(self._container, _CALL_TIMEOUT)
             stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
             whole = self._whole or not found["State"]["Running"]
             batch: LineBatch = []
             size = 0
-            for chunk in connection.output(
-                self._container, follow=self._follow, tail=place.tail, since=place.at, within=_CALL_WITHIN
+            for chunk in connection.stream_output(
+                self._container, follow=self._follow, tail=cursor.tail, since=cursor.at, within=_CALL_TIMEOUT
             ):
                 for message in stream.feed(chunk):
-                    if fresh(message):
-                        batch += (taken := place.take(message))
+                    if is_new(message):
+                        batch += (taken := cursor.take(message))
                         size += sum(len(line.text) for line in taken)
-                    if len(batch) >= _BATCH or size >= _BATCH_SIZE:
+                    if len(batch) >= _BATCH_LINES or size >= _BATCH_SIZE:
                         yield batch
                         batch, size = [], 0
                 if batch and self._follow:
                     yield batch
                     batch, size = [], 0
             if whole:
-                batch += place.lines.flush()
+                batch += cursor.lines.flush()
             yield batch
         finally:
             connection.close()
@@ -171,36 +173,38 @@ class _Request:
 class _Followers:
     """A thread for each container that is followed, all into one mailbox. Belongs to the event loop."""
 
-    def __init__(self, connect: ConnectForLogs, places: dict[str, Place]) -> None:
+    def __init__(self, connect: ConnectForLogs, cursors: dict[str, LogCursor]) -> None:
         self._connect = connect
-        self._places = places
+        self._cursors = cursors
         self.lines = LineBuffer()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._requests: dict[str, _Request] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._followed: set[str] = set()  # by a thread that has not decided to end
-        self._looks: dict[str, int] = {}  # how many, which may be because it runs again
+        self._follow_requests: dict[str, int] = {}  # how many, which may be because it runs again
 
-    def look(self, containers: Sequence[str]) -> None:
+    def follow(self, containers: Sequence[str]) -> None:
         """Follow each of these that is not followed: a new one, or one that has ended and may run again."""
-        self._forget_all_but(containers)
+        self._forget_removed(containers)
         for container in containers:
             with self._lock:
-                self._looks[container] = self._looks.get(container, 0) + 1
+                self._follow_requests[container] = self._follow_requests.get(container, 0) + 1
                 if container in self._followed:
                     continue
                 self._followed.add(container)
-            place = self._places.setdefault(container, Place())
-            thread = threading.Thread(target=self._follow, args=(container, place), name=_THREAD, daemon=True)
+            cursor = self._cursors.setdefault(container, LogCursor())
+            thread = threading.Thread(
+                target=self._follow, args=(container, cursor), name=_THREAD, daemon=True
+            )
             self._threads[container] = thread
             thread.start()
 
-    def _forget_all_but(self, containers: Sequence[str]) -> None:
+    def _forget_removed(self, containers: Sequence[str]) -> None:
         """Those that are gone do not come back."""
         with self._lock:
-            for container in set(self._looks) - set(containers) - self._followed:
-                for known in (self._looks, self._requests, self._threads, self._places):
+            for container in set(self._follow_requests) - set(containers) - self._followed:
+                for known in (self._follow_requests, self._requests, self._threads, self._cursors):
                     known.pop(container, None)
 
     async def close(self) -> None:
@@ -212,28 +216,28 @@ class _Followers:
         for request in requests_:
             request.close()
         while any(thread.is_alive() for thread in self._threads.values()):  # noqa: ASYNC110  # none tells
-            await asyncio.sleep(_AGAIN / 20)
+            await asyncio.sleep(_RETRY_DELAY / 20)
 
     # --- on a container's thread
 
-    def _follow(self, container: str, place: Place) -> None:
+    def _follow(self, container: str, cursor: LogCursor) -> None:
         name_this_thread(_THREAD)
         try:
             while not self._closing.is_set():
                 with self._lock:
-                    looks = self._looks[container]
-                self._follow_once(container, place)
-                if not self._closing.wait(_AGAIN) and self._runs(container):
+                    request_count = self._follow_requests[container]
+                self._follow_once(container, cursor)
+                if not self._closing.wait(_RETRY_DELAY) and self._runs(container):
                     continue
                 with self._lock:
-                    if self._looks[container] == looks:
+                    if self._follow_requests[container] == request_count:
                         self._followed.discard(container)
                         return  # should it be started again, somebody will `look`
         except LogsError as error:
             self.lines.fail(error)
 
-    def _follow_once(self, container: str, place: Place) -> None:
-        request = _Request(self._connect, container, place, follow=True, whole=True)
+    def _follow_once(self, container: str, cursor: LogCursor) -> None:
+        request = _Request(self._connect, container, cursor, follow=True, whole=True)
         with self._lock:
             self._requests[container] = request
         if self._closing.is_set():
@@ -246,7 +250,7 @@ class _Followers:
         try:
             connection = self._connect()
             try:
-                return bool(connection.inspect(container, _CALL_WITHIN)["State"]["Running"])
+                return bool(connection.inspect(container, _CALL_TIMEOUT)["State"]["Running"])
             finally:
                 connection.close()
         except _FAILURES:

@@ -72,16 +72,16 @@ class ProgressBoard:
             self._version += 1
             self._images[image.image] = image
             self._versions[image.image] = self._version
-        self._tell()
+        self._notify()
         return True
 
     def finish(self) -> None:
         """There is no more to come."""
         with self._lock:
             self._over = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._lock:
             listeners = list(self._listeners)
         for listener in listeners:
