@@ -142,7 +142,7 @@ class FakeEngine:
         return self.pull, joined
 
     async def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
     ) -> AsyncGenerator[list[OutputLine], None]:
         """A line for each container, in the order in which they come."""
         async for ids in containers:

@@ -76,7 +76,7 @@ class DockerEngine(Protocol):
         self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
     ) -> str: ...
     def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
     ) -> AsyncGenerator[list[OutputLine], None]: ...
 
 

@@ -78,7 +78,7 @@ class LogRpcs:
             raise not_operable(spec.instance_id, spec.problem)
         if problem := await self._context.engine_problem():
             raise engine_unusable(problem)
-        batches = engine.read_logs(self._containers(spec.instance_id), lines, follow)
+        batches = engine.read_logs(self._containers(spec.instance_id), lines, follow=follow)
         try:
             async with aclosing(batches):
                 async for batch in batches:

@@ -146,7 +146,7 @@ def test_a_call_that_fails_is_halved_until_it_is_known_whose_fault_it_was() -> N
         assert harness.event_kinds(name) == ["Started", "Ready"]
     failed = harness.event("bad", StartFailed)
     assert isinstance(failed, StartFailed)
-    assert "no such image for bad; image 'no-such:1' is not there" in failed.why
+    assert "no such image for bad; image 'no-such:1' does not exist" in failed.why
 
 
 def test_one_that_cannot_start_among_some_that_can_is_alone_to_fail() -> None:

@@ -1,4 +1,4 @@
-"""What clients may have done with the engine, apart from the services that are driven."""
+"""Access to the Docker Engine for client requests: logs, image pulls, removal of orphans."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ _LOG_THREADS = 16
 
 
 class EngineAccess:
-    """Calls may come from any thread, and block, unless they say otherwise."""
+    """The engine's functions for clients, apart from the services that the driver runs.
+
+    Methods are thread-safe, and block unless their docstring says otherwise.
+    """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._puller = Puller(connect)
         self._remover = ContainerRemover(connect)
-        # An engine that does not answer holds these up, and nothing else.
+        # An engine that does not answer blocks these threads, and nothing else.
         self._log_threads = ThreadPoolExecutor(_LOG_THREADS, "hm-logs", name_this_thread, ("hm-logs",))
 
     def problem(self) -> str:
-        """Why the engine cannot be used; empty when it can."""
+        """Return why the engine cannot be used; empty when usable."""
         try:
             self._connect().close()
         except (DockerException, requests.RequestException, OSError) as error:
@@ -40,7 +43,7 @@ class EngineAccess:
 
     @property
     def pulling(self) -> bool:
-        """Whether there is a pull to join. Returns at once."""
+        """Whether a pull runs that callers can join. Returns at once."""
         return self._puller.running()
 
     def join_pull(
@@ -56,13 +59,13 @@ class EngineAccess:
         return await self._remover.remove(container_id, stop_timeout, is_orphan)
 
     def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
     ) -> AsyncGenerator[list[OutputLine], None]:
-        """See logs.read_logs. To be iterated on an event loop."""
-        return read_logs(self._connect, containers, lines, follow, self._log_threads)
+        """See logs.reader.read_logs. Iterate on an event loop."""
+        return read_logs(self._connect, containers, lines, follow=follow, threads=self._log_threads)
 
     def close(self) -> None:
-        """Stop what runs. Blocks until it has ended."""
+        """Stop running pulls and removals; block until they have ended."""
         self._puller.close()
         self._remover.close()
         self._log_threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,8 @@
-"""The driver of docker compose services."""
+"""The driver of docker compose services.
+
+The driver compares two sources: the engine watch says what runs, the catalog says what the compose files
+define. Compose is called only to start, stop and remove containers.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,9 @@ from hostmanager_server.drivers.exec.readiness import Prober
 
 
 class ComposeDriver:
-    """Runs the services of the managed compose files; see `ServiceDriver` for the contract.
+    """The services of the managed compose files; see `ServiceDriver` for the contract.
 
-    What is comes from the engine's watch, what is wanted from the catalog; compose is called to act.
-    `make_watch` is given the listener and the way onto the supervisor's thread.
+    `make_watch` gets the listener and the way to run a callback on the supervisor thread.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class ComposeDriver:
         self._containers: dict[str, Container] = {}
         self._by_service: dict[Key, dict[str, None]] = {}  # ids of containers
         self._image_ids: Mapping[str, str] = {}
-        self._engine_problem = NOT_YET_OBSERVED  # why the engine cannot be asked; empty: it can
+        self._engine_problem = NOT_YET_OBSERVED  # why the engine cannot be used; empty: usable
         self._survey = Survey()
 
     # --- ServiceDriver
@@ -121,20 +124,20 @@ class ComposeDriver:
             self._queue.request(task, service)
 
     def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
-        """See `Driver.stop`. The compose file says which signal comes first, and when KILL follows."""
+        """See `Driver.stop`. The compose file sets the first signal and the time until KILL."""
         service = self._services.get(run.instance_id)
         if service is not None and service.run is None and service.restarting:
             service.begin_stop_of_restarting(run)
         if service is None or service.run != run or service.stopping:
             return
         if self._queue.withdraw(service) and service.waits_for_compose:
-            service.fail_launch(run, "stopped before it was begun")
+            service.fail_launch(run, "stopped before compose was called")
         else:
             service.stopping = True
             self._queue.request(ComposeTask.REMOVE, service)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """See `Driver.adopt`. Services are found by `follow`, whoever started them."""
+        """See `Driver.adopt`. `follow` finds running services, including those of an earlier daemon."""
         return []
 
     def disown(self) -> None:
@@ -147,7 +150,7 @@ class ComposeDriver:
         self._watch.close()
 
     def close(self) -> None:
-        """See `Driver.close`. Calls under way are ended."""
+        """See `Driver.close`. Running calls of compose are killed."""
         self.disown()
         self._calls.close()
         self._prober.close()
@@ -155,7 +158,7 @@ class ComposeDriver:
     # --- EngineListener
 
     def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
-        """In touch with the engine; this is all there is."""
+        """See `EngineListener.synced`."""
         self._engine_problem = ""
         self._containers = {}
         self._by_service = {}
@@ -167,12 +170,12 @@ class ComposeDriver:
         self._update_survey()
 
     def container_changed(self, container: Container) -> None:
-        """The newest facts of one container."""
+        """See `EngineListener.container_changed`."""
         self._store(container)
         self._update_services((container.project, container.service))
 
     def container_removed(self, container_id: str) -> None:
-        """A container was removed."""
+        """See `EngineListener.container_removed`."""
         container = self._containers.pop(container_id, None)
         if container is not None:
             key = (container.project, container.service)
@@ -180,7 +183,7 @@ class ComposeDriver:
             self._update_services(key)
 
     def images_changed(self, ids: Mapping[str, str]) -> None:
-        """Image tags mean something else than before."""
+        """See `EngineListener.images_changed`."""
         self._image_ids = ids
         if not self._engine_problem:
             for service in list(self._services.values()):
@@ -188,16 +191,16 @@ class ComposeDriver:
             self._update_survey()
 
     def engine_lost(self, why: str) -> None:
-        """The engine cannot be asked."""
+        """See `EngineListener.engine_lost`."""
         self._engine_problem = why
         for service in list(self._services.values()):
             service.lose_sight(why)
         self._update_survey()
 
-    # --- what others ask of it
+    # --- queries
 
     def is_orphan(self, container_id: str) -> bool:
-        """Whether the container is an orphan as far as is followed now."""
+        """Return whether the container is an orphan according to the latest facts."""
         return container_id in self._survey.orphans
 
     # --- facts
@@ -210,7 +213,7 @@ class ComposeDriver:
         return [self._containers[container_id] for container_id in self._by_service.get(key, ())]
 
     def _update_services(self, key: Key) -> None:
-        if self._engine_problem:  # `synced` is to come
+        if self._engine_problem:  # `synced` will update all services
             return
         for service in list(self._services.values()):
             if service.key == key:
@@ -247,11 +250,11 @@ class ComposeDriver:
     # --- calls of compose
 
     def _command_line(self, task: ComposeTask, services: Sequence[FollowedService]) -> list[str]:
-        """What to call compose with, for services of the same files. Raises ComposeError."""
+        """Return the compose command line for services of the same files; raise ComposeError."""
         program = self._reader.program
-        if program is None:  # it was there when the files were read
+        if program is None:  # the program disappeared after the files were read
             raise ComposeError(self._reader.program_problem)
-        if task is not ComposeTask.REMOVE:  # a stop has to task; it executes nothing that the files say
+        if task is not ComposeTask.REMOVE:  # a stop must always work, and executes nothing from the files
             self._reader.check()
         wanted = [service.wanted for service in services]
         names = [each.service for each in wanted]
@@ -259,25 +262,25 @@ class ComposeDriver:
             args = ["rm", "--stop", "--force", *names]
         elif task is ComposeTask.REMOVE_STOPPED:
             blocked = set().union(*(self._blocked_services(each) for each in wanted))
-            args = [
-                "rm",
-                "--force",
-                *(sorted(blocked) or names),
-            ]  # with no name it would be the whole project
+            # Without a name, `rm` would remove the whole project.
+            args = ["rm", "--force", *(sorted(blocked) or names)]
         else:
             options = ["--detach"]
-            # Compose would make anew what runs and what these depend on, had its definition changed. (With
-            # --no-deps it would not, but put another hash on the container than `config` tells.)
-            if task is ComposeTask.UP_MISSING or not any(
-                self._must_recreate(service) for service in services
-            ):
+            # Without --no-recreate, compose recreates running containers, and those of dependencies, whose
+            # definition has changed. (--no-deps would prevent that, but labels the container with another
+            # hash than `config` prints.)
+            recreate = task is ComposeTask.UP and any(self._must_recreate(service) for service in services)
+            if not recreate:
                 options.append("--no-recreate")
             args = ["up", *options, *names]
         return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
 
     def _blocked_services(self, wanted: ServiceSpec) -> set[str]:
-        """The services, itself or what it depends on, with a container that must go before it can start. Not
-        those with a paused one: `rm` of compose before 2.17.3 takes that for one that does not run."""
+        """Return this service and its dependencies, as far as an unstartable container blocks their start.
+
+        Services with a paused container are left out: `rm` of compose before 2.17.3 also removes paused
+        containers.
+        """
         found = set()
         for name in self._catalog.started_with(wanted):
             containers = self._containers_of((wanted.project, name))
@@ -286,7 +289,7 @@ class ComposeDriver:
         return found
 
     def _must_recreate(self, service: FollowedService) -> bool:
-        """Whether a container that has ended is to be made anew rather than started again."""
+        """Return whether a stopped container of the service must be replaced instead of started again."""
         image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
         return any(
             container_differs(service.wanted, c, image_id) for c in service.containers if not c.running
@@ -294,8 +297,11 @@ class ComposeDriver:
 
 
 def _same_tracker(old: InstanceSpec, new: InstanceSpec) -> bool:
-    """Whether an instance goes on with its service. Not so when the site config begins or ceases to name it:
-    the core then takes the service over as it runs, in a fresh instance that may have the same name."""
+    """Return whether the same instance goes on with its service.
+
+    False when the site config begins or ceases to name the service: the core then takes the running service
+    over in a fresh instance, which may have the same name.
+    """
     assert old.service is not None
     assert new.service is not None
     unclaimed = old.agent_class == UNCLAIMED

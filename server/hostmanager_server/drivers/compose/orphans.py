@@ -1,4 +1,4 @@
-"""Removes orphaned containers through the Docker Engine."""
+"""Removal of orphaned containers through the Docker Engine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from docker.errors import APIError, DockerException, NotFound
 from hostmanager_server.drivers.compose.engine.connection import CALL_TIMEOUT, Connection, explain
 from hostmanager_server.linux.thread_names import name_this_thread
 
-AT_ONCE = 8  # containers that are removed side by side, for all who ask
+AT_ONCE = 8  # simultaneous removals, over all requests
 _THREAD = "hm-orphans"
-_IN_PROGRESS = "is already in progress"  # of the removal, by somebody else
+_IN_PROGRESS = "is already in progress"  # in the engine's error: another client removes the container
 _NO_ORPHAN = (
-    "it was left alone, as it is not seen as an orphan any more: its service is back in the compose file, or"
-    " the engine is out of sight"
+    "the container was left alone, because it is no orphan now: its service is back in the compose file, or"
+    " the engine is away"
 )
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -28,7 +28,7 @@ Connect = Callable[[], Connection]
 
 
 class ContainerRemover:
-    """Removes containers on a few threads of its own, which begin with the first one."""
+    """Removals of containers, on a few threads that start with the first removal."""
 
     def __init__(self, connect: Connect, *, at_once: int = AT_ONCE) -> None:
         self._connect = connect
@@ -36,11 +36,11 @@ class ContainerRemover:
         self._removals: set[_Removal] = set()
 
     async def remove(self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]) -> str:
-        """Stop a container, kill it after `stop_timeout` s (0: at once), and remove it; why it is still
-        there, or the empty string, also when somebody else was faster.
+        """Stop a container, kill it after `stop_timeout` s (0: at once), and remove it.
 
-        `is_orphan` is asked, on a thread, before each step: what is in use again is not touched. Cancelled,
-        it waits for the engine no more: a stop that was asked for goes on, a removal that was not stays away.
+        Returns why the container still exists, or the empty string, also when another client removed the
+        container. A thread calls `is_orphan` before each step; a container in use again is not touched. A
+        cancelled call stops waiting for the engine: a requested stop goes on, but no removal follows.
         """
         removal = _Removal(self._connect, container_id, stop_timeout, is_orphan)
         self._removals.add(removal)
@@ -51,8 +51,10 @@ class ContainerRemover:
             self._removals.discard(removal)
 
     def close(self) -> None:
-        """Wait for the engine no more, and until the threads have ended. To be called when nobody asks for
-        anything any more."""
+        """Abort all waits for the engine, and return when the threads have ended.
+
+        Call only after the last `remove`.
+        """
         for removal in list(self._removals):
             removal.abort()
         self._threads.shutdown(cancel_futures=True)
@@ -73,23 +75,24 @@ class _Removal:
         self._aborted = False
 
     def run(self) -> str:
-        """Why the container is still there; empty when it is gone."""
+        """Return why the container still exists; empty when it is gone."""
         try:
             connection = self._connect()
             try:
                 with self._lock:
                     self._connection = connection
                     if self._aborted:
-                        return "the removal was given up"
+                        return "the removal was cancelled"
                 return self._remove(connection)
             finally:
                 connection.close()
         except NotFound:
-            return ""  # somebody else was faster
+            return ""  # another client removed the container first
         except _FAILURES as error:
             return explain(error)
 
     def abort(self) -> None:
+        """Abort the wait for the engine."""
         with self._lock:
             self._aborted = True
             if self._connection is not None:
@@ -111,5 +114,5 @@ class _Removal:
         return ""
 
     def _keep(self, connection: Connection) -> str:
-        connection.inspect_container(self._container_id)  # NotFound when there is nothing left of it
+        connection.inspect_container(self._container_id)  # raises NotFound if the container is gone
         return _NO_ORPHAN

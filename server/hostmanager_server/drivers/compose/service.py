@@ -1,4 +1,4 @@
-"""A followed compose service: what its containers do, told as the runs of an instance."""
+"""Followed compose services: the states of their containers as runs of an instance."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from hostmanager_server.drivers.contract import PostEvent
 
 Key = tuple[str, str]  # project, service
 
-# Begins to ask whether it is ready; calls back when it is. Returns what ends the asking.
+# Starts a readiness probe, which calls back when the service is ready. Returns a function that ends the
+# probe.
 StartProbe = Callable[[InstanceSpec, Callable[[], None]], Callable[[], None]]
 
 
 class FollowedService:
-    """The containers of one service, seen as one run after another.
+    """The containers of one service, as a sequence of runs.
 
-    The run begins with the first container that runs and is over when none does. `update` draws the
-    conclusions of what there is now; calls of compose that are under way are told it by `begin_launch`,
-    `stopping` and their ends. Belongs to the supervisor thread.
+    A run begins with the first running container and ends when no container runs. `update` derives events
+    from the present containers. The methods `begin_launch` to `finish_stop` report calls of compose. Belongs
+    to the supervisor thread.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class FollowedService:
         self._probe = probe
         self._run_number = 0
         self._launching = False
-        self._running_posted = False  # that it runs
-        self._complete = False  # every replica runs, and that was told
-        self._end_posted = False  # that it ended was told, and that it is gone was not
+        self._running_posted = False  # Appeared or Started was posted
+        self._complete = False  # every replica runs, and an event was posted for that
+        self._end_posted = False  # Exited was posted, Gone was not
         self._containers_before: frozenset[tuple[str, float | None]] = frozenset()
         self._containers: tuple[Container, ...] = ()
         self._status: ServiceStatus | None = None
@@ -62,40 +63,46 @@ class FollowedService:
 
     @property
     def key(self) -> Key:
+        """The compose project and the service name."""
         return self.wanted.project, self.wanted.service
 
     @property
     def containers(self) -> tuple[Container, ...]:
+        """All containers of the service, by replica number."""
         return self._containers
 
     @property
     def running(self) -> bool:
+        """Whether any container runs."""
         return any(container.running for container in self._containers)
 
     @property
     def restarting(self) -> bool:
-        """Nothing of it runs, and the engine is about to start a container again by itself."""
+        """Whether no container runs, but the engine is about to restart one (`restart` policy)."""
         return not self.running and any(container.restarting for container in self._containers)
 
     @property
     def waits_for_compose(self) -> bool:
-        """It was asked to start, and nothing of it has been seen to run."""
+        """Whether a launch was requested and no container has run since."""
         return self._launching and not self._running_posted
 
     def respecify(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
-        """It is tracked with this from now on. Whoever asks may know nothing of it yet: tell all again."""
+        """Take a new spec and definition, and post all facts again.
+
+        The instance may be a fresh one without facts.
+        """
         self.spec, self.wanted = spec, wanted
         self._status = None
 
-    # --- what is seen
+    # --- observations
 
     def lose_sight(self, why: str) -> None:
-        """What it does cannot be known."""
+        """Report that the state of the service is unknown, with the reason."""
         self._status = None
         self._post(Unobservable(self.spec.instance_id, why))
 
     def update(self, containers: Sequence[Container], image_id: str) -> None:
-        """These are its containers now, and what the image tag that it wants means."""
+        """Post the events that follow from the present containers and the image id of the wanted tag."""
         self._containers = tuple(sorted(containers, key=lambda c: (c.number, c.name)))
         status = status_of(self.wanted, self._containers, image_id)
         if status != self._status:
@@ -153,7 +160,7 @@ class FollowedService:
             last = self._last_ended()
             status = ExitStatus(code=last.exit_code) if last is not None else ExitStatus()
             self._post(Exited(self.run, status, self._instant(last.finished if last is not None else None)))
-        if not self.stopping:  # else there is something to be removed yet
+        if not self.stopping:  # compose may still have to remove the containers
             self._post_gone()
 
     def _post_gone(self) -> None:
@@ -162,10 +169,10 @@ class FollowedService:
         self._forget_run()
         self._post(Gone(run, self._now()))
 
-    # --- what is asked of compose
+    # --- calls of compose
 
     def begin_launch(self, run: RunKey) -> None:
-        """It is to be started, or what is missing of it, under this run's number."""
+        """Note that compose will start the service, or its missing containers, as this run."""
         self._run_number = max(self._run_number, run.number)
         if self.run != run:
             self._forget_run()
@@ -174,13 +181,16 @@ class FollowedService:
         self._containers_before = frozenset((c.id, c.started) for c in self._containers)
 
     def begin_stop_of_restarting(self, run: RunKey) -> None:
-        """It is to be stopped before the engine starts it again, under this run's number."""
+        """Note that compose will stop the service, as this run, before the engine restarts a container."""
         self._run_number = max(self._run_number, run.number)
         self.run = run
         self._running_posted = True
 
     def finish_launch(self, run: RunKey, error: str) -> None:
-        """Compose is through with it, and all that came of that was seen."""
+        """Conclude a launch after compose has ended and the engine watch is up to date.
+
+        `error` says why compose failed; empty: success.
+        """
         if self.run != run or not self._launching:
             return
         self._launching = False
@@ -188,12 +198,12 @@ class FollowedService:
             ran = [
                 c for c in self._containers if c.started and (c.id, c.started) not in self._containers_before
             ]
-            if ran and not self.running:  # and had ended before anybody saw it run
+            if ran and not self.running:  # the run ended before an inspection showed it
                 self._running_posted = True
                 self._post(Started(run, 0, self._instant(ran[-1].started)))
                 self._observe_end()
             else:
-                why = error or "compose reports success, but no container of it runs"
+                why = error or "compose reports success, but no container of the service runs"
                 self.fail_launch(run, why + self._missing_image_hint(why))
         elif not self._complete and self._cancel_probe is None and self.running:
             self._post_degraded(
@@ -201,31 +211,34 @@ class FollowedService:
             )
 
     def fail_launch(self, run: RunKey, why: str) -> None:
-        """The launch came to nothing, and nothing of it runs."""
+        """Post that the launch failed and nothing of the run is left."""
         if self.run == run:
             self._forget_run()
         message = f"cannot start {self.spec.instance_id!r}: {why}"
         self._post(StartFailed(run, message, self._now()))
 
     def finish_stop(self, error: str) -> None:
-        """Compose is through with stopping and removing it, and all that came of that was seen."""
+        """Conclude a stop after compose has ended and the engine watch is up to date.
+
+        `error` says why compose failed; empty: success.
+        """
         self.stopping = False
         if self.run is None:
             return
         if self.running or (error and self.restarting):
-            why = error or "compose reports success, but a container of it still runs"
+            why = error or "compose reports success, but a container still runs"
             self._post(StopFailed(self.run, f"cannot stop {self.wanted.service!r}: {why}", self._now()))
         elif self._running_posted:
             self._observe_end()
         elif not self._launching:
-            self.fail_launch(self.run, "stopped before it ran")
+            self.fail_launch(self.run, "stopped before any container ran")
 
     def close(self) -> None:
-        """Tell nothing more of it, whatever a call that is under way comes to."""
+        """Post no further events, also when a running call of compose ends."""
         self._end_probe()
         self._post = _discard
 
-    # --- pieces
+    # --- helpers
 
     def _forget_run(self) -> None:
         self._end_probe()
@@ -242,29 +255,38 @@ class FollowedService:
         return f"{running} of {self.wanted.replicas} containers run"
 
     def _missing_image_hint(self, why: str) -> str:
-        """What the engine's word about an image that it cannot get may leave out: which image."""
+        """Return a hint that names an image the engine cannot get, unless the error names the image."""
         image = self.wanted.image
         unknown = self._status is not None and self._status.image_id == UNKNOWN_IMAGE
         if self.wanted.built or not unknown or image in why:
             return ""
-        return f"; image {image!r} is not there: pull it, or correct the compose file"
+        return f"; image {image!r} does not exist: pull it, or correct the compose file"
 
     def _last_ended(self) -> Container | None:
         ended = [c for c in self._containers if not c.running and c.finished is not None]
         return max(ended, key=lambda c: c.finished or 0.0, default=None)
 
     def _instant(self, wall: float | None) -> Instant:
-        """A moment that the engine told, on both clocks. One that lies ahead is an error of a clock."""
+        """Convert an engine time (s since 1970) to an instant on both clocks.
+
+        A time in the future is an error of a clock, and becomes the present.
+        """
         now = self._now()
         return now if wall is None else now.plus(min(0.0, wall - now.wall))
 
 
 def _discard(event: DriverEvent) -> None:
-    """The instance is followed no more; another of its name may be, whose events these are not."""
+    """Discard an event of an instance that is no longer followed.
+
+    Another instance may have the same name by now.
+    """
 
 
 def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
-    """OCS's status of a service: one container, that of the first replica that runs, stands for all."""
+    """Return the service status in OCS's form: one container stands for all.
+
+    The first running replica is shown, or the container that ended last.
+    """
     running = [container for container in containers if container.running]
     if not containers:
         return ServiceStatus(image_id=image_id)
@@ -287,7 +309,7 @@ def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: st
 
 
 def container_differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
-    """Whether a container made anew would be another than this one."""
+    """Return whether a replacement for this container would differ from the container."""
     return container.image != image_id or _definition_differs(wanted, container)
 
 

@@ -1,4 +1,4 @@
-"""What the engine has beside the services that are followed: orphans, and tags that it does not have."""
+"""Survey of orphaned containers and of image tags that the engine does not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def take_survey(
     containers: Iterable[Container],
     image_ids: Mapping[str, str],
 ) -> Survey:
-    """`projects` by name, `image_ids` by tag."""
+    """Return the orphans among the containers, and the wanted tags without an image.
+
+    `projects` is keyed by project name, `image_ids` by tag.
+    """
     orphans = {}
     for container in containers:
         owner = _owner_of_orphan(projects.get(container.project, ()), container)
@@ -39,10 +42,10 @@ def take_survey(
 
 
 def _owner_of_orphan(projects: Sequence[Project], container: Container) -> str | None:
-    """The compose file that the container is an orphan of; None: it is none of ours, or no orphan.
+    """Return the compose file that an orphaned container belongs to, or None for other containers.
 
-    Two folders of one name make one project, as compose has it. A container that was made from files that are
-    not managed belongs to the other folder, and is nobody's orphan.
+    Compose treats two folders of the same name as one project. A container made from files that are not
+    managed belongs to the other folder, and is no orphan.
     """
     if any(container.service in project.services for project in projects):
         return None

@@ -38,9 +38,9 @@ def test_a_standalone_program_is_relative_to_the_working_directory(tmp_path: Pat
     ("text", "why"),
     [
         ("echo v1.29.2", ""),
-        ("echo hello", "it says 'hello'"),
-        ("echo broken >&2; exit 3", "it says 'broken'"),
-        ("true", "it says 'nothing'"),
+        ("echo hello", "its output: 'hello'"),
+        ("echo broken >&2; exit 3", "its output: 'broken'"),
+        ("true", "its output: 'nothing'"),
     ],
 )
 def test_a_program_that_is_none_is_named_with_what_it_said(tmp_path: Path, text: str, why: str) -> None:
@@ -55,7 +55,7 @@ def test_a_program_that_is_none_is_named_with_what_it_said(tmp_path: Path, text:
 def test_a_program_that_cannot_be_run_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     for option, why in (("gone", "does not exist"), ("plain", "is not executable")):
-        with pytest.raises(ComposeError, match=f"{why}: correct --docker-compose-bin"):
+        with pytest.raises(ComposeError, match=f"{why}; correct --docker-compose-bin"):
             find_program(option, working_dir=tmp_path, environ={})
 
 

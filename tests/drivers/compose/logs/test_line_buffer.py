@@ -69,7 +69,7 @@ def test_an_error_comes_after_what_was_put_before() -> None:
     async def play() -> None:
         box = LineBuffer()
         box.put([line("a")])
-        box.fail(LogsError("no more", True))
+        box.fail(LogsError("no more", lasting=True))
         assert [each.text for each in await box.take()] == ["a"]
         with pytest.raises(LogsError, match="no more"):
             await box.take()

@@ -64,7 +64,7 @@ def ended(engine: DockerEngine, container: str) -> str:
 async def last(engine: DockerEngine, lines: int, *ids: str) -> list[OutputLine]:
     changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
     changes.put_nowait(ids)
-    log = read_logs(functools.partial(connect_to, engine), containers_of(changes), lines, False)
+    log = read_logs(functools.partial(connect_to, engine), containers_of(changes), lines, follow=False)
     async with aclosing(log):
         return [line async for batch in log for line in batch]
 
@@ -133,7 +133,7 @@ def test_a_follower_misses_and_repeats_nothing_over_a_restart_and_a_successor(
     async def follow() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait([first])
-        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 2, True)
+        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 2, follow=True)
 
         async def until(condition: Callable[[], bool]) -> None:
             while not condition():
@@ -182,7 +182,7 @@ def test_a_line_that_did_not_end_is_not_mixed_with_that_of_the_next_run(
         texts: list[str] = []
 
         async def collect() -> None:
-            async with aclosing(read_logs(connect, containers_of(changes), lines, True)) as log:
+            async with aclosing(read_logs(connect, containers_of(changes), lines, follow=True)) as log:
                 while len(texts) < len(expected):
                     texts.extend(line.text for line in await anext(log))
 
@@ -213,7 +213,7 @@ def test_a_follower_outlives_the_removal_of_each_container(engine: DockerEngine,
                 changes.put_nowait([container])
                 await asyncio.sleep(0.01)
 
-        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 10, True)
+        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 10, follow=True)
         collecting = asyncio.create_task(collect(log))
         for _ in range(3):
             container = await asyncio.to_thread(start, COUNTS)
@@ -252,7 +252,7 @@ def test_no_engine_may_be_there_again() -> None:
     async def read() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait(["0" * 64])
-        async with aclosing(read_logs(nobody, containers_of(changes), 1, False)) as log:
+        async with aclosing(read_logs(nobody, containers_of(changes), 1, follow=False)) as log:
             await anext(log)
 
     with pytest.raises(LogsError, match="cannot find a Docker Engine") as caught:

@@ -1,4 +1,4 @@
-"""What compose is to do for a project next: everything asked for meanwhile, in one call."""
+"""Batches of compose tasks: one call for all requests of a project since the last call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from hostmanager_server.core.events import RunKey
 
 
 class ComposeTask(Enum):
-    """What a call is to do."""
+    """The task of a compose call."""
 
     UP = "up"
-    UP_MISSING = "up-missing"  # start what is missing of services that run in part, and leave the rest alone
-    REMOVE_STOPPED = (
-        "remove-stopped"  # remove what does not run, as the engine cannot start it again; a start follows
-    )
+    UP_MISSING = "up-missing"  # start the missing containers of degraded services; leave running ones alone
+    REMOVE_STOPPED = "remove-stopped"  # remove containers that the engine cannot start; a start follows
     REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeBatch:
-    """Services of one project, by instance id, with the runs that this is about."""
+    """Services of one project for one compose call: their runs, by instance id."""
 
     task: ComposeTask
     runs: Mapping[str, RunKey]
@@ -33,20 +31,24 @@ class ComposeBatch:
 
 
 class ComposeBatches:
-    """What is asked for and not yet begun. Removals come first: they make room, and a start may wait for
-    one."""
+    """Requested tasks of one project that no call has begun.
+
+    Removals come first: they free resources, and a start may wait for a removal.
+    """
 
     def __init__(self) -> None:
         self._requested: dict[ComposeTask, dict[str, RunKey]] = {task: {} for task in ComposeTask}
         self._split_batches: deque[ComposeBatch] = deque()
 
     def request(self, task: ComposeTask, run: RunKey) -> None:
-        """Do this with the next call."""
+        """Include this task in the next call."""
         self._requested[task][run.instance_id] = run
 
     def split(self, batch: ComposeBatch) -> None:
-        """A call failed, and whose fault that was is to be found: compose does nothing for a dozen services
-        when the image of one cannot be had."""
+        """Queue both halves of a failed batch, to find the service that failed.
+
+        Compose starts none of a dozen services when the image of one is missing.
+        """
         runs = list(batch.runs.items())
         middle = len(runs) // 2
         self._split_batches.extend(
@@ -54,7 +56,7 @@ class ComposeBatches:
         )
 
     def withdraw(self, run: RunKey) -> bool:
-        """Do not start this run. Whether it had been asked for and was not begun."""
+        """Drop the requested start of a run; return whether a start was requested and not begun."""
         withdrawn = False
         for task in (ComposeTask.REMOVE_STOPPED, ComposeTask.UP, ComposeTask.UP_MISSING):
             if self._requested[task].get(run.instance_id) == run:
@@ -68,7 +70,7 @@ class ComposeBatches:
         return withdrawn
 
     def next(self) -> ComposeBatch | None:
-        """What the next call is to do; None: nothing."""
+        """Return the batch for the next call, or None."""
         for task in (ComposeTask.REMOVE, ComposeTask.REMOVE_STOPPED):
             if runs := self._take(task):
                 return ComposeBatch(task, runs)

@@ -1,4 +1,4 @@
-"""Calls of the compose program, each on a worker thread."""
+"""Calls of the compose program, each on a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.linux.thread_names import name_this_thread
 
-# An image may be large and a registry slow, but one of them says something now and then.
-PROGRESS_TIMEOUT = 300.0  # s without a word from compose before it is given up
+# An image may be large and a registry slow, but compose prints some progress every now and then.
+PROGRESS_TIMEOUT = 300.0  # s without output from compose before the call is killed
 _MAX_PARALLEL = 8  # calls of different projects at once
-_OUTPUT_KEPT = 64 * 1024  # bytes of output that a message is made of
+_OUTPUT_KEPT = 64 * 1024  # bytes of output kept for the error message
 _MESSAGE_LINES = 10
 
-# What a user may have set for calls by hand must not change what ours do.
+# Overrides settings that users may have made for their own calls.
 _ENVIRONMENT = {
     "COMPOSE_ANSI": "never",
     "COMPOSE_IGNORE_ORPHANS": "1",
@@ -41,14 +41,14 @@ _PROGRESS = re.compile(
 
 
 def error_message(output: str) -> str:
-    """What compose complains of, without its progress_timeout; empty when it says nothing else."""
+    """Return the error in compose's output, without its progress lines; empty without an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not _PROGRESS.fullmatch(line)]
     engine = [line for line in lines if line.startswith(("Error", "ERROR"))]
     return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
 
 
 class ComposeCall:
-    """One call under way."""
+    """One call of compose."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,11 +56,11 @@ class ComposeCall:
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """Have compose finish as by Ctrl-C; the call is done a little later. Thread-safe."""
+        """Make compose end as by Ctrl-C; the call ends shortly afterwards. Thread-safe."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """End compose at once. Thread-safe."""
+        """Kill compose at once. Thread-safe."""
         self._end(signal.SIGKILL)
 
     def _end(self, signum: int) -> None:
@@ -72,10 +72,13 @@ class ComposeCall:
     def run(
         self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress_timeout: float
     ) -> str:
-        """Run compose to its finish; why it failed, or the empty string. To be called once."""
+        """Run compose to its end; return why the call failed, or the empty string. Call once.
+
+        `progress_timeout` is the longest time (s) without output before compose is killed.
+        """
         with self._lock:
             if self._interrupted:
-                return "interrupted before it was begun"
+                return "interrupted before compose was started"
             try:
                 self._process = subprocess.Popen(
                     argv, cwd=working_dir, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -88,7 +91,7 @@ class ComposeCall:
         if not in_time:
             _signal(process, signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:  # until it is reaped here its number is nobody else's to be signalled
+        with self._lock:  # only after this wait may another process get the pid, so `kill` takes the lock
             code = process.wait()
             self._process = None
         text = error_message(output.decode(errors="replace"))
@@ -107,19 +110,22 @@ class ComposeCall:
 
 
 class ComposeCalls:
-    """Runs each call on a thread of its own; which ones may run side by side is for the caller to know."""
+    """Running calls, each on a thread of its own; the caller decides which calls may overlap."""
 
     def __init__(
         self, call_soon: CallSoon, environ: Mapping[str, str], *, progress_timeout: float = PROGRESS_TIMEOUT
     ):
         self._call_soon = call_soon
         self._environ = {**environ, **_ENVIRONMENT}
-        self._progress = progress_timeout
+        self._progress_timeout = progress_timeout
         self._slots = threading.Semaphore(_MAX_PARALLEL)
         self._running: set[ComposeCall] = set()
 
     def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
-        """Begin a call. `done` is called on the supervisor thread with why it failed, or the empty string."""
+        """Begin a call in `working_dir`.
+
+        `done` is called on the supervisor thread with the reason of a failure, or the empty string.
+        """
         call = ComposeCall()
         self._running.add(call)
 
@@ -130,22 +136,26 @@ class ComposeCalls:
         def run_call() -> None:
             name_this_thread("compose")
             with self._slots:
-                error = call.run(argv, working_dir, self._environ, self._progress)
+                error = call.run(argv, working_dir, self._environ, self._progress_timeout)
             self._call_soon(lambda: finish(error))
 
-        # No pool: that of the standard library keeps a program from ending while compose waits for an engine.
+        # No pool: the standard library's pool would block the daemon's exit while compose waits for an
+        # engine.
         threading.Thread(target=run_call, name="compose", daemon=True).start()
         return call
 
     def close(self) -> None:
-        """End all calls under way: what they are at is for the next daemon to see to, and one that waits for
-        an engine must not carry out, some day, what nobody wants any more."""
+        """Kill all running calls.
+
+        The next daemon continues their work. A call that waits for an engine must not act on outdated
+        requests later.
+        """
         for call in self._running:
             call.kill()
 
 
 def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> tuple[bytes, bool]:
-    """The finish of what it writes, once it has written all, and whether it never was silent for too long."""
+    """Return the last part of the output, and whether compose never was silent for too long."""
     assert process.stdout is not None
     output = b""
     with process.stdout as pipe:
@@ -160,6 +170,6 @@ def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> t
 
 
 def _signal(process: subprocess.Popen[bytes], signum: int) -> None:
-    """To the whole group: the docker program runs its compose plugin as a child."""
+    """Signal the whole process group: the docker program runs its compose plugin as a child."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signum)

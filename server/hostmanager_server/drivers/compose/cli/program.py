@@ -1,4 +1,4 @@
-"""The compose program: where it is, which version it has, and how it is called."""
+"""The compose program: location, version and command lines."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_VERSION_TIMEOUT = 20.0  # s for a program to say its version; v1 is slow to start
+_VERSION_TIMEOUT = 20.0  # s for a program to print its version; v1 is slow to start
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 INSTALL = "install Docker Compose (the docker-compose-plugin of Docker, or Debian's docker-compose)"
 
 
 class ComposeError(Exception):
-    """Compose cannot be used, or not with these files; the message is for the operator."""
+    """Compose, or a compose file, that cannot be used; the message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeProgram:
-    """`argv` begins every call: `docker compose`, or the path of a standalone program."""
+    """A compose program and its version.
+
+    `argv` begins every call: `docker compose`, or the path of a standalone program.
+    """
 
     argv: tuple[str, ...]
     version: tuple[int, ...]
 
     @property
     def legacy(self) -> bool:
-        """Compose v1, which is written in Python and went out of support in 2023."""
+        """Whether this is Compose v1, which is written in Python and lost its support in 2023."""
         return self.version < (2,)
 
     def command(self, files: Sequence[str], project: str | None, *args: str, all_profiles: bool) -> list[str]:
-        """The command line for a call on these files. `project` None: as compose names it. `all_profiles`:
-        services count whatever their profiles are; v1 knows none of that, and lets a named service be."""
+        """Return the command line for a call on these files.
+
+        Without `project`, compose derives the project name. With `all_profiles`, services of inactive
+        profiles count too; v1 has no such option, and accepts a service that is named on the command line.
+        """
         options = [option for file in files for option in ("-f", file)]
         if project is not None:
             options += ["-p", project]
@@ -44,14 +50,17 @@ class ComposeProgram:
 
 
 def find_program(option: str, *, working_dir: Path, environ: Mapping[str, str]) -> ComposeProgram:
-    """The compose program to use: `option`, a path relative to `working_dir`; when that is empty the plugin
-    of the docker program, else docker-compose on the PATH. Raises ComposeError."""
+    """Return the compose program: `option`, relative to `working_dir`, or else the installed program.
+
+    An empty `option` selects the plugin of the docker program, or docker-compose on the PATH. Raises
+    ComposeError.
+    """
     if option:
         path = working_dir / option
         if not path.is_file() or not os.access(path, os.X_OK):
-            what = "is not executable" if path.exists() else "does not exist"
+            why = "is not executable" if path.exists() else "does not exist"
             raise ComposeError(
-                f"the compose program {path} {what}: correct --docker-compose-bin, or leave it out"
+                f"cannot run compose: {path} {why}; correct --docker-compose-bin, or leave the option out"
             )
         return _identify((str(path),), environ)
     tried = []
@@ -75,11 +84,11 @@ def _identify(argv: tuple[str, ...], environ: Mapping[str, str]) -> ComposeProgr
             text=True, errors="replace", timeout=_VERSION_TIMEOUT, check=False, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise ComposeError(f"{shown!r} does not say its version within {_VERSION_TIMEOUT:g} s") from error
+        raise ComposeError(f"{shown!r} did not print its version in {_VERSION_TIMEOUT:g} s") from error
     except OSError as error:
         raise ComposeError(f"{shown!r} cannot be run: {error.strerror}") from error
     found = _VERSION.match(done.stdout.strip())
     if done.returncode != 0 or found is None:
         output = (done.stderr or done.stdout).strip().splitlines()
-        raise ComposeError(f"{shown!r} is no compose program: it says {(output or ['nothing'])[0]!r}")
+        raise ComposeError(f"{shown!r} is no compose program; its output: {(output or ['nothing'])[0]!r}")
     return ComposeProgram(argv, tuple(int(part or 0) for part in found.groups()))

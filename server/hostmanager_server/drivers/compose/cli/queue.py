@@ -1,4 +1,7 @@
-"""Who calls compose when: one call at a time for each project, with all that is asked for meanwhile."""
+"""Queue of compose calls: one call at a time for each project.
+
+Requests that arrive within a short time, or during a call, share the next call.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +17,35 @@ from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.service import FollowedService
 from hostmanager_server.drivers.contract import Poller
 
-# How long, in s, a call waits for another service to join it: longer than a turn of the supervisor (SLICE),
-# as what one request starts may come in several, with other instances between. The wait begins anew with
-# whatever came during it, but not for ever, as a client may go on and on changing its mind.
+# How long, in s, a call waits for further services. Longer than a turn of the supervisor (SLICE), because
+# the starts of one request may take several turns, with other instances in between. Each request during the
+# wait restarts the wait, up to a limit, because a client may send requests without end.
 GATHER = 0.05
 GATHER_AT_MOST = 1.0
 
-# Looks at a project's containers anew, then calls back.
+# Inspects the containers of a project, then calls back.
 RefreshProject = Callable[[str, Callable[[], None]], None]
 MakeCommandLine = Callable[[ComposeTask, Sequence[FollowedService]], list[str]]
 
 
 @dataclass(eq=False, slots=True)
 class _ProjectQueue:
-    """One at a time, as compose does not lock what it works on."""
+    """The queue of one project; calls never overlap, because compose takes no lock on a project."""
 
     project: str
     batches: ComposeBatches = field(default_factory=ComposeBatches)
-    services: dict[str, FollowedService] = field(
-        default_factory=dict
-    )  # that anything was asked for, by instance id
-    batch: ComposeBatch | None = None  # under way
+    services: dict[str, FollowedService] = field(default_factory=dict)  # with requests, by instance id
+    batch: ComposeBatch | None = None  # of the running call
     call: ComposeCall | None = None
-    gathering_until: float | None = None  # at most, mono in s; None: nothing is waited for
-    joined: bool = False  # something was asked for while it waited
+    gathering_until: float | None = None  # latest end of the wait, mono in s; None: no wait
+    joined: bool = False  # a request arrived during the wait
 
 
 class CallQueue:
-    """Tells each service when compose is through with it. Belongs to the supervisor thread.
+    """The compose calls of all projects; each service learns when its call has ended.
 
-    `command` makes the command line for services of the same files; it may raise ComposeError.
+    `command` returns the command line for services of the same files, and may raise ComposeError. Belongs to
+    the supervisor thread.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class CallQueue:
         self._queues: dict[str, _ProjectQueue] = {}
 
     def request(self, task: ComposeTask, service: FollowedService) -> None:
-        """Have this done for the service's present run."""
+        """Request a task for the service's present run."""
         assert service.run is not None
         project = service.wanted.project
         queue = self._queues.setdefault(project, _ProjectQueue(project))
@@ -75,15 +77,15 @@ class CallQueue:
         ):
             involved = [queue.services[instance_id] for instance_id in queue.batch.runs]
             if all(each.stopping for each in involved):
-                queue.call.interrupt()  # nobody wants any more what it is at
+                queue.call.interrupt()  # every service of the call must stop by now
 
     def withdraw(self, service: FollowedService) -> bool:
-        """Do not start the service's present run. Whether that was asked for, and not begun."""
+        """Drop the requested start of the service's present run; return whether no call had begun it."""
         queue = self._queues.get(service.wanted.project)
         return queue is not None and service.run is not None and queue.batches.withdraw(service.run)
 
     def clear(self) -> None:
-        """Forget all that was asked for. A call under way goes on, and nobody is told of its end."""
+        """Drop all requests. A running call goes on, and its end is ignored."""
         self._queues.clear()
 
     def _start_gathering(self, queue: _ProjectQueue) -> None:
@@ -103,17 +105,17 @@ class CallQueue:
         return self._queues.get(queue.project) is queue
 
     def _start_next_call(self, queue: _ProjectQueue) -> None:
-        """Begin the next call, if there is anything to do."""
+        """Start the next call, if any task is requested."""
         while (batch := queue.batches.next()) is not None:
             by_files: dict[tuple[str, ...], dict[str, RunKey]] = {}
             for instance_id, run in batch.runs.items():
                 service = queue.services[instance_id]
-                if service.run == run:  # nothing has become of it meanwhile
+                if service.run == run:  # the run has not ended since the request
                     by_files.setdefault(service.wanted.files, {})[instance_id] = run
             if not by_files:
                 continue
             (files, runs), *others = by_files.items()
-            for _, later in others:  # several sets of files with one project name: one set a call
+            for _, later in others:  # one call for each set of files that share the project name
                 for run in later.values():
                     queue.batches.request(batch.task, run)
             self._start_call(queue, ComposeBatch(batch.task, runs), files)
@@ -131,7 +133,7 @@ class CallQueue:
             queue.call = self._calls.start(argv, str(Path(files[0]).parent), done)
 
     def _finish_call(self, queue: _ProjectQueue, batch: ComposeBatch, error: str) -> None:
-        """A call is done. What came of it is known once the engine has been asked."""
+        """Refresh the project after a call: the engine alone knows the outcome."""
         queue.call = None
         if self._is_current(queue):
             self._refresh(queue.project, functools.partial(self._finish_batch, queue, batch, error))
@@ -144,16 +146,14 @@ class CallQueue:
         if batch.task is ComposeTask.REMOVE:
             for service in services:
                 service.finish_stop(error)
-        elif (
-            batch.task is not ComposeTask.REMOVE_STOPPED
-        ):  # what came of that the start will tell, which comes next
+        elif batch.task is not ComposeTask.REMOVE_STOPPED:  # the next call, a start, shows its outcome
             self._finish_launches(queue, batch, services, error)
         self._start_next_call(queue)
 
     def _finish_launches(
         self, queue: _ProjectQueue, batch: ComposeBatch, services: Sequence[FollowedService], error: str
     ) -> None:
-        # Compose does nothing for a dozen services when the image of one cannot be had.
+        # Compose starts none of a dozen services when the image of one is missing: retry in halves.
         retried: dict[str, RunKey] = {}
         if error and len(batch) > 1:
             for service in services:

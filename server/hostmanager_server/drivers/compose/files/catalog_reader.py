@@ -1,4 +1,4 @@
-"""Reads the managed compose files, and knows when they are to be read again."""
+"""The catalog of managed compose files, and the files whose changes require a new catalog."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from hostmanager_server.drivers.compose.files.inputs import input_files
 from hostmanager_server.drivers.compose.files.project import read_project
 from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
-# As in COMPOSE_FILE: several files that make up one project, each overriding the ones before.
+# As in COMPOSE_FILE: separates the files of one project, each of which overrides the files before.
 SEPARATOR = ":"
 
-# What a file looked like: modification time (ns), size (bytes), inode; None: it was not there.
+# Modification time (ns), size (bytes) and inode of a file; None: no such file.
 FileState = tuple[int, int, int] | None
 
 
 class CatalogReader:
-    """Makes a catalog of the compose files `files`, which are paths relative to `working_dir`; an entry may
-    be several paths joined by a colon, as in COMPOSE_FILE. `program` is a path, or empty; see find_program.
-    `trust`: whether others may be able to write the files (None: as the user of this process demands).
+    """Reader of the compose files `files`, given as paths relative to `working_dir`.
 
-    `load` may be called on any thread, one call at a time; the rest belongs to the supervisor thread, after
-    that has the catalog.
+    An entry may be several paths joined by a colon, as in COMPOSE_FILE. `program` is a path, or empty; see
+    find_program. `trust` says whether other users may have write access to the files (None: the rule for the
+    user of this process).
+
+    `load` may be called on any thread, one call at a time. All other methods belong to the supervisor thread,
+    after that thread has the catalog.
     """
 
     def __init__(
@@ -52,9 +54,9 @@ class CatalogReader:
         self.program_problem = ""
 
     def load(self) -> Catalog:
-        """What the files say now. A file that cannot be used keeps the project that it last had."""
+        """Read all files and return the catalog; an unusable file keeps its last good project."""
         inputs = [file for files in self._projects for file in input_files(files, environ=self._environ)]
-        # Taken before the files are read: what changes meanwhile differs from it.
+        # Taken before the files are read, so that a change during the reading is noticed.
         self._file_states = {file: _file_state(file) for file in inputs}
         problems: dict[str, tuple[Problem, ...]] = {}
         try:
@@ -79,9 +81,9 @@ class CatalogReader:
         return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
 
     def check(self) -> None:
-        """Check again who may change what the last catalog was read from, before compose reads it again.
+        """Check again who can write the files of the last catalog, before compose reads them.
 
-        Raises ComposeError where that is refused.
+        Raises ComposeError for a file that the trust rule refuses.
         """
         if self._trust.refuses:
             self._check(self._file_states)
@@ -93,19 +95,22 @@ class CatalogReader:
                 found.update(dict.fromkeys(self._trust.check(file)))
             except (UntrustedError, OSError) as error:
                 raise ComposeError(
-                    f"cannot use '{file}', as others may choose what compose runs: {error}"
+                    f"cannot use '{file}': others may choose what compose runs: {error}"
                 ) from error
         return [f"others may choose what compose runs: {each}" for each in found]
 
     def watch(self, files: FileWatch) -> bool:
-        """Watch all that the last catalog was read from. Whether something has changed since it was read."""
+        """Watch all files of the last catalog; return whether a file has changed since the reading."""
         states = self._file_states
         files.watch(states)
         return any(_file_state(file) != state for file, state in states.items())
 
 
 def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
-    """The compose files of one entry, absolute. A path that is there is one file, whatever is in its name."""
+    """Return the compose files of one entry, as absolute paths.
+
+    An existing path is one file, even if its name contains a separator.
+    """
     if SEPARATOR not in entry or (working_dir / entry).exists():
         return (str(working_dir / entry),)
     return tuple(str(working_dir / part) for part in entry.split(SEPARATOR) if part)
@@ -114,13 +119,15 @@ def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
 def _with_duplicate_warnings(
     projects: Sequence[Project], problems: dict[str, tuple[Problem, ...]]
 ) -> dict[str, tuple[Problem, ...]]:
-    """The problems, with a warning for each service whose name another file has taken."""
+    """Return the problems, with a warning for each service whose name another file uses already."""
     first: dict[str, str] = {}
     for project in projects:
         file = project.files[0]
         for name in project.services:
             if name in first:
-                text = f"service {name!r} is in {first[name]}, too, and managed as that; rename one of them"
+                text = (
+                    f"service {name!r} is also in {first[name]}, and managed from there; rename one of them"
+                )
                 problems[file] = (*problems.get(file, ()), Problem(Severity.WARNING, text, file))
             else:
                 first[name] = file

@@ -1,8 +1,8 @@
 """YAML of compose files as plain values, loaded within limits that no file can exceed.
 
-PyYAML composes by recursion: in C without a check, so that some ten thousand levels end the process, or in
-Python up to a RecursionError. Merge keys repeat what their aliases stand for. The parser's events show both
-beforehand.
+PyYAML composes by recursion. Its C code has no depth check, so some ten thousand levels end the process;
+its Python code raises RecursionError. Merge keys repeat the values of their aliases. The parser's events
+show both cases in advance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]  # the same interface, slower
 
 MAX_DEPTH = 64  # compose itself needs about ten
-MAX_NODES = 500_000  # each alias counted with all that it stands for
+MAX_NODES = 500_000  # each alias counts with all values of its anchor
 _KNOWN_WORDS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
@@ -28,9 +28,9 @@ class BoundsError(yaml.YAMLError):
 
 
 class ComposeLoader(SafeLoader):
-    """Takes tags of compose (!reset, !override) for what they are on, and each plain word for itself.
+    """A loader that ignores compose's tags (!reset, !override) and keeps every plain word as text.
 
-    YAML 1.1, which PyYAML speaks, reads `on`, `010` and `2026-13-01` as a boolean, eight and an error.
+    YAML 1.1, PyYAML's version, reads `on` as a boolean and `010` as eight, and rejects `2026-13-01`.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the base class declares it so
@@ -60,30 +60,31 @@ for _name in ("bool", "int", "float", "timestamp"):  # as explicit tags
 def load_document(text: str | bytes) -> object:
     """Load the only document of a text.
 
-    Numbers and booleans stay words. Raises yaml.YAMLError for a text that is not valid or exceeds the limits.
+    Numbers and booleans stay words. Raises yaml.YAMLError for an invalid text or a text beyond the limits.
     """
     try:
         check_bounds(yaml.parse(text, Loader=SafeLoader))
         return yaml.load(text, Loader=ComposeLoader)
-    except ValueError as error:  # bytes that are no text
+    except ValueError as error:  # bytes outside the encoding
         raise yaml.YAMLError(str(error)) from error
 
 
 @dataclass(slots=True)
 class _OpenCollection:
-    """A collection whose end is still to come: its anchor, the values and the levels in it up to here."""
+    """A collection whose end has not come yet: its anchor, number of values and levels so far."""
 
     anchor: str | None
     size: int = 1
     height: int = 0
 
     def add(self, size: int, height: int) -> None:
+        """Count a value of `size` nodes and `height` levels."""
         self.size += size
         self.height = max(self.height, height)
 
 
 def check_bounds(events: Iterable[Any]) -> None:
-    """Follow the parser's events. Raises BoundsError where the document exceeds the limits."""
+    """Check the parser's events; raise BoundsError where the document exceeds the limits."""
     complete: dict[str, tuple[int, int]] = {}
     stack = [_OpenCollection(None)]
     for event in events:
@@ -98,7 +99,7 @@ def check_bounds(events: Iterable[Any]) -> None:
             anchor, size, height = ended.anchor, ended.size, ended.height + 1
         elif isinstance(event, yaml.AliasEvent):
             if any(event.anchor == one.anchor for one in stack):
-                raise _error(event, f"has the alias *{event.anchor} within the value that it stands for")
+                raise _error(event, f"has the alias *{event.anchor} within the value of its own anchor")
             anchor, (size, height) = None, complete.get(event.anchor or "", (1, 0))
         elif isinstance(event, yaml.ScalarEvent):
             anchor, size, height = event.anchor, 1, 0

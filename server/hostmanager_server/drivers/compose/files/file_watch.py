@@ -1,4 +1,4 @@
-"""A watch on files: calls back when what is to be read at their paths may be other than before."""
+"""A watch on files that reports changes of content, also through links and missing folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.drivers.contract import Poller, Timer
 log = logging.getLogger(__name__)
 
 # An editor writes a file in several steps, and a checkout writes many files.
-SETTLE = 0.1  # s without a change before it is told
+SETTLE = 0.1  # s without a change before the callback
 
 _EVENTS = (
     flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB
@@ -24,10 +24,11 @@ _FOLDER_EVENTS = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNM
 
 
 class FileWatch:
-    """Watches the folders of the files, as a file is often replaced by another of its name, or is not there
-    yet. Belongs to the supervisor thread.
+    """An inotify watch on the folders of the given files.
 
-    Where inotify has no more watches to give, `problem` says so, and changes there go unnoticed.
+    Folders, because a file is often replaced by a new file of the same name, or does not exist yet. When
+    inotify has no free watches, `problem` says so, and changes there stay unnoticed. Belongs to the
+    supervisor thread.
     """
 
     def __init__(self, poller: Poller, changed: Callable[[], None]) -> None:
@@ -40,7 +41,7 @@ class FileWatch:
         self.problem = ""
 
     def watch(self, paths: Iterable[Path]) -> None:
-        """Watch these files, and no others. They need not exist; symbolic links are followed."""
+        """Watch these files, and no others. The files need not exist; symbolic links are followed."""
         self._paths = frozenset(path.absolute() for path in paths)
         if self._inotify is None and self._paths:
             try:
@@ -52,7 +53,7 @@ class FileWatch:
         self._place_watches()
 
     def close(self) -> None:
-        """Watch nothing any more, and call back no more."""
+        """Stop watching; no callback follows."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -63,7 +64,7 @@ class FileWatch:
         self._names.clear()
 
     def _place_watches(self) -> None:
-        """Have a watch on each folder that there is something to be seen in."""
+        """Put a watch on each folder where a change can matter."""
         if self._inotify is None:
             return
         wanted: dict[Path, set[str]] = {}
@@ -75,7 +76,7 @@ class FileWatch:
             try:
                 watch = self._inotify.add_watch(folder, _EVENTS)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone since, of which its parent tells
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # removed; its parent sends an event
                     self._report_problem(error)
                 continue
             self._names.setdefault(watch, set()).update(names)
@@ -83,7 +84,7 @@ class FileWatch:
             try:
                 self._inotify.rm_watch(watch)
             except OSError:
-                continue  # the kernel took it away with its folder
+                continue  # the kernel removed the watch together with its folder
 
     def _read(self) -> None:
         assert self._inotify is not None
@@ -108,15 +109,17 @@ class FileWatch:
     def _report_problem(self, error: OSError) -> None:
         if not self.problem:
             self.problem = (
-                f"changes of compose files are noticed on a reload only ({error.strerror}): "
+                f"cannot watch the compose files: {error.strerror}; changes take effect on a reload only; "
                 "raise fs.inotify.max_user_watches or max_user_instances"
             )
             log.warning("%s", self.problem)
 
 
 def _watched_folders(path: Path) -> set[tuple[Path, str]]:
-    """Each folder in which a change may make the path lead to another file, with the name that matters there:
-    its own, those of the links that it leads through, and of folders on the way that do not exist."""
+    """Return the folders where a change may make the path lead to another file, with the name that matters.
+
+    The names are the file's own, those of links on the path, and those of missing folders on the path.
+    """
     found: set[tuple[Path, str]] = set()
     queue = [path]
     for _ in range(40):  # as many links as the kernel follows

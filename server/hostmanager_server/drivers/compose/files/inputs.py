@@ -1,4 +1,4 @@
-"""Which files make up a compose project, as far as can be told without running compose."""
+"""Input files of a compose project, found without running compose."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ _ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
 
 @dataclass(slots=True)
 class ComposeInputs:
-    """What was found: `files`, which may not exist yet, and the services that have an `env_file`."""
+    """The files of a project, which may not exist yet, and the services that have an `env_file`."""
 
     files: set[Path] = field(default_factory=set)
     with_env_file: set[str] = field(default_factory=set)
 
 
 def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> ComposeInputs:
-    """Every file whose change may change what the project of these compose files is: the files themselves,
-    what they include and extend, env files. Never raises: of what cannot be read nothing is known."""
+    """Return every file whose change may change the project of these compose files.
+
+    These are the compose files, their included and extended files, and env files. Never raises: an unreadable
+    file counts itself, but its own references stay unknown.
+    """
     search = _Search(environ, ComposeInputs())
     folder = Path(files[0]).parent
     search.project([Path(file) for file in files], folder, None)
@@ -39,17 +42,19 @@ def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> ComposeI
 
 
 def input_files(files: Sequence[str], *, environ: Mapping[str, str]) -> frozenset[Path]:
-    """The files of `find_inputs`."""
+    """Return the files of `find_inputs`."""
     return frozenset(find_inputs(files, environ=environ).files)
 
 
 class _Search:
+    """A search through compose files and their references."""
+
     def __init__(self, environ: Mapping[str, str], found: ComposeInputs) -> None:
         self._environ = environ
         self.found = found
 
     def project(self, files: Sequence[Path], folder: Path, env_files: Iterable[Path] | None) -> None:
-        """Files that are merged, relative paths in which are relative to `folder`."""
+        """Add files that compose merges; their relative paths are relative to `folder`."""
         if env_files is None:
             named = self._environ.get("COMPOSE_ENV_FILES", "")
             env_files = [folder / name for name in named.split(",") if name] or [folder / ".env"]
@@ -111,7 +116,7 @@ def _paths(value: object, folder: Path, variables: Mapping[str, str]) -> Iterato
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """The text with its variables replaced, as compose does; one that is not set is empty."""
+    """Replace the variables of a text as compose does; unset variables become empty."""
 
     def value(match: re.Match[str]) -> str:
         if match["dollar"]:
@@ -143,8 +148,8 @@ def _read_env(file: Path) -> dict[str, str]:
 
 
 def _read(file: Path) -> bytes:
-    """Read a regular file; a pipe in its place must not hold up the daemon. Raises OSError."""
+    """Read a regular file; raise OSError for others, because a pipe would block the daemon."""
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(f"{file} is no regular file")
+            raise OSError(f"cannot read '{file}': not a regular file")
         return stream.read()

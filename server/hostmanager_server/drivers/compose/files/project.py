@@ -1,4 +1,4 @@
-"""Reads compose projects, through `compose config`, which knows what compose files mean."""
+"""Compose projects, read through `compose config`, which resolves the meaning of compose files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from hostmanager_server.drivers.compose.cli.program import ComposeError, Compose
 from hostmanager_server.drivers.compose.files.compose_document import load_document
 from hostmanager_server.drivers.compose.files.inputs import find_inputs, interpolate
 
-# What logrus puts before a message that goes to no terminal.
+# The prefix that logrus puts before a message when stderr is no terminal.
 _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
-_NOT_UNDERSTOOD = "cannot understand what compose says of"
+_NOT_UNDERSTOOD = "cannot understand the output of compose config for"
 _V1_NOT_IN_A_NAME = re.compile(r"[^-_a-z0-9]")
 
 
 def read_project(
     program: ComposeProgram, files: tuple[str, ...], *, environ: Mapping[str, str], timeout: float = 30.0
 ) -> Project:
-    """The project that these compose files make up. `timeout` (s) is for each of at most three calls of
-    compose. Raises ComposeError with what compose has against the files."""
+    """Return the project of these compose files.
+
+    `timeout` (s) holds for each of at most three calls of compose. Raises ComposeError with compose's own
+    message.
+    """
 
     def config(*args: str, all_profiles: bool) -> str:
         argv = program.command(files, None, "config", *args, all_profiles=all_profiles)
@@ -69,7 +72,7 @@ def _spec(
         replicas=_replicas(service),
         depends_on=tuple(sorted(map(str, service.get("depends_on") or ()))),
         config_hash="" if name in unstable else hashes.get(name, ""),
-        # An image that has no name in the file is in no registry: what one has by that name is another.
+        # No registry has an image without a name in the file; an image of the derived name is another image.
         pull_policy=_pull_policy(service.get("pull_policy")) if service.get("image") else PullPolicy.BUILD,
         built=built,
         profiles=tuple(map(str, service.get("profiles") or ())),
@@ -103,9 +106,11 @@ def _hashes(text: str) -> dict[str, str]:
 def _services_of_unstable_hash(
     program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
 ) -> frozenset[str]:
-    """Services whose hash may differ from that on their containers although nothing was changed. Seen of
-    compose 2.26: those with an env_file. Of v1: all, as it reckons the image's id in, which a pull changes.
-    Not tried: those that are built."""
+    """Return the services whose hash may differ from their containers' hash without any change.
+
+    Observed with compose 2.26: services with an env_file. With v1: all services, because the hash covers the
+    image id, which a pull changes. Built services are included without a trial.
+    """
     if program.legacy:
         return frozenset(map(str, services))
     built = {str(name) for name, each in services.items() if isinstance(each, dict) and each.get("build")}
@@ -113,7 +118,7 @@ def _services_of_unstable_hash(
 
 
 def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    """The project's name as compose v1, which does not print it, makes it up."""
+    """Return the project name that compose v1 derives; v1 does not print the name."""
     folder = Path(files[0]).absolute().parent
     name = environ.get("COMPOSE_PROJECT_NAME", "")
     if not name:
@@ -131,9 +136,7 @@ def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
     try:
         document = load_document(text)
     except yaml.YAMLError as error:
-        raise ComposeError(
-            f"compose config of {files[0]} says nothing that can be understood: {error}"
-        ) from error
+        raise ComposeError(f"{_NOT_UNDERSTOOD} {files[0]}: {error}") from error
     if not isinstance(document, dict):
         raise ComposeError(f"{_NOT_UNDERSTOOD} {files[0]}")
     return document
@@ -141,16 +144,18 @@ def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
 
 def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
     folder = Path(files[0]).parent
-    for file in files:  # of which v1 says nothing that helps
+    for file in files:  # v1's message about a missing file is no help
         if not Path(file).is_file():
-            raise ComposeError(f"there is no file {file}: correct --docker-compose, or put the file there")
+            raise ComposeError(
+                f"cannot read '{file}': there is no file; correct --docker-compose, or create the file"
+            )
     try:
         done = subprocess.run(
             argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             errors="replace", timeout=timeout, check=False, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise ComposeError(f"compose did not read {files[0]} within {timeout:g} s") from error
+        raise ComposeError(f"cannot read '{files[0]}': compose did not answer in {timeout:g} s") from error
     except OSError as error:
         raise ComposeError(f"cannot run {argv[0]}: {error.strerror}: {error.filename}") from error
     if done.returncode != 0:
@@ -159,7 +164,7 @@ def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str]
 
 
 def _error_message(text: str) -> str:
-    """What compose has to say, in one line, without its warnings when it says anything else."""
+    """Return compose's errors in one line; its warnings only if it prints no errors."""
     warnings, errors = [], []
     for line in text.splitlines():
         match = _LOG_PREFIX.match(line.strip())

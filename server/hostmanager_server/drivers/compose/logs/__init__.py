@@ -1,1 +1,1 @@
-"""The output of compose services."""
+"""Output of compose services."""

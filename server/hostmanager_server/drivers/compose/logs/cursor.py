@@ -1,4 +1,4 @@
-"""How far the output of a container has been read."""
+"""Positions in the output of a container, for reading on without gaps or repeats."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from hostmanager_server.drivers.compose.logs.demultiplexer import LineSplitter, 
 
 @dataclass(slots=True)
 class LogCursor:
-    """How far one container has been read. Belongs to whoever reads it."""
+    """The position up to which one container's output has been read; belongs to the reading thread."""
 
-    tail: int | None = None  # how many lines to begin with; None: all
-    at: str = ""  # the latest time of a message that was read; empty: none
-    # How many messages of that time were read, for all parts of a long line have it; None: all there are.
+    tail: int | None = None  # number of last lines to begin with; None: all
+    at: str = ""  # time of the latest message read; empty: none
+    # Number of messages of that time that were read: all parts of a long line share one time. None: all.
     read_at_time: int | None = 0
     lines: LineSplitter = field(default_factory=LineSplitter)
 
     def take(self, message: LogMessage) -> list[OutputLine]:
-        """The lines that are complete now."""
+        """Advance past a message; return the lines that are complete now."""
         if message.at > self.at:
-            # The first message of a tail may be the last part of its line.
+            # The first message of a tail may be the last part of a long line.
             self.read_at_time = None if self.tail is not None and not self.at else 1
             self.at = message.at
         elif message.at and message.at == self.at and self.read_at_time is not None:
@@ -29,15 +29,18 @@ class LogCursor:
 
 
 class RepeatFilter:
-    """Tells what has not been read from what comes again: the engine begins with the time that it was asked
-    for, that of the last message which was read."""
+    """A filter for messages that the cursor has passed already.
+
+    A request starts at the time of the last message read, so the engine sends messages of that time again.
+    """
 
     def __init__(self, cursor: LogCursor) -> None:
         self._at = cursor.at
         self._remaining = cursor.read_at_time
-        self._last_is_new = True  # of the last message: what goes on with it is the same
+        self._last_is_new = True  # continuations share the verdict of the message before
 
     def __call__(self, message: LogMessage) -> bool:
+        """Return whether a message is new."""
         if not message.at:
             return self._last_is_new
         self._last_is_new = message.at > self._at

@@ -1,4 +1,4 @@
-"""What a container wrote, as the engine keeps it: log messages out of the engine's stream."""
+"""Log messages from the engine's output stream of a container."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from hostmanager_server.drivers.output.lines import LONGEST_LINE, LineAssembler
 
 
 class LogsError(Exception):
-    """The output cannot be read; the message is for the operator. `lasting`: to try again does not help."""
+    """Output that cannot be read; the message is for the operator.
 
-    def __init__(self, message: str, lasting: bool) -> None:
+    `lasting`: another attempt would fail, too.
+    """
+
+    def __init__(self, message: str, *, lasting: bool) -> None:
         super().__init__(message)
         self.lasting = lasting
 
 
 class Source(Enum):
-    """Which output of the container it came from."""
+    """The output stream of a line."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
-    COMBINED = "combined"  # of a container with a terminal
+    COMBINED = "combined"  # the only stream of a container with a terminal
 
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """One message of the log: a line with its line end, or a part of a long one, all of which have one time.
-    `at` as the engine wrote it: RFC 3339 with nine digits of the second, so that later ones are greater as
-    texts, too; empty for what goes on with the message before."""
+    """One message of the log: a line with its line end, or a part of a long line.
+
+    All parts of a line have the same time. `at` is the engine's time in RFC 3339 with nine digits of the
+    second, so that times compare as text; empty for a continuation of the message before.
+    """
 
     at: str
     source: Source
@@ -39,30 +44,32 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class OutputLine:
-    """A line without its end; `continues` when it is a part and the next one goes on."""
+    """A line without its line end; `continues` when the next line belongs to the same line."""
 
     text: str
     continues: bool
     source: Source
 
 
-_HEADER = 8  # bytes: stream, three of nothing, length (Engine API, "Attach to a container")
+_HEADER = 8  # bytes: stream, three zeros, length (Engine API, "Attach to a container")
 _SOURCES = {1: Source.STDOUT, 2: Source.STDERR}
 _LONGEST_STAMP = 31  # bytes
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
 
 
 class Demultiplexer:
-    """Makes messages of a stream of the engine's, whatever pieces it comes in. Of a message that is not whole
-    there is nothing: it comes again when the stream is asked for again."""
+    """A parser that turns chunks of the engine's stream into messages, however the chunks are cut.
+
+    An incomplete message at the end is dropped: the next request for the stream returns it again.
+    """
 
     def __init__(self, *, tty: bool) -> None:
         self._tty = tty
         self._pending = bytearray()
-        self._stamp = b""  # of the terminal's line that is being read; empty: it has not begun
+        self._stamp = b""  # time of the current line of a terminal; empty: between lines
 
     def feed(self, chunk: bytes) -> list[LogMessage]:
-        """The messages that are whole now."""
+        """Add a chunk; return the messages that are complete now."""
         self._pending += chunk
         return list(self._lines() if self._tty else self._frames())
 
@@ -86,15 +93,17 @@ class Demultiplexer:
             yield self._piece(bytes(pending[start : stop + 1]))
             start = stop + 1
         del pending[:start]
-        # A line may never end. What is kept back may be the beginning of a stamp.
+        # A line may never end, so emit parts. The bytes kept back may be the beginning of a stamp.
         if len(pending) > LONGEST_LINE + _LONGEST_STAMP:
             piece = bytes(pending[:-_LONGEST_STAMP])
             del pending[:-_LONGEST_STAMP]
             yield self._piece(piece)
 
     def _piece(self, data: bytes) -> LogMessage:
-        """A line of a terminal, or what there is of one. The engine puts the time of its beginning before
-        each of the parts in which it keeps a long line."""
+        """Return a message with a line, or a part of a line, of a terminal.
+
+        The engine stores a long line in parts, and puts the line's time before each part.
+        """
         begins = not self._stamp
         if begins:
             self._stamp = _stamp(data)
@@ -106,7 +115,7 @@ class Demultiplexer:
 
 
 def _stamp(data: bytes) -> bytes:
-    """The time that the engine has put before a message, with the space behind it."""
+    """Return the time before a message, with the following space."""
     found = _STAMP.match(data)
     return found[0] if found else b""
 
@@ -120,13 +129,13 @@ def _time(stamp: bytes) -> str:
 
 
 class LineSplitter:
-    """Makes lines of one container's messages; holds at most a part of a line for each output."""
+    """A splitter of one container's messages into lines; it holds at most one partial line per output."""
 
     def __init__(self) -> None:
         self._assemblers: dict[Source, LineAssembler] = {}
 
     def feed(self, message: LogMessage) -> list[OutputLine]:
-        """The lines that are complete now."""
+        """Add a message; return the lines that are complete now."""
         assembler = self._assemblers.setdefault(message.source, LineAssembler())
         data = message.data
         if message.source is Source.COMBINED:
@@ -134,7 +143,7 @@ class LineSplitter:
         return [OutputLine(line.text, line.continues, message.source) for line in assembler.feed(data)]
 
     def flush(self) -> list[OutputLine]:
-        """What there is of lines that have not ended."""
+        """Return the partial lines, and forget them."""
         return [
             OutputLine(line.text, line.continues, source)
             for source, assembler in self._assemblers.items()

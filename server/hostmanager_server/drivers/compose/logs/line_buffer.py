@@ -1,4 +1,4 @@
-"""Hands lines from threads to an event loop, as many at a time as have come."""
+"""A buffer of lines between reader threads and the event loop."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import threading
 
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine
 
-CAPACITY = 256 * 1024  # characters; a batch that does not fit waits, unless there is nothing else
+CAPACITY = 256 * 1024  # characters; a batch that does not fit waits, unless the buffer is empty
 
 LineBatch = list[OutputLine]
 
 
 class LineBuffer:
-    """Made on the event loop. `take` belongs to that, the rest to any thread."""
+    """A bounded buffer of lines; create it on the event loop.
+
+    `take` belongs to the event loop, all other methods to any thread.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._filled = asyncio.Event()
-        self._room = threading.Condition()  # guards what follows
+        self._room = threading.Condition()  # guards all fields below
         self._lines: LineBatch = []
         self._size = 0
         self._error: LogsError | None = None
         self._closed = False
 
     def put(self, batch: LineBatch) -> None:
-        """Blocks until there is room. When nobody takes any more, nothing happens."""
+        """Add lines; block until there is room. After `close`, do nothing."""
         size = sum(len(line.text) + 1 for line in batch)
         with self._room:
             self._room.wait_for(lambda: self._closed or not self._lines or self._size + size <= CAPACITY)
@@ -38,13 +41,13 @@ class LineBuffer:
             self._notify()
 
     def fail(self, error: LogsError) -> None:
-        """There is no more to come. Returns at once."""
+        """Add an error after the last line. Returns at once."""
         with self._room:
             self._error = error
         self._notify()
 
     async def take(self) -> LineBatch:
-        """What has come, once there is something. Raises the error when there is nothing left before it."""
+        """Return all buffered lines as soon as there are any; raise the error after the last line."""
         await self._filled.wait()
         with self._room:
             lines, self._lines, self._size = self._lines, [], 0
@@ -56,7 +59,7 @@ class LineBuffer:
         return lines
 
     def close(self) -> None:
-        """Nobody takes any more."""
+        """End the buffer: the event loop takes no more lines."""
         with self._room:
             self._closed = True
             self._room.notify_all()
@@ -64,5 +67,5 @@ class LineBuffer:
     def _notify(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._filled.set)
-        except RuntimeError:  # the loop is closed: nobody reads any more
+        except RuntimeError:  # the event loop is closed
             self.close()

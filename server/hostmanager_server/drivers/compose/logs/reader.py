@@ -1,4 +1,4 @@
-"""Reads the output of compose services, as one container follows another."""
+"""Reading and following the output of compose services across container replacements."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import aclosing
 from http import HTTPStatus
 
 import requests
@@ -19,13 +20,11 @@ from hostmanager_server.drivers.compose.logs.line_buffer import LineBatch, LineB
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _THREAD = "hm-logs"
-_BATCH_LINES = 500  # lines
+_BATCH_LINES = 500
 _BATCH_SIZE = 64 * 1024  # characters
 _CALL_TIMEOUT = 10.0  # s for the engine to begin an answer
-_RETRY_DELAY = (
-    0.2  # s before a container that still runs is asked again, and between request_count at threads that end
-)
-_BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or gone
+_RETRY_DELAY = 0.2  # s before another request for the output of a container that still runs
+_BEING_REMOVED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # the container is removed, or being removed
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 ConnectForLogs = Callable[[], Connection]
@@ -35,30 +34,41 @@ async def read_logs(
     connect: ConnectForLogs,
     containers: AsyncIterator[Sequence[str]],
     lines: int,
+    *,
     follow: bool,
     threads: Executor | None = None,
 ) -> AsyncGenerator[LineBatch, None]:
-    """The last `lines` lines of a service's containers, then with `follow` what they write, and what those
-    write that come after them, in batches.
+    """Yield the last `lines` lines of a service, then with `follow` all new lines, in batches.
 
-    `containers` gives the ids of the service's containers now, and again whenever anything became of them.
-    The lines of several replicas come as they are read, those of each in its order. A slow consumer holds the
-    reading up. What there is already is read on one of the `threads` (None: the event loop's own), a batch
-    at a time. Raises LogsError. To be closed (`aclose`) when it is left before its end.
+    `containers` yields the ids of the service's containers now, and again after every change; new output of
+    later containers follows as well. Lines of replicas mix as they arrive; those of one replica stay in
+    order. A slow consumer blocks the reading. Existing output is read on one of the `threads` (None: those of
+    the event loop), a batch at a time. A caller that stops early must call `aclose`. Raises LogsError.
     """
     ids = await anext(containers, ())
     cursors: dict[str, LogCursor] = {}
     for index, container in enumerate(ids):
-        share = (lines + len(ids) - 1 - index) // len(ids)  # together they have what was asked for
-        cursor = cursors[container] = LogCursor(tail=max(1, share))  # one tells where to go on from
+        share = (lines + len(ids) - 1 - index) // len(ids)  # the shares add up to `lines`
+        cursor = cursors[container] = LogCursor(tail=max(1, share))  # one line gives a position to go on from
         async for batch in _existing_output(connect, container, cursor, threads, whole=not follow):
             if share:
                 yield batch
         cursor.tail = None
         if not share:
             cursor.lines = LineSplitter()
-    if not follow:
-        return
+    if follow:
+        async with aclosing(_followed_output(connect, containers, ids, cursors)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+async def _followed_output(
+    connect: ConnectForLogs,
+    containers: AsyncIterator[Sequence[str]],
+    ids: Sequence[str],
+    cursors: dict[str, LogCursor],
+) -> AsyncGenerator[LineBatch, None]:
+    """Yield new lines of the containers `ids`, and of those that `containers` yields later."""
     followers = _Followers(connect, cursors)
     change = asyncio.ensure_future(_next(containers))
     new_lines = asyncio.ensure_future(followers.lines.take())
@@ -88,7 +98,7 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
 async def _existing_output(
     connect: ConnectForLogs, container: str, cursor: LogCursor, threads: Executor | None, *, whole: bool
 ) -> AsyncIterator[LineBatch]:
-    """What the container has written up to now."""
+    """Yield the output up to now."""
     loop = asyncio.get_running_loop()
     request = _Request(connect, container, cursor, follow=False, whole=whole)
     try:
@@ -100,9 +110,10 @@ async def _existing_output(
 
 
 class _Request:
-    """One request for one container's output. `next_batch` blocks; `close` may be called on any thread.
+    """One request for one container's output. `next_batch` blocks; `close` is thread-safe.
 
-    `whole`: when the engine has no more, a line that has not ended is one, too; so it is when nothing runs.
+    With `whole`, a partial line at the end of the output is a line as well; always so for a container that
+    does not run.
     """
 
     def __init__(
@@ -119,18 +130,18 @@ class _Request:
         self._batches = self._read()
 
     def next_batch(self) -> LineBatch | None:
-        """The next lines; None when there are no more. Raises LogsError."""
+        """Return the next lines, or None at the end. Raises LogsError."""
         try:
             return next(self._batches, None)
         except _FAILURES as error:
             if self._closed or (isinstance(error, APIError) and error.status_code in _BEING_REMOVED):
                 return None
-            what = f"cannot read the output of container {self._container[:12]}"
+            message = f"cannot read the output of container {self._container[:12]}: {explain(error)}"
             lasting = isinstance(error, APIError) and error.status_code != HTTPStatus.INTERNAL_SERVER_ERROR
-            raise LogsError(f"{what}: {explain(error)}", lasting) from error
+            raise LogsError(message, lasting=lasting) from error
 
     def close(self) -> None:
-        """End the request, whatever is being waited for."""
+        """End the request, also during a wait for the engine."""
         with self._lock:
             self._closed = True
             if self._connection is not None:
@@ -171,7 +182,7 @@ class _Request:
 
 
 class _Followers:
-    """A thread for each container that is followed, all into one mailbox. Belongs to the event loop."""
+    """A thread for each followed container, all writing into one LineBuffer. Belongs to the event loop."""
 
     def __init__(self, connect: ConnectForLogs, cursors: dict[str, LogCursor]) -> None:
         self._connect = connect
@@ -181,11 +192,14 @@ class _Followers:
         self._lock = threading.Lock()
         self._requests: dict[str, _Request] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._followed: set[str] = set()  # by a thread that has not decided to end
-        self._follow_requests: dict[str, int] = {}  # how many, which may be because it runs again
+        self._followed: set[str] = set()  # containers whose thread has not decided to end
+        self._follow_requests: dict[str, int] = {}  # number of calls of `follow` for each container
 
     def follow(self, containers: Sequence[str]) -> None:
-        """Follow each of these that is not followed: a new one, or one that has ended and may run again."""
+        """Follow these containers; start a thread for each container without one.
+
+        Such a container is new, or has ended and may run again.
+        """
         self._forget_removed(containers)
         for container in containers:
             with self._lock:
@@ -201,21 +215,21 @@ class _Followers:
             thread.start()
 
     def _forget_removed(self, containers: Sequence[str]) -> None:
-        """Those that are gone do not come back."""
+        """Forget containers outside the list: removed containers do not come back."""
         with self._lock:
             for container in set(self._follow_requests) - set(containers) - self._followed:
                 for known in (self._follow_requests, self._requests, self._threads, self._cursors):
                     known.pop(container, None)
 
     async def close(self) -> None:
-        """End every thread."""
+        """End all threads, and wait for them."""
         self._closing.set()
         self.lines.close()
         with self._lock:
             requests_ = list(self._requests.values())
         for request in requests_:
             request.close()
-        while any(thread.is_alive() for thread in self._threads.values()):  # noqa: ASYNC110  # none tells
+        while any(thread.is_alive() for thread in self._threads.values()):  # noqa: ASYNC110  # threads set no event
             await asyncio.sleep(_RETRY_DELAY / 20)
 
     # --- on a container's thread
@@ -232,7 +246,7 @@ class _Followers:
                 with self._lock:
                     if self._follow_requests[container] == request_count:
                         self._followed.discard(container)
-                        return  # should it be started again, somebody will `look`
+                        return  # another start of the container calls `follow` again
         except LogsError as error:
             self.lines.fail(error)
 

@@ -1,1 +1,1 @@
-"""Pulls of images."""
+"""Image pulls."""

@@ -1,4 +1,4 @@
-"""What is to be pulled, and how that stands."""
+"""Progress of image pulls, folded from the engine's messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostmanager_server.core.spec import PullPolicy
 
 
 class PullState(Enum):
-    """Where the pull of one image stands."""
+    """The state of the pull of one image."""
 
     WAITING = "waiting"
     PULLING = "pulling"
@@ -23,12 +23,13 @@ class PullState(Enum):
 
     @property
     def over(self) -> bool:
+        """Whether the pull of the image has ended."""
         return self not in (PullState.WAITING, PullState.PULLING)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerProgress:
-    """Bytes done of `total` (0: the engine does not say) in the present step, which `status` names."""
+    """The present step of a layer, with `current` of `total` bytes done (total 0: unknown)."""
 
     id: str
     status: str
@@ -38,7 +39,7 @@ class LayerProgress:
 
 @dataclass(frozen=True, slots=True)
 class ImageProgress:
-    """The pull of one image. `layers` in the order in which the engine named them."""
+    """The pull of one image; `layers` in the order of the engine's messages."""
 
     image: str
     instance_ids: tuple[str, ...]
@@ -50,30 +51,30 @@ class ImageProgress:
 
 @dataclass(frozen=True, slots=True)
 class PullItem:
-    """An image that is to be pulled, and what its compose files say about that."""
+    """An image to pull, with the settings of its compose file."""
 
     image: str
     instance_ids: tuple[str, ...]
     policy: PullPolicy = PullPolicy.ALWAYS
-    built: bool = False  # it can be built here, so that not to get it is no failure
-    platform: str = ""  # such as linux/arm64; empty: the engine's own
+    built: bool = False  # the image can be built here, so a failed pull is no failure
+    platform: str = ""  # such as linux/arm64; empty: the engine's platform
 
 
-# Words for steps that come when all bytes of the step before are there.
+# Steps that begin when all bytes of the step before are done.
 _BYTES_DONE = ("Verifying Checksum", "Download complete", "Pull complete")
 
 
 class PullFailedError(Exception):
-    """The engine could not pull the image; the message is the engine's."""
+    """A pull that failed; the message is the engine's."""
 
 
 def fold(progress: ImageProgress, message: Mapping[str, Any]) -> ImageProgress:
-    """The progress with one more message of the engine. Raises PullFailedError for an error."""
+    """Return the progress after one more message of the engine; raise PullFailedError for an error."""
     if message.get("error"):
         raise PullFailedError(str(message["error"]))
     status = str(message.get("status") or "")
     layer_id = str(message.get("id") or "")
-    # The first message is about the tag, and has that for an id.
+    # The first message is about the tag, and has the tag as its id.
     if not layer_id or status.startswith("Pulling from"):
         return replace(progress, message=status or progress.message)
     layer = _layer(layer_id, status, message.get("progressDetail") or {})
@@ -88,13 +89,13 @@ def fold(progress: ImageProgress, message: Mapping[str, Any]) -> ImageProgress:
 
 
 def _layer(layer_id: str, status: str, detail: Mapping[str, Any]) -> LayerProgress:
-    if detail.get("units"):  # it counts something else than bytes, such as seconds
+    if detail.get("units"):  # the step counts something other than bytes, such as seconds
         return LayerProgress(layer_id, status)
     return LayerProgress(layer_id, status, int(detail.get("current") or 0), int(detail.get("total") or 0))
 
 
 def _after(known: LayerProgress, layer: LayerProgress) -> LayerProgress:
-    """The layer's next step; one that is over is told without numbers."""
+    """Return the layer's next step; a finished step without numbers keeps the known total."""
     if layer.total or layer.status not in _BYTES_DONE:
         return layer
     return replace(layer, current=known.total, total=known.total)

@@ -1,4 +1,4 @@
-"""Holds how the images of a pull stand, for any number of watchers."""
+"""The progress board: the state of all images of a pull, for any number of watchers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostmanager_server.drivers.compose.pull.progress import ImageProgress, Pull
 
 @dataclass(frozen=True, slots=True)
 class PullChanges:
-    """The images that changed after a version, up to `version`. `over`: there is no more to come."""
+    """The images that changed after a version, up to `version`; no change follows when `over`."""
 
     version: int
     images: tuple[ImageProgress, ...]
@@ -19,9 +19,10 @@ class PullChanges:
 
 
 class ProgressBoard:
-    """A watcher keeps a version and asks what came after it, so none can make this grow, however slow it is.
+    """The progress of all images, with a version for every change.
 
-    Every method may be called on any thread.
+    A watcher keeps a version and requests the changes since then, so even a slow watcher costs no memory.
+    Thread-safe.
     """
 
     def __init__(self, images: Iterable[ImageProgress]) -> None:
@@ -34,17 +35,17 @@ class ProgressBoard:
 
     @property
     def over(self) -> bool:
-        """Nothing changes any more."""
+        """Whether no change follows."""
         return self._over
 
     def changes(self, since: int) -> PullChanges:
-        """What changed after version `since`; -1 for all there is."""
+        """Return the changes after version `since`; -1 for all images."""
         with self._lock:
             images = tuple(image for name, image in self._images.items() if self._versions[name] > since)
             return PullChanges(self._version, images, self._over)
 
     def counts(self) -> Mapping[PullState, int]:
-        """How many images are in which state."""
+        """Return the number of images in each state."""
         with self._lock:
             found = dict.fromkeys(PullState, 0)
             for image in self._images.values():
@@ -52,20 +53,22 @@ class ProgressBoard:
             return found
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, on any thread, when something has changed. It must return at once."""
+        """Call `listener` after every change, on any thread; the listener must return at once."""
         with self._lock:
             self._listeners.add(listener)
 
     def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Stop calling the listener."""
         with self._lock:
             self._listeners.discard(listener)
 
     def image(self, name: str) -> ImageProgress:
+        """Return the progress of an image."""
         with self._lock:
             return self._images[name]
 
     def put(self, image: ImageProgress) -> bool:
-        """Show this; not when that image is done with already. Whether it is shown."""
+        """Publish the progress of an image, unless its pull has ended; return whether it was published."""
         with self._lock:
             if self._images[image.image].state.over:
                 return False
@@ -76,7 +79,7 @@ class ProgressBoard:
         return True
 
     def finish(self) -> None:
-        """There is no more to come."""
+        """Mark the end of all changes."""
         with self._lock:
             self._over = True
         self._notify()

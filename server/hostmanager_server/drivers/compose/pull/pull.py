@@ -1,4 +1,4 @@
-"""Pulls images through the Docker Engine, several at once."""
+"""One pull of several images through the Docker Engine, some of them at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from hostmanager_server.linux.thread_names import name_this_thread
 log = logging.getLogger(__name__)
 
 _THREAD = "hm-pull"
-# s for a thread to end once its connection is cut; then it is left behind. A credential helper may hold it.
+# s for a thread to end once its connection is aborted; then the pull goes on without the thread, which may
+# wait for a credential helper.
 _CUT_OFF_GRACE = 2.0
 _FAILURES = (
     DockerException,
@@ -47,21 +48,21 @@ PullEnded = Callable[[Sequence[ImageProgress]], None]
 
 @dataclass(slots=True, eq=False)
 class _RunningPull:
-    """An image that a thread is pulling. Guarded by the pull's `_changed`, but for `alive_at`."""
+    """An image that a thread is pulling; `_changed` of the pull guards all fields but `alive_at`."""
 
     item: PullItem
-    alive_at: float  # when the engine last told of progress (s, monotonic)
+    alive_at: float  # time of the last progress message (s, monotonic)
     connection: Connection | None = None
-    verdict: ImageOutcome | None = None  # of whoever cut it off
+    verdict: ImageOutcome | None = None  # set when the pull was cut off
     cut_off_at: float = 0.0
     over: bool = False
 
 
 class ImagePull(ProgressBoard):
-    """One pull: what it has got to is on the board. Every method may be called on any thread.
+    """One pull, with its progress on the board. Thread-safe.
 
-    Whoever follows it calls `join` before and `leave` after; when the last one has left, and nobody asked to
-    detach, it stops.
+    A caller that follows the pull calls `join` before and `leave` after. When the last caller has left, and
+    none asked to detach, the pull stops.
     """
 
     def __init__(
@@ -73,16 +74,19 @@ class ImagePull(ProgressBoard):
         ended: PullEnded,
         after: ImagePull | None,
     ) -> None:
-        """`timeout` is the longest time (s) an image may make no progress. Begins when `after` has ended.
-        When it has itself, it calls `ended` with what became of the images, on a thread of its own, and is
-        over when that returns: whoever is told so finds everything done."""
+        """Prepare a pull that begins when the pull `after` has ended.
+
+        `timeout` is the longest time (s) without progress of an image. At the end, the pull calls `ended`
+        with the progress of all images, on a thread of its own, and only then is over: a watcher that learns
+        of the end finds all consequences done.
+        """
         super().__init__(ImageProgress(item.image, item.instance_ids) for item in items)
         self._connect = connect
         self._parallel = parallel
         self._timeout = timeout
         self._ended = ended
         self._after = after
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards all fields below
         self._waiting = deque(items)
         self._running_pulls: list[_RunningPull] = []
         self._followers = 0
@@ -91,10 +95,11 @@ class ImagePull(ProgressBoard):
         self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def join(self, *, detach: bool) -> bool:
-        """Somebody more follows it. Whether that is possible: not when it is over, or being stopped."""
+        """Count one more follower; return False for a pull that is over or being stopped."""
         with self._changed:
             if self._stopping or self.over:
                 return False
@@ -103,44 +108,46 @@ class ImagePull(ProgressBoard):
             return True
 
     def leave(self) -> None:
-        """Somebody follows it no more."""
+        """Count one follower less, and stop the pull after the last."""
         with self._changed:
             self._followers -= 1
             if not self._followers and not self._detached:
                 self.cancel()
 
     def cancel(self) -> None:
-        """Stop: images that are not done are cancelled. Returns at once."""
+        """Cancel all images that are not done. Returns at once."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     @property
     def joinable(self) -> bool:
+        """Whether `join` would succeed."""
         with self._changed:
             return not (self._stopping or self.over)
 
     def wait_until_over(self) -> None:
+        """Wait for the end of the pull."""
         self._thread.join()
 
-    # --- on its own thread
+    # --- on the thread of the pull
 
     def _run(self) -> None:
         name_this_thread(_THREAD)
         if self._after is not None:
             self._after.wait_until_over()
-            self._after = None  # which has one before it, too
+            self._after = None  # frees the chain of earlier pulls
         with self._changed:
             while self._waiting or self._running_pulls:
                 self._changed.wait(self._advance(time.monotonic()))
-            self._stopping = True  # there is nothing left of it to join
+            self._stopping = True  # refuses further joins
         try:
             self._ended(self.changes(-1).images)
         finally:
             self.finish()
 
     def _advance(self, now: float) -> float | None:
-        """Begin, cut off and give up what is to be now; for how long (s) there is nothing to do."""
+        """Start, cut off and give up images as due; return the time (s) until the next step."""
         while self._stopping and self._waiting:
             self._set_outcome(self._waiting.popleft(), *_CANCELLED)
         for running in self._running_pulls:
@@ -181,7 +188,7 @@ class ImagePull(ProgressBoard):
 
     def _set_outcome(self, item: PullItem, state: PullState, message: str) -> None:
         if state is PullState.FAILED and item.built:
-            state, message = PullState.SKIPPED, f"to be built here; it cannot be pulled: {message}"
+            state, message = PullState.SKIPPED, f"to be built here, because the pull failed: {message}"
         self.put(replace(self.image(item.image), state=state, message=message))
 
     # --- on the thread of one image
@@ -194,9 +201,9 @@ class ImagePull(ProgressBoard):
             state, message = PullState.FAILED, str(error)
         except _FAILURES as error:
             state, message = PullState.FAILED, explain(error)
-        except Exception:  # a bug: the other images go on, and whoever watches is told
-            log.exception("the pull of %s failed by a bug of the daemon", running.item.image)
-            state, message = PullState.FAILED, "an error of the daemon itself; its log has the traceback"
+        except Exception:  # a bug: the other images go on, and watchers get the failure
+            log.exception("cannot pull %s: a bug of the daemon", running.item.image)
+            state, message = PullState.FAILED, "a bug of the daemon; its log has the traceback"
         with self._changed:
             if state is PullState.FAILED and running.verdict is not None:
                 state, message = running.verdict
@@ -205,8 +212,10 @@ class ImagePull(ProgressBoard):
             self._changed.notify()
 
     def _pull_image(self, running: _RunningPull) -> ImageOutcome:
-        """Pull the image; how that ended. Raises as the connection and the credentials do, and
-        PullFailedError."""
+        """Pull the image and return the outcome.
+
+        Raises PullFailedError, and the errors of the connection and the credentials.
+        """
         item = running.item
         if (why := _skipped(item)) is not None:
             return PullState.SKIPPED, why
@@ -218,13 +227,13 @@ class ImagePull(ProgressBoard):
                 running.connection = connection
             before = _image_id(connection, item.image)
             if item.policy is PullPolicy.MISSING and before != UNKNOWN_IMAGE:
-                return PullState.SKIPPED, "the engine has it, and its pull_policy is missing"
+                return PullState.SKIPPED, "the engine has the image, and its pull_policy is missing"
             self.put(replace(self.image(item.image), state=PullState.PULLING))
             message = self._pull(connection, running)
             after = _image_id(connection, item.image)
             self.put(replace(self.image(item.image), image_id=after))
             if after == UNKNOWN_IMAGE:
-                raise PullFailedError("the engine says that it is done, and does not have the image")
+                raise PullFailedError("the engine reports success, but does not have the image")
             return (PullState.UP_TO_DATE if after == before else PullState.PULLED), message
         finally:
             with self._changed:
@@ -232,7 +241,7 @@ class ImagePull(ProgressBoard):
             connection.close()
 
     def _pull(self, connection: Connection, running: _RunningPull) -> str:
-        """Have the engine pull the image, and show how it gets on; its last word."""
+        """Make the engine pull the image, publish the progress, and return the last message."""
         item = running.item
         credentials = credentials_for(item.image)
         progress = self.image(item.image)
@@ -248,12 +257,12 @@ class ImagePull(ProgressBoard):
 
 
 def _skipped(item: PullItem) -> str | None:
-    """Why there is nothing to ask a registry for; None: there is."""
+    """Return why an image needs no registry, or None."""
     match item.policy:
         case PullPolicy.NEVER:
             return "its pull_policy is never"
         case PullPolicy.BUILD:
-            return "it is built here"
+            return "the image is built here"
         case PullPolicy.ALWAYS | PullPolicy.MISSING:
             return None
 

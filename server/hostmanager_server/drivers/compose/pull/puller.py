@@ -1,4 +1,4 @@
-"""Sees to it that there is one pull at a time."""
+"""The puller: one pull at a time, shared by all callers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARALLEL = 3  # images at once
 
 
 class Puller:
-    """One pull at a time; who asks while one runs joins it."""
+    """The present pull; a second caller joins the running pull."""
 
     def __init__(self, connect: Callable[[], Connection], *, parallel: int = PARALLEL) -> None:
         self._connect = connect
@@ -29,10 +29,11 @@ class Puller:
         progress_timeout: float,
         ended: PullEnded = lambda images: None,
     ) -> tuple[ImagePull, bool]:
-        """The pull that runs, or one of these items; whether it ran already. The caller is to `leave` it.
+        """Return the running pull, or a new pull of these items, and whether the pull ran already.
 
-        `ended` is called, on another thread, with what became of the images of a pull that this begins.
-        One that is being stopped is nobody's to join: the new one begins when it has ended.
+        The caller must `leave` the pull. `ended` is called, on another thread, with the progress of all
+        images of a new pull. Callers cannot join a pull that is being stopped: a new pull begins when the old
+        one has ended.
         """
         with self._lock:
             before = self._pull
@@ -45,12 +46,12 @@ class Puller:
             return pull, False
 
     def running(self) -> bool:
-        """Whether there is a pull to join."""
+        """Return whether a pull runs that callers can join."""
         with self._lock:
             return self._pull is not None and self._pull.joinable
 
     def close(self) -> None:
-        """Stop what runs, and wait for its end."""
+        """Cancel the running pull, and wait for its end."""
         with self._lock:
             pull = self._pull
         if pull is not None:
