@@ -1,4 +1,4 @@
-"""What a test does with a real Docker engine: images made on the spot, compose projects, a registry."""
+"""Test tools for a real Docker Engine: generated images, compose projects, a registry."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ import docker
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 BUSYBOX = Path("/bin/busybox")
 COMPOSE_V1 = Path("/usr/bin/docker-compose")
-DEADLINE = 60.0  # s; for what an idle machine does within a second or two
-WAITS = 'CMD ["sh", "-c", "trap \'exit 0\' INT TERM; sleep 2147483647 & wait"]'  # and ends at once when told
+DEADLINE = 60.0  # s; for actions that take an idle machine a second or two
+WAITS = 'CMD ["sh", "-c", "trap \'exit 0\' INT TERM; sleep 2147483647 & wait"]'  # ends at once on SIGTERM
 _APPLETS = ("sh", "cat", "echo", "env", "false", "httpd", "kill", "ls", "nc", "ps", "sleep", "touch", "true")
 
 
 class DockerError(Exception):
-    """A docker or compose command failed; the text has the command and what it said."""
+    """A docker or compose command that failed; the text has the command and its output."""
 
 
 def unique_name(prefix: str = "hmtest") -> str:
-    """A name for an image, a container or a project that no other test has, in this run or in another."""
+    """Return a name for an image, a container or a project that no other test uses, in any run."""
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
 def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the condition holds, looking every 20 ms; the end of the process is an error at once."""
+    """Wait until the condition holds, checking every 20 ms; fail at once when the process ends."""
     deadline = time.monotonic() + DEADLINE
     pidfd = os.pidfd_open(process.pid)
     try:
@@ -64,7 +64,7 @@ def _run(command: Sequence[str | Path], environment: Mapping[str, str], stdin: b
 
 @dataclass(frozen=True)
 class DockerEngine:
-    """A running engine. Its images that were imported here are removed by remove_images."""
+    """A running engine; `remove_images` removes all images that were imported through this object."""
 
     host: str
     """The address, as in DOCKER_HOST."""
@@ -72,7 +72,7 @@ class DockerEngine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of this process, but speaking to this engine, and with no other docker setting."""
+        """The environment of this process with this engine's address and no other docker setting."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_"))
         }
@@ -83,7 +83,7 @@ class DockerEngine:
         return docker.APIClient(base_url=self.host, version="auto", timeout=int(DEADLINE))
 
     def answers(self, within: int = 2) -> bool:
-        """Whether the engine answers a ping within so many seconds."""
+        """Return whether the engine answers a ping within `within` seconds."""
         try:
             client = docker.APIClient(base_url=self.host, version="auto", timeout=within)
             with contextlib.closing(client) as api:
@@ -92,20 +92,21 @@ class DockerEngine:
             return False
 
     def docker(self, *arguments: str | Path, stdin: bytes | None = None) -> str:
-        """What the docker command prints. Raises DockerError when it fails."""
+        """Run a docker command and return its output; raise DockerError on failure."""
         return _run(["docker", *arguments], self.environment, stdin)
 
     def compose(self, file: Path, *arguments: str | Path) -> str:
-        """What `docker compose` prints for this file. Raises DockerError when it fails."""
+        """Run `docker compose` for this file and return its output; raise DockerError on failure."""
         return self.docker("compose", "--file", file, *arguments)
 
     def import_image(
         self, tag: str, changes: Sequence[str] = (WAITS,), files: Mapping[str, bytes] | None = None
     ) -> str:
-        """Make an image of busybox and these files (absolute paths, mode 755), and answer its id.
+        """Create an image of busybox and these files (absolute paths, mode 755), and return its id.
 
-        The tag moves to the new image. Every call makes an image of its own, also for equal content.
-        `changes` are Dockerfile instructions that `docker import` takes: CMD, ENTRYPOINT, ENV, EXPOSE, USER…
+        The tag moves to the new image. Every call creates a distinct image, also for equal content.
+        `changes` are Dockerfile instructions that `docker import` accepts: CMD, ENTRYPOINT, ENV, EXPOSE,
+        USER…
         """
         options = itertools.chain.from_iterable(("--change", change) for change in changes)
         image = self.docker("import", *options, "-", tag, stdin=_busybox_archive(files or {}))
@@ -113,21 +114,21 @@ class DockerEngine:
         return image
 
     def remove_images(self) -> None:
-        """Remove what import_image made, also where containers that ended still use it."""
+        """Remove the images of import_image, even if stopped containers still use them."""
         for image in self._imported:
             with contextlib.suppress(docker.errors.ImageNotFound):
                 self.api.remove_image(image, force=True)
         self._imported.clear()
 
     def containers_of(self, project: str, service: str | None = None) -> list[str]:
-        """The ids of the containers of a compose project, or of one service of it, running or not."""
+        """Return the ids of all containers of a compose project, or of one service."""
         labels = [f"com.docker.compose.project={project}"]
         if service is not None:
             labels.append(f"com.docker.compose.service={service}")
         return [found["Id"] for found in self.api.containers(all=True, filters={"label": labels})]
 
     def remove_project(self, project: str) -> None:
-        """Remove all containers, networks and volumes of a compose project, whatever its file says now."""
+        """Remove all containers, networks and volumes of a compose project, listed or not."""
         label = f"label=com.docker.compose.project={project}"
         if containers := self.containers_of(project):
             self.docker("rm", "--force", "--volumes", *containers)
@@ -160,12 +161,12 @@ def _busybox_archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def engine_or_reason() -> DockerEngine | str:
-    """The engine of this machine, or why there is none that tests could use."""
+    """Return the engine of this machine, or why tests cannot use one."""
     engine = DockerEngine(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
     what_to_do = "run `make engine` as root"
     if shutil.which("docker") is None:
         return f"no docker command; {what_to_do}"
-    if not engine.answers(within=int(DEADLINE)):  # one that is not there refuses at once
+    if not engine.answers(within=int(DEADLINE)):  # a missing engine refuses at once
         return f"no Docker engine answers at {engine.host} for this user; {what_to_do}"
     try:
         engine.docker("compose", "version")
@@ -177,7 +178,7 @@ def engine_or_reason() -> DockerEngine | str:
 
 
 def compose_v1_or_reason() -> Path | str:
-    """The standalone Compose v1 of this machine, or why there is none."""
+    """Return the standalone Compose v1 of this machine, or why there is none."""
     try:
         version = _run([COMPOSE_V1, "version", "--short"], os.environ, None)
     except (OSError, DockerError) as error:
@@ -187,24 +188,24 @@ def compose_v1_or_reason() -> Path | str:
 
 @dataclass(frozen=True, slots=True)
 class ComposeProject:
-    """A compose file in a folder of its own, after which both Compose v1 and v2 name the project."""
+    """A compose file in its own folder; both Compose v1 and v2 name the project after the folder."""
 
     engine: DockerEngine
     file: Path
     name: str
 
     def write(self, text: str) -> None:
-        """Replace the compose file as an editor does: by rename."""
+        """Replace the compose file by a rename, as an editor does."""
         fresh = self.file.with_suffix(".new")
         fresh.write_text(text)
         fresh.replace(self.file)
 
     def compose(self, *arguments: str | Path) -> str:
-        """What `docker compose` prints for the file. Raises DockerError when it fails."""
+        """Run `docker compose` for the file and return its output; raise DockerError on failure."""
         return self.engine.compose(self.file, *arguments)
 
     def containers(self, service: str | None = None) -> list[str]:
-        """The ids of the project's containers, running or not; those of services that left the file too."""
+        """Return the ids of the project's containers, running or not, including services outside the file."""
         return self.engine.containers_of(self.name, service)
 
 
@@ -212,16 +213,16 @@ class MakeProject(Protocol):
     def __call__(
         self, text: str, *, name: str | None = None, on: DockerEngine | None = None
     ) -> ComposeProject:
-        """Make a project of this compose file, in a folder of its own; nothing of it is started.
+        """Create a project of this compose file, in a new folder, without starting a service.
 
-        `name` is for a file that fixes its own by a top-level `name:`; `on` is for another engine, which is
-        left to clean up for itself.
+        `name` is for a file that fixes its own name by a top-level `name:`. `on` selects another engine,
+        which removes its containers itself.
         """
 
 
 @contextlib.contextmanager
 def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[MakeProject]:
-    """A maker of projects, all of which are gone from the engine at the end, with networks and volumes."""
+    """Return a maker of projects; remove all of them at the end, with networks and volumes."""
     names: list[str] = []
 
     def make(text: str, *, name: str | None = None, on: DockerEngine | None = None) -> ComposeProject:
@@ -248,14 +249,14 @@ class Registry:
     """host:port"""
 
     def reference(self, tag: str) -> str:
-        """What an image of this tag is called here."""
+        """Return the name of an image with this tag in the registry."""
         return f"{self.address}/{tag}"
 
     def push(self, engine: DockerEngine, tag: str) -> str:
-        """Put the engine's image of this tag into the registry, and answer its reference there.
+        """Push the engine's image of this tag into the registry, and return its reference there.
 
-        The engine then has no image by that reference: it is to be pulled. Its layers are downloaded again
-        only once no other image has them, so after `docker rmi` of the tag.
+        The engine then has no image of that reference. A pull downloads layers only if no other image has
+        them, so only after `docker rmi` of the tag.
         """
         reference = self.reference(tag)
         engine.docker("tag", tag, reference)
@@ -264,7 +265,7 @@ class Registry:
         return reference
 
     def remove_pulled(self, engine: DockerEngine) -> None:
-        """Remove what the engine has pulled from here."""
+        """Remove all images that the engine has pulled from this registry."""
         for image in engine.api.images():
             for tag in image["RepoTags"] or ():
                 if tag.startswith(f"{self.address}/"):
@@ -273,7 +274,7 @@ class Registry:
 
 @contextlib.contextmanager
 def running_registry(directory: Path) -> Iterator[Registry]:
-    """A registry that keeps its images in this directory."""
+    """Run a registry that stores its images in this directory."""
     configuration = directory / "registry.yaml"
     configuration.write_text(
         "version: 0.1\n"

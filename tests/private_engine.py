@@ -1,4 +1,4 @@
-"""A Docker engine of a test's own, which may be killed, frozen or restarted."""
+"""A private Docker Engine that a test may kill, freeze or restart."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_until
 
 
 class PrivateEngine:
-    """One dockerd, with the containerd that it starts, in a directory of its own.
+    """One dockerd, with its containerd, in a separate directory and network namespace.
 
-    It lives in a network namespace of its own, as every dockerd claims the machine's docker0 and netfilter
-    (one with --bridge=none even deletes the docker0 of the others). So any number may run beside each other,
-    but what a container publishes is out of reach from outside, and what is outside (a registry) from there.
+    Every dockerd claims the machine's docker0 and netfilter; with --bridge=none, dockerd even deletes the
+    docker0 of other engines. With a namespace each, any number of engines can run. The ports that containers
+    publish are unreachable from outside, and outside services, such as a registry, are unreachable from the
+    containers.
     """
 
     def __init__(self, *options: str) -> None:
-        """`options` are dockerd's, such as --live-restore, which lets containers outlive their engine."""
-        # A socket's path has room for some hundred bytes only, and pytest's directories are long.
+        """Create the engine's directory.
+
+        `options` are options of dockerd, such as --live-restore, with which containers outlive their engine.
+        """
+        # The path of a socket is limited to some hundred bytes, and pytest's directories are long.
         self.directory = Path(tempfile.mkdtemp(prefix="hm-", dir="/tmp"))
         self.engine = DockerEngine(f"unix://{self.directory}/docker.sock")
         self.log = self.directory / "log"
@@ -35,7 +39,7 @@ class PrivateEngine:
 
     @property
     def pid(self) -> int:
-        """Of dockerd. Only while it runs."""
+        """The pid of dockerd, while dockerd runs."""
         return self._running.pid
 
     @property
@@ -44,7 +48,7 @@ class PrivateEngine:
         return self._process
 
     def start(self) -> None:
-        """Start dockerd, and wait until it answers."""
+        """Start dockerd, and wait until the engine answers."""
         assert self._process is None, "dockerd runs already"
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -67,7 +71,7 @@ class PrivateEngine:
             raise AssertionError("\n".join([str(error), *said])) from None
 
     def stop(self) -> None:
-        """End dockerd in good order: its containers are stopped first, unless it has --live-restore."""
+        """Stop dockerd in good order; without --live-restore, dockerd first stops its containers."""
         self._running.terminate()
         self._running.wait(DEADLINE)
         self._process = None
@@ -77,32 +81,32 @@ class PrivateEngine:
         self.start()
 
     def kill(self) -> None:
-        """End dockerd by SIGKILL, and its containerd; the containers go on.
+        """Kill dockerd and its containerd with SIGKILL; the containers run on.
 
-        The next start ends them, unless the engine has --live-restore: then it takes them back.
+        The next start ends the containers, except with --live-restore, where the engine takes them back.
         """
         pid_file = self.directory / "exec/containerd/containerd.pid"
         containerd = os.pidfd_open(int(pid_file.read_text()))
         try:
             self._running.kill()
             self._running.wait(DEADLINE)
-            # Whether the kernel ends containerd with its parent depends on which thread had forked it.
+            # The kernel ends containerd with its parent only if the thread that forked containerd ends.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(containerd, signal.SIGKILL)
             assert select.select([containerd], [], [], DEADLINE)[0], "containerd does not end"
         finally:
             os.close(containerd)
-        # Until it is reaped, which is up to the machine's init, the next dockerd would take it for alive.
+        # Until the machine's init reaps containerd, the next dockerd would believe it alive.
         pid_file.unlink()
         self._process = None
 
     def leave_behind(self, container: str) -> None:
-        """What is left of a container at times when dockerd is killed as it starts it: no start succeeds."""
+        """Create the directory that a dockerd killed during a container's start may leave."""
         tasks = self.directory / "exec/containerd/daemon/io.containerd.runtime.v2.task/moby"
         (tasks / container).mkdir(parents=True)
 
     def freeze(self) -> None:
-        """Stop dockerd from running at all: connections are accepted by the kernel, and nothing answers."""
+        """Stop dockerd by SIGSTOP: the kernel accepts connections, but no answer comes."""
         self._running.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
@@ -110,21 +114,19 @@ class PrivateEngine:
         self._running.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Leave nothing behind: no container, network, process, mount or file. May be called again."""
+        """Remove every container, network, process, mount and file of the engine. May be called again."""
         if not self.directory.exists():
             return
         try:
             if self._process is None:
-                self.start()  # it alone knows which networks and cgroups are its
+                self.start()  # only the engine knows its networks and cgroups
             self.thaw()
             if containers := self.engine.docker("ps", "--all", "--quiet").split():
                 self.engine.docker("rm", "--force", "--volumes", *containers)
             self.engine.docker("network", "prune", "--force")
             self.stop()
         except (AssertionError, DockerError, subprocess.TimeoutExpired) as error:
-            raise AssertionError(
-                f"a private engine could not be cleaned up in good order: {error}"
-            ) from error
+            raise AssertionError(f"cannot clean up a private engine in good order: {error}") from error
         finally:
             self._kill_processes()
             self._process = None
@@ -132,7 +134,7 @@ class PrivateEngine:
             shutil.rmtree(self.directory)
 
     def _kill_processes(self) -> None:
-        """What is left of dockerd, containerd and its shims, and all that descends from them."""
+        """Kill dockerd, containerd, its shims, and all their descendants."""
         parents: dict[int, int] = {}
         ours: set[int] = set()
         for entry in Path("/proc").iterdir():
@@ -162,12 +164,12 @@ class PrivateEngine:
 
 class StartEngine(Protocol):
     def __call__(self, *options: str) -> PrivateEngine:
-        """Start a private engine with these options of dockerd, and wait until it answers."""
+        """Start a private engine with these options of dockerd, and wait until the engine answers."""
 
 
 @contextlib.contextmanager
 def private_engines() -> Iterator[StartEngine]:
-    """A starter of private engines, all of which are gone at the end."""
+    """Return a starter of private engines; close all of them at the end."""
     with contextlib.ExitStack() as made:
 
         def start(*options: str) -> PrivateEngine:

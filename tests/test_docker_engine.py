@@ -1,4 +1,4 @@
-"""The fixtures for a real Docker engine do what they say."""
+"""Tests of the fixtures for a real Docker Engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TALKS = 'CMD ["cat", "/greeting"]'
 
 
 def image_id(engine: DockerEngine, reference: str) -> str | None:
-    """None when the engine has no such image."""
+    """Return the id of an image, or None if the engine has no such image."""
     try:
         # types-docker forgot the types of this one.
         return str(engine.api.inspect_image(reference)["Id"])  # type: ignore[no-untyped-call]
@@ -37,7 +37,7 @@ def image_id(engine: DockerEngine, reference: str) -> str | None:
 
 
 def state_of(engine: DockerEngine, container: str) -> tuple[bool, str]:
-    """Whether it runs, and since when."""
+    """Return whether the container runs, and its start time."""
     state = engine.api.inspect_container(container)["State"]
     return state["Running"], state["StartedAt"]
 
@@ -64,12 +64,12 @@ def test_imported_images_are_removed(engine: DockerEngine) -> None:
     assert [image_id(engine, reference) for reference in (tag, *images)] == [None, None, None]
 
 
-def test_a_failing_command_says_what_docker_said(engine: DockerEngine) -> None:
+def test_the_error_for_a_failed_command_quotes_docker(engine: DockerEngine) -> None:
     with pytest.raises(DockerError, match=r"docker inspect no-such-thing: exit code 1: .*No such object"):
         engine.docker("inspect", "no-such-thing")
 
 
-def test_what_is_pushed_to_the_registry_is_pulled_from_it(engine: DockerEngine, registry: Registry) -> None:
+def test_an_image_pushed_to_the_registry_can_be_pulled(engine: DockerEngine, registry: Registry) -> None:
     tag = f"{unique_name()}:1"
     image = engine.import_image(tag, [TALKS], {"/greeting": b"from afar"})
     reference = registry.push(engine, tag)
@@ -79,7 +79,7 @@ def test_what_is_pushed_to_the_registry_is_pulled_from_it(engine: DockerEngine, 
     assert engine.docker("run", "--rm", "--network=none", reference) == "from afar"
 
 
-def test_a_project_is_gone_at_the_end_with_what_left_its_file(
+def test_a_project_is_removed_with_services_that_left_its_file(
     engine: DockerEngine, image: str, tmp_path: Path
 ) -> None:
     with compose_projects(tmp_path, engine) as make:
@@ -93,7 +93,7 @@ def test_a_project_is_gone_at_the_end_with_what_left_its_file(
     assert engine.docker("network", "ls", "--quiet", "--filter", f"name={project.name}") == ""
 
 
-def test_both_composes_mean_the_same_project(
+def test_compose_v1_and_v2_derive_the_same_project(
     compose_project: MakeProject, image: str, compose_v1: Path
 ) -> None:
     project = compose_project(SERVICE.format(image=image))
@@ -151,7 +151,7 @@ def test_a_private_engine_leaves_the_networks_of_the_machine_alone(
 
 
 @pytest.mark.parametrize("leave", [PrivateEngine.kill, PrivateEngine.freeze, PrivateEngine.stop])
-def test_nothing_of_a_private_engine_is_left(
+def test_a_closed_private_engine_leaves_no_process_mount_or_file(
     leave: Callable[[PrivateEngine], None],
     private_engine: StartEngine,
     compose_project: MakeProject,

@@ -1,4 +1,4 @@
-"""The daemon starts, sleeps, ends or dies, and what that means for compose services on a real engine."""
+"""End-to-end tests of compose services across starts, stops and crashes of the daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def die(daemon: Daemon, *, dockers: bool = False, processes: bool = False) -> No
 # --- the daemon starts
 
 
-def test_what_runs_already_is_taken_as_it_is(lab: Lab) -> None:
+def test_running_services_are_taken_over_without_a_restart(lab: Lab) -> None:
     tag = f"{unique_name()}:1"
     lab.engine.import_image(tag, files={"/version": b"1"})
     lab.write({"ocs-same": {}, "ocs-other": {"image": tag}, "ocs-changed": {}, "ocs-down": {}, "db": {}})
@@ -39,7 +39,7 @@ def test_what_runs_already_is_taken_as_it_is(lab: Lab) -> None:
     )  # fmt: skip
     lab.site.write([entry("same"), entry("other"), entry("changed"), entry("down", "docker/down")])
     daemon = lab.serve()
-    wait_for(daemon, "down", is_gone)  # a container that is up when its target is down is shut down
+    wait_for(daemon, "down", is_gone)  # the daemon stops a container with target down
     up = all_up(daemon, "same", "other", "changed", "db")
     assert {name: lab.life(name) for name in kept} == before
     assert not up["same"].restart_required
@@ -86,7 +86,7 @@ def test_disowned_services_go_on_and_the_next_daemon_enforces_them(lab: Lab) -> 
 
     die(first, dockers=True)
     assert {name: lab.life(name) for name in before} == before
-    assert not lab.site.processes()  # host agents were brought down
+    assert not lab.site.processes()  # the daemon stopped its host agents
 
     second = lab.serve()
     all_up(second, "a", "down", "db")
@@ -99,7 +99,7 @@ def test_disowned_services_go_on_and_the_next_daemon_enforces_them(lab: Lab) -> 
     assert lab.calls("rm") == removals
 
 
-def test_everything_goes_on_when_everything_is_disowned(lab: Lab) -> None:
+def test_disowned_services_and_processes_run_on(lab: Lab) -> None:
     lab.write({"ocs-a": {}})
     lab.site.write([entry("a"), agent("p")])
     first = lab.serve()
@@ -115,7 +115,7 @@ def test_everything_goes_on_when_everything_is_disowned(lab: Lab) -> None:
     is_enforced(second, lab, "a")
 
 
-def test_a_killed_daemon_is_followed_by_one_that_restarts_nothing(lab: Lab) -> None:
+def test_the_successor_of_a_killed_daemon_restarts_no_service(lab: Lab) -> None:
     lab.write({"ocs-a": {}, "ocs-b": {}, "ocs-c": {}, "db": {}})
     lab.site.write([entry("a"), entry("b"), entry("c", "docker/down")])
     first = lab.serve()
@@ -134,28 +134,28 @@ def test_a_killed_daemon_is_followed_by_one_that_restarts_nothing(lab: Lab) -> N
     assert {name: lab.life(name) for name in ("ocs-a", "ocs-c")} == {
         name: before[name] for name in ("ocs-a", "ocs-c")
     }
-    db = wait_for(second, "db", lambda i: i.next_action == DOWN)  # passive: left as it was found
+    db = wait_for(second, "db", lambda i: i.next_action == DOWN)  # passive: left as found
     assert db.compose_service.exit_code == 137
     assert len(lab.calls("up")) == calls
     is_enforced(second, lab, "c")
 
 
-def test_a_daemon_killed_during_a_call_of_compose_is_followed_by_one_that_carries_on(lab: Lab) -> None:
+def test_the_successor_of_a_daemon_killed_during_a_call_of_compose_completes_the_start(lab: Lab) -> None:
     names = [f"s{number}" for number in range(6)]
     lab.write({f"ocs-{name}": {} for name in names})
     lab.site.write([entry(name) for name in names])
     first = lab.serve()
-    eventually(lambda: lab.calls("up"), "the call to be begun")
+    eventually(lambda: lab.calls("up"), "the start of the call")
     first.end(signal.SIGKILL)
     second = lab.serve()
     all_up(second, *names)
     assert [len(lab.ids(f"ocs-{name}")) for name in names] == [1] * len(names)
 
 
-# --- the manager sleeps
+# --- the manager is stopped
 
 
-def test_while_the_manager_sleeps_services_are_shown_and_left_alone(lab: Lab) -> None:
+def test_a_stopped_manager_shows_services_and_leaves_them_alone(lab: Lab) -> None:
     lab.write({"ocs-a": {}, "db": {}})
     lab.site.write([entry("a")])
     daemon = lab.serve()
@@ -188,41 +188,43 @@ def test_while_the_manager_sleeps_services_are_shown_and_left_alone(lab: Lab) ->
 
 
 @pytest.fixture
-def nowhere(lab: Lab) -> Path:
-    """The socket of an engine that is not there; daemons look for it."""
+def missing_socket(lab: Lab) -> Path:
+    """Return the socket of a missing engine, the address for the site's daemons."""
     socket = lab.site.folder / "docker.sock"
     lab.site.environ = lab.engine.environment | {"DOCKER_HOST": f"unix://{socket}"}
     return socket
 
 
-def test_without_an_engine_services_are_unknown_and_host_instances_go_on(lab: Lab, nowhere: Path) -> None:
+def test_without_an_engine_services_are_unknown_and_host_instances_go_on(
+    lab: Lab, missing_socket: Path
+) -> None:
     lab.write({"ocs-a": {}, "db": {}})
     lab.site.write([entry("a"), entry("off", "docker/down"), agent("p")])
     daemon = lab.serve()
     daemon.wait_for("p", UP)
-    a = wait_for(daemon, "a", lambda i: str(nowhere) in i.message)
+    a = wait_for(daemon, "a", lambda i: str(missing_socket) in i.message)
     assert (a.next_action, a.agent_class, a.target_state) == (UNKNOWN, "Test[d]", UP_TARGET)
     assert "cannot find a Docker Engine" in a.message
     assert daemon.instance("db").next_action == UNKNOWN
     read = status(daemon).config_parse_status
     assert not read[str(lab.project.file)].success
-    assert str(nowhere) in read[str(lab.project.file)].message
+    assert str(missing_socket) in read[str(lab.project.file)].message
     assert read["[SCF]"].success
 
     daemon.update(db="up", p="down")
     daemon.wait_for("p", DOWN)
-    nowhere.symlink_to(lab.engine.host.removeprefix("unix://"))  # the engine is there
+    missing_socket.symlink_to(lab.engine.host.removeprefix("unix://"))  # the engine appears
     all_up(daemon, "a", "db")
     assert status(daemon).config_parse_status[str(lab.project.file)].success
     assert daemon.instance("a").restart_count == 0
 
 
-def test_a_daemon_ends_without_an_engine(lab: Lab, nowhere: Path, site: Site) -> None:
+def test_a_daemon_ends_without_an_engine(lab: Lab, missing_socket: Path, site: Site) -> None:
     lab.write({"ocs-a": {}})
     lab.site.write([entry("a"), agent("p")])
     daemon = lab.serve()
     daemon.wait_for("p", UP)
-    wait_for(daemon, "a", lambda i: str(nowhere) in i.message)
+    wait_for(daemon, "a", lambda i: str(missing_socket) in i.message)
     daemon.stub.StopManager(pb.StopManagerRequest(), timeout=PATIENCE)
     assert daemon.end() == 0
     assert not site.processes()

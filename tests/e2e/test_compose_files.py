@@ -1,4 +1,4 @@
-"""Compose files and the site config change under a real daemon, on a real engine."""
+"""End-to-end tests of changes of compose files and of the site config under a running daemon."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PASSIVE = pb.TARGET_STATE_PASSIVE
 
 
 def parsed(daemon: Daemon, lab: Lab) -> pb.ParseStatus:
-    """How the lab's compose file was read last."""
+    """Return the latest result of reading the lab's compose file."""
     return status(daemon).config_parse_status[str(lab.project.file)]
 
 
 def class_of(daemon: Daemon, instance_id: str) -> str | None:
-    """None when there is no such instance."""
+    """Return the agent class of an instance, or None if no such instance exists."""
     found = daemon.instances().get(instance_id)
     return found.agent_class if found is not None else None
 
@@ -42,10 +42,10 @@ def wait_for_class(daemon: Daemon, instance_id: str, agent_class: str | None) ->
     eventually(lambda: class_of(daemon, instance_id) == agent_class, f"{instance_id} to be {agent_class}")
 
 
-# --- who tracks a service
+# --- services in the site config, or tracked passively
 
 
-def test_a_service_is_taken_over_as_it_runs_and_the_other_way_round(lab: Lab) -> None:
+def test_a_running_service_changes_between_the_site_config_and_passive_tracking(lab: Lab) -> None:
     lab.write({"ocs-a": {}, "ocs-b": {}})
     lab.site.write([])
     daemon = lab.serve()
@@ -59,7 +59,7 @@ def test_a_service_is_taken_over_as_it_runs_and_the_other_way_round(lab: Lab) ->
     assert set(daemon.instances()) == {"a", "b"}
     a = all_up(daemon, "a")["a"]
     assert (a.target_state, a.agent_class) == (pb.TARGET_STATE_UP, "Test[d]")
-    assert wait_for(daemon, "b", is_gone).target_state == pb.TARGET_STATE_DOWN  # as it was
+    assert wait_for(daemon, "b", is_gone).target_state == pb.TARGET_STATE_DOWN  # unchanged
     lab.engine.docker("kill", before[0])
     wait_for(daemon, "a", lambda i: is_up(i) and i.restart_count)  # enforced from now on
     again = lab.life("ocs-a")
@@ -76,7 +76,7 @@ def test_a_service_is_taken_over_as_it_runs_and_the_other_way_round(lab: Lab) ->
     assert lab.calls("rm") == []
 
 
-def test_a_change_of_management_ends_the_old_one_and_starts_the_new(lab: Lab) -> None:
+def test_a_change_of_management_ends_the_old_run_and_starts_a_new_run(lab: Lab) -> None:
     lab.write({"ocs-a": {}})
     lab.site.write([agent("a")])
     daemon = lab.serve()
@@ -178,7 +178,7 @@ def test_a_renamed_service_starts_and_only_its_old_container_is_removed_as_orpha
     assert daemon.instance("new").restart_count == 0
 
 
-# --- what is to run changes
+# --- changed images and definitions
 
 
 def test_a_new_tag_is_named_pulled_and_moved_to_by_a_restart(lab: Lab, registry: Registry) -> None:
@@ -211,7 +211,7 @@ def test_a_new_tag_is_named_pulled_and_moved_to_by_a_restart(lab: Lab, registry:
     wait_for(daemon, "a", is_gone)
 
 
-def test_a_tag_that_means_another_image_requires_a_restart(lab: Lab) -> None:
+def test_a_moved_tag_requires_a_restart(lab: Lab) -> None:
     tag = f"{unique_name()}:1"
     lab.engine.import_image(tag, files={"/version": b"1"})
     lab.write({"ocs-a": {"image": tag}})
@@ -223,7 +223,7 @@ def test_a_tag_that_means_another_image_requires_a_restart(lab: Lab) -> None:
     a = wait_for(daemon, "a", lambda i: i.restart_required)
     assert a.compose_service.image_id == newest
     assert lab.life("ocs-a") == before
-    lab.engine.docker("kill", before[0])  # whatever it is started for anew
+    lab.engine.docker("kill", before[0])  # any start uses the new image
     wait_for(daemon, "a", lambda i: is_up(i) and i.compose_service.running_image == newest)
     daemon.update(a="down")
     wait_for(daemon, "a", is_gone)
@@ -236,7 +236,7 @@ def _write(lab: Lab, name: str, text: str) -> None:
     fresh.replace(file)
 
 
-def test_whatever_changes_a_definition_requires_a_restart_of_that_service_alone(lab: Lab) -> None:
+def test_a_changed_definition_requires_a_restart_of_its_service_alone(lab: Lab) -> None:
     def by_compose_file(value: str) -> None:
         lab.write(
             {
@@ -297,7 +297,7 @@ def test_a_changed_env_file_is_noticed(lab: Lab) -> None:
     reads = len(lab.calls("config"))
     _write(lab, "agent.env", "VALUE=2\n")
     eventually(lambda: len(lab.calls("config")) > reads, "the files to be read again")
-    assert parsed(daemon, lab).time == read  # nothing about it has changed
+    assert parsed(daemon, lab).time == read  # the project is unchanged
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
     wait_for(daemon, "a", lambda i: is_up(i) and i.observed_generation == i.generation)
     assert "VALUE=2" in lab.engine.api.inspect_container(lab.life("ocs-a")[0])["Config"]["Env"]
@@ -341,10 +341,10 @@ def test_two_files_in_one_folder_are_no_orphans_of_each_other(lab: Lab) -> None:
     assert [(o.service, o.compose_file) for o in orphans.values()] == [("ocs-b", str(second))]
 
 
-# --- files that cannot be used
+# --- unusable files
 
 
-def test_a_file_that_cannot_be_used_says_why_and_changes_nothing(lab: Lab) -> None:
+def test_an_unusable_file_is_reported_and_changes_no_service(lab: Lab) -> None:
     lab.write({"ocs-a": {}})
     other = lab.new_project({"ocs-c": {}})
     lab.site.write([entry("a"), entry("c"), agent("p")])
@@ -354,25 +354,25 @@ def test_a_file_that_cannot_be_used_says_why_and_changes_nothing(lab: Lab) -> No
     before = lab.life("ocs-a")
 
     lab.project.write("services: [")
-    eventually(lambda: "yaml" in parsed(daemon, lab).message, "the broken YAML to be told")
+    eventually(lambda: "yaml" in parsed(daemon, lab).message, "a message about the broken YAML")
     assert not parsed(daemon, lab).success
     lab.project.write(json.dumps({"services": {"ocs-a": {"image": lab.image, "no_such_key": 1}}}))
-    eventually(lambda: "no_such_key" in parsed(daemon, lab).message, "the unknown key to be told")
+    eventually(lambda: "no_such_key" in parsed(daemon, lab).message, "a message about the unknown key")
     assert status(daemon).config_parse_status[str(other.file)].success
     is_enforced(daemon, lab, "c")
     assert daemon.instance("a").next_action == UP
     assert lab.life("ocs-a") == before
     lab.write({"ocs-a": {}})
-    eventually(lambda: parsed(daemon, lab).success, "the mended file to be read")
+    eventually(lambda: parsed(daemon, lab).success, "the corrected file to be read")
     assert parsed(daemon, lab).message == ""
     assert lab.life("ocs-a") == before
 
     lab.project.file.unlink()
-    eventually(lambda: "there is no file" in parsed(daemon, lab).message, "the loss to be told")
+    eventually(lambda: "there is no file" in parsed(daemon, lab).message, "a message about the missing file")
     assert daemon.instance("a").next_action == UP
 
 
-def test_a_file_that_is_missing_or_broken_at_start_is_read_as_soon_as_it_can_be(lab: Lab) -> None:
+def test_a_missing_or_broken_file_is_read_once_usable(lab: Lab) -> None:
     missing = lab.project.file.parent / "later" / "compose.yaml"
     lab.project.write("services: [")
     lab.site.write([entry("a"), entry("b"), agent("p")])
@@ -395,7 +395,7 @@ def test_a_file_that_is_missing_or_broken_at_start_is_read_as_soon_as_it_can_be(
     assert all(each.success for each in status(daemon).config_parse_status.values())
 
 
-def test_compose_that_cannot_be_found_is_told_and_host_instances_go_on(lab: Lab) -> None:
+def test_a_missing_compose_program_is_reported_and_host_instances_run(lab: Lab) -> None:
     lab.write({"ocs-a": {}})
     lab.site.write([entry("a"), agent("p")])
     lab.compose_bin = lab.site.folder / "nowhere"

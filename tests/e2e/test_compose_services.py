@@ -1,4 +1,4 @@
-"""Compose services under a real daemon, on a real engine: kept as they are wanted, shown as they are."""
+"""End-to-end tests of compose services under a real daemon: starting, stopping and showing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e.lab import DOWN, START_AT, UP, Lab, all_up, entry, is_gone, is_up
 from tests.e2e.test_supervision import Watch, agent, alive
 
 PASSIVE = pb.TARGET_STATE_PASSIVE
-NO_IMAGE = "127.0.0.1:9/no-such:1"  # where no registry is
+NO_IMAGE = "127.0.0.1:9/no-such:1"  # no registry listens there
 PORT_IN_USE = ("address already in use", "port is already allocated")
 
 
@@ -21,14 +21,14 @@ def restarted(instance: pb.ManagedInstance) -> bool:
 
 
 def started(call: str) -> list[str]:
-    """The services named in a call of `up`."""
+    """Return the services named in a call of `up`."""
     return [word for word in call.split() if not word.startswith("--")]
 
 
 # --- one daemon for both kinds
 
 
-def test_host_and_docker_instances_under_one_daemon(lab: Lab) -> None:
+def test_one_daemon_manages_host_and_docker_instances(lab: Lab) -> None:
     lab.write({"ocs-b": {}, "ocs-down": {}, "db": {}})
     lab.site.write([agent("a"), entry("b"), entry("down", "docker/down")])
     daemon = lab.serve()
@@ -64,7 +64,7 @@ def test_host_and_docker_instances_under_one_daemon(lab: Lab) -> None:
     wait_for(daemon, "down", lambda i: is_up(i) and i.compose_service.container_id != service.container_id)
 
 
-# --- acting
+# --- starts and stops
 
 
 def test_up_for_all_is_one_call_of_compose(lab: Lab) -> None:
@@ -91,9 +91,9 @@ def test_services_that_start_with_the_daemon_are_one_call_of_compose_per_file(la
     assert sorted(map(started, lab.calls("up"))) == [["ocs-a", "ocs-b"], ["ocs-c", "ocs-d"]]
 
 
-def test_a_killed_container_runs_again_and_the_watcher_is_told(lab: Lab) -> None:
+def test_a_killed_container_is_restarted_and_watchers_are_notified(lab: Lab) -> None:
     lab.write({"ocs-a": {}, "ocs-b": {}})
-    # Long enough for the watcher to be told of what is in between.
+    # A backoff long enough for the watcher to get the state in between.
     lab.site.write([entry("a", restart={"backoff": {"initial": 3}}), entry("b")])
     daemon = lab.serve()
     before = all_up(daemon, "a", "b")
@@ -105,8 +105,8 @@ def test_a_killed_container_runs_again_and_the_watcher_is_told(lab: Lab) -> None
     assert again.last_exit.code == 137
     assert not again.last_exit.expected
     assert again.stability < 1.0
-    seen = watch.close()
-    assert any(i.next_action == START_AT and i.last_exit.code == 137 for i in seen)
+    updates = watch.close()
+    assert any(i.next_action == START_AT and i.last_exit.code == 137 for i in updates)
     kinds = [event.kind for event in daemon.events("a")]
     assert kinds[kinds.index(pb.EVENT_KIND_EXIT) :] == [
         pb.EVENT_KIND_EXIT, pb.EVENT_KIND_LAUNCH, pb.EVENT_KIND_UP
@@ -114,7 +114,7 @@ def test_a_killed_container_runs_again_and_the_watcher_is_told(lab: Lab) -> None
     assert lab.life("ocs-b") == other
 
 
-def test_a_service_that_cannot_start_does_not_keep_the_others_from_starting(lab: Lab) -> None:
+def test_a_failing_service_does_not_block_the_others(lab: Lab) -> None:
     lab.write({f"ocs-{name}": {} for name in "abcd"} | {"ocs-bad": {"image": NO_IMAGE}})
     lab.site.write([entry(name) for name in "abcd"] + [entry("bad")])
     with lab.following("start") as started:
@@ -122,7 +122,7 @@ def test_a_service_that_cannot_start_does_not_keep_the_others_from_starting(lab:
         all_up(daemon, *"abcd")
         bad = wait_for(daemon, "bad", lambda i: i.consecutive_failures >= 2 and i.next_action == START_AT)
         ids = {lab.life(f"ocs-{name}")[0] for name in "abcd"}
-        eventually(lambda: started() == ids, "each to be started, and no other")
+        eventually(lambda: started() == ids, "the start of these containers alone")
     assert NO_IMAGE in bad.message
     assert bad.compose_service.image_id == "unknown"
     failures = [e for e in daemon.events("bad") if e.kind == pb.EVENT_KIND_START_FAILED]
@@ -135,11 +135,11 @@ def test_a_service_that_cannot_start_does_not_keep_the_others_from_starting(lab:
 
 
 def failed(instance: pb.ManagedInstance) -> bool:
-    """Whether it has failed, and its message says why, as it does until it is tried again."""
+    """Return whether the last attempt failed, and the message holds the reason until the next attempt."""
     return instance.consecutive_failures > 0 and instance.next_action == START_AT
 
 
-def test_what_keeps_a_service_from_running_is_told_on_its_instance(lab: Lab) -> None:
+def test_an_instance_shows_why_its_service_does_not_run(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         lab.write(
@@ -169,7 +169,7 @@ def test_what_keeps_a_service_from_running_is_told_on_its_instance(lab: Lab) -> 
     assert daemon.instance("good").restart_count == 0
 
 
-def test_a_container_that_is_slow_to_end_is_down_only_when_it_is_gone(lab: Lab) -> None:
+def test_a_slowly_stopping_container_is_down_only_when_removed(lab: Lab) -> None:
     lab.write({"ocs-a": {"command": ["sleep", "100000"], "stop_grace_period": "1s"}})  # pid 1 ignores TERM
     lab.site.write([entry("a")])
     daemon = lab.serve()
@@ -199,10 +199,10 @@ def test_a_target_that_changes_back_and_forth_is_followed(lab: Lab) -> None:
     assert lab.project.containers() == []
 
 
-# --- behind the daemon's back
+# --- manual changes
 
 
-def test_what_is_done_by_hand_to_an_enforced_service_is_put_right(lab: Lab) -> None:
+def test_manual_changes_to_an_enforced_service_are_corrected(lab: Lab) -> None:
     lab.write({"ocs-a": {}, "ocs-down": {}})
     lab.site.write([entry("a"), entry("down", "docker/down")])
     daemon = lab.serve()
@@ -211,7 +211,7 @@ def test_what_is_done_by_hand_to_an_enforced_service_is_put_right(lab: Lab) -> N
     lab.project.compose("stop", "ocs-a")
     wait_for(daemon, "a", lambda i: i.restart_count == 1 and is_up(i))
     lab.project.compose("rm", "--stop", "--force", "ocs-a")
-    # It may be put right twice: between the stop and the removal, too.
+    # The daemon may correct the service twice, because it may also act between stop and removal.
     wait_for(daemon, "a", lambda i: i.restart_count >= 2 and is_up(i))
     lab.project.compose("up", "--detach", "ocs-down")
     eventually(lambda: [e for e in daemon.events("down") if e.kind == pb.EVENT_KIND_DOWN], "it to go down")
@@ -224,7 +224,7 @@ def test_what_is_done_by_hand_to_an_enforced_service_is_put_right(lab: Lab) -> N
     assert len(lab.lives("ocs-a")) == 1
 
 
-def test_a_passive_service_is_shown_as_it_is_and_left_alone(lab: Lab) -> None:
+def test_a_passive_service_is_shown_and_left_alone(lab: Lab) -> None:
     lab.write({"db": {}})
     lab.site.write([])
     daemon = lab.serve()
@@ -274,7 +274,7 @@ def test_a_passive_service_that_cannot_start_is_tried_once(lab: Lab) -> None:
 # --- what compose users expect
 
 
-def test_of_three_replicas_only_the_lost_one_is_started_again(lab: Lab) -> None:
+def test_only_the_lost_one_of_three_replicas_is_restarted(lab: Lab) -> None:
     lab.write({"ocs-a": {"deploy": {"replicas": 3}}, "ocs-b": {"scale": 2}})
     lab.site.write([entry("a"), entry("b")])
     daemon = lab.serve()
@@ -351,7 +351,7 @@ def test_a_built_service_is_built_and_run(lab: Lab) -> None:
 
 
 def test_a_service_with_a_restart_policy_of_its_own_is_not_started_twice(lab: Lab) -> None:
-    # The engine starts it again itself, and the daemon is not to start it beside that.
+    # The engine restarts the container itself, so the daemon must not start the service.
     lab.write({"ocs-a": {"restart": "always", "command": ["sh", "-c", "sleep 0.3; exit 4"]}})
     lab.site.write([entry("a")])
     daemon = lab.serve()
@@ -365,7 +365,7 @@ def test_a_service_with_a_restart_policy_of_its_own_is_not_started_twice(lab: La
 # --- Compose v1
 
 
-def test_compose_v1_drives_services_just_as_well(lab: Lab, compose_v1: Path) -> None:
+def test_compose_v1_manages_services(lab: Lab, compose_v1: Path) -> None:
     lab.use_program(compose_v1)
     lab.project.write(f"version: '2.4'\n{_yaml(lab)}")
     lab.site.write([entry("a"), entry("b", "docker/down")])

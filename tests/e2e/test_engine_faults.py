@@ -1,4 +1,4 @@
-"""A Docker engine that is killed, frozen or restarted under a daemon."""
+"""End-to-end tests of a Docker Engine that is killed, frozen or restarted under a daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.private_engine import PrivateEngine, StartEngine, private_engines
 pytestmark = pytest.mark.xdist_group("private-engine")  # one private engine, started by one worker
 
 IMAGE = "base:1"
-ANSWERS_WITHIN = 5.0  # s for an RPC while the engine is away; an idle machine needs 2 ms
+ANSWER_TIMEOUT = 5.0  # s for an RPC while the engine is away; an idle machine takes 2 ms
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,16 @@ def start_engine(engine: DockerEngine) -> Iterator[StartEngine]:
 
 
 @pytest.fixture(scope="module")
-def live(start_engine: StartEngine) -> PrivateEngine:
-    """An engine whose containers outlive it."""
-    private = start_engine("--live-restore")
+def restoring_engine(start_engine: StartEngine) -> PrivateEngine:
+    """Start an engine with --live-restore: its containers outlive the engine."""
+    private = start_engine("--restoring_engine-restore")
     private.engine.import_image(IMAGE)
     return private
 
 
 @pytest.fixture(scope="module")
-def plain(start_engine: StartEngine) -> PrivateEngine:
-    """An engine whose containers end with it."""
+def plain_engine(start_engine: StartEngine) -> PrivateEngine:
+    """Start an engine without --live-restore: its containers end with the engine."""
     private = start_engine()
     private.engine.import_image(IMAGE)
     return private
@@ -55,30 +55,30 @@ def _lab(site: Site, private: PrivateEngine, make: MakeProject) -> Iterator[Lab]
 
 
 @pytest.fixture
-def live_lab(site: Site, live: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
-    yield from _lab(site, live, compose_project)
+def restoring_lab(site: Site, restoring_engine: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
+    yield from _lab(site, restoring_engine, compose_project)
 
 
 @pytest.fixture
-def plain_lab(site: Site, plain: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
-    yield from _lab(site, plain, compose_project)
+def plain_lab(site: Site, plain_engine: PrivateEngine, compose_project: MakeProject) -> Iterator[Lab]:
+    yield from _lab(site, plain_engine, compose_project)
 
 
-class Asking:
-    """Asks a daemon for its status all the time, and keeps the longest wait for an answer."""
+class StatusPoller:
+    """A thread that polls a daemon's status and keeps the longest wait for an answer."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.longest = 0.0
+        self.longest_wait = 0.0
         self.answers = 0
 
     def _run(self) -> None:
         while not self._end.wait(0.02):
             begun = time.monotonic()
             self._daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=PATIENCE)
-            self.longest = max(self.longest, time.monotonic() - begun)
+            self.longest_wait = max(self.longest_wait, time.monotonic() - begun)
             self.answers += 1
 
     def __enter__(self) -> Self:
@@ -90,10 +90,10 @@ class Asking:
         self._thread.join()
 
 
-def test_nothing_is_lost_or_started_twice_while_an_engine_is_killed_and_comes_back(
-    live: PrivateEngine, live_lab: Lab
+def test_no_container_is_lost_or_started_twice_when_the_engine_is_killed_and_restarted(
+    restoring_engine: PrivateEngine, restoring_lab: Lab
 ) -> None:
-    lab = live_lab
+    lab = restoring_lab
     lab.write({"ocs-a": {}, "ocs-b": {}, "db": {}, "idle": {}})
     lab.site.write([entry("a"), entry("b"), agent("p")])
     daemon = lab.serve()
@@ -103,23 +103,23 @@ def test_nothing_is_lost_or_started_twice_while_an_engine_is_killed_and_comes_ba
     before = {name: lab.life(name) for name in ("ocs-a", "ocs-b", "db", "idle")}
     calls = len(lab.calls("up"))
 
-    with Asking(daemon) as asking:
-        live.kill()
+    with StatusPoller(daemon) as poller:
+        restoring_engine.kill()
         b = wait_for(daemon, "b", lambda i: i.next_action == UNKNOWN)
         assert "Docker Engine" in b.message
         assert not status(daemon).config_parse_status[str(lab.project.file)].success
-        for name in ("b", "db"):  # which no event tells
+        for name in ("b", "db"):  # the engine sends no events for these ends
             os.kill(up[name].compose_service.pid, signal.SIGKILL)
         daemon.update(idle="down")
         assert daemon.instance("b").next_action == UNKNOWN
         assert len(lab.calls("up")) == calls
-        live.start()
+        restoring_engine.start()
         all_up(daemon, "a")
         b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)
         db = wait_for(daemon, "db", lambda i: i.next_action == DOWN)
         wait_for(daemon, "idle", is_gone)
-    assert asking.answers
-    assert asking.longest < ANSWERS_WITHIN
+    assert poller.answers
+    assert poller.longest_wait < ANSWER_TIMEOUT
     assert b.last_exit.code == db.last_exit.code == db.compose_service.exit_code == 137
     assert lab.life("ocs-a") == before["ocs-a"]
     assert daemon.instance("a").restart_count == 0
@@ -131,16 +131,16 @@ def test_nothing_is_lost_or_started_twice_while_an_engine_is_killed_and_comes_ba
     assert is_up(daemon.instance("b"))
 
 
-def test_an_engine_that_is_restarted_at_once_with_its_containers_left_alone_is_not_noticed(
-    live: PrivateEngine, live_lab: Lab
+def test_a_quick_live_restore_restart_of_the_engine_is_not_noticed(
+    restoring_engine: PrivateEngine, restoring_lab: Lab
 ) -> None:
-    lab = live_lab
+    lab = restoring_lab
     lab.write({"ocs-a": {}})
     lab.site.write([entry("a")])
     daemon = lab.serve()
     all_up(daemon, "a")
     before = lab.life("ocs-a")
-    live.restart()
+    restoring_engine.restart()
     lab.engine.docker("kill", before[0])
     wait_for(daemon, "a", lambda i: is_up(i) and i.restart_count == 1)
     assert len(lab.calls("up")) == 2
@@ -148,7 +148,7 @@ def test_an_engine_that_is_restarted_at_once_with_its_containers_left_alone_is_n
 
 
 def test_containers_that_end_with_their_engine_are_started_once_when_it_is_back(
-    plain: PrivateEngine, plain_lab: Lab
+    plain_engine: PrivateEngine, plain_lab: Lab
 ) -> None:
     lab = plain_lab
     names = ["a", "b", "c"]
@@ -158,12 +158,12 @@ def test_containers_that_end_with_their_engine_are_started_once_when_it_is_back(
     daemon.update(db="up")
     all_up(daemon, *names, "db")
     process = daemon.wait_for("p", UP).process.pid
-    with Asking(daemon) as asking:
-        plain.restart()
+    with StatusPoller(daemon) as poller:
+        plain_engine.restart()
         for name in names:
             wait_for(daemon, name, lambda i: is_up(i) and i.last_exit.HasField("code"))
         db = wait_for(daemon, "db", lambda i: i.next_action == DOWN)
-    assert asking.longest < ANSWERS_WITHIN
+    assert poller.longest_wait < ANSWER_TIMEOUT
     assert db.last_exit.code == 0
     for name in names:
         assert len(lab.ids(f"ocs-{name}")) == 1
@@ -171,8 +171,8 @@ def test_containers_that_end_with_their_engine_are_started_once_when_it_is_back(
     assert daemon.instance("p").process.pid == process
 
 
-def test_an_engine_that_is_killed_amid_a_start_ends_with_one_container_each(
-    plain: PrivateEngine, plain_lab: Lab
+def test_an_engine_killed_during_a_start_leaves_one_container_per_service(
+    plain_engine: PrivateEngine, plain_lab: Lab
 ) -> None:
     lab = plain_lab
     names = [f"s{number}" for number in range(4)]
@@ -180,27 +180,25 @@ def test_an_engine_that_is_killed_amid_a_start_ends_with_one_container_each(
     lab.site.write([entry(name) for name in names])
     daemon = lab.serve()
     eventually(lambda: lab.ids("ocs-s0"), "the first container")
-    with Asking(daemon) as asking:
-        plain.kill()
-        plain.start()
+    with StatusPoller(daemon) as poller:
+        plain_engine.kill()
+        plain_engine.start()
         all_up(daemon, *names)
-    assert asking.longest < ANSWERS_WITHIN
+    assert poller.longest_wait < ANSWER_TIMEOUT
     for name in names:
         wait_for(daemon, name, lambda i: is_up(i) and i.compose_service.running_replicas == 1)
         assert len(lab.ids(f"ocs-{name}")) == 1
 
 
-def test_what_an_engine_left_behind_as_it_died_is_in_the_way_of_one_start_only(
-    plain: PrivateEngine, plain_lab: Lab
-) -> None:
-    # What is left now and then by a dockerd that is killed amid a start, here for certain.
+def test_remains_of_a_killed_engine_block_only_one_start(plain_engine: PrivateEngine, plain_lab: Lab) -> None:
+    # A dockerd killed during a start sometimes leaves these remains; here they are certain.
     lab = plain_lab
     lab.write({"ocs-a": {"depends_on": ["db"]}, "ocs-b": {}, "db": {}})
     lab.project.compose("up", "--no-start")
     (b,) = lab.ids("ocs-b")
     stuck = [*lab.ids("ocs-a"), *lab.ids("db")]
     for container in stuck:
-        plain.leave_behind(container)
+        plain_engine.leave_behind(container)
     lab.site.write([entry("a"), entry("b")])
     daemon = lab.serve()
     all_up(daemon, "a", "b", "db")
@@ -210,9 +208,9 @@ def test_what_an_engine_left_behind_as_it_died_is_in_the_way_of_one_start_only(
 
 
 @pytest.fixture
-def other(plain_lab: Lab) -> Iterator[Daemon]:
-    """The daemon of another host, on the same engine."""
-    folder = plain_lab.site.folder / "other"
+def other_daemon(plain_lab: Lab) -> Iterator[Daemon]:
+    """Start the daemon of another host, on the same engine."""
+    folder = plain_lab.site.folder / "other_daemon"
     folder.mkdir()
     site = Site(folder)
     site.environ = plain_lab.site.environ
@@ -226,10 +224,10 @@ def other(plain_lab: Lab) -> Iterator[Daemon]:
     plain_lab.engine.remove_project(project.name)
 
 
-def test_a_frozen_engine_is_told_and_holds_up_nothing_else(
-    plain: PrivateEngine, plain_lab: Lab, other: Daemon
+def test_a_frozen_engine_is_reported_and_blocks_no_process(
+    plain_engine: PrivateEngine, plain_lab: Lab, other_daemon: Daemon
 ) -> None:
-    # The longest of these tests: an engine is given 15 s to answer before it is held to be frozen.
+    # The longest_wait of these tests: an engine is given 15 s to answer before it is held to be frozen.
     lab = plain_lab
     lab.write({"ocs-a": {}, "ocs-b": {}, "ocs-c": {}})
     lab.site.write([entry("a"), entry("b"), entry("c"), agent("p"), agent("q", manage="down")])
@@ -237,52 +235,52 @@ def test_a_frozen_engine_is_told_and_holds_up_nothing_else(
     up = all_up(daemon, "a", "b", "c")
     process = daemon.wait_for("p", UP).process.pid
     before = lab.life("ocs-a")
-    plain.freeze()
+    plain_engine.freeze()
     try:
-        other.process.send_signal(signal.SIGTERM)
-        with Asking(daemon) as asking:
+        other_daemon.process.send_signal(signal.SIGTERM)
+        with StatusPoller(daemon) as poller:
             os.kill(up["b"].compose_service.pid, signal.SIGKILL)
-            daemon.update(c="down", q="up")  # compose is called, and waits for the engine
+            daemon.update(c="down", q="up")  # compose waits for the engine
             daemon.wait_for("q", UP)
             os.kill(process, signal.SIGKILL)
             eventually(lambda: daemon.instance("p").restart_count == 1, "the host agent to be restarted")
             for name in "abc":
                 instance = wait_for(daemon, name, lambda i: i.next_action == UNKNOWN)
-                assert "not answer" in instance.message  # a ping, or what was asked at that moment
-            assert other.process.wait(PATIENCE) == 0
-            eventually(lambda: not other.site.processes(), "what it called to be gone")
-            plain.thaw()
+                assert "not answer" in instance.message  # a ping, or another request, got no answer
+            assert other_daemon.process.wait(PATIENCE) == 0
+            eventually(lambda: not other_daemon.site.processes(), "its calls of compose to end")
+            plain_engine.thaw()
             all_up(daemon, "a")
             b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)
             wait_for(daemon, "c", is_gone)
     finally:
-        plain.thaw()
-    assert asking.longest < ANSWERS_WITHIN
+        plain_engine.thaw()
+    assert poller.longest_wait < ANSWER_TIMEOUT
     assert b.last_exit.code == 137
     assert lab.life("ocs-a") == before
     assert daemon.instance("p").restart_count == 1
 
 
-def test_a_daemon_ends_while_the_engine_is_away_and_the_next_finds_all_as_it_is(
-    live: PrivateEngine, live_lab: Lab
+def test_a_daemon_ends_without_its_engine_and_the_successor_finds_the_services(
+    restoring_engine: PrivateEngine, restoring_lab: Lab
 ) -> None:
-    lab = live_lab
+    lab = restoring_lab
     lab.write({"ocs-a": {}, "ocs-b": {}})
     lab.site.write([entry("a"), entry("b"), agent("p")])
     first = lab.serve()
     up = all_up(first, "a", "b")
     before = lab.life("ocs-a")
-    live.kill()
+    restoring_engine.kill()
     try:
         wait_for(first, "a", lambda i: i.next_action == UNKNOWN)
         assert first.end() == 0
         assert not lab.site.processes()
         os.kill(up["b"].compose_service.pid, signal.SIGKILL)
-        second = lab.serve()  # with no engine yet
+        second = lab.serve()  # without an engine
         second.wait_for("p", UP)
         wait_for(second, "a", lambda i: i.next_action == UNKNOWN)
     finally:
-        live.start()
+        restoring_engine.start()
     all_up(second, "a", "b")
     assert lab.life("ocs-a") == before
     assert len(lab.ids("ocs-b")) == 1

@@ -1,4 +1,4 @@
-"""A Docker engine in memory and compose on it, which a test plays by hand on the clock that it turns."""
+"""A Docker Engine in memory, and compose on it, both driven by a test on a fake clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def service(name: str, **changes: object) -> ServiceSpec:
 
 
 class FakeReader(CatalogReader):
-    """Reads no file: a test says what is in them."""
+    """A catalog reader without files: the test sets the services."""
 
     def __init__(self, *services: ServiceSpec) -> None:
         super().__init__([FILE], prefix="", program="", working_dir=Path("/"), environ={})
@@ -47,7 +47,7 @@ class FakeReader(CatalogReader):
 
 @dataclass
 class FakeEngine:
-    """Tells its listener what happens in order, a moment after it has."""
+    """An engine that notifies its listener of every change, in order and a moment later."""
 
     poller: FakePoller
     listener: EngineListener | None = None
@@ -58,9 +58,9 @@ class FakeEngine:
     _refreshes: list[Callable[[], None]] = field(default_factory=list)
     _closed: bool = False
 
-    # --- the watch on it
+    # --- EngineWatcher
 
-    def watched_by(self, listener: EngineListener, call_soon: CallSoon) -> FakeEngine:
+    def make_watch(self, listener: EngineListener, call_soon: CallSoon) -> FakeEngine:
         self.listener = listener
         return self
 
@@ -68,13 +68,13 @@ class FakeEngine:
         if self.present:
             self._sync()
         else:
-            self._notify(lambda told: told.engine_lost(AWAY))
+            self._notify(lambda notify: notify.engine_lost(AWAY))
 
     def close(self) -> None:
         self._closed = True
 
     def watch_images(self, tags: frozenset[str]) -> None:
-        """It always tells of all that it has."""
+        """Do nothing: the fake engine always reports all its images."""
 
     def refresh(self, project: str, then: Callable[[], None] | None = None) -> None:
         if then is not None and self.present:
@@ -84,21 +84,21 @@ class FakeEngine:
 
     def _sync(self) -> None:
         containers, images = tuple(self.containers.values()), dict(self.images)
-        self._notify(lambda told: told.synced(containers, images))
+        self._notify(lambda notify: notify.synced(containers, images))
 
     def _notify(self, call: Callable[[EngineListener], None]) -> None:
-        def told() -> None:
+        def notify() -> None:
             if self.listener is not None and not self._closed:
                 call(self.listener)
 
-        self.poller.call_later(0.0, told)
+        self.poller.call_later(0.0, notify)
 
-    # --- what happens to it
+    # --- actions of the test
 
     def leave(self) -> None:
         if self.present:
             self.present = False
-            self._notify(lambda told: told.engine_lost(AWAY))
+            self._notify(lambda notify: notify.engine_lost(AWAY))
 
     def come_back(self) -> None:
         if not self.present:
@@ -108,14 +108,14 @@ class FakeEngine:
                 self.refresh("lab", then)
             self._refreshes.clear()
 
-    def of(self, name: str) -> list[Container]:
+    def containers_of(self, name: str) -> list[Container]:
         return [each for each in self.containers.values() if each.service == name]
 
     def running(self, name: str) -> list[Container]:
-        return [each for each in self.of(name) if each.running]
+        return [each for each in self.containers_of(name) if each.running]
 
     def create(self, wanted: ServiceSpec, number: int) -> Container:
-        """A container that was not started yet."""
+        """Add a container that was never started."""
         container = Container(
             id=f"c{next(self._ids)}", name=f"lab-{wanted.service}-{number}", project=wanted.project,
             service=wanted.service, number=number, config_files=wanted.files, config_hash=wanted.config_hash,
@@ -136,7 +136,7 @@ class FakeEngine:
         )  # fmt: skip
 
     def leave_unstartable(self, container: Container) -> None:
-        """What it leaves behind when it dies just then is in the way of this container for ever."""
+        """Make a container unstartable, as an engine does that dies during the start."""
         self.put(replace(container, error=f"task {container.id}: already exists", exit_code=128))
 
     def remove(self, container: Container) -> None:
@@ -144,16 +144,16 @@ class FakeEngine:
             self.end(container, 0)
         del self.containers[container.id]
         if self.present:
-            self._notify(lambda told: told.container_removed(container.id))
+            self._notify(lambda notify: notify.container_removed(container.id))
 
     def put(self, container: Container) -> None:
         self.containers[container.id] = container
         if self.present:
-            self._notify(lambda told: told.container_changed(container))
+            self._notify(lambda notify: notify.container_changed(container))
 
 
 class FakeCall(ComposeCall):
-    """A call of compose that is under way until a test finishes it."""
+    """A call of compose that runs until a test finishes the call."""
 
     def __init__(self, verb: str, options: list[str], names: list[str], done: Callable[[str], None]) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class FakeCall(ComposeCall):
 
 
 class FakeCompose(ComposeCalls):
-    """What compose does on a FakeEngine. One project, so never two calls at once."""
+    """Compose on a FakeEngine. With only one project, calls never overlap."""
 
     def __init__(self, engine: FakeEngine, reader: FakeReader) -> None:
         super().__init__(lambda callback: None, {})
@@ -179,8 +179,8 @@ class FakeCompose(ComposeCalls):
         self._reader = reader
         self.current_call: FakeCall | None = None
         self.log: list[str] = []
-        self.codes: dict[str, int] = {}  # services whose containers end at once, with this code
-        self.unstartable: set[str] = set()  # services whose containers the engine creates, and cannot start
+        self.exit_codes: dict[str, int] = {}  # exit codes of services that end at once
+        self.unstartable: set[str] = set()  # services that the engine creates, but cannot start
 
     def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
         assert self.current_call is None, f"{argv} beside {self.current_call}"
@@ -198,7 +198,7 @@ class FakeCompose(ComposeCalls):
         self.current_call = None
 
     def proceed(self, count: int | None = None) -> str:
-        """Do what is asked for the next `count` services of the call, or for all; why that failed."""
+        """Carry out the call for its next `count` services, or all; return why that failed."""
         call = self.current_call
         assert call is not None
         if not self._engine.present:
@@ -210,38 +210,38 @@ class FakeCompose(ComposeCalls):
         error = ""
         for name in call.names[:count]:
             if call.verb == "rm":
-                for container in self._engine.of(name):
+                for container in self._engine.containers_of(name):
                     if "--stop" in call.options or not container.running:
                         self._engine.remove(container)
             else:
-                error = self._up(wanted[name], "--no-recreate" not in call.options) or error
+                error = self._up(wanted[name], recreate="--no-recreate" not in call.options) or error
         return error
 
     def finish(self) -> None:
-        """Do all that is asked, and end the call."""
+        """Carry out the rest of the call, and end it."""
         call = self.current_call
         assert call is not None
         error = "interrupted" if call.interrupts else self.proceed()
         self.current_call = None
         call.done(error)
 
-    def _up(self, wanted: ServiceSpec, recreate: bool) -> str:
+    def _up(self, wanted: ServiceSpec, *, recreate: bool) -> str:
         engine = self._engine
-        for container in engine.of(wanted.service):
+        for container in engine.containers_of(wanted.service):
             stale = (
                 container.config_hash != wanted.config_hash or container.image != engine.images[wanted.image]
             )
             if recreate and stale:
                 engine.remove(container)
-        numbers = {container.number for container in engine.of(wanted.service)}
+        numbers = {container.number for container in engine.containers_of(wanted.service)}
         for number in sorted(set(range(1, wanted.replicas + 1)) - numbers):
             engine.create(wanted, number)
-        for container in engine.of(wanted.service):
+        for container in engine.containers_of(wanted.service):
             if container.running:
                 continue
             if wanted.service in self.unstartable or container.unstartable:
                 return f"cannot start {wanted.service}"
             engine.run(container)
-            if wanted.service in self.codes:
-                engine.end(engine.containers[container.id], self.codes[wanted.service])
+            if wanted.service in self.exit_codes:
+                engine.end(engine.containers[container.id], self.exit_codes[wanted.service])
         return ""

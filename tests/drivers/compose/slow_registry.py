@@ -1,4 +1,4 @@
-"""Registries on loopback that keep an engine waiting."""
+"""Registries on loopback that make an engine wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 DEADLINE = 60.0  # s
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-_LAYER_SIZE, _LAYER_SENT = 8 << 20, 1 << 20  # bytes that the layer has, and that come
+_LAYER_SIZE, _LAYER_SENT = 8 << 20, 1 << 20  # bytes of the layer, and bytes sent
 
 
 def _digest(blob: bytes) -> str:
@@ -89,19 +89,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
-        """Quiet."""
+        """Log nothing."""
 
 
 class SlowRegistry(http.server.ThreadingHTTPServer):
-    """Has every image; of its only layer there comes an eighth. One that `wants_password` gets it, and then
-    says nothing more. `asked` is set when the engine is kept waiting."""
+    """A registry with every image, which sends an eighth of each image's only layer.
+
+    With `wants_password`, the registry accepts the password and then sends nothing more. `asked` is set when
+    the engine begins to wait.
+    """
 
     daemon_threads = True
 
     def __init__(self, *, wants_password: bool) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.wants_password = wants_password
-        # Of its own: an engine that gets a layer from one registry asks no other for it meanwhile.
+        # A unique layer, because an engine never downloads one layer from two registries at once.
         self.manifest = _manifest(_digest(os.urandom(16)))
         self.credentials = ""
         self.asked = threading.Event()

@@ -1,4 +1,4 @@
-"""The driver of compose services on an engine in memory: what it asks of compose, what it tells of it."""
+"""Tests of the compose driver on an engine in memory: its calls of compose and its events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.fakes.driver import FakePoller
 
 
 class DriverHarness:
-    """A driver with these services, all followed; and those who are event_kinds."""
+    """A driver that follows these services, with its events, surveys and calls of compose."""
 
     def __init__(self, *services: ServiceSpec, present: bool = True) -> None:
         self.poller = FakePoller()
@@ -39,7 +39,7 @@ class DriverHarness:
         self.events: list[DriverEvent] = []
         self.surveys: list[Survey] = []
         self.driver = ComposeDriver(
-            self.poller, self.events.append, self._soon, self, self.reader, self.engine.watched_by,
+            self.poller, self.events.append, self._forbid_threads, self, self.reader, self.engine.make_watch,
             self.compose,
         )  # fmt: skip
         self._runs: dict[str, int] = {}
@@ -50,7 +50,7 @@ class DriverHarness:
         if present:
             self.events.clear()
 
-    def _soon(self, callback: object) -> None:
+    def _forbid_threads(self, callback: object) -> None:
         raise AssertionError("nothing here is on a thread of its own")
 
     def surveyed(self, survey: Survey) -> None:
@@ -70,7 +70,7 @@ class DriverHarness:
             self._runs[name] = self._runs.get(name, 0) + 1
             self.driver.launch(self.run_of(name), self.spec(self.reader.services[name]))
 
-    def mend(self, name: str) -> None:
+    def launch_missing(self, name: str) -> None:
         self.driver.launch(self.run_of(name), self.spec(self.reader.services[name]))
 
     def stop(self, *names: str) -> None:
@@ -81,7 +81,10 @@ class DriverHarness:
         return RunKey(name, self._runs[name])
 
     def settle(self) -> None:
-        """Let the driver draw its conclusions, up to the next call of compose."""
+        """Advance the clock until the driver has processed all notifications.
+
+        The driver may then have begun its next call of compose.
+        """
         self.poller.advance(1.0)
 
     def finish(self) -> None:
@@ -95,19 +98,19 @@ class DriverHarness:
             self.finish()
 
     def up(self, *names: str) -> None:
-        """Have these run, and forget how that came about."""
+        """Start these services, and forget the events and calls of the start."""
         self.launch(*names)
         self.finish_all()
         self.events.clear()
         self.compose.log.clear()
 
     def event_kinds(self, name: str) -> list[str]:
-        """The kinds of events of an instance, without what is seen of it; those of its newest run only."""
+        """Return the class names of an instance's events, without ServiceObserved."""
         mine = [e for e in self.events if e.instance_id == name and not isinstance(e, ServiceObserved)]
         return [type(event).__name__ for event in mine]
 
     def event(self, name: str, kind: type[DriverEvent]) -> DriverEvent:
-        """The only event of this kind of the instance."""
+        """Return the only event of this kind of the instance."""
         (only,) = [e for e in self.events if e.instance_id == name and isinstance(e, kind)]
         return only
 
@@ -119,7 +122,7 @@ def services(names: Sequence[str]) -> list[ServiceSpec]:
 # --- batches
 
 
-def test_what_is_asked_at_once_is_one_call() -> None:
+def test_simultaneous_requests_share_one_call_of_compose() -> None:
     harness = DriverHarness(*services("abc"))
     harness.launch("a", "b", "c")
     harness.finish_all()
@@ -133,7 +136,7 @@ def test_what_is_asked_at_once_is_one_call() -> None:
     assert harness.event_kinds("b")[2:] == []
 
 
-def test_a_call_that_fails_is_halved_until_it_is_known_whose_fault_it_was() -> None:
+def test_a_failed_call_is_split_until_the_failing_service_is_found() -> None:
     harness = DriverHarness(*services("abc"), service("bad", image="no-such:1"), *services("ef"))
     harness.launch("a", "b", "c", "bad", "e", "f")
     harness.finish_all()
@@ -149,7 +152,7 @@ def test_a_call_that_fails_is_halved_until_it_is_known_whose_fault_it_was() -> N
     assert "no such image for bad; image 'no-such:1' does not exist" in failed.why
 
 
-def test_one_that_cannot_start_among_some_that_can_is_alone_to_fail() -> None:
+def test_only_the_service_that_cannot_start_fails() -> None:
     harness = DriverHarness(*services("abc"))
     harness.compose.unstartable.add("b")
     harness.launch("a", "b", "c")
@@ -170,10 +173,10 @@ def test_removals_come_before_starts() -> None:
     assert harness.compose.log == ["up b", "rm a", "up c"]
 
 
-# --- a change of mind
+# --- stops during starts
 
 
-def test_a_start_that_was_not_begun_is_withdrawn() -> None:
+def test_a_stop_withdraws_a_start_that_was_not_begun() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a")
     harness.settle()
@@ -184,7 +187,7 @@ def test_a_start_that_was_not_begun_is_withdrawn() -> None:
     assert harness.compose.log == ["up a"]
 
 
-def test_a_call_whose_outcome_nobody_wants_any_more_is_interrupted() -> None:
+def test_a_call_is_interrupted_when_all_its_services_must_stop() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a", "b")
     harness.settle()
@@ -195,12 +198,12 @@ def test_a_call_whose_outcome_nobody_wants_any_more_is_interrupted() -> None:
     harness.stop("b")
     assert interrupts == [True]
     harness.finish_all()
-    assert harness.compose.log == ["up a b"]  # nothing has come of it that would have to go
+    assert harness.compose.log == ["up a b"]  # no container exists, so no removal is needed
     assert harness.event_kinds("a") == harness.event_kinds("b") == ["StartFailed"]
     assert not harness.engine.containers
 
 
-def test_one_that_started_before_the_call_was_interrupted_is_removed() -> None:
+def test_a_service_that_started_before_the_interrupt_is_removed() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a", "b")
     harness.settle()
@@ -214,7 +217,7 @@ def test_one_that_started_before_the_call_was_interrupted_is_removed() -> None:
     assert not harness.engine.containers
 
 
-def test_a_stop_that_is_asked_twice_is_one_call() -> None:
+def test_a_repeated_stop_is_one_call_of_compose() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
     harness.stop("a")
@@ -225,7 +228,7 @@ def test_a_stop_that_is_asked_twice_is_one_call() -> None:
     assert harness.event_kinds("a") == ["Exited", "Gone"]
 
 
-def test_a_run_that_lives_is_not_started_beside() -> None:
+def test_a_launch_beside_a_live_run_fails() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
     harness.launch("a")
@@ -234,19 +237,19 @@ def test_a_run_that_lives_is_not_started_beside() -> None:
     assert harness.compose.log == []
 
 
-# --- outcomes of what is over
+# --- outcomes of earlier runs
 
 
-def test_the_end_of_a_call_says_nothing_of_a_run_that_came_after_it() -> None:
+def test_the_end_of_a_call_does_not_conclude_a_later_run() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a", "b")
     harness.settle()
     harness.compose.proceed(1)
     harness.settle()
-    harness.engine.end(harness.engine.of("a")[0], 3)
+    harness.engine.end(harness.engine.containers_of("a")[0], 3)
     harness.settle()
     assert harness.event_kinds("a") == ["Started", "Ready", "Exited", "Gone"]
-    harness.launch("a")  # while the call that had started it goes on
+    harness.launch("a")  # during the call that started the service
     harness.compose.unstartable.add("a")
     harness.finish()
     assert harness.event_kinds("a")[4:] == []
@@ -257,7 +260,7 @@ def test_the_end_of_a_call_says_nothing_of_a_run_that_came_after_it() -> None:
     assert newest.run.number == 2
 
 
-def test_nothing_is_told_of_an_instance_that_is_forgotten() -> None:
+def test_a_forgotten_instance_gets_no_events() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a", "b")
     harness.settle()
@@ -269,22 +272,22 @@ def test_nothing_is_told_of_an_instance_that_is_forgotten() -> None:
     assert harness.engine.running("a")
 
 
-def test_nothing_is_told_after_disowning() -> None:
+def test_no_events_follow_disown() -> None:
     harness = DriverHarness(*services("ab"))
     harness.up("a")
     harness.launch("b")
     harness.settle()
     harness.driver.disown()
     harness.compose.finish()
-    harness.engine.end(harness.engine.of("a")[0], 1)
+    harness.engine.end(harness.engine.containers_of("a")[0], 1)
     harness.settle()
     assert harness.event_kinds("a") == harness.event_kinds("b") == []
 
 
-# --- what is seen
+# --- observations
 
 
-def test_what_runs_already_appears() -> None:
+def test_a_service_that_runs_already_appears() -> None:
     harness = DriverHarness(*services("a"))
     harness.driver.forget(harness.spec(service("a")))
     harness.engine.run(harness.engine.create(service("a"), 1))
@@ -292,17 +295,17 @@ def test_what_runs_already_appears() -> None:
     harness.events.clear()
     harness.follow(service("a"))
     assert harness.event_kinds("a") == ["Appeared"]
-    seen = harness.event("a", ServiceObserved)
-    assert isinstance(seen, ServiceObserved)
-    assert seen.status.running
-    assert not seen.status.outdated
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert observed.status.running
+    assert not observed.status.outdated
     harness.poller.advance(60.0)
     assert harness.compose.log == []
 
 
-def test_one_that_ended_before_it_was_seen_to_run_has_started_and_ended() -> None:
+def test_a_run_that_ends_before_its_inspection_is_reported_as_started_and_exited() -> None:
     harness = DriverHarness(*services("a"))
-    harness.compose.codes["a"] = 3
+    harness.compose.exit_codes["a"] = 3
     harness.launch("a")
     harness.finish_all()
     assert harness.event_kinds("a")[0] == "Started"
@@ -312,13 +315,13 @@ def test_one_that_ended_before_it_was_seen_to_run_has_started_and_ended() -> Non
     assert exited.status == ExitStatus(code=3)
 
 
-def test_a_container_started_by_hand_appears_under_a_number_of_its_own() -> None:
+def test_a_container_started_by_hand_appears_as_a_new_run() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
-    container = harness.engine.of("a")[0]
+    container = harness.engine.containers_of("a")[0]
     harness.engine.end(container, 0)
     harness.settle()
-    harness.engine.run(harness.engine.of("a")[0])
+    harness.engine.run(harness.engine.containers_of("a")[0])
     harness.settle()
     assert harness.event_kinds("a") == ["Exited", "Gone", "Appeared"]
     appeared = harness.event("a", Appeared)
@@ -326,7 +329,7 @@ def test_a_container_started_by_hand_appears_under_a_number_of_its_own() -> None
     assert appeared.run.number == 2
 
 
-def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> None:
+def test_only_the_missing_replica_is_started() -> None:
     harness = DriverHarness(service("a", replicas=3))
     harness.up("a")
     victim = harness.engine.running("a")[1]
@@ -336,7 +339,7 @@ def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> N
     assert isinstance(degraded, Degraded)
     assert degraded.status == ExitStatus(code=9)
     assert "2 of 3" in degraded.why
-    harness.mend("a")
+    harness.launch_missing("a")
     harness.settle()
     assert harness.compose.current_call is not None
     assert "--no-recreate" in harness.compose.current_call.options
@@ -345,45 +348,45 @@ def test_of_replicas_the_missing_one_is_started_and_the_others_left_alone() -> N
     assert len(harness.engine.running("a")) == 3
 
 
-def test_a_container_that_the_engine_cannot_start_any_more_is_made_anew() -> None:
+def test_an_unstartable_container_is_replaced() -> None:
     harness = DriverHarness(*services("ab"))
     for each in harness.reader.services.values():
         harness.engine.create(each, 1)
-    harness.engine.leave_unstartable(harness.engine.of("a")[0])
-    (b,) = harness.engine.of("b")
+    harness.engine.leave_unstartable(harness.engine.containers_of("a")[0])
+    (b,) = harness.engine.containers_of("b")
     harness.settle()
     harness.launch("a", "b")
     harness.finish_all()
     assert harness.compose.log == ["rm a", "up a b"]
     assert harness.event_kinds("a") == harness.event_kinds("b") == ["Started", "Ready"]
-    assert [each.id for each in harness.engine.of("b")] == [b.id]
+    assert [each.id for each in harness.engine.containers_of("b")] == [b.id]
 
 
-def test_a_replica_that_the_engine_cannot_start_any_more_is_made_anew_and_the_others_left_alone() -> None:
+def test_an_unstartable_replica_is_replaced_and_the_others_run_on() -> None:
     harness = DriverHarness(service("a", replicas=3))
     harness.up("a")
     victim, *others = harness.engine.running("a")
     harness.engine.end(victim, 9)
     harness.engine.leave_unstartable(harness.engine.containers[victim.id])
     harness.settle()
-    harness.mend("a")
+    harness.launch_missing("a")
     harness.finish_all()
     assert harness.compose.log == ["rm a", "up a"]
     assert harness.event_kinds("a") == ["Degraded", "Ready"]
     assert {each.id for each in others} < {each.id for each in harness.engine.running("a")}
 
 
-def test_what_a_service_depends_on_is_made_anew_when_the_engine_cannot_start_it_any_more() -> None:
+def test_an_unstartable_dependency_is_replaced() -> None:
     harness = DriverHarness(service("a", depends_on=("b",)), service("b", depends_on=("c",)), *services("cd"))
     for name in "cd":
         harness.engine.leave_unstartable(harness.engine.create(harness.reader.services[name], 1))
     harness.settle()
     harness.launch("a")
     harness.finish_all()
-    assert harness.compose.log == ["rm c", "up a"]  # d is none of its business
+    assert harness.compose.log == ["rm c", "up a"]  # d is no dependency of a
 
 
-def test_nothing_is_removed_beside_a_replica_that_is_paused() -> None:
+def test_no_container_is_removed_beside_a_paused_replica() -> None:
     harness = DriverHarness(service("a", replicas=2))
     harness.up("a")
     victim, paused = harness.engine.running("a")
@@ -391,12 +394,12 @@ def test_nothing_is_removed_beside_a_replica_that_is_paused() -> None:
     harness.engine.end(victim, 9)
     harness.engine.leave_unstartable(harness.engine.containers[victim.id])
     harness.settle()
-    harness.mend("a")
+    harness.launch_missing("a")
     harness.finish_all()
     assert not any(line.startswith("rm") for line in harness.compose.log)
 
 
-def test_a_start_that_is_withdrawn_clears_nothing() -> None:
+def test_a_withdrawn_start_removes_no_container() -> None:
     harness = DriverHarness(*services("a"))
     harness.engine.leave_unstartable(harness.engine.create(harness.reader.services["a"], 1))
     harness.settle()
@@ -408,7 +411,7 @@ def test_a_start_that_is_withdrawn_clears_nothing() -> None:
 
 
 @pytest.mark.parametrize("db_runs", [False, True])
-def test_a_start_starts_what_the_service_depends_on_and_makes_nothing_anew(db_runs: bool) -> None:
+def test_a_start_recreates_no_dependency(*, db_runs: bool) -> None:
     harness = DriverHarness(service("a", depends_on=("db",)), service("db"))
     if db_runs:
         harness.up("db")
@@ -418,13 +421,13 @@ def test_a_start_starts_what_the_service_depends_on_and_makes_nothing_anew(db_ru
     assert harness.compose.current_call.options == ["--detach", "--no-recreate"]
 
 
-def test_a_removal_that_fails_is_told_and_may_be_asked_for_again() -> None:
+def test_a_failed_removal_is_reported_and_can_be_repeated() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
     harness.stop("a")
     harness.settle()
     assert harness.compose.current_call is not None
-    harness.compose.current_call.interrupt()  # which stands for any failure
+    harness.compose.current_call.interrupt()  # stands for any failure
     harness.finish_all()
     failed = harness.event("a", StopFailed)
     assert isinstance(failed, StopFailed)
@@ -434,23 +437,23 @@ def test_a_removal_that_fails_is_told_and_may_be_asked_for_again() -> None:
     assert harness.event_kinds("a") == ["StopFailed", "Exited", "Gone"]
 
 
-def test_a_tag_that_moves_makes_what_runs_outdated() -> None:
+def test_a_moved_tag_makes_the_running_container_outdated() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
     harness.driver.images_changed({"agent:1": "sha256:2"})
-    seen = harness.event("a", ServiceObserved)
-    assert isinstance(seen, ServiceObserved)
-    assert (seen.status.image_id, seen.status.outdated) == ("sha256:2", True)
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert (observed.status.image_id, observed.status.outdated) == ("sha256:2", True)
     harness.driver.images_changed({"agent:1": UNKNOWN_IMAGE})
     assert dict(harness.surveys[-1].new_tags) == {"a": "agent:1"}
 
 
-# --- an engine that goes away
+# --- an engine that disappears
 
 
-def test_nothing_is_started_while_the_engine_is_away() -> None:
+def test_a_launch_fails_while_the_engine_is_away() -> None:
     harness = DriverHarness(*services("a"), present=False)
-    assert harness.event_kinds("a") == ["Unobservable", "Unobservable"]  # not asked yet, then asked in vain
+    assert harness.event_kinds("a") == ["Unobservable", "Unobservable"]  # not connected yet, then no engine
     harness.events.clear()
     harness.launch("a")
     failed = harness.event("a", StartFailed)
@@ -460,7 +463,7 @@ def test_nothing_is_started_while_the_engine_is_away() -> None:
     assert harness.compose.log == []
 
 
-def test_an_engine_that_goes_away_during_a_call_is_asked_when_it_is_back_what_came_of_it() -> None:
+def test_the_outcome_of_a_call_is_read_when_the_engine_is_back() -> None:
     harness = DriverHarness(*services("ab"))
     harness.launch("a", "b")
     harness.settle()
@@ -472,17 +475,17 @@ def test_an_engine_that_goes_away_during_a_call_is_asked_when_it_is_back_what_ca
     harness.engine.come_back()
     harness.finish_all()
     assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
-    assert harness.event_kinds("b") == ["Unobservable", "Started", "Ready"]  # it was tried again, by itself
+    assert harness.event_kinds("b") == ["Unobservable", "Started", "Ready"]  # retried in a separate call
     assert harness.compose.log == ["up a b", "up b"]
     assert len(harness.engine.running("a")) == 1
 
 
-def test_what_ended_while_the_engine_was_away_is_told_with_its_code() -> None:
+def test_an_end_during_the_engine_absence_has_its_exit_code() -> None:
     harness = DriverHarness(*services("ab"))
     harness.up("a", "b")
     harness.engine.leave()
     harness.settle()
-    harness.engine.end(harness.engine.of("a")[0], 5)
+    harness.engine.end(harness.engine.containers_of("a")[0], 5)
     harness.settle()
     assert harness.event_kinds("a") == ["Unobservable"]
     harness.engine.come_back()
@@ -494,25 +497,25 @@ def test_what_ended_while_the_engine_was_away_is_told_with_its_code() -> None:
     assert exited.status == ExitStatus(code=5)
 
 
-def test_what_was_made_anew_while_the_engine_was_away_goes_on_as_the_same_run() -> None:
+def test_a_container_replaced_while_the_engine_was_away_continues_the_run() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")
     harness.engine.leave()
     harness.settle()
-    harness.engine.remove(harness.engine.of("a")[0])
+    harness.engine.remove(harness.engine.containers_of("a")[0])
     harness.engine.run(harness.engine.create(service("a"), 1))
     harness.engine.come_back()
     harness.settle()
     assert harness.event_kinds("a") == ["Unobservable"]
-    seen = [e for e in harness.events if isinstance(e, ServiceObserved)][-1]
-    assert seen.status.container_id == harness.engine.of("a")[0].id
+    observed = [e for e in harness.events if isinstance(e, ServiceObserved)][-1]
+    assert observed.status.container_id == harness.engine.containers_of("a")[0].id
 
 
 # --- services that come and go
 
 
-def test_an_instance_that_is_followed_again_is_told_again_what_there_is() -> None:
-    harness = DriverHarness(*services("a"))  # as when it was reset: it is a fresh one, and knows nothing
+def test_following_an_instance_again_posts_all_facts_again() -> None:
+    harness = DriverHarness(*services("a"))  # a reset instance has no facts
     harness.follow(service("a"))
     assert isinstance(harness.event("a", ServiceObserved), ServiceObserved)
     harness.up("a")
@@ -522,15 +525,15 @@ def test_an_instance_that_is_followed_again_is_told_again_what_there_is() -> Non
     assert harness.event_kinds("a") == ["Appeared"]
 
 
-def test_an_instance_with_another_service_begins_anew() -> None:
+def test_an_instance_with_another_service_gets_a_new_run() -> None:
     harness = DriverHarness(*services("ab"))
     harness.up("a", "b")
     other = replace(harness.spec(service("b")), instance_id="a")
     harness.driver.follow(other)
     assert harness.event_kinds("a") == ["Appeared"]
-    seen = harness.event("a", ServiceObserved)
-    assert isinstance(seen, ServiceObserved)
-    assert seen.status.container_id == harness.engine.of("b")[0].id
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert observed.status.container_id == harness.engine.containers_of("b")[0].id
 
 
 def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
@@ -540,7 +543,7 @@ def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
     harness.driver.manage(harness.driver.load())
     harness.driver.follow(replace(harness.spec(service("a")), service=None, problem="no service"))
     (orphan,) = harness.surveys[-1].orphans.values()
-    assert orphan.container_id == harness.engine.of("a")[0].id
+    assert orphan.container_id == harness.engine.containers_of("a")[0].id
     assert harness.driver.is_orphan(orphan.container_id)
     assert harness.event_kinds("a") == []
     harness.driver.launch(
@@ -551,12 +554,12 @@ def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
     assert "no service" in failed.why
 
 
-def test_what_has_ended_is_made_anew_when_its_image_is_another_by_now() -> None:
+def test_a_stopped_container_with_an_old_image_is_recreated() -> None:
     harness = DriverHarness(service("a"))
     harness.up("a")
-    (container,) = harness.engine.of("a")
+    (container,) = harness.engine.containers_of("a")
     harness.engine.end(container, 1)
-    harness.engine.put(replace(harness.engine.of("a")[0], image="sha256:old"))
+    harness.engine.put(replace(harness.engine.containers_of("a")[0], image="sha256:old"))
     harness.settle()
     harness.launch("a")
     harness.settle()
@@ -564,18 +567,18 @@ def test_what_has_ended_is_made_anew_when_its_image_is_another_by_now() -> None:
     assert harness.compose.current_call.options == ["--detach"]
 
 
-def test_what_the_engine_is_about_to_start_again_is_removed() -> None:
+def test_a_container_that_the_engine_is_about_to_restart_is_removed() -> None:
     harness = DriverHarness(service("a"))
     harness.up("a")
-    (container,) = harness.engine.of("a")
+    (container,) = harness.engine.containers_of("a")
     harness.engine.end(container, 1)
-    harness.engine.put(replace(harness.engine.of("a")[0], status="restarting"))
+    harness.engine.put(replace(harness.engine.containers_of("a")[0], status="restarting"))
     harness.settle()
     harness.events.clear()
-    run = RunKey("a", 7)  # the core's own, as nothing runs
+    run = RunKey("a", 7)  # the core chose the number, because no container runs
     harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
     harness.settle()
     harness.finish_all()
-    assert harness.engine.of("a") == []
+    assert harness.engine.containers_of("a") == []
     event_kinds = [type(event).__name__ for event in harness.events if not isinstance(event, ServiceObserved)]
     assert event_kinds == ["Exited", "Gone"]

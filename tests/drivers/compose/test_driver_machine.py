@@ -1,5 +1,7 @@
-"""Manager, engine and compose driver over an engine in memory, which comes and goes while requests, config
-changes, crashes and deeds by hand arrive in any order."""
+"""State-machine test of request handler, reconciler and compose driver on an engine in memory.
+
+The engine comes and goes while requests, config changes, crashes and manual changes arrive in any order.
+"""
 
 from __future__ import annotations
 
@@ -28,43 +30,44 @@ from tests.in_memory import MemoryJournal, ReadConfig
 NAMES = ("a", "b", "c")
 REPLICAS = {"a": 1, "b": 1, "c": 2}
 names = st.sampled_from(NAMES)
-targets = st.sampled_from([Target.UP, Target.DOWN])
-QUIET = 120.0  # s: longer than every backoff, so that whatever was put off is done
+target_states = st.sampled_from([Target.UP, Target.DOWN])
+QUIET = 120.0  # s: longer than every backoff, so that every delayed action is done
 
 
 class ServicesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.poller = FakePoller()
-        self.there = FakeEngine(self.poller)
+        self.engine = FakeEngine(self.poller)
         self.reader = FakeReader(*(service(name, replicas=REPLICAS[name]) for name in NAMES))
-        self.compose = FakeCompose(self.there, self.reader)
+        self.compose = FakeCompose(self.engine, self.reader)
         stopped = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped)
-        self.engine = Reconciler(self.store, self.poller.now)
+        self.reconciler = Reconciler(self.store, self.poller.now)
         self.driver = ComposeDriver(
-            self.poller, self.engine.post, self._never, self, self.reader, self.there.watched_by, self.compose
+            self.poller, self.reconciler.post, self._forbid_threads, self, self.reader,
+            self.engine.make_watch, self.compose,
         )  # fmt: skip
-        self.engine.driver = self.driver
+        self.reconciler.driver = self.driver
         self.manager = RequestHandler(
-            self.engine, self.store, MemoryJournal(), self.poller.now, Recovered(), self.driver.manage
+            self.reconciler, self.store, MemoryJournal(), self.poller.now, Recovered(), self.driver.manage
         )
         self.listed: dict[str, Target] = {}
         self.agent_class = "Agent"
 
-    @initialize(listed=st.dictionaries(names, targets), running=st.sets(names), there=st.booleans())
-    def begin(self, listed: dict[str, Target], running: set[str], there: bool) -> None:
-        """What the site config says at first, what runs already, and whether the engine does."""
+    @initialize(listed=st.dictionaries(names, target_states), running=st.sets(names), present=st.booleans())
+    def start(self, listed: dict[str, Target], running: set[str], *, present: bool) -> None:
+        """Start with this site config, these running services, and the engine present or away."""
         for name in sorted(running):
-            self.by_hand(name)
-        self.there.present = there
+            self.start_manually(name)
+        self.engine.present = present
         self.listed = listed
         self.manager.start(self.config(), (), catalog=self.reader.load())
-        self.turn()
+        self.run_reconciler()
 
     # --- the supervisor
 
-    def _never(self, callback: Callable[[], None]) -> None:
+    def _forbid_threads(self, callback: Callable[[], None]) -> None:
         raise AssertionError("nothing here is on a thread of its own")
 
     def surveyed(self, survey: Survey) -> None:
@@ -79,45 +82,45 @@ class ServicesMachine(RuleBasedStateMachine):
         )
         return ReadConfig(HostSpec("host", tuple(specs)))
 
-    def turn(self) -> None:
-        """Rounds until nothing is left to do at this moment."""
+    def run_reconciler(self) -> None:
+        """Run the reconciler until no work is left at this moment."""
         for _ in range(200):
-            more = self.engine.step()
+            more = self.reconciler.step()
             self.poller.advance(0.0)
-            due = self.engine.next_deadline()
-            if not more and not self.engine._dirty and (due is None or due > self.poller.now().mono):
+            due = self.reconciler.next_deadline()
+            if not more and not self.reconciler._dirty and (due is None or due > self.poller.now().mono):
                 return
-        raise AssertionError("the engine never comes to rest")
+        raise AssertionError("the reconciler never comes to rest")
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, waking up where the supervisor would."""
         until = self.poller.now().mono + seconds
-        self.turn()
+        self.run_reconciler()
         while (left := until - self.poller.now().mono) > 0:
             waits = [left]
-            if (due := self.engine.next_deadline()) is not None:
+            if (due := self.reconciler.next_deadline()) is not None:
                 waits.append(due - self.poller.now().mono)
             if (call := self.poller.next_call) is not None:
                 waits.append(call)
             self.poller.advance(max(0.0, min(waits)))
-            self.turn()
+            self.run_reconciler()
 
     # --- requests and configs
 
-    @rule(who=st.sampled_from([*NAMES, ALL]), wanted=targets)
-    def update(self, who: str, wanted: Target) -> None:
+    @rule(name=st.sampled_from([*NAMES, ALL]), wanted=target_states)
+    def update(self, name: str, wanted: Target) -> None:
         try:
-            self.manager.update(None, [TargetChange(who, wanted)])
+            self.manager.update(None, [TargetChange(name, wanted)])
         except RequestError:
-            instance = self.engine.instances.get(who)
+            instance = self.reconciler.instances.get(name)
             assert instance is None or instance.retired
 
-    @rule(who=names)
-    def restart(self, who: str) -> None:
+    @rule(name=names)
+    def restart(self, name: str) -> None:
         try:
-            self.manager.restart([who])
+            self.manager.restart([name])
         except RequestError:
-            instance = self.engine.instances.get(who)
+            instance = self.reconciler.instances.get(name)
             assert (
                 instance is None
                 or instance.retired
@@ -125,9 +128,9 @@ class ServicesMachine(RuleBasedStateMachine):
                 or instance.spec.service is None
             )
 
-    @rule(who=names, wanted=targets)
-    def list_in_the_site_config(self, who: str, wanted: Target) -> None:
-        self.listed[who] = wanted
+    @rule(name=names, wanted=target_states)
+    def add_to_site_config(self, name: str, wanted: Target) -> None:
+        self.listed[name] = wanted
         self.manager.update(self.config(), (), catalog=self.reader.load())
 
     @rule(agent_class=st.sampled_from(["Agent", "Other"]))
@@ -135,26 +138,26 @@ class ServicesMachine(RuleBasedStateMachine):
         self.agent_class = agent_class
         self.manager.update(self.config(), (), catalog=self.reader.load())
 
-    @rule(who=names)
-    def strike_from_the_site_config(self, who: str) -> None:
-        self.listed.pop(who, None)
+    @rule(name=names)
+    def remove_from_site_config(self, name: str) -> None:
+        self.listed.pop(name, None)
         self.manager.update(self.config(), (), catalog=self.reader.load())
 
-    @rule(who=names)
-    def strike_from_the_compose_file(self, who: str) -> None:
-        self.reader.services.pop(who, None)
+    @rule(name=names)
+    def remove_from_compose_file(self, name: str) -> None:
+        self.reader.services.pop(name, None)
         self.manager.take_catalog(self.reader.load())
 
-    @rule(who=names, config_hash=st.sampled_from(["hash", "other"]))
-    def write_into_the_compose_file(self, who: str, config_hash: str) -> None:
-        self.reader.services[who] = service(who, replicas=REPLICAS[who], config_hash=config_hash)
+    @rule(name=names, config_hash=st.sampled_from(["hash", "other"]))
+    def write_compose_file(self, name: str, config_hash: str) -> None:
+        self.reader.services[name] = service(name, replicas=REPLICAS[name], config_hash=config_hash)
         self.manager.take_catalog(self.reader.load())
 
-    # --- what happens
+    # --- engine and compose
 
     @rule()
-    def turn_once(self) -> None:
-        self.engine.step()
+    def step_once(self) -> None:
+        self.reconciler.step()
 
     @rule(seconds=st.sampled_from([0.0, 0.04, 0.2, 5.0]))
     def wait(self, seconds: float) -> None:
@@ -170,75 +173,75 @@ class ServicesMachine(RuleBasedStateMachine):
         if self.compose.current_call is not None:
             self.compose.finish()
 
-    @rule(who=names, code=st.integers(0, 1))
-    def crash(self, who: str, code: int) -> None:
-        for container in self.there.running(who)[:1]:
-            self.there.end(container, code)
+    @rule(name=names, code=st.integers(0, 1))
+    def crash(self, name: str, code: int) -> None:
+        for container in self.engine.running(name)[:1]:
+            self.engine.end(container, code)
 
-    @rule(who=names)
-    def start_by_hand(self, who: str) -> None:
-        self.by_hand(who)
+    @rule(name=names)
+    def start_by_hand(self, name: str) -> None:
+        self.start_manually(name)
 
-    @rule(who=names)
-    def remove_by_hand(self, who: str) -> None:
-        for container in self.there.of(who):
-            self.there.remove(container)
+    @rule(name=names)
+    def remove_by_hand(self, name: str) -> None:
+        for container in self.engine.containers_of(name):
+            self.engine.remove(container)
 
     @rule()
     def engine_leaves(self) -> None:
-        self.there.leave()
+        self.engine.leave()
 
     @rule()
     def engine_comes_back(self) -> None:
-        self.there.come_back()
+        self.engine.come_back()
 
-    @rule(who=names)
-    def engine_dies_starting(self, who: str) -> None:
-        for container in self.there.of(who):
+    @rule(name=names)
+    def engine_dies_starting(self, name: str) -> None:
+        for container in self.engine.containers_of(name):
             if not container.running:
-                self.there.leave()
-                self.there.leave_unstartable(container)
+                self.engine.leave()
+                self.engine.leave_unstartable(container)
 
-    @rule(there=st.booleans())
-    def image(self, there: bool) -> None:
-        self.there.images = {IMAGE: "sha256:1"} if there else {}
+    @rule(present=st.booleans())
+    def set_image(self, *, present: bool) -> None:
+        self.engine.images = {IMAGE: "sha256:1"} if present else {}
 
     @rule(unstartable=st.sets(names), ending=st.sets(names))
-    def behave(self, unstartable: set[str], ending: set[str]) -> None:
+    def set_behaviour(self, unstartable: set[str], ending: set[str]) -> None:
         self.compose.unstartable = unstartable
-        self.compose.codes = dict.fromkeys(ending, 3)
+        self.compose.exit_codes = dict.fromkeys(ending, 3)
 
-    def by_hand(self, who: str) -> None:
-        if IMAGE in self.there.images:
-            wanted = self.reader.services.get(who) or service(who)
-            container = next(iter(self.there.of(who)), None) or self.there.create(wanted, 1)
+    def start_manually(self, name: str) -> None:
+        if IMAGE in self.engine.images:
+            wanted = self.reader.services.get(name) or service(name)
+            container = next(iter(self.engine.containers_of(name)), None) or self.engine.create(wanted, 1)
             if not container.running and not container.unstartable:
-                self.there.run(self.there.containers[container.id])
+                self.engine.run(self.engine.containers[container.id])
 
-    # --- what always holds
+    # --- invariants
 
     @invariant()
-    def never_two(self) -> None:
+    def no_replica_runs_twice(self) -> None:
         for name in NAMES:
-            numbers = [container.number for container in self.there.running(name)]
+            numbers = [container.number for container in self.engine.running(name)]
             assert len(numbers) == len(set(numbers)) <= REPLICAS[name]
 
     @rule()
     def settle(self) -> None:
-        """With an engine, images, and time, what runs is what is wanted, and what is shown is what runs."""
-        self.there.come_back()
-        self.image(True)
-        self.behave(set(), set())
+        """Check that, with an engine, images and time, services run as wanted and the status is true."""
+        self.engine.come_back()
+        self.set_image(present=True)
+        self.set_behaviour(set(), set())
         for _ in range(20):
             self.pass_time(QUIET)
             if self.compose.current_call is None:
                 break
             self.compose.finish()
-        assert self.compose.current_call is None, "there is no end of calls"
+        assert self.compose.current_call is None, "calls of compose never end"
         calls = len(self.compose.log)
-        before = dict(self.there.containers)
-        for who, instance in self.engine.instances.items():
-            running = self.there.running(who)
+        before = dict(self.engine.containers)
+        for name, instance in self.reconciler.instances.items():
+            running = self.engine.running(name)
             assert not instance.observed.unobservable
             if instance.spec.service is None:
                 assert instance.standing.state is State.UNKNOWN, instance
@@ -246,19 +249,21 @@ class ServicesMachine(RuleBasedStateMachine):
             assert (instance.standing.state is State.UP) == bool(running), instance
             assert instance.observed.service is not None
             assert instance.observed.service.running_replicas == len(running)
-            if who in self.listed:
+            if name in self.listed:
                 assert instance.wanted.target is not Target.PASSIVE
-                assert len(running) == (REPLICAS[who] if instance.wanted.target is Target.UP else 0), instance
+                assert len(running) == (REPLICAS[name] if instance.wanted.target is Target.UP else 0), (
+                    instance
+                )
                 assert instance.standing.observed_generation == instance.wanted.generation
             else:
                 assert (instance.spec.agent_class, instance.wanted.target) == (UNCLAIMED, Target.PASSIVE)
-        assert set(self.engine.instances) == set(self.listed) | set(self.reader.services)
+        assert set(self.reconciler.instances) == set(self.listed) | set(self.reader.services)
         self.pass_time(QUIET)
-        assert len(self.compose.log) == calls, "nothing more is done once all is as wanted"
-        assert self.there.containers == before
+        assert len(self.compose.log) == calls, "compose is called although every service is as wanted"
+        assert self.engine.containers == before
 
     def teardown(self) -> None:
-        if self.engine.instances:
+        if self.reconciler.instances:
             self.settle()
 
 

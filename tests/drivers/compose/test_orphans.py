@@ -1,4 +1,4 @@
-"""Removing containers through a real engine."""
+"""Tests of the removal of orphaned containers, on a real engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hostmanager_server.drivers.compose.orphans import ContainerRemover
 
 from tests.docker_engine import DEADLINE, DockerEngine, unique_name
 
-DEAF = "trap '' TERM INT; while true; do sleep 1000; done"
+IGNORES_TERM = "trap '' TERM INT; while true; do sleep 1000; done"
 LONG = 1000.0  # s
 
 
@@ -47,7 +47,7 @@ def running(engine: DockerEngine, name: str) -> bool:
     return bool(engine.api.containers(filters={"name": name}))
 
 
-def removed(
+def remove_container(
     remover: ContainerRemover,
     name: str,
     stop_timeout: float = 10.0,
@@ -65,80 +65,80 @@ def test_a_running_container_is_stopped_and_removed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str, stop_timeout: float
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
-    assert removed(remover, name, stop_timeout) == ""
+    assert remove_container(remover, name, stop_timeout) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_does_not_end_is_killed_in_the_end(
+def test_a_container_that_ignores_term_is_killed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
-    engine.docker("run", "--detach", "--name", name, image, "sh", "-c", DEAF)
-    assert removed(remover, name, 0.5) == ""
+    engine.docker("run", "--detach", "--name", name, image, "sh", "-c", IGNORES_TERM)
+    assert remove_container(remover, name, 0.5) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_has_ended_is_removed(
+def test_a_stopped_container_is_removed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--name", name, image, "true")
-    assert removed(remover, name) == ""
+    assert remove_container(remover, name) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_is_paused_is_removed(
+def test_a_paused_container_is_removed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     engine.docker("pause", name)
-    assert removed(remover, name, 1.0) == ""
+    assert remove_container(remover, name, 1.0) == ""
     assert not exists(engine, name)
 
 
-def test_one_that_is_gone_counts_as_removed(remover: ContainerRemover) -> None:
-    assert removed(remover, "0" * 64) == ""
-    assert removed(remover, "0" * 64, is_orphan=lambda: False) == ""
+def test_a_missing_container_counts_as_removed(remover: ContainerRemover) -> None:
+    assert remove_container(remover, "0" * 64) == ""
+    assert remove_container(remover, "0" * 64, is_orphan=lambda: False) == ""
 
 
-def test_one_that_is_in_use_again_is_not_touched(
+def test_a_container_in_use_again_is_not_stopped(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
-    assert "left alone" in removed(remover, name, is_orphan=lambda: False)
+    assert "left alone" in remove_container(remover, name, is_orphan=lambda: False)
     assert running(engine, name)
 
 
-def test_one_that_comes_into_use_while_it_stops_is_not_removed(
+def test_a_container_in_use_again_during_its_stop_is_not_removed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
-    assert "left alone" in removed(remover, name, is_orphan=lambda: running(engine, name))
+    assert "left alone" in remove_container(remover, name, is_orphan=lambda: running(engine, name))
     assert exists(engine, name)
 
 
-def test_who_leaves_waits_for_no_stop(
+def test_a_cancelled_caller_does_not_wait_for_the_stop(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
-    engine.docker("run", "--detach", "--name", name, image, "sh", "-c", DEAF)
-    asked = threading.Event()
+    engine.docker("run", "--detach", "--name", name, image, "sh", "-c", IGNORES_TERM)
+    step_checked = threading.Event()
 
     def is_orphan() -> bool:
-        asked.set()
+        step_checked.set()
         return True
 
     async def leave() -> None:
         removal = asyncio.create_task(remover.remove(name, LONG, is_orphan))
-        assert await asyncio.to_thread(asked.wait, DEADLINE)
+        assert await asyncio.to_thread(step_checked.wait, DEADLINE)
         removal.cancel()
         with pytest.raises(asyncio.CancelledError):
             await removal
 
     asyncio.run(leave())
-    # Within the deadline of a test, far from LONG; the fixture sees that no thread is left.
+    # Within the deadline of a test, far from LONG; the fixture checks that no thread is left.
     remover.close()
     assert exists(engine, name)
 
 
-def test_two_who_remove_the_same_one_both_see_it_gone(
+def test_simultaneous_removals_of_one_container_all_succeed(
     engine: DockerEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
@@ -150,7 +150,7 @@ def test_two_who_remove_the_same_one_both_see_it_gone(
     assert not exists(engine, name)
 
 
-def test_no_engine_is_the_reason_why_it_is_still_there() -> None:
+def test_a_missing_engine_is_reported_as_the_reason() -> None:
     remover = ContainerRemover(functools.partial(connect_to, "unix:///nonexistent/docker.sock"))
-    assert "cannot find a Docker Engine" in removed(remover, "0" * 64)
+    assert "cannot find a Docker Engine" in remove_container(remover, "0" * 64)
     remover.close()

@@ -266,8 +266,8 @@ class ComposeDriver:
             args = ["rm", "--force", *(sorted(blocked) or names)]
         else:
             options = ["--detach"]
-            # Without --no-recreate, compose recreates running containers, and those of dependencies, whose
-            # definition has changed. (--no-deps would prevent that, but labels the container with another
+            # Without --no-recreate, compose recreates running containers with a changed definition, also
+            # those of dependencies. (--no-deps would prevent that, but labels the container with another
             # hash than `config` prints.)
             recreate = task is ComposeTask.UP and any(self._must_recreate(service) for service in services)
             if not recreate:

@@ -1,4 +1,4 @@
-"""Calls of the compose program, with real processes in its place."""
+"""Tests of compose calls, with shell processes instead of compose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEADLINE = 30.0  # s
 
 
 class CallHarness:
-    """Calls, and what came of them in the order in which that was told."""
+    """Compose calls, with their outcomes in order."""
 
     def __init__(self, progress_timeout: float = DEADLINE) -> None:
         self.soon: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -21,12 +21,12 @@ class CallHarness:
         self.ends: list[str] = []
 
     def finish(self) -> str:
-        """What the next call that is done has to say."""
+        """Wait for the next call to end, and return its outcome."""
         self.soon.get(timeout=DEADLINE)()
         return self.ends[-1]
 
 
-def test_a_call_that_succeeds_says_nothing() -> None:
+def test_a_successful_call_has_no_error() -> None:
     harness = CallHarness()
     harness.calls.start(["sh", "-c", "echo Container lab-a-1  Started"], "/", harness.ends.append)
     assert harness.finish() == ""
@@ -43,7 +43,7 @@ def test_a_call_that_succeeds_says_nothing() -> None:
         ("kill -9 $$", "code -9"),
     ],
 )
-def test_a_call_that_fails_says_why(script: str, said: str) -> None:
+def test_a_failed_call_has_the_reason(script: str, said: str) -> None:
     harness = CallHarness()
     harness.calls.start(["sh", "-c", script], "/", harness.ends.append)
     assert said in harness.finish()
@@ -56,7 +56,7 @@ def test_a_program_that_cannot_be_run_is_a_failed_call() -> None:
     assert "cannot run /nonexistent/compose" in harness.finish()
 
 
-def test_a_call_that_makes_no_progress_is_given_up() -> None:
+def test_a_call_without_progress_is_killed() -> None:
     harness = CallHarness(progress_timeout=3.0)
     harness.calls.start(["sh", "-c", "echo pulling; exec sleep 100000"], "/", harness.ends.append)
     assert "no progress for 3 s" in harness.finish()
@@ -70,9 +70,9 @@ def test_an_interrupted_call_ends() -> None:
     assert harness.finish().startswith("interrupted")
 
 
-def test_closing_ends_what_is_under_way() -> None:
+def test_close_kills_all_running_calls() -> None:
     harness = CallHarness()
-    for _ in range(20):  # more than run at once
+    for _ in range(20):  # more than the limit of parallel calls
         harness.calls.start(["sleep", "100000"], "/", harness.ends.append)
     harness.calls.close()
     assert all(harness.finish().startswith("interrupted") for _ in range(20))

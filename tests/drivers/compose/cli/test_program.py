@@ -1,4 +1,4 @@
-"""Finding the compose program, and calling it."""
+"""Tests of the search for the compose program, and of its command lines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ V2 = ComposeProgram(("docker", "compose"), (2, 26, 1))
 V1 = ComposeProgram(("/usr/bin/docker-compose",), (1, 29, 2))
 
 
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
+def script(path: Path, commands: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{commands}\n")
     path.chmod(0o755)
     return path
 
@@ -35,7 +35,7 @@ def test_a_standalone_program_is_relative_to_the_working_directory(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("commands", "expected"),
     [
         ("echo v1.29.2", ""),
         ("echo hello", "its output: 'hello'"),
@@ -43,19 +43,21 @@ def test_a_standalone_program_is_relative_to_the_working_directory(tmp_path: Pat
         ("true", "its output: 'nothing'"),
     ],
 )
-def test_a_program_that_is_none_is_named_with_what_it_said(tmp_path: Path, text: str, why: str) -> None:
-    script(tmp_path / "compose", text)
-    if not why:
+def test_the_error_for_another_program_quotes_its_output(
+    tmp_path: Path, commands: str, expected: str
+) -> None:
+    script(tmp_path / "compose", commands)
+    if not expected:
         assert find_program("compose", working_dir=tmp_path, environ={"PATH": "/bin"}).legacy
         return
-    with pytest.raises(ComposeError, match=why):
+    with pytest.raises(ComposeError, match=expected):
         find_program("compose", working_dir=tmp_path, environ={"PATH": "/bin"})
 
 
-def test_a_program_that_cannot_be_run_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_program_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
-    for option, why in (("gone", "does not exist"), ("plain", "is not executable")):
-        with pytest.raises(ComposeError, match=f"{why}; correct --docker-compose-bin"):
+    for option, expected in (("gone", "does not exist"), ("plain", "is not executable")):
+        with pytest.raises(ComposeError, match=f"{expected}; correct --docker-compose-bin"):
             find_program(option, working_dir=tmp_path, environ={})
 
 
@@ -76,5 +78,5 @@ def test_the_plugin_comes_before_the_standalone_program_of_the_path(tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command")
-def test_the_real_one_is_found(engine: object) -> None:
+def test_the_installed_compose_is_found(engine: object) -> None:
     assert find_program("", working_dir=Path("/"), environ=os.environ).version >= (1, 25)

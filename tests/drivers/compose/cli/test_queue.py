@@ -1,4 +1,4 @@
-"""What goes into one call of compose, on a clock that the test turns."""
+"""Tests of the compose call queue, on a fake clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.driver import FakePoller
 
 
 class RecordedCalls(ComposeCalls):
-    """Begins nothing: a test says when a call is done."""
+    """Calls that start no process: a test ends each call."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.begun: list[tuple[str, ...]] = []
@@ -29,7 +29,7 @@ class RecordedCalls(ComposeCalls):
 
 
 class QueueHarness:
-    """A queue whose command lines are the task and the names of the services."""
+    """A queue with command lines made from the task and the names of the services."""
 
     def __init__(self) -> None:
         self.poller = FakePoller()
@@ -55,7 +55,7 @@ def harness() -> QueueHarness:
     return QueueHarness()
 
 
-def test_what_is_asked_for_in_several_turns_of_the_supervisor_is_one_call(harness: QueueHarness) -> None:
+def test_requests_of_several_supervisor_turns_share_one_call(harness: QueueHarness) -> None:
     for name in ("a", "b", "c", "d"):
         harness.request(name)
         harness.poller.advance(GATHER * 0.8)
@@ -64,13 +64,13 @@ def test_what_is_asked_for_in_several_turns_of_the_supervisor_is_one_call(harnes
     assert harness.calls.begun == [("up", "a", "b", "c", "d")]
 
 
-def test_one_service_alone_waits_no_longer_than_for_one_other(harness: QueueHarness) -> None:
+def test_a_single_request_waits_only_one_gathering_time(harness: QueueHarness) -> None:
     harness.request("a")
     harness.poller.advance(GATHER)
     assert harness.calls.begun == [("up", "a")]
 
 
-def test_a_client_that_asks_on_and_on_does_not_keep_the_others_from_starting(harness: QueueHarness) -> None:
+def test_endless_requests_do_not_delay_the_call_beyond_the_limit(harness: QueueHarness) -> None:
     harness.request("a")
     for _ in range(int(GATHER_AT_MOST / GATHER) * 4):
         harness.poller.advance(GATHER * 0.5)
@@ -78,7 +78,7 @@ def test_a_client_that_asks_on_and_on_does_not_keep_the_others_from_starting(har
     assert harness.calls.begun == [("up", "a", "b")]
 
 
-def test_what_is_asked_for_during_a_call_is_the_next_one(harness: QueueHarness) -> None:
+def test_requests_during_a_call_share_the_next_call(harness: QueueHarness) -> None:
     harness.request("a")
     harness.poller.advance(GATHER)
     harness.request("b")
@@ -89,7 +89,7 @@ def test_what_is_asked_for_during_a_call_is_the_next_one(harness: QueueHarness) 
     assert harness.calls.begun == [("up", "a"), ("up", "b", "c")]
 
 
-def test_a_queue_that_was_cleared_while_it_gathered_calls_nothing(harness: QueueHarness) -> None:
+def test_a_queue_cleared_while_gathering_makes_no_call(harness: QueueHarness) -> None:
     harness.request("a")
     harness.request("b")
     harness.queue.clear()

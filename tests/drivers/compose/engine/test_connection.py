@@ -1,4 +1,4 @@
-"""How the engine is found, what an operator reads when it cannot be used, and cutting a connection off."""
+"""Tests of the search for the engine, of error messages, and of aborting a connection."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def explained(call: Callable[[], object]) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A user without any docker settings."""
+def without_docker_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remove all docker settings of the user."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of an engine that accepts connections, and never answers."""
+def silent_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the address of an engine that accepts connections, and never answers."""
     with socket.socket(socket.AF_UNIX if request.param == "unix" else socket.AF_INET) as listener:
-        listener.bind(str(tmp_path / "mute.sock") if request.param == "unix" else ("127.0.0.1", 0))
+        listener.bind(str(tmp_path / "silent_engine.sock") if request.param == "unix" else ("127.0.0.1", 0))
         listener.listen()
         name = listener.getsockname()
         yield f"unix://{name}" if request.param == "unix" else f"tcp://{name[0]}:{name[1]}"
 
 
 @pytest.fixture
-def failing() -> Iterator[str]:
-    """The address of an engine that answers everything with an error of its own."""
+def failing_engine() -> Iterator[str]:
+    """Yield the address of an engine that answers with internal errors."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -65,20 +65,20 @@ def failing() -> Iterator[str]:
     server.server_close()
 
 
-def context(directory: Path, name: str, host: str) -> None:
-    """Make a docker context, as `docker context create` does."""
+def write_context(directory: Path, name: str, host: str) -> None:
+    """Write a docker context, as `docker context create` does."""
     meta = directory / "contexts/meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
     meta.parent.mkdir(parents=True)
     endpoints = {"docker": {"Host": host, "SkipTLSVerify": False}}
     meta.write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": endpoints}))
 
 
-def current_context(directory: Path, name: str) -> None:
+def set_current_context(directory: Path, name: str) -> None:
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps({"currentContext": name}))
 
 
-# --- which engine
+# --- the choice of the engine
 
 
 def test_docker_host_names_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_docker_host_names_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_the_current_context_names_the_engine(tmp_path: Path) -> None:
-    context(tmp_path / "docker-config", "lab", f"unix://{tmp_path}/lab.sock")
-    current_context(tmp_path / "docker-config", "lab")
+    write_context(tmp_path / "docker-config", "lab", f"unix://{tmp_path}/lab.sock")
+    set_current_context(tmp_path / "docker-config", "lab")
     assert f"{tmp_path}/lab.sock" in explained(connect)
 
 
@@ -96,130 +96,130 @@ def test_a_context_in_the_environment_comes_before_the_current_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("lab", "other"):
-        context(tmp_path / "docker-config", name, f"unix://{tmp_path}/{name}.sock")
-    current_context(tmp_path / "docker-config", "lab")
+        write_context(tmp_path / "docker-config", name, f"unix://{tmp_path}/{name}.sock")
+    set_current_context(tmp_path / "docker-config", "lab")
     monkeypatch.setenv("DOCKER_CONTEXT", "other")
     assert f"{tmp_path}/other.sock" in explained(connect)
 
 
 def test_docker_host_comes_before_any_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    context(tmp_path / "docker-config", "lab", f"unix://{tmp_path}/lab.sock")
-    current_context(tmp_path / "docker-config", "lab")
+    write_context(tmp_path / "docker-config", "lab", f"unix://{tmp_path}/lab.sock")
+    set_current_context(tmp_path / "docker-config", "lab")
     monkeypatch.setenv("DOCKER_CONTEXT", "lab")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/a.sock")
     assert f"{tmp_path}/a.sock" in explained(connect)
 
 
-def test_a_context_that_is_not_there_does_not_fall_back_on_another_engine(
+def test_a_missing_context_does_not_fall_back_to_another_engine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    current_context(tmp_path / "docker-config", "default")
+    set_current_context(tmp_path / "docker-config", "default")
     monkeypatch.setenv("DOCKER_CONTEXT", "lab")
-    sentence = explained(new_connection)
-    assert "'lab' not found" in sentence
-    assert "docker context ls" in sentence
+    text = explained(new_connection)
+    assert "'lab' not found" in text
+    assert "docker write_context ls" in text
 
 
-def test_without_settings_it_is_the_default_socket() -> None:
+def test_the_default_is_the_local_socket() -> None:
     connection = new_connection()
     assert connection.base_url == "http+docker://localhost"
     connection.close()
 
 
-# --- what is wrong with it
+# --- error messages
 
 
-def test_no_socket(tmp_path: Path) -> None:
-    sentence = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
-    assert sentence.startswith(f"cannot find a Docker Engine at {tmp_path}/docker.sock: the socket does not")
-    assert "systemctl start docker" in sentence
+def test_the_error_for_a_missing_socket(tmp_path: Path) -> None:
+    text = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
+    assert text.startswith(f"cannot find a Docker Engine at {tmp_path}/docker.sock: the socket does not")
+    assert "systemctl start docker" in text
 
 
-def test_a_socket_that_nobody_listens_at(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as left_over:
-        left_over.bind(str(tmp_path / "docker.sock"))
-    sentence = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
-    assert sentence.startswith(f"cannot reach the Docker Engine at {tmp_path}/docker.sock: the engine does")
+def test_the_error_for_a_socket_without_listener(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unused:
+        unused.bind(str(tmp_path / "docker.sock"))
+    text = explained(lambda: Connection(f"unix://{tmp_path}/docker.sock").negotiate(1))
+    assert text.startswith(f"cannot reach the Docker Engine at {tmp_path}/docker.sock: the engine does")
 
 
-def test_a_port_that_nobody_listens_at() -> None:
+def test_the_error_for_a_port_without_listener() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        sentence = explained(lambda: Connection(f"tcp://127.0.0.1:{port}").negotiate(1))
-    assert sentence.startswith(f"cannot reach the Docker Engine at 127.0.0.1:{port}: the engine does not run")
+        text = explained(lambda: Connection(f"tcp://127.0.0.1:{port}").negotiate(1))
+    assert text.startswith(f"cannot reach the Docker Engine at 127.0.0.1:{port}: the engine does not run")
 
 
-def test_no_permission() -> None:
-    # Root, as which the tests may run, is never denied: so here is what urllib3 and requests make of it.
+def test_the_error_for_a_lack_of_permission() -> None:
+    # The tests may run as root, which is never denied, so build the exception of urllib3 and requests.
     denied = PermissionError(13, "Permission denied", "/var/run/docker.sock")
     wrapped = requests.ConnectionError(("Connection aborted.", denied))
     wrapped.__context__ = denied
-    sentence = explain(wrapped)
-    assert sentence.startswith("cannot use the Docker Engine at /var/run/docker.sock: permission denied")
-    assert "usermod -aG docker" in sentence
-    assert "root" in sentence
+    text = explain(wrapped)
+    assert text.startswith("cannot use the Docker Engine at /var/run/docker.sock: permission denied")
+    assert "usermod -aG docker" in text
+    assert "root" in text
 
 
-def test_an_engine_that_does_not_answer(mute: str) -> None:
-    sentence = explained(lambda: Connection(mute).negotiate(0.05))
-    assert "does not answer" in sentence
-    assert "systemctl restart docker" in sentence
+def test_the_error_for_an_engine_that_does_not_answer(silent_engine: str) -> None:
+    text = explained(lambda: Connection(silent_engine).negotiate(0.05))
+    assert "does not answer" in text
+    assert "systemctl restart docker" in text
 
 
-def test_an_engine_that_never_begins_with_its_events(mute: str) -> None:
-    assert "does not answer" in explained(lambda: Connection(mute).stream_events({}, 0.05))
+def test_the_error_for_an_engine_that_sends_no_events(silent_engine: str) -> None:
+    assert "does not answer" in explained(lambda: Connection(silent_engine).stream_events({}, 0.05))
 
 
-def test_an_error_of_the_engine(failing: str) -> None:
-    sentence = explained(lambda: Connection(failing).negotiate(DEADLINE))
-    assert sentence == "the Docker Engine refused with 500: the disk is full"
+def test_the_engines_own_error_is_quoted(failing_engine: str) -> None:
+    text = explained(lambda: Connection(failing_engine).negotiate(DEADLINE))
+    assert text == "the Docker Engine refused with 500: the disk is full"
 
 
-def test_tls_with_an_engine_that_has_none(failing: str) -> None:
-    sentence = explained(lambda: Connection(failing, tls=docker.tls.TLSConfig()).negotiate(DEADLINE))
-    assert sentence.startswith("cannot use TLS with the Docker Engine at 127.0.0.1:")
-    assert "DOCKER_TLS_VERIFY" in sentence
+def test_the_error_for_tls_with_a_plain_engine(failing_engine: str) -> None:
+    text = explained(lambda: Connection(failing_engine, tls=docker.tls.TLSConfig()).negotiate(DEADLINE))
+    assert text.startswith("cannot use TLS with the Docker Engine at 127.0.0.1:")
+    assert "DOCKER_TLS_VERIFY" in text
 
 
-def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_missing_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     assert "check DOCKER_CERT_PATH" in explained(new_connection)
 
 
-def test_a_host_that_is_not_known() -> None:
-    # Not asked of a name server: a machine without one would wait for it.
+def test_the_error_for_an_unknown_host() -> None:
+    # Without a real look-up: a machine without a name server would wait.
     unknown = requests.ConnectionError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     unknown.request = requests.Request("GET", "http://observatory:2375/_ping").prepare()
-    sentence = explain(unknown)
-    assert sentence.startswith("cannot resolve the host of the Docker Engine at observatory:2375: Name or")
+    text = explain(unknown)
+    assert text.startswith("cannot resolve the host of the Docker Engine at observatory:2375: Name or")
 
 
-def test_ssh_says_what_to_do_instead() -> None:
+def test_the_error_for_ssh_names_the_alternative() -> None:
     assert "ssh -N -L" in explained(lambda: Connection("ssh://somewhere"))
 
 
-def test_a_login_that_is_none_is_a_fault_of_the_docker_config_file(tmp_path: Path) -> None:
-    current_context(tmp_path / "docker-config", "default")
+def test_the_error_for_a_broken_login_names_the_docker_config_file(tmp_path: Path) -> None:
+    set_current_context(tmp_path / "docker-config", "default")
     broken = {"auths": {"lab.example": {"auth": "!"}}}
     (tmp_path / "docker-config" / "config.json").write_text(json.dumps(broken))
-    said = explained(new_connection)
-    assert "cannot read the docker config file" in said
-    assert "docker login" in said
+    text = explained(new_connection)
+    assert "cannot read the docker config file" in text
+    assert "docker login" in text
 
 
-def test_whatever_else_goes_wrong_is_said() -> None:
+def test_the_error_for_any_other_exception_quotes_the_exception() -> None:
     assert explain(ValueError("odd")) == "cannot use the Docker Engine: odd"
     assert explain(ValueError()) == "cannot use the Docker Engine: ValueError"
 
 
-# --- cutting it off
+# --- abort
 
 
-def test_a_connection_that_is_cut_off_waits_no_longer(mute: str) -> None:
-    connection = Connection(mute)
+def test_abort_ends_a_waiting_call(silent_engine: str) -> None:
+    connection = Connection(silent_engine)
     failed = threading.Event()
 
     def wait() -> None:
@@ -230,12 +230,12 @@ def test_a_connection_that_is_cut_off_waits_no_longer(mute: str) -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     while not failed.wait(0.01):
-        connection.abort()  # at whatever point it is
+        connection.abort()  # at any point of the call
     thread.join()
 
 
-def test_a_connection_that_was_cut_off_stays_so(mute: str) -> None:
-    connection = Connection(mute)
+def test_a_call_after_abort_fails_at_once(silent_engine: str) -> None:
+    connection = Connection(silent_engine)
     connection.abort()
     with pytest.raises(requests.ConnectionError):
         connection.negotiate(10 * DEADLINE)

@@ -1,4 +1,4 @@
-"""What becomes of the engine's documents about containers."""
+"""Tests of containers built from the engine's documents."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RUNNING = {
 }
 
 
-def test_a_running_container() -> None:
+def test_a_running_container_has_all_facts() -> None:
     assert container(RUNNING) == Container(
         id="4cbe",
         name="site-ocs-thermo-2",
@@ -72,8 +72,8 @@ def test_a_container_that_ended_has_no_pid_and_no_health() -> None:
     assert (ended.running, ended.exit_code, ended.pid, ended.health) == (False, 3, 0, "")
 
 
-def test_one_that_waits_for_its_restart_does_not_run() -> None:
-    # The engine says that it does.
+def test_a_container_that_waits_for_its_restart_does_not_run() -> None:
+    # The engine's document says Running.
     waiting = container(RUNNING | {"Status": "restarting", "Restarting": True, "Pid": 0, "ExitCode": 1})
     assert (waiting.running, waiting.status, waiting.exit_code) == (False, "restarting", 1)
 
@@ -85,7 +85,7 @@ LEFTOVERS = [
 
 
 @pytest.mark.parametrize("error", LEFTOVERS)
-def test_one_that_a_leftover_of_its_own_keeps_from_starting_is_unstartable(error: str) -> None:
+def test_a_container_blocked_by_remains_of_its_start_is_unstartable(error: str) -> None:
     assert container({"Status": "created", "ExitCode": 128, "Error": error}).unstartable
     assert not container(RUNNING | {"Error": error}).unstartable
 
@@ -98,7 +98,7 @@ def test_one_that_a_leftover_of_its_own_keeps_from_starting_is_unstartable(error
         "error mounting /data to rootfs: mkdir /data: file exists",
     ],
 )
-def test_one_that_may_start_next_time_is_not_unstartable(error: str) -> None:
+def test_a_container_that_may_start_next_time_is_not_unstartable(error: str) -> None:
     assert not container({"Status": "exited", "ExitCode": 128, "Error": error}).unstartable
 
 
@@ -118,25 +118,25 @@ def test_a_paused_container_runs() -> None:
         ("yesterday", None),
     ],
 )
-def test_times(text: str | None, seconds: float | None) -> None:
+def test_times_are_seconds_since_1970(text: str | None, seconds: float | None) -> None:
     assert container(RUNNING | {"FinishedAt": text}).finished == seconds
 
 
-def test_files_that_compose_v1_names_relative_to_the_directory_of_the_project() -> None:
+def test_files_of_compose_v1_are_relative_to_the_project_directory() -> None:
     files = {"com.docker.compose.project.config_files": "docker-compose.yaml,../common.yaml"}
     assert container(RUNNING, **files).config_files == ("/srv/site/docker-compose.yaml", "/srv/common.yaml")
 
 
-def test_a_container_of_compose_run_is_none_of_a_service() -> None:
+def test_a_container_of_compose_run_is_no_service_container() -> None:
     assert from_inspect(document(RUNNING, **{"com.docker.compose.oneoff": "True"})) is None
 
 
 @pytest.mark.parametrize("missing", ["com.docker.compose.project", "com.docker.compose.service"])
-def test_a_container_without_the_labels_of_compose_is_none_of_a_service(missing: str) -> None:
+def test_a_container_without_compose_labels_is_no_service_container(missing: str) -> None:
     assert from_inspect(document(RUNNING, **{missing: ""})) is None
 
 
-def test_documents_with_next_to_nothing_in_them() -> None:
+def test_missing_fields_of_a_document_have_defaults() -> None:
     assert from_inspect({}) is None
     assert from_inspect({"Id": "4cbe", "Config": None, "State": None}) is None
     labels = {"com.docker.compose.project": "p", "com.docker.compose.service": "s"}
@@ -145,7 +145,7 @@ def test_documents_with_next_to_nothing_in_them() -> None:
     assert (found.number, found.config_files, found.running, found.status) == (1, (), False, "exited")
 
 
-def test_an_entry_of_the_list() -> None:
+def test_a_list_entry_is_a_container_without_times() -> None:
     entry = {"Id": "4cbe", "Names": ["/x"], "ImageID": "sha256:9734", "Labels": LABELS, "State": "running"}
     found = from_list(entry)
     assert found is not None

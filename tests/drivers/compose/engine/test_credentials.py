@@ -1,4 +1,4 @@
-"""Finding the credentials for a registry, with real credential helpers on the PATH."""
+"""Tests of registry credentials, with real credential helpers on the PATH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Helper = Callable[[str], None]
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """Writes the docker config file."""
+    """Return a function that writes the docker config file."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     def write(document: object) -> None:
@@ -28,7 +28,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.fixture
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Helper:
-    """Makes docker-credential-lab of a shell script."""
+    """Return a function that creates docker-credential-lab from a shell script."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def make(script: str) -> None:
@@ -50,13 +50,13 @@ def test_a_login_is_found_by_the_registry_of_the_image(config: Config) -> None:
     assert credentials_for("other.example/lab/agent:1") == {}
 
 
-def test_an_image_without_a_registry_is_of_docker_hub(config: Config) -> None:
+def test_an_image_without_a_registry_belongs_to_docker_hub(config: Config) -> None:
     config({"auths": {"https://index.docker.io/v1/": login("ann", "secret")}})
     assert credentials_for("busybox")["username"] == "ann"
     assert credentials_for(f"lab/agent@sha256:{64 * 'a'}")["username"] == "ann"
 
 
-def test_no_config_file_is_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_config_file_means_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert credentials_for("lab.example/agent:1") == {}
@@ -71,7 +71,7 @@ def test_a_helper_is_asked_for_its_registry_only(config: Config, helper: Helper)
     assert credentials_for("b.example/agent:1")["username"] == "ann"
 
 
-def test_a_helper_may_have_a_token(config: Config, helper: Helper) -> None:
+def test_a_helper_may_return_an_identity_token(config: Config, helper: Helper) -> None:
     config({"credsStore": "lab"})
     helper("""echo '{"Username": "<token>", "Secret": "t"}'""")
     assert credentials_for("agent:1") == {
@@ -86,7 +86,9 @@ def test_a_helper_may_have_a_token(config: Config, helper: Helper) -> None:
         """echo '{"Username": "", "Secret": ""}'""",
     ],
 )
-def test_what_a_helper_does_not_know_may_be_in_the_file(config: Config, helper: Helper, script: str) -> None:
+def test_the_config_file_is_read_for_registries_unknown_to_the_helper(
+    config: Config, helper: Helper, script: str
+) -> None:
     config({"auths": {"a.example": login("ann", "a")}, "credsStore": "lab"})
     helper(script)
     assert credentials_for("a.example/agent:1")["username"] == "ann"
@@ -104,7 +106,7 @@ def test_what_a_helper_does_not_know_may_be_in_the_file(config: Config, helper: 
         ("exec sleep 1000", "did not answer in 0.5 s"),
     ],
 )
-def test_a_helper_that_fails_is_named_with_the_reason(
+def test_the_error_for_a_failed_helper_names_helper_and_reason(
     config: Config, helper: Helper, script: str, why: str
 ) -> None:
     config({"credsStore": "lab"})
@@ -113,13 +115,13 @@ def test_a_helper_that_fails_is_named_with_the_reason(
         credentials_for("a.example/agent:1", timeout=0.5 if "sleep" in script else 30.0)
 
 
-def test_a_helper_that_is_not_there_is_named(config: Config) -> None:
+def test_the_error_for_a_missing_helper_names_the_helper(config: Config) -> None:
     config({"credsStore": "nosuch"})
     with pytest.raises(CredentialsError, match="docker-credential-nosuch, which is not on the PATH"):
         credentials_for("a.example/agent:1")
 
 
-def test_what_is_no_login_is_said(config: Config) -> None:
+def test_the_error_for_a_broken_login_says_to_log_in_again(config: Config) -> None:
     config({"auths": {"a.example": {"auth": "!"}}})
     with pytest.raises(CredentialsError, match="docker login"):
         credentials_for("a.example/agent:1")

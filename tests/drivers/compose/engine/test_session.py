@@ -1,4 +1,7 @@
-"""Whatever the order in which events and inspections come, what is told is true, whole and in order."""
+"""Property tests of the watch session: notifications are true, complete and in order.
+
+The engine's actions, events and inspections come in any order.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def rfc3339(seconds: float) -> str:
 
 @dataclass
 class Simulated:
-    """A container as the engine has it, and its life so far."""
+    """A container of the simulated engine, with its history."""
 
     id: str
     running: bool = False
@@ -38,7 +41,7 @@ class Simulated:
     finished: float = 0.0
     starts: list[float] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
-    over: int | None = None  # how many of its runs had ended when it was listed; None: it was not
+    runs_when_listed: int | None = None  # number of ended runs at the listing; None: not listed
 
     def document(self) -> dict[str, Any]:
         return {
@@ -57,49 +60,54 @@ class Simulated:
 
 
 class SimulatedEngine:
-    """An engine in which things happen by a script: as many as `busy` says before each request is
-    answered, the others when the session has nothing left to read. `mute` says of which requests for what
-    has been told of before nothing comes. It is connection, stream and inbox."""
+    """An engine that follows a script, and is connection, stream and message queue in one.
+
+    Before each request, as many steps happen as the next number of `steps_before_requests` says. All others
+    happen when the session has no message left to read. `unanswered` says which inspections of reported
+    containers get no answer.
+    """
 
     api_version = "1.41"
 
-    def __init__(self, script: list[tuple[str, str]], busy: list[int], mute: Sequence[bool] = ()) -> None:
+    def __init__(
+        self, script: list[tuple[str, str]], steps_before_requests: list[int], unanswered: Sequence[bool] = ()
+    ) -> None:
         self.script = deque(script)
-        self.busy = deque(busy)
-        self.mute = deque(mute)
-        self.told: Collection[str] = ()
+        self.steps_before_requests = deque(steps_before_requests)
+        self.unanswered = deque(unanswered)
+        self.reported: Collection[str] = ()
         self.items: deque[object] = deque()
         self.containers_by_id: dict[str, Simulated] = {}
         self.destroyed: set[str] = set()
         self.history: dict[str, Simulated] = {}
         self.clock = 1.0
         self.aborted = threading.Event()
-        self.looks_left = 3
+        self.empty_reads_left = 3
         self.opening = True
         self.following = False
 
-    # --- what happens
+    # --- steps of the script
 
-    def happen(self) -> None:
-        what, name = self.script.popleft()
-        one = self.containers_by_id.get(name)
-        match what:
-            case "create" if one is None and name not in self.destroyed:
+    def run_step(self) -> None:
+        action, name = self.script.popleft()
+        simulated = self.containers_by_id.get(name)
+        match action:
+            case "create" if simulated is None and name not in self.destroyed:
                 self.containers_by_id[name] = self.history[name] = Simulated(name)
                 self.emit("create", name)
-            case "start" if one is not None and not one.running:
-                one.running, one.started = True, self.tick()
-                one.starts.append(one.started)
+            case "start" if simulated is not None and not simulated.running:
+                simulated.running, simulated.started = True, self.tick()
+                simulated.starts.append(simulated.started)
                 self.emit("start", name)
-            case "die" if one is not None and one.running:
-                one.running, one.finished = False, self.tick()
-                one.codes.append(len(one.codes) + 1)
-                self.emit("die", name, exitCode=str(one.codes[-1]))
-            case "destroy" if one is not None and not one.running:
+            case "die" if simulated is not None and simulated.running:
+                simulated.running, simulated.finished = False, self.tick()
+                simulated.codes.append(len(simulated.codes) + 1)
+                self.emit("die", name, exitCode=str(simulated.codes[-1]))
+            case "destroy" if simulated is not None and not simulated.running:
                 del self.containers_by_id[name]
                 self.destroyed.add(name)
                 self.emit("destroy", name)
-            case "rename" if one is not None:
+            case "rename" if simulated is not None:
                 self.emit("rename", name)
             case _:
                 pass
@@ -111,7 +119,7 @@ class SimulatedEngine:
     def emit(self, action: str, name: str, **attributes: str) -> None:
         at = int((EPOCH + self.tick()) * 1e9)
         if not self.following:
-            return  # nobody hears it, now or ever
+            return  # the stream is not open, so the event is lost
         event = {"Type": "container", "Action": action, "timeNano": at}
         self.items.append(
             EventReceived(
@@ -119,17 +127,19 @@ class SimulatedEngine:
             )
         )
 
-    def maybe_happen(self) -> None:
-        for _ in range(min(self.busy.popleft() if self.busy else 0, len(self.script))):
-            self.happen()
+    def run_busy_steps(self) -> None:
+        for _ in range(
+            min(self.steps_before_requests.popleft() if self.steps_before_requests else 0, len(self.script))
+        ):
+            self.run_step()
 
     # --- a connection
 
     def negotiate(self, within: float) -> None:
-        self.maybe_happen()
+        self.run_busy_steps()
 
     def stream_events(self, filters: object, within: float) -> SimulatedEngine:
-        self.maybe_happen()
+        self.run_busy_steps()
         self.following = True
         return self
 
@@ -138,22 +148,22 @@ class SimulatedEngine:
         return iter(())
 
     def containers(self, **options: object) -> list[dict[str, Any]]:
-        self.maybe_happen()
+        self.run_busy_steps()
         return [{"Id": name, "Labels": LABELS} for name in self.containers_by_id]
 
     def inspect(self, name: str, within: float) -> dict[str, Any]:
-        self.maybe_happen()
-        if name in self.told and self.mute and self.mute.popleft():
-            self.looks_left = 3
+        self.run_busy_steps()
+        if name in self.reported and self.unanswered and self.unanswered.popleft():
+            self.empty_reads_left = 3
             raise requests.ReadTimeout
         if name not in self.containers_by_id:
             response = requests.Response()
             response.status_code = 404
             raise NotFound("no such container", response, "no such container")
-        one = self.containers_by_id[name]
+        simulated = self.containers_by_id[name]
         if self.opening:
-            one.over = len(one.codes)
-        return one.document()
+            simulated.runs_when_listed = len(simulated.codes)
+        return simulated.document()
 
     def abort(self) -> None:
         self.aborted.set()
@@ -162,7 +172,7 @@ class SimulatedEngine:
 
     def check_alive(self, within: float) -> None: ...
 
-    # --- an inbox
+    # --- a message queue
 
     def put(self, item: object) -> None: ...
 
@@ -171,21 +181,21 @@ class SimulatedEngine:
 
     def get(self, timeout: float) -> object:
         while not self.items and self.script:
-            self.happen()
+            self.run_step()
         if self.items:
             return self.items.popleft()
-        self.looks_left -= 1
-        if self.looks_left:
+        self.empty_reads_left -= 1
+        if self.empty_reads_left:
             raise Empty
         return CloseRequested()
 
 
-class Told:
-    """A listener that keeps what it is told, container by container."""
+class RecordingListener:
+    """A listener that records all notifications, by container."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self.now: dict[str, Container] = {}
-        engine.told = self.now
+        engine.reported = self.now
         self.lives: dict[str, list[Container]] = {}
 
     def synced(self, containers: Sequence[Container], images: object) -> None:
@@ -205,11 +215,11 @@ class Told:
     def engine_lost(self, why: str) -> None: ...
 
 
-def new_session(engine: SimulatedEngine, told: Told) -> WatchSession:
+def new_session(engine: SimulatedEngine, listener: RecordingListener) -> WatchSession:
     return WatchSession(
         cast("Connection", engine),
         cast("Messages", engine),
-        told,
+        listener,
         lambda callback: callback(),
         frozenset,
         ping_after=1e6,
@@ -217,14 +227,16 @@ def new_session(engine: SimulatedEngine, told: Told) -> WatchSession:
     )
 
 
-def run_of(container: Container, truth: Simulated) -> int:
-    """Which of its runs this is, the first being 1; 0 before that. A start that was not inspected has the
-    time of its event, which is a little later."""
+def run_number(container: Container, truth: Simulated) -> int:
+    """Return the number of the container's present run, from 1; 0 before the first.
+
+    A start without an inspection has the time of its event, which is a little later.
+    """
     return bisect_right(truth.starts, round((container.started or 0.0) - EPOCH, 6))
 
 
-def codes_told(life: list[Container]) -> list[int]:
-    """The exit codes of the runs that were seen to end, or over when first seen."""
+def reported_exit_codes(life: list[Container]) -> list[int]:
+    """Return the exit codes of all reported ends, and of a run that had ended before the first report."""
     return [
         after.exit_code
         for before, after in zip([None, *life], life, strict=False)
@@ -239,19 +251,19 @@ steps = st.tuples(
 
 
 @example(
-    [("create", "a")], [(what, "b") for what in ("create", "start", "die", "start")], [0, 0, 0, 0, 3], []
+    [("create", "a")], [(action, "b") for action in ("create", "start", "die", "start")], [0, 0, 0, 0, 3], []
 )
 @example(
     [("create", "a"), ("start", "a")],
-    [(what, "a") for what in ("rename", "die", "destroy")],
+    [(action, "a") for action in ("rename", "die", "destroy")],
     [0, 0, 0, 0, 2],
     [],
 )
-@example([("create", "a")], [(what, "a") for what in ("start", "die", "start", "die")], [], [True])
-@example([("create", "a")], [(what, "a") for what in ("create", "start")], [0, 0, 0, 2], [True])
+@example([("create", "a")], [(action, "a") for action in ("start", "die", "start", "die")], [], [True])
+@example([("create", "a")], [(action, "a") for action in ("create", "start")], [0, 0, 0, 2], [True])
 @example(
     [("create", "a")],
-    [("create", "b"), *((what, "a") for what in ("start", "start", "start", "die", "start"))],
+    [("create", "b"), *((action, "a") for action in ("start", "start", "start", "die", "start"))],
     [0, 0, 1, 1, 0, 4],
     [],
 )
@@ -262,15 +274,18 @@ steps = st.tuples(
     st.lists(st.integers(0, 5), min_size=10, max_size=40),
     st.lists(st.booleans(), max_size=20),
 )
-def test_what_is_told_is_true_whole_and_in_order(
-    before: list[tuple[str, str]], after: list[tuple[str, str]], busy: list[int], mute: list[bool]
+def test_notifications_are_true_complete_and_in_order(
+    before: list[tuple[str, str]],
+    after: list[tuple[str, str]],
+    steps_before_requests: list[int],
+    unanswered: list[bool],
 ) -> None:
-    engine = SimulatedEngine(before, busy, mute)
+    engine = SimulatedEngine(before, steps_before_requests, unanswered)
     while engine.script:
-        engine.happen()
+        engine.run_step()
     engine.script.extend(after)
-    told = Told(engine)
-    session = new_session(engine, told)
+    listener = RecordingListener(engine)
+    session = new_session(engine, listener)
     try:
         session.open()
         engine.opening = False
@@ -278,36 +293,36 @@ def test_what_is_told_is_true_whole_and_in_order(
     finally:
         session.close()
 
-    # True: in the end it is what the engine has.
-    assert told.now.keys() == engine.containers_by_id.keys()
+    # True: the last notification of each container agrees with the engine.
+    assert listener.now.keys() == engine.containers_by_id.keys()
     for name, truth in engine.containers_by_id.items():
         document = truth.document()["State"]
-        known = told.now[name]
+        known = listener.now[name]
         assert (known.running, known.pid, known.exit_code, known.status) == (
             document["Running"],
             document["Pid"],
             document["ExitCode"],
             document["Status"],
         )
-    for name, life in told.lives.items():
-        # In order: never back to an earlier run, nor the same twice.
-        runs = [run_of(container, engine.history[name]) for container in life]
+    for name, life in listener.lives.items():
+        # In order: no notification goes back to an earlier run or repeats the one before.
+        runs = [run_number(container, engine.history[name]) for container in life]
         assert runs == sorted(runs)
-        assert all(one != other for one, other in pairwise(life))
-        # A run that is known is not taken for one that has only just begun.
+        assert all(simulated != other for simulated, other in pairwise(life))
+        # A known run never appears as a new run.
         for (run, earlier), (same, later) in pairwise(zip(runs, life, strict=True)):
             if earlier.running and later.running and run == same:
                 assert later.pid == earlier.pid or not earlier.pid
-        # Whole: every end is told, each with its exit code.
+        # Complete: every end is reported with its exit code.
         if name in engine.containers_by_id:
-            one = engine.history[name]
-            already_over = max(0, (one.over or 0) - (life[0].status == "exited"))
-            assert codes_told(life) == one.codes[already_over:]
+            simulated = engine.history[name]
+            already_over = max(0, (simulated.runs_when_listed or 0) - (life[0].status == "exited"))
+            assert reported_exit_codes(life) == simulated.codes[already_over:]
         else:
             assert not life[-1].running
 
 
-def test_a_container_that_the_engine_is_stuck_with_does_not_hide_the_others() -> None:
+def test_a_stuck_container_does_not_hide_the_others() -> None:
     class Stuck(SimulatedEngine):
         def containers(self, **options: object) -> list[dict[str, Any]]:
             return [entry | {"State": "running"} for entry in super().containers()]
@@ -317,14 +332,20 @@ def test_a_container_that_the_engine_is_stuck_with_does_not_hide_the_others() ->
                 raise requests.ReadTimeout
             return super().inspect(name, within)
 
-    engine = Stuck([(what, name) for name in ("stuck", "well") for what in ("create", "start")], [])
+    engine = Stuck([(action, name) for name in ("stuck", "well") for action in ("create", "start")], [])
     while engine.script:
-        engine.happen()
+        engine.run_step()
     engine.script.extend([("die", "well"), ("die", "stuck")])
-    told = Told(engine)
-    session = new_session(engine, told)
+    listener = RecordingListener(engine)
+    session = new_session(engine, listener)
     session.open()
-    assert {name: one.running for name, one in told.now.items()} == {"stuck": True, "well": True}
+    assert {name: simulated.running for name, simulated in listener.now.items()} == {
+        "stuck": True,
+        "well": True,
+    }
     session.follow()
     session.close()
-    assert {name: one.running for name, one in told.now.items()} == {"stuck": False, "well": False}
+    assert {name: simulated.running for name, simulated in listener.now.items()} == {
+        "stuck": False,
+        "well": False,
+    }

@@ -1,4 +1,4 @@
-"""The YAML of compose files: what it means, and the limits that keep a file from harming the daemon."""
+"""Tests of the YAML loader for compose files, and of its limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PYTHON_LOADER: Any = yaml.SafeLoader
         ("", None),
     ],
 )
-def test_words_stand_for_themselves_and_tags_of_compose_for_nothing(text: str, expected: object) -> None:
+def test_words_stay_text_and_tags_of_compose_are_ignored(text: str, expected: object) -> None:
     assert load_document(text) == expected
 
 
@@ -55,7 +55,7 @@ def test_words_stand_for_themselves_and_tags_of_compose_for_nothing(text: str, e
 )
 def test_a_text_beyond_the_limits_is_refused(text: str, expected: str) -> None:
     with pytest.raises(BoundsError, match=expected):
-        check_bounds(yaml.parse(text, Loader=PYTHON_LOADER))  # libyaml may stop first, by limits of its own
+        check_bounds(yaml.parse(text, Loader=PYTHON_LOADER))  # libyaml has limits, which may come first
     with pytest.raises(yaml.YAMLError):
         load_document(text)
 
@@ -67,7 +67,7 @@ def test_a_text_at_the_limit_is_read() -> None:
 @pytest.mark.parametrize(
     "text", [b"\xff\xfe\xff", b"a: \xff", "a: !!binary x", "a: !!set [b]", "a: *b", "a: [", "\x07"]
 )
-def test_what_is_no_yaml_is_one_kind_of_error(text: str | bytes) -> None:
+def test_invalid_yaml_raises_yaml_error(text: str | bytes) -> None:
     with pytest.raises(yaml.YAMLError):
         load_document(text)
 

@@ -1,4 +1,4 @@
-"""Which files make up a project."""
+"""Tests of the search for the input files of a project."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_paths_may_have_variables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[", "- a", "services: 3", "include: {path: {a: b}}", "services: {a: 7}", "\0"]
 )
-def test_of_what_cannot_be_read_the_file_itself_is_known(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_file_is_still_an_input(tmp_path: Path, text: str) -> None:
     write(tmp_path, compose_yaml=text)
     assert names(tmp_path, "compose.yaml", "gone.yaml") == {"compose.yaml", "gone.yaml", ".env"}
 
 
-def test_the_tags_of_compose_are_no_obstacle(tmp_path: Path) -> None:
+def test_inputs_behind_compose_tags_are_found(tmp_path: Path) -> None:
     write(tmp_path, compose_yaml="services: {a: {image: x, ports: !reset [], env_file: !override [o.env]}}")
     assert "o.env" in names(tmp_path, "compose.yaml")
 

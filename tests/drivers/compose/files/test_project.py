@@ -1,4 +1,4 @@
-"""Compose projects as the real compose reads them."""
+"""Tests of compose projects, as the real compose reads them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(program: ComposeProgram, *files: str, **environ: str) -> Project:
     return read_project(program, files, environ={"PATH": os.environ["PATH"], **environ})
 
 
-def test_what_services_ask_for(v2: ComposeProgram, tmp_path: Path) -> None:
+def test_the_settings_of_services_are_read(v2: ComposeProgram, tmp_path: Path) -> None:
     folder = tmp_path / "My.Lab"
     folder.mkdir()
     services = {
@@ -66,7 +66,7 @@ def test_what_services_ask_for(v2: ComposeProgram, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_only_an_image_that_the_file_names_is_ever_pulled(v2: ComposeProgram, tmp_path: Path) -> None:
+def test_only_images_named_in_the_file_are_pulled(v2: ComposeProgram, tmp_path: Path) -> None:
     services = {
         "made": {"build": {"context": "."}, "pull_policy": "always"},
         "named": {"build": ".", "image": "lab/made:1"},
@@ -80,7 +80,7 @@ def test_only_an_image_that_the_file_names_is_ever_pulled(v2: ComposeProgram, tm
     }
 
 
-def test_a_fixed_name_and_several_files(v2: ComposeProgram, tmp_path: Path) -> None:
+def test_several_files_make_one_project_with_a_fixed_name(v2: ComposeProgram, tmp_path: Path) -> None:
     base = write(tmp_path, "a.yaml", name="night", services={"a": IMAGE, "b": IMAGE})
     over = write(tmp_path, "b.yaml", services={"b": {"image": "lab/agent:2"}})
     project = read(v2, base, over)
@@ -91,7 +91,7 @@ def test_a_fixed_name_and_several_files(v2: ComposeProgram, tmp_path: Path) -> N
     )
 
 
-def test_services_of_profiles_that_are_not_active(v2: ComposeProgram, tmp_path: Path) -> None:
+def test_services_of_inactive_profiles_are_listed_as_inactive(v2: ComposeProgram, tmp_path: Path) -> None:
     file = write(tmp_path, services={"a": IMAGE, "debug": {**IMAGE, "profiles": ["debug"]}})
     assert read(v2, file).inactive == {"debug"}
     assert read(v2, file, COMPOSE_PROFILES="debug").inactive == frozenset()
@@ -115,7 +115,7 @@ def test_variables_come_from_the_environment_and_the_env_file(v2: ComposeProgram
         ("services: {a: {image: x, env_file: [nowhere.env]}}", "nowhere.env"),
     ],
 )
-def test_what_compose_has_against_a_file_is_said_in_its_words(
+def test_the_error_for_a_bad_file_quotes_compose(
     v2: ComposeProgram, tmp_path: Path, text: str, why: str
 ) -> None:
     (tmp_path / "compose.yaml").write_text(text)
@@ -124,12 +124,12 @@ def test_what_compose_has_against_a_file_is_said_in_its_words(
     assert "level=" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(v2: ComposeProgram, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_the_file(v2: ComposeProgram, tmp_path: Path) -> None:
     with pytest.raises(ComposeError, match=r"cannot read '.*nowhere\.yaml': there is no file"):
         read(v2, str(tmp_path / "nowhere.yaml"))
 
 
-def test_a_program_that_hangs_is_given_up(tmp_path: Path) -> None:
+def test_a_hanging_program_is_ended_after_the_timeout(tmp_path: Path) -> None:
     slow = tmp_path / "compose"
     slow.write_text("#!/bin/sh\nexec sleep 1000\n")
     slow.chmod(0o755)
@@ -153,7 +153,7 @@ def test_v1_reads_the_same_services_and_names_the_project_its_own_way(
 
 
 @pytest.mark.parametrize("version", ["v2", "v1"])
-def test_the_hash_is_the_one_on_containers_or_none(
+def test_the_config_hash_equals_the_hash_of_containers_or_is_empty(
     version: str, request: pytest.FixtureRequest, compose_project: MakeProject, image: str
 ) -> None:
     program: ComposeProgram = request.getfixturevalue(version)
@@ -171,8 +171,8 @@ def test_the_hash_is_the_one_on_containers_or_none(
     found = read_project(program, (str(project.file),), environ=project.engine.environment)
     up = program.command(found.files, found.name, "up", "--detach", all_profiles=True)
     subprocess.run(up, env=project.engine.environment, capture_output=True, check=True, timeout=120)
-    unsure = {name for name, service in found.services.items() if not service.config_hash}
-    assert unsure == ({"filed"} if version == "v2" else set(services))
+    unstable = {name for name, service in found.services.items() if not service.config_hash}
+    assert unstable == ({"filed"} if version == "v2" else set(services))
     for name, service in found.services.items():
         for container in project.containers(name):
             labels = project.engine.api.inspect_container(container)["Config"]["Labels"]

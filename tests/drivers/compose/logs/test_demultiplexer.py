@@ -1,4 +1,4 @@
-"""The engine's log streams, in whatever pieces they come."""
+"""Tests of the parser for the engine's log streams."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_messages_are_the_same_however_the_stream_is_cut(
     assert list(messages(pieces, tty=False)) == expected
 
 
-def test_what_is_cut_off_at_the_end_is_dropped() -> None:
+def test_an_incomplete_message_at_the_end_is_dropped() -> None:
     whole = frame(STAMP + b"one\n")
     assert [m.data for m in messages([whole, frame(STAMP + b"two\n")[:-1]], tty=False)] == [b"one\n"]
 
@@ -69,7 +69,7 @@ def test_a_long_line_of_a_terminal_has_its_time_once() -> None:
     assert found[0].at == AT
 
 
-def test_a_line_of_a_terminal_that_never_ends_is_not_kept() -> None:
+def test_an_endless_line_of_a_terminal_is_emitted_in_parts() -> None:
     stream = Demultiplexer(tty=True)
     found = [m for _ in range(100) for m in stream.feed(STAMP + b"x" * 16384)]
     assert sum(len(m.data) for m in found) > 90 * 16384
@@ -79,14 +79,14 @@ def test_a_line_of_a_terminal_that_never_ends_is_not_kept() -> None:
     assert [m.data[-3:] for m in last] == [b"x\r\n", b"y\r\n"]
 
 
-def test_times_are_ordered_as_texts_whatever_digits_the_engine_leaves_out() -> None:
+def test_times_are_ordered_as_text_when_digits_are_missing() -> None:
     stamps = (b"2026-11-23T06:57:32Z ", b"2026-11-23T06:57:32.1Z ", b"2026-11-23T06:57:32.100000001Z ")
     found = [m.at for m in messages([frame(stamp + b"x\n") for stamp in stamps], tty=False)]
     assert found == sorted(found)
     assert {len(at) for at in found} == {len(AT)}
 
 
-def test_parts_of_a_long_line_are_put_together_and_the_outputs_kept_apart() -> None:
+def test_parts_of_a_long_line_are_joined_and_outputs_stay_apart() -> None:
     lines = LineSplitter()
     feed = [(Source.STDOUT, b"long "), (Source.STDERR, b"oops\n"), (Source.STDOUT, b"line\nrest")]
     found = [line for source, data in feed for line in lines.feed(LogMessage(AT, source, data))]

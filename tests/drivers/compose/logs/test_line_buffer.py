@@ -1,4 +1,4 @@
-"""Lines on their way from threads to the event loop."""
+"""Tests of the line buffer between threads and the event loop."""
 
 from __future__ import annotations
 
@@ -19,68 +19,68 @@ def line(text: str) -> OutputLine:
 HALF = [line("x" * (CAPACITY // 2))]  # and its line end
 
 
-def test_what_came_is_taken_at_once_and_in_order() -> None:
-    async def play() -> None:
-        box = LineBuffer()
+def test_take_returns_all_buffered_lines_in_order() -> None:
+    async def scenario() -> None:
+        buffer = LineBuffer()
         for text in "abc":
-            box.put([line(text)])
-        assert [each.text for each in await box.take()] == ["a", "b", "c"]
+            buffer.put([line(text)])
+        assert [each.text for each in await buffer.take()] == ["a", "b", "c"]
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-def test_who_puts_waits_until_there_is_room() -> None:
-    async def play() -> None:
-        box = LineBuffer()
-        box.put(HALF)
-        put = threading.Thread(target=box.put, args=(HALF,))
+def test_put_waits_until_there_is_room() -> None:
+    async def scenario() -> None:
+        buffer = LineBuffer()
+        buffer.put(HALF)
+        put = threading.Thread(target=buffer.put, args=(HALF,))
         put.start()
-        assert await box.take() == HALF  # the second half has no room yet, whoever is faster
-        assert await box.take() == HALF
+        assert await buffer.take() == HALF  # the second half has no room until now
+        assert await buffer.take() == HALF
         await asyncio.to_thread(put.join, DEADLINE)
         assert not put.is_alive()
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
 def test_one_batch_always_fits() -> None:
-    async def play() -> None:
-        box = LineBuffer()
-        box.put(HALF * 3)
-        assert await box.take() == HALF * 3
+    async def scenario() -> None:
+        buffer = LineBuffer()
+        buffer.put(HALF * 3)
+        assert await buffer.take() == HALF * 3
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-def test_who_waits_for_room_is_let_go_at_the_end() -> None:
-    async def play() -> None:
-        box = LineBuffer()
-        box.put(HALF)
-        put = threading.Thread(target=box.put, args=(HALF,))
+def test_close_releases_a_waiting_put() -> None:
+    async def scenario() -> None:
+        buffer = LineBuffer()
+        buffer.put(HALF)
+        put = threading.Thread(target=buffer.put, args=(HALF,))
         put.start()
-        box.close()
+        buffer.close()
         await asyncio.to_thread(put.join, DEADLINE)
         assert not put.is_alive()
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-def test_an_error_comes_after_what_was_put_before() -> None:
-    async def play() -> None:
-        box = LineBuffer()
-        box.put([line("a")])
-        box.fail(LogsError("no more", lasting=True))
-        assert [each.text for each in await box.take()] == ["a"]
+def test_an_error_comes_after_the_buffered_lines() -> None:
+    async def scenario() -> None:
+        buffer = LineBuffer()
+        buffer.put([line("a")])
+        buffer.fail(LogsError("no more", lasting=True))
+        assert [each.text for each in await buffer.take()] == ["a"]
         with pytest.raises(LogsError, match="no more"):
-            await box.take()
+            await buffer.take()
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-def test_a_loop_that_is_closed_takes_nothing() -> None:
+def test_put_does_not_wait_for_a_closed_loop() -> None:
     async def make() -> LineBuffer:
         return LineBuffer()
 
-    box = asyncio.run(make())
-    box.put(HALF)
-    box.put(HALF)  # does not wait for ever
+    buffer = asyncio.run(make())
+    buffer.put(HALF)
+    buffer.put(HALF)  # returns, although the buffer is full

@@ -1,4 +1,4 @@
-"""What the engine says of a pull, as progress."""
+"""Tests of pull progress, folded from the engine's messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folded(*messages: dict[str, Any]) -> ImageProgress:
     return progress
 
 
-def test_layers_keep_the_order_in_which_they_were_named() -> None:
+def test_layers_keep_the_order_of_their_first_messages() -> None:
     progress = folded(
         {"status": "Pulling from lab/agent", "id": "2"},
         {"status": "Pulling fs layer", "progressDetail": {}, "id": "bbb"},
@@ -34,7 +34,7 @@ def test_layers_keep_the_order_in_which_they_were_named() -> None:
     )
 
 
-def test_a_finished_layer_is_whole() -> None:
+def test_a_finished_layer_has_all_its_bytes() -> None:
     progress = folded(
         {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "aaa"},
         {"status": "Pull complete", "progressDetail": {}, "id": "aaa"},
@@ -45,7 +45,7 @@ def test_a_finished_layer_is_whole() -> None:
     assert progress.message == "Status: Downloaded newer image for agent:2"
 
 
-def test_a_layer_that_is_being_verified_is_all_there() -> None:
+def test_a_layer_being_verified_has_all_its_bytes() -> None:
     progress = folded(
         {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "aaa"},
         {"status": "Verifying Checksum", "progressDetail": {}, "id": "aaa"},
@@ -53,7 +53,7 @@ def test_a_layer_that_is_being_verified_is_all_there() -> None:
     assert progress.layers == (LayerProgress("aaa", "Verifying Checksum", 10, 10),)
 
 
-def test_a_layer_that_is_tried_again_begins_anew() -> None:
+def test_a_retried_layer_starts_from_zero() -> None:
     progress = folded(
         {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "aaa"},
         {"status": "Retrying in 5 seconds", "progressDetail": {}, "id": "aaa"},
@@ -61,7 +61,7 @@ def test_a_layer_that_is_tried_again_begins_anew() -> None:
     assert progress.layers == (LayerProgress("aaa", "Retrying in 5 seconds"),)
 
 
-def test_what_is_not_counted_in_bytes_is_no_number_of_bytes() -> None:
+def test_progress_in_other_units_has_no_bytes() -> None:
     progress = folded(
         {"status": "Download complete", "progressDetail": {"current": 9, "total": 9}, "id": "aaa"},
         {"status": "Extracting", "progressDetail": {"current": 3, "units": "s"}, "id": "aaa"},
@@ -69,6 +69,6 @@ def test_what_is_not_counted_in_bytes_is_no_number_of_bytes() -> None:
     assert progress.layers == (LayerProgress("aaa", "Extracting"),)
 
 
-def test_an_error_of_the_engine_is_a_failure_in_its_words() -> None:
+def test_an_error_of_the_engine_is_a_failure_with_its_message() -> None:
     with pytest.raises(PullFailedError, match="manifest unknown"):
         folded({"errorDetail": {"message": "manifest unknown"}, "error": "manifest unknown"})

@@ -1,4 +1,4 @@
-"""Pulling through a real engine, from a real registry and from one that never answers."""
+"""Tests of image pulls on a real engine, from a real registry and from registries that stall."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.docker_engine import DockerEngine, Registry, unique_name
 from tests.drivers.compose.slow_registry import SlowRegistry
 
 DEADLINE = 60.0  # s
-NOSUCH = "127.0.0.1:9/nobody/listens:1"
+NO_IMAGE = "127.0.0.1:9/nobody/listens:1"
 
 
 def connect_to(engine: DockerEngine) -> Connection:
@@ -39,7 +39,7 @@ def puller(engine: DockerEngine) -> Iterator[Puller]:
 
 @pytest.fixture
 def pushed(engine: DockerEngine, registry: Registry) -> Iterator[Callable[[], str]]:
-    """Puts a new image into the registry that the engine does not have."""
+    """Return a function that pushes a new image into the registry; the engine does not have the image."""
 
     def push(tag: str = "") -> str:
         tag = tag or f"{unique_name()}:1"
@@ -52,7 +52,7 @@ def pushed(engine: DockerEngine, registry: Registry) -> Iterator[Callable[[], st
     registry.remove_pulled(engine)
 
 
-def over(pull: ImagePull) -> dict[str, ImageProgress]:
+def result_of(pull: ImagePull) -> dict[str, ImageProgress]:
     pull._thread.join(DEADLINE)
     assert pull.over
     return {image.image: image for image in pull.changes(-1).images}
@@ -62,10 +62,10 @@ def item(image: str, policy: PullPolicy = PullPolicy.ALWAYS, *, built: bool = Fa
     return PullItem(image, ("a",), policy, built)
 
 
-def pulled(puller: Puller, *items: PullItem) -> dict[str, ImageProgress]:
+def pull_all(puller: Puller, *items: PullItem) -> dict[str, ImageProgress]:
     pull, _ = puller.join(items, detach=False, progress_timeout=DEADLINE)
     try:
-        return over(pull)
+        return result_of(pull)
     finally:
         pull.leave()
 
@@ -74,47 +74,47 @@ def test_a_new_image_is_pulled_with_its_layers_and_then_is_up_to_date(
     engine: DockerEngine, puller: Puller, pushed: Callable[[], str]
 ) -> None:
     image = pushed()
-    first = pulled(puller, item(image))[image]
+    first = pull_all(puller, item(image))[image]
     assert first.state is PullState.PULLED
     assert [(layer.status, layer.current == layer.total) for layer in first.layers] == [
         ("Pull complete", True)
     ]
     assert engine.docker("inspect", "--format", "{{.Id}}", image) == first.image_id
-    again = pulled(puller, item(image))[image]
+    again = pull_all(puller, item(image))[image]
     assert (again.state, again.image_id) == (PullState.UP_TO_DATE, first.image_id)
 
 
 def test_a_failed_image_does_not_stop_the_others(puller: Puller, pushed: Callable[[], str]) -> None:
     image = pushed()
-    found = pulled(puller, item(NOSUCH), item(image))
-    assert (found[NOSUCH].state, found[image].state) == (PullState.FAILED, PullState.PULLED)
-    assert "refused" in found[NOSUCH].message
+    found = pull_all(puller, item(NO_IMAGE), item(image))
+    assert (found[NO_IMAGE].state, found[image].state) == (PullState.FAILED, PullState.PULLED)
+    assert "refused" in found[NO_IMAGE].message
 
 
-def test_the_pull_policy_is_heeded(puller: Puller, pushed: Callable[[], str]) -> None:
+def test_the_pull_policy_decides_about_a_pull(puller: Puller, pushed: Callable[[], str]) -> None:
     here, missing = pushed(), pushed()
-    pulled(puller, item(here))
-    found = pulled(
+    pull_all(puller, item(here))
+    found = pull_all(
         puller,
         item(here, PullPolicy.MISSING),
         item(missing, PullPolicy.MISSING),
-        item(f"{NOSUCH}a", PullPolicy.NEVER),
-        item(f"{NOSUCH}b", PullPolicy.BUILD),
-        item(f"{NOSUCH}c", built=True),
+        item(f"{NO_IMAGE}a", PullPolicy.NEVER),
+        item(f"{NO_IMAGE}b", PullPolicy.BUILD),
+        item(f"{NO_IMAGE}c", built=True),
     )
-    assert {name.removeprefix(NOSUCH): image.state for name, image in found.items()} == {
+    assert {name.removeprefix(NO_IMAGE): image.state for name, image in found.items()} == {
         here: PullState.SKIPPED,
         missing: PullState.PULLED,
         "a": PullState.SKIPPED,
         "b": PullState.SKIPPED,
         "c": PullState.SKIPPED,
     }
-    assert "to be built here" in found[f"{NOSUCH}c"].message
+    assert "to be built here" in found[f"{NO_IMAGE}c"].message
 
 
 @pytest.fixture
-def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowRegistry]:
-    """Takes the password, and never answers."""
+def silent_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowRegistry]:
+    """Yield a registry that accepts the password, and never answers afterwards."""
     server = SlowRegistry(wants_password=True)
     auths = {server.address: {"auth": base64.b64encode(b"ann:secret").decode()}}
     (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
@@ -124,15 +124,15 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowRegi
 
 
 @pytest.fixture
-def slow() -> Iterator[SlowRegistry]:
-    """Sends the beginning of a layer, and no more."""
+def slow_registry() -> Iterator[SlowRegistry]:
+    """Yield a registry that sends the beginning of a layer, and nothing more."""
     server = SlowRegistry(wants_password=False)
     yield server
     server.close()
 
 
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A credential helper for all registries."""
+    """Create a credential helper for all registries."""
     program = tmp_path / "docker-credential-lab"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -141,59 +141,59 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
 
-def test_no_progress_is_a_failure_in_the_end(puller: Puller, silent: SlowRegistry) -> None:
-    pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=1.0)
-    image = over(pull)[silent.image]
+def test_a_pull_without_progress_fails(puller: Puller, silent_registry: SlowRegistry) -> None:
+    pull, _ = puller.join([item(silent_registry.image)], detach=False, progress_timeout=1.0)
+    image = result_of(pull)[silent_registry.image]
     pull.leave()
     assert (image.state, image.message) == (PullState.FAILED, "no progress for 1 s")
 
 
-def test_credentials_come_from_the_users_docker_config(puller: Puller, silent: SlowRegistry) -> None:
-    pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
-    assert silent.asked.wait(DEADLINE)
+def test_credentials_come_from_the_users_docker_config(puller: Puller, silent_registry: SlowRegistry) -> None:
+    pull, _ = puller.join([item(silent_registry.image)], detach=False, progress_timeout=DEADLINE)
+    assert silent_registry.asked.wait(DEADLINE)
     pull.leave()
-    assert silent.credentials == "Basic " + base64.b64encode(b"ann:secret").decode()
+    assert silent_registry.credentials == "Basic " + base64.b64encode(b"ann:secret").decode()
 
 
 def test_a_second_caller_joins_and_the_pull_stops_when_the_last_one_leaves(
-    puller: Puller, silent: SlowRegistry
+    puller: Puller, silent_registry: SlowRegistry
 ) -> None:
-    pull, joined = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
-    other, joined_too = puller.join([item(NOSUCH)], detach=False, progress_timeout=1.0)
+    pull, joined = puller.join([item(silent_registry.image)], detach=False, progress_timeout=DEADLINE)
+    other, joined_too = puller.join([item(NO_IMAGE)], detach=False, progress_timeout=1.0)
     assert (joined, joined_too, other is pull) == (False, True, True)
-    assert silent.asked.wait(DEADLINE)
+    assert silent_registry.asked.wait(DEADLINE)
     pull.leave()
     assert not pull.over
     other.leave()
-    assert over(pull)[silent.image].state is PullState.CANCELLED
+    assert result_of(pull)[silent_registry.image].state is PullState.CANCELLED
     assert not puller.running()
 
 
-def test_a_pull_that_is_being_stopped_is_nobodys_to_join(
-    puller: Puller, silent: SlowRegistry, pushed: Callable[[], str]
+def test_a_pull_being_stopped_cannot_be_joined(
+    puller: Puller, silent_registry: SlowRegistry, pushed: Callable[[], str]
 ) -> None:
     image = pushed()
-    stopped, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
-    assert silent.asked.wait(DEADLINE)
+    stopped, _ = puller.join([item(silent_registry.image)], detach=False, progress_timeout=DEADLINE)
+    assert silent_registry.asked.wait(DEADLINE)
     stopped.leave()
     pull, joined = puller.join([item(image)], detach=False, progress_timeout=DEADLINE)
     assert not joined
-    assert over(pull)[image].state is PullState.PULLED
+    assert result_of(pull)[image].state is PullState.PULLED
     assert stopped.over, "there is one pull at a time"
 
 
-def test_a_layer_that_stops_coming_is_a_failure_that_keeps_what_came(
-    puller: Puller, slow: SlowRegistry
-) -> None:
-    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=5.0)
-    image = over(pull)[slow.image]
+def test_a_stalled_layer_fails_and_keeps_its_progress(puller: Puller, slow_registry: SlowRegistry) -> None:
+    pull, _ = puller.join([item(slow_registry.image)], detach=False, progress_timeout=5.0)
+    image = result_of(pull)[slow_registry.image]
     pull.leave()
     assert (image.state, image.message) == (PullState.FAILED, "no progress for 5 s")
     assert [(layer.status, layer.total) for layer in image.layers] == [("Downloading", 8 << 20)]
     assert 0 < image.layers[0].current <= 1 << 20
 
 
-def test_an_engine_that_hangs_up_is_the_reason(engine: DockerEngine, slow: SlowRegistry) -> None:
+def test_a_closed_connection_is_reported_as_the_reason(
+    engine: DockerEngine, slow_registry: SlowRegistry
+) -> None:
     connections: list[Connection] = []
 
     def connect() -> Connection:
@@ -201,109 +201,122 @@ def test_an_engine_that_hangs_up_is_the_reason(engine: DockerEngine, slow: SlowR
         return connections[-1]
 
     puller = Puller(connect)
-    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=DEADLINE)
-    assert slow.asked.wait(DEADLINE)
-    connections[0].abort()  # both ends of a connection look alike when it is cut
-    image = over(pull)[slow.image]
+    pull, _ = puller.join([item(slow_registry.image)], detach=False, progress_timeout=DEADLINE)
+    assert slow_registry.asked.wait(DEADLINE)
+    connections[0].abort()  # looks the same as a close by the engine
+    image = result_of(pull)[slow_registry.image]
     puller.close()
     assert image.state is PullState.FAILED
     assert "closed the connection" in image.message
 
 
-def test_a_connection_that_never_comes_about_is_given_up() -> None:
-    """As a credential helper, or a name server, may keep a thread for ever."""
+def test_an_endless_connection_attempt_is_given_up() -> None:
+    """Check a thread blocked without end, for example by a credential helper or a name server."""
     done = threading.Event()
 
     def connect() -> Connection:
         done.wait(DEADLINE)
-        raise AssertionError("not needed any more")
+        raise AssertionError("the connection comes too late")
 
     puller = Puller(connect)
-    pull, _ = puller.join([item(NOSUCH), item(f"{NOSUCH}b", built=True)], detach=False, progress_timeout=1.0)
-    found = over(pull)
-    assert found[NOSUCH].message == "no progress for 1 s"
-    assert found[f"{NOSUCH}b"].state is PullState.SKIPPED
-    again, joined = puller.join([item(NOSUCH)], detach=False, progress_timeout=DEADLINE)
+    pull, _ = puller.join(
+        [item(NO_IMAGE), item(f"{NO_IMAGE}b", built=True)], detach=False, progress_timeout=1.0
+    )
+    found = result_of(pull)
+    assert found[NO_IMAGE].message == "no progress for 1 s"
+    assert found[f"{NO_IMAGE}b"].state is PullState.SKIPPED
+    again, joined = puller.join([item(NO_IMAGE)], detach=False, progress_timeout=DEADLINE)
     assert not joined
-    puller.close()  # does not wait for it
-    assert over(again)[NOSUCH].state is PullState.CANCELLED
+    puller.close()  # does not wait for the connection attempt
+    assert result_of(again)[NO_IMAGE].state is PullState.CANCELLED
     done.set()
 
 
 def test_credentials_come_from_a_credential_helper(
-    puller: Puller, silent: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    puller: Puller, silent_registry: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper(tmp_path, monkeypatch, """read server; echo '{"Username": "'$server'", "Secret": "bob"}'""")
-    pull, _ = puller.join([item(silent.image)], detach=False, progress_timeout=DEADLINE)
-    assert silent.asked.wait(DEADLINE)
+    pull, _ = puller.join([item(silent_registry.image)], detach=False, progress_timeout=DEADLINE)
+    assert silent_registry.asked.wait(DEADLINE)
     pull.leave()
-    assert silent.credentials == "Basic " + base64.b64encode(f"{silent.address}:bob".encode()).decode()
-
-
-def test_a_credential_helper_that_fails_is_the_reason(
-    puller: Puller, silent: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    helper(tmp_path, monkeypatch, "echo the vault is locked; exit 1")
-    assert pulled(puller, item(silent.image))[silent.image].message == (
-        f"cannot get the credentials for {silent.address}: docker-credential-lab failed: the vault is locked"
+    assert (
+        silent_registry.credentials
+        == "Basic " + base64.b64encode(f"{silent_registry.address}:bob".encode()).decode()
     )
 
 
-def test_no_thread_is_left_of_a_pull(puller: Puller, slow: SlowRegistry, pushed: Callable[[], str]) -> None:
-    before = set(threading.enumerate())  # what a test before has left behind may be among them
-    pulled(puller, item(pushed()), item(NOSUCH))
-    pull, _ = puller.join([item(slow.image)], detach=False, progress_timeout=DEADLINE)
-    assert slow.asked.wait(DEADLINE)
+def test_a_failed_credential_helper_is_reported_as_the_reason(
+    puller: Puller, silent_registry: SlowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(tmp_path, monkeypatch, "echo the vault is locked; exit 1")
+    assert pull_all(puller, item(silent_registry.image))[silent_registry.image].message == (
+        f"cannot get the credentials for {silent_registry.address}:"
+        " docker-credential-lab failed: the vault is locked"
+    )
+
+
+def test_a_pull_leaves_no_thread(
+    puller: Puller, slow_registry: SlowRegistry, pushed: Callable[[], str]
+) -> None:
+    before = set(threading.enumerate())  # may include threads of earlier tests
+    pull_all(puller, item(pushed()), item(NO_IMAGE))
+    pull, _ = puller.join([item(slow_registry.image)], detach=False, progress_timeout=DEADLINE)
+    assert slow_registry.asked.wait(DEADLINE)
     workers = [each for each in threading.enumerate() if each.name == "hm-pull" and each not in before]
-    assert len(workers) == 2, "one for the pull, one for its image"
+    assert len(workers) == 2, "one thread for the pull, one for its image"
     pull.leave()
     for worker in workers:
         worker.join(DEADLINE)
         assert not worker.is_alive()
 
 
-def test_a_detached_pull_goes_on_alone_until_the_daemon_ends(puller: Puller, silent: SlowRegistry) -> None:
-    pull, _ = puller.join([item(silent.image)], detach=True, progress_timeout=DEADLINE)
-    assert silent.asked.wait(DEADLINE)
+def test_a_detached_pull_goes_on_alone_until_the_daemon_ends(
+    puller: Puller, silent_registry: SlowRegistry
+) -> None:
+    pull, _ = puller.join([item(silent_registry.image)], detach=True, progress_timeout=DEADLINE)
+    assert silent_registry.asked.wait(DEADLINE)
     pull.leave()
     assert puller.running()
     puller.close()
-    assert over(pull)[silent.image].state is PullState.CANCELLED
+    assert result_of(pull)[silent_registry.image].state is PullState.CANCELLED
 
 
-def test_only_who_began_a_pull_is_told_of_its_end(puller: Puller, silent: SlowRegistry) -> None:
-    told: list[tuple[str, PullState | None]] = []
+def test_only_the_caller_that_began_a_pull_is_notified_of_its_end(
+    puller: Puller, silent_registry: SlowRegistry
+) -> None:
+    notified: list[tuple[str, PullState | None]] = []
     pull, _ = puller.join(
-        [item(silent.image)],
+        [item(silent_registry.image)],
         detach=False,
         progress_timeout=DEADLINE,
-        ended=lambda images: told.extend(("first", image.state) for image in images),
+        ended=lambda images: notified.extend(("first", image.state) for image in images),
     )
     puller.join(
-        [item(NOSUCH)], detach=False, progress_timeout=DEADLINE, ended=lambda _: told.append(("no", None))
+        [item(NO_IMAGE)],
+        detach=False,
+        progress_timeout=DEADLINE,
+        ended=lambda _: notified.append(("no", None)),
     )
     puller.close()
     pull.wait_until_over()
-    assert told == [("first", PullState.CANCELLED)]
+    assert notified == [("first", PullState.CANCELLED)]
 
 
-def test_who_watches_is_told_of_each_change_and_asks_what_it_was(
-    puller: Puller, pushed: Callable[[], str]
-) -> None:
+def test_a_watcher_is_notified_and_reads_every_change(puller: Puller, pushed: Callable[[], str]) -> None:
     image = pushed()
-    told = threading.Event()
+    notified = threading.Event()
     pull, _ = puller.join([item(image)], detach=False, progress_timeout=DEADLINE)
-    pull.subscribe(told.set)
+    pull.subscribe(notified.set)
     version, states = -1, []
     while True:
-        told.clear()
+        notified.clear()
         changes = pull.changes(version)
         version = changes.version
         states += [each.state for each in changes.images]
         if changes.over:
             break
-        assert told.wait(DEADLINE)
-    pull.unsubscribe(told.set)
+        assert notified.wait(DEADLINE)
+    pull.unsubscribe(notified.set)
     pull.leave()
     assert states[-1] is PullState.PULLED
     assert pull.changes(version).images == ()

@@ -1,4 +1,4 @@
-"""Calls of the compose program, each on a thread of its own."""
+"""Calls of the compose program, one thread each."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ComposeCall:
 
 
 class ComposeCalls:
-    """Running calls, each on a thread of its own; the caller decides which calls may overlap."""
+    """Running calls, one thread each; the caller decides which calls may overlap."""
 
     def __init__(
         self, call_soon: CallSoon, environ: Mapping[str, str], *, progress_timeout: float = PROGRESS_TIMEOUT

@@ -107,7 +107,7 @@ def from_list(entry: Mapping[str, Any]) -> Container | None:
     """Return the container in an entry of `GET /containers/json`, or None if compose did not make it.
 
     The entry has no times, pid or health, and the exit code is 0. The engine answers this request even for a
-    container whose inspection blocks.
+    container that blocks inspections.
     """
     names = entry.get("Names") or [""]
     running = entry.get("State") in ("running", "paused")

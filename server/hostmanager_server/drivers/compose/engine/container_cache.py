@@ -72,7 +72,7 @@ class ContainerCache:
             return ()  # the event belongs to the cached run; the caller repeats the inspection
         if same_run and inspected.running:
             return self._store(inspected, at)
-        # The run of this event has ended already. Its end has an event of its own, so fold only its start.
+        # The run of this event has ended already. A later event reports the end, so fold only the start.
         begin = inspected.started if same_run and inspected.started is not None else at
         return self._store(_new_run(inspected, begin, known.finished if known is not None else None), at)
 
@@ -88,7 +88,7 @@ class ContainerCache:
         return self._store(_new_run(known, at, known.finished), at)
 
     def is_ahead(self, inspected: Container) -> bool:
-        """Return whether an inspection shows a newer run whose preceding end has no event yet."""
+        """Return whether an inspection shows a newer run before the event of the last run's end."""
         version = self._versions.get(inspected.id)
         if version is None:
             return inspected.started is not None  # an unlisted container is new: its start event will come

@@ -43,7 +43,7 @@ class EngineListener(Protocol):
     def container_changed(self, container: Container) -> None:
         """Take the newest facts of a new or known container.
 
-        Each start and each end is a notification of its own, however quickly they follow each other.
+        Each start and each end is a separate notification, however quickly they follow each other.
         """
 
     def container_removed(self, container_id: str) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class ContainerBusyError(Exception):
-    """A container whose inspection the engine holds back for the moment."""
+    """An inspection that the engine does not answer for the moment."""
 
 
 class EngineQueries:

@@ -158,7 +158,7 @@ class WatchSession:
     # --- events from the engine
 
     def _read(self, stream: EngineEventStream) -> None:
-        # A thread of its own, because one read cannot wait for the engine and for requests at once.
+        # A separate thread, because one read cannot wait for the engine and for requests at once.
         name_this_thread("hm-events")
         error: Exception = EngineError("the Docker Engine ended its stream of events, because it stops")
         try:

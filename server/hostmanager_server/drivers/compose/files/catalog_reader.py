@@ -1,4 +1,4 @@
-"""The catalog of managed compose files, and the files whose changes require a new catalog."""
+"""The catalog of managed compose files, and the watch on their input files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_server.drivers.compose.files.inputs import input_files
 from hostmanager_server.drivers.compose.files.project import read_project
 from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
-# As in COMPOSE_FILE: separates the files of one project, each of which overrides the files before.
+# As in COMPOSE_FILE: separates the files of one project, each overriding the files before.
 SEPARATOR = ":"
 
 # Modification time (ns), size (bytes) and inode of a file; None: no such file.
@@ -81,7 +81,7 @@ class CatalogReader:
         return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
 
     def check(self) -> None:
-        """Check again who can write the files of the last catalog, before compose reads them.
+        """Check the permissions of the last catalog's files again, before compose reads them.
 
         Raises ComposeError for a file that the trust rule refuses.
         """
@@ -119,7 +119,7 @@ def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
 def _with_duplicate_warnings(
     projects: Sequence[Project], problems: dict[str, tuple[Problem, ...]]
 ) -> dict[str, tuple[Problem, ...]]:
-    """Return the problems, with a warning for each service whose name another file uses already."""
+    """Return the problems, with a warning for each service name that another file uses already."""
     first: dict[str, str] = {}
     for project in projects:
         file = project.files[0]

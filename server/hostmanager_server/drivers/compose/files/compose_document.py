@@ -71,7 +71,7 @@ def load_document(text: str | bytes) -> object:
 
 @dataclass(slots=True)
 class _OpenCollection:
-    """A collection whose end has not come yet: its anchor, number of values and levels so far."""
+    """A collection before its end event: its anchor, number of values and levels so far."""
 
     anchor: str | None
     size: int = 1

@@ -30,7 +30,7 @@ class ComposeInputs:
 
 
 def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> ComposeInputs:
-    """Return every file whose change may change the project of these compose files.
+    """Return every file that may change the project of these compose files.
 
     These are the compose files, their included and extended files, and env files. Never raises: an unreadable
     file counts itself, but its own references stay unknown.

@@ -106,7 +106,7 @@ def _hashes(text: str) -> dict[str, str]:
 def _services_of_unstable_hash(
     program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
 ) -> frozenset[str]:
-    """Return the services whose hash may differ from their containers' hash without any change.
+    """Return the services with hashes that may differ from their containers without any change.
 
     Observed with compose 2.26: services with an env_file. With v1: all services, because the hash covers the
     image id, which a pull changes. Built services are included without a trial.

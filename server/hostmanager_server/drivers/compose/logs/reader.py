@@ -192,7 +192,7 @@ class _Followers:
         self._lock = threading.Lock()
         self._requests: dict[str, _Request] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._followed: set[str] = set()  # containers whose thread has not decided to end
+        self._followed: set[str] = set()  # containers with a thread that goes on
         self._follow_requests: dict[str, int] = {}  # number of calls of `follow` for each container
 
     def follow(self, containers: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ class ImagePull(ProgressBoard):
         """Prepare a pull that begins when the pull `after` has ended.
 
         `timeout` is the longest time (s) without progress of an image. At the end, the pull calls `ended`
-        with the progress of all images, on a thread of its own, and only then is over: a watcher that learns
+        with the progress of all images, on its own thread, and only then is over: a watcher that learns
         of the end finds all consequences done.
         """
         super().__init__(ImageProgress(item.image, item.instance_ids) for item in items)
