@@ -57,8 +57,8 @@ def _run(command: Sequence[str | Path], environment: Mapping[str, str], stdin: b
         command, env=environment, input=stdin, capture_output=True, check=False, timeout=2 * DEADLINE
     )
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise DockerError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {said}")
+        output = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise DockerError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {output}")
     return done.stdout.decode().strip()
 
 

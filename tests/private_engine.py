@@ -67,8 +67,8 @@ class PrivateEngine:
         try:
             wait_until(self.engine.answers, "dockerd does not start", self._process)
         except AssertionError as error:
-            said = self.log.read_text(errors="replace").splitlines()[-20:]
-            raise AssertionError("\n".join([str(error), *said])) from None
+            last_lines = self.log.read_text(errors="replace").splitlines()[-20:]
+            raise AssertionError("\n".join([str(error), *last_lines])) from None
 
     def stop(self) -> None:
         """Stop dockerd in good order; without --live-restore, dockerd first stops its containers."""
@@ -90,7 +90,7 @@ class PrivateEngine:
         try:
             self._running.kill()
             self._running.wait(DEADLINE)
-            # The kernel ends containerd with its parent only if the thread that forked containerd ends.
+            # Whether the kernel ends containerd together with dockerd depends on the thread that forked it.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(containerd, signal.SIGKILL)
             assert select.select([containerd], [], [], DEADLINE)[0], "containerd does not end"

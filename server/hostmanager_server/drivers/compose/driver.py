@@ -21,7 +21,9 @@ from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener, EngineWatcher
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
-from hostmanager_server.drivers.compose.service import FollowedService, Key, container_differs
+from hostmanager_server.drivers.compose.service import FollowedService
+from hostmanager_server.drivers.compose.service_containers import Key, ServiceContainers
+from hostmanager_server.drivers.compose.service_status import container_differs
 from hostmanager_server.drivers.compose.survey import take_survey
 from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
@@ -56,8 +58,7 @@ class ComposeDriver:
         self._catalog = Catalog()
         self._projects: dict[str, list[Project]] = {}  # by name, which several files may share
         self._services: dict[str, FollowedService] = {}  # by instance id
-        self._containers: dict[str, Container] = {}
-        self._by_service: dict[Key, dict[str, None]] = {}  # ids of containers
+        self._containers = ServiceContainers()
         self._image_ids: Mapping[str, str] = {}
         self._engine_problem = NOT_YET_OBSERVED  # why the engine cannot be used; empty: usable
         self._survey = Survey()
@@ -96,7 +97,7 @@ class ComposeDriver:
             followed = FollowedService(spec, self._post, self._poller.now, self._begin_probe)
             self._services[spec.instance_id] = followed
         if self._engine_problem:
-            followed.lose_sight(self._engine_problem)
+            followed.mark_unobservable(self._engine_problem)
         else:
             self._update(followed)
         self._update_survey()
@@ -110,7 +111,7 @@ class ComposeDriver:
         """See `Driver.launch`."""
         service = self._services.get(run.instance_id)
         if service is None:
-            why = spec.problem or "it has no compose service"
+            why = spec.problem or "the instance has no compose service"
             self._post(StartFailed(run, f"cannot start {run.instance_id!r}: {why}", self._poller.now()))
         elif self._engine_problem:
             service.fail_launch(run, self._engine_problem)
@@ -160,10 +161,7 @@ class ComposeDriver:
     def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
         """See `EngineListener.synced`."""
         self._engine_problem = ""
-        self._containers = {}
-        self._by_service = {}
-        for container in containers:
-            self._store(container)
+        self._containers.reset(containers)
         self._image_ids = images
         for service in list(self._services.values()):
             self._update(service)
@@ -171,15 +169,13 @@ class ComposeDriver:
 
     def container_changed(self, container: Container) -> None:
         """See `EngineListener.container_changed`."""
-        self._store(container)
+        self._containers.put(container)
         self._update_services((container.project, container.service))
 
     def container_removed(self, container_id: str) -> None:
         """See `EngineListener.container_removed`."""
-        container = self._containers.pop(container_id, None)
-        if container is not None:
-            key = (container.project, container.service)
-            self._by_service[key].pop(container_id, None)
+        key = self._containers.remove(container_id)
+        if key is not None:
             self._update_services(key)
 
     def images_changed(self, ids: Mapping[str, str]) -> None:
@@ -194,7 +190,7 @@ class ComposeDriver:
         """See `EngineListener.engine_lost`."""
         self._engine_problem = why
         for service in list(self._services.values()):
-            service.lose_sight(why)
+            service.mark_unobservable(why)
         self._update_survey()
 
     # --- queries
@@ -204,13 +200,6 @@ class ComposeDriver:
         return container_id in self._survey.orphans
 
     # --- facts
-
-    def _store(self, container: Container) -> None:
-        self._containers[container.id] = container
-        self._by_service.setdefault((container.project, container.service), {})[container.id] = None
-
-    def _containers_of(self, key: Key) -> list[Container]:
-        return [self._containers[container_id] for container_id in self._by_service.get(key, ())]
 
     def _update_services(self, key: Key) -> None:
         if self._engine_problem:  # `synced` will update all services
@@ -222,7 +211,7 @@ class ComposeDriver:
 
     def _update(self, service: FollowedService) -> None:
         service.update(
-            self._containers_of(service.key), self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
+            self._containers.of_service(service.key), self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
         )
 
     def _unfollow(self, instance_id: str) -> None:
@@ -237,7 +226,7 @@ class ComposeDriver:
             now = Survey(problem=problem)
         else:
             now = take_survey(
-                self._projects, self._services.values(), self._containers.values(), self._image_ids
+                self._projects, self._services.values(), self._containers.all(), self._image_ids
             )
         if now != self._survey:
             self._survey = now
@@ -283,7 +272,7 @@ class ComposeDriver:
         """
         found = set()
         for name in self._catalog.started_with(wanted):
-            containers = self._containers_of((wanted.project, name))
+            containers = self._containers.of_service((wanted.project, name))
             if any(c.unstartable for c in containers) and not any(c.status == "paused" for c in containers):
                 found.add(name)
         return found

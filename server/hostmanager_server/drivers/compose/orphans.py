@@ -15,7 +15,7 @@ from docker.errors import APIError, DockerException, NotFound
 from hostmanager_server.drivers.compose.engine.connection import CALL_TIMEOUT, Connection, explain
 from hostmanager_server.linux.thread_names import name_this_thread
 
-AT_ONCE = 8  # simultaneous removals, over all requests
+PARALLEL = 8  # simultaneous removals, over all requests
 _THREAD = "hm-orphans"
 _IN_PROGRESS = "is already in progress"  # in the engine's error: another client removes the container
 _NO_ORPHAN = (
@@ -30,9 +30,9 @@ Connect = Callable[[], Connection]
 class ContainerRemover:
     """Removals of containers, on a few threads that start with the first removal."""
 
-    def __init__(self, connect: Connect, *, at_once: int = AT_ONCE) -> None:
+    def __init__(self, connect: Connect, *, parallel: int = PARALLEL) -> None:
         self._connect = connect
-        self._threads = ThreadPoolExecutor(at_once, _THREAD, name_this_thread, (_THREAD,))
+        self._threads = ThreadPoolExecutor(parallel, _THREAD, name_this_thread, (_THREAD,))
         self._removals: set[_Removal] = set()
 
     async def remove(self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]) -> str:

@@ -23,9 +23,9 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
 from hostmanager_server.drivers.compose.engine.container import Container
+from hostmanager_server.drivers.compose.service_containers import Key
+from hostmanager_server.drivers.compose.service_status import status_of
 from hostmanager_server.drivers.contract import PostEvent
-
-Key = tuple[str, str]  # project, service
 
 # Starts a readiness probe, which calls back when the service is ready. Returns a function that ends the
 # probe.
@@ -96,7 +96,7 @@ class FollowedService:
 
     # --- observations
 
-    def lose_sight(self, why: str) -> None:
+    def mark_unobservable(self, why: str) -> None:
         """Report that the state of the service is unknown, with the reason."""
         self._status = None
         self._post(Unobservable(self.spec.instance_id, why))
@@ -280,39 +280,3 @@ def _discard(event: DriverEvent) -> None:
 
     Another instance may have the same name by now.
     """
-
-
-def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
-    """Return the service status in OCS's form: one container stands for all.
-
-    The first running replica is shown, or the container that ended last.
-    """
-    running = [container for container in containers if container.running]
-    if not containers:
-        return ServiceStatus(image_id=image_id)
-    shown = running[0] if running else max(containers, key=lambda c: c.finished or 0.0)
-    return ServiceStatus(
-        image_id=image_id,
-        container_id=shown.id,
-        container_name=shown.name,
-        running=shown.running,
-        running_image=shown.image,
-        exit_code=shown.exit_code,
-        status=shown.status,
-        health=shown.health,
-        pid=shown.pid,
-        running_replicas=len(running),
-        container_ids=tuple(container.id for container in containers),
-        definition_changed=any(_definition_differs(wanted, c) for c in running),
-        restarting=not running and any(c.restarting for c in containers),
-    )
-
-
-def container_differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
-    """Return whether a replacement for this container would differ from the container."""
-    return container.image != image_id or _definition_differs(wanted, container)
-
-
-def _definition_differs(wanted: ServiceSpec, container: Container) -> bool:
-    known = bool(wanted.config_hash and container.config_hash)
-    return known and container.config_hash != wanted.config_hash

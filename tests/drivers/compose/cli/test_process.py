@@ -33,7 +33,7 @@ def test_a_successful_call_has_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "expected"),
     [
         (
             "echo ' Container lab-a-1  Starting'; echo 'Error response from daemon: no'; exit 1",
@@ -43,10 +43,10 @@ def test_a_successful_call_has_no_error() -> None:
         ("kill -9 $$", "code -9"),
     ],
 )
-def test_a_failed_call_has_the_reason(script: str, said: str) -> None:
+def test_a_failed_call_has_the_reason(script: str, expected: str) -> None:
     harness = CallHarness()
     harness.calls.start(["sh", "-c", script], "/", harness.ends.append)
-    assert said in harness.finish()
+    assert expected in harness.finish()
     assert "Starting" not in harness.ends[-1]
 
 

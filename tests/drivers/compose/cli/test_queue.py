@@ -9,7 +9,7 @@ from hostmanager_server.core.events import DriverEvent, RunKey
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import ComposeTask
 from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
-from hostmanager_server.drivers.compose.cli.queue import GATHER, GATHER_AT_MOST, CallQueue
+from hostmanager_server.drivers.compose.cli.queue import GATHER_LIMIT, GATHER_TIME, CallQueue
 from hostmanager_server.drivers.compose.service import FollowedService
 
 from tests.fakes.driver import FakePoller
@@ -58,32 +58,32 @@ def harness() -> QueueHarness:
 def test_requests_of_several_supervisor_turns_share_one_call(harness: QueueHarness) -> None:
     for name in ("a", "b", "c", "d"):
         harness.request(name)
-        harness.poller.advance(GATHER * 0.8)
+        harness.poller.advance(GATHER_TIME * 0.8)
     assert harness.calls.begun == []
-    harness.poller.advance(GATHER)
+    harness.poller.advance(GATHER_TIME)
     assert harness.calls.begun == [("up", "a", "b", "c", "d")]
 
 
 def test_a_single_request_waits_only_one_gathering_time(harness: QueueHarness) -> None:
     harness.request("a")
-    harness.poller.advance(GATHER)
+    harness.poller.advance(GATHER_TIME)
     assert harness.calls.begun == [("up", "a")]
 
 
 def test_endless_requests_do_not_delay_the_call_beyond_the_limit(harness: QueueHarness) -> None:
     harness.request("a")
-    for _ in range(int(GATHER_AT_MOST / GATHER) * 4):
-        harness.poller.advance(GATHER * 0.5)
+    for _ in range(int(GATHER_LIMIT / GATHER_TIME) * 4):
+        harness.poller.advance(GATHER_TIME * 0.5)
         harness.request("b")
     assert harness.calls.begun == [("up", "a", "b")]
 
 
 def test_requests_during_a_call_share_the_next_call(harness: QueueHarness) -> None:
     harness.request("a")
-    harness.poller.advance(GATHER)
+    harness.poller.advance(GATHER_TIME)
     harness.request("b")
     harness.request("c")
-    harness.poller.advance(GATHER_AT_MOST)
+    harness.poller.advance(GATHER_LIMIT)
     assert harness.calls.begun == [("up", "a")]
     harness.calls.done[0]("")
     assert harness.calls.begun == [("up", "a"), ("up", "b", "c")]
@@ -93,5 +93,5 @@ def test_a_queue_cleared_while_gathering_makes_no_call(harness: QueueHarness) ->
     harness.request("a")
     harness.request("b")
     harness.queue.clear()
-    harness.poller.advance(GATHER_AT_MOST)
+    harness.poller.advance(GATHER_LIMIT)
     assert harness.calls.begun == []

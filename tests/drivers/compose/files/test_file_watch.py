@@ -158,4 +158,4 @@ def test_a_closed_watch_makes_no_callback(watched: CountingWatch, tmp_path: Path
 
 
 def test_the_settling_time_is_short() -> None:
-    assert 0.0 < file_watch.SETTLE <= 0.5
+    assert 0.0 < file_watch.SETTLE_TIME <= 0.5

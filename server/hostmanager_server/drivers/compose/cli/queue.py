@@ -20,8 +20,8 @@ from hostmanager_server.drivers.contract import Poller
 # How long, in s, a call waits for further services. Longer than a turn of the supervisor (SLICE), because
 # the starts of one request may take several turns, with other instances in between. Each request during the
 # wait restarts the wait, up to a limit, because a client may send requests without end.
-GATHER = 0.05
-GATHER_AT_MOST = 1.0
+GATHER_TIME = 0.05
+GATHER_LIMIT = 1.0
 
 # Inspects the containers of a project, then calls back.
 RefreshProject = Callable[[str, Callable[[], None]], None]
@@ -66,7 +66,7 @@ class CallQueue:
         queue.batches.request(task, service.run)
         if queue.batch is None:
             if queue.gathering_until is None:
-                queue.gathering_until = self._poller.now().mono + GATHER_AT_MOST
+                queue.gathering_until = self._poller.now().mono + GATHER_LIMIT
                 self._start_gathering(queue)
             else:
                 queue.joined = True
@@ -90,7 +90,7 @@ class CallQueue:
 
     def _start_gathering(self, queue: _ProjectQueue) -> None:
         queue.joined = False
-        self._poller.call_later(GATHER, functools.partial(self._finish_gathering, queue))
+        self._poller.call_later(GATHER_TIME, functools.partial(self._finish_gathering, queue))
 
     def _finish_gathering(self, queue: _ProjectQueue) -> None:
         assert queue.gathering_until is not None

@@ -14,7 +14,7 @@ from hostmanager_server.drivers.contract import Poller, Timer
 log = logging.getLogger(__name__)
 
 # An editor writes a file in several steps, and a checkout writes many files.
-SETTLE = 0.1  # s without a change before the callback
+SETTLE_TIME = 0.1  # s without a change before the callback
 
 _EVENTS = (
     flags.CLOSE_WRITE | flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ATTRIB
@@ -99,9 +99,9 @@ class FileWatch:
         self._place_watches()  # a folder may have come or gone, a link may lead elsewhere
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._poller.call_later(SETTLE, self._settled)
+        self._timer = self._poller.call_later(SETTLE_TIME, self._notify_changed)
 
-    def _settled(self) -> None:
+    def _notify_changed(self) -> None:
         self._timer = None
         self._place_watches()
         self._changed()

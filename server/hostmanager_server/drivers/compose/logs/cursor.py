@@ -37,7 +37,7 @@ class RepeatFilter:
     def __init__(self, cursor: LogCursor) -> None:
         self._at = cursor.at
         self._remaining = cursor.read_at_time
-        self._last_is_new = True  # continuations share the verdict of the message before
+        self._last_is_new = True  # a continuation counts as the message before
 
     def __call__(self, message: LogMessage) -> bool:
         """Return whether a message is new."""

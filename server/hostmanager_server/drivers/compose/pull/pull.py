@@ -47,13 +47,13 @@ PullEnded = Callable[[Sequence[ImageProgress]], None]
 
 
 @dataclass(slots=True, eq=False)
-class _RunningPull:
+class _ImageJob:
     """An image that a thread is pulling; `_changed` of the pull guards all fields but `alive_at`."""
 
     item: PullItem
     alive_at: float  # time of the last progress message (s, monotonic)
     connection: Connection | None = None
-    verdict: ImageOutcome | None = None  # set when the pull was cut off
+    forced_outcome: ImageOutcome | None = None  # set when the pull was cut off
     cut_off_at: float = 0.0
     over: bool = False
 
@@ -88,7 +88,7 @@ class ImagePull(ProgressBoard):
         self._after = after
         self._changed = threading.Condition()  # guards all fields below
         self._waiting = deque(items)
-        self._running_pulls: list[_RunningPull] = []
+        self._jobs: list[_ImageJob] = []
         self._followers = 0
         self._detached = False
         self._stopping = False
@@ -138,7 +138,7 @@ class ImagePull(ProgressBoard):
             self._after.wait_until_over()
             self._after = None  # frees the chain of earlier pulls
         with self._changed:
-            while self._waiting or self._running_pulls:
+            while self._waiting or self._jobs:
                 self._changed.wait(self._advance(time.monotonic()))
             self._stopping = True  # refuses further joins
         try:
@@ -150,41 +150,33 @@ class ImagePull(ProgressBoard):
         """Start, cut off and give up images as due; return the time (s) until the next step."""
         while self._stopping and self._waiting:
             self._set_outcome(self._waiting.popleft(), *_CANCELLED)
-        for running in self._running_pulls:
-            if running.over or running.verdict is not None:
+        for job in self._jobs:
+            if job.over or job.forced_outcome is not None:
                 continue
             if self._stopping:
-                self._cut_off(running, _CANCELLED, now)
-            elif now - running.alive_at >= self._timeout:
-                self._cut_off(running, (PullState.FAILED, f"no progress for {self._timeout:g} s"), now)
-        for running in self._running_pulls:
-            if (
-                running.verdict is not None
-                and not running.over
-                and now - running.cut_off_at >= _CUT_OFF_GRACE
-            ):
-                self._set_outcome(running.item, *running.verdict)
-                running.over = True
-        self._running_pulls = [running for running in self._running_pulls if not running.over]
-        while self._waiting and len(self._running_pulls) < self._parallel:
-            running = _RunningPull(self._waiting.popleft(), now)
-            self._running_pulls.append(running)
-            threading.Thread(target=self._pull_on_thread, args=(running,), name=_THREAD, daemon=True).start()
-        if not self._running_pulls:
+                self._cut_off(job, _CANCELLED, now)
+            elif now - job.alive_at >= self._timeout:
+                self._cut_off(job, (PullState.FAILED, f"no progress for {self._timeout:g} s"), now)
+        for job in self._jobs:
+            if job.forced_outcome is not None and not job.over and now - job.cut_off_at >= _CUT_OFF_GRACE:
+                self._set_outcome(job.item, *job.forced_outcome)
+                job.over = True
+        self._jobs = [job for job in self._jobs if not job.over]
+        while self._waiting and len(self._jobs) < self._parallel:
+            job = _ImageJob(self._waiting.popleft(), now)
+            self._jobs.append(job)
+            threading.Thread(target=self._pull_on_thread, args=(job,), name=_THREAD, daemon=True).start()
+        if not self._jobs:
             return 0.0
-        return max(0.0, min(self._next_deadline(running) for running in self._running_pulls) - now)
+        return max(0.0, min(self._next_deadline(job) for job in self._jobs) - now)
 
-    def _next_deadline(self, running: _RunningPull) -> float:
-        return (
-            running.alive_at + self._timeout
-            if running.verdict is None
-            else running.cut_off_at + _CUT_OFF_GRACE
-        )
+    def _next_deadline(self, job: _ImageJob) -> float:
+        return job.alive_at + self._timeout if job.forced_outcome is None else job.cut_off_at + _CUT_OFF_GRACE
 
-    def _cut_off(self, running: _RunningPull, verdict: ImageOutcome, now: float) -> None:
-        running.verdict, running.cut_off_at = verdict, now
-        if running.connection is not None:
-            running.connection.abort()
+    def _cut_off(self, job: _ImageJob, forced_outcome: ImageOutcome, now: float) -> None:
+        job.forced_outcome, job.cut_off_at = forced_outcome, now
+        if job.connection is not None:
+            job.connection.abort()
 
     def _set_outcome(self, item: PullItem, state: PullState, message: str) -> None:
         if state is PullState.FAILED and item.built:
@@ -193,43 +185,43 @@ class ImagePull(ProgressBoard):
 
     # --- on the thread of one image
 
-    def _pull_on_thread(self, running: _RunningPull) -> None:
+    def _pull_on_thread(self, job: _ImageJob) -> None:
         name_this_thread(_THREAD)
         try:
-            state, message = self._pull_image(running)
+            state, message = self._pull_image(job)
         except (PullFailedError, CredentialsError) as error:
             state, message = PullState.FAILED, str(error)
         except _FAILURES as error:
             state, message = PullState.FAILED, explain(error)
         except Exception:  # a bug: the other images go on, and watchers get the failure
-            log.exception("cannot pull %s: a bug of the daemon", running.item.image)
+            log.exception("cannot pull %s: a bug of the daemon", job.item.image)
             state, message = PullState.FAILED, "a bug of the daemon; its log has the traceback"
         with self._changed:
-            if state is PullState.FAILED and running.verdict is not None:
-                state, message = running.verdict
-            self._set_outcome(running.item, state, message)
-            running.over = True
+            if state is PullState.FAILED and job.forced_outcome is not None:
+                state, message = job.forced_outcome
+            self._set_outcome(job.item, state, message)
+            job.over = True
             self._changed.notify()
 
-    def _pull_image(self, running: _RunningPull) -> ImageOutcome:
+    def _pull_image(self, job: _ImageJob) -> ImageOutcome:
         """Pull the image and return the outcome.
 
         Raises PullFailedError, and the errors of the connection and the credentials.
         """
-        item = running.item
+        item = job.item
         if (why := _skipped(item)) is not None:
             return PullState.SKIPPED, why
         connection = self._connect()
         try:
             with self._changed:
-                if running.verdict is not None:
-                    return running.verdict
-                running.connection = connection
+                if job.forced_outcome is not None:
+                    return job.forced_outcome
+                job.connection = connection
             before = _image_id(connection, item.image)
             if item.policy is PullPolicy.MISSING and before != UNKNOWN_IMAGE:
                 return PullState.SKIPPED, "the engine has the image, and its pull_policy is missing"
             self.put(replace(self.image(item.image), state=PullState.PULLING))
-            message = self._pull(connection, running)
+            message = self._pull(connection, job)
             after = _image_id(connection, item.image)
             self.put(replace(self.image(item.image), image_id=after))
             if after == UNKNOWN_IMAGE:
@@ -237,18 +229,18 @@ class ImagePull(ProgressBoard):
             return (PullState.UP_TO_DATE if after == before else PullState.PULLED), message
         finally:
             with self._changed:
-                running.connection = None
+                job.connection = None
             connection.close()
 
-    def _pull(self, connection: Connection, running: _RunningPull) -> str:
+    def _pull(self, connection: Connection, job: _ImageJob) -> str:
         """Make the engine pull the image, publish the progress, and return the last message."""
-        item = running.item
+        item = job.item
         credentials = credentials_for(item.image)
         progress = self.image(item.image)
         for message in connection.pull(
             item.image, stream=True, decode=True, auth_config=credentials, platform=item.platform or None
         ):
-            running.alive_at = time.monotonic()
+            job.alive_at = time.monotonic()
             folded = fold(progress, message)
             if folded != progress:
                 progress = folded

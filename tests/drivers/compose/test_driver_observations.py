@@ -1,0 +1,321 @@
+"""Tests of the compose driver's events for containers and engine losses, on an engine in memory."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+from hostmanager_server.core.compose import UNKNOWN_IMAGE
+from hostmanager_server.core.events import (
+    Appeared,
+    Degraded,
+    Exited,
+    ExitStatus,
+    RunKey,
+    ServiceObserved,
+    StartFailed,
+    StopFailed,
+)
+
+from tests.drivers.compose.driver_harness import DriverHarness, services
+from tests.drivers.compose.fake_compose import AWAY, service
+
+# --- observations
+
+
+def test_a_service_that_runs_already_appears() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.driver.forget(harness.spec(service("a")))
+    harness.engine.run(harness.engine.create(service("a"), 1))
+    harness.settle()
+    harness.events.clear()
+    harness.follow(service("a"))
+    assert harness.event_kinds("a") == ["Appeared"]
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert observed.status.running
+    assert not observed.status.outdated
+    harness.poller.advance(60.0)
+    assert harness.compose.log == []
+
+
+def test_a_run_that_ends_before_its_inspection_is_reported_as_started_and_exited() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.compose.exit_codes["a"] = 3
+    harness.launch("a")
+    harness.finish_all()
+    assert harness.event_kinds("a")[0] == "Started"
+    assert harness.event_kinds("a")[-2:] == ["Exited", "Gone"]
+    exited = harness.event("a", Exited)
+    assert isinstance(exited, Exited)
+    assert exited.status == ExitStatus(code=3)
+
+
+def test_a_container_started_by_hand_appears_as_a_new_run() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    container = harness.engine.containers_of("a")[0]
+    harness.engine.end(container, 0)
+    harness.settle()
+    harness.engine.run(harness.engine.containers_of("a")[0])
+    harness.settle()
+    assert harness.event_kinds("a") == ["Exited", "Gone", "Appeared"]
+    appeared = harness.event("a", Appeared)
+    assert isinstance(appeared, Appeared)
+    assert appeared.run.number == 2
+
+
+def test_only_the_missing_replica_is_started() -> None:
+    harness = DriverHarness(service("a", replicas=3))
+    harness.up("a")
+    victim = harness.engine.running("a")[1]
+    harness.engine.end(victim, 9)
+    harness.settle()
+    degraded = harness.event("a", Degraded)
+    assert isinstance(degraded, Degraded)
+    assert degraded.status == ExitStatus(code=9)
+    assert "2 of 3" in degraded.why
+    harness.launch_missing("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert "--no-recreate" in harness.compose.current_call.options
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["Degraded", "Ready"]
+    assert len(harness.engine.running("a")) == 3
+
+
+def test_an_unstartable_container_is_replaced() -> None:
+    harness = DriverHarness(*services("ab"))
+    for each in harness.reader.services.values():
+        harness.engine.create(each, 1)
+    harness.engine.leave_unstartable(harness.engine.containers_of("a")[0])
+    (b,) = harness.engine.containers_of("b")
+    harness.settle()
+    harness.launch("a", "b")
+    harness.finish_all()
+    assert harness.compose.log == ["rm a", "up a b"]
+    assert harness.event_kinds("a") == harness.event_kinds("b") == ["Started", "Ready"]
+    assert [each.id for each in harness.engine.containers_of("b")] == [b.id]
+
+
+def test_an_unstartable_replica_is_replaced_and_the_others_run_on() -> None:
+    harness = DriverHarness(service("a", replicas=3))
+    harness.up("a")
+    victim, *others = harness.engine.running("a")
+    harness.engine.end(victim, 9)
+    harness.engine.leave_unstartable(harness.engine.containers[victim.id])
+    harness.settle()
+    harness.launch_missing("a")
+    harness.finish_all()
+    assert harness.compose.log == ["rm a", "up a"]
+    assert harness.event_kinds("a") == ["Degraded", "Ready"]
+    assert {each.id for each in others} < {each.id for each in harness.engine.running("a")}
+
+
+def test_an_unstartable_dependency_is_replaced() -> None:
+    harness = DriverHarness(service("a", depends_on=("b",)), service("b", depends_on=("c",)), *services("cd"))
+    for name in "cd":
+        harness.engine.leave_unstartable(harness.engine.create(harness.reader.services[name], 1))
+    harness.settle()
+    harness.launch("a")
+    harness.finish_all()
+    assert harness.compose.log == ["rm c", "up a"]  # d is no dependency of a
+
+
+def test_no_container_is_removed_beside_a_paused_replica() -> None:
+    harness = DriverHarness(service("a", replicas=2))
+    harness.up("a")
+    victim, paused = harness.engine.running("a")
+    harness.engine.put(replace(paused, status="paused"))
+    harness.engine.end(victim, 9)
+    harness.engine.leave_unstartable(harness.engine.containers[victim.id])
+    harness.settle()
+    harness.launch_missing("a")
+    harness.finish_all()
+    assert not any(line.startswith("rm") for line in harness.compose.log)
+
+
+def test_a_withdrawn_start_removes_no_container() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.engine.leave_unstartable(harness.engine.create(harness.reader.services["a"], 1))
+    harness.settle()
+    harness.launch("a")
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.compose.log == []
+    assert harness.event_kinds("a") == ["StartFailed"]
+
+
+@pytest.mark.parametrize("db_runs", [False, True])
+def test_a_start_recreates_no_dependency(*, db_runs: bool) -> None:
+    harness = DriverHarness(service("a", depends_on=("db",)), service("db"))
+    if db_runs:
+        harness.up("db")
+    harness.launch("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert harness.compose.current_call.options == ["--detach", "--no-recreate"]
+
+
+def test_a_failed_removal_is_reported_and_can_be_repeated() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.stop("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    harness.compose.current_call.interrupt()  # stands for any failure
+    harness.finish_all()
+    failed = harness.event("a", StopFailed)
+    assert isinstance(failed, StopFailed)
+    assert "interrupted" in failed.why
+    harness.stop("a")
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["StopFailed", "Exited", "Gone"]
+
+
+def test_a_moved_tag_makes_the_running_container_outdated() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.driver.images_changed({"agent:1": "sha256:2"})
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert (observed.status.image_id, observed.status.outdated) == ("sha256:2", True)
+    harness.driver.images_changed({"agent:1": UNKNOWN_IMAGE})
+    assert dict(harness.surveys[-1].new_tags) == {"a": "agent:1"}
+
+
+# --- an engine that disappears
+
+
+def test_a_launch_fails_while_the_engine_is_away() -> None:
+    harness = DriverHarness(*services("a"), present=False)
+    assert harness.event_kinds("a") == ["Unobservable", "Unobservable"]  # not connected yet, then no engine
+    harness.events.clear()
+    harness.launch("a")
+    failed = harness.event("a", StartFailed)
+    assert isinstance(failed, StartFailed)
+    assert AWAY in failed.why
+    harness.settle()
+    assert harness.compose.log == []
+
+
+def test_the_outcome_of_a_call_is_read_when_the_engine_is_back() -> None:
+    harness = DriverHarness(*services("ab"))
+    harness.launch("a", "b")
+    harness.settle()
+    harness.compose.proceed(1)
+    harness.engine.leave()
+    harness.finish()
+    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
+    assert harness.event_kinds("b") == ["Unobservable"]
+    harness.engine.come_back()
+    harness.finish_all()
+    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
+    assert harness.event_kinds("b") == ["Unobservable", "Started", "Ready"]  # retried in a separate call
+    assert harness.compose.log == ["up a b", "up b"]
+    assert len(harness.engine.running("a")) == 1
+
+
+def test_an_end_during_the_engine_absence_has_its_exit_code() -> None:
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    harness.engine.leave()
+    harness.settle()
+    harness.engine.end(harness.engine.containers_of("a")[0], 5)
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable"]
+    harness.engine.come_back()
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable", "Exited", "Gone"]
+    assert harness.event_kinds("b") == ["Unobservable"]
+    exited = harness.event("a", Exited)
+    assert isinstance(exited, Exited)
+    assert exited.status == ExitStatus(code=5)
+
+
+def test_a_container_replaced_while_the_engine_was_away_continues_the_run() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.engine.leave()
+    harness.settle()
+    harness.engine.remove(harness.engine.containers_of("a")[0])
+    harness.engine.run(harness.engine.create(service("a"), 1))
+    harness.engine.come_back()
+    harness.settle()
+    assert harness.event_kinds("a") == ["Unobservable"]
+    observed = [e for e in harness.events if isinstance(e, ServiceObserved)][-1]
+    assert observed.status.container_id == harness.engine.containers_of("a")[0].id
+
+
+# --- services that come and go
+
+
+def test_following_an_instance_again_posts_all_facts_again() -> None:
+    harness = DriverHarness(*services("a"))  # a reset instance has no facts
+    harness.follow(service("a"))
+    assert isinstance(harness.event("a", ServiceObserved), ServiceObserved)
+    harness.up("a")
+    claimed = replace(harness.spec(service("a")), agent_class="Agent")  # by the site config, as it runs
+    harness.driver.follow(claimed)
+    assert isinstance(harness.event("a", ServiceObserved), ServiceObserved)
+    assert harness.event_kinds("a") == ["Appeared"]
+
+
+def test_an_instance_with_another_service_gets_a_new_run() -> None:
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    other = replace(harness.spec(service("b")), instance_id="a")
+    harness.driver.follow(other)
+    assert harness.event_kinds("a") == ["Appeared"]
+    observed = harness.event("a", ServiceObserved)
+    assert isinstance(observed, ServiceObserved)
+    assert observed.status.container_id == harness.engine.containers_of("b")[0].id
+
+
+def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
+    harness = DriverHarness(*services("ab"))
+    harness.up("a", "b")
+    del harness.reader.services["a"]
+    harness.driver.manage(harness.driver.load())
+    harness.driver.follow(replace(harness.spec(service("a")), service=None, problem="no service"))
+    (orphan,) = harness.surveys[-1].orphans.values()
+    assert orphan.container_id == harness.engine.containers_of("a")[0].id
+    assert harness.driver.is_orphan(orphan.container_id)
+    assert harness.event_kinds("a") == []
+    harness.driver.launch(
+        RunKey("a", 2), replace(harness.spec(service("a")), service=None, problem="no service")
+    )
+    failed = harness.event("a", StartFailed)
+    assert isinstance(failed, StartFailed)
+    assert "no service" in failed.why
+
+
+def test_a_stopped_container_with_an_old_image_is_recreated() -> None:
+    harness = DriverHarness(service("a"))
+    harness.up("a")
+    (container,) = harness.engine.containers_of("a")
+    harness.engine.end(container, 1)
+    harness.engine.put(replace(harness.engine.containers_of("a")[0], image="sha256:old"))
+    harness.settle()
+    harness.launch("a")
+    harness.settle()
+    assert harness.compose.current_call is not None
+    assert harness.compose.current_call.options == ["--detach"]
+
+
+def test_a_container_that_the_engine_is_about_to_restart_is_removed() -> None:
+    harness = DriverHarness(service("a"))
+    harness.up("a")
+    (container,) = harness.engine.containers_of("a")
+    harness.engine.end(container, 1)
+    harness.engine.put(replace(harness.engine.containers_of("a")[0], status="restarting"))
+    harness.settle()
+    harness.events.clear()
+    run = RunKey("a", 7)  # the core chose the number, because no container runs
+    harness.driver.stop(run, signal.SIGKILL, whole_tree=True)
+    harness.settle()
+    harness.finish_all()
+    assert harness.engine.containers_of("a") == []
+    event_kinds = [type(event).__name__ for event in harness.events if not isinstance(event, ServiceObserved)]
+    assert event_kinds == ["Exited", "Gone"]
