@@ -117,7 +117,7 @@ def test_a_missing_context_does_not_fall_back_to_another_engine(
     monkeypatch.setenv("DOCKER_CONTEXT", "lab")
     text = explained(new_connection)
     assert "'lab' not found" in text
-    assert "docker write_context ls" in text
+    assert "docker context ls" in text
 
 
 def test_the_default_is_the_local_socket() -> None:

@@ -127,19 +127,18 @@ class SimulatedEngine:
             )
         )
 
-    def run_busy_steps(self) -> None:
-        for _ in range(
-            min(self.steps_before_requests.popleft() if self.steps_before_requests else 0, len(self.script))
-        ):
+    def run_scheduled_steps(self) -> None:
+        steps = self.steps_before_requests.popleft() if self.steps_before_requests else 0
+        for _ in range(min(steps, len(self.script))):
             self.run_step()
 
     # --- a connection
 
     def negotiate(self, within: float) -> None:
-        self.run_busy_steps()
+        self.run_scheduled_steps()
 
     def stream_events(self, filters: object, within: float) -> SimulatedEngine:
-        self.run_busy_steps()
+        self.run_scheduled_steps()
         self.following = True
         return self
 
@@ -148,11 +147,11 @@ class SimulatedEngine:
         return iter(())
 
     def containers(self, **options: object) -> list[dict[str, Any]]:
-        self.run_busy_steps()
+        self.run_scheduled_steps()
         return [{"Id": name, "Labels": LABELS} for name in self.containers_by_id]
 
     def inspect(self, name: str, within: float) -> dict[str, Any]:
-        self.run_busy_steps()
+        self.run_scheduled_steps()
         if name in self.reported and self.unanswered and self.unanswered.popleft():
             self.empty_reads_left = 3
             raise requests.ReadTimeout
