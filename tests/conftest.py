@@ -1,6 +1,6 @@
-"""Fixtures for tests that need a real Docker engine, or a cgroup.
+"""Fixtures of a real Docker engine, a registry and a cgroup, and the guards of every test.
 
-Where there is none they are skipped with the reason; in CI (CI=true) they fail.
+On a machine without an engine, tests with an engine are skipped with the reason; in CI (CI=true) they fail.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from tests.docker_engine import (
 )
 from tests.private_engine import StartEngine, private_engines
 
-if os.environ.get("CI") != "true":  # for which hypothesis has a profile of its own, likewise
+if os.environ.get("CI") != "true":  # in CI, hypothesis loads its own profile, also without a deadline
     settings.register_profile("any machine", deadline=None)
     settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    # A shell's background job starts with INT ignored, and so would all that the tests start and interrupt.
+    # A background job of a shell starts with SIGINT ignored. Children of the tests would inherit the setting,
+    # and would not end on the SIGINT of a test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -45,12 +46,15 @@ def _skip(reason: str) -> NoReturn:
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pid of 0, as an instance has that does not run, would be this whole run of tests."""
+def guard_kill_pid_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse os.kill with a pid of 0 or less.
+
+    The pid of an instance without a process is 0; a signal to pid 0 would reach the whole test run.
+    """
     kill = os.kill
 
     def kill_one(pid: int, signum: int) -> None:
-        assert pid > 0, "there is no process to be signalled"
+        assert pid > 0, f"cannot signal pid {pid}: the instance has no process"
         kill(pid, signum)
 
     monkeypatch.setattr(os, "kill", kill_one)
@@ -58,16 +62,16 @@ def nobody_is_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """A cgroup (version 2) of the test's own; whatever is left in it is killed after the test."""
+    """Create a cgroup (version 2) for the test, and kill the processes in the cgroup after the test."""
     if isinstance(found := cgroup_or_reason(), str):
-        pytest.skip(found)  # in CI too: many a container has none that may be written
+        pytest.skip(found)  # in CI too: many containers have no writable cgroup
     yield found
     remove_cgroup(found)
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[DockerEngine]:
-    """The engine of this machine: the one of DOCKER_HOST, or the one on the default socket."""
+    """Return the engine of this machine, at DOCKER_HOST or on the default socket."""
     found = engine_or_reason()
     if isinstance(found, str):
         _skip(found)
@@ -79,7 +83,7 @@ def engine() -> Iterator[DockerEngine]:
 
 @pytest.fixture(scope="session")
 def image(engine: DockerEngine) -> str:
-    """The tag of an image, in `engine`, whose containers wait until told to end, and then do at once."""
+    """Return the tag of an image in `engine`; its containers end on SIGINT or SIGTERM."""
     tag = f"{unique_name()}:1"
     engine.import_image(tag)
     return tag
@@ -87,7 +91,7 @@ def image(engine: DockerEngine) -> str:
 
 @pytest.fixture(scope="session")
 def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """An empty registry on loopback."""
+    """Run an empty registry on loopback."""
     if shutil.which("docker-registry") is None:
         _skip("no docker-registry; run `make engine` as root")
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
@@ -97,14 +101,14 @@ def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[MakeProject]:
-    """Makes compose projects, compose_project(text), which are gone from the engine at the end."""
+    """Return a function, compose_project(text), for compose projects that are removed after the test."""
     with compose_projects(tmp_path, engine) as make:
         yield make
 
 
 @pytest.fixture
 def private_engine() -> Iterator[StartEngine]:
-    """Starts engines of the test's own, which it may kill or freeze: private_engine("--live-restore")."""
+    """Return a function, private_engine("--live-restore"), for engines that the test may kill or freeze."""
     found = engine_or_reason()
     if isinstance(found, str):
         _skip(found)
@@ -116,7 +120,7 @@ def private_engine() -> Iterator[StartEngine]:
 
 @pytest.fixture(scope="session")
 def compose_v1() -> Path:
-    """The standalone Compose v1."""
+    """Return the path of the standalone Compose v1."""
     found = compose_v1_or_reason()
     if isinstance(found, str):
         _skip(found)

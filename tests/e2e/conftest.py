@@ -1,4 +1,4 @@
-"""Every test here gets a site of its own; whatever its daemons leave behind is killed after it."""
+"""Fixtures of the end-to-end tests: a site for each test, and a compose project on a real engine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tests.e2e.lab import Lab
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    """Return a site for one test, and kill the processes of its daemons after the test."""
     site = Site(tmp_path)
     yield site
-    site.leave_nothing()
+    site.clean_up()
 
 
 @pytest.fixture
 def lab(site: Site, engine: DockerEngine, image: str, compose_project: MakeProject) -> Iterator[Lab]:
-    """A site with a compose project of its own on the machine's engine."""
+    """Return a site whose daemons manage a compose project on the machine's engine."""
     yield Lab(site, engine, image, compose_project)
-    site.leave_nothing()  # a daemon, or what it has called, would bring up again what is removed now
+    site.clean_up()  # before the project: a daemon, or its compose, would start removed containers again

@@ -1,4 +1,4 @@
-"""A real daemon on a site of the test's own, driven with the generated stubs."""
+"""Real daemons on a site of one test, called through the generated stubs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -20,34 +19,21 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.linux.pidfds import read_stat
 
-T = TypeVar("T")
+from tests.waiting import TIMEOUT, wait_until
 
-# How long a condition may take to come true on a busy machine, s. Nothing waits this long when all is well.
-PATIENCE = 60.0
+PATIENCE = TIMEOUT
 COMMAND = Path(sys.executable).with_name("hostmanager")
-
-
-def eventually(condition: Callable[[], T], what: str = "condition", patience: float = PATIENCE) -> T:
-    """The condition's value as soon as it is true; fails when it never is."""
-    deadline = time.monotonic() + patience
-    pause = threading.Event()
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {patience:g} s for: {what}")
-        pause.wait(0.01)
+eventually = wait_until  # the name in other folders
 
 
 def marked(state_dir: Path) -> list[int]:
-    """Live processes whose environment names this daemon's site: everything it ever started, and left."""
+    """Return the live processes with this state directory in TEST_SITE, those of the site."""
     needle = b"TEST_SITE=" + os.fsencode(state_dir)
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and needle in environment(entry)]
 
 
 def environment(pid: int | str) -> list[bytes]:
-    """What a process was started with; nothing of one that does not live."""
+    """Return the variables that a process was started with; empty for a dead process."""
     deadline = time.monotonic() + 1.0
     while True:
         stat = read_stat(pid)
@@ -55,7 +41,7 @@ def environment(pid: int | str) -> list[bytes]:
             return []
         try:
             environ = Path(f"/proc/{pid}/environ").read_bytes()
-            # In the middle of an exec both read empty.
+            # During an exec, both files read empty.
             if environ or Path(f"/proc/{pid}/cmdline").read_bytes() or time.monotonic() > deadline:
                 return environ.split(b"\0")
         except OSError:
@@ -64,31 +50,34 @@ def environment(pid: int | str) -> list[bytes]:
 
 
 def end_marked(state_dir: Path) -> None:
-    """Kill all that `marked` finds until it finds nothing: what it found may be ending, or starting more."""
+    """Kill the processes that `marked` finds, until `marked` finds none.
+
+    A found process may start another one before the signal arrives.
+    """
 
     def gone() -> bool:
-        left = marked(state_dir)
-        for pid in left:
+        remaining = marked(state_dir)
+        for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not left
+        return not remaining
 
-    eventually(gone, f"everything that is marked with {state_dir} to be gone")
+    wait_until(gone, f"the end of all processes marked with {state_dir}")
 
 
 class Site:
-    """A site config file, and the daemons that are started on it."""
+    """A site config file, and the daemons that the test starts with that file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "site.yaml"
         self.state_dir = folder / "state"
         self.socket = folder / "hm.sock"
-        self.environ: Mapping[str, str] = os.environ  # of its daemons
+        self.environ: Mapping[str, str] = os.environ  # the environment of the daemons
         self.daemons: list[Daemon] = []
 
     def write(self, instances: list[dict[str, Any]], **top: Any) -> None:
-        """Instances as in `agent-instances`; those without a class get one."""
+        """Write the site config with these `agent-instances`; an instance without a class gets a class."""
         for instance in instances:
             instance.setdefault("agent-class", "Test")
         site = {"hosts": {"localhost": {"agent-instances": instances}}, **top}
@@ -102,25 +91,27 @@ class Site:
         return daemon
 
     def kill_daemons(self) -> None:
-        """Those that are left, so that nobody does anything about what runs any more."""
+        """Kill the running daemons, so that no daemon acts on the agents."""
         for daemon in self.daemons:
             if daemon.process.poll() is None:
                 daemon.process.kill()
                 daemon.process.wait()
             daemon.channel.close()
 
-    def leave_nothing(self) -> None:
-        """End its daemons, and all that they started."""
+    def clean_up(self) -> None:
+        """Kill the daemons of the site, and all processes that the daemons started."""
         self.kill_daemons()
         end_marked(self.state_dir)
 
     def processes(self) -> list[int]:
-        """Everything any of its daemons started that is alive, daemons excluded."""
+        """Return the live processes that the site's daemons started, without the daemons."""
         daemons = {daemon.pid for daemon in self.daemons}
         return [pid for pid in marked(self.state_dir) if pid not in daemons]
 
 
 class Daemon:
+    """A running `hostmanager serve`, with a channel to its socket."""
+
     def __init__(self, site: Site, flags: tuple[str, ...], program: Sequence[str | Path]) -> None:
         self.site = site
         self.log = site.folder / f"daemon{len(site.daemons)}.log"
@@ -161,7 +152,7 @@ class Daemon:
                 status.manager.config_parse_status
             )
 
-        eventually(serving, "the daemon to serve")
+        wait_until(serving, "the daemon to serve")
 
     def instance(self, instance_id: str) -> pb.ManagedInstance:
         request = pb.GetInstanceRequest(instance_id=instance_id)
@@ -178,31 +169,32 @@ class Daemon:
                 return found
 
     def wait_for(
-        self, instance_id: str, state: pb.NextAction.ValueType, patience: float = PATIENCE
+        self, instance_id: str, state: pb.NextAction.ValueType, timeout: float = TIMEOUT
     ) -> pb.ManagedInstance:
         def reached() -> pb.ManagedInstance | None:
             instance = self.instance(instance_id)
             return instance if instance.next_action == state else None
 
         name = pb.NextAction.Name(state)
-        found = eventually(reached, f"{instance_id} to be {name}", patience)
+        found = wait_until(reached, f"{instance_id} to be {name}", timeout)
         assert found is not None
         return found
 
-    def wait_for_all(self, state: pb.NextAction.ValueType, patience: float = PATIENCE) -> None:
+    def wait_for_all(self, state: pb.NextAction.ValueType, timeout: float = TIMEOUT) -> None:
         def reached() -> bool:
             states = self.stub.GetStatus(pb.GetStatusRequest(), timeout=20).child_states
             return all(child.next_action == state for child in states)
 
-        eventually(reached, f"all to be {pb.NextAction.Name(state)}", patience)
+        wait_until(reached, f"all to be {pb.NextAction.Name(state)}", timeout)
 
     def update(self, **targets: str) -> pb.UpdateResponse:
+        """Set targets, in their order: update(all="up", data1="down")."""
         words = {"up": pb.TARGET_STATE_UP, "down": pb.TARGET_STATE_DOWN}
         changes = [
-            pb.TargetChange(all=True, target_state=words[t])
-            if who == "all"
-            else pb.TargetChange(instance_id=who, target_state=words[t])
-            for who, t in targets.items()
+            pb.TargetChange(all=True, target_state=words[target])
+            if instance_id == "all"
+            else pb.TargetChange(instance_id=instance_id, target_state=words[target])
+            for instance_id, target in targets.items()
         ]
         return self.stub.Update(pb.UpdateRequest(requests=changes), timeout=20)
 
@@ -214,7 +206,7 @@ class Daemon:
         return list(self.stub.ListEvents(request, timeout=20).events)
 
     def thread(self, name: str) -> Path:
-        """The /proc folder of the daemon's thread of this name."""
+        """Return the /proc folder of the daemon's thread of this name. Raises LookupError."""
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):  # threads end
                 if (task / "comm").read_text().strip() == name[:15]:
@@ -222,6 +214,7 @@ class Daemon:
         raise LookupError(name)
 
     def end(self, signum: int = signal.SIGTERM) -> int:
+        """Send the daemon a signal, and return the exit code of the daemon."""
         if self.process.poll() is None:
             self.process.send_signal(signum)
         try:

@@ -12,7 +12,8 @@ from typing import Any
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import ComposeProject, DockerEngine
-from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
+from tests.e2e.daemon import PATIENCE, Daemon, Site
+from tests.waiting import wait_until
 
 UP, DOWN, START_AT = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN, pb.NEXT_ACTION_START_AT
 UNKNOWN = pb.NEXT_ACTION_UNKNOWN
@@ -153,7 +154,7 @@ def wait_for(
         return instance if holds(instance) else None
 
     try:
-        instance = eventually(found, what or f"{instance_id} to be as expected", patience)
+        instance = wait_until(found, what or f"{instance_id} to be as expected", patience)
     except BaseException:
         print(f"last seen: {last}\n{daemon.log.read_text()[-3000:]}")
         raise

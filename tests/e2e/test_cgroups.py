@@ -11,7 +11,8 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.cgroups import escape, groups_in, processes_in
-from tests.e2e.daemon import COMMAND, Site, eventually
+from tests.e2e.daemon import COMMAND, Site
+from tests.waiting import wait_until
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
@@ -26,7 +27,7 @@ def escaping(site: Site) -> Site:
 
 def escaped(site: Site) -> int:
     file = site.folder / "escaped"
-    eventually(file.exists, "a process to escape")
+    wait_until(file.exists, "a process to escape")
     return int(file.read_text())
 
 
@@ -53,7 +54,7 @@ def test_a_delegated_cgroup_is_used_unasked_and_its_runs_are_known_to_the_next_d
     agent, hidden = first.instance("a").process.pid, escaped(escaping)
     first.end(signal.SIGKILL)
     os.kill(agent, signal.SIGKILL)
-    eventually(lambda: processes_in(cgroup) == [hidden], "the agent to be gone")
+    wait_until(lambda: processes_in(cgroup) == [hidden], "the agent to be gone")
     (escaping.folder / "escaped").unlink()
     second = escaping.start(program=inside)
     again = escaped(escaping)

@@ -13,7 +13,8 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+from tests.e2e.daemon import COMMAND, Daemon, Site
+from tests.waiting import wait_until
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 SLEEP = ["sleep", "100000"]
@@ -51,7 +52,7 @@ def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site)
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf]}])
     first = site.start()
     first.wait_for("a", UP)
-    eventually((site.folder / "deaf").exists, "the agent to be deaf")
+    wait_until((site.folder / "deaf").exists, "the agent to be deaf")
     first.process.send_signal(signal.SIGTERM)
     first.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
     first.end(signal.SIGKILL)
@@ -65,14 +66,14 @@ def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, en
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 2}])
     lives = site.folder / "lives"
     first = site.start()
-    eventually(lives.exists, "the agent to be deaf")
+    wait_until(lives.exists, "the agent to be deaf")
     before = first.instance("a").process.pid
     first.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
     first.end(signal.SIGKILL)
     if ends:
         os.killpg(before, signal.SIGKILL)
     second = site.start()
-    eventually(lambda: lives.read_text() == "life\n" * 2, "it to be started again")
+    wait_until(lambda: lives.read_text() == "life\n" * 2, "it to be started again")
     after = second.wait_for("a", UP)
     assert after.process.pid != before
     assert after.restart_count == 0  # those are the ones that nobody asked for
@@ -98,7 +99,7 @@ def test_a_manager_that_slept_starts_nothing_when_its_daemon_died(two: Site, fla
             return []
         return reasons if "Stopped" in reasons else []
 
-    assert "Launching" not in eventually(stopped, "the manager to sleep")
+    assert "Launching" not in wait_until(stopped, "the manager to sleep")
 
 
 def test_a_manager_that_slept_when_its_daemon_died_sleeps_on(two: Site) -> None:
@@ -115,7 +116,7 @@ def test_a_manager_that_slept_when_its_daemon_died_sleeps_on(two: Site) -> None:
             return False
         return status.manager.state == pb.MANAGER_STATE_STOPPED and len(status.child_states) == 2
 
-    eventually(sleeps, "the manager to sleep")
+    wait_until(sleeps, "the manager to sleep")
     assert two.processes() == []
     second.stub.StartManager(pb.StartManagerRequest(), timeout=20)
     second.wait_for_all(UP)
@@ -160,7 +161,7 @@ def test_what_died_with_the_daemon_is_restarted_once_and_told(site: Site) -> Non
     killed, left = ids[:5], ids[5:]
     for i in killed:
         os.kill(before[i], signal.SIGKILL)
-    eventually(lambda: len(site.processes()) == len(left), "the killed ones to be gone")
+    wait_until(lambda: len(site.processes()) == len(left), "the killed ones to be gone")
     second = site.start("--quiet")
     second.wait_for_all(UP)
     after = second.instances()
@@ -180,7 +181,7 @@ def test_a_class_that_changed_meanwhile_is_reset(site: Site) -> None:
     first.end(signal.SIGKILL)
     site.write([{"instance-id": "a", "agent-class": "Other", "command": SLEEP}])
     second = site.start()
-    eventually(lambda: second.instance("a").agent_class == "Other", "the new class")
+    wait_until(lambda: second.instance("a").agent_class == "Other", "the new class")
     assert second.wait_for("a", UP).process.pid != before
     assert len(site.processes()) == 1
 
@@ -267,7 +268,7 @@ def test_what_cannot_be_stored_is_not_acknowledged_and_is_stored_as_soon_as_it_c
             [COMMAND, "--address", f"unix:{two.socket}", "status"], capture_output=True, text=True, check=True
         )
         assert shown.stdout.splitlines()[1].startswith(f"daemon error: {said}")
-    eventually(lambda: not problems(first), "the journal to be caught up with")  # nobody asks again
+    wait_until(lambda: not problems(first), "the journal to be caught up with")  # nobody asks again
     reasons = [e.reason for e in first.events() if e.reason.startswith("Journal")]
     assert reasons == ["JournalFailed", "JournalRecovered"]
     assert first.log.read_text().count("JournalFailed") == 1
@@ -332,7 +333,7 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
     def both_finished() -> bool:
         return all(i.reason == "Finished" for i in daemon.instances().values())
 
-    eventually(both_finished, "both to finish")
+    wait_until(both_finished, "both to finish")
     daemon.reload()  # all that came before is on disk when that is answered
     daemon.end(signal.SIGKILL)
     daemon = site.start()
@@ -343,12 +344,12 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
     daemon.update(good="up")  # is a request for another run, and survives as one
     daemon.end(signal.SIGKILL)
     daemon = site.start()
-    eventually(lambda: (site.folder / "good").read_text().count("ran") >= 2, "the second run")
-    eventually(both_finished, "both to have finished")
+    wait_until(lambda: (site.folder / "good").read_text().count("ran") >= 2, "the second run")
+    wait_until(both_finished, "both to have finished")
     assert (site.folder / "never").read_text() == "ran\n"
     assert daemon.end() == 0
     daemon = site.start()  # which is a new beginning
-    eventually(lambda: (site.folder / "never").read_text() == "ran\nran\n", "a run after an orderly end")
+    wait_until(lambda: (site.folder / "never").read_text() == "ran\nran\n", "a run after an orderly end")
 
 
 def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> None:
@@ -376,7 +377,7 @@ def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
     def backs_off() -> bool:
         return first.instance("a").consecutive_failures == 3
 
-    eventually(backs_off, "three failures")
+    wait_until(backs_off, "three failures")
     first.reload()  # all that came before is on disk when that is answered
     before = first.instance("a")
     first.end(signal.SIGKILL)
@@ -386,7 +387,7 @@ def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
     assert list(after.fail_times) == list(before.fail_times)
     assert after.at == before.at
     second.update(a="up")  # starts it at once
-    eventually(lambda: second.instance("a").consecutive_failures == 4, "a fourth failure")
+    wait_until(lambda: second.instance("a").consecutive_failures == 4, "a fourth failure")
 
 
 # --- what targets outlive

@@ -19,7 +19,8 @@ import pytest
 from hostmanager_server.linux.pidfds import read_stat
 
 from tests.docker_engine import DockerEngine, DockerError
-from tests.e2e.daemon import COMMAND, end_marked, eventually, marked
+from tests.e2e.daemon import COMMAND, end_marked, marked
+from tests.waiting import wait_until
 
 TOOK_TOO_LONG = 500.0  # s
 
@@ -166,7 +167,7 @@ def test_with_an_engine_the_tour_has_compose_services(
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
-    project = eventually(demo.project, "the demo to have its compose file")
+    project = wait_until(demo.project, "the demo to have its compose file")
     assert demo.wait() == 0, demo.output
     assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
     assert list(demo.temporary.iterdir()) == []
@@ -185,7 +186,7 @@ def test_ctrl_c_leaves_nothing_behind_on_the_engine(
 ) -> None:
     demo = Demo(tmp_path, terminal=True, engine=engine)
     demos.append(demo)
-    eventually(lambda: re.search(r"weather .* up +up ", demo.output), "the live table to show the service up")
+    wait_until(lambda: re.search(r"weather .* up +up ", demo.output), "the live table to show the service up")
     project = demo.project()
     assert demo.left_on_the_engine(project)
     demo.type(b"\x03")
@@ -200,9 +201,9 @@ def test_whenever_its_end_is_asked_for_nothing_is_left_behind_on_the_engine(
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
-    project = eventually(demo.project, "the demo to have its compose file")
+    project = wait_until(demo.project, "the demo to have its compose file")
     if moment == "compose is called":
-        eventually(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
+        wait_until(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
     demo.signal(signal.SIGTERM)
     assert demo.wait() == 128 + signal.SIGTERM, demo.output
     assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
@@ -215,11 +216,11 @@ def test_a_daemon_that_dies_leaves_nothing_behind_on_the_engine(
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
-    project = eventually(demo.project, "the demo to have its compose file")
+    project = wait_until(demo.project, "the demo to have its compose file")
     if moment == "compose is called":
-        eventually(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
+        wait_until(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
     else:
-        eventually(lambda: "=== 2." in demo.output, "the lab to be up")
+        wait_until(lambda: "=== 2." in demo.output, "the lab to be up")
     os.kill(demo.daemon(), signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output
@@ -248,8 +249,8 @@ def test_an_image_that_cannot_be_made_leaves_the_services_out(
 def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path, terminal=True)
     demos.append(demo)
-    eventually(lambda: re.search(r"scanner .* up +up ", demo.output), "the live table to show the lab up")
-    eventually(lambda: len(demo.leftovers()) > 10, "all of the lab to be seen")
+    wait_until(lambda: re.search(r"scanner .* up +up ", demo.output), "the live table to show the lab up")
+    wait_until(lambda: len(demo.leftovers()) > 10, "all of the lab to be seen")
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
@@ -260,9 +261,9 @@ def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo
 def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path, terminal=True)
     demos.append(demo)
-    eventually(lambda: re.search(r"readout .* up +up ", demo.output), "the live table to show the lab up")
+    wait_until(lambda: re.search(r"readout .* up +up ", demo.output), "the live table to show the lab up")
     demo.type(b"\x03")
-    eventually(lambda: "bringing everything down" in demo.output, "the demo to begin to end")
+    wait_until(lambda: "bringing everything down" in demo.output, "the demo to begin to end")
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
@@ -275,7 +276,7 @@ def test_whatever_ends_the_tour_nothing_is_left_behind(
 ) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    eventually(lambda: "it listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "it listens on" in demo.output, "the demo to begin")
     demo.signal(signum)
     assert demo.wait() == 128 + signum
     assert demo.leftovers() == []
@@ -285,7 +286,7 @@ def test_whatever_ends_the_tour_nothing_is_left_behind(
 def test_a_step_that_fails_is_said_and_everything_is_brought_down(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    eventually(lambda: "it listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "it listens on" in demo.output, "the demo to begin")
     os.kill(demo.daemon(), signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output

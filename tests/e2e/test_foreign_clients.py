@@ -18,7 +18,8 @@ from h2.exceptions import StreamClosedError
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import MakeProject
-from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
+from tests.e2e.daemon import PATIENCE, Daemon, Site
+from tests.waiting import wait_until
 
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
 BUF = Path(sys.executable).with_name("buf")
@@ -54,7 +55,7 @@ def daemon(site: Site, compose_project: MakeProject, image: str) -> Daemon:
     daemon = site.start("--docker-compose", str(project.file))
     daemon.wait_for("data1", pb.NEXT_ACTION_UP)
     log = Path(daemon.instance("data1").process.log_file)
-    eventually(lambda: log.read_bytes() == b"ready\n", "the agent's first line")
+    wait_until(lambda: log.read_bytes() == b"ready\n", "the agent's first line")
     return daemon
 
 

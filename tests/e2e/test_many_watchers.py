@@ -13,7 +13,8 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Daemon, Site, eventually
+from tests.e2e.daemon import Daemon, Site
+from tests.waiting import wait_until
 
 WATCHERS, STALLED = 1000, 200
 INSTANCES = 20
@@ -161,7 +162,7 @@ def test_a_client_that_vanishes_frees_its_streams(site: Site) -> None:
         finally:
             stream.cancel()
 
-    eventually(let_in, "the places to be free again")
+    wait_until(let_in, "the places to be free again")
 
 
 def test_a_connection_that_says_nothing_does_not_block_others(site: Site) -> None:

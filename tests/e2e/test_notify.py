@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import PATIENCE, Site, eventually
+from tests.e2e.daemon import PATIENCE, Site
+from tests.waiting import wait_until
 
 TOLD = {"INVOCATION_ID": "0" * 32, "JOURNAL_STREAM": "8:1", "LISTEN_FDNAMES": "x", "WATCHDOG_USEC": "200000"}
 
@@ -50,7 +51,7 @@ def test_a_life_is_told_from_ready_to_stopping(site: Site, manager: socket.socke
 def test_agents_learn_nothing_of_the_service_manager(site: Site, manager: socket.socket) -> None:
     site.start().wait_for("a", pb.NEXT_ACTION_UP)
     told = site.folder / "told"
-    eventually(lambda: told.exists() and "PATH=" in told.read_text(), "the agent's environment")
+    wait_until(lambda: told.exists() and "PATH=" in told.read_text(), "the agent's environment")
     names = {line.partition("=")[0] for line in told.read_text().splitlines()}
     assert "TEST_SITE" in names
     assert not names & {*TOLD, "NOTIFY_SOCKET"}

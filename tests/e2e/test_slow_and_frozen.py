@@ -246,4 +246,4 @@ def test_daemons_on_a_busy_machine_are_reachable(tmp_path: Path, busy_machine: N
         assert failed == []
     finally:
         for site in sites:
-            site.leave_nothing()
+            site.clean_up()

@@ -14,7 +14,8 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.linux.pidfds import read_stat
 
-from tests.e2e.daemon import Daemon, Site, environment, eventually
+from tests.e2e.daemon import Daemon, Site, environment
+from tests.waiting import wait_until
 
 UP, DOWN, WAIT_DEAD = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN, pb.NEXT_ACTION_WAIT_DEAD
 SLEEP = ["sleep", "100000"]
@@ -38,7 +39,7 @@ class Watch:
         self._call = daemon.stub.WatchStatus(pb.WatchStatusRequest(instance_ids=[instance_id]))
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
-        eventually(lambda: self.seen, "the snapshot")
+        wait_until(lambda: self.seen, "the snapshot")
 
     def _read(self) -> None:
         try:
@@ -70,14 +71,14 @@ def test_a_killed_child_is_replaced_and_the_watcher_is_told(site: Site, backoff:
         now = daemon.instance("data1")
         return now.next_action == UP and now.process.pid not in (0, first.process.pid)
 
-    eventually(replaced, "the replacement")
+    wait_until(replaced, "the replacement")
     second = daemon.instance("data1")
     assert not alive(first.process.pid)
     assert second.restart_count == 1
     assert second.last_exit.signal == "SIGKILL"
     assert not second.last_exit.expected
     assert second.stability < 1.0
-    eventually(lambda: watch.seen[-1].process.pid == second.process.pid, "the watcher to see it")
+    wait_until(lambda: watch.seen[-1].process.pid == second.process.pid, "the watcher to see it")
     seen = watch.close()
     assert any(i.last_exit.signal == "SIGKILL" for i in seen)
     if backoff:
@@ -94,7 +95,7 @@ def test_the_backoff_grows_in_a_crash_loop_and_is_forgotten_after_quiet(site: Si
     backoff = {"initial": 0.02, "factor": 2, "reset-after": 5}
     site.write([agent("crashy", ["sh", "-c", script], restart={"backoff": backoff})])
     daemon = site.start()
-    eventually(lambda: daemon.instance("crashy").consecutive_failures >= 4, "four failures")
+    wait_until(lambda: daemon.instance("crashy").consecutive_failures >= 4, "four failures")
     exits = [e.time.ToNanoseconds() for e in daemon.events("crashy") if e.kind == pb.EVENT_KIND_EXIT]
     launches = [e.time.ToNanoseconds() for e in daemon.events("crashy") if e.kind == pb.EVENT_KIND_LAUNCH]
     for number, (exit_, launch) in enumerate(zip(exits, launches[1:], strict=False)):
@@ -104,7 +105,7 @@ def test_the_backoff_grows_in_a_crash_loop_and_is_forgotten_after_quiet(site: Si
 
     flag.touch()
     daemon.wait_for("crashy", UP)
-    eventually(lambda: daemon.instance("crashy").consecutive_failures == 0, "the failures to be forgotten")
+    wait_until(lambda: daemon.instance("crashy").consecutive_failures == 0, "the failures to be forgotten")
 
 
 # --- must show 3: ordered requests, all or nothing
@@ -120,7 +121,7 @@ def test_ordered_requests_all_up_then_one_down(site: Site) -> None:
     def settled() -> bool:
         return all(i.observed_generation == i.generation for i in daemon.instances().values())
 
-    eventually(settled, "everything to settle")
+    wait_until(settled, "everything to settle")
     states = {i: instance.next_action for i, instance in daemon.instances().items()}
     assert states == {"data1": DOWN, "data2": UP, "data3": UP, "data4": UP, "data5": UP}
 
@@ -179,9 +180,9 @@ def test_down_ends_deaf_agents_and_daemonised_grandchildren(site: Site) -> None:
     daemon = site.start()
     daemon.wait_for_all(UP)
     log = Path(daemon.instance("deaf").process.log_file)
-    eventually(lambda: b"deaf" in log.read_bytes(), "the deaf one to be deaf")
+    wait_until(lambda: b"deaf" in log.read_bytes(), "the deaf one to be deaf")
     note = site.folder / "grandchild"
-    eventually(lambda: note.exists() and note.read_text(), "the grandchild")
+    wait_until(lambda: note.exists() and note.read_text(), "the grandchild")
     grandchild = int(note.read_text())
     deaf = daemon.instance("deaf").process.pid
     watches = [Watch(daemon, "deaf"), Watch(daemon, "forker")]
@@ -345,7 +346,7 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
         now = daemon.instances()
         return set(now) == {"kept", "edited", "reset", "new"} and now["reset"].agent_class == "Other"
 
-    eventually(done, "the reload to be carried out")
+    wait_until(done, "the reload to be carried out")
     daemon.wait_for("reset", UP)
     now = daemon.instances()
     assert now["kept"].next_action == DOWN
@@ -356,7 +357,7 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
     assert len(site.processes()) == 2
 
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["edited"]), timeout=20)
-    eventually(lambda: not daemon.instance("edited").restart_required, "the restart")
+    wait_until(lambda: not daemon.instance("edited").restart_required, "the restart")
     daemon.wait_for("edited", UP)
     assert b"NEW=1" in environment(daemon.instance("edited").process.pid)
 
@@ -396,7 +397,7 @@ def test_a_broken_config_changes_nothing_and_is_said(site: Site, text: str | Non
     assert not status.success
     assert expected in status.message
     assert str(site.file) in status.message
-    eventually(
+    wait_until(
         lambda: len([e for e in daemon.events() if e.reason == "ConfigRejected"]) == 2, "SIGHUP to be heard"
     )
     assert daemon.instance("data1").process.pid == pid
@@ -404,7 +405,7 @@ def test_a_broken_config_changes_nothing_and_is_said(site: Site, text: str | Non
 
     site.write([agent("data1"), agent("data2")])
     daemon.process.send_signal(signal.SIGHUP)
-    eventually(lambda: len(daemon.instances()) == 2, "the good config")
+    wait_until(lambda: len(daemon.instances()) == 2, "the good config")
     assert daemon.instance("data1").process.pid == pid
 
 
@@ -457,7 +458,7 @@ def test_logs_are_followed_as_they_are_written(site: Site) -> None:
     daemon = site.start()
     daemon.wait_for("data1", UP)
     log = Path(daemon.instance("data1").process.log_file)
-    eventually(lambda: log.read_bytes().count(b"\n") == 2, "two lines")
+    wait_until(lambda: log.read_bytes().count(b"\n") == 2, "two lines")
     request = pb.TailLogsRequest(instance_id="data1", lines=1, follow=True)
     stream = daemon.stub.TailLogs(request, timeout=30)
     lines: list[str] = []
@@ -478,7 +479,7 @@ def test_a_thousand_instances_come_up_idle_reload_and_go_down(site: Site) -> Non
     count = 1000
     site.write([agent(f"i{n:04}") for n in range(count)])
     daemon = site.start("--quiet")
-    daemon.wait_for_all(UP, patience=90)
+    daemon.wait_for_all(UP, timeout=90)
     assert len(daemon.instances()) == count
 
     def switches() -> str:
@@ -499,6 +500,6 @@ def test_a_thousand_instances_come_up_idle_reload_and_go_down(site: Site) -> Non
 
     site.write([agent(f"i{n:04}") for n in range(count - 1)])
     daemon.reload()
-    eventually(lambda: len(daemon.instances()) == count - 1, "the retired one to leave")
+    wait_until(lambda: len(daemon.instances()) == count - 1, "the retired one to leave")
     daemon.stub.StopManager(pb.StopManagerRequest(), timeout=90)
     assert site.processes() == []

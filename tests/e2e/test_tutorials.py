@@ -14,8 +14,9 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import MakeProject
-from tests.e2e.daemon import COMMAND, PATIENCE, Site, eventually
+from tests.e2e.daemon import COMMAND, PATIENCE, Site
 from tests.repo.pages import ROOT, Example, blocks, command_lines, examples
+from tests.waiting import wait_until
 
 TUTORIALS = ROOT / "docs" / "tutorial"
 SAMPLES = [sample for sample in examples("python") if "hostmanager_client" in sample.text]
@@ -118,7 +119,7 @@ def test_python_samples_run_against_a_daemon(sample: Example, site: Site) -> Non
         return program.poll() is not None or bool(output.read_bytes())
 
     try:
-        eventually(printed_or_ended, "the sample to print something, or to end")
+        wait_until(printed_or_ended, "the sample to print something, or to end")
         program.send_signal(signal.SIGINT)
         program.wait(PATIENCE)
     finally:

@@ -17,8 +17,9 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import HostManagerClient, HostState
 from hostmanager_server.linux.pidfds import read_stat
 
-from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+from tests.e2e.daemon import COMMAND, Daemon, Site
 from tests.e2e.lab import Lab, entry, is_up, wait_for
+from tests.waiting import wait_until
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 SLEEP = ["sleep", "100000"]
@@ -41,11 +42,11 @@ def epoch(daemon: Daemon) -> str:
         except grpc.RpcError:
             return ""
 
-    return eventually(ask, "the daemon to answer")
+    return wait_until(ask, "the daemon to answer")
 
 
 def upgraded(daemon: Daemon, before: str) -> None:
-    eventually(lambda: epoch(daemon) != before, "the new daemon to answer")
+    wait_until(lambda: epoch(daemon) != before, "the new daemon to answer")
 
 
 def pids(daemon: Daemon) -> dict[str, int]:
@@ -70,8 +71,10 @@ def test_everything_goes_on_and_the_children_stay_children(daemon: Daemon) -> No
     assert next(e.reason for e in daemon.events() if e.kind == pb.EVENT_KIND_DAEMON) == "Upgraded"
     # A child's exit code is known to its parent alone.
     os.kill(before["a"], signal.SIGUSR1)
-    ended = eventually(lambda: daemon.instance("a").last_exit, "the exit to be seen")
-    assert eventually(lambda: daemon.instance("a").last_exit.signal) == "SIGUSR1", ended
+    ended = wait_until(lambda: daemon.instance("a").last_exit, "the exit to be seen")
+    assert wait_until(lambda: daemon.instance("a").last_exit.signal, "the signal of the exit") == "SIGUSR1", (
+        ended
+    )
     assert daemon.end() == 0
     assert daemon.site.processes() == []
 
@@ -87,10 +90,10 @@ def followed(daemon: Daemon) -> Iterator[list[HostState]]:
 
         follower = threading.Thread(target=follow)
         follower.start()
-        eventually(lambda: seen, "the first state")
+        wait_until(lambda: seen, "the first state")
         yield seen
         last = epoch(daemon)
-        eventually(lambda: seen[-1].epoch == last, "the watcher to be with the last daemon")
+        wait_until(lambda: seen[-1].epoch == last, "the watcher to be with the last daemon")
     follower.join()
 
 
@@ -132,11 +135,11 @@ def test_what_ended_while_the_new_code_was_starting_has_its_exit_code(site: Site
     pid = daemon.instance("a").process.pid
     first = epoch(daemon)
     daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
-    eventually(lambda: not _serves(daemon), "the old daemon to be gone")
+    wait_until(lambda: not _serves(daemon), "the old daemon to be gone")
     (site.folder / "go").write_text("\n")
-    eventually(lambda: (stat := read_stat(pid)) is None or not stat.alive, "the agent to end")
+    wait_until(lambda: (stat := read_stat(pid)) is None or not stat.alive, "the agent to end")
     upgraded(daemon, first)
-    eventually(lambda: daemon.instance("a").last_exit.pid == pid, "the exit to be told")
+    wait_until(lambda: daemon.instance("a").last_exit.pid == pid, "the exit to be told")
     assert daemon.instance("a").last_exit.code == 7
     assert zombies(daemon.pid) == []
 
@@ -153,7 +156,7 @@ def test_helpers_of_the_earlier_life_are_reaped(site: Site) -> None:
     probe = {"command": ["sh", "-c", "echo > asked; exec sleep 100000"], "timeout": "1000s"}
     site.write([{"instance-id": "a", "command": SLEEP, "ready": probe, "start-timeout": "1000s"}])
     daemon = site.start()
-    eventually((site.folder / "asked").exists, "the probe to be asked")
+    wait_until((site.folder / "asked").exists, "the probe to be asked")
     first = epoch(daemon)
     for _ in range(2):
         daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
@@ -161,7 +164,7 @@ def test_helpers_of_the_earlier_life_are_reaped(site: Site) -> None:
         first = epoch(daemon)
         # Not ready before, it is not taken for ready now.
         assert daemon.instance("a").next_action == pb.NEXT_ACTION_WAIT_START
-    eventually(lambda: zombies(daemon.pid) == [], "no zombie to be left")
+    wait_until(lambda: zombies(daemon.pid) == [], "no zombie to be left")
 
 
 def test_nobody_gets_the_state_directory_meanwhile(daemon: Daemon) -> None:
@@ -201,7 +204,7 @@ def test_code_that_does_not_start_does_not_take_over(site: Site) -> None:
     assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "nothing_of_this_name" in str(refusal.value.details())
     daemon.process.send_signal(signal.SIGUSR2)
-    eventually(lambda: "nothing_of_this_name" in daemon.log.read_text(), "the log to say so")
+    wait_until(lambda: "nothing_of_this_name" in daemon.log.read_text(), "the log to say so")
     assert pids(daemon) == before
 
 
@@ -216,7 +219,7 @@ def test_a_daemon_that_ends_does_not_promise_to_upgrade(site: Site) -> None:
     deaf = "trap '' INT; touch deaf; while :; do sleep 100000; done"
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 60}])
     daemon = site.start()
-    eventually((site.folder / "deaf").exists, "the agent to be deaf")
+    wait_until((site.folder / "deaf").exists, "the agent to be deaf")
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
     with pytest.raises(grpc.RpcError) as refusal:
@@ -230,13 +233,13 @@ def test_the_limit_on_open_files_of_agents_stays_as_it_was(site: Site) -> None:
     site.write([{"instance-id": "a", "command": ["sh", "-c", "ulimit -Sn > files; exec sleep 100000"]}])
     told = site.folder / "files"
     daemon = site.start(program=["sh", "-c", 'ulimit -Sn 300 && exec "$@"', "sh", COMMAND])
-    assert eventually(lambda: told.exists() and told.read_text()) == "300\n"
+    assert wait_until(lambda: told.exists() and told.read_text(), "the limit of the agent") == "300\n"
     told.unlink()
     first = epoch(daemon)
     daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
     upgraded(daemon, first)
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
-    assert eventually(lambda: told.exists() and told.read_text()) == "300\n"
+    assert wait_until(lambda: told.exists() and told.read_text(), "the limit of the agent") == "300\n"
 
 
 def test_the_command_waits_for_the_new_daemon(daemon: Daemon) -> None:

@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         # The daemon may need a moment to reap a child that ended just now.
         eventually(lambda: not any(zombies(daemon) for daemon in running), "every ended child to be reaped")
     finally:
-        site.leave_nothing()
+        site.clean_up()
 
 
 @pytest.fixture
