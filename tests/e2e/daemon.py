@@ -27,7 +27,7 @@ eventually = wait_until  # the name in other folders
 
 
 def marked(state_dir: Path) -> list[int]:
-    """Return the live processes with this state directory in TEST_SITE, those of the site."""
+    """Return the live processes with this state directory in TEST_SITE, which agents inherit."""
     needle = b"TEST_SITE=" + os.fsencode(state_dir)
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and needle in environment(entry)]
 

@@ -1,4 +1,4 @@
-"""A site with compose services on a real engine: what its daemon says of them, and what the engine does."""
+"""Sites with compose services on a real engine, observed through the daemon and through the engine."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import ComposeProject, DockerEngine
-from tests.e2e.daemon import PATIENCE, Daemon, Site
-from tests.waiting import wait_until
+from tests.e2e.daemon import Daemon, Site
+from tests.waiting import TIMEOUT, wait_until
 
 UP, DOWN, START_AT = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN, pb.NEXT_ACTION_START_AT
 UNKNOWN = pb.NEXT_ACTION_UNKNOWN
 
 Settings = Mapping[str, Any]
-Life = tuple[str, str]  # of a container: its id, and when it was started
+Life = tuple[str, str]  # the id of a container, and its StartedAt
 
 
 def entry(instance_id: str, manage: str = "docker", **more: Any) -> dict[str, Any]:
-    """An entry of the site config for a compose service."""
+    """Return an entry of the site config for a compose service."""
     return {"instance-id": instance_id, "manage": manage, **more}
 
 
 class Lab:
-    """One site, whose daemon manages one compose project unless told otherwise."""
+    """A site with a compose project, which the daemons of the site manage by default."""
 
     def __init__(
         self, site: Site, engine: DockerEngine, image: str, make_project: Callable[..., ComposeProject]
     ) -> None:
-        """`make_project` is as the fixture `compose_project`, for this engine."""
+        """`make_project` is the fixture `compose_project`, or its like for `engine`."""
         self.site = site
         self.engine = engine
         self.image = image
@@ -44,7 +44,7 @@ class Lab:
         site.environ = engine.environment
 
     def _logging_program(self, program: str) -> Path:
-        """A compose program that is `program`, and writes down how it is called."""
+        """Write a script that logs its arguments and executes `program`."""
         self._calls.touch()
         script = self.site.folder / "compose"
         script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self._calls}\nexec {program} "$@"\n')
@@ -52,13 +52,16 @@ class Lab:
         return script
 
     def use_program(self, program: Path) -> None:
-        """Have daemons started from now on call this compose program."""
+        """Let later daemons call this compose program."""
         self.compose_bin = self._logging_program(str(program))
 
     # --- compose files
 
     def text(self, services: Mapping[str, Settings], **top: Any) -> str:
-        """A compose file with these services, which wait until they are told to end, and have no network."""
+        """Return a compose file with these services, which run until a signal and have no network.
+
+        A setting of None removes the default of that key.
+        """
         common = {"image": self.image, "network_mode": "none"}
         each = {
             name: {key: value for key, value in {**common, **settings}.items() if value is not None}
@@ -76,24 +79,24 @@ class Lab:
     # --- daemons
 
     def serve(self, *flags: str, files: str = "", wait: bool = True) -> Daemon:
-        """Start a daemon that manages `files`, as of --docker-compose; by default the lab's project."""
+        """Start a daemon with `files` as --docker-compose; by default the file of the lab's project."""
         return self.site.start(
             "--docker-compose", files or str(self.project.file),
             "--docker-compose-bin", str(self.compose_bin), *flags, wait=wait,
         )  # fmt: skip
 
     def calls(self, command: str) -> list[str]:
-        """The arguments behind `command` (up, rm) of every call of compose so far."""
+        """Return the arguments after `command` (up, rm) of every compose call up to now."""
         lines = self._calls.read_text().splitlines()
         return [line.partition(f" {command} ")[2] for line in lines if f" {command} " in line]
 
-    # --- what the engine has
+    # --- the engine
 
     def ids(self, service: str) -> list[str]:
         return self.project.containers(service)
 
     def lives(self, service: str) -> set[Life]:
-        """Those of the containers of a service that run."""
+        """Return the lives of the running containers of a service."""
         found = set()
         for container in self.ids(service):
             state = self.engine.api.inspect_container(container)["State"]
@@ -102,16 +105,16 @@ class Lab:
         return found
 
     def life(self, service: str) -> Life:
-        """That of the one container of a service that runs."""
+        """Return the life of the only running container of a service."""
         (only,) = self.lives(service)
         return only
 
     def starts(self, container: str) -> int:
-        """How often the engine started it, as far as its events reach back."""
+        """Return the number of starts of a container in the events that the engine keeps."""
         return len(list(self.events("start", container=container)))
 
     def events(self, action: str, **filters: str) -> list[dict[str, Any]]:
-        """What the engine has told of containers of the lab's project until now."""
+        """Return the engine's past events of containers of the lab's project."""
         now = self.engine.docker("system", "info", "--format", "{{.SystemTime}}")
         label = f"label=com.docker.compose.project={self.project.name}"
         more = [word for key, value in filters.items() for word in ("--filter", f"{key}={value}")]
@@ -123,20 +126,20 @@ class Lab:
 
     @contextmanager
     def following(self, action: str) -> Iterator[Callable[[], set[str]]]:
-        """The ids of the containers of the lab's project that the engine tells this of from now on."""
+        """Collect the ids of the project's containers with this event from now on."""
         label = f"label=com.docker.compose.project={self.project.name}"
         now = self.engine.docker("system", "info", "--format", "{{.SystemTime}}")
         command = ["docker", "events", "--since", now, "--filter", f"event={action}", "--filter", label]
-        told = self.site.folder / f"told-{action}"
-        with told.open("w") as file:
-            telling = subprocess.Popen(
+        output = self.site.folder / f"events-{action}"
+        with output.open("w") as file:
+            follower = subprocess.Popen(
                 [*command, "--format", "{{.Actor.ID}}"], stdout=file, env=self.engine.environment
             )
         try:
-            yield lambda: set(told.read_text().split())
+            yield lambda: set(output.read_text().split())
         finally:
-            telling.kill()
-            telling.wait()
+            follower.kill()
+            follower.wait()
 
 
 def wait_for(
@@ -144,9 +147,9 @@ def wait_for(
     instance_id: str,
     holds: Callable[[pb.ManagedInstance], object],
     what: str = "",
-    patience: float = PATIENCE,
+    timeout: float = TIMEOUT,
 ) -> pb.ManagedInstance:
-    """The instance as soon as this holds of it."""
+    """Return the instance as soon as the condition holds for the instance."""
     last: list[pb.ManagedInstance] = []
 
     def found() -> pb.ManagedInstance | None:
@@ -154,9 +157,9 @@ def wait_for(
         return instance if holds(instance) else None
 
     try:
-        instance = wait_until(found, what or f"{instance_id} to be as expected", patience)
+        instance = wait_until(found, what or f"{instance_id} to be as expected", timeout)
     except BaseException:
-        print(f"last seen: {last}\n{daemon.log.read_text()[-3000:]}")
+        print(f"last status: {last}\n{daemon.log.read_text()[-3000:]}")
         raise
     assert instance is not None
     return instance
@@ -172,7 +175,7 @@ def is_gone(instance: pb.ManagedInstance) -> bool:
 
 
 def all_up(daemon: Daemon, *instance_ids: str) -> dict[str, pb.ManagedInstance]:
-    """These instances, as soon as each is up."""
+    """Return these instances as soon as each is up."""
     return {
         instance_id: wait_for(daemon, instance_id, is_up, f"{instance_id} up") for instance_id in instance_ids
     }
@@ -183,7 +186,7 @@ def status(daemon: Daemon) -> pb.ManagerStatus:
 
 
 def is_enforced(daemon: Daemon, lab: Lab, instance_id: str) -> None:
-    """Its container is killed, and is to run again."""
+    """Kill the container of an instance, and wait for the restart by the daemon."""
     before = daemon.instance(instance_id)
     lab.engine.docker("kill", before.compose_service.container_id)
     wait_for(daemon, instance_id, lambda i: is_up(i) and i.restart_count > before.restart_count)

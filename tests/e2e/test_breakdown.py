@@ -1,4 +1,4 @@
-"""The daemon where something goes wrong that never should."""
+"""The daemon after a bug, without its socket, and without enough file descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
 
 def broken(statement: str) -> list[str]:
-    """The daemon's program with a bug put into it."""
+    """Return the daemon's program with `statement` as a bug."""
     code = f"""
 import sys
 def bug(*_): raise KeyError("a bug")
@@ -38,16 +38,16 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_a_supervision_that_breaks_down_while_everything_is_brought_down_ends_the_daemon(site: Site) -> None:
+def test_a_bug_of_the_supervisor_during_shutdown_ends_the_daemon(site: Site) -> None:
     agent(site)
     daemon = site.start(program=broken("Reconciler._stop = bug"))
     pid = daemon.wait_for("a", UP).process.pid
     assert daemon.end(signal.SIGTERM) == 1
-    assert alive(pid), "it is left to the next daemon"
+    assert alive(pid), "the agent must stay for the next daemon"
     assert site.start().wait_for("a", UP).process.pid == pid
 
 
-def test_a_bug_of_the_driver_costs_one_stop_and_not_the_supervision(site: Site) -> None:
+def test_a_bug_of_the_driver_costs_one_stop_and_not_the_supervisor(site: Site) -> None:
     agent(site)
     once = "stop = ProcessDriver.stop; calls = []\n"
     once += "ProcessDriver.stop = lambda *a: stop(*a) if calls else (calls.append(1), bug())"
@@ -58,7 +58,7 @@ def test_a_bug_of_the_driver_costs_one_stop_and_not_the_supervision(site: Site) 
     assert "StopFailed" in [event.reason for event in daemon.events("a")]
 
 
-def test_a_daemon_that_cannot_listen_takes_nothing_away(site: Site) -> None:
+def test_a_daemon_that_cannot_listen_leaves_the_socket_of_the_other(site: Site) -> None:
     agent(site)
     first = site.start()
     inode = os.stat(site.socket).st_ino
@@ -79,25 +79,25 @@ def test_a_file_that_is_no_socket_is_left_alone(site: Site) -> None:
 
 
 def limited(files: int) -> list[str | Path]:
-    """The daemon's program, started with this limit on open files."""
+    """Return the daemon's program under a limit on open files."""
     return ["prlimit", f"--nofile={files}:{files}", COMMAND]
 
 
-def test_want_of_descriptors_takes_nothing_back_and_loses_nothing(site: Site) -> None:
+def test_a_daemon_without_enough_descriptors_ends_and_loses_no_agent(site: Site) -> None:
     count = 60
     site.write([{"instance-id": f"a{number}", "command": "sleep 1000"} for number in range(count)])
     first = site.start()
     first.wait_for_all(UP)
-    pids = {i: instance.process.pid for i, instance in first.instances().items()}
+    pids = {name: instance.process.pid for name, instance in first.instances().items()}
     first.end(signal.SIGKILL)
     poor = site.start(wait=False, program=limited(64))
     assert poor.process.wait(60) == 1
-    said = poor.log.read_text()
-    assert "cannot recover the processes of an earlier daemon" in said or "descriptors" in said
-    assert "This is a bug" not in said
+    log = poor.log.read_text()
+    assert "cannot recover the processes of an earlier daemon" in log or "descriptors" in log
+    assert "This is a bug" not in log
     third = site.start()
     third.wait_for_all(UP)
-    assert {i: instance.process.pid for i, instance in third.instances().items()} == pids
+    assert {name: instance.process.pid for name, instance in third.instances().items()} == pids
 
 
 def test_agents_have_the_limit_on_files_that_the_daemon_was_started_with(site: Site) -> None:

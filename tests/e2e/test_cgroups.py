@@ -1,4 +1,4 @@
-"""A daemon that was given a cgroup knows who hides in every other way."""
+"""A daemon with a cgroup finds processes that hide from every other means."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
 @pytest.fixture
 def escaping(site: Site) -> Site:
-    """A site whose agent has let a process escape, which says its pid in the file `escaped`."""
+    """Return a site with an agent that starts a hidden process; its pid is in the file `escaped`."""
     command = [sys.executable, "-c", escape(), "escaped"]
     site.write([{"instance-id": "a", "command": command, "working-dir": str(site.folder)}])
     return site
@@ -27,7 +27,7 @@ def escaping(site: Site) -> Site:
 
 def escaped(site: Site) -> int:
     file = site.folder / "escaped"
-    wait_until(file.exists, "a process to escape")
+    wait_until(file.exists, "the pid of the hidden process")
     return int(file.read_text())
 
 
@@ -45,7 +45,7 @@ def test_down_means_that_a_hidden_process_is_gone_too(escaping: Site, cgroup: Pa
     assert groups_in(cgroup) == []
 
 
-def test_a_delegated_cgroup_is_used_unasked_and_its_runs_are_known_to_the_next_daemon(
+def test_a_delegated_cgroup_is_used_without_a_flag_and_the_next_daemon_finds_its_runs(
     escaping: Site, cgroup: Path
 ) -> None:
     inside = ("sh", "-c", f'echo 0 > {cgroup}/cgroup.procs; exec "$@"', "sh", COMMAND)
@@ -59,15 +59,15 @@ def test_a_delegated_cgroup_is_used_unasked_and_its_runs_are_known_to_the_next_d
     second = escaping.start(program=inside)
     again = escaped(escaping)
     second.wait_for("a", UP)
-    # Who was left was ended before the agent was started again.
-    left = set(processes_in(cgroup))
-    assert left == {second.pid, second.instance("a").process.pid, again}
-    assert hidden not in left
+    # The daemon ended the hidden process of the first run before the second run.
+    members = set(processes_in(cgroup))
+    assert members == {second.pid, second.instance("a").process.pid, again}
+    assert hidden not in members
     assert second.end() == 0
     assert groups_in(cgroup) == []
 
 
-def test_a_cgroup_that_cannot_be_used_is_said_and_the_agents_run_without(site: Site) -> None:
+def test_an_unusable_cgroup_is_logged_once_and_the_agents_run_without(site: Site) -> None:
     site.write([{"instance-id": "a", "command": ["sleep", "100000"]}])
     daemon = site.start("--cgroup", "/nowhere")
     daemon.wait_for("a", UP)

@@ -9,7 +9,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.e2e.daemon import eventually
 from tests.e2e.lab import DOWN, START_AT, UP, Lab, all_up, entry, is_gone, is_up, wait_for
-from tests.e2e.test_supervision import Watch, agent, alive
+from tests.e2e.test_supervision import InstanceWatch, agent, alive
 
 PASSIVE = pb.TARGET_STATE_PASSIVE
 NO_IMAGE = "127.0.0.1:9/no-such:1"  # no registry listens there
@@ -98,7 +98,7 @@ def test_a_killed_container_is_restarted_and_watchers_are_notified(lab: Lab) -> 
     daemon = lab.serve()
     before = all_up(daemon, "a", "b")
     other = lab.life("ocs-b")
-    watch = Watch(daemon, "a")
+    watch = InstanceWatch(daemon, "a")
     lab.engine.docker("kill", before["a"].compose_service.container_id)
     again = wait_for(daemon, "a", restarted)
     assert again.restart_count == 1

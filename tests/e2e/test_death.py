@@ -1,4 +1,4 @@
-"""What was asked for outlives the daemon that was asked, unless it was asked to end."""
+"""Targets, restarts and journals after the death of a daemon, and after an orderly end."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_an_acknowledged_target_survives_a_kill(two: Site) -> None:
     second.wait_for("a", DOWN)
     second.wait_for("b", UP)
     assert len(two.processes()) == 1
-    recover_targets = [e for e in second.events() if e.reason == "TargetsRestored"]
-    assert len(recover_targets) == 1
+    restored = [event for event in second.events() if event.reason == "TargetsRestored"]
+    assert len(restored) == 1
 
 
 def test_targets_are_those_of_the_config_again_after_an_orderly_end(two: Site) -> None:
@@ -47,12 +47,12 @@ def test_targets_are_those_of_the_config_again_after_an_orderly_end(two: Site) -
     two.start().wait_for_all(UP)
 
 
-def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site) -> None:
+def test_a_daemon_killed_during_its_end_counts_as_ended(site: Site) -> None:
     deaf = "trap '' INT TERM; touch deaf; while :; do sleep 100000; done"
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf]}])
     first = site.start()
     first.wait_for("a", UP)
-    wait_until((site.folder / "deaf").exists, "the agent to be deaf")
+    wait_until((site.folder / "deaf").exists, "the agent to ignore signals")
     first.process.send_signal(signal.SIGTERM)
     first.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
     first.end(signal.SIGKILL)
@@ -60,23 +60,23 @@ def test_a_daemon_killed_while_it_ends_was_asked_to_end_all_the_same(site: Site)
     second.wait_for("a", UP)
 
 
-@pytest.mark.parametrize("ends", [False, True], ids=["it lives on", "it ends meanwhile"])
+@pytest.mark.parametrize("ends", [False, True], ids=["the agent lives on", "the agent ends"])
 def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, ends: bool) -> None:
     deaf = "trap '' INT; echo life >> lives; while :; do sleep 100000; done"
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 2}])
     lives = site.folder / "lives"
     first = site.start()
-    wait_until(lives.exists, "the agent to be deaf")
+    wait_until(lives.exists, "the agent to ignore SIGINT")
     before = first.instance("a").process.pid
     first.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
     first.end(signal.SIGKILL)
     if ends:
         os.killpg(before, signal.SIGKILL)
     second = site.start()
-    wait_until(lambda: lives.read_text() == "life\n" * 2, "it to be started again")
+    wait_until(lambda: lives.read_text() == "life\n" * 2, "the second start of the agent")
     after = second.wait_for("a", UP)
     assert after.process.pid != before
-    assert after.restart_count == 0  # those are the ones that nobody asked for
+    assert after.restart_count == 0  # counts only restarts without a request
     assert [e.reason for e in second.events("a")].count("Launching") == 1
     second.end(signal.SIGKILL)
     third = site.start()
@@ -84,39 +84,41 @@ def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, en
 
 
 @pytest.mark.parametrize("flags", [(), ("--persist-targets", "never")], ids=["crash", "never"])
-def test_a_manager_that_slept_starts_nothing_when_its_daemon_died(two: Site, flags: tuple[str, ...]) -> None:
+def test_a_stopped_manager_starts_nothing_after_the_death_of_its_daemon(
+    two: Site, flags: tuple[str, ...]
+) -> None:
     first = two.start(*flags)
     first.wait_for_all(UP)
     first.stub.StopManager(pb.StopManagerRequest(), timeout=20)
     first.end(signal.SIGKILL)
-    two.write([{"instance-id": i, "command": SLEEP} for i in "abc"])  # one more than before
+    two.write([{"instance-id": i, "command": SLEEP} for i in "abc"])  # c is new
     second = two.start(*flags, wait=False)
 
     def stopped() -> list[str]:
         try:
             reasons = [e.reason for e in second.events()]
-        except grpc.RpcError:  # it does not serve yet
+        except grpc.RpcError:  # the daemon does not serve yet
             return []
         return reasons if "Stopped" in reasons else []
 
-    assert "Launching" not in wait_until(stopped, "the manager to sleep")
+    assert "Launching" not in wait_until(stopped, "the manager to be stopped")
 
 
-def test_a_manager_that_slept_when_its_daemon_died_sleeps_on(two: Site) -> None:
+def test_a_manager_stays_stopped_after_the_death_of_its_daemon(two: Site) -> None:
     first = two.start()
     first.wait_for_all(UP)
     first.stub.StopManager(pb.StopManagerRequest(), timeout=20)
     first.end(signal.SIGKILL)
     second = two.start(wait=False)
 
-    def sleeps() -> bool:
+    def stopped() -> bool:
         try:
             status = second.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
-        except grpc.RpcError:  # it does not serve yet
+        except grpc.RpcError:  # the daemon does not serve yet
             return False
         return status.manager.state == pb.MANAGER_STATE_STOPPED and len(status.child_states) == 2
 
-    wait_until(sleeps, "the manager to sleep")
+    wait_until(stopped, "the manager to be stopped")
     assert two.processes() == []
     second.stub.StartManager(pb.StartManagerRequest(), timeout=20)
     second.wait_for_all(UP)
@@ -133,16 +135,15 @@ def test_a_start_that_fails_forgets_nothing(two: Site) -> None:
 
 
 def test_many_deaths_leave_one_of_each_and_the_targets_as_acknowledged(site: Site) -> None:
-    # Each round a target is acknowledged, and the daemon is killed at once: whatever it was about to do is
-    # left half done for the next one.
+    # In each round, the daemon acknowledges a target and dies at once, with its work half done.
     ids = ["a", "b", "c"]
     site.write([{"instance-id": i, "command": SLEEP, "restart": {"backoff": {"initial": 0}}} for i in ids])
     daemon = site.start("--quiet")
     wanted = dict.fromkeys(ids, "up")
     for number in range(12):
-        who = ids[number % 3]
-        wanted[who] = "down" if wanted[who] == "up" else "up"
-        daemon.update(**{who: wanted[who]})
+        changed = ids[number % 3]
+        wanted[changed] = "down" if wanted[changed] == "up" else "up"
+        daemon.update(**{changed: wanted[changed]})
         daemon.end(signal.SIGKILL)
         daemon = site.start("--quiet")
     for instance_id, target in wanted.items():
@@ -151,21 +152,21 @@ def test_many_deaths_leave_one_of_each_and_the_targets_as_acknowledged(site: Sit
     assert sorted(site.processes()) == pids
 
 
-def test_what_died_with_the_daemon_is_restarted_once_and_told(site: Site) -> None:
+def test_agents_that_died_with_the_daemon_are_restarted_once_and_logged(site: Site) -> None:
     ids = [f"i{n}" for n in range(12)]
     site.write([{"instance-id": i, "command": SLEEP} for i in ids])
     first = site.start("--quiet")
     first.wait_for_all(UP)
     before = {i: v.process.pid for i, v in first.instances().items()}
     first.end(signal.SIGKILL)
-    killed, left = ids[:5], ids[5:]
+    killed, alive = ids[:5], ids[5:]
     for i in killed:
         os.kill(before[i], signal.SIGKILL)
-    wait_until(lambda: len(site.processes()) == len(left), "the killed ones to be gone")
+    wait_until(lambda: len(site.processes()) == len(alive), "the end of the killed agents")
     second = site.start("--quiet")
     second.wait_for_all(UP)
     after = second.instances()
-    assert {i: after[i].process.pid for i in left} == {i: before[i] for i in left}
+    assert {i: after[i].process.pid for i in alive} == {i: before[i] for i in alive}
     for i in killed:
         reasons = [event.reason for event in second.events(i)]
         assert reasons == ["EndedUnseen", "Exited", "Launching", "Up"]
@@ -174,7 +175,7 @@ def test_what_died_with_the_daemon_is_restarted_once_and_told(site: Site) -> Non
     assert sorted(site.processes()) == sorted(i.process.pid for i in after.values())
 
 
-def test_a_class_that_changed_meanwhile_is_reset(site: Site) -> None:
+def test_an_instance_with_a_class_changed_between_daemons_is_reset(site: Site) -> None:
     site.write([{"instance-id": "a", "command": SLEEP}])
     first = site.start()
     before = first.wait_for("a", UP).process.pid
@@ -186,7 +187,7 @@ def test_a_class_that_changed_meanwhile_is_reset(site: Site) -> None:
     assert len(site.processes()) == 1
 
 
-def test_a_config_that_was_broken_meanwhile_loses_nobody(two: Site) -> None:
+def test_a_config_broken_between_daemons_loses_no_instance(two: Site) -> None:
     first = two.start()
     first.wait_for_all(UP)
     first.update(b="down")
@@ -225,7 +226,7 @@ def test_a_config_that_was_never_in_force_is_not_fallen_back_on(two: Site) -> No
     assert sorted(second.instances()) == ["a", "b"]
 
 
-def test_a_state_directory_that_cannot_be_written_is_said(two: Site) -> None:
+def test_an_unwritable_state_directory_is_reported(two: Site) -> None:
     two.state_dir.write_text("a file in its place")
     daemon = two.start(wait=False)
     assert daemon.process.wait(20) == 1
@@ -240,7 +241,7 @@ def test_a_state_directory_that_cannot_be_written_is_said(two: Site) -> None:
 
 @contextmanager
 def full_disk(daemon: Daemon) -> Iterator[None]:
-    """No file of the daemon grows beyond this, which is less than any change to the journal needs."""
+    """Limit the files of the daemon to 1 KiB, less than any change to the journal needs."""
     _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1024, hard))
     try:
@@ -253,22 +254,22 @@ def problems(daemon: Daemon) -> list[str]:
     return list(daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=20).manager.problems)
 
 
-def test_what_cannot_be_stored_is_not_acknowledged_and_is_stored_as_soon_as_it_can_be(two: Site) -> None:
+def test_a_change_on_a_full_disk_is_refused_and_stored_when_there_is_space(two: Site) -> None:
     first = two.start("--quiet")
     first.wait_for_all(UP)
     with full_disk(first):
-        for _ in range(2):  # asked again, there is nothing to change, and still nothing on disk
+        for _ in range(2):  # the second request changes nothing, and the journal still lacks the first
             with pytest.raises(grpc.RpcError) as refused:
                 first.update(a="down")
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         (problem,) = problems(first)
-        said = f"cannot write the journal {two.state_dir / 'journal.sqlite'}: "
-        assert problem.startswith(said)
+        message = f"cannot write the journal {two.state_dir / 'journal.sqlite'}: "
+        assert problem.startswith(message)
         shown = subprocess.run(
             [COMMAND, "--address", f"unix:{two.socket}", "status"], capture_output=True, text=True, check=True
         )
-        assert shown.stdout.splitlines()[1].startswith(f"daemon error: {said}")
-    wait_until(lambda: not problems(first), "the journal to be caught up with")  # nobody asks again
+        assert shown.stdout.splitlines()[1].startswith(f"daemon error: {message}")
+    wait_until(lambda: not problems(first), "the journal to be up to date")  # without another request
     reasons = [e.reason for e in first.events() if e.reason.startswith("Journal")]
     assert reasons == ["JournalFailed", "JournalRecovered"]
     assert first.log.read_text().count("JournalFailed") == 1
@@ -278,7 +279,7 @@ def test_what_cannot_be_stored_is_not_acknowledged_and_is_stored_as_soon_as_it_c
     second.wait_for("b", UP)
 
 
-def test_a_daemon_that_finds_no_room_takes_back_what_runs_all_the_same(two: Site) -> None:
+def test_a_daemon_on_a_full_disk_adopts_running_agents(two: Site) -> None:
     first = two.start("--quiet")
     first.wait_for_all(UP)
     first.update(a="down")
@@ -289,11 +290,11 @@ def test_a_daemon_that_finds_no_room_takes_back_what_runs_all_the_same(two: Site
     second.wait_for("a", DOWN)
     with pytest.raises(grpc.RpcError):
         second.update(b="down")
-    second.wait_for("b", DOWN)  # it is in force
+    second.wait_for("b", DOWN)  # the daemon applies the change that is not stored
     assert problems(second)
 
 
-def test_nothing_that_runs_is_ended_because_the_journal_is_lost(site: Site) -> None:
+def test_a_lost_journal_ends_no_running_agent(site: Site) -> None:
     names = ["up", "down", "asked"]
     site.write(
         [
@@ -319,10 +320,10 @@ def test_nothing_that_runs_is_ended_because_the_journal_is_lost(site: Site) -> N
     assert {n: third.wait_for(n, DOWN if n == "down" else UP).process.pid for n in names} == before
 
 
-# --- what became of the instances
+# --- histories of instances
 
 
-def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Site) -> None:
+def test_a_finished_instance_is_not_run_again_by_the_next_daemon(site: Site) -> None:
     def once(name: str, code: int, when: str) -> dict[str, object]:
         command = ["sh", "-c", f"echo ran >> {name}; exit {code}"]
         return {"instance-id": name, "command": command, "restart": when}
@@ -334,32 +335,32 @@ def test_what_has_finished_is_not_run_a_second_time_by_the_next_daemon(site: Sit
         return all(i.reason == "Finished" for i in daemon.instances().values())
 
     wait_until(both_finished, "both to finish")
-    daemon.reload()  # all that came before is on disk when that is answered
+    daemon.reload()  # the reply comes after all earlier changes are on disk
     daemon.end(signal.SIGKILL)
     daemon = site.start()
     after = daemon.instances()
     assert {i.reason for i in after.values()} == {"Finished"}
     assert after["never"].last_exit.code == 3
     assert len(after["never"].fail_times) == 1
-    daemon.update(good="up")  # is a request for another run, and survives as one
+    daemon.update(good="up")  # requests another run; the request outlives the daemon
     daemon.end(signal.SIGKILL)
     daemon = site.start()
     wait_until(lambda: (site.folder / "good").read_text().count("ran") >= 2, "the second run")
     wait_until(both_finished, "both to have finished")
     assert (site.folder / "never").read_text() == "ran\n"
     assert daemon.end() == 0
-    daemon = site.start()  # which is a new beginning
+    daemon = site.start()  # an orderly end clears the history
     wait_until(lambda: (site.folder / "never").read_text() == "ran\nran\n", "a run after an orderly end")
 
 
-def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> None:
-    # The runtime record is gone, and what came of the run is not on disk yet.
+def test_an_agent_that_ends_with_its_daemon_is_not_run_again(site: Site) -> None:
+    # The daemon dies after it has removed the runtime record, before the exit is on disk.
     command = ["sh", "-c", "echo ran >> once; while [ ! -e end ]; do sleep 0.1; done"]
     site.write([{"instance-id": "once", "command": command, "restart": "never"}])
     site.environ = {**os.environ, "HOSTMANAGER_FAILPOINTS": "committing@exit_observed=kill"}
     daemon = site.start()
     daemon.wait_for("once", UP)
-    daemon.reload()  # all that came before is on disk when that is answered
+    daemon.reload()  # the reply comes after all earlier changes are on disk
     (site.folder / "end").touch()
     assert daemon.process.wait(60) == -signal.SIGKILL
     assert list((site.state_dir / "runs").glob("*.json")) == []
@@ -369,7 +370,7 @@ def test_what_ends_as_its_daemon_dies_is_not_run_a_second_time(site: Site) -> No
     assert (site.folder / "once").read_text() == "ran\n"
 
 
-def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
+def test_the_next_daemon_continues_a_crash_loop(site: Site) -> None:
     restart = {"backoff": {"initial": "20ms", "factor": 60, "maximum": "1h"}}
     site.write([{"instance-id": "a", "command": ["false"], "restart": restart}])
     first = site.start()
@@ -378,7 +379,7 @@ def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
         return first.instance("a").consecutive_failures == 3
 
     wait_until(backs_off, "three failures")
-    first.reload()  # all that came before is on disk when that is answered
+    first.reload()  # the reply comes after all earlier changes are on disk
     before = first.instance("a")
     first.end(signal.SIGKILL)
     second = site.start()
@@ -386,11 +387,11 @@ def test_a_crash_loop_goes_on_where_it_was(site: Site) -> None:
     assert (after.consecutive_failures, after.restart_count) == (3, 2)
     assert list(after.fail_times) == list(before.fail_times)
     assert after.at == before.at
-    second.update(a="up")  # starts it at once
+    second.update(a="up")  # starts the instance at once
     wait_until(lambda: second.instance("a").consecutive_failures == 4, "a fourth failure")
 
 
-# --- what targets outlive
+# --- persistence of targets
 
 
 def test_always_keeps_targets_across_an_orderly_end(two: Site) -> None:
@@ -408,7 +409,7 @@ def test_always_keeps_targets_across_an_orderly_end(two: Site) -> None:
     third.wait_for_all(UP)
 
 
-def test_an_initial_state_does_not_undo_what_was_acknowledged_before_a_crash(two: Site) -> None:
+def test_an_initial_state_does_not_undo_targets_acknowledged_before_a_crash(two: Site) -> None:
     first = two.start("--initial-state", "down")
     first.update(a="up")
     first.wait_for("a", UP)

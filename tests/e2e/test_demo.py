@@ -1,4 +1,4 @@
-"""`hostmanager demo`: it shows what it says, and leaves nothing behind."""
+"""Runs of `hostmanager demo`: the tour, interruptions at every moment, and the clean-up."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.docker_engine import DockerEngine, DockerError
 from tests.e2e.daemon import COMMAND, end_marked, marked
 from tests.waiting import wait_until
 
-TOOK_TOO_LONG = 500.0  # s
+TIMEOUT = 500.0  # s
 
-# Takes its standard input for its controlling terminal, which Popen cannot do, and becomes the command.
+# Makes standard input the controlling terminal, which Popen cannot do, then executes the command.
 ON_A_TERMINAL = (
     "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
 )
@@ -34,8 +34,10 @@ NO_ENGINE = "unix:///nowhere/docker.sock"
 
 
 class Demo:
-    """One run of the demo; what it started is known by a variable in its environment, and its containers by
-    the folder of their compose file. Without an `engine` it finds none."""
+    """A run of the demo, without an engine by default.
+
+    An environment variable marks the processes of the run, the folder of the compose file its containers.
+    """
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Demo:
         path: str = os.environ["PATH"],
     ) -> None:
         self.mark = folder / "mark"
-        # Short, as what the demo makes of it is: a socket's path has at most 107 bytes.
+        # A short path: the demo puts its socket there, and the path of a socket has at most 107 bytes.
         self.temporary = Path(tempfile.mkdtemp(prefix="hm-"))
         self._output = bytearray()
         self._engine = engine
@@ -75,7 +77,7 @@ class Demo:
             while True:
                 try:
                     piece = output.read(65536)
-                except OSError:  # how a pseudo-terminal says that nobody has it open any more
+                except OSError:  # a pseudo-terminal that no process has open
                     return
                 if not piece:
                     return
@@ -83,36 +85,39 @@ class Demo:
 
     @property
     def output(self) -> str:
-        """What it has printed, without colours."""
+        """Return the output so far, without colours."""
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self._output.decode(errors="replace"))
 
     def signal(self, signum: int) -> None:
         self._process.send_signal(signum)
 
     def type(self, keys: bytes) -> None:
-        """Type on its terminal."""
-        with suppress(OSError):  # it has ended
+        """Type keys on the terminal of the demo."""
+        with suppress(OSError):  # the demo has ended
             os.write(self._master, keys)
 
     def wait(self) -> int:
-        code = self._process.wait(TOOK_TOO_LONG)
-        self._reader.join(TOOK_TOO_LONG)
+        code = self._process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         return code
 
     def daemon(self) -> int:
-        """The pid of its daemon. What that is just starting looks like it, but for its parent."""
+        """Return the pid of the demo's daemon.
+
+        A process between fork and exec has the daemon's command line, too, but another parent.
+        """
         return next(pid for pid in _commands(self, b"serve") if _parent(pid) == self._process.pid)
 
     def leftovers(self) -> list[int]:
         return marked(self.mark)
 
     def project(self) -> str:
-        """The name of its compose project, as soon as there is one; else empty."""
+        """Return the name of the compose project; empty before the compose file exists."""
         found = self.temporary.glob("hostmanager-demo-*/hostmanager-demo-*/compose.yaml")
         return next((file.parent.name for file in found), "")
 
-    def left_on_the_engine(self, project: str) -> list[str]:
-        """Containers, networks and images of its compose project."""
+    def resources_on_the_engine(self, project: str) -> list[str]:
+        """Return the containers, networks and images of the compose project."""
         assert self._engine is not None
         label = f"label=com.docker.compose.project={project}"
         engine = self._engine
@@ -127,7 +132,7 @@ class Demo:
         self._process.kill()
         self._process.wait()
         end_marked(self.mark)
-        self._reader.join(TOOK_TOO_LONG)
+        self._reader.join(TIMEOUT)
         if self._engine is not None and project:
             self._engine.remove_project(project)
             for version in (1, 2):
@@ -138,14 +143,14 @@ class Demo:
 
 @pytest.fixture
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Demo]]:
-    """Demos that a test has started; they are ended after it, whatever became of it."""
+    """Return a list for the demos of a test, which are killed after the test."""
     started: list[Demo] = []
     yield started
     for demo in started:
         demo.kill()
 
 
-def test_off_a_terminal_it_gives_the_tour_and_says_why_it_has_no_compose_services(
+def test_without_a_terminal_the_tour_runs_and_explains_the_missing_compose_services(
     demos: list[Demo], tmp_path: Path
 ) -> None:
     demo = Demo(tmp_path)
@@ -158,8 +163,8 @@ def test_off_a_terminal_it_gives_the_tour_and_says_why_it_has_no_compose_service
     assert "SIGKILL" in demo.output
     assert "restart required" in demo.output
     assert "no process and no file is left behind" in demo.output
-    (why,) = re.findall(r"^no compose services are in it: (.*)$", demo.output, re.MULTILINE)
-    assert "docker" in why
+    (reason,) = re.findall(r"^no compose services are in it: (.*)$", demo.output, re.MULTILINE)
+    assert "docker" in reason
 
 
 def test_with_an_engine_the_tour_has_compose_services(
@@ -169,7 +174,7 @@ def test_with_an_engine_the_tour_has_compose_services(
     demos.append(demo)
     project = wait_until(demo.project, "the demo to have its compose file")
     assert demo.wait() == 0, demo.output
-    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert (demo.leftovers(), demo.resources_on_the_engine(project)) == ([], [])
     assert list(demo.temporary.iterdir()) == []
     titles = re.findall(r"^=== \d+\. (.*)$", demo.output, re.MULTILINE)
     assert len(titles) == 10
@@ -188,15 +193,15 @@ def test_ctrl_c_leaves_nothing_behind_on_the_engine(
     demos.append(demo)
     wait_until(lambda: re.search(r"weather .* up +up ", demo.output), "the live table to show the service up")
     project = demo.project()
-    assert demo.left_on_the_engine(project)
+    assert demo.resources_on_the_engine(project)
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
-    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert (demo.leftovers(), demo.resources_on_the_engine(project)) == ([], [])
     assert list(demo.temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", ["the image is made", "compose is called"])
-def test_whenever_its_end_is_asked_for_nothing_is_left_behind_on_the_engine(
+def test_an_early_sigterm_leaves_nothing_behind_on_the_engine(
     demos: list[Demo], tmp_path: Path, engine: DockerEngine, moment: str
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
@@ -206,7 +211,7 @@ def test_whenever_its_end_is_asked_for_nothing_is_left_behind_on_the_engine(
         wait_until(lambda: _commands(demo, b"compose", b"up"), "the daemon to call compose")
     demo.signal(signal.SIGTERM)
     assert demo.wait() == 128 + signal.SIGTERM, demo.output
-    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert (demo.leftovers(), demo.resources_on_the_engine(project)) == ([], [])
     assert list(demo.temporary.iterdir()) == []
 
 
@@ -225,7 +230,7 @@ def test_a_daemon_that_dies_leaves_nothing_behind_on_the_engine(
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output
     assert "Traceback" not in demo.output
-    assert (demo.leftovers(), demo.left_on_the_engine(project)) == ([], [])
+    assert (demo.leftovers(), demo.resources_on_the_engine(project)) == ([], [])
     assert list(demo.temporary.iterdir()) == []
 
 
@@ -250,7 +255,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo
     demo = Demo(tmp_path, terminal=True)
     demos.append(demo)
     wait_until(lambda: re.search(r"scanner .* up +up ", demo.output), "the live table to show the lab up")
-    wait_until(lambda: len(demo.leftovers()) > 10, "all of the lab to be seen")
+    wait_until(lambda: len(demo.leftovers()) > 10, "all processes of the lab")
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
@@ -263,7 +268,7 @@ def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Dem
     demos.append(demo)
     wait_until(lambda: re.search(r"readout .* up +up ", demo.output), "the live table to show the lab up")
     demo.type(b"\x03")
-    wait_until(lambda: "bringing everything down" in demo.output, "the demo to begin to end")
+    wait_until(lambda: "bringing everything down" in demo.output, "the demo to start its clean-up")
     demo.type(b"\x03")
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
@@ -271,22 +276,22 @@ def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Dem
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_whatever_ends_the_tour_nothing_is_left_behind(
+def test_a_signal_to_the_tour_leaves_nothing_behind(
     demos: list[Demo], tmp_path: Path, signum: signal.Signals
 ) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    wait_until(lambda: "it listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "it listens on" in demo.output, "the start of the demo")
     demo.signal(signum)
     assert demo.wait() == 128 + signum
     assert demo.leftovers() == []
     assert list(demo.temporary.iterdir()) == []
 
 
-def test_a_step_that_fails_is_said_and_everything_is_brought_down(demos: list[Demo], tmp_path: Path) -> None:
+def test_a_failed_step_is_reported_and_everything_is_brought_down(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    wait_until(lambda: "it listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "it listens on" in demo.output, "the start of the demo")
     os.kill(demo.daemon(), signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output
@@ -301,10 +306,10 @@ def _parent(pid: int) -> int:
 
 
 def _commands(demo: Demo, *words: bytes) -> list[int]:
-    """The processes of the demo's daemon, itself included, whose command line has all of these words."""
+    """Return the processes of the demo with all these words in the command line."""
     found = []
     for pid in demo.leftovers():
-        with suppress(OSError):  # it ended meanwhile
+        with suppress(OSError):  # the process has ended
             line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if set(words) <= set(line):
                 found.append(pid)

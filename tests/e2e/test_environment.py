@@ -1,4 +1,4 @@
-"""Secrets of the daemon and of its agents: who gets them, and where they are not."""
+"""Variables of agents: inheritance across users, env-file, and places where no secret may appear."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(file: Path, text: str) -> None:
 
 
 def variables(daemon: Daemon, instance_id: str) -> dict[str, str]:
-    """What an agent was started with."""
+    """Return the variables that an agent was started with."""
     pid = daemon.wait_for(instance_id, UP).process.pid
     return dict(word.decode().split("=", 1) for word in environment(pid) if word)
 

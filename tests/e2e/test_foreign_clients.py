@@ -1,4 +1,4 @@
-"""Clients that are not ours: `buf curl`, with reflection alone, and grpclib, another gRPC implementation."""
+"""Foreign gRPC clients: `buf curl`, with server reflection only, and grpclib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
 BUF = Path(sys.executable).with_name("buf")
 
-# In an order in which each makes sense; Die ends the daemon. Every method of the contract is in it.
+# Every method of the contract, in an order in which each call succeeds; Die ends the daemon.
 CALLS: list[tuple[str, Message]] = [
     ("GetStatus", pb.GetStatusRequest()),
     ("ListInstances", pb.ListInstancesRequest(page_size=1)),
@@ -64,7 +64,7 @@ def test_the_calls_are_those_of_the_contract() -> None:
 
 
 class BufCurl:
-    """One `buf curl` per call; it knows no proto file, only the daemon's reflection."""
+    """Calls through `buf curl`, a process per call, with the daemon's reflection instead of a proto file."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._socket = daemon.site.socket
@@ -130,7 +130,7 @@ async def _call_everything(socket: Path) -> dict[str, Message]:
                 stream_method = UnaryStreamMethod(channel, path, type(request), response_type)
                 async with stream_method.open() as stream:
                     await stream.send_message(request, end=True)
-                    if name == "WatchEvents":  # silent until something happens
+                    if name == "WatchEvents":  # no message without an event
                         update = UnaryUnaryMethod(
                             channel, f"/{SERVICE.full_name}/Restart", pb.RestartRequest, pb.RestartResponse
                         )
@@ -138,7 +138,7 @@ async def _call_everything(socket: Path) -> dict[str, Message]:
                     first = await stream.recv_message()
                     assert first is not None
                     answers[name] = first
-                    with suppress(StreamClosedError):  # it may have ended by itself
+                    with suppress(StreamClosedError):  # the daemon may end the stream first
                         await stream.cancel()
             else:
                 call = UnaryUnaryMethod(channel, path, type(request), response_type)

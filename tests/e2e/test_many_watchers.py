@@ -1,4 +1,4 @@
-"""Many readers, some of which never read: the daemon stays quick, small and truthful."""
+"""A thousand watchers, some of which never read: latency, memory and correctness of the daemon."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from tests.waiting import wait_until
 WATCHERS, STALLED = 1000, 200
 INSTANCES = 20
 
-# Opens streams and reads until each has seen the final state; then says so, and waits to be ended.
+# Opens streams, reads each until its final state, and prints "started" and "converged".
 READERS = """
 import asyncio, sys
 import grpc
-import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
@@ -44,7 +43,7 @@ async def read(stub, started):
             return
 
 async def main():
-    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own for each channel
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a separate connection for each channel
     channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(4)]
     stubs = [pb_grpc.HostManagerServiceStub(channel) for channel in channels]
     loop = asyncio.get_running_loop()
@@ -60,16 +59,15 @@ async def main():
 asyncio.run(main())
 """
 
-# Opens streams and then never reads a byte: the process is stopped as a whole.
+# Opens streams, then stops itself with SIGSTOP, so that the whole process reads no byte.
 STALLERS = """
 import asyncio, os, signal, sys
 import grpc
-import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 async def main():
-    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own for each channel
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a separate connection for each channel
     channels = [grpc.aio.insecure_channel(sys.argv[1], options=own) for _ in range(4)]
     stubs = [pb_grpc.HostManagerServiceStub(channel) for channel in channels]
     calls = [stubs[n % 4].WatchStatus(pb.WatchStatusRequest()) for n in range(int(sys.argv[2]))]
@@ -82,7 +80,7 @@ asyncio.run(main())
 
 
 def memory(daemon: Daemon) -> int:
-    """Resident memory of the daemon, MiB."""
+    """Return the resident memory of the daemon in MiB."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
@@ -116,12 +114,12 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(site: Site) -> None
         before = memory(daemon)
         for _ in range(rounds):
             daemon.update(all="down")
-            daemon.update(all="up")  # a unary call is answered, again and again
+            daemon.update(all="up")  # the daemon keeps answering unary calls
         daemon.update(all="down")
         assert line(readers) == "converged"
         assert readers.wait(30) == 0
         daemon.wait_for_all(pb.NEXT_ACTION_DOWN)
-        # Bounded: what was sent to each stalled reader stays within the flow-control window, 4 MiB at most.
+        # The daemon sends each stalled reader at most the flow-control window, 4 MiB.
         assert memory(daemon) - before < STALLED * 4
     finally:
         for process in (stalled, readers):
@@ -129,7 +127,7 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(site: Site) -> None
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-    # The places of those that left are free again: as many as are allowed can come.
+    # The daemon has released the places of the ended watchers for new watchers.
     again = run(READERS, address, "50", str(final), str(INSTANCES))
     assert line(again) == "started"
     assert line(again) == "converged"
@@ -153,7 +151,7 @@ def test_a_client_that_vanishes_frees_its_streams(site: Site) -> None:
     if holder.stdout is not None:
         holder.stdout.close()
 
-    def let_in() -> bool:
+    def accepted() -> bool:
         stream = daemon.stub.WatchStatus(pb.WatchStatusRequest(), timeout=10)
         try:
             return next(iter(stream)).HasField("snapshot")
@@ -162,15 +160,15 @@ def test_a_client_that_vanishes_frees_its_streams(site: Site) -> None:
         finally:
             stream.cancel()
 
-    wait_until(let_in, "the places to be free again")
+    wait_until(accepted, "a free place for a watcher")
 
 
-def test_a_connection_that_says_nothing_does_not_block_others(site: Site) -> None:
+def test_silent_connections_do_not_block_others(site: Site) -> None:
     site.write([])
     daemon = site.start()
-    mute = [socket.socket(socket.AF_UNIX) for _ in range(50)]
-    for connection in mute:
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+    for connection in silent:
         connection.connect(str(site.socket))
     assert daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=20).revision
-    for connection in mute:
+    for connection in silent:
         connection.close()

@@ -1,4 +1,4 @@
-"""The daemon's main promises, with real processes, over the network."""
+"""Supervision of real processes over gRPC: restarts, targets, shutdown, resuming, reload and logs."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ def agent(instance_id: str, command: list[str] | None = None, **more: Any) -> di
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs. One that is dead and not yet reaped by its parent (init, in the end) does not."""
+    """Return whether a process runs; false for a dead process that its parent has not reaped."""
     stat = read_stat(pid)
     return stat is not None and stat.alive
 
 
-class Watch:
-    """Collects what a WatchStatus stream says about one instance."""
+class InstanceWatch:
+    """Collector of the states of one instance in a WatchStatus stream."""
 
     def __init__(self, daemon: Daemon, instance_id: str) -> None:
-        self.seen: list[pb.ManagedInstance] = []
+        self.states: list[pb.ManagedInstance] = []
         self._call = daemon.stub.WatchStatus(pb.WatchStatusRequest(instance_ids=[instance_id]))
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
-        wait_until(lambda: self.seen, "the snapshot")
+        wait_until(lambda: self.states, "the snapshot")
 
     def _read(self) -> None:
         try:
             for message in self._call:
-                self.seen.extend(message.snapshot.instances)
-                self.seen.extend(message.delta.instances)
+                self.states.extend(message.snapshot.instances)
+                self.states.extend(message.delta.instances)
         except grpc.RpcError:
             pass
 
     def close(self) -> list[pb.ManagedInstance]:
         self._call.cancel()
         self._thread.join()
-        return self.seen
+        return self.states
 
 
 # --- must show 2: a killed child
 
 
-@pytest.mark.parametrize("backoff", [3, 0])  # long enough for the watcher to be told of what is in between
-def test_a_killed_child_is_replaced_and_the_watcher_is_told(site: Site, backoff: float) -> None:
+@pytest.mark.parametrize("backoff", [3, 0])  # 3 s lets the watcher see the states in between
+def test_a_killed_child_is_replaced_and_the_watcher_sees_both(site: Site, backoff: float) -> None:
     site.write([agent("data1", restart={"backoff": {"initial": backoff}})])
     daemon = site.start()
     first = daemon.wait_for("data1", UP)
-    watch = Watch(daemon, "data1")
+    watch = InstanceWatch(daemon, "data1")
 
     os.kill(first.process.pid, signal.SIGKILL)
 
@@ -78,18 +78,18 @@ def test_a_killed_child_is_replaced_and_the_watcher_is_told(site: Site, backoff:
     assert second.last_exit.signal == "SIGKILL"
     assert not second.last_exit.expected
     assert second.stability < 1.0
-    wait_until(lambda: watch.seen[-1].process.pid == second.process.pid, "the watcher to see it")
-    seen = watch.close()
-    assert any(i.last_exit.signal == "SIGKILL" for i in seen)
+    wait_until(lambda: watch.states[-1].process.pid == second.process.pid, "the replacement in the watch")
+    states = watch.close()
+    assert any(state.last_exit.signal == "SIGKILL" for state in states)
     if backoff:
-        assert any(i.next_action == pb.NEXT_ACTION_START_AT and i.HasField("at") for i in seen)
+        assert any(state.next_action == pb.NEXT_ACTION_START_AT and state.HasField("at") for state in states)
     kinds = [e.kind for e in daemon.events("data1")]
     exit_at = kinds.index(pb.EVENT_KIND_EXIT)
     assert kinds[exit_at + 1 :] == [pb.EVENT_KIND_LAUNCH, pb.EVENT_KIND_UP]
 
 
-def test_the_backoff_grows_in_a_crash_loop_and_is_forgotten_after_quiet(site: Site) -> None:
-    # The agent crashes until the flag is there; "a quiet minute" is five seconds here.
+def test_the_backoff_grows_in_a_crash_loop_and_resets_after_a_quiet_time(site: Site) -> None:
+    # The agent crashes until the flag file exists; five seconds without a crash reset the backoff.
     flag = site.folder / "flag"
     script = f"test -e {flag} && exec sleep 100000; exit 3"
     backoff = {"initial": 0.02, "factor": 2, "reset-after": 5}
@@ -99,13 +99,13 @@ def test_the_backoff_grows_in_a_crash_loop_and_is_forgotten_after_quiet(site: Si
     exits = [e.time.ToNanoseconds() for e in daemon.events("crashy") if e.kind == pb.EVENT_KIND_EXIT]
     launches = [e.time.ToNanoseconds() for e in daemon.events("crashy") if e.kind == pb.EVENT_KIND_LAUNCH]
     for number, (exit_, launch) in enumerate(zip(exits, launches[1:], strict=False)):
-        assert launch - exit_ >= 0.02e9 * 2**number  # a noisy machine only makes it longer
+        assert launch - exit_ >= 0.02e9 * 2**number  # a busy machine only lengthens the delay
     assert daemon.instance("crashy").last_exit.code == 3
     assert daemon.instance("crashy").stability == 0.0
 
     flag.touch()
     daemon.wait_for("crashy", UP)
-    wait_until(lambda: daemon.instance("crashy").consecutive_failures == 0, "the failures to be forgotten")
+    wait_until(lambda: daemon.instance("crashy").consecutive_failures == 0, "the reset of the failures")
 
 
 # --- must show 3: ordered requests, all or nothing
@@ -180,12 +180,12 @@ def test_down_ends_deaf_agents_and_daemonised_grandchildren(site: Site) -> None:
     daemon = site.start()
     daemon.wait_for_all(UP)
     log = Path(daemon.instance("deaf").process.log_file)
-    wait_until(lambda: b"deaf" in log.read_bytes(), "the deaf one to be deaf")
-    note = site.folder / "grandchild"
-    wait_until(lambda: note.exists() and note.read_text(), "the grandchild")
-    grandchild = int(note.read_text())
+    wait_until(lambda: b"deaf" in log.read_bytes(), "the agent to ignore signals")
+    pid_file = site.folder / "grandchild"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), "the pid of the grandchild")
+    grandchild = int(pid_file.read_text())
     deaf = daemon.instance("deaf").process.pid
-    watches = [Watch(daemon, "deaf"), Watch(daemon, "forker")]
+    watches = [InstanceWatch(daemon, "deaf"), InstanceWatch(daemon, "forker")]
 
     daemon.update(all="down")
     daemon.wait_for_all(DOWN)
@@ -196,7 +196,7 @@ def test_down_ends_deaf_agents_and_daemonised_grandchildren(site: Site) -> None:
     for watch in watches:
         states = [i.next_action for i in watch.close()]
         first = states.index(WAIT_DEAD)
-        assert set(states[first:]) <= {WAIT_DEAD, DOWN}  # nothing else until it was gone
+        assert set(states[first:]) <= {WAIT_DEAD, DOWN}  # no other state before the end of the process
     signals = [e.message for e in daemon.events("deaf") if e.kind == pb.EVENT_KIND_STOP]
     assert [message.split()[0] for message in signals] == ["SIGINT", "SIGTERM", "SIGKILL"]
 
@@ -204,7 +204,7 @@ def test_down_ends_deaf_agents_and_daemonised_grandchildren(site: Site) -> None:
 # --- must show 7: resuming
 
 
-def test_a_watcher_resumes_with_what_it_missed(site: Site) -> None:
+def test_a_watcher_resumes_with_the_missed_changes(site: Site) -> None:
     site.write([agent("data1"), agent("data2")])
     daemon = site.start()
     daemon.wait_for_all(UP)
@@ -257,7 +257,7 @@ def test_a_signal_brings_everything_down_first(site: Site, signum: int) -> None:
     assert site.processes() == []
 
 
-def test_die_brings_everything_down_and_a_second_start_finds_nothing_left_over(site: Site) -> None:
+def test_die_brings_everything_down_and_the_next_daemon_adopts_nothing(site: Site) -> None:
     site.write([agent("data1")])
     daemon = site.start()
     pid = daemon.wait_for("data1", UP).process.pid
@@ -271,7 +271,7 @@ def test_die_brings_everything_down_and_a_second_start_finds_nothing_left_over(s
     assert again.stub.GetStatus(pb.GetStatusRequest()).manager.epoch != epoch
 
 
-def test_a_killed_daemon_leaves_its_agents_and_the_next_takes_them_back(site: Site) -> None:
+def test_a_killed_daemon_leaves_its_agents_and_the_next_adopts_them(site: Site) -> None:
     site.write([agent("data1"), agent("data2", restart={"backoff": {"initial": 0}})])
     first = site.start()
     first.wait_for_all(UP)
@@ -281,10 +281,10 @@ def test_a_killed_daemon_leaves_its_agents_and_the_next_takes_them_back(site: Si
 
     second = site.start()
     second.wait_for_all(UP)
-    kept, lost = second.instance("data1"), second.instance("data2")
-    assert kept.process.pid == pids["data1"]
-    assert kept.process.adopted
-    assert lost.process.pid != pids["data2"]
+    adopted, restarted = second.instance("data1"), second.instance("data2")
+    assert adopted.process.pid == pids["data1"]
+    assert adopted.process.adopted
+    assert restarted.process.pid != pids["data2"]
     assert len(site.processes()) == 2
     second.update(data1="down")
     second.wait_for("data1", DOWN)
@@ -301,7 +301,7 @@ def test_die_with_disown_leaves_processes_to_the_next_daemon(site: Site) -> None
     assert site.start().wait_for("data1", UP).process.pid == pid
 
 
-def test_a_second_daemon_on_the_same_state_says_who_holds_it(site: Site) -> None:
+def test_a_second_daemon_on_the_same_state_names_the_pid_of_the_first(site: Site) -> None:
     site.write([agent("data1")])
     first = site.start()
     second = site.start("--listen", f"unix:{site.folder}/other.sock", wait=False)
@@ -315,7 +315,7 @@ def test_a_second_daemon_on_the_same_state_says_who_holds_it(site: Site) -> None
 # --- the site config
 
 
-def test_changed_arguments_of_the_daemon_itself_are_said_to_need_a_start(site: Site) -> None:
+def test_changed_arguments_of_the_daemon_warn_that_they_need_a_start(site: Site) -> None:
     own = {"instance-id": "hm", "agent-class": "HostManager"}
     site.write([{**own, "arguments": ["--docker-service-prefix", "ocs-"]}])
     daemon = site.start()
@@ -346,7 +346,7 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
         now = daemon.instances()
         return set(now) == {"kept", "edited", "reset", "new"} and now["reset"].agent_class == "Other"
 
-    wait_until(done, "the reload to be carried out")
+    wait_until(done, "the effects of the reload")
     daemon.wait_for("reset", UP)
     now = daemon.instances()
     assert now["kept"].next_action == DOWN
@@ -381,7 +381,7 @@ def test_reload_keeps_known_targets_adds_retires_and_flags(site: Site) -> None:
         (None, "No such file"),
     ],
 )
-def test_a_broken_config_changes_nothing_and_is_said(site: Site, text: str | None, expected: str) -> None:
+def test_a_broken_config_changes_nothing_and_is_reported(site: Site, text: str | None, expected: str) -> None:
     site.write([agent("data1")])
     daemon = site.start()
     pid = daemon.wait_for("data1", UP).process.pid
@@ -398,7 +398,7 @@ def test_a_broken_config_changes_nothing_and_is_said(site: Site, text: str | Non
     assert expected in status.message
     assert str(site.file) in status.message
     wait_until(
-        lambda: len([e for e in daemon.events() if e.reason == "ConfigRejected"]) == 2, "SIGHUP to be heard"
+        lambda: len([e for e in daemon.events() if e.reason == "ConfigRejected"]) == 2, "the reload on SIGHUP"
     )
     assert daemon.instance("data1").process.pid == pid
     assert daemon.instance("data1").next_action == UP
@@ -409,7 +409,7 @@ def test_a_broken_config_changes_nothing_and_is_said(site: Site, text: str | Non
     assert daemon.instance("data1").process.pid == pid
 
 
-def test_a_daemon_that_starts_on_a_broken_config_stays_up_and_says_so(site: Site) -> None:
+def test_a_daemon_that_starts_on_a_broken_config_stays_up_and_reports_it(site: Site) -> None:
     site.file.write_text("hosts: [")
     daemon = site.start()
     status = daemon.stub.GetStatus(pb.GetStatusRequest())
@@ -420,7 +420,7 @@ def test_a_daemon_that_starts_on_a_broken_config_stays_up_and_says_so(site: Site
     daemon.wait_for("data1", UP)
 
 
-def test_an_agent_without_a_command_is_not_operable_and_says_why(site: Site) -> None:
+def test_an_agent_without_a_command_is_not_operable_and_gives_the_reason(site: Site) -> None:
     site.write([{"instance-id": "thermo1", "agent-class": "Lakeshore240"}])
     daemon = site.start()
     instance = daemon.wait_for("thermo1", pb.NEXT_ACTION_UNKNOWN)
@@ -486,7 +486,7 @@ def test_a_thousand_instances_come_up_idle_reload_and_go_down(site: Site) -> Non
         status = (daemon.thread("supervisor") / "status").read_text()
         return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
 
-    # Ten heartbeats of a watcher (the event loop's work) pass, and the supervisor does not wake once.
+    # During ten heartbeats to a watcher, which the event loop sends, the supervisor thread never wakes.
     request = pb.WatchStatusRequest(instance_ids=["none"])
     request.heartbeat_interval.FromSeconds(1)
     stream = daemon.stub.WatchStatus(request)
@@ -500,6 +500,6 @@ def test_a_thousand_instances_come_up_idle_reload_and_go_down(site: Site) -> Non
 
     site.write([agent(f"i{n:04}") for n in range(count - 1)])
     daemon.reload()
-    wait_until(lambda: len(daemon.instances()) == count - 1, "the retired one to leave")
+    wait_until(lambda: len(daemon.instances()) == count - 1, "the end of the retired instance")
     daemon.stub.StopManager(pb.StopManagerRequest(), timeout=90)
     assert site.processes() == []

@@ -1,4 +1,4 @@
-"""The tutorials, and the Python samples of the pages, do what they say on a real daemon."""
+"""Runs of the tutorials, and of the Python samples in the pages, against a real daemon."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.waiting import wait_until
 
 TUTORIALS = ROOT / "docs" / "tutorial"
 SAMPLES = [sample for sample in examples("python") if "hostmanager_client" in sample.text]
-INSTANCES = ("thermo1", "data1", "heater")  # of which the samples speak
+INSTANCES = ("thermo1", "data1", "heater")  # the names in the samples
 
 
 def save_files(page: Path, folder: Path, *, image: str = "") -> None:
-    """Write each file of a page: a block that begins with a comment that is the file's name."""
+    """Write the files of a page: blocks with the file name as a comment in the first line."""
     for block in blocks(page):
         if block.language in ("python", "yaml"):
             first = block.text.partition("\n")[0]
@@ -39,7 +39,7 @@ def environment(site: Site) -> Mapping[str, str]:
 
 
 def run(site: Site, command_line: str) -> str:
-    """Run a command line of a page, which must succeed. Its output."""
+    """Run a command line of a page and return its output. The command must succeed."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command_line],
         cwd=site.folder, env=environment(site), timeout=2 * PATIENCE,
@@ -50,24 +50,24 @@ def run(site: Site, command_line: str) -> str:
 
 
 def follow(site: Site, page: Path) -> dict[str, str]:
-    """Run the commands of a page in their order, the daemon included. The output of each."""
-    said = {}
+    """Run the commands of a page in order, the daemon included, and return the output of each."""
+    outputs = {}
     for block in blocks(page):
         for line in command_lines(block) if block.language in ("", "console") else ():
             if line.startswith("hostmanager serve site.yaml"):
                 site.start()
             elif block.language == "console":
-                said[line] = run(site, line)
-    return said
+                outputs[line] = run(site, line)
+    return outputs
 
 
 def test_the_first_site_works_as_the_tutorial_says(site: Site) -> None:
     page = TUTORIALS / "first-site.md"
     save_files(page, site.folder)
-    said = follow(site, page)
-    assert "heater" in said["hostmanager status"]
-    assert " K\n" in said["hostmanager logs thermo1 -n 5"]
-    events = said["hostmanager events thermo1"]
+    outputs = follow(site, page)
+    assert "heater" in outputs["hostmanager status"]
+    assert " K\n" in outputs["hostmanager logs thermo1 -n 5"]
+    events = outputs["hostmanager events thermo1"]
     assert "SIGKILL" in events
     daemon = site.daemons[-1]
     assert daemon.process.wait(PATIENCE) == 0  # die
@@ -84,18 +84,18 @@ def test_the_first_compose_service_works_as_the_tutorial_says(
     (site.folder / "site.yaml").write_text(
         (site.folder / "site.yaml").read_text().replace("compose.yaml", str(project.file))
     )
-    said = follow(site, page)
-    assert "Clock[d]" in said["hostmanager status"]
-    assert "[docker]" in said["hostmanager status"]
-    assert "ocs-clock" in said["hostmanager show clock"]
+    outputs = follow(site, page)
+    assert "Clock[d]" in outputs["hostmanager status"]
+    assert "[docker]" in outputs["hostmanager status"]
+    assert "ocs-clock" in outputs["hostmanager show clock"]
 
 
 def test_the_first_upgrade_works_as_the_tutorial_says(site: Site) -> None:
     save_files(TUTORIALS / "first-site.md", site.folder)
     daemon = site.start()
     before = daemon.wait_for("thermo1", pb.NEXT_ACTION_UP)
-    said = follow(site, TUTORIALS / "first-upgrade.md")
-    assert "Upgraded" in said["hostmanager events -n 5"]
+    outputs = follow(site, TUTORIALS / "first-upgrade.md")
+    assert "Upgraded" in outputs["hostmanager events -n 5"]
     after = daemon.wait_for("thermo1", pb.NEXT_ACTION_UP)
     assert (daemon.process.poll(), after.process.pid) == (None, before.process.pid)
 
@@ -111,10 +111,10 @@ def test_python_samples_run_against_a_daemon(sample: Example, site: Site) -> Non
         )
 
     def printed_or_ended() -> bool:
-        if "wait_for" not in sample.text:  # then it waits for trouble
+        if "wait_for" not in sample.text:  # the sample waits for the end of an agent
             pid = daemon.instance("thermo1").process.pid
             if pid:
-                with suppress(ProcessLookupError):  # it has ended, and the daemon does not know yet
+                with suppress(ProcessLookupError):  # the daemon has not yet seen the end of the process
                     os.kill(pid, signal.SIGKILL)
         return program.poll() is not None or bool(output.read_bytes())
 
@@ -125,6 +125,6 @@ def test_python_samples_run_against_a_daemon(sample: Example, site: Site) -> Non
     finally:
         program.kill()
         program.wait()
-    said = output.read_text()
-    assert said
-    assert said.count("Traceback") == said.count("KeyboardInterrupt"), said
+    printed = output.read_text()
+    assert printed
+    assert printed.count("Traceback") == printed.count("KeyboardInterrupt"), printed

@@ -1,4 +1,4 @@
-"""A daemon that becomes the code installed now keeps its pid, and nobody it looks after notices."""
+"""Upgrades of a running daemon: its pid, its agents and its watchers survive the exec."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def daemon(site: Site) -> Daemon:
 
 
 def epoch(daemon: Daemon) -> str:
-    """Of whoever answers, as soon as anybody does."""
+    """Return the epoch of the answering daemon, as soon as a daemon answers."""
 
     def ask() -> str:
         try:
@@ -45,7 +45,7 @@ def epoch(daemon: Daemon) -> str:
     return wait_until(ask, "the daemon to answer")
 
 
-def upgraded(daemon: Daemon, before: str) -> None:
+def wait_upgraded(daemon: Daemon, before: str) -> None:
     wait_until(lambda: epoch(daemon) != before, "the new daemon to answer")
 
 
@@ -58,20 +58,20 @@ def zombies(parent: int) -> list[str]:
     return [name for name, stat in stats.items() if stat and stat.parent == parent and stat.state == "Z"]
 
 
-def test_everything_goes_on_and_the_children_stay_children(daemon: Daemon) -> None:
+def test_agents_keep_running_and_stay_children_of_the_daemon(daemon: Daemon) -> None:
     daemon.update(b="down")
     daemon.wait_for("b", DOWN)
     before = pids(daemon)
     first = epoch(daemon)
     daemon.stub.Upgrade(pb.UpgradeRequest(expected_epoch=first), timeout=60)
-    upgraded(daemon, first)
+    wait_upgraded(daemon, first)
     assert daemon.process.poll() is None
     assert pids(daemon) == before
     assert daemon.instance("b").next_action == DOWN
     assert next(e.reason for e in daemon.events() if e.kind == pb.EVENT_KIND_DAEMON) == "Upgraded"
-    # A child's exit code is known to its parent alone.
+    # Only the parent of a process learns its exit code.
     os.kill(before["a"], signal.SIGUSR1)
-    ended = wait_until(lambda: daemon.instance("a").last_exit, "the exit to be seen")
+    ended = wait_until(lambda: daemon.instance("a").last_exit, "the exit of the agent")
     assert wait_until(lambda: daemon.instance("a").last_exit.signal, "the signal of the exit") == "SIGUSR1", (
         ended
     )
@@ -81,29 +81,29 @@ def test_everything_goes_on_and_the_children_stay_children(daemon: Daemon) -> No
 
 @contextmanager
 def followed(daemon: Daemon) -> Iterator[list[HostState]]:
-    """Every state that a watcher is told of while the block plays, to its end and the last of them."""
-    seen: list[HostState] = []
+    """Collect the states of a watcher during the block, up to a state of the last daemon."""
+    states: list[HostState] = []
     with HostManagerClient(f"unix:{daemon.site.socket}") as client:
 
         def follow() -> None:
-            seen.extend(update.state for update in client.watch())
+            states.extend(update.state for update in client.watch())
 
         follower = threading.Thread(target=follow)
         follower.start()
-        wait_until(lambda: seen, "the first state")
-        yield seen
+        wait_until(lambda: states, "the first state")
+        yield states
         last = epoch(daemon)
-        wait_until(lambda: seen[-1].epoch == last, "the watcher to be with the last daemon")
+        wait_until(lambda: states[-1].epoch == last, "a state of the last daemon")
     follower.join()
 
 
 def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
     before = pids(daemon)
-    with followed(daemon) as seen:
+    with followed(daemon) as states:
         first = epoch(daemon)
         daemon.process.send_signal(signal.SIGUSR2)
-        upgraded(daemon, first)
-    for state in seen:
+        wait_upgraded(daemon, first)
+    for state in states:
         assert state.manager.state == pb.MANAGER_STATE_RUNNING
         assert {i: v.process.pid for i, v in state.instances.items()} == before
         assert {v.next_action for v in state.instances.values()} == {UP}
@@ -116,17 +116,17 @@ def test_compose_services_are_known_when_the_new_daemon_answers(lab: Lab) -> Non
     wait_for(daemon, "one", is_up)
     daemon.wait_for("host", UP)
     before = lab.life("ocs-one")
-    with followed(daemon) as seen:
+    with followed(daemon) as states:
         first = epoch(daemon)
         daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
-        upgraded(daemon, first)
-    told = {i: {state.instances[i].next_action for state in seen} for i in ("one", "two", "host")}
-    assert told == {"one": {UP}, "two": {DOWN}, "host": {UP}}
+        wait_upgraded(daemon, first)
+    actions = {i: {state.instances[i].next_action for state in states} for i in ("one", "two", "host")}
+    assert actions == {"one": {UP}, "two": {DOWN}, "host": {UP}}
     assert lab.life("ocs-one") == before
 
 
-def test_what_ended_while_the_new_code_was_starting_has_its_exit_code(site: Site) -> None:
-    # Frozen right after it has released the agent, so that nobody sees the end of that before the exec.
+def test_an_agent_that_ends_during_the_start_of_the_new_code_has_its_exit_code(site: Site) -> None:
+    # The agent ends after the old daemon is gone, so that only the new daemon can see the exit.
     command = ["sh", "-c", "read x < go; exit 7"]
     site.write([{"instance-id": "a", "command": command, "restart": {"when": "never"}}])
     os.mkfifo(site.folder / "go")
@@ -138,8 +138,8 @@ def test_what_ended_while_the_new_code_was_starting_has_its_exit_code(site: Site
     wait_until(lambda: not _serves(daemon), "the old daemon to be gone")
     (site.folder / "go").write_text("\n")
     wait_until(lambda: (stat := read_stat(pid)) is None or not stat.alive, "the agent to end")
-    upgraded(daemon, first)
-    wait_until(lambda: daemon.instance("a").last_exit.pid == pid, "the exit to be told")
+    wait_upgraded(daemon, first)
+    wait_until(lambda: daemon.instance("a").last_exit.pid == pid, "the exit in the status")
     assert daemon.instance("a").last_exit.code == 7
     assert zombies(daemon.pid) == []
 
@@ -152,46 +152,46 @@ def _serves(daemon: Daemon) -> bool:
     return True
 
 
-def test_helpers_of_the_earlier_life_are_reaped(site: Site) -> None:
+def test_probes_of_the_old_daemon_are_reaped(site: Site) -> None:
     probe = {"command": ["sh", "-c", "echo > asked; exec sleep 100000"], "timeout": "1000s"}
     site.write([{"instance-id": "a", "command": SLEEP, "ready": probe, "start-timeout": "1000s"}])
     daemon = site.start()
-    wait_until((site.folder / "asked").exists, "the probe to be asked")
+    wait_until((site.folder / "asked").exists, "the start of the probe")
     first = epoch(daemon)
     for _ in range(2):
         daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
-        upgraded(daemon, first)
+        wait_upgraded(daemon, first)
         first = epoch(daemon)
-        # Not ready before, it is not taken for ready now.
+        # The upgrade does not make the instance ready.
         assert daemon.instance("a").next_action == pb.NEXT_ACTION_WAIT_START
-    wait_until(lambda: zombies(daemon.pid) == [], "no zombie to be left")
+    wait_until(lambda: zombies(daemon.pid) == [], "the end of all zombies")
 
 
-def test_nobody_gets_the_state_directory_meanwhile(daemon: Daemon) -> None:
+def test_no_other_daemon_gets_the_state_directory_during_an_upgrade(daemon: Daemon) -> None:
     first = epoch(daemon)
     site = daemon.site
     rival: list[str | Path] = [COMMAND, "serve", site.file, "--state-dir", site.state_dir]
     rival += ["--listen", "unix:rival"]
     ended = threading.Event()
-    won: list[str] = []
+    successes: list[str] = []
 
     def try_again() -> None:
         while not ended.is_set():
             done = subprocess.run(rival, cwd=site.folder, capture_output=True, text=True, check=False)
-            won.extend([done.stderr] if str(daemon.pid) not in done.stderr else [])
+            successes.extend([done.stderr] if str(daemon.pid) not in done.stderr else [])
 
     thread = threading.Thread(target=try_again)
     thread.start()
     try:
         daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
-        upgraded(daemon, first)
+        wait_upgraded(daemon, first)
     finally:
         ended.set()
         thread.join()
-    assert won == []
+    assert successes == []
 
 
-def test_code_that_does_not_start_does_not_take_over(site: Site) -> None:
+def test_code_that_cannot_start_does_not_replace_the_daemon(site: Site) -> None:
     site.write([{"instance-id": "a", "command": SLEEP}])
     launcher = site.folder / "launcher.py"
     launcher.write_text("from hostmanager_client.cli import main; main()\n")
@@ -204,7 +204,7 @@ def test_code_that_does_not_start_does_not_take_over(site: Site) -> None:
     assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "nothing_of_this_name" in str(refusal.value.details())
     daemon.process.send_signal(signal.SIGUSR2)
-    wait_until(lambda: "nothing_of_this_name" in daemon.log.read_text(), "the log to say so")
+    wait_until(lambda: "nothing_of_this_name" in daemon.log.read_text(), "the error in the log")
     assert pids(daemon) == before
 
 
@@ -215,11 +215,11 @@ def test_a_signal_to_end_is_not_lost_in_an_upgrade(daemon: Daemon) -> None:
     assert daemon.site.processes() == []
 
 
-def test_a_daemon_that_ends_does_not_promise_to_upgrade(site: Site) -> None:
+def test_an_ending_daemon_refuses_to_upgrade(site: Site) -> None:
     deaf = "trap '' INT; touch deaf; while :; do sleep 100000; done"
     site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 60}])
     daemon = site.start()
-    wait_until((site.folder / "deaf").exists, "the agent to be deaf")
+    wait_until((site.folder / "deaf").exists, "the agent to ignore SIGINT")
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for("a", pb.NEXT_ACTION_WAIT_DEAD)
     with pytest.raises(grpc.RpcError) as refusal:
@@ -231,15 +231,15 @@ def test_a_daemon_that_ends_does_not_promise_to_upgrade(site: Site) -> None:
 
 def test_the_limit_on_open_files_of_agents_stays_as_it_was(site: Site) -> None:
     site.write([{"instance-id": "a", "command": ["sh", "-c", "ulimit -Sn > files; exec sleep 100000"]}])
-    told = site.folder / "files"
+    limit = site.folder / "files"
     daemon = site.start(program=["sh", "-c", 'ulimit -Sn 300 && exec "$@"', "sh", COMMAND])
-    assert wait_until(lambda: told.exists() and told.read_text(), "the limit of the agent") == "300\n"
-    told.unlink()
+    assert wait_until(lambda: limit.exists() and limit.read_text(), "the limit of the agent") == "300\n"
+    limit.unlink()
     first = epoch(daemon)
     daemon.stub.Upgrade(pb.UpgradeRequest(), timeout=60)
-    upgraded(daemon, first)
+    wait_upgraded(daemon, first)
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
-    assert wait_until(lambda: told.exists() and told.read_text(), "the limit of the agent") == "300\n"
+    assert wait_until(lambda: limit.exists() and limit.read_text(), "the limit of the agent") == "300\n"
 
 
 def test_the_command_waits_for_the_new_daemon(daemon: Daemon) -> None:

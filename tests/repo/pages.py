@@ -1,4 +1,4 @@
-"""The pages of this repository, and the examples in them."""
+"""Pages of this repository, and the examples in the pages."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class Example:
 
 
 def name(page: Path) -> str:
-    """The path of a page below the root."""
+    """Return the path of a page below the root."""
     return str(page.relative_to(ROOT))
 
 
 def examples(*languages: str, pages: list[Path] = PAGES) -> list[Example]:
-    """The fenced blocks in these languages, in their order."""
+    """Return the fenced blocks in these languages, in order."""
     return [block for page in pages for block in blocks(page) if block.language in languages]
 
 
 def blocks(page: Path) -> Iterator[Example]:
-    """Every fenced block of a page."""
+    """Yield every fenced block of a page."""
     text = page.read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         yield Example(page, text.count("\n", 0, match.start()) + 1, match[2], match[3])
 
 
 def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def command_lines(example: Example) -> list[str]:
-    """The command lines of a shell example, continuation lines joined; no output of commands."""
+    """Return the command lines of a shell example, without output; continuation lines are joined."""
     lines = example.text.replace("\\\n", " ").splitlines()
     if example.language == "console":
         return [_PROMPT.sub("", line) for line in lines if _PROMPT.match(line)]
@@ -60,7 +60,7 @@ def command_lines(example: Example) -> list[str]:
 
 
 def words(command_line: str) -> list[list[str]]:
-    """The words of each simple command of a command line, comments left out."""
+    """Return the words of each simple command in a command line, without comments."""
     lexer = shlex.shlex(command_line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
@@ -73,12 +73,12 @@ def words(command_line: str) -> list[list[str]]:
 
 
 def shell_examples(pages: list[Path] = PAGES) -> list[Example]:
-    """The blocks that hold commands for a shell."""
+    """Return the blocks with commands for a shell."""
     return examples(*_SHELL, pages=pages)
 
 
 def commands_of(program: str, pages: list[Path] = PAGES) -> list[tuple[str, list[str]]]:
-    """Each call of a program in the shell examples: where it stands, and the words after the program."""
+    """Return each call of a program in the shell examples: its place, and the words after the program."""
     return [
         (str(example), command[1:])
         for example in shell_examples(pages)

@@ -1,4 +1,4 @@
-"""The contract checks of `make check`, run in small repositories of their own."""
+"""The contract checks of `make check`, run in small temporary repositories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ message Thing {
 
 
 def environment() -> dict[str, str]:
-    """Git and buf on their own: no configuration of whoever runs the tests, no repository around them."""
+    """Return variables for git and buf without configuration and repository of the caller."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -59,7 +59,7 @@ class Repository:
         self.git("commit", "--allow-empty", "--message", "a commit")
 
     def check_breaking(self, **variables: str) -> tuple[int, str]:
-        """The exit code and the output of `scripts/check-breaking`."""
+        """Return the exit code and the output of `scripts/check-breaking`."""
         return self.run("check-breaking", **variables)
 
     def run(self, script: str, **variables: str) -> tuple[int, str]:
@@ -76,7 +76,7 @@ class Repository:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """A repository with the scripts and no commit yet."""
+    """Return a repository with the scripts and no commit."""
     path = tmp_path / "repository"
     shutil.copytree(ROOT / "scripts", path / "scripts")
     shutil.copy(ROOT / "buf.yaml", path)
@@ -119,7 +119,7 @@ def test_a_breaking_change_is_found_before_it_is_committed(repository: Repositor
     assert repository.check_breaking()[0] != 0
 
 
-def test_a_breaking_change_on_main_is_found_at_the_commit_that_makes_it(repository: Repository) -> None:
+def test_a_breaking_change_on_main_is_found_at_its_commit(repository: Repository) -> None:
     repository.commit(SMALL_CONTRACT)
     repository.commit(without_colour(SMALL_CONTRACT))
     assert repository.check_breaking()[0] != 0
@@ -144,9 +144,7 @@ def test_a_clone_compares_with_the_main_it_came_from(repository: Repository, tmp
     assert clone.check_breaking()[0] != 0
 
 
-def test_a_shallow_clone_says_that_it_has_nothing_to_compare_with(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_a_shallow_clone_skips_the_check_with_the_reason(repository: Repository, tmp_path: Path) -> None:
     repository.commit(SMALL_CONTRACT)
     repository.commit()
     source = f"file://{repository.path}"
@@ -163,7 +161,7 @@ def test_the_commit_to_compare_with_can_be_named(repository: Repository) -> None
     assert repository.check_breaking(CONTRACT_BASE="HEAD~2")[0] != 0
 
 
-def test_stubs_that_are_not_of_this_contract_are_found(repository: Repository) -> None:
+def test_stubs_of_another_contract_are_found(repository: Repository) -> None:
     repository.write(SMALL_CONTRACT)
     shutil.copytree(ROOT / "protos/hostmanager", repository.path / "protos/hostmanager", dirs_exist_ok=True)
     code, output = repository.run("check-stubs")

@@ -1,4 +1,4 @@
-"""The script that puts a Docker engine on a bare Debian machine: what it derives, and how it refuses."""
+"""Installation of a Docker engine by `scripts/setup-engine`: derived apt sources, and refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
 
 def run(*arguments: str, as_nobody: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
-    # The script goes in by its text: the folder it is in need not be open to everyone.
+    # As text, since the user nobody may have no access to the folder of the script.
     command = ["bash", "-c", SCRIPT.read_text(), "scripts/setup-engine", *arguments]
     return subprocess.run(
         ["setpriv", *NOBODY, *command] if as_nobody else command,
@@ -36,14 +36,14 @@ def program(path: Path, body: str) -> None:
 
 @pytest.fixture
 def apt(tmp_path: Path) -> Path:
-    """An empty apt configuration of a Debian 12."""
+    """Return the folder of an empty apt configuration of Debian 12."""
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "os-release").write_text('ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n')
     return tmp_path
 
 
 def mirror(apt: Path) -> list[dict[str, str]]:
-    """The derived sources, with the names of their fields in small letters."""
+    """Return the derived sources as fields with lower-case names."""
     done = run("mirror", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
     assert done.returncode == 0, done.stdout
     stanzas: list[dict[str, str]] = []
@@ -125,7 +125,7 @@ def test_fields_of_several_lines_are_kept_whole(apt: Path) -> None:
     assert mirror(apt) == [trixie("http://one.test/debian\n http://two.test/debian", **{"signed-by": key})]
 
 
-def test_sources_that_are_off_or_not_of_this_release_are_passed_over(apt: Path) -> None:
+def test_disabled_sources_and_those_of_other_releases_are_ignored(apt: Path) -> None:
     (apt / "sources.list").write_text(
         "deb http://other.test/debian sid main\n"
         "deb http://backports.test/debian bookworm-backports main\n"
@@ -167,7 +167,7 @@ def test_a_release_that_has_compose_itself_is_its_own_source(apt: Path) -> None:
     assert [source["suites"] for source in mirror(apt)] == ["forky"]
 
 
-def test_without_any_source_it_says_where_it_looked(apt: Path) -> None:
+def test_without_any_source_the_message_names_the_searched_folder(apt: Path) -> None:
     done = run("mirror", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
     assert done.returncode == 1
     assert f"no sources.list and no sources.list.d in {apt}" in done.stdout
@@ -180,29 +180,29 @@ def test_a_release_without_a_name_is_refused(apt: Path) -> None:
     assert "has no VERSION_CODENAME" in done.stdout
 
 
-def assert_says_what_to_do_by_hand(done: subprocess.CompletedProcess[str]) -> None:
+def assert_lists_manual_steps(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 1
     for needed in ("as root", "dockerd", "docker-registry", "busybox", "iptables", "Compose v2 plugin"):
         assert needed in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch users")
 def test_an_ordinary_user_is_told_what_to_install_by_hand() -> None:
     done = run("start", as_nobody=True, HOME="/nonexistent")
-    assert_says_what_to_do_by_hand(done)
+    assert_lists_manual_steps(done)
 
 
 def test_another_system_than_debian_is_told_what_to_install_by_hand(tmp_path: Path) -> None:
     program(tmp_path / "docker", "exit 1")
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = run("start", PATH=path, OS_RELEASE=str(tmp_path / "no-os-release"))
-    assert_says_what_to_do_by_hand(done)
+    assert_lists_manual_steps(done)
     assert "this is missing: docker compose" in done.stdout
 
 
 def test_an_engine_elsewhere_is_not_replaced_by_one_here(tmp_path: Path) -> None:
     fakes = {
-        "docker": '[ "$1" = compose ]',  # it has the plugin, and reaches no engine
+        "docker": '[ "$1" = compose ]',  # has the plugin, and reaches no engine
         "dockerd": "exit 1",
         "docker-registry": "exit 1",
         "iptables": "exit 1",

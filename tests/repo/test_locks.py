@@ -1,4 +1,4 @@
-"""The locked requirements: with hashes, from no particular index, and within the bounds of pyproject.toml."""
+"""Locked requirements: hashes, no index, and versions within the bounds of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def text_of(lock: str) -> str:
 
 
 def pins_of(lock: str) -> list[Pin]:
-    """The pins of a lock file. Fails for a line that is anything else than a pin, a hash or a comment."""
+    """Return the pins of a lock file. Fails on a line other than a pin, a hash or a comment."""
     pins = []
     for line in re.sub(r"\\\n", " ", text_of(lock)).splitlines():
         if not line.lstrip().startswith("#"):
@@ -49,7 +49,7 @@ def pins_of(lock: str) -> list[Pin]:
 
 
 def needed(lock: str) -> list[Requirement]:
-    """What pyproject.toml asks of a lock file."""
+    """Return the requirements in pyproject.toml that a lock file serves."""
     extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
     build: list[str] = PROJECT["build-system"]["requires"]
     run = [*PROJECT["project"]["dependencies"], *build]
@@ -80,7 +80,7 @@ def on(python: str, machine: str) -> dict[str, str]:
 
 
 def chosen(lock: str, environment: dict[str, str]) -> dict[str, str]:
-    """The version of each package that pip takes there. Fails where a package would be taken twice."""
+    """Return the version of each package that pip chooses in an environment. Fails on a second version."""
     versions: dict[str, str] = {}
     for pin in pins_of(lock):
         if pin.requirement.marker is None or pin.requirement.marker.evaluate(environment):

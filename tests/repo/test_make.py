@@ -1,4 +1,4 @@
-"""The make targets, and the set-up they do themselves."""
+"""Make targets, and the environments that each target sets up."""
 
 from __future__ import annotations
 
@@ -81,19 +81,19 @@ def test_nothing_is_set_up_twice(tmp_path: Path) -> None:
         assert "setup-venv" not in done.stdout
 
 
-def test_an_environment_that_nothing_knows_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
     done = run(["scripts/setup-venv", "everything"])
     assert done.returncode == 2
     assert "usage: scripts/setup-venv run|dev|" in done.stdout
 
 
-def test_stubs_without_generators_say_how_to_make_them(tmp_path: Path) -> None:
+def test_without_generators_the_message_names_the_command_to_install_them(tmp_path: Path) -> None:
     done = run(["scripts/generate-stubs", str(tmp_path)], GENERATORS=str(tmp_path / "gone"))
     assert done.returncode == 1
     assert "scripts/setup-venv generators" in done.stdout
 
 
-def test_a_python_that_is_too_old_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_an_old_python_is_refused_with_the_packages_to_install(tmp_path: Path) -> None:
     old = fake(tmp_path / "python", "exit 1")
     done = run(["scripts/setup-venv", "run"], VENV=str(tmp_path / "venv"), PYTHON=str(old))
     assert done.returncode != 0
@@ -107,7 +107,7 @@ def test_a_python_without_ensurepip_names_the_package_to_install(tmp_path: Path)
     )
     tools = tmp_path / "tools"
     tools.mkdir()
-    fake(tools / "id", "echo 1000")  # not root: nothing may be installed
+    fake(tools / "id", "echo 1000")  # an ordinary user, who may install nothing
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     done = run(
         ["scripts/setup-venv", "run"],
@@ -120,7 +120,7 @@ def test_a_python_without_ensurepip_names_the_package_to_install(tmp_path: Path)
 
 
 @pytest.mark.parametrize("target", ["torture", "soak"])
-def test_the_referee_plays_as_the_user_who_asks_unless_another_is_named(target: str, tmp_path: Path) -> None:
+def test_the_referee_runs_as_the_calling_user_by_default(target: str, tmp_path: Path) -> None:
     (tmp_path / ".installed-dev").touch()
     command = ["make", "--dry-run", target, f"VENV={tmp_path}"]
     plain = run(command)
@@ -133,7 +133,7 @@ def test_the_referee_plays_as_the_user_who_asks_unless_another_is_named(target: 
     assert "--seed 7" in chosen.stdout
 
 
-def test_no_variable_of_the_makefile_has_a_value_that_make_gives_it() -> None:
+def test_no_variable_of_the_makefile_is_predefined_by_make() -> None:
     """`NAME ?= value` has no effect where make predefines NAME, such as AS or CC."""
     ours = set(re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
     database = run(["make", "--print-data-base", "--dry-run", "--makefile", os.devnull]).stdout

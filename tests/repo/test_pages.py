@@ -1,4 +1,4 @@
-"""The examples of the pages are right: links, site configs, commands, API calls, names of tests."""
+"""Examples in the pages: links, site configs, commands, API calls and names of tests."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_example_sites_are_good(site: str) -> None:
 
 
 def assert_good(file: Path) -> None:
-    """The site config has no problem, and a command for every instance."""
+    """Assert that a site config has no problem, and a command for every instance."""
     loaded = load_site_config(file, host="localhost", working_dir=ROOT)
     assert loaded.problems == ()
     assert loaded.spec is not None
@@ -115,7 +115,7 @@ def assert_good(file: Path) -> None:
 
 
 def parse(arguments: Sequence[str]) -> None:
-    """Parse a command line of hostmanager as the program does, up to running it. Raises UsageError."""
+    """Parse a command line of hostmanager as the program does. Raises UsageError."""
     command: click.Command = cli
     context = click.Context(cli, info_name="hostmanager")
     rest = [*arguments]
@@ -145,7 +145,7 @@ def test_a_command_line_with_a_wrong_option_is_found() -> None:
 
 
 def spans(page: Path) -> list[str]:
-    """The calls of hostmanager in the running text of a page."""
+    """Return the calls of hostmanager in the prose of a page."""
     found = re.findall(r"`(hostmanager [^`]+)`", prose(page))
     return [span.replace("\\|", "|").partition(" | ")[0] for span in found]
 
@@ -157,7 +157,10 @@ def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
 
 
 def known(span: str) -> bool:
-    """Whether each command and option of a span exists; `a|b` stands for either, other words for anything."""
+    """Return whether each command and option of a span exists.
+
+    `a|b` stands for both commands; a word that is no command or option may have any text.
+    """
     plain = re.sub(r"[\[\]]|\.\.\.|…", " ", span).split()[1:]
     command: click.Command = cli
     for word in plain:

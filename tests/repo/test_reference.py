@@ -1,4 +1,4 @@
-"""The reference pages list what the code has: exit codes, reasons of errors."""
+"""Completeness of the reference pages: exit codes, and reasons of errors."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def test_the_page_of_the_api_lists_every_reason_of_an_error() -> None:
     rpc = ROOT / "server" / "hostmanager_server" / "rpc"
     source = "".join(file.read_text(encoding="utf-8") for file in rpc.glob("**/*.py"))
     named = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', source))
-    named -= set(re.findall(r"^([A-Z_]+)\b.* = ", source, re.MULTILINE))  # names of the code itself
+    named -= set(re.findall(r"^([A-Z_]+)\b.* = ", source, re.MULTILINE))  # constants of the code
     assert named >= {"UNKNOWN_INSTANCE", "INVALID_REQUEST"}
     assert named - listed == set()

@@ -1,4 +1,4 @@
-"""The documentation site: no warning, no dead link, nothing from other hosts."""
+"""Builds of the documentation site without warnings, dead links, and files from other hosts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
 
 
 def copy_of_the_pages(folder: Path) -> Path:
-    """The pages, with everything that they link to."""
+    """Copy the pages and the targets of their links."""
     for page in PAGES:
         if page.parent == ROOT:
             shutil.copy(page, folder)
