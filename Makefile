@@ -1,8 +1,8 @@
-# Every target does its own set-up: a fresh Debian 12 with python3 (3.11 or newer), git and make is enough.
+# Every target sets up its environment. A fresh Debian 12 with python3 (3.11 or newer), git and make is enough.
 #
-#   PYTHON       the interpreter the virtual environment is made with (default: the first that is new enough)
-#   VENV         where the virtual environment lives (default: .venv)
-#   WORKERS      how many tests run side by side, 0: one after the other (default: auto, one for each core, up to 4)
+#   PYTHON       the interpreter of the virtual environment (default: the first that is new enough)
+#   VENV         the directory of the virtual environment (default: .venv)
+#   WORKERS      the number of parallel tests; 0: one after another (default: auto, a worker per core, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
 #   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/explanation/robustness.md
 
@@ -31,7 +31,7 @@ export GENERATORS
 SETUP := pyproject.toml scripts/setup-venv
 PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1
 
-# What test-lowest runs: the parts that call the dependencies, and no end-to-end test, in a minute or two.
+# Tests of test-lowest: the parts that call the dependencies, without end-to-end tests, in a minute or two.
 CORE_TESTS := tests/core tests/config tests/supervisor tests/rpc tests/client \
     tests/drivers/process/test_process.py tests/drivers/test_contract.py tests/drivers/compose/files/test_compose_document.py \
     tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/commands/test_serve.py tests/commands/test_config_check.py
@@ -41,7 +41,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: $(VENV)/.installed ## a daemon with a small lab to play with; Ctrl-C ends it and leaves nothing behind
+demo: $(VENV)/.installed ## run a daemon with a small lab; Ctrl-C ends the demo and leaves nothing behind
 	@exec $(BIN)/hostmanager demo
 
 .PHONY: test
@@ -69,15 +69,15 @@ lock: $(LOCK)/.installed ## lock the newest versions that pyproject.toml allows,
 REFEREE = $(BIN)/python -m tests.referee $(if $(SEED),--seed $(SEED)) $(if $(RUN_AS),--user $(RUN_AS))
 
 .PHONY: torture
-torture: $(VENV)/.installed-dev ## kill the daemon ROUNDS times (500), RUN_AS=USER if not as you are, and check what must always hold
+torture: $(VENV)/.installed-dev ## kill the daemon ROUNDS times (500), as user RUN_AS (default: you), and check the invariants
 	$(REFEREE) --rounds $(ROUNDS)
 
 .PHONY: soak
-soak: $(VENV)/.installed-dev ## run one daemon for DURATION (1h), kill something every second, and compare what it uses
+soak: $(VENV)/.installed-dev ## run one daemon for DURATION (1h), kill a process every second, and compare resources
 	$(REFEREE) --soak $(DURATION)
 
 .PHONY: engine
-engine: ## install and start the Docker engine that the tests use (root, Debian); scripts/setup-engine stop ends it
+engine: ## install and start the Docker engine of the tests (root, Debian); scripts/setup-engine stop ends the engine
 	@scripts/setup-engine
 
 .PHONY: check
@@ -123,8 +123,7 @@ check-contract: $(VENV)/.installed-dev
 check-stubs: $(GENERATORS)/.installed
 	scripts/check-stubs
 
-# Running needs less than developing, so `make demo` on a fresh machine fetches less. A development install
-# serves for both.
+# `make demo` on a fresh machine installs only the runtime dependencies. A development install serves for both.
 $(VENV)/.installed: $(SETUP) requirements/run.txt
 	@scripts/setup-venv run
 
@@ -137,7 +136,7 @@ $(VENV)/.installed-bench: $(SETUP) requirements/bench.txt
 $(VENV)/.installed-docs: $(SETUP) requirements/docs.txt
 	@scripts/setup-venv docs
 
-# Environments apart, below the one they belong to.
+# Separate environments, below the main environment.
 $(GENERATORS)/.installed: scripts/setup-venv requirements/generators.txt
 	@scripts/setup-venv generators
 

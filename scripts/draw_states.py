@@ -1,6 +1,7 @@
-"""Draws the state diagram in docs/reference/states.md from the transitions that the core allows.
+"""State diagram in docs/reference/states.md, drawn from the transitions of the core.
 
-Run it after a change of TRANSITIONS. With --check it writes nothing and exits 1 when the page is out of date.
+Run the script after a change of TRANSITIONS. With --check, the script writes nothing and exits with 1 when
+the page is out of date.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ END = "<!-- drawn by scripts/draw_states.py: end -->"
 
 
 def diagram() -> str:
-    """The state machine as a mermaid state diagram, with the fences around it."""
+    """Return the state machine as a fenced mermaid state diagram."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {_name(State.DOWN)}"]
     lines += [f'    state "?" as {_name(State.UNKNOWN)}']
     for state, followers in TRANSITIONS.items():
-        lines += [f"    {_name(state)} --> {_name(to)}: {why}" for to, why in followers.items()]
+        lines += [f"    {_name(state)} --> {_name(to)}: {reason}" for to, reason in followers.items()]
     lines += [f"    {_name(State.DOWN)} --> [*]: retired", "```"]
     return "\n".join(lines)
 
@@ -31,21 +32,23 @@ def _name(state: State) -> str:
     return "not_operable" if state is State.UNKNOWN else state.value
 
 
-def drawn(page: str) -> str:
-    """The page with its diagram up to date. Raises ValueError when it has no place for one."""
+def with_diagram(page: str) -> str:
+    """Return the page with the present diagram. Raises ValueError when a marker line is missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"cannot draw the diagram into {PAGE}: it has no lines {BEGIN!r} and {END!r}")
+        raise ValueError(
+            f"cannot draw the diagram into {PAGE}: the page needs the lines {BEGIN!r} and {END!r}"
+        )
     return f"{before}{BEGIN}\n\n{diagram()}\n\n{END}{after}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    parser.add_argument("--check", action="store_true", help="only report whether the page is up to date")
     check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
-    wanted = drawn(page)
+    wanted = with_diagram(page)
     if page == wanted:
         return 0
     if check:

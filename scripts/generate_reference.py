@@ -1,7 +1,7 @@
-"""Generates docs/reference/commands.md and docs/reference/contract.md.
+"""Reference pages docs/reference/commands.md and docs/reference/contract.md.
 
-The first comes from the click commands, the second from the comments of the proto file. With --check the
-script writes nothing and exits 1 if a page is out of date.
+The script generates the first page from the click commands, and the second page from the comments in the
+proto file. With --check, the script writes nothing and exits with 1 when a page is out of date.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ COMMON_NOTE = (
     "Every command also takes `--address`, `--json`, `--timeout` and `--help`; see "
     "[the command line](cli.md#options-of-every-command)."
 )
-COMMON = {"--address", "--json", "--timeout"}  # of every command: cli.md explains them
+COMMON = {"--address", "--json", "--timeout"}  # options of every command, which cli.md explains
 
-# Field numbers of descriptor.proto, of which the paths in its source info consist.
+# Field numbers in descriptor.proto; the paths in the source info consist of such numbers.
 FILE_MESSAGE, FILE_ENUM, FILE_SERVICE = 4, 5, 6
 MESSAGE_FIELD, MESSAGE_ENUM = 2, 4
 ENUM_VALUE, SERVICE_METHOD, FILE_SYNTAX = 2, 2, 12
@@ -50,7 +50,7 @@ Path_ = tuple[int, ...]
 
 
 def commands_page() -> str:
-    """Every command of the command line with its usage, help and options."""
+    """Return the page of all commands with their usage, help and options."""
     lines = [
         NOTE.format(source="the command line"),
         "",
@@ -64,7 +64,7 @@ def commands_page() -> str:
 
 
 def walk(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Each command below a group, with the names that lead to the command."""
+    """Yield each command below a group, with the names that lead to the command."""
     context = click.Context(group, info_name=path[-1])
     for name in sorted(group.list_commands(context)):
         command = group.get_command(context, name)
@@ -86,7 +86,7 @@ def command_section(path: tuple[str, ...], command: click.Command) -> Iterator[s
 
 
 def option_row(param: click.Parameter, context: click.Context) -> tuple[str, str] | None:
-    """The spellings and the help of an option; None for arguments, hidden and common options."""
+    """Return the spellings and the help of an option; None for arguments, hidden and common options."""
     if not isinstance(param, click.Option) or param.hidden or COMMON & {*param.opts}:
         return None
     record = param.get_help_record(context)
@@ -94,7 +94,7 @@ def option_row(param: click.Parameter, context: click.Context) -> tuple[str, str
 
 
 def click_paragraphs(text: str) -> Iterator[str]:
-    """Help of click as markdown: a paragraph that begins with a backspace keeps its lines."""
+    """Yield help of click as markdown; a paragraph that begins with a backspace keeps its lines."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", inspect.cleandoc(text))):
         if number:
             yield ""
@@ -108,7 +108,7 @@ def click_paragraphs(text: str) -> Iterator[str]:
 
 
 class Comments:
-    """The comments of a proto file by the path of the element that they stand before."""
+    """Comments of a proto file, by the path of the element after the comment."""
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self._by_path = {tuple(place.path): place for place in file.source_code_info.location}
@@ -118,12 +118,12 @@ class Comments:
         return inspect.cleandoc(place.leading_comments) if place is not None else ""
 
     def opening(self) -> str:
-        """The comment before the syntax line: the conventions of the file."""
+        """Return the comment before the syntax line, with the conventions of the file."""
         return self.of((FILE_SYNTAX,))
 
 
 def contract_page() -> str:
-    """Every service, enum and message of the contract with its comments."""
+    """Return the page of all services, enums and messages of the contract with their comments."""
     file = read_contract()
     comments = Comments(file)
     lines = [
@@ -147,12 +147,12 @@ def contract_page() -> str:
 
 
 def read_contract() -> FileDescriptorProto:
-    """The proto file as buf describes it, comments included."""
+    """Return the descriptor of the proto file from buf, with comments."""
     buf = str(Path(sys.executable).with_name("buf"))
     command = [buf, "build", "--path", f"protos/{PROTO}", "--as-file-descriptor-set", "--output", "-"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise SystemExit(f"cannot read protos/{PROTO}: buf build failed")
+        raise SystemExit(f"cannot read protos/{PROTO}: buf build failed; see its message above")
     files = FileDescriptorSet.FromString(done.stdout).file
     return next(file for file in files if file.name == PROTO)
 
@@ -199,7 +199,7 @@ def enum_section(name: str, enum: EnumDescriptorProto, comments: Comments, path:
 
 
 def type_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
-    """The type of a field in words: scalars as in the proto file, messages and enums as links."""
+    """Return the type of a field; scalars as in the proto file, messages and enums as links."""
     if entry := map_entry(field, message):
         key, value = (type_of(part, message) for part in entry.field)
         return f"map of {key} to {value}"
@@ -214,7 +214,7 @@ def type_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
 
 
 def map_entry(field: FieldDescriptorProto, message: DescriptorProto) -> DescriptorProto | None:
-    """The key and the value of a map field; None for any other field."""
+    """Return the message with key and value of a map field; None for any other field."""
     name = field.type_name.rpartition(".")[2]
     return next((n for n in message.nested_type if n.options.map_entry and n.name == name), None)
 
@@ -231,7 +231,7 @@ def link(name: str) -> str:
 
 
 def markdown(comment: str) -> Iterator[str]:
-    """A comment as paragraphs and lists, wrapped."""
+    """Yield a comment as wrapped paragraphs and lists."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", comment)):
         if number:
             yield ""
@@ -253,7 +253,7 @@ def wrap(text: str, *, first: str = "", rest: str = "") -> Iterable[str]:
 
 
 def cell(text: str) -> str:
-    """Text for a cell of a table: on one line, without a column separator."""
+    """Return text for a cell of a table, on one line and without column separators."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
