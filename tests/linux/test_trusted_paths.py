@@ -32,7 +32,7 @@ from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_li
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir, StateDirError
 
-from tests.rpc.conftest import house, run
+from tests.rpc.conftest import run, server_harness
 
 STRANGER = 4711  # a user of no name
 VICTIM = "what stands here must stay"
@@ -194,7 +194,7 @@ def test_a_state_directory_whose_lock_is_none_is_refused(tmp_path: Path, victim:
 @PLANTED
 def test_a_socket_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             plant(kind, tmp_path / "x.lock", victim)
             listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
             server = Server(h.context, listen, Limits(), tcp_reflection=False)
@@ -212,7 +212,7 @@ def test_a_socket_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, ki
 @PLANTED
 def test_nothing_is_bound_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
     async def play() -> None:
-        async with house(tmp_path / "house") as h:
+        async with server_harness(tmp_path / "harness") as h:
             plant(kind, tmp_path / "x", victim)
             listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
             server = Server(h.context, listen, Limits(), tcp_reflection=False)
@@ -308,7 +308,7 @@ def test_a_link_in_the_journals_place_is_not_followed(tmp_path: Path) -> None:
 @ROOT
 def test_root_refuses_a_socket_in_a_folder_that_others_may_write(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path / "house") as h:
+        async with server_harness(tmp_path / "harness") as h:
             for trust in (STRICT, Trust(uid=0, override=True)):
                 listen = [parse_listen(f"unix:{tmp_path}/open/x", insecure=False)]
                 server = Server(h.context, listen, Limits(), tcp_reflection=False, trust=trust)

@@ -32,9 +32,11 @@ from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine, So
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
 from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
 from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
-from hostmanager_server.rpc.context import Line, RpcContext
-from hostmanager_server.rpc.convert import Daemon, InstanceConverter
+from hostmanager_server.rpc.context import RpcContext
+from hostmanager_server.rpc.convert import DaemonInfo
+from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.ports import Line
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
@@ -167,7 +169,7 @@ def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.U
     return InstanceSpec(instance_id, agent_class, initial_target=target, process=ProcessSpec((instance_id,)))
 
 
-class House:
+class ServerHarness:
     """One daemon's server half, and clients of it."""
 
     def __init__(self, directory: Path, specs: Sequence[InstanceSpec], removals_kept: int) -> None:
@@ -179,7 +181,7 @@ class House:
         self.cannot_upgrade = ""
         self.addresses: list[str] = []
         self.engine = FakeEngine()
-        self.server: Server  # set by `house`
+        self.server: Server  # set by `server_harness`
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
         self.store = Store(
@@ -190,7 +192,7 @@ class House:
         )
         self.hub = Hub(self.store)
         self.context = RpcContext(
-            Daemon("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
+            DaemonInfo("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
             self._upgrade, self.engine,
         )  # fmt: skip
@@ -247,11 +249,11 @@ class House:
     @property
     def watchers(self) -> int:
         """Streams that clients hold."""
-        return sum(quotas.streams.held for quotas in self.server.quotas)
+        return sum(admission.streams.held for admission in self.server.admission)
 
 
 @asynccontextmanager
-async def house(
+async def server_harness(
     directory: Path,
     specs: Sequence[InstanceSpec] = (spec("a"), spec("b"), spec("c")),
     *,
@@ -261,9 +263,9 @@ async def house(
     tcp: bool = False,
     tcp_reflection: bool = False,
     compose: bool = True,
-) -> AsyncIterator[House]:
-    """A served House, its manager started and everything up."""
-    it = House(directory, specs, removals_kept)
+) -> AsyncIterator[ServerHarness]:
+    """A served ServerHarness, its manager started and everything up."""
+    it = ServerHarness(directory, specs, removals_kept)
     if not compose:
         it.context = replace(it.context, engine=None)
     listen = [parse_listen(it.address, insecure=False)]

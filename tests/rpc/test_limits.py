@@ -19,20 +19,31 @@ from hostmanager_client.reserve import address_with_room, admin_address
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
-from hostmanager_server.rpc.joined import Joined
-from hostmanager_server.rpc.limits import Limits, Quotas, Share, Turns
+from hostmanager_server.rpc.admission import AdmissionControl, Pacer
+from hostmanager_server.rpc.limits import Limit, Limits
 from hostmanager_server.rpc.listen import parse_listen
 from hostmanager_server.rpc.options import server_options
+from hostmanager_server.rpc.single_flight import SingleFlight
 
 from tests.in_memory import ReadConfig
-from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, spec, until, up
+from tests.rpc.conftest import (
+    PATIENCE,
+    ServerHarness,
+    messages,
+    refused,
+    run,
+    server_harness,
+    spec,
+    until,
+    up,
+)
 
 CODE = grpc.StatusCode
 LONG = "x" * 81
 MANY = [f"i{n}" for n in range(1001)]
 
 
-async def answered(h: House) -> None:
+async def answered(h: ServerHarness) -> None:
     """Another client, on a connection of its own, has an answer."""
     assert await h.stub().GetStatus(pb.GetStatusRequest())
 
@@ -56,7 +67,7 @@ def test_a_request_with_more_than_a_thousand_ids_is_refused(
     tmp_path: Path, method: str, request_: Any, field: str
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             call = getattr(h.stub(), method)(request_)
             error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
             assert error.code is CODE.INVALID_ARGUMENT
@@ -92,7 +103,7 @@ def test_a_text_that_no_instance_can_have_is_refused_and_not_repeated(
     tmp_path: Path, method: str, request_: Any, field: str
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             call = getattr(h.stub(), method)(request_)
             error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
             assert error.code is CODE.INVALID_ARGUMENT
@@ -108,7 +119,7 @@ def test_an_instance_with_a_longer_id_can_be_used(tmp_path: Path) -> None:
     name = "service-" * 12
 
     async def play() -> None:
-        async with house(tmp_path, [spec(name)]) as h:
+        async with server_harness(tmp_path, [spec(name)]) as h:
             stub = h.stub()
             assert (await stub.GetInstance(pb.GetInstanceRequest(instance_id=name))).instance
             await stub.Update(pb.UpdateRequest(requests=up(name)))
@@ -120,7 +131,7 @@ def test_an_instance_with_a_longer_id_can_be_used(tmp_path: Path) -> None:
 
 def test_a_thousand_ids_of_eighty_characters_are_accepted(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             ids = [f"{n:04}" + "\U0001f52d" * 76 for n in range(1000)]  # four bytes each
             watch: Any = h.stub().WatchStatus(pb.WatchStatusRequest(instance_ids=ids))
             assert (await watch.read()).snapshot.last
@@ -129,10 +140,10 @@ def test_a_thousand_ids_of_eighty_characters_are_accepted(tmp_path: Path) -> Non
 
 
 def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
-    limits = Limits(filter_bytes=Share(1024**2, 400_000))
+    limits = Limits(filter_bytes=Limit(1024**2, 400_000))
 
     async def play() -> None:
-        async with house(tmp_path, limits=limits) as h:
+        async with server_harness(tmp_path, limits=limits) as h:
             stub = h.stub()
             request = pb.WatchStatusRequest(instance_ids=[f"{n:080}" for n in range(1000)])
             streams = [stub.WatchStatus(request) for _ in range(20)]
@@ -142,13 +153,13 @@ def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
             for error in errors:
                 assert error.code() is CODE.RESOURCE_EXHAUSTED
                 assert "max-filter-bytes-per-client=400000" in (error.details() or "")
-            assert 0 < h.server.quotas[0].filter_bytes.held <= 400_000
+            assert 0 < h.server.admission[0].filter_bytes.held <= 400_000
             # Instances that there are cost next to nothing, and no filter nothing.
             assert await stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["a", "b"])).read()
             assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
             for stream in streams:
                 stream.cancel()
-            await until(lambda: h.server.quotas[0].filter_bytes.held < 1000)
+            await until(lambda: h.server.admission[0].filter_bytes.held < 1000)
 
     run(play())
 
@@ -161,7 +172,7 @@ def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
     }
 
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             channel = h.channel()
             streams = []
             for name, request in requests.items():
@@ -202,7 +213,7 @@ def _status(channel: Any) -> Any:
 @pytest.mark.parametrize("opened", [_reflection, _health, _status])
 def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Path, opened: Any) -> None:
     async def play() -> None:
-        async with house(tmp_path, limits=Limits(watchers=3, watchers_per_client=2)) as h:
+        async with server_harness(tmp_path, limits=Limits(watchers=3, watchers_per_client=2)) as h:
             channel = h.channel()
             streams = [opened(channel) for _ in range(2)]
             for stream in streams:
@@ -230,7 +241,7 @@ def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Pat
 
 def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, limits=Limits(log_streams=Share(3, 2))) as h:
+        async with server_harness(tmp_path, limits=Limits(log_streams=Limit(3, 2))) as h:
             stub = h.stub()
             request = pb.TailLogsRequest(instance_id="a", follow=True)
             for _ in range(2):
@@ -243,10 +254,10 @@ def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
 
 
 def test_a_client_that_takes_everything_leaves_the_admins_their_places(tmp_path: Path) -> None:
-    limits = Limits(connections=2, watchers=3, watchers_per_client=3, log_streams=Share(1, 1))
+    limits = Limits(connections=2, watchers=3, watchers_per_client=3, log_streams=Limit(1, 1))
 
     async def play() -> None:
-        async with house(tmp_path, limits=limits) as h:
+        async with server_harness(tmp_path, limits=limits) as h:
             held = [h.stub() for _ in range(2)]
             for stub in held:
                 await stub.GetStatus(pb.GetStatusRequest())
@@ -269,7 +280,7 @@ def test_a_client_that_takes_everything_leaves_the_admins_their_places(tmp_path:
 
 def test_the_command_line_goes_to_the_admins_socket_when_the_other_is_full(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, limits=Limits(connections=1)) as h:
+        async with server_harness(tmp_path, limits=Limits(connections=1)) as h:
             address = parse_address(h.address)
             await h.stub().GetStatus(pb.GetStatusRequest())
             found = await asyncio.to_thread(address_with_room, address)
@@ -304,7 +315,7 @@ def test_a_path_without_room_for_the_admins_socket_has_none(tmp_path: Path) -> N
 
 def test_the_admins_socket_belongs_to_the_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             socket = tmp_path / "s-admin"
             assert socket.stat().st_mode & 0o777 == 0o600
             await h.server.stop()
@@ -315,7 +326,7 @@ def test_the_admins_socket_belongs_to_the_owner_alone_and_goes_with_the_server(t
 
 def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             reads = []
             gate = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -334,7 +345,7 @@ def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) -> None:
             calls += [asyncio.ensure_future(stub.Update(check)) for _ in range(50)]
             reload = pb.UpdateRequest(reload_config=True, requests=up("new"))
             calls += [asyncio.ensure_future(stub.Update(reload)) for _ in range(20)]
-            await until(lambda: h.server.quotas[0].long_calls.held == 71)
+            await until(lambda: h.server.admission[0].long_calls.held == 71)
             await answered(h)
             gate.set()
             await asyncio.gather(*calls)
@@ -347,7 +358,7 @@ def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) -> None:
 
 def test_a_broken_config_that_many_ask_for_is_told_once(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             gate = asyncio.Event()
             loop = asyncio.get_running_loop()
 
@@ -359,7 +370,7 @@ def test_a_broken_config_that_many_ask_for_is_told_once(tmp_path: Path) -> None:
             stub = h.stub()
             reload = pb.UpdateRequest(reload_config=True)
             calls = [asyncio.ensure_future(refused(stub.Update(reload))) for _ in range(20)]
-            await until(lambda: h.server.quotas[0].long_calls.held == 20)
+            await until(lambda: h.server.admission[0].long_calls.held == 20)
             gate.set()
             errors = await asyncio.gather(*calls)
             assert {error.reason for error in errors} == {"CONFIG_UNUSABLE"}
@@ -371,7 +382,7 @@ def test_a_broken_config_that_many_ask_for_is_told_once(tmp_path: Path) -> None:
 
 def test_calls_that_wait_are_bounded(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, limits=Limits(long_calls=Share(10, 5))) as h:
+        async with server_harness(tmp_path, limits=Limits(long_calls=Limit(10, 5))) as h:
             gate = asyncio.Event()
             loop = asyncio.get_running_loop()
 
@@ -383,7 +394,7 @@ def test_calls_that_wait_are_bounded(tmp_path: Path) -> None:
             stub = h.stub()
             check = pb.UpdateRequest(reload_config=True, validate_only=True)
             calls = [asyncio.ensure_future(stub.Update(check)) for _ in range(5)]
-            await until(lambda: h.server.quotas[0].long_calls.held == 5)
+            await until(lambda: h.server.admission[0].long_calls.held == 5)
             error = await refused(stub.Update(check))
             assert error.metadata == {"limit": "max-long-calls-per-client", "value": "5"}
             await stub.Update(pb.UpdateRequest(requests=up("a")))  # not one of them
@@ -397,7 +408,7 @@ def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
     ids = [f"i{n:03}" for n in range(300)]
 
     async def play() -> None:
-        async with house(tmp_path, [spec(i) for i in ids]) as h:
+        async with server_harness(tmp_path, [spec(i) for i in ids]) as h:
             stub = h.stub()
             await stub.Update(pb.UpdateRequest(requests=up(*ids)))
             await stub.Restart(pb.RestartRequest(instance_ids=ids))
@@ -423,7 +434,7 @@ def test_work_that_is_asked_for_at_once_is_done_once_more_and_not_again(tmp_path
             await gate.wait()
             return number
 
-        joined = Joined(work)
+        joined = SingleFlight(work)
         first = asyncio.ensure_future(joined())
         await until(lambda: len(rounds) == 1)
         others = [asyncio.ensure_future(joined()) for _ in range(10)]
@@ -439,11 +450,11 @@ def test_work_that_is_asked_for_at_once_is_done_once_more_and_not_again(tmp_path
 
 def test_between_two_turns_others_run() -> None:
     async def play() -> None:
-        turns = Turns()
+        pacer = Pacer()
         order: list[int] = []
 
         async def piece(number: int) -> None:
-            async with turns:
+            async with pacer:
                 order.append(number)
 
         async def other() -> None:
@@ -461,9 +472,9 @@ def test_between_two_turns_others_run() -> None:
 
 def test_every_name_of_a_limit_is_in_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
-    quotas = Quotas(Limits())
-    names = [q._name for q in (quotas.streams, quotas.log_streams, quotas.engine_streams,
-                               quotas.filter_bytes, quotas.long_calls)]  # fmt: skip
+    admission = AdmissionControl(Limits())
+    names = [q.name for q in (admission.streams, admission.log_streams, admission.engine_streams,
+                               admission.filter_bytes, admission.long_calls)]  # fmt: skip
     for name in (*names, "max-ids-per-request", "max-id-characters", "max-token-characters"):
         assert f"`{name}`" in page
 

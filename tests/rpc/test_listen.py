@@ -14,7 +14,7 @@ from hostmanager_client.aio import AsyncHostManagerClient
 from hostmanager_client.errors import InvalidAddress
 from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
 
-from tests.rpc.conftest import house, run
+from tests.rpc.conftest import run, server_harness
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ NAMES = [
 def test_the_name_of_a_socket_is_taken_as_it_stands(name: str, form: str) -> None:
     async def play(folder: Path) -> None:
         address = form.format(f"{folder}/{name}")
-        async with house(folder / "house") as h:
+        async with server_harness(folder / "harness") as h:
             listen = parse_listen(address, insecure=False)
             server = Server(h.context, [listen], Limits(), tcp_reflection=False)
             try:
@@ -98,7 +98,7 @@ def test_the_name_of_a_socket_is_taken_as_it_stands(name: str, form: str) -> Non
                 assert reserve is not None
                 assert reserve.socket is not None
                 made = [name, reserve.socket.name]
-                assert sorted(os.listdir(folder)) == sorted(["house", *made, *(f"{n}.lock" for n in made)])
+                assert sorted(os.listdir(folder)) == sorted(["harness", *made, *(f"{n}.lock" for n in made)])
                 async with AsyncHostManagerClient(address) as client:
                     assert (await client.get_status()).manager.state == pb.MANAGER_STATE_RUNNING
             finally:

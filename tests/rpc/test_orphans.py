@@ -13,21 +13,21 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.compose import Orphan
 from hostmanager_server.rpc import orphans as rpc_orphans
 
-from tests.rpc.conftest import House, house, messages, refused, run
+from tests.rpc.conftest import ServerHarness, messages, refused, run, server_harness
 
 CODE = grpc.StatusCode
 OLD = Orphan("a" * 64, "/lab/compose.yaml", "ocs-old", True, "sha256:1", 0)
 OTHER = Orphan("ab" + 62 * "b", "/lab/compose.yaml", "ocs-other", False, "sha256:1", 3)
 
 
-def publish(h: House, *orphans: Orphan) -> None:
+def publish(h: ServerHarness, *orphans: Orphan) -> None:
     manager = replace(h.store.snapshot().manager, orphans={o.container_id: o for o in orphans})
     h.store.publish([], manager=manager)
 
 
 def test_orphans_are_removed_and_status_and_events_show_it_before_the_result(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, OLD, OTHER)
 
             def removal(container_id: str) -> None:
@@ -53,7 +53,7 @@ def test_orphans_are_removed_and_status_and_events_show_it_before_the_result(tmp
 
 def test_only_the_orphans_that_are_named_are_removed(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             publish(h, OLD, OTHER)
             for asked, code in (
@@ -74,7 +74,7 @@ def test_only_the_orphans_that_are_named_are_removed(tmp_path: Path) -> None:
 
 def test_one_whose_service_came_back_is_left_alone(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, OLD, OTHER)
             # While the first one is being removed, the service of the second one comes back.
             h.engine.on_removal = lambda _: publish(h)
@@ -89,10 +89,10 @@ def test_one_whose_service_came_back_is_left_alone(tmp_path: Path) -> None:
 def test_a_status_that_never_shows_it_holds_up_the_result_for_a_while_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rpc_orphans, "SEEN_WITHIN", 0.5)
+    monkeypatch.setattr(rpc_orphans, "SHOWN_WITHIN", 0.5)
 
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, OLD)
 
             async def keep_busy() -> None:
@@ -110,7 +110,7 @@ def test_a_status_that_never_shows_it_holds_up_the_result_for_a_while_only(
 
 def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, OLD)
             for given in (Duration(seconds=-1), Duration(seconds=3601)):
                 request = pb.RemoveOrphansRequest(stop_timeout=given)
@@ -123,7 +123,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path) -> None:
             )  # fmt: skip
             assert not h.engine.removed
         (other := tmp_path / "other").mkdir()
-        async with house(other, compose=False) as h:
+        async with server_harness(other, compose=False) as h:
             none = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
             assert (none.code, none.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
 

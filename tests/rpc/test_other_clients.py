@@ -20,7 +20,7 @@ from h2.exceptions import StreamClosedError
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.rpc.service import SERVICE
 
-from tests.rpc.conftest import down, house, run
+from tests.rpc.conftest import down, run, server_harness
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -51,7 +51,7 @@ def test_the_calls_below_are_all_that_there_are() -> None:
 def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
     async def play() -> None:
         async with (
-            house(tmp_path, started=False) as h,
+            server_harness(tmp_path, started=False) as h,
             Channel(path=h.address.removeprefix("unix:")) as channel,
         ):
             for name, request in CALLS:
@@ -75,7 +75,7 @@ def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
 
 def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, started=False) as h:
+        async with server_harness(tmp_path, started=False) as h:
             for name, request in CALLS:
                 process = await asyncio.create_subprocess_exec(
                     str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc",
@@ -101,14 +101,14 @@ def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
 
 def test_health_is_told_and_followed(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             health: Any = health_pb2_grpc.HealthStub(h.channel())
             for name in ("", SERVICE.full_name):
                 answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
                 assert answer.status == SERVING
             watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
             assert (await watch.read()).status == SERVING
-            await h.server.set_serving(False)
+            await h.server.set_serving(serving=False)
             assert (await watch.read()).status == NOT_SERVING
             watch.cancel()
 
@@ -127,7 +127,7 @@ async def reflected(channel: grpc.aio.Channel, version: str) -> set[str]:
 
 def test_reflection_is_for_the_socket_and_over_tcp_when_asked_for(tmp_path: Path) -> None:
     async def play(flag: bool) -> None:
-        async with house(tmp_path, tcp=True, tcp_reflection=flag) as h:
+        async with server_harness(tmp_path, tcp=True, tcp_reflection=flag) as h:
             for version in ("v1", "v1alpha"):
                 assert SERVICE.full_name in await reflected(h.channel(), version)
                 over_tcp = reflected(h.channel(h.addresses[1]), version)

@@ -20,7 +20,7 @@ from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.state.store import Store
 
 from tests.core.instances import with_fields
-from tests.rpc.conftest import PATIENCE, House, house, messages, refused, run, until
+from tests.rpc.conftest import PATIENCE, ServerHarness, messages, refused, run, server_harness, until
 
 CODE = grpc.StatusCode
 
@@ -30,13 +30,13 @@ def service(instance_id: str, image: str, **changes: Any) -> InstanceSpec:
     return InstanceSpec(instance_id, UNCLAIMED, Management.DOCKER, Target.PASSIVE, service=wanted)
 
 
-def publish(h: House, *specs: InstanceSpec) -> None:
+def publish(h: ServerHarness, *specs: InstanceSpec) -> None:
     h.store.publish([new_instance(spec) for spec in specs])
 
 
 def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             call = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
             first: Any = await call.read()
@@ -61,7 +61,7 @@ def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None
 
 def test_a_second_pull_joins_and_who_leaves_is_counted_out(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             first: Any = h.stub().DockerPull(pb.DockerPullRequest())
             assert not (await first.read()).joined
@@ -82,7 +82,7 @@ def test_a_second_pull_joins_and_who_leaves_is_counted_out(tmp_path: Path) -> No
 
 def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             publish(h, service("x", "agent:2"))
             unknown = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["nosuch"])).read())
@@ -111,7 +111,7 @@ def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> Non
 
 def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, compose=False) as h:
+        async with server_harness(tmp_path, compose=False) as h:
             error = await refused(h.stub().DockerPull(pb.DockerPullRequest()).read())
             assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
             assert "--docker-compose" in error.message
@@ -121,7 +121,7 @@ def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
 
 def test_a_reader_that_stalls_and_leaves_is_counted_out(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             call: Any = h.stub().DockerPull(pb.DockerPullRequest())
             await call.read()
@@ -139,7 +139,7 @@ def test_a_reader_that_stalls_and_leaves_is_counted_out(tmp_path: Path) -> None:
 
 def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             call: Any = h.stub().DockerPull(pb.DockerPullRequest())
             await call.read()
@@ -153,7 +153,7 @@ def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
 
 def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             call: Any = h.stub().DockerPull(pb.DockerPullRequest())
             await call.read()
@@ -172,10 +172,10 @@ def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
 def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hostmanager_server.rpc.pull.NOTED_WITHIN", PATIENCE)
+    monkeypatch.setattr("hostmanager_server.rpc.pull.LOGGED_WITHIN", PATIENCE)
 
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             call: Any = h.stub().DockerPull(pb.DockerPullRequest())
             await call.read()
@@ -190,7 +190,7 @@ def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
 
 def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"), service("y", "agent:3"))
             call: Any = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
             await call.read()
@@ -226,7 +226,7 @@ def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() 
         service("y", "agent:2", pull_policy=PullPolicy.MISSING),
         service("z", "other:1"),
     )
-    found = images_to_pull(snapshot_of(*specs), [], False)
+    found = images_to_pull(snapshot_of(*specs), [], new_only=False)
     assert [(i.image, i.instance_ids, i.policy) for i in found] == [
         ("agent:2", ("x", "y"), PullPolicy.MISSING),
         ("other:1", ("z",), PullPolicy.ALWAYS),
@@ -234,15 +234,18 @@ def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() 
 
 
 def test_who_is_named_twice_is_one() -> None:
-    found = images_to_pull(snapshot_of(service("x", "agent:2")), ["x", "x"], False)
+    found = images_to_pull(snapshot_of(service("x", "agent:2")), ["x", "x"], new_only=False)
     assert [i.instance_ids for i in found] == [("x",)]
 
 
 def test_the_platform_of_the_service_is_pulled() -> None:
-    found = images_to_pull(snapshot_of(service("x", "agent:2", platform="linux/arm64")), [], False)
+    found = images_to_pull(snapshot_of(service("x", "agent:2", platform="linux/arm64")), [], new_only=False)
     assert [i.platform for i in found] == ["linux/arm64"]
 
 
 @pytest.mark.parametrize(("image_id", "count"), [("unknown", 1), ("sha256:1", 0)])
 def test_new_only_leaves_out_what_the_engine_has(image_id: str, count: int) -> None:
-    assert len(images_to_pull(snapshot_of(service("x", "agent:2"), image_id=image_id), [], True)) == count
+    assert (
+        len(images_to_pull(snapshot_of(service("x", "agent:2"), image_id=image_id), [], new_only=True))
+        == count
+    )

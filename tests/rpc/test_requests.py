@@ -19,7 +19,7 @@ from hostmanager_server.rpc.status import StatusRpcs
 
 from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
-from tests.rpc.conftest import View, down, house, refused, run, spec, until, up
+from tests.rpc.conftest import View, down, refused, run, server_harness, spec, until, up
 
 BROKEN = ReadConfig(None, (Problem(Severity.ERROR, "unknown manage 'maybe'", "site.yaml", 3, 5),))
 CODE = grpc.StatusCode
@@ -27,7 +27,7 @@ CODE = grpc.StatusCode
 
 def test_status_and_lists_agree(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             status = await stub.GetStatus(pb.GetStatusRequest())
             listed = await stub.ListInstances(pb.ListInstancesRequest())
@@ -46,7 +46,7 @@ def test_status_and_lists_agree(tmp_path: Path) -> None:
 
 def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, [spec(f"i{n}") for n in range(5)]) as h:
+        async with server_harness(tmp_path, [spec(f"i{n}") for n in range(5)]) as h:
             stub = h.stub()
             first = await stub.ListInstances(pb.ListInstancesRequest(page_size=2))
             h.config = ReadConfig(HostSpec("host", tuple(spec(i) for i in ("i0", "i2", "i3", "i35"))))
@@ -67,7 +67,7 @@ def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Path) ->
 
 def test_ordered_changes_end_as_the_last_one_says(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             everyone = pb.TargetChange(all=True, target_state=pb.TARGET_STATE_UP)
             answer = await stub.Update(pb.UpdateRequest(requests=[*down("a"), everyone, *down("b")]))
@@ -89,7 +89,7 @@ def test_ordered_changes_end_as_the_last_one_says(tmp_path: Path) -> None:
 
 def test_one_bad_entry_and_nothing_has_happened(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             before = h.store.snapshot()
             request = pb.UpdateRequest(requests=[*down("a"), *down("nobody"), *up("b", "noone")])
@@ -119,7 +119,7 @@ def test_one_bad_entry_and_nothing_has_happened(tmp_path: Path) -> None:
 
 def test_validating_changes_nothing(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             before = h.store.revision
             answer = await stub.Update(pb.UpdateRequest(requests=down("a"), validate_only=True))
@@ -135,7 +135,7 @@ def test_validating_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_broken_config_is_told_with_its_place_and_changes_no_instance(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             before = h.store.snapshot().instances
             h.config = BROKEN
@@ -199,7 +199,7 @@ def test_a_duration_out_of_range_is_told_to_its_last_digit(
     tmp_path: Path, given: Duration, told: str
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             calls: dict[str, Any] = {
                 "heartbeat_interval": stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=given)),
@@ -226,7 +226,7 @@ def test_what_is_no_message_is_an_invalid_argument_without_a_traceback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             channel: Any = h.channel()
             for method in SERVICE.methods:
                 call = channel.unary_stream if method.server_streaming else channel.unary_unary
@@ -252,7 +252,7 @@ def test_what_is_no_message_is_an_invalid_argument_without_a_traceback(
 def test_a_bad_request_is_refused_by_the_field_that_is_bad(tmp_path: Path) -> None:
     async def play() -> None:
         broken = InstanceSpec("broken", "Agent", problem="it has no command")
-        async with house(tmp_path, [spec("a"), spec("lazy", target=Target.DOWN)]) as h:
+        async with server_harness(tmp_path, [spec("a"), spec("lazy", target=Target.DOWN)]) as h:
             h.config = ReadConfig(HostSpec("host", (spec("a"), spec("lazy", target=Target.DOWN), broken)))
             stub = h.stub()
             await stub.Update(pb.UpdateRequest(reload_config=True))
@@ -267,7 +267,7 @@ def test_a_bad_request_is_refused_by_the_field_that_is_bad(tmp_path: Path) -> No
 
 def test_the_manager_is_refused_what_its_state_does_not_allow(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             error = await refused(stub.StartManager(pb.StartManagerRequest()))
             assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_RUNNING")
@@ -290,7 +290,7 @@ def test_the_manager_is_refused_what_its_state_does_not_allow(tmp_path: Path) ->
 
 def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             before = {r.key.instance_id: r.pid for r in h.host.runs}
             await h.restart("a")
@@ -305,7 +305,7 @@ def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
 
 def test_only_the_daemon_that_is_meant_dies(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             error = await refused(stub.Die(pb.DieRequest(expected_epoch="earlier")))
             assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
@@ -322,7 +322,7 @@ def test_an_upgrade_is_of_the_daemon_that_is_meant_and_refused_when_it_could_not
     tmp_path: Path,
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             error = await refused(stub.Upgrade(pb.UpgradeRequest(expected_epoch="earlier")))
             assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
@@ -340,7 +340,7 @@ def test_an_upgrade_is_of_the_daemon_that_is_meant_and_refused_when_it_could_not
 
 def test_a_disowning_death_leaves_everything_running(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             await h.stub().Die(pb.DieRequest(disown_processes=True))
             assert h.died == [frozenset({Management.HOST})]
             assert len(h.host.runs) == 3
@@ -350,7 +350,7 @@ def test_a_disowning_death_leaves_everything_running(tmp_path: Path) -> None:
 
 def test_what_was_told_to_end_cannot_be_disowned_any_more(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
             await h.restart("a")
             stopping = h.stub().StopManager(pb.StopManagerRequest())
@@ -365,7 +365,7 @@ def test_what_was_told_to_end_cannot_be_disowned_any_more(tmp_path: Path) -> Non
 
 def test_a_death_that_is_asked_for_twice_is_one(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
             await h.restart("a")
             request = pb.DieRequest(disown_dockers=True)
@@ -379,7 +379,7 @@ def test_a_death_that_is_asked_for_twice_is_one(tmp_path: Path) -> None:
 
 def test_a_daemon_that_gives_way_to_another_is_not_asked_to_end(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             h.gives_way = True
             error = await refused(h.stub().Die(pb.DieRequest()))
             assert (error.code, error.reason) == (CODE.UNAVAILABLE, "BEING_UPGRADED")
@@ -396,7 +396,7 @@ def test_a_bug_is_told_without_its_text(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(StatusRpcs, "get_status", broken)
 
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             error = await refused(h.stub().GetStatus(pb.GetStatusRequest()))
             assert (error.code, error.reason) == (CODE.INTERNAL, "INTERNAL")
             assert "secret" not in error.message
@@ -406,7 +406,7 @@ def test_a_bug_is_told_without_its_text(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_request_beyond_the_size_limit_is_refused(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await h.stub().GetInstance(pb.GetInstanceRequest(instance_id="x" * 1_100_000))
             assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
@@ -416,7 +416,7 @@ def test_a_request_beyond_the_size_limit_is_refused(tmp_path: Path) -> None:
 
 def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, started=False) as h:
+        async with server_harness(tmp_path, started=False) as h:
             h.host.behave("a", Behaviour(ignores=frozenset({2, 15})))
             await asyncio.wrap_future(h.supervisor.start_manager())
             await until(lambda: len(h.host.runs) == 3)
@@ -433,7 +433,7 @@ def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
 
 def test_every_bad_entry_is_told_whatever_is_wrong_with_it(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             changes = [
                 pb.TargetChange(instance_id="nosuch", target_state=pb.TARGET_STATE_UP),
                 pb.TargetChange(instance_id="a"),
@@ -450,7 +450,7 @@ def test_every_bad_entry_is_told_whatever_is_wrong_with_it(tmp_path: Path) -> No
 
 def test_a_bad_id_of_a_restart_is_counted_where_it_stands(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             error = await refused(h.stub().Restart(pb.RestartRequest(instance_ids=["a", "a", "nosuch"])))
             assert list(error.violations) == ["instance_ids[2]"]
 

@@ -20,7 +20,7 @@ from hostmanager_server.core.spec import HostSpec, ProcessSpec
 from hostmanager_server.rpc.server import Limits
 
 from tests.in_memory import ReadConfig
-from tests.rpc.conftest import View, down, house, refused, run, spec, until, up
+from tests.rpc.conftest import View, down, refused, run, server_harness, spec, until, up
 
 CODE = grpc.StatusCode
 Snapshot = pb.StatusSnapshot
@@ -28,7 +28,7 @@ Snapshot = pb.StatusSnapshot
 
 def test_a_watch_begins_with_a_snapshot_and_follows(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub, view = h.stub(), View()
             stream = stub.WatchStatus(pb.WatchStatusRequest())
             await view.read(stream, lambda: len(view.instances) == 3)
@@ -57,7 +57,7 @@ def test_a_watch_begins_with_a_snapshot_and_follows(tmp_path: Path) -> None:
 
 def test_a_resumed_watch_gets_what_it_missed_and_no_more(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub, view = h.stub(), View()
             stream = stub.WatchStatus(pb.WatchStatusRequest())
             await view.read(stream, lambda: len(view.instances) == 3)
@@ -74,7 +74,7 @@ def test_a_resumed_watch_gets_what_it_missed_and_no_more(tmp_path: Path) -> None
 
 def test_a_watch_that_cannot_resume_says_why_and_starts_over(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, removals_kept=0) as h:
+        async with server_harness(tmp_path, removals_kept=0) as h:
             stub = h.stub()
             token = (await stub.GetStatus(pb.GetStatusRequest())).resume_token
             h.config = ReadConfig(HostSpec("host", (spec("a"),)))
@@ -94,7 +94,7 @@ def test_a_watch_that_cannot_resume_says_why_and_starts_over(tmp_path: Path) -> 
 
 def test_a_reader_that_missed_forgotten_removals_is_resynced_in_its_stream(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, removals_kept=0) as h:
+        async with server_harness(tmp_path, removals_kept=0) as h:
             stub, view = h.stub(), View()
             stream = stub.WatchStatus(pb.WatchStatusRequest())
             await view.read(stream, lambda: len(view.instances) == 3)
@@ -109,7 +109,7 @@ def test_a_reader_that_missed_forgotten_removals_is_resynced_in_its_stream(tmp_p
 
 def test_a_filtered_watch_is_told_only_of_its_instances(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub, view = h.stub(), View()
             stream = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["b", "later"]))
             await view.read(stream, lambda: view.instances.keys() == {"b"})
@@ -130,7 +130,7 @@ def test_a_filtered_watch_is_told_only_of_its_instances(tmp_path: Path) -> None:
 
 def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub, view = h.stub(), View()
             beat = Duration(seconds=1)
             stream = stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=beat))
@@ -146,7 +146,7 @@ def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["", "{epoch}.{last}"], ids=["from now", "resumed"])
 def test_whoever_watches_events_is_heard_at_once(tmp_path: Path, token: str) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             token_of_now = token.format(epoch=h.epoch, last=h.store.last_sequence)
             request = pb.WatchEventsRequest(
                 resume_token=token_of_now, heartbeat_interval=Duration(seconds=3600)
@@ -161,7 +161,7 @@ def test_whoever_watches_events_is_heard_at_once(tmp_path: Path, token: str) -> 
 
 def test_a_large_snapshot_comes_in_pieces_of_one_revision(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path, [spec(f"i{n:04}") for n in range(1100)]) as h:
+        async with server_harness(tmp_path, [spec(f"i{n:04}") for n in range(1100)]) as h:
             stub, view = h.stub(), View()
             stream = stub.WatchStatus(pb.WatchStatusRequest())
             await view.read(stream, lambda: bool(view.token))
@@ -174,7 +174,7 @@ def test_a_large_snapshot_comes_in_pieces_of_one_revision(tmp_path: Path) -> Non
 
 def test_every_stream_ends_with_unavailable_when_the_daemon_does(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             streams: list[grpc.aio.UnaryStreamCall[Any, Any]] = [
                 stub.WatchStatus(pb.WatchStatusRequest()),
@@ -195,7 +195,7 @@ def test_every_stream_ends_with_unavailable_when_the_daemon_does(tmp_path: Path)
 def test_whoever_is_sent_away_cannot_come_back_to_a_server_that_stops(tmp_path: Path) -> None:
     # There a client of gRPC may be left waiting for ever, without an error.
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stream = h.stub().WatchStatus(pb.WatchStatusRequest())
             await anext(aiter(stream))
             assert "s" in os.listdir(tmp_path)
@@ -209,7 +209,7 @@ def test_whoever_is_sent_away_cannot_come_back_to_a_server_that_stops(tmp_path: 
 
 def test_a_server_that_is_stopped_twice_leaves_alone_the_socket_of_the_next(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             await h.server.stop()
             (tmp_path / "s").touch()
             await h.server.stop()
@@ -225,7 +225,7 @@ def test_a_socket_that_cannot_be_removed_does_not_keep_the_server_from_stopping(
         raise OSError(errno.EROFS, "read-only", str(path))
 
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stream = h.stub().WatchStatus(pb.WatchStatusRequest())
             await anext(aiter(stream))
             with monkeypatch.context() as patched:
@@ -244,7 +244,7 @@ async def _drain(stream: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
 
 def test_a_limit_is_named_and_a_place_that_is_left_is_free(tmp_path: Path) -> None:
     async def play(limits: Limits, name: str) -> None:
-        async with house(tmp_path, limits=limits) as h:
+        async with server_harness(tmp_path, limits=limits) as h:
             stub = h.stub()
             streams = [stub.WatchStatus(pb.WatchStatusRequest()) for _ in range(2)]
             for stream in streams:
@@ -263,7 +263,7 @@ def test_a_limit_is_named_and_a_place_that_is_left_is_free(tmp_path: Path) -> No
 
 def test_streams_whose_clients_are_gone_leave_nothing(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             for _ in range(5):
                 stub = h.stub()
                 streams: list[grpc.aio.UnaryStreamCall[Any, Any]] = [
@@ -285,7 +285,7 @@ def test_streams_whose_clients_are_gone_leave_nothing(tmp_path: Path) -> None:
 
 def test_the_last_lines_and_no_more_than_asked(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             for lines, expected in ((2, ["a 4", "a 5"]), (0, []), (None, [f"a {n}" for n in range(1, 6)])):
                 request = pb.TailLogsRequest(instance_id="a", lines=lines)
@@ -297,7 +297,7 @@ def test_the_last_lines_and_no_more_than_asked(tmp_path: Path) -> None:
 
 def test_events_are_listed_in_pages_and_followed_from_there(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             events: list[pb.Event] = []
             token = ""
@@ -332,7 +332,7 @@ def test_a_thousand_watchers_of_which_two_hundred_never_read(tmp_path: Path) -> 
     readers, stalled, rounds = 800, 200, 12
 
     async def play() -> None:
-        async with house(tmp_path, [spec(f"i{n:03}") for n in range(150)]) as h:
+        async with server_harness(tmp_path, [spec(f"i{n:03}") for n in range(150)]) as h:
             # A client's read-ahead is off for those that never read, so that the server has to hold still.
             asleep = [
                 h.channel(options={"http2.lookahead_bytes": 1, "http2.bdp_probe": 0}) for _ in range(10)
@@ -402,7 +402,7 @@ def test_no_message_is_too_large_for_a_client_as_it_comes(tmp_path: Path) -> Non
     ]
 
     async def play() -> None:
-        async with house(tmp_path, large) as h:
+        async with server_harness(tmp_path, large) as h:
             stub = h.stub()
             listed: list[str] = []
             token = ""
@@ -439,7 +439,7 @@ def test_no_message_is_too_large_for_a_client_as_it_comes(tmp_path: Path) -> Non
 
 def test_a_follower_of_a_quiet_instance_hears_at_once_that_it_follows(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stream = h.stub().TailLogs(pb.TailLogsRequest(instance_id="a", lines=0, follow=True))
             assert await stream.read() == pb.TailLogsResponse()
             stream.cancel()

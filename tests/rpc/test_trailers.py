@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.in_memory import ReadConfig
-from tests.rpc.conftest import House, house, refused, run
+from tests.rpc.conftest import ServerHarness, refused, run, server_harness
 
 CODE = grpc.StatusCode
 FOUR_KB = 4096
@@ -113,7 +113,7 @@ def broken(count: int, *, folder: str = "/srv/site") -> ReadConfig:
     return ReadConfig(None, (warning, *errors), file)
 
 
-async def fails(h: House, ids: list[str], *, reload: bool) -> HostManagerError:
+async def fails(h: ServerHarness, ids: list[str], *, reload: bool) -> HostManagerError:
     async with AsyncHostManagerClient(h.address) as client:
         with pytest.raises(HostManagerError) as caught:
             await client.update([(i, pb.TARGET_STATE_UP) for i in ids], reload_config=reload)
@@ -126,7 +126,7 @@ def test_a_config_full_of_errors_is_told_with_the_first_places(
     tmp_path: Path, count: int, folder: str
 ) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             h.config = broken(count, folder=folder)
             error = await fails(h, [], reload=True)
             assert isinstance(error, PreconditionFailed)
@@ -145,7 +145,7 @@ def test_a_config_full_of_errors_is_told_with_the_first_places(
 @pytest.mark.parametrize("reload", [False, True])
 def test_however_many_unknown_ids_are_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             error = await fails(h, [name.format(n) for n in range(60)], reload=reload)
             assert isinstance(error, NotFound)
             assert (error.reason, exit_code(error)) == ("UNKNOWN_INSTANCE", 4)
@@ -159,7 +159,7 @@ def test_however_many_unknown_ids_are_not_found(tmp_path: Path, name: str, *, re
 def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
     async def play() -> None:
         long = "y" * 200_000
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             stub = h.stub()
             calls = (
                 stub.GetInstance(pb.GetInstanceRequest(instance_id=long)),
@@ -180,7 +180,7 @@ def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
 
 def test_an_instance_whose_problem_is_long_says_so(tmp_path: Path) -> None:
     async def play() -> None:
-        async with house(tmp_path) as h:
+        async with server_harness(tmp_path) as h:
             h.config = ReadConfig(HostSpec("host", ()))
             h.engine.why = "the engine says " + "no " * 20_000
             error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())

@@ -14,7 +14,8 @@ from hostmanager_server.config.manager_options import ManagerOptions, PersistTar
 from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon.settings import ComposeSettings, DaemonSettings
 from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.rpc.server import Limits, Listen, check_socket_folder, parse_listen
+from hostmanager_server.rpc.limits import Limits
+from hostmanager_server.rpc.listen import ListenAddress, check_socket_folder, parse_listen
 from hostmanager_server.state.state_directory import StateDirError, check_state_dir
 
 
@@ -105,7 +106,9 @@ def make_settings(
     )
 
 
-def _addresses(flags: ServeFlags, options: ManagerOptions, environ: dict[str, str]) -> tuple[Listen, ...]:
+def _addresses(
+    flags: ServeFlags, options: ManagerOptions, environ: dict[str, str]
+) -> tuple[ListenAddress, ...]:
     """Return the addresses to listen on; raise AddressError for one that the daemon cannot serve."""
     if flags.listen:
         return tuple(parse_listen(text, insecure=flags.insecure) for text in flags.listen)

@@ -19,8 +19,8 @@ from hostmanager_server.daemon.parts import Parts, build_parts
 from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.upgrade import command_line, preflight
-from hostmanager_server.rpc.convert import Daemon
-from hostmanager_server.rpc.joined import Joined
+from hostmanager_server.rpc.convert import DaemonInfo
+from hostmanager_server.rpc.single_flight import SingleFlight
 from hostmanager_server.supervisor import (
     AdoptionError,
     EndingError,
@@ -72,7 +72,7 @@ class App:
         self._broken = asyncio.Event()  # the supervision has ended by a bug
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: Parts | None = None  # None until the supervisor has started
-        self._preflight = Joined(
+        self._preflight = SingleFlight(
             lambda: asyncio.to_thread(preflight, command_line(), dict(os.environ))
         )  # concurrent clients share one preflight process
 
@@ -295,7 +295,7 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
 
-def _start_entry(daemon: Daemon, *, upgraded: bool) -> LogEntry:
+def _start_entry(daemon: DaemonInfo, *, upgraded: bool) -> LogEntry:
     if upgraded:
         message = f"version {daemon.version} took over in place; epoch {daemon.epoch}"
         return LogEntry(EntryKind.DAEMON, "Upgraded", message, now())

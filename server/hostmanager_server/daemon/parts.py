@@ -23,7 +23,8 @@ from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record_directory import has_records
 from hostmanager_server.rpc.context import RpcContext
-from hostmanager_server.rpc.convert import Daemon, InstanceConverter
+from hostmanager_server.rpc.convert import DaemonInfo
+from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Server
 from hostmanager_server.state.journal import Journal
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class Parts:
     """The objects of one daemon, built but not started."""
 
-    daemon: Daemon
+    daemon: DaemonInfo
     state_dir: StateDir
     store: Store
     outputs: OutputFiles
@@ -67,7 +68,7 @@ def build_parts(
     its journal cannot be used.
     """
     state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
-    daemon = Daemon(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
+    daemon = DaemonInfo(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
     store = Store(
         daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
     )

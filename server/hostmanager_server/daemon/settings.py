@@ -9,7 +9,7 @@ from hostmanager_server.config.manager_options import ManagerOptions, PersistTar
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.rpc.server import Limits, Listen
+from hostmanager_server.rpc.server import Limits, ListenAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class DaemonSettings:
 
     site_file: Path
     state_dir: Path
-    listen: tuple[Listen, ...]
+    listen: tuple[ListenAddress, ...]
     host: str | None = None  # None: this machine's name, else `localhost`
     working_dir: Path = field(default_factory=Path.cwd)
     initial_state: Target | None = None  # None: the targets of the config

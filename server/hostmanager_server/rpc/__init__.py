@@ -1,1 +1,1 @@
-"""The gRPC face: protobuf types and status codes exist in this package and nowhere below it."""
+"""The gRPC interface: protobuf types and status codes exist in this package and nowhere below."""

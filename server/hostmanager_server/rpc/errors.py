@@ -1,4 +1,4 @@
-"""The one table of what an error becomes on the wire."""
+"""RPC errors: the status code, reason and text of every failure that clients see."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class FieldViolation:
 
 @dataclass(eq=False)
 class RpcError(Exception):
-    """An error that knows its status. `reason` is UPPER_SNAKE_CASE, for programs; `metadata` goes with it.
+    """An error with its gRPC status.
 
-    `entries` follow the message in the text, put together with `separator`. Clients get as many of them, and
-    of the violations, as fit into trailers (see rpc.trailers); `remedy` says where the rest can be read.
+    `reason` (UPPER_SNAKE_CASE) and `metadata` are for programs. The text is the message followed by the
+    `entries`, joined with `separator`. Clients get as many entries and violations as fit into the trailers
+    (see rpc.trailers); `remedy` tells them where to read the rest.
     """
 
     code: grpc.StatusCode
@@ -50,21 +51,22 @@ class RpcError(Exception):
 
 
 def invalid(message: str, *violations: FieldViolation) -> RpcError:
+    """Return the error for an invalid request."""
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", message, violations)
 
 
 def invalid_entries(violations: Sequence[FieldViolation]) -> RpcError:
-    """Refuse a request for entries that make no sense."""
+    """Return the error for a request with invalid entries."""
     return _bad_entries(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", violations)
 
 
 def unknown_instances(violations: Sequence[FieldViolation]) -> RpcError:
-    """Refuse a request for instances that are not tracked."""
+    """Return the error for a request that names instances the daemon does not track."""
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_INSTANCE", violations)
 
 
 def limit_reached(name: str, limit: int, remedy: str) -> RpcError:
-    """A limit on what clients can make grow."""
+    """Return the error for a call above one of the limits of rpc.admission."""
     return RpcError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "LIMIT_REACHED",
@@ -74,25 +76,29 @@ def limit_reached(name: str, limit: int, remedy: str) -> RpcError:
 
 
 def not_operable(instance_id: str, problem: str) -> RpcError:
+    """Return the error for an instance without a runnable definition."""
     message = f"{instance_id!r} is not operable: {problem}"
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_OPERABLE", message)
 
 
 def no_compose_files() -> RpcError:
+    """Return the error for a Docker request to a daemon without compose files."""
     message = "no compose file is managed; name one with --docker-compose, or in the HostManager entry"
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "NO_COMPOSE_FILES", message)
 
 
 def engine_unusable(why: str) -> RpcError:
+    """Return the error for a Docker Engine that does not answer as needed."""
     return RpcError(grpc.StatusCode.UNAVAILABLE, "ENGINE_UNREACHABLE", why)
 
 
 def logs_unreadable(why: str) -> RpcError:
+    """Return the error for output that stays unreadable on a retry."""
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)
 
 
 def unknown_orphans(violations: Sequence[FieldViolation]) -> RpcError:
-    """Refuse a request for containers that are no orphans."""
+    """Return the error for container ids that belong to no orphan."""
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", violations)
 
 
@@ -102,7 +108,7 @@ def _bad_entries(code: grpc.StatusCode, reason: str, violations: Sequence[FieldV
 
 
 def config_unusable(error: ConfigError) -> RpcError:
-    """Refuse a request for the errors of the site config; these come first, before its warnings."""
+    """Return the error for an unusable site config; its errors come before its warnings."""
     problems = sorted(error.problems, key=lambda problem: problem.severity is not Severity.ERROR)
     return RpcError(
         grpc.StatusCode.FAILED_PRECONDITION,
@@ -115,19 +121,26 @@ def config_unusable(error: ConfigError) -> RpcError:
 
 
 def shutting_down() -> RpcError:
+    """Return the error for calls and streams that the end of the daemon interrupts."""
     return RpcError(
         grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the daemon is shutting down; try again when it is back"
     )
 
 
 def internal() -> RpcError:
+    """Return the error for a bug in the daemon."""
     return RpcError(
-        grpc.StatusCode.INTERNAL, "INTERNAL", "an error of the daemon itself; its log has the traceback"
+        grpc.StatusCode.INTERNAL,
+        "INTERNAL",
+        "an internal error of the daemon; the daemon's log has the traceback",
     )
 
 
 def from_request_error(error: RequestError, entries: str) -> RpcError:
-    """`entries` is the path of the request's repeated field that bad entries are counted in."""
+    """Return the RPC error for an error of the supervisor.
+
+    `entries` is the path of the repeated request field that the indexes of bad entries refer to.
+    """
     match error:
         case InvalidRequestError():
             violations = [FieldViolation(f"{entries}[{bad.index}]", bad.why) for bad in error.entries]

@@ -1,4 +1,4 @@
-"""The hub: tells every waiting stream that the store has something new, without a queue for any of them."""
+"""Wake-ups for waiting streams when the store publishes, without a queue for each stream."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 class Watcher:
-    """One stream's place to wait. Holds no data: the stream keeps its own cursor into the store."""
+    """One stream that waits for changes. Holds no data: the stream keeps its own cursor into the store."""
 
     def __init__(self, hub: Hub, silence: float) -> None:
+        """Create a watcher whose waits end after `silence` s without a message; see Hub.watcher."""
         self._hub = hub
         self._silence = silence
         self._loop = asyncio.get_running_loop()
@@ -25,15 +26,17 @@ class Watcher:
         self._timer: asyncio.TimerHandle | None = None
 
     def sent(self) -> None:
-        """Something was sent: the silence begins anew."""
+        """Restart the silence after a message."""
         self._last = self._loop.time()
 
-    async def wait(self, seen: int) -> bool:
-        """Wait until the store is past revision `seen` (True), or the silence has lasted too long (False).
-        Raises RpcError when the daemon shuts down."""
+    async def wait(self, revision: int) -> bool:
+        """Wait until the store is past a revision (True) or the silence is over (False).
+
+        Raises RpcError when the daemon shuts down.
+        """
         if self._hub.closing:
             raise shutting_down()
-        if self._hub.revision > seen:
+        if self._hub.revision > revision:
             return True
         self._waiting = self._loop.create_future()
         if self._timer is None:
@@ -43,61 +46,70 @@ class Watcher:
         finally:
             self._waiting = None
 
-    def wake(self, news: bool) -> None:
+    def wake(self, *, changed: bool) -> None:
+        """End the present wait with `changed` as its outcome."""
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(news)
+            self._waiting.set_result(changed)
 
     def fail(self, error: RpcError) -> None:
+        """End the present wait with an error."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
 
     def close(self) -> None:
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _arm(self) -> None:
-        # One timer a stream, moved on when it fires too early: cheaper than one a message.
+        # One timer for each stream, moved on when it fires too early, is cheaper than one for each message.
         self._timer = self._loop.call_at(self._last + self._silence, self._fire)
 
     def _fire(self) -> None:
         if self._loop.time() >= self._last + self._silence:
             self._last = self._loop.time()
-            self.wake(False)
+            self.wake(changed=False)
         self._arm()
 
 
 class Hub:
-    """Lives on the event loop; the store wakes it from the supervisor's thread, once per publication."""
+    """The waiting streams of the daemon.
+
+    The hub belongs to the event loop. The store notifies the hub on the supervisor's thread, once for each
+    publication.
+    """
 
     def __init__(self, store: Store) -> None:
+        """Subscribe to the store. Needs a running event loop."""
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._watchers: set[Watcher] = set()
         self.revision = store.revision
         self._closed = asyncio.Event()
-        self._working: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # in unless_closed
         store.subscribe(self._published)
 
     def _published(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the loop is closed: the daemon is past serving anybody
+        except RuntimeError:  # the loop is closed: the daemon serves no client any longer
             self._store.unsubscribe(self._published)
 
     def _wake(self) -> None:
         if self.revision == self._store.revision:
-            return  # an earlier call has told of this publication too
+            return  # an earlier call has covered this publication
         self.revision = self._store.revision
         for watcher in self._watchers:
-            watcher.wake(True)
+            watcher.wake(changed=True)
 
     @property
     def closing(self) -> bool:
+        """Whether the daemon is shutting down."""
         return self._closed.is_set()
 
     @contextmanager
     def watcher(self, silence: float) -> Iterator[Watcher]:
-        """A place to wait. Streams of clients are counted where they begin (see Quotas)."""
+        """Provide a watcher for one stream. Admission control counts the streams of clients."""
         watcher = Watcher(self, silence)
         self._watchers.add(watcher)
         try:
@@ -107,7 +119,7 @@ class Hub:
             self._watchers.discard(watcher)
 
     async def until_closed(self, batches: AsyncIterator[T]) -> AsyncIterator[T]:
-        """What the iterator gives, until it ends or (RpcError) the daemon shuts down."""
+        """Yield from an iterator until its end. Raises RpcError when the daemon shuts down."""
         closed = asyncio.ensure_future(self._closed.wait())
         batch: asyncio.Task[T | None] | None = None
         try:
@@ -129,10 +141,10 @@ class Hub:
                 await batches.aclose()
 
     async def unless_closed(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work until it ends or (RpcError) the daemon shuts down. The task that calls does it."""
+        """Run a coroutine in the calling task. Raises RpcError when the daemon shuts down."""
         task = asyncio.current_task()
         assert task is not None
-        self._working.add(task)
+        self._tasks.add(task)
         try:
             await work
         except asyncio.CancelledError:
@@ -140,15 +152,15 @@ class Hub:
                 raise shutting_down() from None
             raise
         finally:
-            self._working.discard(task)
+            self._tasks.discard(task)
 
     def close(self) -> None:
-        """End every stream: a server that stops would wait its whole grace for them."""
+        """End every stream; a stopping server would otherwise wait its whole grace period for them."""
         self._closed.set()
         self._store.unsubscribe(self._published)
         for watcher in list(self._watchers):
             watcher.fail(shutting_down())
-        for task in list(self._working):
+        for task in list(self._tasks):
             task.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on: how they are written, and the locks of unix sockets."""
+"""Listen addresses: parsing, and the locks and directories of unix sockets."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un.sun_path, unix(7)
 
 
 class AddressError(Exception):
-    """An address cannot be listened on; the text says why and what to do."""
+    """The daemon cannot listen on an address; the text has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
-    """One address to serve on: a unix socket's path, or host and port of a loopback address."""
+class ListenAddress:
+    """An address to serve on: the path of a unix socket, or host and port of a loopback address."""
 
     text: str
     socket: Path | None = None
 
     @property
     def is_unix(self) -> bool:
+        """Whether the address is a unix socket."""
         return self.socket is not None
 
     @property
     def grpc_address(self) -> str:
-        """The address in gRPC's words, which are half a URI: it decodes percent signs, and ends at a `#`."""
+        """The address as gRPC reads it, much like a URI: gRPC decodes percent signs, and stops at `#`."""
         return self.text if self.socket is None else f"unix:{quote(os.fsencode(self.socket))}"
 
-    def for_admins(self) -> Listen | None:
-        """The socket whose connections are kept back for admins; None over TCP, and for a path without room.
+    def for_admins(self) -> ListenAddress | None:
+        """Return the socket reserved for admins; None over TCP, and when its path would be too long.
 
-        The name is admin.sock next to hostmanager.sock, as the client knows it, NAME-admin.sock next to
-        others.
+        The client derives the same name: admin.sock next to hostmanager.sock, NAME-admin.sock next to
+        NAME.sock.
         """
         if self.socket is None:
             return None
         stem, suffix = self.socket.stem, self.socket.suffix
         path = self.socket.with_name("admin.sock" if stem == "hostmanager" else f"{stem}-admin{suffix}")
-        return Listen(f"unix:{path}", path) if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH else None
+        return ListenAddress(f"unix:{path}", path) if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH else None
 
 
-def parse_listen(text: str, *, insecure: bool) -> Listen:
-    """Read `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError.
+def parse_listen(text: str, *, insecure: bool) -> ListenAddress:
+    """Parse `unix:PATH`, a path with a slash, or `HOST:PORT`. Raises AddressError.
 
-    A path is the name of a file as it stands: nothing in it is decoded. A relative one is taken from the
-    working directory, `~` is the home directory.
+    A path is a file name without any encoding, relative to the working directory; `~` is the home directory.
     """
     if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
         raise AddressError(
@@ -79,14 +79,14 @@ def parse_listen(text: str, *, insecure: bool) -> Listen:
     if not insecure:
         raise AddressError(
             f"cannot listen on {text}: every user of this machine could reach it without a credential; "
-            "add --insecure if that is wanted, or use a unix socket"
+            "add --insecure to accept this, or use a unix socket"
         )
-    return Listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return ListenAddress(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
-def _parse_socket(text: str) -> Listen:
+def _parse_socket(text: str) -> ListenAddress:
     name = text.removeprefix("unix:")
-    if name.startswith("//"):  # of unix:///path
+    if name.startswith("//"):  # from unix:///path
         name = name.removeprefix("//") if text.startswith("unix:") else name
         if not name.startswith("/"):
             raise AddressError(
@@ -101,7 +101,7 @@ def _parse_socket(text: str) -> Listen:
         )
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise AddressError(f"cannot listen on {path}: a socket path has at most 107 bytes; use a shorter one")
-    return Listen(f"unix:{path}", path)
+    return ListenAddress(f"unix:{path}", path)
 
 
 def _is_loopback(host: str) -> bool:
@@ -114,15 +114,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def lock_socket(path: Path, trust: Trust) -> int:
-    """Return the descriptor of the lock on a socket that is about to be made. Raises AddressError."""
+    """Take the lock of a socket before creating the socket, and return its descriptor.
+
+    Raises AddressError when another daemon holds the lock, or when the directory cannot be used.
+    """
     try:
         make_folder(path.parent)
         check_socket_folder(path, trust)
         if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(
-                f"cannot listen on unix:{path}: a file that is no socket is there; move it away"
+                f"cannot listen on unix:{path}: the path is a file, not a socket; move the file away"
             )
-        # gRPC unlinks a socket that is in its way, even one that another daemon serves: hence the lock.
+        # gRPC unlinks any socket at the path, even one that another daemon serves: hence the lock.
         return take_lock_file(Path(f"{path}.lock"), any_owner=trust.override)
     except HeldError as error:
         raise AddressError(
@@ -134,16 +137,16 @@ def lock_socket(path: Path, trust: Trust) -> int:
 
 
 def check_socket_folder(socket: Path, trust: Trust) -> None:
-    """Log who else may replace a socket. Raises AddressError where that is refused."""
+    """Log which other users could replace a socket. Raises AddressError if the trust rules forbid it."""
     try:
         for warning in trust.check(socket.parent):
-            log.warning("the folder of the socket %s: %s", socket, warning)
+            log.warning("the directory of the socket %s: %s", socket, warning)
     except UntrustedError as error:
         raise AddressError(f"cannot listen on unix:{socket}: {error}") from error
 
 
-def why_not(listen: Listen) -> str:
-    """Why gRPC may have refused to listen there."""
+def likely_cause(listen: ListenAddress) -> str:
+    """Return the likely reason why gRPC cannot listen on an address; gRPC itself gives none."""
     if listen.is_unix:
-        return "the directory cannot be written, or is not there"
-    return "the address is in use, or not one of this machine; choose another port"
+        return "the directory is missing, or not writable"
+    return "the address is in use, or belongs to another machine; choose another port"

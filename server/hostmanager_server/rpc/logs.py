@@ -1,18 +1,19 @@
-"""TailLogs: what an instance wrote, and goes on writing."""
+"""TailLogs: the output of an instance, from its files or from the Docker Engine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.spec import InstanceSpec, Management
-from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
-from hostmanager_server.drivers.output.directory_walk import RefusedFileError
+from hostmanager_server.rpc.admission import Pacer
 from hostmanager_server.rpc.caller import Caller
-from hostmanager_server.rpc.context import Line, RpcContext
+from hostmanager_server.rpc.context import RpcContext
+from hostmanager_server.rpc.convert import process_log_lines
+from hostmanager_server.rpc.convert_docker import service_log_lines
 from hostmanager_server.rpc.errors import (
     FieldViolation,
     engine_unusable,
@@ -20,58 +21,56 @@ from hostmanager_server.rpc.errors import (
     logs_unreadable,
     not_operable,
 )
-from hostmanager_server.rpc.limits import Turns
-from hostmanager_server.rpc.status import find
+from hostmanager_server.rpc.ports import LogsError, RefusedFileError
+from hostmanager_server.rpc.status import require_instance
 
 DEFAULT_LINES = 100
 MAX_LINES = 100_000
 
-_STREAMS = {
-    Source.STDOUT: pb.LOG_STREAM_STDOUT,
-    Source.STDERR: pb.LOG_STREAM_STDERR,
-    Source.COMBINED: pb.LOG_STREAM_COMBINED,
-}
-
 
 class LogRpcs:
+    """The TailLogs streams."""
+
     def __init__(self, context: RpcContext) -> None:
+        """Read output through the context's ports."""
         self._context = context
 
     async def tail_logs(self, request: pb.TailLogsRequest, caller: Caller) -> AsyncIterator[bytes]:
+        """Yield the last lines, then with `follow` every new line, as serialized messages."""
         context = self._context
         snapshot = context.store.snapshot()
-        spec = snapshot.instances[find(snapshot, request.instance_id)].instance.spec
+        spec = snapshot.instances[require_instance(snapshot, request.instance_id)].instance.spec
         lines = request.lines if request.HasField("lines") else DEFAULT_LINES
         if not 0 <= lines <= MAX_LINES:
             text = f"lines must be 0 to {MAX_LINES}, not {lines}"
             raise invalid(text, FieldViolation("lines", text))
         follow = request.follow
-        del request, snapshot  # they are not to live as long as the stream
+        del request, snapshot  # must not live as long as the stream
         if spec.management is Management.DOCKER:
-            batches = self._of_service(spec, lines, follow)
+            batches = self._read_service(spec, lines, follow=follow)
         else:
-            batches = self._of_process(spec, lines, follow)
-        messages = _messages(batches, caller.quotas.messages)
-        with caller.quotas.log_streams.hold(caller.client):
-            if follow:  # a quiet instance's follower is to know, too, that it follows
+            batches = self._read_process(spec, lines, follow=follow)
+        messages = _messages(batches, caller.admission.message_pacer)
+        with caller.admission.log_streams.hold(caller.client):
+            if follow:  # an empty message confirms the stream while the instance is quiet
                 yield pb.TailLogsResponse().SerializeToString()
             async for message in context.hub.until_closed(messages):
                 yield message
 
-    async def _of_process(
-        self, spec: InstanceSpec, lines: int, follow: bool
+    async def _read_process(
+        self, spec: InstanceSpec, lines: int, *, follow: bool
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
         batches = self._context.outputs.read(spec.instance_id, spec.log, lines, follow=follow)
         try:
             async with aclosing(batches):
                 async for batch in batches:
-                    yield _lines_of_process(batch)
+                    yield process_log_lines(batch)
                     del batch
         except RefusedFileError as error:
             raise logs_unreadable(f"cannot read the output of {spec.instance_id!r}: {error}") from error
 
-    async def _of_service(
-        self, spec: InstanceSpec, lines: int, follow: bool
+    async def _read_service(
+        self, spec: InstanceSpec, lines: int, *, follow: bool
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
         engine = self._context.engine
         if engine is None or spec.service is None:
@@ -82,45 +81,35 @@ class LogRpcs:
         try:
             async with aclosing(batches):
                 async for batch in batches:
-                    yield _lines_of_service(batch)
+                    yield service_log_lines(batch)
                     del batch
         except LogsError as error:
             raise (logs_unreadable if error.lasting else engine_unusable)(str(error)) from error
 
     async def _containers(self, instance_id: str) -> AsyncIterator[Sequence[str]]:
-        """The ids of the instance's containers, and again whenever it has changed, until it has left."""
+        """Yield the ids of the instance's containers, after every change, until the instance is dropped."""
         store = self._context.store
         with self._context.hub.watcher(math.inf) as watcher:
-            told = -1
+            sent_revision = -1
             while True:
                 snapshot = store.snapshot()
                 tracked = snapshot.instances.get(instance_id)
                 if tracked is None:
                     return
-                if tracked.revision > told:
-                    told = tracked.revision
-                    record = tracked.instance.observed.service
-                    yield record.container_ids if record is not None else ()
+                if tracked.revision > sent_revision:
+                    sent_revision = tracked.revision
+                    status = tracked.instance.observed.service
+                    yield status.container_ids if status is not None else ()
                 await watcher.wait(snapshot.revision)
 
 
 async def _messages(
-    batches: AsyncGenerator[Iterable[pb.LogLine], None], turns: Turns
+    batches: AsyncGenerator[Iterable[pb.LogLine], None], pacer: Pacer
 ) -> AsyncGenerator[bytes, None]:
-    """A message for each batch, made in its turn. A reader that stalls holds the bytes of one alone."""
+    """Yield a paced message for each batch. A stalled reader holds the bytes of one message."""
     async with aclosing(batches):
         async for batch in batches:
-            async with turns:
+            async with pacer:
                 message = pb.TailLogsResponse(lines=batch).SerializeToString()
             del batch
             yield message
-
-
-def _lines_of_process(batch: Sequence[Line]) -> Iterator[pb.LogLine]:
-    for line in batch:
-        yield pb.LogLine(text=line.text, continues=line.continues, stream=pb.LOG_STREAM_COMBINED)
-
-
-def _lines_of_service(batch: Sequence[OutputLine]) -> Iterator[pb.LogLine]:
-    for line in batch:
-        yield pb.LogLine(text=line.text, continues=line.continues, stream=_STREAMS[line.source])

@@ -1,4 +1,4 @@
-"""The options of the gRPC servers, with the reason for each."""
+"""gRPC server options, with the reason for each."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ _FEWEST_CONNECTIONS = 16
 
 
 def server_options(limits: Limits, listeners: int) -> list[tuple[str, Any]]:
-    """The options of a server that listens on so many addresses, each of which gRPC counts for itself."""
+    """Return the options of a server with `listeners` addresses; gRPC counts connections for each address."""
     return [
-        ("grpc.so_reuseport", 0),  # or two daemons share a port in silence
+        ("grpc.so_reuseport", 0),  # otherwise two daemons can share a port without an error
         ("grpc.max_receive_message_length", limits.request_bytes),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.max_allowed_incoming_connections", _connections(limits, listeners)),
         ("grpc.server_handshake_timeout_ms", limits.handshake_seconds * 1000),
-        # No max_connection_idle_ms: a call that is made at that very moment fails (1 of 36 in grpcio 1.85).
+        # No max_connection_idle_ms: a call made just when it expires fails (1 of 36 in grpcio 1.85).
         ("grpc.max_metadata_size", 16 * 1024),
-        # Calls that wait to be begun. Beyond the first of these gRPC answers some with CANCELLED, by chance,
-        # beyond the second all; its own values are 1,000 and 3,000, less than the calls that are let in.
+        # Calls that wait for their handler. Above the first value gRPC answers some calls with CANCELLED, at
+        # random, above the second all. The defaults, 1,000 and 3,000, are below our limit of calls.
         ("grpc.server.max_pending_requests", 2 * limits.calls),
         ("grpc.server.max_pending_requests_hard_limit", 4 * limits.calls),
-        # What a connection may send before it is read: for each call that waits, and without growing on its
-        # own.
+        # Bytes that a connection may send ahead for each waiting call; the probe would raise the number.
         ("grpc.http2.lookahead_bytes", 8 * 1024),
         ("grpc.http2.bdp_probe", 0),
-        # A client that pings on a quiet watch is not a nuisance.
+        # Clients may ping on a quiet watch without being disconnected.
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Notice clients whose machine has vanished. The time-out of a ping is ping_timeout_ms (60 s as a
-        # rule); keepalive_timeout_ms has no effect by itself in grpcio 1.85.
+        # Detect clients whose machine has vanished. ping_timeout_ms (default 60 s) bounds a ping;
+        # keepalive_timeout_ms alone has no effect in grpcio 1.85.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.ping_timeout_ms", 20_000),
@@ -40,7 +39,7 @@ def server_options(limits: Limits, listeners: int) -> list[tuple[str, Any]]:
 
 
 def _connections(limits: Limits, listeners: int) -> int:
-    """So many that however many clients come, most descriptors are left for the agents."""
+    """Return the most connections that leave three quarters of the file descriptors to the daemon."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return limits.connections

@@ -1,4 +1,4 @@
-"""Server reflection: for everyone on the unix socket, over TCP only when that is switched on."""
+"""gRPC server reflection: always on the unix socket, over TCP only when enabled."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hostmanager_server.rpc import service
+from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.caller import client_of
+from hostmanager_server.rpc.handlers import ServicerContext, abort, parse_request, stream_handler
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.rpc.limits import Quotas
-from hostmanager_server.rpc.streams import ServicerContext, abort, parse_request, stream_handler
 
-# The two versions of the protocol differ in nothing but the package's name; new clients ask for v1 first.
+# The two versions of the protocol differ only in the package name; new clients try v1 first.
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 _Responses = AsyncIterator[reflection_pb2.ServerReflectionResponse]
 
 
-def handlers(hub: Hub, quotas: Quotas, *, tcp: bool) -> list[grpc.GenericRpcHandler]:
-    """What answers reflection requests on one server, whose clients share `quotas`; those that come over TCP
-    only with `tcp`."""
+def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.GenericRpcHandler]:
+    """Return the method handlers for one server; `tcp` enables reflection for TCP clients."""
     servicer = reflection.aio.ReflectionServicer((service.SERVICE.full_name, health.SERVICE_NAME, *SERVICES))
 
     async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> _Responses:
@@ -33,14 +32,14 @@ def handlers(hub: Hub, quotas: Quotas, *, tcp: bool) -> list[grpc.GenericRpcHand
                 "server reflection is off over TCP; start the daemon with --reflection, or use the socket",
             )
         try:
-            with quotas.streams.hold(client_of(context.peer())):
-                answers = cast("_Responses", servicer.ServerReflectionInfo(_read(requests), context))
-                async for response in hub.until_closed(answers):
-                    async with quotas.messages:  # a stream may ask without end
+            with admission.streams.hold(client_of(context.peer())):
+                responses = cast("_Responses", servicer.ServerReflectionInfo(_read(requests), context))
+                async for response in hub.until_closed(responses):
+                    async with admission.message_pacer:  # a stream may send requests without end
                         pass
                     yield response
         except Exception as error:
-            await abort(context, error, quotas)
+            await abort(context, error, admission)
 
     method = stream_handler(call, reflection_pb2.ServerReflectionResponse.SerializeToString)
     return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in SERVICES]

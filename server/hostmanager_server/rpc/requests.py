@@ -1,4 +1,4 @@
-"""StartManager, StopManager, Update, Restart, Upgrade, Die: what changes something."""
+"""StartManager, StopManager, Update, Restart, Upgrade and Die: requests that change the host's state."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
-from hostmanager_server.rpc.caller import MAX_ID, check_count, check_id, check_ids, check_token
 from hostmanager_server.rpc.context import RpcContext, carry_out
 from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid
+from hostmanager_server.rpc.validation import MAX_ID, check_count, check_id, check_ids, check_token
 from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
 
 
 class RequestRpcs:
+    """The RPCs that the supervisor carries out."""
+
     def __init__(self, context: RpcContext) -> None:
+        """Pass requests to the context's supervisor."""
         self._context = context
 
     async def start_manager(self, request: pb.StartManagerRequest) -> pb.StartManagerResponse:
+        """Start the manager and set targets; reads the site config unless the request says otherwise."""
         context = self._context
         _check_changes(request.requests, context.store.snapshot().instances)
         changes = convert.target_changes(request.requests)
         reload_config = request.reload_config if request.HasField("reload_config") else True
         done = await carry_out(context.supervisor.start_manager(changes, reload_config=reload_config))
         return pb.StartManagerResponse(
-            revision=done.revision, epoch=context.daemon.epoch, resume_token=self._before(done)
+            revision=done.revision, epoch=context.daemon.epoch, resume_token=self._token_before(done)
         )
 
     async def stop_manager(self, request: pb.StopManagerRequest) -> pb.StopManagerResponse:
+        """Bring everything down; returns when nothing runs."""
         done = await carry_out(self._context.supervisor.stop_manager())
         return pb.StopManagerResponse(revision=done.revision, epoch=self._context.daemon.epoch)
 
     async def update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:
+        """Reload the site config, set targets, or both."""
         context = self._context
         instances = context.store.snapshot().instances
         _check_changes(request.requests, instances)
@@ -51,12 +57,13 @@ class RequestRpcs:
         return pb.UpdateResponse(
             revision=done.revision,
             epoch=context.daemon.epoch,
-            resume_token=self._before(done),
-            generations=_generations(done),
-            config_warnings=[convert.problem(p) for p in done.warnings],
+            resume_token=self._token_before(done),
+            generations=convert.generations(done.generations),
+            config_warnings=[convert.problem(warning) for warning in done.warnings],
         )
 
     async def restart(self, request: pb.RestartRequest) -> pb.RestartResponse:
+        """Restart the named instances, or all."""
         context = self._context
         if bool(request.instance_ids) == request.all:
             text = "give instance_ids, or set all to true; not both"
@@ -67,39 +74,30 @@ class RequestRpcs:
         return pb.RestartResponse(
             revision=done.revision,
             epoch=context.daemon.epoch,
-            resume_token=self._before(done),
-            generations=_generations(done),
+            resume_token=self._token_before(done),
+            generations=convert.generations(done.generations),
         )
 
     async def die(self, request: pb.DieRequest) -> pb.DieResponse:
+        """End the daemon, after bringing down everything that the request does not disown."""
         context = self._context
         self._check_epoch(request.expected_epoch)
-        disown = {
-            management: what
-            for management, what, asked in (
-                (Management.HOST, "native processes", request.disown_processes),
-                (Management.DOCKER, "compose services", request.disown_dockers),
-            )
-            if asked
-        }
-        manager = context.store.snapshot().manager
-        if manager.state is ManagerState.STOPPING and not disown.keys() <= manager.disowned:
-            what = f"leave {' and '.join(disown.values())} running"
-            remedy = "what is asked to be left has been told to end; ask without it"
-            raise from_request_error(WrongStateError(what, manager.state, remedy), "")
-        message = "the daemon is to exit after bringing everything down"
-        if disown:
-            message = f"the daemon is to exit, leaving {' and '.join(disown.values())} running"
+        disowned = _disowned(request)
+        self._check_not_stopping(disowned)
+        message = "the daemon will exit after bringing everything down"
+        if disowned:
+            message = f"the daemon will exit and leave {' and '.join(disowned.values())} running"
         try:
-            context.exit_daemon(frozenset(disown))
+            context.exit_daemon(frozenset(disowned))
         except RequestError as error:
             raise from_request_error(error, "") from error
         context.supervisor.log(LogEntry(EntryKind.DAEMON, "Die", message, context.now()))
-        if len(disown) < 2:
-            await carry_out(context.supervisor.stop_manager(disown))
+        if len(disowned) < 2:  # something is left to stop
+            await carry_out(context.supervisor.stop_manager(disowned))
         return pb.DieResponse(epoch=context.daemon.epoch)
 
     async def upgrade(self, request: pb.UpgradeRequest) -> pb.UpgradeResponse:
+        """Replace the daemon by the installed version, or check that the upgrade is possible."""
         context = self._context
         self._check_epoch(request.expected_epoch)
         try:
@@ -109,27 +107,38 @@ class RequestRpcs:
         return pb.UpgradeResponse(epoch=context.daemon.epoch, version=version)
 
     def _check_epoch(self, expected: str) -> None:
-        """Raises RpcError when the request was meant for another daemon."""
+        """Refuse a request that was meant for another life of the daemon."""
         check_token(expected, "expected_epoch")
         epoch = self._context.daemon.epoch
         if expected and expected != epoch:
             raise from_request_error(StaleEpochError(expected, epoch), "")
 
-    def _before(self, done: Accepted) -> str:
-        """A token to watch from that shows the accepted change itself, too."""
+    def _check_not_stopping(self, disowned: dict[Management, str]) -> None:
+        """Refuse to disown instances that the manager is stopping already."""
+        manager = self._context.store.snapshot().manager
+        if manager.state is ManagerState.STOPPING and not disowned.keys() <= manager.disowned:
+            action = f"leave {' and '.join(disowned.values())} running"
+            remedy = "they have already been told to end; repeat the request without disowning them"
+            raise from_request_error(WrongStateError(action, manager.state, remedy), "")
+
+    def _token_before(self, done: Accepted) -> str:
+        """Return a token for a watch that includes the accepted change itself."""
         return self._context.token(done.revision - 1)
 
 
+def _disowned(request: pb.DieRequest) -> dict[Management, str]:
+    """Return the kinds of management whose instances stay running, with their names for operators."""
+    disowned = {}
+    if request.disown_processes:
+        disowned[Management.HOST] = "native processes"
+    if request.disown_dockers:
+        disowned[Management.DOCKER] = "compose services"
+    return disowned
+
+
 def _check_changes(requests: Sequence[pb.TargetChange], known: Container[str]) -> None:
-    """Raises RpcError for too many entries, and for ids that are too long."""
+    """Refuse too many entries, and ids too long for an instance."""
     check_count(len(requests), "requests")
     for index, change in enumerate(requests):
         if len(change.instance_id) > MAX_ID:
             check_id(change.instance_id, f"requests[{index}].instance_id", known)
-
-
-def _generations(done: Accepted) -> list[pb.InstanceGeneration]:
-    return [
-        pb.InstanceGeneration(instance_id=instance_id, generation=generation)
-        for instance_id, generation in done.generations.items()
-    ]

@@ -1,4 +1,4 @@
-"""The gRPC servers: one for everyone, and one with places that are kept back for admins."""
+"""The gRPC servers: one for all clients, and one reserved for admins."""
 
 from __future__ import annotations
 
@@ -13,119 +13,134 @@ import grpc
 
 from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.rpc import reflect, service
+from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.health import Health
-from hostmanager_server.rpc.limits import Limits, Quotas
+from hostmanager_server.rpc.limits import Limits
 from hostmanager_server.rpc.listen import (
     AddressError,
-    Listen,
+    ListenAddress,
     check_socket_folder,
+    likely_cause,
     lock_socket,
     parse_listen,
-    why_not,
 )
 from hostmanager_server.rpc.options import server_options
 
-__all__ = ["STOP_GRACE", "AddressError", "Limits", "Listen", "Server", "check_socket_folder", "parse_listen"]
+__all__ = [
+    "STOP_GRACE",
+    "AddressError",
+    "Limits",
+    "ListenAddress",
+    "Server",
+    "check_socket_folder",
+    "parse_listen",
+]
 
 log = logging.getLogger(__name__)
 
-# How long a stopping server waits for calls that are under way, s.
-STOP_GRACE = 2.0
-_ON_ITS_WAY = 0.02  # s from an answer to its being sent
+STOP_GRACE = 2.0  # the longest wait of a stopping server for calls in flight, s
+_SEND_DELAY = 0.02  # s between the return of a handler and the sending of its response
 
 
 class Server:
-    """Serves on every address; `serve` and `stop` belong to the event loop.
+    """The daemon's gRPC servers on all addresses; `serve` and `stop` belong to the event loop.
 
-    Next to each unix socket stands one for admins, of the same owner and mode. It belongs to a server of its
-    own with limits of its own, so that clients which take all that the first one has leave it alone.
+    Next to each unix socket is another socket of the same owner and mode, reserved for admins. A second
+    server with separate limits serves the admin sockets, so that clients cannot use up the admins' share.
     """
 
     def __init__(
         self,
         context: RpcContext,
-        listen: list[Listen],
+        listen: list[ListenAddress],
         limits: Limits,
         *,
         tcp_reflection: bool,
         trust: Trust | None = None,
     ) -> None:
-        """`trust`: whether others may be able to write a socket's folder; None: as this process demands."""
+        """Build both servers; `bind` opens the sockets.
+
+        `trust` decides which other users may be able to write a socket's directory; None stands for the rules
+        of this process.
+        """
         self._trust = trust or Trust.of_this_process()
         self._hub = context.hub
         self._locks: list[int] = []
-        self._sockets: list[Path] = []  # that this server made
+        self._sockets: list[Path] = []  # created by this server
         self._calls = service.UnaryCalls()
         self._health = Health(context.hub)
-        answers = service.Service(context)
-        reserve = [admins for each in listen if (admins := each.for_admins()) is not None]
+        host_manager = service.Service(context)
+        reserved = [admins for each in listen if (admins := each.for_admins()) is not None]
         for each in listen:
             if each.is_unix and each.for_admins() is None:
-                log.warning("no connections are kept back for admins: the path of %s is too long", each.text)
-        self._servers: list[tuple[grpc.aio.Server, list[Listen], Quotas]] = []
-        for addresses, bounds in ((listen, limits), (reserve, limits.for_admins())):
-            quotas = Quotas(bounds)
+                log.warning("cannot reserve connections for admins: the path of %s is too long", each.text)
+        self._servers: list[tuple[grpc.aio.Server, list[ListenAddress], AdmissionControl]] = []
+        for addresses, bounds in ((listen, limits), (reserved, limits.for_admins())):
+            admission = AdmissionControl(bounds)
             server = grpc.aio.server(
                 options=server_options(bounds, len(addresses)),
                 maximum_concurrent_rpcs=bounds.calls,
                 handlers=[
-                    answers.handlers(quotas, self._calls),
-                    self._health.handlers(quotas),
-                    *reflect.handlers(context.hub, quotas, tcp=tcp_reflection),
+                    host_manager.handlers(admission, self._calls),
+                    self._health.handlers(admission),
+                    *reflect.handlers(context.hub, admission, tcp=tcp_reflection),
                 ],
             )
-            self._servers.append((server, addresses, quotas))
+            self._servers.append((server, addresses, admission))
 
     @property
-    def quotas(self) -> Sequence[Quotas]:
-        """What the clients of each server hold; those of the admins' come last."""
-        return [quotas for _, _, quotas in self._servers]
+    def admission(self) -> Sequence[AdmissionControl]:
+        """The admission control of each server; the admins' server comes last."""
+        return [admission for _, _, admission in self._servers]
 
     def bind(self) -> list[str]:
-        """Listen; who connects waits for `serve`. The addresses for everyone, with the ports that were chosen
-        for port 0. Raises AddressError."""
+        """Open the sockets; clients that connect wait for `serve`.
+
+        Returns the addresses without the admins' ones, and with the ports chosen for port 0. Raises
+        AddressError.
+        """
         bound = [[self._bind(server, each) for each in listen] for server, listen, _ in self._servers]
         return bound[0]
 
     async def serve(self) -> None:
-        """Answer from now on."""
+        """Start answering calls."""
         for server, _, _ in self._servers:
             await server.start()
-        await self.set_serving(True)
+        await self.set_serving(serving=True)
 
-    async def set_serving(self, serving: bool) -> None:
-        """What the health service says."""
+    async def set_serving(self, *, serving: bool) -> None:
+        """Set the status that the health service reports."""
         for name in ("", service.SERVICE.full_name):
             await self._health.set(name, serving=serving)
 
     async def stop(self) -> None:
-        """End the streams, let calls finish, close. May be called again."""
-        # Before anybody is sent away: a client of gRPC (1.85) that comes back while a server stops may wait
-        # for ever, when the GOAWAY meets a connection that is being made.
+        """End the streams, let unary calls finish, and close. A second call changes nothing."""
+        # The sockets go before the GOAWAY: a client of gRPC (1.85) that reconnects to a stopping server may
+        # wait for ever, when the GOAWAY meets a connection in the handshake.
         while self._sockets:
-            with suppress(OSError):  # it is gone, or the disk is read-only
+            with suppress(OSError):  # already gone, or the disk is read-only
                 self._sockets.pop().unlink()
-        await self.set_serving(False)
+        await self.set_serving(serving=False)
         self._hub.close()
-        # There are clients that drop what they wait for when they are told that the server goes away, Die's
-        # own answer included. What was answered is on its way a moment later.
+        # Some clients drop pending responses, the one to Die included, when the server announces that it goes
+        # away. Responses are on the wire a moment after their handlers return.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._calls.wait_for_none(), STOP_GRACE)
-            await asyncio.sleep(_ON_ITS_WAY)
+            await asyncio.sleep(_SEND_DELAY)
         await asyncio.gather(*(server.stop(STOP_GRACE) for server, _, _ in self._servers))
         while self._locks:
             os.close(self._locks.pop())
-        await asyncio.sleep(0)  # let handlers that were cancelled run their `finally`
+        await asyncio.sleep(0)  # lets cancelled handlers run their `finally`
 
-    def _bind(self, server: grpc.aio.Server, listen: Listen) -> str:
+    def _bind(self, server: grpc.aio.Server, listen: ListenAddress) -> str:
         if listen.socket is not None:
             self._locks.append(lock_socket(listen.socket, self._trust))
-        mask = os.umask(0o177)  # a socket that only its owner can connect to
+        mask = os.umask(0o177)  # only the owner can connect to the socket
         try:
             port = server.add_insecure_port(listen.grpc_address)
         except RuntimeError as error:
-            raise AddressError(f"cannot listen on {listen.text}: {why_not(listen)}") from error
+            raise AddressError(f"cannot listen on {listen.text}: {likely_cause(listen)}") from error
         finally:
             os.umask(mask)
         if listen.socket is not None:

@@ -1,4 +1,7 @@
-"""The methods of HostManagerService: which function answers which, and what all of them have in common."""
+"""HostManagerService: the table of methods, and the handling common to all of them.
+
+Handlers parse requests, pace large ones, count long calls and streams, and turn errors into statuses.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,28 @@ import grpc
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_server.rpc.admission import AdmissionControl, Pacer
 from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.events import EventRpcs
-from hostmanager_server.rpc.limits import Quotas, Turns
+from hostmanager_server.rpc.handlers import (
+    ServicerContext,
+    abort,
+    parse_request,
+    read_request,
+    stream_handler,
+)
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
 from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
 from hostmanager_server.rpc.status import StatusRpcs
-from hostmanager_server.rpc.streams import ServicerContext, abort, parse_request, read_request, stream_handler
 from hostmanager_server.rpc.watch import WatchRpcs
 
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
 
 
-# Answered once something else has ended: a reading of files, a start of the installed code, everything down.
+# Calls that wait for something slow: reading files, starting the installed code, or bringing everything down.
 LONG_CALLS: Mapping[str, Callable[[Any], bool]] = {
     "Update": lambda request: bool(request.reload_config),
     "StartManager": lambda _: True,
@@ -35,9 +44,8 @@ LONG_CALLS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-# So many entries, or entries of an answer, take the event loop a millisecond or more.
-MANY = 100
-# Carried out one at a time for each server: those that change something, and those that list.
+MANY = 100  # entries of a request or a response that take the event loop a millisecond or more
+# Requests that each server carries out one at a time: large changes in one order, large lists in another.
 LARGE_CHANGES: Mapping[str, Callable[[Any], bool]] = {
     "Update": lambda request: len(request.requests) > MANY,
     "StartManager": lambda request: len(request.requests) > MANY,
@@ -50,15 +58,16 @@ LARGE_LISTS: Mapping[str, Callable[[Any], bool]] = {
 
 
 class UnaryCalls:
-    """Counts the unary calls that are being answered. Belongs to the event loop."""
+    """The number of unary calls in flight. Belongs to the event loop."""
 
     def __init__(self) -> None:
+        """Start at zero."""
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
 
     async def wait_for_none(self) -> None:
-        """Wait until every one is answered."""
+        """Wait until every call is answered."""
         await self._none.wait()
 
     def __enter__(self) -> None:
@@ -72,9 +81,10 @@ class UnaryCalls:
 
 
 class Service:
-    """What answers the methods of HostManagerService; one for all servers of the daemon."""
+    """The methods of HostManagerService, shared by all servers of the daemon."""
 
     def __init__(self, context: RpcContext) -> None:
+        """Build the RPC groups, and check that they cover the contract."""
         status, requests = StatusRpcs(context), RequestRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
         pull, orphans = PullRpcs(context), OrphanRpcs(context)
@@ -102,15 +112,15 @@ class Service:
         missing = {method.name for method in SERVICE.methods} ^ {*self._unary, *self._streams}
         assert not missing, f"the contract and the handlers differ in {missing}"
 
-    def handlers(self, quotas: Quotas, calls: UnaryCalls) -> grpc.GenericRpcHandler:
-        """The handlers of one server, whose clients share `quotas`; unary calls are counted in `calls`."""
+    def handlers(self, admission: AdmissionControl, calls: UnaryCalls) -> grpc.GenericRpcHandler:
+        """Return the method handlers for one server; `calls` counts its unary calls."""
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for name, (request_type, answer) in self._unary.items():
-            paced = _one_at_a_time(answer, LARGE_CHANGES.get(name, _never), quotas.large_changes)
-            paced = _one_at_a_time(paced, LARGE_LISTS.get(name, _never), quotas.large_lists)
-            methods[name] = _unary(request_type, paced, LONG_CALLS.get(name, _never), quotas, calls)
+            paced = _one_at_a_time(answer, LARGE_CHANGES.get(name, _never), admission.large_change_pacer)
+            paced = _one_at_a_time(paced, LARGE_LISTS.get(name, _never), admission.large_list_pacer)
+            methods[name] = _unary(request_type, paced, LONG_CALLS.get(name, _never), admission, calls)
         for name, (request_type, follow) in self._streams.items():
-            methods[name] = _stream(request_type, follow, quotas)
+            methods[name] = _stream(request_type, follow, admission)
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
@@ -119,14 +129,14 @@ def _never(_: Any) -> bool:
 
 
 def _one_at_a_time(
-    answer: Callable[[Any], Awaitable[Message]], is_large: Callable[[Any], bool], turns: Turns
+    answer: Callable[[Any], Awaitable[Message]], is_large: Callable[[Any], bool], pacer: Pacer
 ) -> Callable[[Any], Awaitable[Message]]:
-    """The same answer, in turn when the request is large."""
+    """Return a method that waits for the pacer when the request is large."""
 
     async def paced(request: Any) -> Message:
         if not is_large(request):
             return await answer(request)
-        async with turns:
+        async with pacer:
             return await answer(request)
 
     return paced
@@ -136,7 +146,7 @@ def _unary(
     request_type: type[Message],
     answer: Callable[[Any], Awaitable[Message]],
     is_long: Callable[[Any], bool],
-    quotas: Quotas,
+    admission: AdmissionControl,
     calls: UnaryCalls,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def call(data: bytes, context: ServicerContext) -> Message:
@@ -145,12 +155,12 @@ def _unary(
                 request = parse_request(request_type, data)
                 if not is_long(request):
                     return await answer(request)
-                with quotas.long_calls.hold(client_of(context.peer())):
+                with admission.long_calls.hold(client_of(context.peer())):
                     answered = await answer(request)
-                async with quotas.answers:  # many may have waited for the same
+                async with admission.answer_pacer:  # many calls may have waited for the same work
                     return answered
             except Exception as error:
-                await abort(context, error, quotas)
+                await abort(context, error, admission)
                 raise  # not reached: abort raises
 
     return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
@@ -159,20 +169,20 @@ def _unary(
 def _stream(
     request_type: type[Message],
     answer: Callable[[Any, Caller], AsyncIterator[Message | bytes]],
-    quotas: Quotas,
+    admission: AdmissionControl,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def call(_: object, context: ServicerContext) -> AsyncIterator[Message | bytes]:
-        caller = Caller(client_of(context.peer()), quotas)
+        caller = Caller(client_of(context.peer()), admission)
         try:
-            with quotas.streams.hold(caller.client):
+            with admission.streams.hold(caller.client):
                 async for message in answer(await read_request(context, request_type), caller):
                     yield message
         except Exception as error:
-            await abort(context, error, quotas)
+            await abort(context, error, admission)
 
     return stream_handler(call, _serialize)
 
 
 def _serialize(message: Message | bytes) -> bytes:
-    # What many readers get alike comes serialized already.
+    # Messages shared by many readers are serialized already.
     return message if isinstance(message, bytes) else message.SerializeToString()

@@ -23,7 +23,7 @@ MOST_BYTES = 4000  # of all trailers of an error, as they travel
 MOST_LISTED = 20
 OMITTED = "omitted"  # the ErrorInfo metadata key with the number of entries left out
 
-_PER_TRAILER = 32  # bytes that HTTP/2 counts for each header beside its name and value (RFC 9113, 6.5.2)
+_PER_TRAILER = 32  # bytes that HTTP/2 adds to each header's name and value (RFC 9113, 6.5.2)
 _LONGEST_TEXTS = (1000, 600, 400, 250, 150, 80, 40, 12)  # encoded bytes; tried in turn
 _LONGEST_OF_A_LIST = 400  # encoded bytes, so that one long entry does not displace the others
 _MOST_METADATA = 16
@@ -58,20 +58,20 @@ def trailers(error: RpcError) -> Trailers:
 
 
 def _candidates(error: RpcError) -> Iterator[Trailers]:
-    """Yield the forms of an error, the most telling one first."""
+    """Yield the forms of an error, the most detailed first."""
     count = max(len(error.entries), len(error.violations))
     for longest in _LONGEST_TEXTS:
         if count > 1 and longest > _LONGEST_OF_A_LIST:
             continue
-        cut = _Cut(error, longest)
+        shortened = _Shortened(error, longest)
         for listed in range(min(count, MOST_LISTED), 0, -1):
-            yield cut.with_entries(listed)
+            yield shortened.with_entries(listed)
         if not count:
-            yield cut.with_entries(0)
+            yield shortened.with_entries(0)
 
 
-class _Cut:
-    """An error whose texts have at most `longest` encoded bytes each."""
+class _Shortened:
+    """An error with all texts shortened to `longest` encoded bytes."""
 
     def __init__(self, error: RpcError, longest: int) -> None:
         self._error = error
@@ -86,14 +86,14 @@ class _Cut:
         self._metadata = {shorten(key, longest): shorten(value, longest) for key, value in pairs}
 
     def with_entries(self, listed: int) -> Trailers:
-        """Return the trailers with so many entries."""
+        """Return the trailers with the first `listed` entries."""
         error, metadata = self._error, dict(self._metadata)
-        left_out = max(len(error.entries), len(error.violations)) - listed
+        omitted = max(len(error.entries), len(error.violations)) - listed
         text = [self._message] if self._message else []
         text += self._entries[:listed]
-        if left_out > 0:
-            metadata[OMITTED] = str(left_out)
-            text.append(f"and {left_out} more{self._remedy and f': {self._remedy}'}")
+        if omitted > 0:
+            metadata[OMITTED] = str(omitted)
+            text.append(f"and {omitted} more{self._remedy and f': {self._remedy}'}")
         message = error.separator.join(text)
         details = _status(error, message, metadata, self._violations[:listed])
         return Trailers(message, ((STATUS_DETAILS, details),))
@@ -122,18 +122,18 @@ def _pack(detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) ->
 def shorten(text: str, longest: int) -> str:
     """Return the text, without its middle when its encoded form has more than `longest` bytes.
 
-    The ends stay, as the place in a file stands at the beginning and a reason at the end. What is no Unicode
-    (the bytes of a file name) is escaped.
+    The ends stay, as the place in a file is at the beginning and the reason at the end. Bytes of a file name
+    that are no Unicode are escaped.
     """
     text = text.encode(errors="backslashreplace").decode()
-    if len(text) <= longest and _encoded_size(text) <= longest:  # counting a megabyte would take its time
+    if len(text) <= longest and _encoded_size(text) <= longest:  # encoding a megabyte would be slow
         return text
     half = (longest - len(_CUT)) // 2
     return _head(text, half) + _CUT + _head(text[::-1], half)[::-1]
 
 
 def _head(text: str, longest: int) -> str:
-    """Return as many of the first characters as have at most `longest` encoded bytes."""
+    """Return the longest beginning of a text with at most `longest` encoded bytes."""
     size = 0
     for index, char in enumerate(text):
         size += _encoded_size(char)
@@ -143,5 +143,5 @@ def _head(text: str, longest: int) -> str:
 
 
 def _encoded_size(text: str) -> int:
-    """Return the bytes of a grpc-message, in which all but printable ASCII is percent-encoded."""
+    """Return the size of a text as a grpc-message, which percent-encodes all but printable ASCII."""
     return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())

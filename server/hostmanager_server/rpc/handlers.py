@@ -1,4 +1,4 @@
-"""What the streams of all gRPC services of the daemon have in common: their requests, and how they fail."""
+"""gRPC method handlers: request parsing, and the status of failed calls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.errors import RpcError, internal, invalid
-from hostmanager_server.rpc.limits import Quotas
 from hostmanager_server.rpc.trailers import trailers
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,10 @@ RequestT = TypeVar("RequestT", bound=Message)
 def stream_handler(
     call: Callable[..., Any], serialize: Callable[[Any], bytes]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler that reads its requests itself, and so decides how long each of them lives.
+    """Return a handler for a stream of responses that reads its request itself.
 
-    gRPC holds the request of a stream of responses, serialized and not, as long as the stream; on the wire
-    both kinds of method are the same.
+    gRPC holds the request of a unary-stream method, serialized and parsed, as long as the stream lives. A
+    stream-stream method is the same on the wire, and lets the handler drop the request early.
     """
     return grpc.stream_stream_rpc_method_handler(call, response_serializer=serialize)
 
@@ -44,24 +44,29 @@ def parse_request(request_type: type[RequestT], data: bytes) -> RequestT:
 
 
 async def read_request(context: ServicerContext, request_type: type[RequestT]) -> RequestT:
-    """Read the one request of a stream of responses. Raises RpcError when the client sends none, or no such
-    message."""
+    """Read the only request of a stream of responses.
+
+    Raises RpcError when the client sends no request, or bytes that are no such message.
+    """
     data = await context.read()
     if data is grpc.aio.EOF:
         raise invalid("cannot answer a call without a request; send one message")
     return parse_request(request_type, data)
 
 
-async def abort(context: ServicerContext, error: Exception, quotas: Quotas) -> None:
-    """End the call with the error's status; a bug gets a generic text, its traceback goes to the log."""
+async def abort(context: ServicerContext, error: Exception, admission: AdmissionControl) -> None:
+    """End the call with the error's status.
+
+    A bug of the daemon gets a generic text; the traceback goes to the log.
+    """
     if not isinstance(error, RpcError):
-        log.error("a call failed by a bug of the daemon", exc_info=error)
+        log.error("a call failed because of a bug in the daemon", exc_info=error)
         error = internal()
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # A client that asks again at once is answered one by one, so that others are, too. What it asked for
-        # need not wait with it, as it would in the frames of the traceback.
+        # Pacing refusals keeps clients that retry at once from starving the others. The traceback would keep
+        # the request in memory meanwhile.
         error.__traceback__ = None
-        async with quotas.answers:
+        async with admission.answer_pacer:
             pass
     sent = trailers(error)
     await context.abort(error.code, sent.message, sent.metadata)

@@ -1,0 +1,168 @@
+"""Conversion of instances to protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hostmanager.v1 import host_manager_pb2 as pb
+
+from hostmanager_server.core.catalog import UNCLAIMED
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.stability import stability
+from hostmanager_server.rpc.convert import exit_, timestamp
+from hostmanager_server.rpc.convert_docker import fill_service
+from hostmanager_server.state.store import Tracked
+
+MANAGEMENT = {
+    Management.HOST: pb.MANAGEMENT_HOST,
+    Management.DOCKER: pb.MANAGEMENT_DOCKER,
+    Management.RETIRED: pb.MANAGEMENT_RETIRED,
+}
+TARGET = {
+    Target.UP: pb.TARGET_STATE_UP,
+    Target.DOWN: pb.TARGET_STATE_DOWN,
+    Target.PASSIVE: pb.TARGET_STATE_PASSIVE,
+}
+NEXT_ACTION = {
+    State.DOWN: pb.NEXT_ACTION_DOWN,
+    State.START_AT: pb.NEXT_ACTION_START_AT,
+    State.START: pb.NEXT_ACTION_START,
+    State.WAIT_START: pb.NEXT_ACTION_WAIT_START,
+    State.UP: pb.NEXT_ACTION_UP,
+    State.WAIT_DEAD: pb.NEXT_ACTION_WAIT_DEAD,
+    State.UNKNOWN: pb.NEXT_ACTION_UNKNOWN,
+}
+# The `agent_script` that OCS shows for an instance started through its plugin system.
+PLUGIN = "__plugin__"
+
+
+def shown_class(instance: Instance) -> str:
+    """Return the agent class with OCS's suffix.
+
+    The suffix is `[d]` for a compose service, `[d?]` for a service that is missing from the compose files.
+    """
+    spec = instance.spec
+    if spec.management is not Management.DOCKER or spec.agent_class == UNCLAIMED:
+        return spec.agent_class
+    return spec.agent_class + ("[d]" if spec.service is not None else "[d?]")
+
+
+def child_state(instance: Instance, now: Instant) -> pb.ChildState:
+    """Return the short form of an instance's status, as GetStatus lists it."""
+    return pb.ChildState(
+        next_action=NEXT_ACTION[instance.next_action],
+        target_state=TARGET[instance.wanted.target],
+        stability=stability(instance.standing.fail_times, now) if instance.standing.fail_times else 1.0,
+        agent_class=shown_class(instance),
+        instance_id=instance.instance_id,
+        operable=instance.operable,
+        restart_required=instance.restart_required,
+    )
+
+
+class InstanceConverter:
+    """A cache of ManagedInstance messages, each built once per change. For one thread."""
+
+    def __init__(self, log_file: Callable[[InstanceSpec], str]) -> None:
+        """Create a converter; `log_file` returns the path of a process's output file."""
+        self._log_file = log_file
+        self._made: dict[str, tuple[Tracked, pb.ManagedInstance]] = {}
+
+    def __call__(self, tracked: Tracked, now: Instant) -> pb.ManagedInstance:
+        """Return the message for an instance; the caller must not change the message."""
+        instance = tracked.instance
+        made = self._made.get(instance.instance_id)
+        if made is not None and made[0] is tracked:
+            message = made[1]
+            if instance.standing.fail_times:  # stability recovers with time, without a change
+                message = pb.ManagedInstance()
+                message.CopyFrom(made[1])
+                message.stability = stability(instance.standing.fail_times, now)
+            return message
+        message = self._convert(instance, tracked.revision, now)
+        self._made[instance.instance_id] = (tracked, message)
+        return message
+
+    def forget(self, instance_ids: Iterable[str]) -> None:
+        """Drop the messages of instances that are no longer tracked."""
+        for instance_id in instance_ids:
+            self._made.pop(instance_id, None)
+
+    def _convert(self, instance: Instance, revision: int, now: Instant) -> pb.ManagedInstance:
+        spec, wanted, observed, standing = (
+            instance.spec, instance.wanted, instance.observed, instance.standing,
+        )  # fmt: skip
+        message = pb.ManagedInstance(
+            instance_id=instance.instance_id,
+            agent_class=shown_class(instance),
+            full_name=spec.full_name,
+            management=MANAGEMENT[wanted.management],
+            operable=instance.operable,
+            retired=instance.retired,
+            passive_tracking=instance.passive_tracking or wanted.target is Target.PASSIVE,
+            agent_script=PLUGIN if spec.management is not Management.DOCKER else _service_name(spec),
+            restart_required=instance.restart_required,
+            target_state=TARGET[wanted.target],
+            next_action=NEXT_ACTION[instance.next_action],
+            at=_deadline(instance),
+            fail_times=[timestamp(at) for at in standing.fail_times],
+            stability=stability(standing.fail_times, now),
+            reason="OutOfSight" if observed.unobservable else standing.reason,
+            message=observed.unobservable or standing.message,
+            generation=wanted.generation,
+            observed_generation=standing.observed_generation,
+            revision=revision,
+            start_time=_start_time(instance),
+            restart_count=standing.restarts,
+            consecutive_failures=standing.failures,
+            last_exit=exit_(observed.last_exit) if observed.last_exit is not None else None,
+            waiting_for=_waiting_for(instance),
+        )
+        if spec.management is Management.DOCKER:
+            fill_service(message.compose_service, spec, observed.service)
+        else:
+            self._fill_process(message.process, instance)
+        return message
+
+    def _fill_process(self, message: pb.HostProcess, instance: Instance) -> None:
+        """Set the fields of a native process: those of its run, or of the next run when there is none."""
+        run = instance.observed.run
+        workload = run.workload if run is not None else instance.spec.workload
+        message.run = instance.standing.runs
+        message.log_file = self._log_file(instance.spec)
+        if run is not None:
+            message.pid = run.pid
+            message.adopted = run.adopted
+        if isinstance(workload, ProcessSpec):
+            message.command.extend(workload.argv)
+            message.command_source = workload.source
+            message.user = workload.user
+            message.working_dir = workload.working_dir
+
+
+def _service_name(spec: InstanceSpec) -> str:
+    return spec.service.service if spec.service is not None else ""
+
+
+def _deadline(instance: Instance) -> Timestamp | None:
+    deadline = instance.standing.deadline
+    return timestamp(deadline) if deadline is not None and not instance.observed.unobservable else None
+
+
+def _start_time(instance: Instance) -> Timestamp | None:
+    run = instance.observed.run
+    if run is None or run.started is None or instance.observed.unobservable:
+        return None
+    return timestamp(run.started)
+
+
+def _waiting_for(instance: Instance) -> Sequence[str]:
+    match instance.standing.state:
+        case State.START:
+            return instance.observed.waiting_for
+        case State.UP if not instance.should_run:
+            return instance.observed.held_by
+    return ()

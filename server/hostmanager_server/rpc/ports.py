@@ -1,0 +1,122 @@
+"""The driver interfaces that RPCs need, with the values that pass through them.
+
+Every other module of this package knows the drivers only through this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
+
+from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
+from hostmanager_server.drivers.compose.pull.progress import (
+    ImageProgress,
+    LayerProgress,
+    PullItem,
+    PullState,
+)
+from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
+from hostmanager_server.drivers.output.directory_walk import RefusedFileError
+
+__all__ = [
+    "DockerEngine",
+    "ImageProgress",
+    "LayerProgress",
+    "Line",
+    "LogsError",
+    "OutputLine",
+    "OutputReader",
+    "PullChanges",
+    "PullItem",
+    "PullProgress",
+    "PullState",
+    "RefusedFileError",
+    "Source",
+]
+
+
+class Line(Protocol):
+    """A line of output, or a part of a long line."""
+
+    @property
+    def text(self) -> str:
+        """Return the text without the line end."""
+
+    @property
+    def continues(self) -> bool:
+        """Return whether the next line carries on the same line of output."""
+
+
+class OutputReader(Protocol):
+    """Access to the output files of native processes."""
+
+    def read(
+        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
+    ) -> AsyncGenerator[Sequence[Line], None]:
+        """Yield the last `lines` lines, then with `follow` every new line, in batches.
+
+        Raises RefusedFileError when the files are not safe to read.
+        """
+
+
+class PullProgress(Protocol):
+    """One client's view of a running pull; see drivers.compose.pull."""
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, on any thread, after every change."""
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Stop calling `listener`."""
+
+    def changes(self, since: int) -> PullChanges:
+        """Return the images that changed after version `since`; -1 returns all."""
+
+    def counts(self) -> Mapping[PullState, int]:
+        """Return the number of images in each state."""
+
+    def leave(self) -> None:
+        """Stop following; the pull ends with its last follower unless detached."""
+
+
+class DockerEngine(Protocol):
+    """The Docker Engine, as far as clients may use it; see drivers.compose.access."""
+
+    @property
+    def pulling(self) -> bool:
+        """Return whether a pull is running that a client can join. Returns at once."""
+
+    def problem(self) -> str:
+        """Return why the engine cannot be used; empty if it can. Blocks."""
+
+    def join_pull(
+        self,
+        items: Sequence[PullItem],
+        *,
+        detach: bool,
+        progress_timeout: float,
+        ended: Callable[[Sequence[ImageProgress]], None],
+    ) -> tuple[PullProgress, bool]:
+        """Start a pull, or join the running one (True). Returns at once.
+
+        The pull calls `ended` on a thread of its own. A pull that makes no progress for `progress_timeout` s
+        fails. With `detach` the pull goes on without followers.
+        """
+
+    async def remove_container(
+        self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
+    ) -> str:
+        """Stop and remove a container that is still an orphan.
+
+        Returns the reason when the container stays, empty when the container is removed. The engine kills a
+        container that does not stop within `stop_timeout` s.
+        """
+
+    def read_logs(
+        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
+    ) -> AsyncGenerator[list[OutputLine], None]:
+        """Yield the last `lines` lines of a service, then with `follow` every new line, in batches.
+
+        `containers` yields the container ids of the service now, and again after every change. Raises
+        LogsError when the engine does not deliver the output.
+        """
