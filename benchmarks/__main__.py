@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the promises of docs/explanation/benchmarks.md, measured with their peers."""
+"""Benchmarks of the figures in docs/explanation/benchmarks.md, with peers measured in the same run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from typing import Protocol
 
-# Before grpc is imported: children are started beside it.
+# Set before the import of grpc: the benchmarks start children while gRPC runs.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-# An installed program has its bytecode; one that may not write it compiles itself at every start.
+# An installed program has its bytecode; without write access Python would compile it at every start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks import (
@@ -26,7 +26,15 @@ from benchmarks import (
 )
 from benchmarks.table import NotHereError, Row, render
 
-BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+
+class Benchmark(Protocol):
+    """One benchmark."""
+
+    def __call__(self, *, quick: bool) -> list[Row]:
+        """Measure, with fewer rounds if `quick`, and return the results."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {
     "kill-one": supervision.kill_one,
     "kill-all": supervision.kill_all,
     "start-stop": supervision.start_and_stop,
@@ -43,38 +51,42 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
 
 
 def parts(word: str) -> list[str]:
-    """The benchmark of this name, or all whose names begin with the word, as in `compose`."""
+    """Return the benchmarks that an argument of --only selects.
+
+    The argument is a name, or the first word of several names, such as `compose`.
+    """
     found = [name for name in BENCHMARKS if name == word or name.startswith(f"{word}-")]
     if not found:
-        raise argparse.ArgumentTypeError(f"no part {word!r}; there are {', '.join(BENCHMARKS)}")
+        raise argparse.ArgumentTypeError(f"no benchmark {word!r} (known: {', '.join(BENCHMARKS)})")
     return found
 
 
 def main() -> int:
+    """Run the selected benchmarks and print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure to quote")
+    parser.add_argument("--quick", action="store_true", help="run fewer rounds, for a first impression")
     parser.add_argument(
         "--only", action="extend", type=parts, metavar="PART",
-        help=f"this one, or all that begin with this word; may be repeated: {', '.join(BENCHMARKS)}",
+        help=f"run one benchmark, or all with this first word; may be repeated: {', '.join(BENCHMARKS)}",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    left_out: list[str] = []
+    skipped: list[str] = []
     for name in arguments.only or BENCHMARKS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
-            rows += BENCHMARKS[name](arguments.quick)
+            rows += BENCHMARKS[name](quick=arguments.quick)
         except NotHereError as error:
-            left_out.append(f"{name} is left out: {error}")
-            print(left_out[-1], file=sys.stderr, flush=True)
+            skipped.append(f"{name} is skipped: {error}")
+            print(skipped[-1], file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps([row.as_dict() for row in rows], indent=2))
     else:
         cores = len(os.sched_getaffinity(0))
         print(f"Linux {platform.release()}, Python {platform.python_version()}, {cores} cores\n")
         print(render(rows))
-        for line in left_out:  # again: the table is kept, and what it lacks is to be known
+        for line in skipped:  # repeated, as readers may keep only the table
             print(f"\n{line}")
     return 0
 

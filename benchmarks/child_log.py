@@ -1,7 +1,7 @@
-"""What our output files cost a child that writes much: its rate, beside a plain file in the same run.
+"""Benchmark of rotated output files against a plain file, for a child that writes a lot.
 
-A ratio above 1 is no mistake: what is rotated away never has to be written back to the disk, while the kernel
-slows the writer of a file that only grows down to the disk's rate.
+A ratio above 1 is plausible: the kernel never writes back what rotation deletes in time, but slows the writer
+of an ever growing file to the rate of the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
 
 MIB = 1 << 20
-WRITTEN = 1024 * MIB  # bytes a round: enough for several looks of the rotator while the child writes
+WRITTEN = 1024 * MIB  # bytes in each round: enough for several checks by the rotator while the child writes
 ROUNDS = 3
 
 # Lines of 100 bytes in blocks of 64 KiB, as a child whose output is buffered writes them.
@@ -34,7 +34,7 @@ print(time.monotonic() - begin, file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LogRate:
     """One measurement: the median of the rounds."""
 
     what: str
@@ -43,7 +43,7 @@ class Row:
 
 
 def _write(fd: int) -> float:
-    """MiB/s of one child writing to `fd`."""
+    """Return the rate of one child that writes to `fd`, in MiB/s."""
     command = [sys.executable, "-c", _CHILD, str(WRITTEN)]
     seconds = float(subprocess.run(command, stdout=fd, stderr=subprocess.PIPE, check=True).stderr)
     return WRITTEN / MIB / seconds
@@ -54,8 +54,8 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def run(directory: Path | None = None) -> list[Row]:
-    """Ours and the plain file, round by round in turn, in a temporary directory (below `directory`)."""
+def run(directory: Path | None = None) -> list[LogRate]:
+    """Measure plain and rotated files in turn, in a temporary directory below `directory`."""
     ours: list[float] = []
     plain: list[float] = []
     cpu: list[float] = []
@@ -67,7 +67,7 @@ def run(directory: Path | None = None) -> list[Row]:
                 fd = os.open(path / "plain", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o640)
                 plain.append(_write(fd))
                 os.close(fd)
-                (path / "plain").unlink()  # with its dirty pages: the next round is not to wait for them
+                (path / "plain").unlink()  # with its dirty pages, which would delay the next round
                 before = _cpu()
                 fd = outputs.open_for_append(f"child{number}", LogPolicy())
                 ours.append(_write(fd))
@@ -77,12 +77,13 @@ def run(directory: Path | None = None) -> list[Row]:
             outputs.close()
     middle = ROUNDS // 2
     return [
-        Row("a plain append-mode file", sorted(plain)[middle], 0.0),
-        Row("an output file, rotated at 10 MiB, 5 kept", sorted(ours)[middle], sorted(cpu)[middle]),
+        LogRate("a plain append-mode file", sorted(plain)[middle], 0.0),
+        LogRate("an output file, rotated at 10 MiB, 5 kept", sorted(ours)[middle], sorted(cpu)[middle]),
     ]
 
 
 def main() -> None:
+    """Print both rates and their ratio."""
     rows = run()
     for row in rows:
         cpu = f"{row.daemon_cpu_seconds:6.2f} CPU-s of the daemon per GiB"

@@ -1,4 +1,4 @@
-"""Our daemon with compose services, and a watcher of it."""
+"""A HostManager daemon with compose services, and a watcher of its status."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from benchmarks.compose_services import Services, instance_id
-from benchmarks.managers import PATIENCE, Daemon
+from benchmarks.managers import PATIENCE, HostManagerDaemon
 
-SETTLE = 3.0  # s for the daemon, compose and the engine to come to rest
+SETTLE = 3.0  # s for the daemon, compose and the engine to become idle
 
 
-class ComposeDaemon(Daemon):
-    """Our daemon with these services, down at first; restarts are delayed as by default."""
+class ComposeDaemon(HostManagerDaemon):
+    """A daemon with compose services that are down at first, and the default restart delay."""
 
     def __init__(self, services: Services) -> None:
         options = ("--docker-compose", services.project.file, "--docker-compose-bin", services.program)
@@ -31,7 +31,7 @@ class ComposeDaemon(Daemon):
 
 @contextmanager
 def running_daemon(services: Services) -> Iterator[tuple[ComposeDaemon, Watcher]]:
-    """A daemon that has brought all of these up, and is at rest."""
+    """Provide an idle daemon with all services up."""
     with ComposeDaemon(services) as daemon, Watcher(daemon) as watcher:
         daemon.start_all()
         watcher.until(watcher.all_up, "all to run")
@@ -40,9 +40,9 @@ def running_daemon(services: Services) -> Iterator[tuple[ComposeDaemon, Watcher]
 
 
 class Watcher:
-    """All instances of a daemon as a `WatchStatus` over loopback TCP tells them."""
+    """The instances of a daemon, from a WatchStatus stream over loopback TCP."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: HostManagerDaemon) -> None:
         self.instances: dict[str, pb.ManagedInstance] = {}
         self._channel = grpc.insecure_channel(daemon.address)
         stub = pb_grpc.HostManagerServiceStub(self._channel)
@@ -50,29 +50,32 @@ class Watcher:
         self._messages = iter(self._stream)
 
     def until(self, holds: Callable[[], bool], what: str) -> float:
-        """Read on until this holds of `instances`; the moment (s, CLOCK_MONOTONIC) when that was known."""
+        """Read messages until `holds`, and return the time (s, CLOCK_MONOTONIC) of the last message.
+
+        Raises TimeoutError after PATIENCE s.
+        """
         deadline = time.monotonic() + PATIENCE
         moment = time.monotonic()
         while not holds():
-            if moment > deadline:  # looked at with each heartbeat, at the latest
+            if moment > deadline:  # heartbeats make sure of a regular check
                 raise TimeoutError(f"waited {PATIENCE:g} s for {what}")
             message = next(self._messages)
             moment = time.monotonic()
             if message.WhichOneof("update") == "snapshot":
-                self._keep(message.snapshot.instances)
+                self._store(message.snapshot.instances)
             else:
-                self._keep(message.delta.instances)
+                self._store(message.delta.instances)
         return moment
 
     def all_up(self) -> bool:
-        """Whether all are up, as the engine has it too."""
+        """Return whether all instances are up, and their containers run."""
         return bool(self.instances) and all(map(is_up, self.instances.values()))
 
     def all_gone(self) -> bool:
-        """Whether all are down, and no container of any is left."""
+        """Return whether all instances are down, and none has a container."""
         return bool(self.instances) and all(map(is_gone, self.instances.values()))
 
-    def _keep(self, instances: Iterable[pb.ManagedInstance]) -> None:
+    def _store(self, instances: Iterable[pb.ManagedInstance]) -> None:
         self.instances.update((instance.instance_id, instance) for instance in instances)
 
     def __enter__(self) -> Self:
@@ -86,10 +89,10 @@ class Watcher:
 
 
 def is_up(instance: pb.ManagedInstance) -> bool:
-    """It is up, and its container runs."""
+    """Return whether an instance is up, and its container runs."""
     return instance.next_action == pb.NEXT_ACTION_UP and instance.compose_service.running
 
 
 def is_gone(instance: pb.ManagedInstance) -> bool:
-    """It is down, and has no container."""
+    """Return whether an instance is down, and has no container."""
     return instance.next_action == pb.NEXT_ACTION_DOWN and not instance.compose_service.container_found

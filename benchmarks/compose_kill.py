@@ -1,4 +1,4 @@
-"""What becomes of a compose service that is killed through the engine."""
+"""Benchmark of the restart of a compose service after a kill through the engine."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from statistics import median
 import docker
 
 from benchmarks.compose_daemon import Watcher, is_up, running_daemon
-from benchmarks.compose_peer import NAME, REST, Asking
+from benchmarks.compose_peer import NAME, REST, Polling
 from benchmarks.compose_services import PREFIX, Services, instance_id, services
 from benchmarks.managers import PATIENCE
 from benchmarks.table import Row, percentile
 
 COUNT = 50
-_EVENT = "the engine's event"  # at a client that does nothing but read events
+_EVENT = "the engine's event"  # at a client that only reads events
 SETTLE = 0.5  # s between two kills
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Milliseconds from a kill, to when its end and its next run were known."""
+class KillTimes:
+    """The times from a kill until the end and the next run were observed, in ms."""
 
     ended: float
     runs: float
 
 
-def kill(quick: bool) -> list[Row]:
-    """A kill, to the change at a watcher over TCP, and to the service running again."""
-    rounds, asking_rounds = (5, 2) if quick else (20, 8)
-    with services(COUNT) as these:
-        with running_daemon(these) as (_, watcher), events(these) as heard:
-            pairs = [watched(these, watcher, heard, number) for number in range(rounds)]
-        with Asking(these, keep_up=True) as asking:
-            asking.until(lambda running: all(running.values()), "all to run")
-            theirs = [asked(these, asking, number, number / asking_rounds) for number in range(asking_rounds)]
+def kill(*, quick: bool) -> list[Row]:
+    """Measure kills, until a watcher over TCP sees the end, and sees the service running again."""
+    rounds, polling_rounds = (5, 2) if quick else (20, 8)
+    with services(COUNT) as load:
+        with running_daemon(load) as (_, watcher), events(load) as received:
+            pairs = [watched(load, watcher, received, number) for number in range(rounds)]
+        with Polling(load, keep_up=True) as polling:
+            polling.until(lambda running: all(running.values()), "all to run")
+            theirs = [
+                polled(load, polling, number, number / polling_rounds) for number in range(polling_rounds)
+            ]
     ours, bare = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return [
         *_rows(
@@ -62,14 +64,14 @@ def _rows(what: str, reach: float, ours: list[float], peers: dict[str, list[floa
     ]
 
 
-def watched(these: Services, watcher: Watcher, heard: Events, number: int) -> tuple[Times, Times]:
-    """One kill: at the watcher, and at a client that reads the engine's events."""
+def watched(load: Services, watcher: Watcher, received: Events, number: int) -> tuple[KillTimes, KillTimes]:
+    """Kill one service; returns the times at the watcher, and at a reader of the engine's events."""
     name = instance_id(number % COUNT)
     before = watcher.instances[name]
     container = before.compose_service.container_id
     began = time.monotonic()
-    # The engine answers when the container has ended, and the events come before that.
-    killing = threading.Thread(target=these.engine.api.kill, args=(container,))
+    # The engine answers after the end of the container, and sends its events earlier.
+    killing = threading.Thread(target=load.engine.api.kill, args=(container,))
     killing.start()
     ended = watcher.until(lambda: not is_up(watcher.instances[name]), f"the end of {name}")
     runs = watcher.until(
@@ -77,61 +79,65 @@ def watched(these: Services, watcher: Watcher, heard: Events, number: int) -> tu
         f"{name} to run again",
     )
     killing.join()
-    died, started = heard.next("die", container), heard.next("start", container)
+    died, started = received.next("die", container), received.next("start", container)
     time.sleep(SETTLE)
     return _times(began, ended, runs), _times(began, died, started)
 
 
-def asked(these: Services, asking: Asking, number: int, phase: float) -> Times:
-    """One kill, this part of a round after an answer; known with the first complete answer that shows it."""
+def polled(load: Services, polling: Polling, number: int, phase: float) -> KillTimes:
+    """Kill one service while OCS's way polls; returns the times of the first answers that show the changes.
+
+    `phase` (0 to 1) is the part of a polling round between an answer and the kill.
+    """
     service = PREFIX + instance_id(number % COUNT)
-    (container,) = these.project.containers(service)
-    first, second = asking.next().moment, asking.next().moment
+    (container,) = load.project.containers(service)
+    first, second = polling.next().moment, polling.next().moment
     time.sleep(phase * max(REST, second - first))
     began = time.monotonic()
-    these.engine.api.kill(container)
-    ended = asking.until(lambda running: not running[service], f"the end of {service}")
-    runs = asking.until(lambda running: running[service], f"{service} to run again")
+    load.engine.api.kill(container)
+    ended = polling.until(lambda running: not running[service], f"the end of {service}")
+    runs = polling.until(lambda running: running[service], f"{service} to run again")
     return _times(began, ended, runs)
 
 
-def _times(began: float, ended: float, runs: float) -> Times:
-    return Times((ended - began) * 1e3, (runs - began) * 1e3)
+def _times(began: float, ended: float, runs: float) -> KillTimes:
+    return KillTimes((ended - began) * 1e3, (runs - began) * 1e3)
 
 
 class Events:
-    """What the engine tells of containers, with the moments (s, CLOCK_MONOTONIC) when that was heard."""
+    """The engine's events of containers, with the times (s, CLOCK_MONOTONIC) of their arrival."""
 
     def __init__(self) -> None:
-        self._heard: queue.Queue[tuple[str, str, float]] = queue.Queue()
+        self._received: queue.Queue[tuple[str, str, float]] = queue.Queue()
 
     def put(self, action: str, container: str) -> None:
-        self._heard.put((action, container, time.monotonic()))
+        """Add an event that arrives now."""
+        self._received.put((action, container, time.monotonic()))
 
     def next(self, action: str, container: str) -> float:
-        """The moment of the next event of this kind of this container. Those before it are passed over."""
+        """Return the time of the container's next event of a kind, and drop the events before."""
         while True:
-            *found, moment = self._heard.get(timeout=PATIENCE)
+            *found, moment = self._received.get(timeout=PATIENCE)
             if found == [action, container]:
                 return moment
 
 
 @contextmanager
-def events(these: Services) -> Iterator[Events]:
-    """The engine's events, read by a thread."""
-    heard = Events()
-    with closing(docker.APIClient(base_url=these.engine.host, version="auto")) as client:
+def events(load: Services) -> Iterator[Events]:
+    """Read the engine's events on a thread."""
+    received = Events()
+    with closing(docker.APIClient(base_url=load.engine.host, version="auto")) as client:
         filters = {"type": "container", "event": ["die", "start"]}
         stream = client.events(decode=True, filters=filters)
 
         def read() -> None:
             for event in stream:
-                heard.put(event["Action"], event["Actor"]["ID"])
+                received.put(event["Action"], event["Actor"]["ID"])
 
         reading = threading.Thread(target=read)
         reading.start()
         try:
-            yield heard
+            yield received
         finally:
             stream.close()
             reading.join()

@@ -1,9 +1,9 @@
-"""The peer on compose services: the way in which the HostManager agent of OCS asks.
+"""Polling of compose services as OCS's HostManager agent does, as the peer of the compose benchmarks.
 
-Two seconds after each answer it asks again: `docker compose config` for the services, `docker inspect` for
-their images, `docker compose ps -q` for the containers, and a `docker inspect` for each of them. Run as a
-program, it prints one line of JSON for each complete answer. In its favour, it knows nothing but that, and
-reads what docker prints as JSON, where OCS uses a YAML parser.
+Each round calls `docker compose config` for the services, `docker inspect` for their images,
+`docker compose ps -q` for the containers, and `docker inspect` for each container. The next round starts two
+seconds after the end of a round. As a program, the module prints one line of JSON after each round. The peer
+has an advantage over OCS: it does no other work, and parses JSON where OCS parses YAML.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from benchmarks.compose_services import Services
 from benchmarks.managers import PATIENCE
 
 NAME = "OCS's way"
-REST = 2.0  # s from an answer to the next question
+REST = 2.0  # s between two rounds
 _SERVICE = "com.docker.compose.service"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Which services run, and the moment (s, CLOCK_MONOTONIC) when that was known."""
+    """The services that run, and the time (s, CLOCK_MONOTONIC) of the end of the round."""
 
     moment: float
     running: dict[str, bool]
 
 
-class Asking:
-    """A process that asks about these services again and again; with `keep_up` it also starts, as OCS does,
-    what does not run."""
+class Polling:
+    """A process that polls services, and with `keep_up` starts those that do not run, as OCS does."""
 
     def __init__(self, services: Services, *, keep_up: bool = False) -> None:
         command = [sys.executable, "-m", "benchmarks.compose_peer", str(services.project.file)]
@@ -47,18 +46,19 @@ class Asking:
 
     @property
     def pid(self) -> int:
+        """The pid of the polling process."""
         return self._process.pid
 
     def next(self) -> Answer:
-        """The next complete answer."""
+        """Return the result of the next round."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the asking ended with code {self._process.wait()}: see its message above")
+            raise RuntimeError(f"the polling ended with code {self._process.wait()}: see its message above")
         return Answer(**json.loads(line))
 
     def until(self, holds: Callable[[Mapping[str, bool]], bool], what: str) -> float:
-        """The moment of the first answer, of those that are yet to come, of which this holds."""
+        """Return the time of the first later answer for which `holds`. Raises TimeoutError."""
         deadline = time.monotonic() + PATIENCE
         while not holds((answer := self.next()).running):
             if answer.moment > deadline:
@@ -77,7 +77,7 @@ class Asking:
         self._process.stdout.close()
 
 
-def _ask(file: str) -> Answer:
+def _poll(file: str) -> Answer:
     config = json.loads(_docker("compose", "-f", file, "config", "--format", "json"))
     running = dict.fromkeys(config["services"], False)
     _docker("inspect", *sorted({service["image"] for service in config["services"].values()}))
@@ -93,14 +93,15 @@ def _docker(*arguments: str) -> str:
 
 def _start(file: str, service: str) -> subprocess.Popen[bytes]:
     command = ["docker", "compose", "-f", file, "up", "--remove-orphans", "-d", service]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)  # its progress
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)  # drops progress messages
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Poll until the process is terminated. Arguments: the compose file, and optionally `keep-up`."""
     file, *options = arguments
     starts: dict[str, subprocess.Popen[bytes]] = {}
     while True:
-        answer = _ask(file)
+        answer = _poll(file)
         print(json.dumps({"moment": answer.moment, "running": answer.running}), flush=True)
         starts = {service: start for service, start in starts.items() if start.poll() is None}
         if "keep-up" in options:

@@ -1,4 +1,4 @@
-"""Compose services on a real engine, for everybody that is measured on them."""
+"""Compose services on a real Docker Engine, as the load of the compose benchmarks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import yaml
 from benchmarks.table import NotHereError
 from tests.docker_engine import ComposeProject, DockerEngine, compose_projects, engine_or_reason, unique_name
 
-PREFIX = "ocs-"  # what the daemon expects before an instance id, unless told otherwise
+PREFIX = "ocs-"  # the daemon's default for the prefix of instance ids
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`count` services in one compose file: s00, s01, … to the site config. Nothing of them runs at first."""
+    """A compose file with `count` services: s00, s01, … in the site config. No service runs at first."""
 
     project: ComposeProject
     count: int
@@ -29,11 +29,11 @@ class Services:
 
     @property
     def program(self) -> Path:
-        """The compose program for whoever is to have their calls counted."""
+        """A compose program that logs its calls."""
         return self.project.file.parent / "counting-compose"
 
     def calls(self) -> list[str]:
-        """The arguments of every call of `program` so far."""
+        """Return the arguments of every call of `program` so far."""
         return self._log.read_text().splitlines()
 
     @property
@@ -48,19 +48,21 @@ class Services:
 
 
 def instance_id(number: int) -> str:
-    """What the site config calls the service."""
+    """Return the instance id of a service."""
     return f"s{number:02}"
 
 
 @contextmanager
 def services(count: int) -> Iterator[Services]:
-    """So many services of an image made on the spot, which ends at once when it is told to. Raises
-    NotHereError where there is no engine. What was made on the engine is gone from it at the end."""
+    """Provide `count` services, of a new image whose containers end at once on SIGTERM.
+
+    At the end, everything created on the engine is removed. Raises NotHereError without an engine.
+    """
     engine = engine_or_reason()
     if isinstance(engine, str):
         raise NotHereError(engine)
     image = f"{unique_name('hmbench')}:1"
-    # Without a network: what is measured is not how long it takes to make one.
+    # Without a network, whose creation would count as well.
     service = {"image": image, "network_mode": "none"}
     text = yaml.safe_dump({"services": {PREFIX + instance_id(n): dict(service) for n in range(count)}})
     try:

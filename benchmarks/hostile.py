@@ -1,4 +1,4 @@
-"""Another client's wait, and the daemon's memory, while one client asks for too much."""
+"""Benchmark of the latency of other clients, and the daemon's memory, under a hostile client."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LARGER = 64 * 1.048576  # MB
 LONGEST = 30.0  # s for an answer
 
 
-def hostile(quick: bool) -> list[Row]:
-    """Each load on a daemon of its own, beside that daemon's idle figures."""
+def hostile(*, quick: bool) -> list[Row]:
+    """Measure each load on a new daemon, against the idle figures of the same daemon."""
     return [row for name in LOADS for row in _under(name, 2.0 if quick else 4.0)]
 
 
@@ -38,7 +38,7 @@ def _under(load: str, seconds: float) -> list[Row]:
         logs = ours.folder / "state" / "logs"
         logs.mkdir(exist_ok=True)
         (logs / "i0000.log").write_text("".join(f"{number:099}\n" for number in range(LINES)))
-        _waits(ours, 0.5)  # what is loaded by the first calls is not the load's
+        _waits(ours, 0.5)  # the first calls load modules
         idle, before = _waits(ours, seconds), _memory(ours.pid)
         with _largest(ours.pid) as largest, _attack(load, ours.socket):
             waits = _waits(ours, 2 * seconds)
@@ -54,12 +54,12 @@ def _under(load: str, seconds: float) -> list[Row]:
 
 
 def _waits(daemon: HostManager, seconds: float) -> list[float]:
-    """How long each call took, in ms."""
+    """Return the duration of each call, in ms."""
     found = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         began = time.monotonic()
-        with suppress(grpc.RpcError):  # too long, then
+        with suppress(grpc.RpcError):  # counts with its duration
             daemon.stub.GetStatus(pb.GetStatusRequest(), timeout=LONGEST)
         found.append((time.monotonic() - began) * 1e3)
         time.sleep(PAUSE)
@@ -67,20 +67,20 @@ def _waits(daemon: HostManager, seconds: float) -> list[float]:
 
 
 def _new_connection(path: Path) -> float:
-    """ms until it had its answer; without one, more than may be."""
+    """Return the time from connecting to an answer, in ms; twice the limit without an answer."""
     began = time.monotonic()
     with grpc.insecure_channel(f"unix:{path}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             pb_grpc.HostManagerServiceStub(channel).GetStatus(pb.GetStatusRequest(), timeout=LONGEST)
         except grpc.RpcError as error:
-            print(f"no admin connection: {error}", file=sys.stderr)
+            print(f"cannot connect as an admin: {error}", file=sys.stderr)
             return LONGEST * 2e3
     return (time.monotonic() - began) * 1e3
 
 
 @contextmanager
 def _attack(load: str, socket: Path) -> Iterator[None]:
-    """The load, in a process of its own."""
+    """Run a load in another process."""
     command = [sys.executable, "-m", "benchmarks.hostile_loads", load, str(socket)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -88,7 +88,7 @@ def _attack(load: str, socket: Path) -> Iterator[None]:
         assert process.stdout is not None
         try:
             if process.stdout.readline() != b"begun\n":
-                raise RuntimeError(f"the load {load} did not begin")
+                raise RuntimeError(f"cannot run the load {load!r}: its process ended early")
             yield
         finally:
             process.kill()
@@ -96,26 +96,26 @@ def _attack(load: str, socket: Path) -> Iterator[None]:
 
 @contextmanager
 def _largest(pid: int) -> Iterator[list[float]]:
-    """Looks at the memory meanwhile, often."""
-    seen = [_memory(pid)]
+    """Sample the memory of a process every 0.1 s; yields the list of samples, in MB."""
+    samples = [_memory(pid)]
     over = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not over.wait(0.1):
-            seen.append(_memory(pid))
+            samples.append(_memory(pid))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
-        yield seen
+        yield samples
     finally:
         over.set()
         thread.join()
 
 
 def _memory(pid: int) -> float:
-    """Resident megabytes (10^6 bytes)."""
+    """Return the resident memory of a process, in MB (10^6 bytes)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise LookupError(f"the kernel does not tell the memory of process {pid}")
+    raise LookupError(f"cannot read the memory of process {pid}: no VmRSS in /proc")

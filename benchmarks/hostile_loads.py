@@ -1,6 +1,6 @@
-"""Clients that ask for too much: `python -m benchmarks.hostile_loads LOAD SOCKET`.
+"""Hostile clients, run as `python -m benchmarks.hostile_loads LOAD SOCKET`.
 
-Each load says `begun` before its first request, and goes on until its standard input ends.
+A load prints `begun` before its first request, and continues until its standard input closes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _stubs(address: str) -> list[Stub]:
 
 
 async def _opened(streams: list[grpc.aio.Call]) -> None:
-    """Keep the streams, and read none of their messages."""
+    """Keep streams open without reading their messages."""
     await asyncio.gather(*(stream.initial_metadata() for stream in streams), return_exceptions=True)
     await asyncio.Event().wait()
 
 
-async def _again_and_again(call: Callable[[int], Awaitable[object]], at_once: int) -> None:
+async def _repeat_forever(call: Callable[[int], Awaitable[object]], at_once: int) -> None:
     async def repeat(number: int) -> None:
         while True:
             try:
@@ -74,7 +74,7 @@ async def huge_updates(address: str) -> None:
     stubs = _stubs(address)
     changes = [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_UP) for i in _ids(45_000, 14)]
     request = pb.UpdateRequest(requests=changes)
-    await _again_and_again(lambda n: stubs[n].Update(request), 4)
+    await _repeat_forever(lambda n: stubs[n].Update(request), 4)
 
 
 async def largest_updates(address: str) -> None:
@@ -82,7 +82,7 @@ async def largest_updates(address: str) -> None:
     stubs = _stubs(address)
     changes = [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_UP) for i in _ids(1000, 80)]
     request = pb.UpdateRequest(requests=changes)
-    await _again_and_again(lambda n: stubs[n].Update(request), 4)
+    await _repeat_forever(lambda n: stubs[n].Update(request), 4)
 
 
 async def unread_logs(address: str) -> None:
@@ -112,7 +112,7 @@ async def reflections(address: str) -> None:
 
 
 async def idle_connections(address: str) -> None:
-    """1,024 connections that say nothing."""
+    """1,024 connections without a request."""
     path = address.removeprefix("unix:")
     held = []
     for _ in range(1024):
@@ -127,7 +127,7 @@ async def reloads(address: str) -> None:
     """2,000 checks of the site config at once."""
     stubs = _stubs(address)
     request = pb.UpdateRequest(reload_config=True, validate_only=True)
-    await _again_and_again(lambda n: stubs[n % CHANNELS].Update(request), 2000)
+    await _repeat_forever(lambda n: stubs[n % CHANNELS].Update(request), 2000)
 
 
 LOADS: dict[str, Load] = {
@@ -139,14 +139,14 @@ LOADS: dict[str, Load] = {
 }  # fmt: skip
 
 
-async def _until_told(load: Load, address: str) -> None:
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), told.set)
+async def _run_until_eof(load: Load, address: str) -> None:
+    closed = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), closed.set)
     print("begun", flush=True)
     work = asyncio.ensure_future(load(address))
-    await told.wait()
+    await closed.wait()
     work.cancel()
 
 
 if __name__ == "__main__":
-    asyncio.run(_until_told(LOADS[sys.argv[1]], f"unix:{sys.argv[2]}"))
+    asyncio.run(_run_until_eof(LOADS[sys.argv[1]], f"unix:{sys.argv[2]}"))

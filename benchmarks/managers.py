@@ -1,4 +1,4 @@
-"""What is measured of every manager, with our daemon as the first of them."""
+"""The interface through which benchmarks control a service manager, and the HostManager daemon behind it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 BIN = Path(sys.executable).parent
-_SLEEP = ("sleep", "100000")  # what an agent becomes once it has reported
-PATIENCE = 120.0  # s: nothing that is waited for takes longer, on any machine
+_SLEEP = ("sleep", "100000")  # the command that an agent executes after its report
+PATIENCE = 120.0  # s, more than any wait takes on any machine
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition. Raises TimeoutError after PATIENCE s, with `what` in its text."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -40,26 +41,26 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Reports:
-    """A FIFO that agents write `NAME PID` to as their first act, and that is read as they do."""
+    """A FIFO for reports of agents: each agent writes `NAME PID` as its first act."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "reports"
         os.mkfifo(self.path)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self._rest = b""
+        self._partial = b""
         self._pids: set[int] = set()
 
     def command(self, name: str) -> list[str]:
-        """An agent: says that it runs, then sleeps."""
+        """Return the command of an agent that reports, then sleeps."""
         return ["/bin/sh", "-c", f'echo "$0 $$" > {self.path}; exec {" ".join(_SLEEP)}', name]
 
     def read(self, count: int) -> list[tuple[str, int, float]]:
-        """The next `count` reports: name, pid, moment (s, CLOCK_MONOTONIC) of reading."""
+        """Return the next `count` reports: name, pid, and time of reading (s, CLOCK_MONOTONIC)."""
         found: list[tuple[str, int, float]] = []
         while len(found) < count:
             if not select.select([self._fd], [], [], PATIENCE)[0]:
                 raise TimeoutError(f"{count - len(found)} of {count} agents did not report")
-            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
+            *lines, self._partial = (self._partial + os.read(self._fd, 65536)).split(b"\n")
             moment = time.monotonic()
             for line in lines:
                 name, pid = line.decode().split()
@@ -68,19 +69,19 @@ class Reports:
         return found
 
     def close(self) -> None:
-        """End what is left of the agents that reported."""
+        """Kill the agents that reported and still run."""
         os.close(self._fd)
         for pid in self._pids:
             _end_agent(pid)
 
 
 def _end_agent(pid: int) -> None:
-    """Kill this process if it is still the agent that reported under this pid."""
+    """Kill a process, unless the pid now belongs to another program."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    try:  # looked at after the descriptor was opened, so what is seen is what is signalled
+    try:  # read after pidfd_open, so that the signal goes to the process with this command line
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         if arguments == [word.encode() for word in _SLEEP]:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
@@ -91,7 +92,7 @@ def _end_agent(pid: int) -> None:
 
 
 class Manager(ABC):
-    """What is measured of a manager: a process in a temporary directory of its own."""
+    """A service manager under measurement: a process in a temporary directory."""
 
     name: str
 
@@ -102,24 +103,25 @@ class Manager(ABC):
 
     @property
     def pid(self) -> int:
+        """The pid of the manager."""
         assert self._process is not None
         return self._process.pid
 
     @abstractmethod
     def start_all(self) -> None:
-        """Ask for everything to be started."""
+        """Request the start of all agents."""
 
     @abstractmethod
     def stop_all(self) -> None:
-        """Ask for everything to be stopped."""
+        """Request the stop of all agents."""
 
     @abstractmethod
     def status(self) -> None:
-        """Ask once how everything is."""
+        """Read the status of all agents once."""
 
     @abstractmethod
     def status_command(self) -> list[str]:
-        """The command with which an operator asks that."""
+        """Return an operator's command for the status."""
 
     def _run(
         self,
@@ -127,7 +129,10 @@ class Manager(ABC):
         serves: Callable[[], bool],
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the manager, in this environment or in our own; returns once it `serves`."""
+        """Start the manager, and wait until it `serves`.
+
+        `environ` None stands for the environment of this process. Raises RuntimeError when the manager ends.
+        """
         self._again = functools.partial(self._start, command, environ)
         self._again()
         try:
@@ -135,7 +140,7 @@ class Manager(ABC):
             if self._ended():
                 text = (self.folder / "manager.log").read_text(errors="replace")
                 raise RuntimeError(f"cannot measure {self.name}: it ended at once:\n{text}")
-        except BaseException:  # an interrupt too: nobody else knows of the process yet
+        except BaseException:  # an interrupt too: no caller can close the manager yet
             self.close()
             raise
 
@@ -146,7 +151,7 @@ class Manager(ABC):
             )
 
     def crash_and_start(self) -> None:
-        """Kill the manager without warning, and start it again; returns at once."""
+        """Kill the manager with SIGKILL, and start it again; returns at once."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -164,7 +169,7 @@ class Manager(ABC):
         self.close()
 
     def close(self) -> None:
-        """End the manager with its agents; the directory goes too."""
+        """End the manager and its agents, and remove the directory."""
         try:
             if self._process is not None:
                 self._process.terminate()
@@ -177,8 +182,8 @@ class Manager(ABC):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Daemon(Manager):
-    """Our daemon, on a unix socket and on loopback TCP."""
+class HostManagerDaemon(Manager):
+    """The HostManager daemon, on a unix socket and on loopback TCP."""
 
     name = "ours"
 
@@ -191,7 +196,7 @@ class Daemon(Manager):
         site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": instances}}}))
         self.socket = self.folder / "hm.sock"
         self.address = f"127.0.0.1:{_free_port()}"
-        # gRPC's own pause between two attempts to connect, 1 s, would be measured with a daemon's absence.
+        # gRPC's default pause between two connection attempts, 1 s, would count as downtime of a daemon.
         pause = [(f"grpc.{which}_reconnect_backoff_ms", 10) for which in ("initial", "min", "max")]
         self.channel = grpc.insecure_channel(f"unix:{self.socket}", pause)
         self.stub = pb_grpc.HostManagerServiceStub(self.channel)
@@ -206,7 +211,7 @@ class Daemon(Manager):
 
     @abstractmethod
     def _instance(self, number: int) -> dict[str, Any]:
-        """An entry of the site config."""
+        """Return the site config of one instance."""
 
     def _serves(self, count: int) -> bool:
         try:
@@ -235,8 +240,8 @@ class Daemon(Manager):
         super().close()
 
 
-class HostManager(Daemon):
-    """Our daemon with host processes, which are down at first; no restart delay."""
+class HostManager(HostManagerDaemon):
+    """The daemon with native processes, down at first, without a restart delay."""
 
     def _instance(self, number: int) -> dict[str, Any]:
         return {
@@ -249,7 +254,7 @@ class HostManager(Daemon):
 
 
 def _free_port() -> int:
-    """A port that the kernel gives to nobody by itself, so nobody has it before the daemon does."""
+    """Return a free port outside the kernel's ephemeral range, which no other program gets by chance."""
     lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(lowest_given // 2, lowest_given)
@@ -259,22 +264,25 @@ def _free_port() -> int:
 
 
 def bring_up(manager: Manager, count: int) -> dict[str, int]:
-    """Start everything; the pids by name, once every agent runs."""
+    """Start all agents, wait for their reports, and return their pids by name."""
     asking = threading.Thread(target=manager.start_all)
     asking.start()
     pids = {name: pid for name, pid, _ in manager.reports.read(count)}
     asking.join()
-    time.sleep(0.5)  # let the manager come to rest: what follows is measured from there
+    time.sleep(0.5)  # lets the manager become idle before the measurement
     return pids
 
 
 def watch_ends(pids: Iterable[int]) -> list[int]:
-    """A pidfd of each of these processes, for `wait_ended`."""
+    """Return a pidfd for each process, for `wait_ended`."""
     return [os.pidfd_open(pid) for pid in pids]
 
 
 def wait_ended(pidfds: Iterable[int]) -> float:
-    """The moment (s, CLOCK_MONOTONIC) when the last of these processes has ended; closes the descriptors."""
+    """Wait for the end of all processes, and return its time (s, CLOCK_MONOTONIC).
+
+    Closes the descriptors. Raises TimeoutError after PATIENCE s without an end.
+    """
     poll = select.poll()
     waiting = set(pidfds)
     for fd in waiting:

@@ -1,4 +1,4 @@
-"""The peer that is measured beside us: supervisord, on the same agents."""
+"""supervisord as the peer of the benchmarks, with the same agents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.managers import BIN, Manager
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over supervisord's socket."""
+    """An XML-RPC transport over supervisord's unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
 
 class Supervisord(Manager):
-    """supervisord at its best: no start delay, restarts always, its own socket, logs in files it pipes to."""
+    """supervisord at its fastest: no start delay, unconditional restarts, a unix socket, piped logs."""
 
     name = "supervisord"
 
@@ -37,20 +37,13 @@ class Supervisord(Manager):
         self.socket = self.folder / "s.sock"
         logs = self.folder / "logs"
         logs.mkdir()
-        programs = "".join(
-            f"""
-[program:i{n:04}]
-command=/bin/sh -c 'echo "$0 $$" > {self.reports.path}; exec sleep 100000' i{n:04}
-autostart=false
-autorestart=true
-startsecs=0
-stopsignal=INT
-"""
-            for n in range(count)
-        )
-        config = self.folder / "supervisord.conf"
-        config.write_text(
-            f"""
+        programs = "".join(self._program(f"i{number:04}") for number in range(count))
+        self.config = self.folder / "supervisord.conf"
+        self.config.write_text(self._main_sections(logs) + programs)
+        self._run([BIN / "supervisord", "-c", self.config], serves=self._serves)
+
+    def _main_sections(self, logs: Path) -> str:
+        return f"""
 [unix_http_server]
 file={self.socket}
 [supervisord]
@@ -64,10 +57,17 @@ minfds=16384
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{self.socket}
-{programs}"""
-        )
-        self.config = config
-        self._run([BIN / "supervisord", "-c", config], serves=self._serves)
+"""
+
+    def _program(self, name: str) -> str:
+        return f"""
+[program:{name}]
+command=/bin/sh -c 'echo "$0 $$" > {self.reports.path}; exec sleep 100000' {name}
+autostart=false
+autorestart=true
+startsecs=0
+stopsignal=INT
+"""
 
     def _rpc(self) -> Any:
         return xmlrpc.client.ServerProxy(
@@ -94,7 +94,7 @@ serverurl=unix://{self.socket}
 
 
 def require_peer() -> None:
-    """Raise SystemExit unless supervisord is in this environment; only the comparison needs it."""
+    """Raise SystemExit unless supervisord is installed; only comparisons need it."""
     if not (BIN / "supervisord").exists():
         raise SystemExit(
             f"cannot compare with supervisord: it is not in {BIN.parent}; "

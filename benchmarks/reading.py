@@ -1,4 +1,4 @@
-"""Many readers of one change, and one writer of much output."""
+"""Benchmarks of many watchers of one change, and of a child with much output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from benchmarks.table import Row
 CONNECTIONS = 4
 
 
-def watchers(quick: bool) -> list[Row]:
-    """One change to the last of many watchers, who all read in one other process (this one)."""
+def watchers(*, quick: bool) -> list[Row]:
+    """Measure one change until the last of many watchers has it; all watchers are in this process."""
     rows = []
     for count, reach in ((100, 15), (1000, 100)):
         with HostManager(1) as ours:
@@ -39,7 +39,7 @@ async def _fan_out(address: str, count: int, rounds: int) -> list[float]:
     times = []
     change = pb.TargetChange(instance_id="i0000", target_state=pb.TARGET_STATE_DOWN)
     for _ in range(rounds):
-        # The target stands already: one change, of the generation alone.
+        # The target is set already, so each update changes only the generation.
         reads = [asyncio.ensure_future(stream.read()) for stream in streams]
         await asyncio.sleep(0.2)
         began = time.monotonic()
@@ -53,8 +53,8 @@ async def _fan_out(address: str, count: int, rounds: int) -> list[float]:
     return times
 
 
-def log(quick: bool) -> list[Row]:
-    """A child's log, in lines of 100 bytes and blocks of 64 KiB."""
+def log(*, quick: bool) -> list[Row]:
+    """Measure the output of a child, in lines of 100 bytes and blocks of 64 KiB."""
     plain, ours = child_log.run()
     return [
         Row("a child's log: time per GiB", "s", 1024 / ours.mib_per_second,

@@ -1,75 +1,85 @@
-"""What a manager costs while nothing happens, and what it takes to ask it."""
+"""Benchmarks of an idle manager, and of its status."""
 
 from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.managers import HostManager, Manager, bring_up
 from benchmarks.peers import Supervisord
 from benchmarks.table import Row, percentile
 
 
-def idle(quick: bool) -> list[Row]:
-    """CPU and wake-ups of every thread over a quiet while; resident memory at 500."""
+def idle(*, quick: bool) -> list[Row]:
+    """Measure CPU and wake-ups of an idle manager, and its resident memory with 500 children."""
     seconds = 5 if quick else 30
     rows = []
     for count in (100, 500, 1000):
-        cpu: dict[str, float] = {}
-        wakes: dict[str, float] = {}
-        own_wakes: dict[str, float] = {}
-        memory: dict[str, float] = {}
-        own: dict[str, float] = {}
-        for make in (HostManager, Supervisord):
-            if make is Supervisord and count > 500:
-                continue
-            with make(count) as manager:
-                bring_up(manager, count)
-                time.sleep(2.0)
-                memory[manager.name] = _memory(manager.pid, "Rss")
-                own[manager.name] = _memory(manager.pid, "Pss")
-                name = manager.name
-                cpu[name], wakes[name], own_wakes[name] = _quiet(manager.pid, seconds)
-        rows.append(
-            Row(f"idle, {count} children, {seconds} s: wake-ups of all threads", "1/s",
-                wakes.pop("ours"), wakes, reach=0)
-        )  # fmt: skip
-        rows.append(
-            Row("of these, of the program's own threads", "1/s", own_wakes.pop("ours"), own_wakes, reach=0,
-                note="the others are gRPC's native pool")
-        )  # fmt: skip
-        rows.append(
-            Row(f"idle, {count} children, {seconds} s: CPU", "% of a core", cpu.pop("ours"), cpu, reach=0)
-        )
-        if count == 500:
-            rows.append(
-                Row("resident memory of the daemon, 500 children", "MB", memory.pop("ours"), memory, reach=70)
-            )
-            rows.append(Row("the same, its share of shared pages only (Pss)", "MB", own.pop("ours"), own))
+        peers = (Supervisord,) if count <= 500 else ()
+        costs = {make.name: _idle_cost(make, count, seconds) for make in (HostManager, *peers)}
+        rows += _idle_rows(costs, count, seconds)
     return rows
 
 
-def _quiet(pid: int, seconds: float) -> tuple[float, float, float]:
-    """CPU (% of a core) and context switches a second, of all threads and of the program's own."""
-    cpu, switches, own = _cpu(pid), _switches(pid), _switches(pid, own=True)
-    time.sleep(seconds)
-    return (
-        (_cpu(pid) - cpu) / seconds * 100,
-        (_switches(pid) - switches) / seconds,
-        (_switches(pid, own=True) - own) / seconds,
-    )
+@dataclass(frozen=True, slots=True)
+class IdleCost:
+    """The cost of an idle manager: rates of context switches (1/s), CPU (% of a core), memory (MB)."""
+
+    switches: float
+    own_switches: float  # without the threads of libraries
+    cpu: float
+    resident: float
+    proportional: float  # counts only a share of shared pages
+
+
+def _idle_cost(make: Callable[[int], Manager], count: int, seconds: float) -> IdleCost:
+    with make(count) as manager:
+        bring_up(manager, count)
+        time.sleep(2.0)
+        pid = manager.pid
+        resident, proportional = _memory(pid, "Rss"), _memory(pid, "Pss")
+        cpu, switches, own = _cpu(pid), _switches(pid), _switches(pid, own=True)
+        time.sleep(seconds)
+        return IdleCost(
+            switches=(_switches(pid) - switches) / seconds,
+            own_switches=(_switches(pid, own=True) - own) / seconds,
+            cpu=(_cpu(pid) - cpu) / seconds * 100,
+            resident=resident,
+            proportional=proportional,
+        )
+
+
+def _idle_rows(costs: dict[str, IdleCost], count: int, seconds: float) -> list[Row]:
+    def row(what: str, unit: str, figure: str, **options: Any) -> Row:
+        peers = {name: getattr(cost, figure) for name, cost in costs.items()}
+        return Row(what, unit, peers.pop("ours"), peers, **options)
+
+    idle = f"idle, {count} children, {seconds} s"
+    rows = [
+        row(f"{idle}: wake-ups of all threads", "1/s", "switches", reach=0),
+        row("of these, of the program's own threads", "1/s", "own_switches", reach=0,
+            note="the others are gRPC's native pool"),
+        row(f"{idle}: CPU", "% of a core", "cpu", reach=0),
+    ]  # fmt: skip
+    if count == 500:
+        rows.append(row("resident memory of the daemon, 500 children", "MB", "resident", reach=70))
+        rows.append(row("the same, its share of shared pages only (Pss)", "MB", "proportional"))
+    return rows
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU so far, from the scheduler's own nanoseconds (sum over the threads)."""
+    """Return the CPU time of all threads so far, in s, from the scheduler's nanoseconds."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def _switches(pid: int, *, own: bool = False) -> int:
-    """Voluntary and involuntary context switches so far; `own`: without threads that a library has named."""
+    """Return the context switches so far; `own` leaves out threads with another name than the program."""
     total = 0
     program = Path(f"/proc/{pid}/comm").read_text()
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -82,16 +92,16 @@ def _switches(pid: int, *, own: bool = False) -> int:
 
 
 def _memory(pid: int, what: str) -> float:
-    """Megabytes (10^6 bytes) of `Rss` or `Pss`."""
+    """Return the `Rss` or `Pss` of a process, in MB (10^6 bytes)."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == what:
             return int(value.split()[0]) * 1024 / 1e6
-    raise LookupError(f"the kernel does not tell the {what} of process {pid}")
+    raise LookupError(f"cannot read the memory of process {pid}: no {what} in smaps_rollup")
 
 
-def asking(quick: bool) -> list[Row]:
-    """The status of 100 instances: the call, and the whole command."""
+def asking(*, quick: bool) -> list[Row]:
+    """Measure the status of 100 instances: the call, and the whole command."""
     rounds = 100 if quick else 500
     calls: dict[str, list[float]] = {}
     commands: dict[str, list[float]] = {}
@@ -120,6 +130,6 @@ def _command(manager: Manager) -> float:
     began = time.monotonic()
     done = subprocess.run(manager.status_command(), stdout=subprocess.PIPE, check=True)
     took = (time.monotonic() - began) * 1e3
-    if b"i0099" not in done.stdout:  # a command that failed would be a fast one
+    if b"i0099" not in done.stdout:  # a failed command would be fast
         raise RuntimeError(f"the status command of {manager.name} does not list the instances")
     return took

@@ -1,4 +1,4 @@
-"""Starting, stopping, and bringing back what was killed."""
+"""Benchmarks of starting, stopping and restarting native processes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from benchmarks.managers import HostManager, Manager, Reports, bring_up, wait_en
 from benchmarks.peers import Supervisord
 from benchmarks.table import Row, percentile
 
-SETTLE = 0.05  # s between two kills: each is to meet a manager at rest
+SETTLE = 0.05  # s between two kills, so that each meets an idle manager
 
 
-def kill_one(quick: bool) -> list[Row]:
-    """kill -9 of one of 100 to its replacement's first act, and to the change at a watcher over TCP."""
+def kill_one(*, quick: bool) -> list[Row]:
+    """Measure kill -9 of one of 100, until the replacement's first act and the change at a watcher."""
     rounds = 30 if quick else 200
     with HostManager(100) as ours:
         pids = bring_up(ours, 100)
         ran = _kill_each(ours, pids, rounds)
-        told = _kill_and_watch(ours, rounds)
+        watched = _kill_and_watch(ours, rounds)
     with Supervisord(100) as theirs:
         peer = _kill_each(theirs, bring_up(theirs, 100), min(rounds, 20))
     floor = _floor(rounds)
@@ -40,7 +40,7 @@ def kill_one(quick: bool) -> list[Row]:
             note="floor: waitid and Popen in a loop, one child"),
         Row("the same, p99", "ms", percentile(ran, 0.99),
             {"supervisord": percentile(peer, 0.99), "floor": percentile(floor, 0.99)}, reach=30),
-        Row("kill -9 to the change at a watcher over TCP, p50", "ms", median(told), reach=5),
+        Row("kill -9 to the change at a watcher over TCP, p50", "ms", median(watched), reach=5),
     ]  # fmt: skip
 
 
@@ -85,19 +85,19 @@ def _kill_and_watch(ours: HostManager, rounds: int) -> list[float]:
 
 
 def _floor(rounds: int) -> list[float]:
-    """What plain Python takes: wait for the child, start another."""
+    """Measure a plain Python loop that waits for a child and starts another."""
     with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
         child = subprocess.Popen(reports.command("x"), start_new_session=True)
         reports.read(1)
         latencies = []
 
-        def keep() -> None:
+        def restart_children() -> None:
             nonlocal child
             for _ in range(rounds):
                 child.wait()
                 child = subprocess.Popen(reports.command("x"), start_new_session=True)
 
-        keeper = threading.Thread(target=keep)
+        keeper = threading.Thread(target=restart_children)
         keeper.start()
         pid = child.pid
         for _ in range(rounds):
@@ -112,8 +112,8 @@ def _floor(rounds: int) -> list[float]:
     return latencies
 
 
-def kill_all(quick: bool) -> list[Row]:
-    """All 100 killed at once, to the first act of the last replacement."""
+def kill_all(*, quick: bool) -> list[Row]:
+    """Measure the kill of all 100 at once, until the first act of the last replacement."""
     rounds = 3 if quick else 10
     results: dict[str, float] = {}
     for make in (HostManager, Supervisord):
@@ -133,8 +133,8 @@ def kill_all(quick: bool) -> list[Row]:
     return [Row("all 100 killed at once, to all 100 back", "ms", ours, results, reach=150)]
 
 
-def start_and_stop(quick: bool) -> list[Row]:
-    """start-all to the last first act, and stop-all to the last end."""
+def start_and_stop(*, quick: bool) -> list[Row]:
+    """Measure start-all until the last agent's first act, and stop-all until the last end."""
     rows = []
     for count, reach_stop in ((100, 30), (500, 130)):
         rounds = 2 if quick else 5
@@ -160,18 +160,18 @@ def start_and_stop(quick: bool) -> list[Row]:
 
 
 def _start_stop(manager: Manager, count: int) -> tuple[float, float]:
-    """Milliseconds of one start-all and one stop-all."""
+    """Return the durations of one start-all and one stop-all, in ms."""
     began = time.monotonic()
-    asking = _in_background(manager.start_all)
+    request = _in_background(manager.start_all)
     reports = manager.reports.read(count)
     start = max(moment for _, _, moment in reports) - began
-    asking.join()
+    request.join()
     time.sleep(1.0)
     ends = watch_ends(pid for _, pid, _ in reports)
     began = time.monotonic()
-    asking = _in_background(manager.stop_all)
+    request = _in_background(manager.stop_all)
     stop = wait_ended(ends) - began
-    asking.join()
+    request.join()
     time.sleep(1.0)
     return start * 1e3, stop * 1e3
 
@@ -183,7 +183,7 @@ def _in_background(call: Callable[[], None]) -> threading.Thread:
 
 
 def _bare(count: int) -> float:
-    """Milliseconds of starting the same agents in a plain loop, to the last one's first act."""
+    """Return the time of starting the agents in a plain loop, until the last first act, in ms."""
     with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
         began = time.monotonic()
         children: list[subprocess.Popen[bytes]] = []

@@ -1,4 +1,4 @@
-"""Rows of results, and the table they make."""
+"""Results of benchmarks, and their table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class NotHereError(Exception):
-    """This machine lacks what a benchmark needs; the text says what."""
+    """The machine lacks a program that a benchmark needs; the text names the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement beside its peers', all in `unit`, in the same run.
+    """One measurement with its peers' figures from the same run, all in `unit`.
 
-    `reach` is the limit of docs/explanation/benchmarks.md, in `unit`, or as a multiple of the peer named in
-    `reach_of`. None: no limit.
+    `reach` is the upper bound that docs/explanation/benchmarks.md sets, in `unit`, or in multiples of the
+    peer named in `reach_of`; None stands for no bound.
     """
 
     what: str
@@ -30,30 +30,31 @@ class Row:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Each peer's figure over ours: above 1 means that the peer takes, or costs, more."""
+        """The ratio of each peer's figure to ours; above 1 the peer takes, or costs, more."""
         return {name: value / self.ours if self.ours else math.inf for name, value in self.peers.items()}
 
     @property
     def met(self) -> bool | None:
+        """Whether our figure is within the bound; None without a bound."""
         if self.reach is None:
             return None
         bound = self.reach * self.peers[self.reach_of] if self.reach_of else self.reach
         return self.ours <= bound
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: such a ratio is None."""
+        """Return the row for JSON, with None for infinite ratios."""
         ratios = {name: ratio if math.isfinite(ratio) else None for name, ratio in self.ratios.items()}
         return {**asdict(self), "ratios": ratios, "met": self.met}
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:
-    """The value below which `fraction` of the values lie."""
+    """Return the value below which `fraction` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
 
 
 def render(rows: Iterable[Row]) -> str:
-    """A Markdown table, which reads well on a terminal too."""
+    """Return the rows as a Markdown table, aligned for a terminal."""
     lines = [("what", "ours", "peers, same run", "peer / ours", "to reach", ""), *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [

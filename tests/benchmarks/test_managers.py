@@ -1,4 +1,4 @@
-"""The harness on a real daemon: reports, ends, and that nothing is left behind."""
+"""The harness of the benchmarks on a real daemon: reports, ends and cleanup."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_killed_agent_reports_again_and_closing_leaves_nothing() -> None:
     assert not manager.folder.exists()
 
 
-def test_agents_that_a_killed_manager_left_are_ended() -> None:
+def test_agents_of_a_killed_manager_are_ended() -> None:
     with HostManager(2) as manager:
         ends = watch_ends(bring_up(manager, 2).values())
         os.kill(manager.pid, signal.SIGKILL)
@@ -43,7 +43,7 @@ def test_a_process_that_is_no_agent_is_not_ended(tmp_path: Path) -> None:
         reports.read(1)
         reports.close()
         other.terminate()
-    assert other.returncode == -signal.SIGTERM  # and not of the KILL that an agent gets
+    assert other.returncode == -signal.SIGTERM  # not the SIGKILL for agents
 
 
 def test_a_manager_that_does_not_start_says_why_and_leaves_no_directory(

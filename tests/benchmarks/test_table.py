@@ -1,4 +1,4 @@
-"""Rows of results: verdicts, ratios, the table."""
+"""Results of benchmarks: verdicts, ratios and the table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.table import Row, percentile, render
 
 
 @pytest.mark.parametrize(("ours", "met"), [(2.9, True), (3.0, True), (3.1, False)])
-def test_a_row_is_met_up_to_its_reach(ours: float, met: bool) -> None:
+def test_a_row_is_met_up_to_its_reach(ours: float, met: object) -> None:
     assert Row("x", "ms", ours, reach=3).met is met
 
 
 @pytest.mark.parametrize(("ours", "met"), [(150.0, True), (151.0, False)])
-def test_a_reach_may_be_a_multiple_of_a_peer(ours: float, met: bool) -> None:
+def test_a_reach_may_be_a_multiple_of_a_peer(ours: float, met: object) -> None:
     assert Row("x", "ms", ours, {"bare loop": 100.0}, reach=1.5, reach_of="bare loop").met is met
 
 
@@ -27,13 +27,13 @@ def test_a_ratio_says_how_many_times_ours_the_peer_takes() -> None:
     assert Row("x", "ms", 2.0, {"peer": 500.0}).ratios == {"peer": 250.0}
 
 
-def test_nothing_at_all_is_infinitely_better_than_something() -> None:
+def test_a_figure_of_zero_has_an_infinite_ratio() -> None:
     row = Row("x", "1/s", 0.0, {"peer": 2.0})
     assert row.ratios == {"peer": math.inf}
-    assert row.as_dict()["ratios"] == {"peer": None}  # JSON knows no infinity
+    assert row.as_dict()["ratios"] == {"peer": None}  # JSON has no infinity
 
 
-def test_a_percentile_is_one_of_the_values_whatever_their_order() -> None:
+def test_a_percentile_is_one_of_the_values_in_any_order() -> None:
     values = [float(n) for n in range(100, 0, -1)]
     assert percentile(values, 0.5) == 51.0
     assert percentile(values, 0.99) == 100.0
