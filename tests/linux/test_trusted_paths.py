@@ -32,7 +32,7 @@ from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_li
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir, StateDirError
 
-from tests.rpc.conftest import run, server_harness
+from tests.rpc.harness import run, server_harness
 
 STRANGER = 4711  # a user of no name
 VICTIM = "what stands here must stay"

@@ -1,4 +1,4 @@
-"""What clients can make grow is bounded, and another client is answered all the same."""
+"""Limits on clients: errors name the limit, and other clients still get answers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_client.address import parse_address
-from hostmanager_client.reserve import address_with_room, admin_address
-from hostmanager_server.core.event_log import Severity
-from hostmanager_server.core.manager_status import Problem
-from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.rpc.admission import AdmissionControl, Pacer
 from hostmanager_server.rpc.limits import Limit, Limits
-from hostmanager_server.rpc.listen import parse_listen
 from hostmanager_server.rpc.options import server_options
-from hostmanager_server.rpc.single_flight import SingleFlight
 
-from tests.in_memory import ReadConfig
-from tests.rpc.conftest import (
-    PATIENCE,
-    ServerHarness,
+from tests.rpc.harness import (
     messages,
     refused,
     run,
@@ -41,11 +31,6 @@ from tests.rpc.conftest import (
 CODE = grpc.StatusCode
 LONG = "x" * 81
 MANY = [f"i{n}" for n in range(1001)]
-
-
-async def answered(h: ServerHarness) -> None:
-    """Another client, on a connection of its own, has an answer."""
-    assert await h.stub().GetStatus(pb.GetStatusRequest())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +139,7 @@ def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
                 assert error.code() is CODE.RESOURCE_EXHAUSTED
                 assert "max-filter-bytes-per-client=400000" in (error.details() or "")
             assert 0 < h.server.admission[0].filter_bytes.held <= 400_000
-            # Instances that there are cost next to nothing, and no filter nothing.
+            # Ids of tracked instances cost next to nothing, and no filter costs nothing.
             assert await stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["a", "b"])).read()
             assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
             for stream in streams:
@@ -185,7 +170,7 @@ def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
             gc.collect()
             wanted = tuple(type(request) for request in requests.values())
             held = [o for o in gc.get_objects() if isinstance(o, wanted) and o in requests.values()]
-            assert len(held) == len(requests), "those of this test alone"
+            assert len(held) == len(requests), "only the requests of this test itself"
             for stream in streams:
                 stream.cancel()
 
@@ -222,7 +207,7 @@ def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Pat
                 error = await refused(more(channel).read())
                 assert error.code is CODE.RESOURCE_EXHAUSTED
                 assert error.metadata == {"limit": "max-watchers-per-client", "value": "2"}
-            await answered(h)
+            await h.answers_another_client()
             streams.pop().cancel()
             await until(lambda: h.watchers == 1)
             another = opened(channel)
@@ -253,157 +238,6 @@ def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
     run(play())
 
 
-def test_a_client_that_takes_everything_leaves_the_admins_their_places(tmp_path: Path) -> None:
-    limits = Limits(connections=2, watchers=3, watchers_per_client=3, log_streams=Limit(1, 1))
-
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=limits) as h:
-            held = [h.stub() for _ in range(2)]
-            for stub in held:
-                await stub.GetStatus(pb.GetStatusRequest())
-            streams: list[Any] = [held[0].WatchStatus(pb.WatchStatusRequest()) for _ in range(3)]
-            for stream in streams:
-                await stream.read()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await h.stub().GetStatus(pb.GetStatusRequest())
-            assert caught.value.code() is CODE.UNAVAILABLE
-            channel = h.channel(f"{h.address}-admin")
-            admin = pb_grpc.HostManagerServiceStub(channel)
-            assert (await admin.GetStatus(pb.GetStatusRequest())).child_states
-            await admin.Update(pb.UpdateRequest(requests=up("a")))
-            assert await admin.WatchStatus(pb.WatchStatusRequest()).read()
-            assert await admin.TailLogs(pb.TailLogsRequest(instance_id="a")).read()
-            assert await _health(channel).read()
-
-    run(play())
-
-
-def test_the_command_line_goes_to_the_admins_socket_when_the_other_is_full(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=Limits(connections=1)) as h:
-            address = parse_address(h.address)
-            await h.stub().GetStatus(pb.GetStatusRequest())
-            found = await asyncio.to_thread(address_with_room, address)
-            assert str(found) == f"{h.address}-admin"
-            await h.channels[0].close()
-
-            async def first_has_room() -> bool:
-                return await asyncio.to_thread(address_with_room, address) == address
-
-            async with asyncio.timeout(PATIENCE):
-                while not await first_has_room():  # noqa: ASYNC110  # a socket has no event to tell of room
-                    await asyncio.sleep(0.01)
-
-    run(play())
-
-
-@pytest.mark.parametrize("name", ["hostmanager.sock", "lab.sock", "s", "my.hostmanager.sock", ".sock"])
-def test_server_and_client_agree_on_the_name_of_the_admins_socket(tmp_path: Path, name: str) -> None:
-    listen = parse_listen(f"unix:{tmp_path}/{name}", insecure=False).for_admins()
-    found = admin_address(parse_address(f"{tmp_path}/{name}"))
-    assert listen is not None
-    assert found is not None
-    assert listen.text == str(found)
-    assert listen.socket != tmp_path / name
-
-
-def test_a_path_without_room_for_the_admins_socket_has_none(tmp_path: Path) -> None:
-    path = f"/{'x' * 106}"
-    assert parse_listen(path, insecure=False).for_admins() is None
-    assert admin_address(parse_address(path)) is None
-
-
-def test_the_admins_socket_belongs_to_the_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            socket = tmp_path / "s-admin"
-            assert socket.stat().st_mode & 0o777 == 0o600
-            await h.server.stop()
-            assert not socket.exists()
-
-    run(play())
-
-
-def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            reads = []
-            gate = asyncio.Event()
-            loop = asyncio.get_running_loop()
-
-            def read() -> ReadConfig:
-                reads.append(h.config)
-                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
-                return h.config
-
-            h.supervisor._load_config = read
-            stub = h.stub()
-            check = pb.UpdateRequest(reload_config=True, validate_only=True)
-            calls = [asyncio.ensure_future(stub.Update(check))]
-            await until(lambda: len(reads) == 1)
-            h.config = ReadConfig(HostSpec("host", (spec("new"),)))
-            calls += [asyncio.ensure_future(stub.Update(check)) for _ in range(50)]
-            reload = pb.UpdateRequest(reload_config=True, requests=up("new"))
-            calls += [asyncio.ensure_future(stub.Update(reload)) for _ in range(20)]
-            await until(lambda: h.server.admission[0].long_calls.held == 71)
-            await answered(h)
-            gate.set()
-            await asyncio.gather(*calls)
-            assert len(reads) == 2
-            events = await stub.ListEvents(pb.ListEventsRequest())
-            assert [e.reason for e in events.events].count("ConfigRead") == 2  # with that of the start
-
-    run(play())
-
-
-def test_a_broken_config_that_many_ask_for_is_told_once(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            gate = asyncio.Event()
-            loop = asyncio.get_running_loop()
-
-            def read() -> ReadConfig:
-                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
-                return ReadConfig(None, (Problem(Severity.ERROR, "it is broken", "site.yaml"),))
-
-            h.supervisor._load_config = read
-            stub = h.stub()
-            reload = pb.UpdateRequest(reload_config=True)
-            calls = [asyncio.ensure_future(refused(stub.Update(reload))) for _ in range(20)]
-            await until(lambda: h.server.admission[0].long_calls.held == 20)
-            gate.set()
-            errors = await asyncio.gather(*calls)
-            assert {error.reason for error in errors} == {"CONFIG_UNUSABLE"}
-            events = await stub.ListEvents(pb.ListEventsRequest())
-            assert [e.reason for e in events.events].count("ConfigRejected") <= 2
-
-    run(play())
-
-
-def test_calls_that_wait_are_bounded(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=Limits(long_calls=Limit(10, 5))) as h:
-            gate = asyncio.Event()
-            loop = asyncio.get_running_loop()
-
-            def read() -> ReadConfig:
-                asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
-                return h.config
-
-            h.supervisor._load_config = read
-            stub = h.stub()
-            check = pb.UpdateRequest(reload_config=True, validate_only=True)
-            calls = [asyncio.ensure_future(stub.Update(check)) for _ in range(5)]
-            await until(lambda: h.server.admission[0].long_calls.held == 5)
-            error = await refused(stub.Update(check))
-            assert error.metadata == {"limit": "max-long-calls-per-client", "value": "5"}
-            await stub.Update(pb.UpdateRequest(requests=up("a")))  # not one of them
-            gate.set()
-            await asyncio.gather(*calls)
-
-    run(play())
-
-
 def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
     ids = [f"i{n:03}" for n in range(300)]
 
@@ -414,41 +248,16 @@ def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
             await stub.Restart(pb.RestartRequest(instance_ids=ids))
             kinds = ("Update", "Restart")
             listed = await stub.ListEvents(pb.ListEventsRequest(page_size=1000))
-            told = [e.message for e in listed.events if e.reason in kinds]
-            assert len(told) == 2
-            for message in told:
+            logged = [e.message for e in listed.events if e.reason in kinds]
+            assert len(logged) == 2
+            for message in logged:
                 assert len(message) < 400
                 assert message.endswith("and 280 more")
 
     run(play())
 
 
-def test_work_that_is_asked_for_at_once_is_done_once_more_and_not_again(tmp_path: Path) -> None:
-    async def play() -> None:
-        gate = asyncio.Event()
-        rounds: list[int] = []
-
-        async def work() -> int:
-            rounds.append(len(rounds))
-            number = len(rounds)
-            await gate.wait()
-            return number
-
-        joined = SingleFlight(work)
-        first = asyncio.ensure_future(joined())
-        await until(lambda: len(rounds) == 1)
-        others = [asyncio.ensure_future(joined()) for _ in range(10)]
-        await asyncio.sleep(0)
-        others[0].cancel()
-        gate.set()
-        assert await first == 1
-        assert await asyncio.gather(*others[1:]) == [2] * 9
-        assert await joined() == 3
-
-    run(play())
-
-
-def test_between_two_turns_others_run() -> None:
+def test_other_tasks_run_between_two_paced_pieces() -> None:
     async def play() -> None:
         pacer = Pacer()
         order: list[int] = []
@@ -473,19 +282,25 @@ def test_between_two_turns_others_run() -> None:
 def test_every_name_of_a_limit_is_in_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
     admission = AdmissionControl(Limits())
-    names = [q.name for q in (admission.streams, admission.log_streams, admission.engine_streams,
-                               admission.filter_bytes, admission.long_calls)]  # fmt: skip
+    limiters = (
+        admission.streams,
+        admission.log_streams,
+        admission.engine_streams,
+        admission.filter_bytes,
+        admission.long_calls,
+    )
+    names = [limiter.name for limiter in limiters]
     for name in (*names, "max-ids-per-request", "max-id-characters", "max-token-characters"):
         assert f"`{name}`" in page
 
 
-def test_every_keepalive_has_the_time_out_that_grpc_heeds() -> None:
+def test_a_ping_times_out_before_the_next_keepalive() -> None:
     options = dict(server_options(Limits(), 1))
     assert options["grpc.http2.ping_timeout_ms"] <= options["grpc.keepalive_time_ms"]
 
 
-def test_more_calls_may_wait_than_are_let_in() -> None:
-    """Beyond these gRPC answers CANCELLED, which a client takes for its own doing."""
+def test_more_calls_may_wait_than_are_admitted() -> None:
+    """Calls above the limit get CANCELLED from gRPC, as if the client had cancelled them."""
     options = dict(server_options(Limits(), 1))
     assert options["grpc.server.max_pending_requests"] > Limits().calls
     assert options["grpc.server.max_pending_requests_hard_limit"] > Limits().calls

@@ -1,4 +1,4 @@
-"""Where the daemon may listen."""
+"""Listen addresses: parsing, refusals and socket names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_client.aio import AsyncHostManagerClient
 from hostmanager_client.errors import InvalidAddress
 from hostmanager_server.rpc.server import AddressError, Limits, Server, parse_listen
 
-from tests.rpc.conftest import run, server_harness
+from tests.rpc.harness import run, server_harness
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_sockets_and_loopback_addresses_are_served(text: str, address: str) -> N
     assert parse_listen(text, insecure=True).text == address
 
 
-def test_a_relative_socket_path_is_relative_to_where_you_are(
+def test_a_socket_path_is_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_other_addresses_are_refused_with_the_reason(text: str, why: str) -> Non
         parse_listen(text, insecure=True)
 
 
-def test_tcp_needs_to_be_asked_for() -> None:
+def test_tcp_needs_the_insecure_flag() -> None:
     with pytest.raises(AddressError, match="--insecure"):
         parse_listen("127.0.0.1:5555", insecure=False)
 
@@ -84,7 +84,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["unix:{}", "{}", "unix://{}"])
-def test_the_name_of_a_socket_is_taken_as_it_stands(name: str, form: str) -> None:
+def test_a_socket_name_is_not_decoded(name: str, form: str) -> None:
     async def play(folder: Path) -> None:
         address = form.format(f"{folder}/{name}")
         async with server_harness(folder / "harness") as h:
@@ -129,6 +129,6 @@ def test_a_relative_name_leads_server_and_client_to_one_socket(
 @pytest.mark.parametrize(
     "text", ["unix-abstract:hm", "unix:@hm", "@hm", "unix:\0hm", "unix:", "unix:/run/a,b"]
 )
-def test_the_client_refuses_what_the_server_does(text: str) -> None:
+def test_the_client_refuses_the_same_addresses_as_the_server(text: str) -> None:
     with pytest.raises(InvalidAddress, match="cannot use"):
         parse_address(text)

@@ -1,4 +1,4 @@
-"""Clients that are none of ours: grpclib, buf curl by reflection alone, health checkers."""
+"""Foreign gRPC clients: grpclib, buf curl with reflection, and health checkers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from h2.exceptions import StreamClosedError
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.rpc.service import SERVICE
 
-from tests.rpc.conftest import down, run, server_harness
+from tests.rpc.harness import down, run, server_harness
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
-# Every RPC with a request that it accepts, in an order that works. The streams are left after one message.
+# Every RPC with a valid request, in an order that works. The tests leave streams after one message.
 CALLS: list[tuple[str, Message]] = [
     ("StartManager", pb.StartManagerRequest(requests=down("b"))),
     ("GetStatus", pb.GetStatusRequest()),
@@ -44,7 +44,7 @@ CALLS: list[tuple[str, Message]] = [
 ]
 
 
-def test_the_calls_below_are_all_that_there_are() -> None:
+def test_the_list_of_calls_is_complete() -> None:
     assert {name for name, _ in CALLS} == {method.name for method in SERVICE.methods}
 
 
@@ -63,7 +63,7 @@ def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
                         await stream.send_message(request, end=True)
                         message = await stream.recv_message()
                         assert message is not None, name
-                        with suppress(StreamClosedError):  # it may have ended by itself
+                        with suppress(StreamClosedError):  # the stream may have ended already
                             await stream.cancel()
                 else:
                     message = await UnaryUnaryMethod(channel, path, type(request), answer)(request)
@@ -99,7 +99,7 @@ def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
     run(play())
 
 
-def test_health_is_told_and_followed(tmp_path: Path) -> None:
+def test_health_is_checked_and_watched(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             health: Any = health_pb2_grpc.HealthStub(h.channel())
@@ -125,8 +125,8 @@ async def reflected(channel: grpc.aio.Channel, version: str) -> set[str]:
     return {service.name for service in answer.list_services_response.service}
 
 
-def test_reflection_is_for_the_socket_and_over_tcp_when_asked_for(tmp_path: Path) -> None:
-    async def play(flag: bool) -> None:
+def test_reflection_works_on_the_socket_and_over_tcp_only_with_the_flag(tmp_path: Path) -> None:
+    async def play(*, flag: bool) -> None:
         async with server_harness(tmp_path, tcp=True, tcp_reflection=flag) as h:
             for version in ("v1", "v1alpha"):
                 assert SERVICE.full_name in await reflected(h.channel(), version)
@@ -138,5 +138,5 @@ def test_reflection_is_for_the_socket_and_over_tcp_when_asked_for(tmp_path: Path
                     await over_tcp
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
-    run(play(False))
-    run(play(True))
+    run(play(flag=False))
+    run(play(flag=True))

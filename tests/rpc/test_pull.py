@@ -1,4 +1,4 @@
-"""DockerPull over the wire, with an engine that a test moves on."""
+"""DockerPull over gRPC, with a fake Docker Engine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import new_instance
 from hostmanager_server.core.spec import InstanceSpec, Management, PullPolicy, ServiceSpec, Target
-from hostmanager_server.drivers.compose.pull.progress import ImageProgress, LayerProgress, PullState
+from hostmanager_server.rpc.ports import ImageProgress, LayerProgress, PullState
 from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.state.store import Store
 
 from tests.core.instances import with_fields
-from tests.rpc.conftest import PATIENCE, ServerHarness, messages, refused, run, server_harness, until
+from tests.rpc.harness import PATIENCE, ServerHarness, messages, refused, run, server_harness, until
 
 CODE = grpc.StatusCode
 
@@ -34,7 +34,7 @@ def publish(h: ServerHarness, *specs: InstanceSpec) -> None:
     h.store.publish([new_instance(spec) for spec in specs])
 
 
-def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None:
+def test_a_pull_is_reported_from_its_start_to_its_result(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
@@ -53,19 +53,19 @@ def test_a_pull_is_told_from_its_beginning_to_its_result(tmp_path: Path) -> None
             last = (await messages(call))[-1]
             assert (last.result.images, last.result.failed) == (1, 1)
             assert last.images[0].message == "no such image"
-            assert h.engine.asked[0][1:] == (True, 60.0)
+            assert h.engine.pull_requests[0][1:] == (True, 60.0)
             assert h.engine.pull.followers == 0
 
     run(play())
 
 
-def test_a_second_pull_joins_and_who_leaves_is_counted_out(tmp_path: Path) -> None:
+def test_a_second_pull_joins_and_a_client_that_leaves_stops_following(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
             first: Any = h.stub().DockerPull(pb.DockerPullRequest())
             assert not (await first.read()).joined
-            h.engine.why = "nobody asks the engine to join"
+            h.engine.failure = "a client that joins does not need the engine"
             second: Any = h.stub().DockerPull(pb.DockerPullRequest())
             assert (await second.read()).joined
             pull = h.engine.pull
@@ -80,7 +80,7 @@ def test_a_second_pull_joins_and_who_leaves_is_counted_out(tmp_path: Path) -> No
     run(play())
 
 
-def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_an_impossible_pull_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             stub = h.stub()
@@ -99,12 +99,12 @@ def test_what_cannot_be_pulled_is_refused_with_the_reason(tmp_path: Path) -> Non
             assert (late.code, list(late.violations)) == (
                 CODE.INVALID_ARGUMENT, ["progress_timeout"]
             )  # fmt: skip
-            h.engine.why = "there is no Docker Engine; start it"
-            away = await refused(stub.DockerPull(pb.DockerPullRequest()).read())
-            assert (away.code, away.reason, away.message) == (
-                CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.why
+            h.engine.failure = "there is no Docker Engine; start it"
+            unreachable = await refused(stub.DockerPull(pb.DockerPullRequest()).read())
+            assert (unreachable.code, unreachable.reason, unreachable.message) == (
+                CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.failure
             )  # fmt: skip
-            assert not h.engine.asked
+            assert not h.engine.pull_requests
 
     run(play())
 
@@ -119,7 +119,7 @@ def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
     run(play())
 
 
-def test_a_reader_that_stalls_and_leaves_is_counted_out(tmp_path: Path) -> None:
+def test_a_reader_that_stalls_and_leaves_stops_following(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
@@ -127,10 +127,10 @@ def test_a_reader_that_stalls_and_leaves_is_counted_out(tmp_path: Path) -> None:
             await call.read()
             pull = h.engine.pull
             assert pull is not None
-            for word in ("Downloading", "Extracting"):  # each is more than half of what gRPC takes at once
+            for word in ("Downloading", "Extracting"):  # each takes more than half of gRPC's buffer
                 layers = (LayerProgress("l" * 3_000_000, word),)
                 pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
-                await until(lambda: pull.asked_since == pull.version)
+                await until(lambda: pull.read_version == pull.version)
             call.cancel()
             await until(lambda: pull.followers == 0 and not pull.listeners)
 
@@ -151,7 +151,7 @@ def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
     run(play())
 
 
-def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
+def test_a_slow_reader_skips_intermediate_progress(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"))
@@ -162,14 +162,14 @@ def test_a_slow_reader_skips_what_is_between(tmp_path: Path) -> None:
                 layers = (LayerProgress("l1", "Downloading", number, 1000),)
                 h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
             h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
-            told = await messages(call)
-            assert len(told) < 10
-            assert told[-1].result.pulled == 1
+            responses = await messages(call)
+            assert len(responses) < 10
+            assert responses[-1].result.pulled == 1
 
     run(play())
 
 
-def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
+def test_the_event_log_has_the_end_of_a_pull_before_its_followers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hostmanager_server.rpc.pull.LOGGED_WITHIN", PATIENCE)
@@ -188,7 +188,7 @@ def test_the_event_log_tells_of_the_end_before_whoever_follows_is_told(
     run(play())
 
 
-def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path: Path) -> None:
+def test_the_event_log_has_the_result_of_a_pull_without_followers(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             publish(h, service("x", "agent:2"), service("y", "agent:3"))
@@ -201,11 +201,11 @@ def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path
             pull.put(ImageProgress("agent:3", ("y",), PullState.PULLED))
             pull.put(ImageProgress("agent:2", ("x",), PullState.FAILED, "no such image"), over=True)
 
-            def notes() -> list[tuple[str, str]]:
+            def log_entries() -> list[tuple[str, str]]:
                 return [(e.entry.reason, e.entry.message) for e in h.store.events_since(0).events]
 
-            await until(lambda: any(reason == "PullEnded" for reason, _ in notes()))
-            assert notes()[-2:] == [
+            await until(lambda: any(reason == "PullEnded" for reason, _ in log_entries()))
+            assert log_entries()[-2:] == [
                 ("DockerPull", "pull of agent:2, agent:3"),
                 ("PullEnded", "pull ended: 1 pulled, 1 failed: agent:2: no such image"),
             ]
@@ -215,8 +215,8 @@ def test_the_event_log_tells_what_became_of_a_pull_that_nobody_followed(tmp_path
 
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:
     store = Store("e", ManagerStatus(ManagerState.RUNNING, "host", "site.yaml"))
-    record = ServiceStatus(image_id=image_id)
-    store.publish([with_fields(new_instance(spec), service=record) for spec in specs])
+    status = ServiceStatus(image_id=image_id)
+    store.publish([with_fields(new_instance(spec), service=status) for spec in specs])
     return store.snapshot()
 
 
@@ -233,7 +233,7 @@ def test_an_image_of_several_services_is_pulled_once_by_the_most_eager_policy() 
     ]
 
 
-def test_who_is_named_twice_is_one() -> None:
+def test_an_instance_named_twice_counts_once() -> None:
     found = images_to_pull(snapshot_of(service("x", "agent:2")), ["x", "x"], new_only=False)
     assert [i.instance_ids for i in found] == [("x",)]
 

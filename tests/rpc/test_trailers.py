@@ -1,4 +1,4 @@
-"""Errors that are too long for gRPC's trailers: cut, and told with their status all the same."""
+"""Errors too long for gRPC's trailers: shortened, with their status intact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.in_memory import ReadConfig
-from tests.rpc.conftest import ServerHarness, refused, run, server_harness
+from tests.rpc.harness import ServerHarness, refused, run, server_harness
 
 CODE = grpc.StatusCode
 FOUR_KB = 4096
@@ -44,7 +44,7 @@ ERRORS = st.builds(
 
 
 def read(error: RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo, list[FieldViolation]]:
-    """What a client reads of an error's trailers."""
+    """Return the parts of an error that a client reads from its trailers."""
     sent = trailers(error)
     [(key, value)] = sent.metadata
     assert key == "grpc-status-details-bin"
@@ -73,14 +73,14 @@ def test_every_error_fits_and_keeps_its_status_and_its_first_violation(error: Rp
 def test_a_shortened_text_keeps_its_ends(text: str, longest: int) -> None:
     short = shorten(text, longest)
     whole = text.encode(errors="backslashreplace").decode()
-    # The text may hold dots of its own next to those of the cut.
+    # The text may have dots next to those that mark the cut.
     cuts = [n for n in range(len(short)) if short.startswith("...", n)]
     assert short == whole or any(
         whole.startswith(short[:cut]) and whole.endswith(short[cut + 3 :]) for cut in cuts
     )
 
 
-def test_an_error_that_fits_is_told_in_full() -> None:
+def test_an_error_that_fits_is_sent_in_full() -> None:
     given = [
         FieldViolation(f"requests[{n}]", f"no instance 'id{n}' on this host") for n in range(MOST_LISTED)
     ]
@@ -89,24 +89,24 @@ def test_an_error_that_fits_is_told_in_full() -> None:
     assert OMITTED not in info.metadata
 
 
-def test_what_is_left_out_is_counted() -> None:
+def test_what_is_omitted_is_counted() -> None:
     given = [
         FieldViolation(f"requests[{n}]", f"no instance {str(n) * 80!r} on this host") for n in range(500)
     ]
     status, info, violations = read(unknown_instances(given))
     assert 3 <= len(violations) <= MOST_LISTED
-    left_out = 500 - len(violations)
-    assert info.metadata[OMITTED] == str(left_out)
-    assert status.message.endswith(f"; and {left_out} more")
+    omitted = 500 - len(violations)
+    assert info.metadata[OMITTED] == str(omitted)
+    assert status.message.endswith(f"; and {omitted} more")
 
 
-def test_an_earlier_daemon_whose_agents_cannot_be_taken_back_is_told_as_unavailable() -> None:
+def test_a_failed_recovery_of_runs_is_unavailable() -> None:
     error = from_request_error(AdoptionError(OSError(24, "Too many open files")), "")
     assert (error.code, error.reason) == (CODE.UNAVAILABLE, "NOT_TAKEN_BACK")
 
 
 def broken(count: int, *, folder: str = "/srv/site") -> ReadConfig:
-    """A config with a warning before so many errors."""
+    """Return a config with a warning before `count` errors."""
     file = f"{folder}/site.yaml"
     warning = Problem(Severity.WARNING, "means nothing", file, 1, 1)
     errors = (Problem(Severity.ERROR, f"unknown manage 'mäybe{n}'", file, n + 2, 5) for n in range(count))
@@ -122,7 +122,7 @@ async def fails(h: ServerHarness, ids: list[str], *, reload: bool) -> HostManage
 
 @pytest.mark.parametrize("count", [1, 26, 199])
 @pytest.mark.parametrize("folder", ["/srv/site", "/" + "ü" * 1500])
-def test_a_config_full_of_errors_is_told_with_the_first_places(
+def test_a_config_full_of_errors_is_sent_with_the_first_places(
     tmp_path: Path, count: int, folder: str
 ) -> None:
     async def play() -> None:
@@ -134,8 +134,8 @@ def test_a_config_full_of_errors_is_told_with_the_first_places(
             lines = str(error).splitlines()
             assert lines[1].endswith("site.yaml:2:5: error: unknown manage 'mäybe0'")
             if count > MOST_LISTED:
-                left_out = count + 1 - len(lines[1:-1])
-                assert lines[-1].startswith(f"and {left_out} more: `hostmanager config check")
+                omitted = count + 1 - len(lines[1:-1])
+                assert lines[-1].startswith(f"and {omitted} more: `hostmanager config check")
                 assert lines[-1].removesuffix("` lists all").removesuffix("'").endswith("/site.yaml")
 
     run(play())
@@ -143,15 +143,15 @@ def test_a_config_full_of_errors_is_told_with_the_first_places(
 
 @pytest.mark.parametrize("name", ["id{}", "x" * 70 + "{}", "ü" * 70 + "{}", "\U0001f52d" * 70 + "{}"])
 @pytest.mark.parametrize("reload", [False, True])
-def test_however_many_unknown_ids_are_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
+def test_any_number_of_unknown_ids_is_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             error = await fails(h, [name.format(n) for n in range(60)], reload=reload)
             assert isinstance(error, NotFound)
             assert (error.reason, exit_code(error)) == ("UNKNOWN_INSTANCE", 4)
             assert error.violations[0].field == "requests[0]"
-            left_out = 60 - len(error.violations)
-            assert f"and {left_out} more" in str(error)
+            omitted = 60 - len(error.violations)
+            assert f"and {omitted} more" in str(error)
 
     run(play())
 
@@ -178,11 +178,11 @@ def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
     run(play())
 
 
-def test_an_instance_whose_problem_is_long_says_so(tmp_path: Path) -> None:
+def test_a_long_problem_of_the_engine_is_sent_with_its_beginning(tmp_path: Path) -> None:
     async def play() -> None:
         async with server_harness(tmp_path) as h:
             h.config = ReadConfig(HostSpec("host", ()))
-            h.engine.why = "the engine says " + "no " * 20_000
+            h.engine.failure = "the engine says " + "no " * 20_000
             error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
             assert (error.code, error.reason) == (CODE.UNAVAILABLE, "ENGINE_UNREACHABLE")
             assert error.message.startswith("the engine says no no")

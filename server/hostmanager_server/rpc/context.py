@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import Management
@@ -23,6 +23,16 @@ from hostmanager_server.supervisor import RequestError, Supervisor
 T = TypeVar("T")
 
 
+class UpgradeDaemon(Protocol):
+    """The function that upgrades the daemon in place."""
+
+    async def __call__(self, *, validate_only: bool) -> str:
+        """Replace the daemon by the installed version, or only check that the version starts.
+
+        Returns the installed version. Raises RequestError when the upgrade is impossible.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class RpcContext:
     """The dependencies shared by all RPC groups."""
@@ -36,8 +46,7 @@ class RpcContext:
     now: Callable[[], Instant]
     # Ends the daemon. Instances of these kinds of management keep running, for the next daemon.
     exit_daemon: Callable[[frozenset[Management]], None]
-    # Replaces the daemon by the installed version, and returns that version; True only checks.
-    upgrade_daemon: Callable[[bool], Awaitable[str]]
+    upgrade_daemon: UpgradeDaemon
 
     engine: DockerEngine | None = None  # None: the daemon manages no compose files
     # Returns why the engine cannot be used, empty if it can; all callers share one inspection.

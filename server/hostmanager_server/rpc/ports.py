@@ -99,7 +99,7 @@ class DockerEngine(Protocol):
     ) -> tuple[PullProgress, bool]:
         """Start a pull, or join the running one (True). Returns at once.
 
-        The pull calls `ended` on a thread of its own. A pull that makes no progress for `progress_timeout` s
+        The pull calls `ended` on another thread. A pull that makes no progress for `progress_timeout` s
         fails. With `detach` the pull goes on without followers.
         """
 

@@ -101,7 +101,7 @@ class RequestRpcs:
         context = self._context
         self._check_epoch(request.expected_epoch)
         try:
-            version = await context.upgrade_daemon(request.validate_only)
+            version = await context.upgrade_daemon(validate_only=request.validate_only)
         except RequestError as error:
             raise from_request_error(error, "") from error
         return pb.UpgradeResponse(epoch=context.daemon.epoch, version=version)

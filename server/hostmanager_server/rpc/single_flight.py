@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """A function of which one run happens at a time. Belongs to the event loop.
+    """A function with at most one run at a time. Belongs to the event loop.
 
     All calls during a run share the next run, as the present run may have read its inputs before they came.
     """

@@ -1,11 +1,10 @@
-"""A real server on a unix socket, with the real supervisor over fake agents."""
+"""A test harness for the gRPC server: the real supervisor over fake agents, on a unix socket."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -27,142 +26,23 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, LogPolicy, Management, ProcessSpec, Target
-from hostmanager_server.drivers.compose.logs.demultiplexer import OutputLine, Source
-from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullItem, PullState
-from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.rpc.ports import Line
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
 
 from tests.fakes.driver import FakeDriver, FakeHost
 from tests.in_memory import MemoryJournal, ReadConfig
+from tests.rpc.fakes import FakeEngine, FakeOutputs
 
 T = TypeVar("T")
-PATIENCE = 60.0  # s, for what takes milliseconds on a quiet machine
-LONG_FOR_A_CLIENT = 0.2  # s, some hundred times what an answer takes
-
-
-@dataclass(frozen=True, slots=True)
-class TextLine:
-    text: str
-    continues: bool = False
-
-
-class FakeOutputs:
-    """Every instance wrote the lines 1 to 5, and with `follow` writes nothing more."""
-
-    async def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
-    ) -> AsyncGenerator[Sequence[Line], None]:
-        last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
-        if last:
-            yield last
-        if follow:
-            await asyncio.Event().wait()
-
-
-class FakePull:
-    """A pull that a test moves on."""
-
-    def __init__(self, items: Sequence[PullItem], ended: Callable[[Sequence[ImageProgress]], None]) -> None:
-        self.ended = ended
-        self.images = {item.image: ImageProgress(item.image, item.instance_ids) for item in items}
-        self.versions = dict.fromkeys(self.images, 0)
-        self.version = 0
-        self.over = not items
-        self.listeners: list[Callable[[], None]] = []
-        self.followers = 0
-        self.asked_since = -1  # the newest version that somebody has been told of
-
-    def put(self, image: ImageProgress, *, over: bool = False) -> None:
-        self.version += 1
-        self.images[image.image] = image
-        self.versions[image.image] = self.version
-        if over:
-            self.ended(list(self.images.values()))
-        self.over = over
-        for listener in self.listeners:
-            listener()
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        self.listeners.append(listener)
-
-    def unsubscribe(self, listener: Callable[[], None]) -> None:
-        self.listeners.remove(listener)
-
-    def changes(self, since: int) -> PullChanges:
-        self.asked_since = self.version
-        changed = tuple(image for name, image in self.images.items() if self.versions[name] > since)
-        return PullChanges(self.version, changed, self.over)
-
-    def counts(self) -> Mapping[PullState, int]:
-        states = [image.state for image in self.images.values()]
-        return {state: states.count(state) for state in PullState}
-
-    def leave(self) -> None:
-        self.followers -= 1
-
-
-class FakeEngine:
-    """An engine that is there unless `why` says otherwise; containers in `refuses` cannot be removed."""
-
-    def __init__(self) -> None:
-        self.why = ""
-        self.pull: FakePull | None = None
-        self.asked: list[tuple[tuple[PullItem, ...], bool, float]] = []
-        self.removed: list[tuple[str, float]] = []
-        self.refuses: dict[str, str] = {}
-        self.on_removal: Callable[[str], None] = lambda _: None
-
-    @property
-    def pulling(self) -> bool:
-        return self.pull is not None and not self.pull.over
-
-    def problem(self) -> str:
-        return self.why
-
-    def join_pull(
-        self,
-        items: Sequence[PullItem],
-        *,
-        detach: bool,
-        progress_timeout: float,
-        ended: Callable[[Sequence[ImageProgress]], None],
-    ) -> tuple[FakePull, bool]:
-        self.asked.append((tuple(items), detach, progress_timeout))
-        joined = self.pulling
-        if self.pull is None or not joined:
-            self.pull = FakePull(items, ended)
-        self.pull.followers += 1
-        return self.pull, joined
-
-    async def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
-    ) -> AsyncGenerator[list[OutputLine], None]:
-        """A line for each container, in the order in which they come."""
-        async for ids in containers:
-            for container in ids:
-                yield [OutputLine(container, False, Source.STDERR)]
-            if not follow:
-                return
-
-    async def remove_container(
-        self, container_id: str, stop_timeout: float, is_orphan: Callable[[], bool]
-    ) -> str:
-        await asyncio.sleep(0)  # it takes a thread's time
-        if not is_orphan():
-            return "it was left alone"
-        self.removed.append((container_id, stop_timeout))
-        if container_id not in self.refuses:
-            self.on_removal(container_id)
-        return self.refuses.get(container_id, "")
+PATIENCE = 60.0  # s, for waits that take milliseconds on a quiet machine
+LONG_FOR_A_CLIENT = 0.2  # s, some hundred times the duration of a call
 
 
 def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.UP) -> InstanceSpec:
@@ -170,14 +50,14 @@ def spec(instance_id: str, agent_class: str = "Agent", target: Target = Target.U
 
 
 class ServerHarness:
-    """One daemon's server half, and clients of it."""
+    """The server half of one daemon, and clients for it."""
 
     def __init__(self, directory: Path, specs: Sequence[InstanceSpec], removals_kept: int) -> None:
         self.config = ReadConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
-        self.gives_way = False
-        self.upgrades: list[bool] = []  # whether each was to be found out only
+        self.being_upgraded = False
+        self.upgrades: list[bool] = []  # one entry a request: whether it only checks
         self.cannot_upgrade = ""
         self.addresses: list[str] = []
         self.engine = FakeEngine()
@@ -198,11 +78,11 @@ class ServerHarness:
         )  # fmt: skip
 
     def _exit(self, disown: frozenset[Management]) -> None:
-        if self.gives_way:
+        if self.being_upgraded:
             raise ReplacingError
         self.died.append(disown)
 
-    async def _upgrade(self, validate_only: bool) -> str:
+    async def _upgrade(self, *, validate_only: bool) -> str:
         if self.cannot_upgrade:
             raise UpgradeError(self.cannot_upgrade)
         self.upgrades.append(validate_only)
@@ -226,29 +106,33 @@ class ServerHarness:
         return pb_grpc.HostManagerServiceStub(self.channel())
 
     def keep_supervisor_busy(self) -> None:
-        """What waits for the supervisor comes later than what does not."""
+        """Delay the supervisor, so that any answer that skips it comes first."""
         self.supervisor.call_soon(lambda: time.sleep(LONG_FOR_A_CLIENT))
 
     def settled(self) -> bool:
-        """Whether everything whose target is up is."""
+        """Return whether every instance with the target `up` is up."""
         instances = [t.instance for t in self.store.snapshot().instances.values()]
         return all(i.standing.state is State.UP for i in instances if i.wanted.target is Target.UP)
 
     async def restart(self, instance_id: str) -> None:
-        """Has an instance restarted, and waits until it is up again."""
+        """Restart an instance, and wait until it is up again."""
         before = self.host.run_of(instance_id)
         await self.stub().Restart(pb.RestartRequest(instance_ids=[instance_id]))
 
-        def anew() -> bool:
+        def has_new_run() -> bool:
             run = self.host.run_of(instance_id)
             return run is not None and run is not before
 
-        await until(anew)
+        await until(has_new_run)
         await until(self.settled)
+
+    async def answers_another_client(self) -> None:
+        """Check that another client, on a new connection, gets an answer."""
+        assert await self.stub().GetStatus(pb.GetStatusRequest())
 
     @property
     def watchers(self) -> int:
-        """Streams that clients hold."""
+        """The number of streams that clients hold."""
         return sum(admission.streams.held for admission in self.server.admission)
 
 
@@ -264,45 +148,45 @@ async def server_harness(
     tcp_reflection: bool = False,
     compose: bool = True,
 ) -> AsyncIterator[ServerHarness]:
-    """A served ServerHarness, its manager started and everything up."""
-    it = ServerHarness(directory, specs, removals_kept)
+    """Serve a harness; unless `started` is false, with the manager started and all instances up."""
+    harness = ServerHarness(directory, specs, removals_kept)
     if not compose:
-        it.context = replace(it.context, engine=None)
-    listen = [parse_listen(it.address, insecure=False)]
+        harness.context = replace(harness.context, engine=None)
+    listen = [parse_listen(harness.address, insecure=False)]
     if tcp:
         listen.append(parse_listen("127.0.0.1:0", insecure=True))
-    server = Server(it.context, listen, limits, tcp_reflection=tcp_reflection)
-    it.server = server
-    it.addresses = server.bind()
+    server = Server(harness.context, listen, limits, tcp_reflection=tcp_reflection)
+    harness.server = server
+    harness.addresses = server.bind()
     await server.serve()
-    it.supervisor.start()
+    harness.supervisor.start()
     try:
         if started:
-            await asyncio.wrap_future(it.supervisor.start_manager())
-            await until(it.settled)
-        yield it
+            await asyncio.wrap_future(harness.supervisor.start_manager())
+            await until(harness.settled)
+        yield harness
     finally:
-        for channel in it.channels:
+        for channel in harness.channels:
             await channel.close()
         await server.stop()
-        it.supervisor.close(disown=True)
+        harness.supervisor.close(disown=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; fails after PATIENCE."""
+    """Wait for a condition. Raises TimeoutError after PATIENCE s."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event to tell of it
+        while not condition():  # noqa: ASYNC110  # the condition has no event
             await asyncio.sleep(0.005)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Play a test on a loop of its own."""
+    """Run a test coroutine on a new event loop."""
     asyncio.run(asyncio.wait_for(test, PATIENCE * 1.5))
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How a call failed, with its google.rpc details."""
+    """The status of a failed call, with its google.rpc details."""
 
     code: grpc.StatusCode
     message: str
@@ -313,14 +197,14 @@ class Refusal:
 
 
 async def refused(call: Awaitable[object]) -> Refusal:
-    """The refusal of a call that has to fail."""
+    """Await a call that must fail, and return its status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return refusal(caught.value)
 
 
 async def messages(call: Any) -> list[Any]:
-    """What is left of a stream."""
+    """Return the remaining messages of a stream."""
     found = []
     while (message := await call.read()) is not grpc.aio.EOF:
         found.append(message)
@@ -352,8 +236,8 @@ def down(*ids: str) -> list[pb.TargetChange]:
     return [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_DOWN) for i in ids]
 
 
-class View:
-    """What a reader of WatchStatus knows, checking the order of what it is told."""
+class WatchState:
+    """A reader of WatchStatus that folds messages into state, and checks their order."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -361,21 +245,21 @@ class View:
         self.instances: dict[str, pb.ManagedInstance] = {}
         self.manager: pb.ManagerStatus | None = None
         self.reasons: list[int] = []
-        self.pieces = 0
+        self.chunks = 0
         self.heartbeats = 0
 
     def fold(self, message: pb.WatchStatusResponse) -> None:
         assert message.revision >= self.revision, "revisions never go back"
         kind = message.WhichOneof("update")
         if kind == "snapshot":
-            piece = message.snapshot
-            if piece.first:
-                self.instances, self.pieces = {}, 0
-                self.reasons.append(piece.reason)
-                self.manager = piece.manager
-            self.pieces += 1
-            self.instances.update((i.instance_id, i) for i in piece.instances)
-            assert bool(message.resume_token) == piece.last
+            chunk = message.snapshot
+            if chunk.first:
+                self.instances, self.chunks = {}, 0
+                self.reasons.append(chunk.reason)
+                self.manager = chunk.manager
+            self.chunks += 1
+            self.instances.update((i.instance_id, i) for i in chunk.instances)
+            assert bool(message.resume_token) == chunk.last
         elif kind == "delta":
             assert message.revision > self.revision, "a delta brings something new"
             self.instances.update((i.instance_id, i) for i in message.delta.instances)
@@ -389,7 +273,7 @@ class View:
         self.revision, self.token = message.revision, message.resume_token
 
     async def read(self, stream: AsyncIterable[pb.WatchStatusResponse], enough: Callable[[], bool]) -> None:
-        """Read until it is enough."""
+        """Read messages until `enough` holds."""
         async with asyncio.timeout(PATIENCE):
             while not enough():
                 self.fold(await anext(aiter(stream)))
