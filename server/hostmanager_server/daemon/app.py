@@ -89,7 +89,7 @@ class App:
             self._settings,
             inherited_lock,
             exit_daemon=self.exit,
-            upgrade=lambda validate_only: self.upgrade(validate_only=validate_only),
+            upgrade=self.upgrade,
             break_down=self._break_down,
         )
         end = _End(EVERYTHING, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from hostmanager_server.drivers.process.cgroup_delegation import find_groups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.record_directory import has_records
-from hostmanager_server.rpc.context import RpcContext
+from hostmanager_server.rpc.context import RpcContext, UpgradeDaemon
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
@@ -58,7 +58,7 @@ def build_parts(
     inherited_lock: int | None,
     *,
     exit_daemon: Callable[[frozenset[Management]], None],
-    upgrade: Callable[[bool], Awaitable[str]],
+    upgrade: UpgradeDaemon,
     break_down: Callable[[], None],
 ) -> Parts:
     """Build the parts of a daemon, on the running event loop.
