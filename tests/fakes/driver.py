@@ -153,7 +153,7 @@ class FakeHost:
         if run is not None:
             self.end_leader(run, status)
 
-    def signal(self, run: FakeRun, signum: int, whole_tree: bool) -> None:
+    def signal(self, run: FakeRun, signum: int, *, whole_tree: bool) -> None:
         """What follows from it is seen a moment later, not within the call."""
         if run.behaviour.ends_upon(signum):
             end = functools.partial(self.end_leader, run, ExitStatus(signal=signum))
@@ -224,11 +224,11 @@ class FakeDriver:
             ready = functools.partial(self._ready, run)
             followed.timers.append(self._poller.call_later(behaviour.ready_after, ready))
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
         followed = self._followed.get(run.instance_id)
         if followed is not None and followed.run.key == run:
-            self._host.signal(followed.run, signum, whole_tree)
+            self._host.signal(followed.run, signum, whole_tree=whole_tree)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""

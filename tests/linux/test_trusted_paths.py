@@ -69,7 +69,7 @@ def found(path: Path, uid: int = 0) -> list[str]:
     ("weaken", "why"),
     [
         (lambda path: path.chmod(0o777), "may be written by others (mode 0777); chmod o-w"),
-        (lambda path: os.chown(path, STRANGER, 0), f"belongs to user '{STRANGER}'; chown root"),
+        (lambda path: os.chown(path, STRANGER, 0), f"belongs to user {STRANGER}; chown root"),
     ],
 )
 def test_every_folder_and_the_file_itself_count(
@@ -113,7 +113,7 @@ def test_a_link_leads_where_its_owner_wants(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     assert found(tmp_path / "link" / "site.yaml") == []
     os.chown(tmp_path / "link", STRANGER, 0, follow_symlinks=False)
-    assert found(tmp_path / "link") == [f"{tmp_path}/link belongs to user '{STRANGER}'"]
+    assert found(tmp_path / "link") == [f"{tmp_path}/link belongs to user {STRANGER}"]
     os.chown(tmp_path / "link", 0, 0, follow_symlinks=False)
     (tmp_path / "real").chmod(0o777)
     assert found(tmp_path / "link/../link/x") == [f"{tmp_path}/real may be written by others (mode 0777)"] * 2
@@ -128,7 +128,7 @@ def test_a_group_that_may_write_counts_as_others_unless_it_is_private(
     file.touch()
     file.chmod(0o664)
     for private in (True, False):
-        monkeypatch.setattr(trusted_paths, "_is_private_group", lambda *_, private=private: private)
+        monkeypatch.setattr(trusted_paths, "_is_private", lambda *_, private=private: private)
         assert len(found(file, os.geteuid())) == (0 if private else 1)
 
 
@@ -232,7 +232,7 @@ def test_a_lock_of_another_user_is_refused(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("1234")
     os.chown(lock, STRANGER, 0)
-    with pytest.raises(NotOursError, match=f"belongs to user '{STRANGER}'"):
+    with pytest.raises(NotOursError, match=f"belongs to user {STRANGER}"):
         take_lock_file(lock)
     assert lock.read_text() == "1234"
     os.close(take_lock_file(lock, any_owner=True))

@@ -102,10 +102,10 @@ class SkippingWatch(WatchRpcs):
 class RuthlessDriver(ProcessDriver):
     """A driver that signals every process with the agent's command line, as scripts with pkill do."""
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         known = self._find(run)
         cmdline = b"" if known is None else _command_line(known.identity.pid)
-        super().stop(run, signum, whole_tree)
+        super().stop(run, signum, whole_tree=whole_tree)
         for entry in os.listdir("/proc"):
             if cmdline and entry.isdigit() and _command_line(int(entry)) == cmdline:
                 with contextlib.suppress(ProcessLookupError):

@@ -27,14 +27,14 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
-from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
+from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor import CallSoon, ReplacingError, Supervisor, UpgradeError, now
+from hostmanager_server.supervisor import ReplacingError, Supervisor, UpgradeError, now
 
 from tests.fakes.driver import FakeDriver, FakeHost
 from tests.in_memory import MemoryJournal, ReadConfig

@@ -13,10 +13,9 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, Problem
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import HostSpec, Target
-from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
+from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import (
-    CallSoon,
     ConfigError,
     InvalidRequestError,
     Supervisor,

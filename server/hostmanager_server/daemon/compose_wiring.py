@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostmanager_server.daemon.settings import ComposeSettings
-from hostmanager_server.drivers.contract import Poller, PostEvent, ServiceDriver, ServiceListener
+from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.linux.trusted_paths import Trust
-from hostmanager_server.supervisor import CallSoon, MakeServiceDriver
+from hostmanager_server.supervisor import MakeServiceDriver
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess

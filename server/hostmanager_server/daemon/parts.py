@@ -16,7 +16,7 @@ from hostmanager_server.daemon.recovery import JournalRecovery, open_journal, re
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
-from hostmanager_server.drivers.contract import Driver, Poller, PostEvent
+from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_groups
 from hostmanager_server.drivers.process.driver import ProcessDriver
@@ -30,7 +30,7 @@ from hostmanager_server.rpc.server import Server
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir
 from hostmanager_server.state.store import Store
-from hostmanager_server.supervisor import CallSoon, Supervisor, now
+from hostmanager_server.supervisor import Supervisor, now
 
 if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess

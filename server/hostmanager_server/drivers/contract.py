@@ -55,7 +55,7 @@ class Driver(Protocol):
         """Start a run; or, when that run is Degraded, what is missing of it, which ends in Ready or Degraded.
         Never raises for what the spec or the system does wrong: StartFailed says it."""
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """Send a signal to the main process, or to the whole tree. With SIGKILL to the whole tree the
         driver goes on until nothing of it is left, or says StopFailed. A run that is gone or unknown is
         ignored."""

@@ -31,10 +31,10 @@ class ByWorkload:
         driver = self._services if spec.service is not None else self._processes
         driver.launch(run, spec)
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`. Whose the run is not, ignores it."""
-        self._processes.stop(run, signum, whole_tree)
-        self._services.stop(run, signum, whole_tree)
+        self._processes.stop(run, signum, whole_tree=whole_tree)
+        self._services.stop(run, signum, whole_tree=whole_tree)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import grp
 import hashlib
 import json
 import os
-import pwd
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux.accounts import describe_user, is_private_group
 from hostmanager_server.linux.env_format import EnvFormatError, parse_env
 
 MAX_BYTES = 1024 * 1024
@@ -121,25 +120,27 @@ def _walk(path: str, trusted: Collection[int | None]) -> _Way:
     while True:
         folder = os.stat(at)
         if folder.st_uid not in trusted:
-            return _Way(f"{_name(folder.st_uid)} owns {at}, and may replace it; move it, or chown {at}")
+            return _Way(
+                f"{describe_user(folder.st_uid)} owns {at}, and may replace it; move it, or chown {at}"
+            )
         if not folder.st_mode & stat.S_ISVTX and (who := _other_writers(folder)):
             return _Way(f"{who} may replace it by writing {at}; chmod go-w {at}")
         if folder.st_uid not in (0, os.geteuid()):
-            foreign = _name(folder.st_uid)
+            foreign = describe_user(folder.st_uid)
         if not rest:
             return _Way(foreign=foreign)
         part = rest.pop(0)
         there = os.path.join(at, part)
         info = os.lstat(there)
         if info.st_uid not in trusted:
-            return _Way(f"{_name(info.st_uid)} owns {there}; chown it")
+            return _Way(f"{describe_user(info.st_uid)} owns {there}; chown it")
         if stat.S_ISLNK(info.st_mode):
             links += 1
             if links > MAX_LINKS:
                 return _Way("it is behind too many links; name the file itself")
             target = os.readlink(there)
             if info.st_uid not in (0, os.geteuid()):
-                foreign = _name(info.st_uid)
+                foreign = describe_user(info.st_uid)
             at = "/" if target.startswith("/") else at
             rest = [part for part in target.split("/") if part] + rest
         elif part == ".." or stat.S_ISDIR(info.st_mode):
@@ -150,7 +151,7 @@ def _walk(path: str, trusted: Collection[int | None]) -> _Way:
 
 def _untrusted_file(info: os.stat_result, trusted: Collection[int | None]) -> str:
     if info.st_uid not in trusted:
-        return f"{_name(info.st_uid)} owns it, and may change it; chown it"
+        return f"{describe_user(info.st_uid)} owns it, and may change it; chown it"
     who = _other_writers(info)
     return f"{who} may write it; chmod go-w" if who else ""
 
@@ -159,22 +160,6 @@ def _other_writers(info: os.stat_result) -> str:
     """Name those other than its owner and root who may write a thing by its mode; empty when none may."""
     if info.st_mode & stat.S_IWOTH:
         return "everybody on this machine"
-    if info.st_mode & stat.S_IWGRP and info.st_gid != 0 and not _is_private(info.st_uid, info.st_gid):
+    if info.st_mode & stat.S_IWGRP and info.st_gid != 0 and not is_private_group(info.st_uid, info.st_gid):
         return "its group"
     return ""
-
-
-def _is_private(uid: int, gid: int) -> bool:
-    """Whether the group is the user's own, with no other member."""
-    try:
-        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
-
-
-def _name(uid: int) -> str:
-    try:
-        return f"user '{pwd.getpwuid(uid).pw_name}'"
-    except KeyError:
-        return f"user {uid}"

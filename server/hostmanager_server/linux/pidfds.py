@@ -174,7 +174,7 @@ def has_ended(pidfd: int, timeout: int = 0) -> bool:
     return bool(poll.poll(timeout))
 
 
-def reap(pidfd: int, block: bool = False) -> ExitStatus | None:
+def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
     """Reaps an ended child of this process. None while it runs (unless `block`).
 
     Raises ChildProcessError when it is no child of ours.

@@ -9,13 +9,13 @@ control list for others shows in the group's bits of the mode; a file that has o
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager_server.linux.accounts import describe_group, describe_user, is_private_group, user_name
 
 OVERRIDE = "--trust-config"
 _MOST_LINKS = 40  # as many as the kernel follows
@@ -76,14 +76,14 @@ def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
     owners = _trusted_owners(uid)
     for place, descriptor, status in _walk(path):
         if status.st_uid not in owners:
-            yield Weakness(place, f"belongs to {_user(status.st_uid)}", f"chown {_user_name(uid)}")
+            yield Weakness(place, f"belongs to {describe_user(status.st_uid)}", f"chown {user_name(uid)}")
         if stat.S_ISLNK(status.st_mode) or (status.st_mode & stat.S_ISVTX and stat.S_ISDIR(status.st_mode)):
             continue
         mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
         if status.st_mode & stat.S_IWOTH:
             yield Weakness(place, f"may be written by others ({mode})", "chmod o-w")
-        if status.st_mode & stat.S_IWGRP and not _is_private_group(status, descriptor):
-            who = f"its group {_group(status.st_gid)}"
+        if status.st_mode & stat.S_IWGRP and not _is_private(status, descriptor):
+            who = f"its {describe_group(status.st_gid)}"
             yield Weakness(place, f"may be written by {who} ({mode})", "chmod g-w")
 
 
@@ -125,7 +125,7 @@ def find_own_file(path: Path, *, any_owner: bool = False) -> int:
         elif status.st_nlink != 1:
             why = "has another name (a hard link)"
         elif not any_owner and status.st_uid not in (0, os.geteuid()):
-            why = f"belongs to {_user(status.st_uid)}"
+            why = f"belongs to {describe_user(status.st_uid)}"
         if why:
             raise NotOursError(f"'{path}' {why}; see who put it there, and remove it")
     except BaseException:
@@ -187,7 +187,7 @@ def _trusted_owners(uid: int) -> set[int]:
     return owners
 
 
-def _is_private_group(status: os.stat_result, descriptor: int) -> bool:
+def _is_private(status: os.stat_result, descriptor: int) -> bool:
     """Whether the group is the owner's own and has no other member, as distributions set users up."""
     try:
         os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
@@ -195,27 +195,4 @@ def _is_private_group(status: os.stat_result, descriptor: int) -> bool:
         pass  # the usual case: no list, or none on such a file system
     else:
         return False
-    try:
-        user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
-    except KeyError:
-        return False
-    own = user.pw_gid == status.st_gid and group.gr_name == user.pw_name
-    return own and set(group.gr_mem) <= {user.pw_name}
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _user(uid: int) -> str:
-    return f"user {_user_name(uid)!r}"
-
-
-def _group(gid: int) -> str:
-    try:
-        return repr(grp.getgrgid(gid).gr_name)
-    except KeyError:
-        return str(gid)
+    return is_private_group(status.st_uid, status.st_gid)

@@ -2,7 +2,6 @@
 
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.recovery import Recovered
-from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
@@ -22,7 +21,6 @@ from hostmanager_server.supervisor.supervisor import MakeServiceDriver, Supervis
 __all__ = [
     "Accepted",
     "AdoptionError",
-    "CallSoon",
     "ConfigError",
     "EndingError",
     "InvalidRequestError",

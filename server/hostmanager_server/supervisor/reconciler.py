@@ -227,7 +227,7 @@ class Reconciler:
 
     def _stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         try:
-            self.driver.stop(run, signum, whole_tree)
+            self.driver.stop(run, signum, whole_tree=whole_tree)
         except Exception as error:  # a bug of the driver: only this stop fails, and the core repeats the stop
             log.exception("the driver raised on stopping %s", run)
             why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"

@@ -124,7 +124,7 @@ class ComposeDriver:
                 self._queue.request(ComposeTask.REMOVE_STOPPED, service)
             self._queue.request(task, service)
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`. The compose file sets the first signal and the time until KILL."""
         service = self._services.get(run.instance_id)
         if service is not None and service.run is None and service.restarting:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+
+from hostmanager_server.linux.accounts import describe_user, is_private_group
 
 _MOST_LINKS = 40  # the limit of the kernel
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -68,14 +68,6 @@ def link_target(descriptor: int) -> str:
     """Return the quoted, shortened target of the symbolic link open as `descriptor`, for error texts."""
     target = os.readlink("", dir_fd=descriptor)
     return repr(target if len(target) <= _LONGEST_TARGET else f"{target[:_LONGEST_TARGET]}…")
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user in quotes, or the number of a user without a name."""
-    try:
-        return repr(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)
 
 
 def _open_plain(path: str) -> int | None:
@@ -164,10 +156,10 @@ def _distrust(link: os.stat_result, trail: Sequence[os.stat_result]) -> str:
     """Return why another user may have set this link below these directories; empty if none can."""
     trusted = (0, os.geteuid())
     if link.st_uid not in trusted:
-        return f"the link belongs to {user_name(link.st_uid)}"
+        return f"the link belongs to {describe_user(link.st_uid)}"
     for directory in trail:
         if directory.st_uid not in trusted:
-            return f"the link is below a directory of {user_name(directory.st_uid)}"
+            return f"the link is below a directory of {describe_user(directory.st_uid)}"
         if _is_open_to_others(directory) and not directory.st_mode & stat.S_ISVTX:
             return "the link is below a directory that other users may write"
     if link.st_nlink > 1 and _is_open_to_others(trail[-1]):  # a hard link to a link elsewhere
@@ -179,13 +171,4 @@ def _is_open_to_others(directory: os.stat_result) -> bool:
     writers = directory.st_mode & _OTHERS_WRITE
     if writers != stat.S_IWGRP:
         return bool(writers)
-    return not _is_private_group(directory.st_uid, directory.st_gid)
-
-
-def _is_private_group(uid: int, gid: int) -> bool:
-    """Return whether a group is the private group of the user, without other members."""
-    try:
-        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    return not is_private_group(directory.st_uid, directory.st_gid)

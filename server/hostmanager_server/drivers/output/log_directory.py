@@ -15,8 +15,8 @@ from hostmanager_server.drivers.output.directory_walk import (
     RefusedFileError,
     link_target,
     open_directory,
-    user_name,
 )
+from hostmanager_server.linux.accounts import describe_user
 
 # A FIFO, a terminal or a lease of another process must neither block the daemon nor become its terminal.
 _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -162,7 +162,7 @@ class LogDirectory:
             return f"the file is a hard link, with {status.st_nlink} names; {_REMEDY}"
         if status.st_uid != os.geteuid() and not (self._user and status.st_uid == _number(self._user)):
             return (
-                f"the file belongs to user {user_name(status.st_uid)}, neither to the daemon's user "
+                f"the file belongs to {describe_user(status.st_uid)}, neither to the daemon's user "
                 f"nor to the agent's user; {_REMEDY}"
             )
         return ""

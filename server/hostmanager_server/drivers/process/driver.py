@@ -132,7 +132,7 @@ class ProcessDriver:
                     spec.ready, to_probe, functools.partial(self._is_ready, started)
                 )
 
-    def stop(self, run: RunKey, signum: int, whole_tree: bool) -> None:
+    def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
         self._forest.refresh()  # which may find that the run is gone
         known = self._find(run)
