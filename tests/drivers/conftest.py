@@ -28,7 +28,7 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe
 from hostmanager_server.drivers.contract import Driver, Output, Timer
 from hostmanager_server.drivers.process import tree_tracker
-from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.linux.pidfds import read_stat
@@ -231,7 +231,7 @@ class RealHarness:
             output,
             epoch=os.urandom(8).hex(),
             call_soon=self.poller.call_soon,
-            groups=Groups(None if self.cgroup is None else str(self.cgroup / "agents")),
+            groups=Cgroups(None if self.cgroup is None else str(self.cgroup / "agents")),
             store=store,
         )
 
@@ -339,7 +339,7 @@ def marked_and_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
     # While others start processes all the time, it may take longer than a daemon waits for it at adoption to
     # know that nothing is left of a run, which is then told a little later.
-    monkeypatch.setattr(tree_tracker, "_SURVEY_LOOKS", 100_000)
+    monkeypatch.setattr(tree_tracker, "_SURVIVOR_SCANS", 100_000)
 
 
 @pytest.fixture

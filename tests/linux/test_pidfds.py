@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.events import ExitStatus
-from hostmanager_server.drivers.process.records.record_files import file_name
+from hostmanager_server.drivers.process.records.files import file_name
 from hostmanager_server.linux import pidfds
 
 STAT = (
@@ -74,10 +74,10 @@ def test_the_status_of_a_reaped_process_is_known_from_its_pidfd() -> None:
     who = pidfds.identify(child.pid, pidfd)
     assert who is not None
     assert pidfds.has_ended(pidfd, 10_000)
-    assert pidfds.exit_status_of_stranger(who, pidfd) == ExitStatus(code=5)  # a zombie
+    assert pidfds.exit_status_of_non_child(who, pidfd) == ExitStatus(code=5)  # a zombie
     child.wait()
     # From Linux 6.15; before, nobody can tell.
-    assert pidfds.exit_status_of_stranger(who, pidfd) in (ExitStatus(code=5), ExitStatus())
+    assert pidfds.exit_status_of_non_child(who, pidfd) in (ExitStatus(code=5), ExitStatus())
     os.close(pidfd)
 
 

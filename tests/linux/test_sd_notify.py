@@ -75,4 +75,4 @@ def test_only_a_watchdog_of_this_process_counts(environ: dict[str, str], interva
 
 def test_others_learn_nothing_of_what_the_service_manager_says_to_one() -> None:
     told = dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "JOURNAL_STREAM"), "1")
-    assert sd_notify.of_others({**told, "PATH": os.defpath}) == {"PATH": os.defpath}
+    assert sd_notify.without_private_variables({**told, "PATH": os.defpath}) == {"PATH": os.defpath}

@@ -24,7 +24,7 @@ from hostmanager_server.linux.trusted_paths import (
     NotOursError,
     Trust,
     UntrustedError,
-    make_folder,
+    make_private_directory,
     open_own_file,
     weaknesses,
 )
@@ -76,7 +76,7 @@ def test_every_folder_and_the_file_itself_count(
     tmp_path: Path, which: str, weaken: Callable[[Path], None], why: str
 ) -> None:
     file = tmp_path / "site/lab/site.yaml"
-    make_folder(file.parent)
+    make_private_directory(file.parent)
     file.touch(mode=0o644)
     assert STRICT.check(file) == []
     weak = tmp_path / which
@@ -108,7 +108,7 @@ def test_a_sticky_folder_keeps_entries_for_their_owners(tmp_path: Path) -> None:
 
 @ROOT
 def test_a_link_leads_where_its_owner_wants(tmp_path: Path) -> None:
-    make_folder(tmp_path / "real")
+    make_private_directory(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "loop").symlink_to("loop")
     assert found(tmp_path / "link" / "site.yaml") == []
@@ -247,7 +247,7 @@ def test_a_lock_names_its_holder_and_is_for_its_user_only(tmp_path: Path) -> Non
 
 
 def test_folders_are_made_for_their_owner_whatever_the_mask(tmp_path: Path) -> None:
-    make_folder(tmp_path / "a/b/c")
+    make_private_directory(tmp_path / "a/b/c")
     modes = [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("a", "a/b", "a/b/c")]
     assert modes == [0o755, 0o755, 0o700]
 

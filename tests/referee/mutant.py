@@ -29,10 +29,10 @@ from hostmanager_server.drivers.process import driver as process_driver
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.launcher import Launched, Launcher
 from hostmanager_server.drivers.process.process_table import ProcessTree
-from hostmanager_server.drivers.process.records import record_directory
+from hostmanager_server.drivers.process.records import directory as record_directory
+from hostmanager_server.drivers.process.records.directory import Draft
+from hostmanager_server.drivers.process.records.files import RecordFile, find_record_files
 from hostmanager_server.drivers.process.records.record import Record
-from hostmanager_server.drivers.process.records.record_directory import Draft
-from hostmanager_server.drivers.process.records.record_files import RecordFile, find_record_files
 from hostmanager_server.drivers.process.tree_tracker import TreeTracker
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.rpc import service
@@ -83,7 +83,7 @@ class HastyJournal(Journal):
 class BlindTracker(TreeTracker):
     """A tracker that ignores the survivors of agents that ended while no daemon ran."""
 
-    def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
+    def find_survivors(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         return []
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from hostmanager_server.linux.trusted_paths import make_folder
+from hostmanager_server.linux.trusted_paths import make_private_directory
 from hostmanager_server.rpc.server import AddressError
 
 
@@ -44,7 +44,7 @@ def private_folder(socket: Path) -> None:
     folder = socket.parent
     try:
         if not os.path.lexists(folder):
-            make_folder(folder)
+            make_private_directory(folder)
         status = folder.lstat()
     except OSError as error:
         raise AddressError(f"cannot listen on unix:{socket}: {error.strerror}: {error.filename}") from error

@@ -12,7 +12,7 @@ from hostmanager_server.config.document import ListNode, Node, Scalar
 from hostmanager_server.config.reader import Reader, shown
 from hostmanager_server.core.spec import EnvFile
 from hostmanager_server.linux.env_file import EnvFileContent, EnvFileError, read_env_file
-from hostmanager_server.linux.sd_notify import OF_ONE_PROCESS
+from hostmanager_server.linux.sd_notify import PRIVATE_VARIABLES
 
 ALL = "all"
 MAX_FILES = 20
@@ -56,7 +56,7 @@ def _patterns(reader: Reader, nodes: Iterable[Node], label: str) -> Iterable[str
                 f"{shown(text)} in {label} is no name or pattern of variables; write for example TZ or MY_*",
             )
         else:
-            if text in OF_ONE_PROCESS:
+            if text in PRIVATE_VARIABLES:
                 reader.warn(node, f"{shown(text)} in {label} is ignored: no agent gets this variable")
             yield text
 

@@ -89,7 +89,7 @@ def _list_classes(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
     # lru_cache keeps no exceptions: the next call tries again.
     answer = subprocess.run(
         [sys.executable, "-P", "-c", _LIST_CLASSES],
-        env=sd_notify.of_others(os.environ),
+        env=sd_notify.without_private_variables(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

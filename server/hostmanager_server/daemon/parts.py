@@ -18,10 +18,10 @@ from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
 from hostmanager_server.drivers.output.output_files import OutputFiles
-from hostmanager_server.drivers.process.cgroup_delegation import find_groups
+from hostmanager_server.drivers.process.cgroup_delegation import find_cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.process.records.record_directory import has_records
+from hostmanager_server.drivers.process.records.directory import has_records
 from hostmanager_server.rpc.context import RpcContext, UpgradeDaemon
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
@@ -103,7 +103,7 @@ def _process_driver(
     """Return the factory of the process driver, which the supervisor calls on its own thread."""
 
     def make(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
-        groups = find_groups(settings.cgroup, state_dir.path)
+        groups = find_cgroups(settings.cgroup, state_dir.path)
         descriptors = DescriptorStore.from_environment(os.environ)
         return ProcessDriver(poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors)
 

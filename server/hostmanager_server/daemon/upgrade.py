@@ -44,7 +44,7 @@ def preflight(command: Sequence[str], environ: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
             [*command, PREFLIGHT],
-            env=sd_notify.of_others(environ),
+            env=sd_notify.without_private_variables(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PREFLIGHT_TIMEOUT,

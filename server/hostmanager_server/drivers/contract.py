@@ -1,4 +1,4 @@
-"""The contract between the supervisor and its drivers."""
+"""Protocols between the supervisor and its drivers."""
 
 from __future__ import annotations
 
@@ -11,101 +11,126 @@ from hostmanager_server.core.events import Adopted, DriverEvent, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy
 
 PostEvent = Callable[[DriverEvent], None]
+# Runs a callable on the supervisor thread; may be called from any thread.
 CallSoon = Callable[[Callable[[], None]], None]
 
 
 class Timer(Protocol):
+    """A pending call of `Poller.call_later`."""
+
     def cancel(self) -> None:
-        """Never call back. A second call changes nothing."""
+        """Prevent the call; a second cancel changes nothing."""
 
 
 class Poller(Protocol):
-    """The supervisor's one wait, as drivers see it. To be called on the supervisor thread only."""
+    """The supervisor's event loop, as drivers see it; for the supervisor thread only."""
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call `callback` once each time `fd` turns readable or hangs up, until `unwatch`."""
+        """Call `callback` each time `fd` becomes readable or hangs up, until `unwatch`."""
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching; the caller closes the descriptor afterwards. Unknown descriptors are ignored."""
+        """Stop watching a descriptor, which the caller closes afterwards; ignore unknown ones."""
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` once, `seconds` from now."""
+        """Call `callback` once, `seconds` from now, and return the timer that cancels the call."""
 
     def now(self) -> Instant:
-        """This moment."""
+        """Return the present time."""
 
 
 class Driver(Protocol):
-    """Carries out what the core decides. Called on the supervisor thread; every call returns at once.
+    """The means of carrying out the core's decisions for one kind of workload.
 
-    What comes of a call arrives as events: for each launch either one StartFailed, or Started, then Ready
-    when it is ready, and in the end Exited and Gone, in this order. Events may be posted from inside the
-    call.
+    The supervisor calls every method on its own thread, and every method returns at once. Outcomes arrive
+    as events: for each launch either one StartFailed, or Started, then Ready when the run is ready, and
+    finally Exited and Gone, in this order. A driver may post events from inside a call.
     """
 
     def follow(self, spec: InstanceSpec) -> None:
-        """An instance is tracked with this spec from now on, be it new or another than before. A driver of
-        services that run by themselves posts what it knows of it: Seen or Unobservable, and Appeared when it
-        runs."""
+        """Track an instance, new or known, with this spec from now on; return at once, raise nothing.
+
+        A driver of services that run without the daemon also posts the present state of the service: Seen
+        or Unobservable, and Appeared when the service runs.
+        """
 
     def forget(self, spec: InstanceSpec) -> None:
-        """The instance is tracked no more: post nothing about it from now on. What runs goes on running."""
+        """Stop tracking an instance and post nothing more about it; return at once, raise nothing.
+
+        A running process or container keeps running.
+        """
 
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
-        """Start a run; or, when that run is Degraded, what is missing of it, which ends in Ready or Degraded.
-        Never raises for what the spec or the system does wrong: StartFailed says it."""
+        """Start a run; return once the start is requested, raise nothing.
+
+        Errors in the spec and failures of the system arrive as StartFailed. For a run that is Degraded, the
+        driver starts the missing parts, and posts Ready or Degraded afterwards.
+        """
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
-        """Send a signal to the main process, or to the whole tree. With SIGKILL to the whole tree the
-        driver goes on until nothing of it is left, or says StopFailed. A run that is gone or unknown is
-        ignored."""
+        """Signal the main process of a run, or the whole tree; return at once, raise nothing.
+
+        With SIGKILL to the whole tree the driver repeats the signal until no process is left, or posts
+        StopFailed. The driver ignores runs that are gone or unknown.
+        """
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """Take back the verified runs of an earlier daemon, those that ended meanwhile among them; `specs` is
-        what the config says of instances, by id. Called once, before any launch. What is seen of them is
-        posted after this has returned. Raises OSError when it cannot be known what runs; nothing is changed
-        then."""
+        """Take over the verified runs of an earlier daemon and return them, ended ones included.
+
+        The supervisor calls `adopt` once, before any launch. `specs` holds the configured instances by id.
+        The driver posts events of the adopted runs only after the call has returned.
+
+        Raises OSError when the driver cannot find out which runs are alive; nothing has changed then.
+        """
 
     def disown(self) -> None:
-        """Let go of every run without stopping it; post nothing more. The next daemon adopts them."""
+        """Release every run without stopping a process, and post nothing more; raise nothing.
+
+        The next daemon adopts the runs.
+        """
 
     def close(self) -> None:
-        """Release what the driver holds. To be called when nothing runs any more, or after disown."""
+        """Release all resources of the driver; raise nothing. Call when no run is left, or after `disown`."""
 
 
 class ServiceDriver(Driver, Protocol):
-    """A driver of compose services, which also knows which of them there are to be."""
+    """A driver of compose services, which also reads the compose files that define them."""
 
     def load(self) -> Catalog:
-        """What the managed compose files say now. Slow, and to be called on one thread at a time, any but
-        the supervisor's. Never raises for what is in the files: the catalog says what is wrong."""
+        """Return the catalog of the managed compose files; slow, and raises nothing.
+
+        The catalog reports errors in the files. Call `load` on one thread at a time, never on the
+        supervisor's.
+        """
 
     def manage(self, catalog: Catalog) -> None:
-        """The services of this catalog are the managed ones from now on. On the supervisor thread, before
-        instances with these services are followed."""
+        """Manage the services of this catalog from now on; return at once, raise nothing.
+
+        The supervisor calls `manage` on its own thread, before `follow` for instances with these services.
+        """
 
 
 class ServiceListener(Protocol):
-    """Who is told of what concerns no single instance. Called on the supervisor thread."""
+    """The receiver of notifications that concern no single instance, on the supervisor thread."""
 
     def surveyed(self, survey: Survey) -> None:
-        """Orphans, new tags, or the engine's presence, are others than before."""
+        """Accept the new survey: orphans, image tags or the presence of the engine have changed."""
 
     def files_changed(self) -> None:
-        """A compose file, or a file that one of them reads, was changed: load the catalog anew."""
+        """Schedule a reload of the catalog: a compose file, or a file that one includes, has changed."""
 
 
 class Output(Protocol):
-    """Where agents write to."""
+    """The files that receive the output of agents."""
 
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
-        """An append-mode, close-on-exec descriptor of the instance's output file, for the caller to close.
+        """Open the output file of an instance and return a descriptor for the caller to close.
 
-        Raises OSError; RefusedFileError for a file or directory that must not be used.
+        The descriptor is in append mode and close-on-exec. Raises OSError; RefusedFileError for a file or
+        directory that the daemon must not use.
         """
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Look after the output file no longer: the instance is not managed any more."""
+        """Stop maintaining the output file of an instance that is managed no longer; return at once."""
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Look after the output file of a process that an earlier daemon started. Returns at once."""
+        """Maintain the output file of a process that an earlier daemon started; return at once."""

@@ -1,4 +1,4 @@
-"""A driver of everything: each run goes to the driver of its kind of workload."""
+"""The driver that routes each run to the driver of its kind of workload."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from hostmanager_server.core.spec import InstanceSpec
 from hostmanager_server.drivers.contract import Driver
 
 
-class ByWorkload:
-    """Native processes through one driver, compose services through another; see `Driver`."""
+class DriverRouter:
+    """The driver of native processes and compose services; see `Driver` for the contract."""
 
     def __init__(self, processes: Driver, services: Driver) -> None:
         self._processes = processes
         self._services = services
 
     def follow(self, spec: InstanceSpec) -> None:
-        """See `Driver.follow`. Both are told: an instance may have been the other's before."""
+        """See `Driver.follow`.
+
+        Both drivers follow the instance, because a config change can turn one kind of workload into the
+        other.
+        """
         self._processes.follow(spec)
         self._services.follow(spec)
 
@@ -32,7 +36,7 @@ class ByWorkload:
         driver.launch(run, spec)
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
-        """See `Driver.stop`. Whose the run is not, ignores it."""
+        """See `Driver.stop`. The driver that does not own the run ignores the call."""
         self._processes.stop(run, signum, whole_tree=whole_tree)
         self._services.stop(run, signum, whole_tree=whole_tree)
 

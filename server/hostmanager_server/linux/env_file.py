@@ -99,7 +99,7 @@ def _parse(path: str, data: bytes) -> Mapping[str, str]:
     except EnvFormatError as error:
         raise EnvFileError(f"cannot use env-file '{path}': line {error.line} {error.message}") from None
     for name in variables:
-        if name in sd_notify.OF_ONE_PROCESS or name in RESERVED or name.startswith(CARRIER):
+        if name in sd_notify.PRIVATE_VARIABLES or name in RESERVED or name.startswith(CARRIER):
             raise EnvFileError(f"cannot use env-file '{path}': agents are never given {name}; remove it")
     return variables
 

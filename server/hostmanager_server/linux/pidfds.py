@@ -188,7 +188,7 @@ def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
     return ExitStatus(signal=result.si_status)
 
 
-def exit_status_of_stranger(identity: Identity, pidfd: int) -> ExitStatus:
+def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
     """How an ended process that is no child of ours ended; an empty status when the kernel cannot tell (any
     more).
 

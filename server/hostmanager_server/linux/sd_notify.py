@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # What systemd.exec(5) and its relatives tell one process about itself. Its children must know nothing of it:
 # one that spoke on the daemon's socket, or took descriptors for its own, would pass for the daemon.
-OF_ONE_PROCESS = frozenset({
+PRIVATE_VARIABLES = frozenset({
     "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CREDENTIALS_DIRECTORY", "FDSTORE", "INVOCATION_ID",
     "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LOGS_DIRECTORY",
     "MAINPID", "MANAGERPID", "MANAGERPIDFDID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE",
@@ -27,9 +27,9 @@ OF_ONE_PROCESS = frozenset({
 })  # fmt: skip
 
 
-def of_others(environ: Mapping[str, str]) -> dict[str, str]:
+def without_private_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of the environment that another program may know."""
-    return {name: value for name, value in environ.items() if name not in OF_ONE_PROCESS}
+    return {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
 
 
 READY = "READY=1"

@@ -87,7 +87,7 @@ def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
             yield Weakness(place, f"may be written by {who} ({mode})", "chmod g-w")
 
 
-def make_folder(path: Path) -> None:
+def make_private_directory(path: Path) -> None:
     """Make a folder of mode 0700, with parents that only their owner may write. Raises OSError."""
     missing = []
     for each in (path, *path.parents):

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hostmanager_server.linux.lock_file import HeldError, take_lock_file
-from hostmanager_server.linux.trusted_paths import Trust, UntrustedError, make_folder
+from hostmanager_server.linux.trusted_paths import Trust, UntrustedError, make_private_directory
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def lock_socket(path: Path, trust: Trust) -> int:
     Raises AddressError when another daemon holds the lock, or when the directory cannot be used.
     """
     try:
-        make_folder(path.parent)
+        make_private_directory(path.parent)
         check_socket_folder(path, trust)
         if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(

@@ -9,7 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostmanager_server.linux.lock_file import HeldError, take_lock_file
-from hostmanager_server.linux.trusted_paths import OVERRIDE, Trust, UntrustedError, Weakness, make_folder
+from hostmanager_server.linux.trusted_paths import (
+    OVERRIDE,
+    Trust,
+    UntrustedError,
+    Weakness,
+    make_private_directory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +45,7 @@ class StateDir:
         self.path = path
         trust = trust or Trust.of_this_process()
         try:
-            make_folder(path)
+            make_private_directory(path)
         except OSError as error:
             raise _unusable(path, error) from error
         for warning in check_state_dir(path, trust):

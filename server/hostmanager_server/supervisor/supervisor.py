@@ -24,7 +24,7 @@ from hostmanager_server.drivers.contract import (
     ServiceDriver,
     ServiceListener,
 )
-from hostmanager_server.drivers.router import ByWorkload
+from hostmanager_server.drivers.router import DriverRouter
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.answers import answer_when_stored, copy_answer
@@ -79,7 +79,7 @@ class Supervisor:
             self._services = make_service_driver(
                 self._loop, self._reconciler.post, self._loop.call_soon, _Listener(self)
             )
-            driver = ByWorkload(driver, self._services)
+            driver = DriverRouter(driver, self._services)
         self._reconciler.driver = driver
         self._loader = ThreadPoolExecutor(1, "config-loader", name_this_thread, ("config-loader",))
         self._readings = Readings(self._read, self._loader)

@@ -29,7 +29,7 @@ from pathlib import Path
 from hostmanager_server.core.events import Instant, RunKey, Started
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 
 class Poller:
@@ -65,7 +65,7 @@ def post(event):
         print(event.pid, flush=True)
 
 driver = ProcessDriver(Poller(), post, Path(state), Output(), os.urandom(8).hex(),
-                       print, Groups(sys.argv[4] or None))
+                       print, Cgroups(sys.argv[4] or None))
 driver.launch(RunKey("a", 1), InstanceSpec("a", "Test", process=ProcessSpec(tuple(argv))))
 die()
 """

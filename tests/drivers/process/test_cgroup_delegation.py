@@ -10,7 +10,7 @@ from hostmanager_server.drivers.process.cgroup_delegation import (
     AUTO,
     OFF,
     Mount,
-    find_groups,
+    find_cgroups,
     own_directory,
     parse_mounts,
 )
@@ -47,13 +47,13 @@ def test_the_own_cgroup_is_where_a_mount_shows_it(membership: str, root: str, di
 def test_a_cgroup_that_was_not_delegated_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert find_groups(AUTO, tmp_path).directory is None
-    assert find_groups(OFF, tmp_path).directory is None
+    assert find_cgroups(AUTO, tmp_path).directory is None
+    assert find_cgroups(OFF, tmp_path).directory is None
     assert caplog.text == ""
 
 
 def test_a_named_cgroup_is_used_in_a_directory_for_each_state_directory(tmp_path: Path, cgroup: Path) -> None:
-    one, two = (find_groups(str(cgroup), tmp_path / name) for name in ("one", "two"))
+    one, two = (find_cgroups(str(cgroup), tmp_path / name) for name in ("one", "two"))
     assert one.directory != two.directory
     for groups in (one, two):
         assert groups.directory is not None
@@ -64,7 +64,7 @@ def test_a_named_cgroup_is_used_in_a_directory_for_each_state_directory(tmp_path
 
 def test_what_is_no_cgroup_is_said_and_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for wanted in (tmp_path, tmp_path / "nowhere", Path("/proc")):
-        assert find_groups(str(wanted), tmp_path).directory is None
+        assert find_cgroups(str(wanted), tmp_path).directory is None
         assert f"cannot use the cgroup '{wanted}'" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
@@ -73,12 +73,12 @@ def test_a_cgroup_that_processes_may_not_be_moved_into_is_said_and_done_without(
     tmp_path: Path, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (cgroup / "cgroup.max.descendants").write_text("1")
-    assert find_groups(str(cgroup), tmp_path).directory is None
+    assert find_cgroups(str(cgroup), tmp_path).directory is None
     assert not any(entry.is_dir() for entry in cgroup.iterdir())
     (cgroup / "cgroup.max.descendants").write_text("max")
     (cgroup / "threaded").mkdir()
     (cgroup / "threaded" / "cgroup.type").write_text("threaded")
-    assert find_groups(str(cgroup), tmp_path).directory is None
+    assert find_cgroups(str(cgroup), tmp_path).directory is None
     assert caplog.text.count("cannot use the cgroup") == 2
     (cgroup / "threaded").rmdir()
     assert not any(entry.is_dir() for entry in cgroup.iterdir())

@@ -160,7 +160,7 @@ def test_what_is_handed_over_is_taken_once() -> None:
         "os.environ['LISTEN_PID'] = str(os.getpid());"
         "os.dup2(1, 3); os.dup2(1, 4);"
         "first, second = S.from_environment(os.environ), S.from_environment(os.environ);"
-        "print(first.handed('x'), first.handed('y'), second.handed('x'));"
+        "print(first.passed('x'), first.passed('y'), second.passed('x'));"
         "print(os.get_inheritable(3), 'LISTEN_FDS' in os.environ)"
     )
     environ = os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "x:y"}

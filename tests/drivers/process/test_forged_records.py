@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Gone, RunKey, StartFailed
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.process.cgroup import Group
-from hostmanager_server.drivers.process.records import record_holders
-from hostmanager_server.drivers.process.records.record_directory import has_records
+from hostmanager_server.drivers.process.cgroup import Cgroup
+from hostmanager_server.drivers.process.records import holders as record_holders
+from hostmanager_server.drivers.process.records.directory import has_records
 
 from tests.drivers.process.holders import Holder, forged, holder, in_namespaces, place
 from tests.drivers.process.test_adoption import A, gone, launch_steady, record, rewrite, runs
@@ -192,7 +192,7 @@ def test_the_cgroup_of_a_record_counts_only_where_it_was_made_for_that_run(
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
-    assert Group(str(stranger), stranger.stat().st_ino).exists()
+    assert Cgroup(str(stranger), stranger.stat().st_ino).exists()
 
 
 # --- in the directory itself

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hostmanager_server.core.events import Exited, RunKey, StartFailed
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.process.records.record_directory import Records
+from hostmanager_server.drivers.process.records.directory import RecordDirectory
 
 from tests.drivers.process.test_adoption import A, gone, launch_steady, record, runs
 
@@ -210,9 +210,9 @@ def test_what_a_record_says_since_it_was_written_again_counts(real: RealHarness)
     launch_steady(real)
     spoil(real, b'"ready": 1', b'"ready": 0')
     record(real).unlink()
-    records = Records(record(real).parent)
+    records = RecordDirectory(record(real).parent)
     assert [one.ready for one in records.read()] == [False]
     records.mark("a", ready=True)
-    assert [one.ready for one in Records(record(real).parent).read()] == [True]
+    assert [one.ready for one in RecordDirectory(record(real).parent).read()] == [True]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))

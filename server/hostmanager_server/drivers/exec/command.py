@@ -1,4 +1,4 @@
-"""What to exec for a process spec: the command line, environment and user, checked beforehand."""
+"""Commands ready for exec: the command line, environment and user of a process spec, checked."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from hostmanager_server.linux.env_file import EnvFileError
 RUN_MARKER = "HOSTMANAGER_RUN"
 INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 
-# What the daemon sets for its own libraries, what the service manager tells it alone, and the marker of a
-# manager that may be above it.
-_NOT_INHERITED = sd_notify.OF_ONE_PROCESS | {
+# Variables of the daemon alone: settings of its libraries, messages of the service manager to the daemon,
+# and the run marker of another HostManager that may have started this one.
+_NOT_INHERITED = sd_notify.PRIVATE_VARIABLES | {
     "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
 }  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class CommandError(Exception):
-    """A spec that cannot be run on this host; its text is for the operator."""
+    """A spec that this host cannot run; the text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecCommand:
-    """What the gate is to exec; `uid` is the user id that it has then. `env_files` have the digests of what
-    they say now."""
+    """The command line and environment that the gate executes.
+
+    `uid` is the user id of the agent after the user switch. `env_files` holds the digests of the present
+    contents.
+    """
 
     argv: list[str]
     working_dir: str
@@ -43,19 +46,23 @@ class ExecCommand:
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the daemon's environment that agents, and programs that help the daemon, get."""
+    """Return the daemon's environment without the variables that concern the daemon alone.
+
+    Agents and helper programs of the daemon receive this environment.
+    """
     env = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
     env.setdefault("PATH", _DEFAULT_PATH)
     return env
 
 
 def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> ExecCommand:
-    """How to run `argv` in the surroundings of `spec`. Raises CommandError.
+    """Return the command that runs `argv` with the environment, user and directory of `spec`.
 
-    Looks the user up with getpwnam, and the program along the agent's own PATH; reads the env-files.
+    Looks the user up with getpwnam(3), and the program along the agent's own PATH; reads the env files.
+    Raises CommandError.
     """
     if not argv or not argv[0]:
-        raise CommandError("its command is empty; give it one")
+        raise CommandError("its command is empty; set 'command'")
     working_dir = os.path.abspath(spec.working_dir)
     if not os.path.isdir(working_dir):
         raise CommandError(
@@ -86,8 +93,10 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
 def prepare_probe(
     spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]
 ) -> ExecCommand | None:
-    """How to run its readiness command, if it has one, in the surroundings of `process`. Raises
-    CommandError."""
+    """Return the readiness command of an instance, or None for an instance without one.
+
+    The command runs with the environment, user and directory of `process`. Raises CommandError.
+    """
     if spec.ready is None or not isinstance(spec.ready.check, CommandProbe):
         return None
     try:
@@ -97,8 +106,10 @@ def prepare_probe(
 
 
 def user_id(user: str) -> int:
-    """Return the id of a user, given by name or id; that of the daemon for an empty one. Raises
-    CommandError."""
+    """Return the id of a user given by name or number; for an empty text, the daemon's own.
+
+    Raises CommandError.
+    """
     return _find_user(user).pw_uid if user else os.getuid()
 
 
@@ -121,12 +132,14 @@ def _as_user(entry: pwd.struct_passwd) -> list[str]:
         return []
     if os.geteuid() != 0:
         raise CommandError(
-            f"it is to run as '{entry.pw_name}', and the daemon, which is not root, cannot switch users; "
+            f"switching to user '{entry.pw_name}' needs root, and the daemon is not root; "
             "run the daemon as root or remove 'user'"
         )
     setpriv = shutil.which("setpriv", path=_DEFAULT_PATH)
     if setpriv is None:
-        raise CommandError(f"running it as '{entry.pw_name}' needs the program 'setpriv'; install util-linux")
+        raise CommandError(
+            f"switching to user '{entry.pw_name}' needs the program 'setpriv'; install util-linux"
+        )
     return [setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
 
 
@@ -142,18 +155,19 @@ def _check_program(name: str, path: str, working_dir: str) -> None:
     if _is_program(_found_before(name, path, working_dir)) or _is_program(_find(name, path, working_dir)):
         return
     raise CommandError(
-        f"its program '{name}' is not found in PATH ({path}); install it or give its full path"
+        f"its program '{name}' is not found in PATH ({path}); install the program or give its full path"
     )
 
 
 @functools.lru_cache(maxsize=1024)
 def _found_before(name: str, path: str, working_dir: str) -> str:
-    # Where it was when it was first asked for; looking there first spares a walk along PATH at each launch.
+    # The location at the first launch. Trying the old location first spares a walk along PATH at each
+    # launch.
     return _find(name, path, working_dir)
 
 
 def _find(name: str, path: str, working_dir: str) -> str:
-    """The program's file; empty when there is none."""
+    """Return the path of a program's file; empty when no folder of `path` has the program."""
     folders = (os.path.join(working_dir, folder, name) for folder in path.split(":"))
     return next(filter(_is_program, folders), "")
 

@@ -1,4 +1,4 @@
-"""The environment of an agent: what of the daemon's reaches it, its files of variables, its own user."""
+"""Environments of agents: inherited variables, env files and the variables of the user."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
 from hostmanager_server.linux.env_file import CARRIER, read_env_file
 
-# What every agent gets of the daemon's environment: where programs, texts and the site's files are, and how
-# Python writes output. SPT_NOENV keeps the markers of an agent that sets its title. None of it is a secret.
+# Variables that every agent inherits from the daemon: paths of programs and of the site's files, the
+# language, and how Python writes output. SPT_NOENV keeps the markers of an agent that sets its process
+# title. None of these variables holds a secret.
 BASE = ("LANG", "LANGUAGE", "LC_*", "OCS_CONFIG_DIR", "PATH", "PYTHONUNBUFFERED", "SPT_NOENV", "TZ")
 _OF_USER = ("HOME", "LOGNAME", "SHELL", "USER")
 _SHELL = "/bin/sh"
@@ -20,7 +21,7 @@ _SHELL = "/bin/sh"
 
 @dataclass(frozen=True, slots=True)
 class FileVariables:
-    """What the env-files of an agent say now: the files with their digests, and all variables."""
+    """The present contents of an agent's env files: the files with their digests, and all variables."""
 
     files: tuple[EnvFile, ...]
     variables: Mapping[str, str]
@@ -42,7 +43,10 @@ def variables_of(user: pwd.struct_passwd) -> dict[str, str]:
 
 
 def variables_of_daemon(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the daemon's own user; of one without an entry, those that the daemon was given."""
+    """Return the user variables of the daemon's own user.
+
+    For a user without an entry in the user database, return the variables that the daemon was started with.
+    """
     try:
         return variables_of(pwd.getpwuid(os.geteuid()))
     except KeyError:
@@ -50,7 +54,10 @@ def variables_of_daemon(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_files(files: Iterable[EnvFile], user: int | None) -> FileVariables:
-    """Read env-files for an agent that runs as this user (None: the daemon's own). Raises EnvFileError."""
+    """Read the env files of an agent that runs as `user` (None: the daemon's user).
+
+    Later files override earlier ones. Raises EnvFileError.
+    """
     read: list[EnvFile] = []
     variables: dict[str, str] = {}
     for file in files:
@@ -61,11 +68,12 @@ def read_files(files: Iterable[EnvFile], user: int | None) -> FileVariables:
 
 
 def hand_over(argv: list[str], env: dict[str, str], variables: Mapping[str, str]) -> list[str]:
-    """Return the command that runs `argv` with these variables, for a program that is started as root.
+    """Return the command that runs `argv` with these variables behind a program that root starts.
 
-    The agent's user may write its env-file, and root runs the gate and setpriv: a LD_PRELOAD there must reach
-    neither. So the environment carries each variable under a name that means nothing, until a shell that runs
-    as the user gives it its own. Values are never words of a command line, which everybody may read.
+    The agent's user may write the env file, while root runs the gate and setpriv: a LD_PRELOAD in the file
+    must reach neither. Therefore the environment carries each variable under a neutral name, until a shell
+    that runs as the user restores the real names. Values never appear on a command line, because every user
+    can read command lines. `env` receives the carrier variables.
     """
     if not variables:
         return argv

@@ -1,7 +1,7 @@
-"""The gate: a child that waits to be recorded before it becomes the agent.
+"""The gate: a child process that waits until the daemon has recorded it, then becomes the agent.
 
-Between spawn and release the daemon writes down who the child is. If the daemon dies in between, the pipe
-that the gate waits on closes and the gate leaves, so an agent never runs without a record of it.
+Between spawn and release the daemon writes the record of the child. If the daemon dies in between, the pipe
+that the gate reads from closes and the gate exits. So an agent never runs without a record.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from dataclasses import dataclass
 
 SHELL = "/bin/sh"
 
-# Reads the release from its standard input, which the agent then gets as /dev/null. It notes that in the
-# record, as the daemon does, which may die before it has; its limit on the size of files is the agent's, and
-# going beyond that is not to end it here. `cd` exports OLDPWD, which the agent was not given.
+# Reads the release from standard input, which becomes /dev/null for the agent. The gate notes the release
+# in the record, as the daemon does, because the daemon may die before it can. The agent's limit on file
+# sizes already applies, and must not kill the gate (XFSZ). `cd` exports OLDPWD, which is not part of the
+# agent's environment.
 SCRIPT = (
     "read -r HOSTMANAGER_GATE || exit; trap '' XFSZ; { printf 1 >&3; } 2>/dev/null; trap - XFSZ; exec 3>&-; "
     'cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
 )
 
-# Moves the shell into the cgroup of this path; its status says whether that was allowed. A move waits until
-# all processors have passed through the scheduler: some 10 ms on an idle machine, next to nothing in a burst.
-# So the child does it, while the daemon goes on; and before it becomes the agent, so that nothing that this
-# starts is outside.
+# Moves the shell into the cgroup at this path; the exit status says whether the move was allowed. A move
+# waits until all processors have passed through the scheduler: about 10 ms on an idle machine, nearly
+# nothing in a burst. Therefore the child moves itself while the daemon goes on, and moves before it becomes
+# the agent, so that no process of the agent starts outside the cgroup.
 JOIN = 'echo 0 >"$1/cgroup.procs"'
 _SCRIPT_WITH_GROUP = f"{{ {JOIN}; }} 2>/dev/null; shift; {SCRIPT}"
 
@@ -37,29 +38,32 @@ _CMDLINES = tuple(
     b"\0".join(os.fsencode(word) for word in argv) + b"\0" for argv in (_ARGV0, _ARGV0_WITH_GROUP)
 )
 
-_LOCK_DESCRIPTOR = 250  # high, so that scripts that number their own descriptors do not meet it
+_LOCK_DESCRIPTOR = 250  # high, to stay clear of descriptors that scripts number by hand
 
-# Ignored signals stay ignored across exec, and a shell's background job starts with INT ignored: an agent
-# of a daemon started so would not hear its stop signal. 32 and 33 are the C library's own.
+# Ignored signals stay ignored across exec, and a shell starts background jobs with INT ignored: an agent of
+# such a daemon would miss its stop signal. The C library owns signals 32 and 33.
 _DEFAULTED = [n for n in range(1, signal.SIGRTMAX + 1) if n not in (signal.SIGKILL, signal.SIGSTOP, 32, 33)]
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A child in the gate. `descriptor` is the write end of its pipe, for the caller to close."""
+    """A child that waits in the gate; the caller closes `descriptor`, the write end of the pipe."""
 
     pid: int
     descriptor: int
 
     def release(self) -> None:
-        """Lets the child become the agent. A child that died meanwhile is its exit's business, not an error
-        here."""
+        """Let the child become the agent.
+
+        If the child has died meanwhile, the exit status of the child reports the death; `release` raises
+        nothing.
+        """
         with contextlib.suppress(BrokenPipeError):
             os.write(self.descriptor, b"\n")
 
 
 def lock_descriptor() -> int:
-    """The number under which every agent holds its record: 250, or lower where the limit is."""
+    """Return the descriptor number under which every agent holds its record: 250 or the limit - 1."""
     return min(_LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
 
 
@@ -72,11 +76,12 @@ def spawn(
     flag: int,
     group: str | None = None,
 ) -> Gate:
-    """Starts a child that waits in the gate, in a session of its own.
+    """Start a child that waits in the gate, in a new session, and return the gate.
 
-    It gets `output` as stdout and stderr and `lock` under `lock_descriptor()`; every other descriptor must be
-    close-on-exec (`seal_descriptors`). To `flag` it writes a 1 when it is released, and closes it. It moves
-    itself into the cgroup at `group`, where it can. Raises OSError, or ValueError for a NUL byte.
+    The child gets `output` as stdout and stderr, and `lock` under `lock_descriptor()`; every other
+    descriptor must be close-on-exec (`seal_descriptors`). On release the child writes a 1 to `flag` and
+    closes it. The child tries to move itself into the cgroup at `group`. Raises OSError, or ValueError for
+    a NUL byte.
     """
     if flag == lock_descriptor():
         flag = os.dup(flag)
@@ -87,7 +92,7 @@ def spawn(
     words = _ARGV0 if group is None else (*_ARGV0_WITH_GROUP, group)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        # posix_spawn, not Popen: half the cost, and it resets every signal.
+        # posix_spawn costs half as much as Popen, and resets every signal.
         pid = os.posix_spawn(
             SHELL,
             [*words, working_dir, *argv],
@@ -97,7 +102,7 @@ def spawn(
                 (os.POSIX_SPAWN_DUP2, output, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
                 (os.POSIX_SPAWN_DUP2, lock, lock_descriptor()),
-                (os.POSIX_SPAWN_DUP2, flag, 3),  # the last one, as any of the others may have that number
+                (os.POSIX_SPAWN_DUP2, flag, 3),  # comes last: any of the other descriptors may have number 3
             ],
             setsid=True,
             setsigmask=(),
@@ -112,7 +117,7 @@ def spawn(
 
 
 def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> int:
-    """Starts a helper command with its output thrown away, in a session of its own; its pid.
+    """Start a helper command in a new session, with its output discarded, and return the pid.
 
     Raises OSError, or ValueError for a NUL byte.
     """
@@ -132,12 +137,15 @@ def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> 
 
 
 def still_in_gate(cmdline: bytes) -> bool:
-    """Whether a process with this command line has not yet become the agent."""
+    """Return whether a process with this command line has not yet become the agent."""
     return cmdline.startswith(_CMDLINES)
 
 
 def shell_safe(argv: list[str], env: Mapping[str, str]) -> list[str]:
-    """`argv` such that the shell hands all of `env` on: it drops what it could not name as a variable."""
+    """Return `argv` such that the shell passes on all of `env`.
+
+    A shell drops variables with names that are not identifiers; env(1) sets them again.
+    """
     unnameable = [
         f"{name}={value}" for name, value in env.items() if not (name.isascii() and name.isidentifier())
     ]
@@ -145,15 +153,16 @@ def shell_safe(argv: list[str], env: Mapping[str, str]) -> list[str]:
 
 
 def seal_descriptors() -> None:
-    """Keeps what this process itself inherited from being inherited further.
+    """Make every descriptor that the daemon inherited close-on-exec.
 
-    Python and gRPC open everything close-on-exec; what a shell or a make left open for the daemon is not.
+    Python and gRPC open all descriptors close-on-exec; those that a shell or make left open are not.
+    Missing descriptors 0 to 2 are opened on /dev/null.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # lands on the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # the kernel assigns the lowest free number, which is `descriptor`
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             with contextlib.suppress(OSError):  # the listing's own descriptor
@@ -161,7 +170,7 @@ def seal_descriptors() -> None:
 
 
 def explain(error: OSError) -> str:
-    """Why a child could not be spawned, and what to do about it."""
+    """Return why a child could not be started, and how the operator can fix the cause."""
     match error.errno:
         case errno.EMFILE:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Readiness probes: asks agents whether they are ready, on one thread of its own."""
+"""Readiness probes (TCP, HTTP, command), which run on one thread."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from hostmanager_server.drivers.exec.command import ExecCommand
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.thread_names import name_this_thread
 
-_AGAIN = 1.0  # s until it is tried again to have the thread
+_RETRY_DELAY = 1.0  # s between two attempts to start the thread
 _log = logging.getLogger(__name__)
 
 
 class Prober:
-    """Runs probes until they succeed or are cancelled. Without probes its thread sleeps; without a first
-    one there is none.
+    """Runs probes until they succeed or are cancelled.
 
-    `call_soon` runs a callable on the supervisor thread, and may be called from any thread. The methods
-    here belong to the supervisor thread, and so does `poller`. While the thread cannot be had (no threads or
-    descriptors left) that is said once, and tried again and again.
+    The thread starts with the first probe, and sleeps while no probe runs. All methods, and `poller`,
+    belong to the supervisor thread; `call_soon` may be called from any thread. When the system has no
+    threads or descriptors left, the prober logs one warning and tries again each second.
     """
 
     def __init__(self, call_soon: CallSoon, poller: Poller) -> None:
         self._call_soon = call_soon
         self._poller = poller
-        self._lacking = False  # the thread could not be had, which was said
+        self._start_failing = False  # the last attempt to start the thread failed, and a warning was logged
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def start(
         self, probe: ReadinessProbe, command: ExecCommand | None, ready: Callable[[], None]
     ) -> Callable[[], None]:
-        """Ask until the answer is yes, then call `ready` on the supervisor thread. Returns what cancels it:
-        `ready` is not called any more after that. `command` is what a CommandProbe runs."""
+        """Repeat a probe until it succeeds, then call `ready` on the supervisor thread.
+
+        Returns a callable that cancels the probe; `ready` is never called after the cancel. `command` is
+        the prepared command of a CommandProbe.
+        """
         loop: asyncio.AbstractEventLoop | None = None
         cancelled = False
         task: asyncio.Task[None] | None = None
@@ -78,7 +80,7 @@ class Prober:
                 return
             loop = self._running_loop()
             if loop is None:
-                self._poller.call_later(_AGAIN, try_to_begin)
+                self._poller.call_later(_RETRY_DELAY, try_to_begin)
             else:
                 loop.call_soon_threadsafe(begin)
 
@@ -93,7 +95,7 @@ class Prober:
         self._loop = self._thread = None
 
     def _running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """None: the thread cannot be had now."""
+        """Return the loop of the thread, which may be started first; None when the start fails."""
         if self._loop is None:
             loop = None
             try:
@@ -103,11 +105,11 @@ class Prober:
             except (OSError, RuntimeError) as error:  # no descriptors, no threads
                 if loop is not None:
                     loop.close()
-                if not self._lacking:
-                    _log.warning("cannot ask agents whether they are ready: %s; trying again", error)
-                self._lacking = True
+                if not self._start_failing:
+                    _log.warning("cannot start the thread of the readiness probes: %s; trying again", error)
+                self._start_failing = True
                 return None
-            self._loop, self._thread, self._lacking = loop, thread, False
+            self._loop, self._thread, self._start_failing = loop, thread, False
         return self._loop
 
     async def _ask(
@@ -122,7 +124,7 @@ class Prober:
                         self._call_soon(answered)
                         return
             except (OSError, ValueError, EOFError, RuntimeError):
-                pass  # not reachable, no HTTP, out of time, no thread to look a name up: not ready yet
+                pass  # not reachable, no HTTP, out of time, or no thread for a name lookup: not ready yet
             await asyncio.sleep(max(0.0, began + probe.interval - loop.time()))
 
 
@@ -150,7 +152,7 @@ def _try(probe: ReadinessProbe, command: ExecCommand | None) -> Coroutine[Any, A
             return _answers(url)
         case CommandProbe():
             if command is None:
-                raise AssertionError("a command probe comes with its command")
+                raise AssertionError("a command probe needs its command")
             return _succeeds(command)
         case other:
             assert_never(other)
@@ -185,18 +187,19 @@ async def _succeeds(command: ExecCommand) -> bool:
     pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
     try:
         pidfd = pidfds.open_pidfd(pid)
-    except OSError:  # no descriptors: it cannot be waited for
-        _end_now(pid)
+    except OSError:  # no descriptors: the command cannot be awaited
+        _kill_and_reap(pid)
         raise
     if pidfd is None:
-        raise AssertionError("a child that nobody reaps has a pidfd")
+        raise AssertionError("an unreaped child has a pidfd")
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_reader(pidfd, functools.partial(_resolve, ended))
     try:
         await ended
         return pidfds.reap(pidfd, block=True) == ExitStatus(code=0)
     except asyncio.CancelledError:
-        # Unreaped, so the group is still its own, with whatever the command started.
+        # The command is unreaped, so the process group still has its number; the signal also reaches
+        # processes that the command started.
         os.killpg(pid, signal.SIGKILL)
         pidfds.reap(pidfd, block=True)
         raise
@@ -205,7 +208,7 @@ async def _succeeds(command: ExecCommand) -> bool:
         os.close(pidfd)
 
 
-def _end_now(pid: int) -> None:
+def _kill_and_reap(pid: int) -> None:
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Cgroup:
     """The cgroup of one run. `inode` tells it apart from any other that ever had its path in this boot.
 
     One that is gone, or may not be read any more, is taken for empty: the kernel removes no other. Where that
@@ -98,7 +98,7 @@ class Group:
             os.close(directory)
 
 
-class Groups:
+class Cgroups:
     """Where the groups of runs are made: a directory of this daemon's alone, made when it is first needed.
     None: new runs get no group; those of runs that an earlier daemon gave one are seen to all the same."""
 
@@ -106,9 +106,9 @@ class Groups:
         self.directory = directory
         self._failing = False
         self._meddled = False
-        self._left: list[Group] = []  # to be removed once what is in them has left
+        self._left: list[Cgroup] = []  # to be removed once what is in them has left
 
-    def make(self, name: str) -> Group | None:
+    def make(self, name: str) -> Cgroup | None:
         """A new group. None when it cannot be made, which is logged once until it can again: the run is then
         tracked without."""
         self._remove_left()
@@ -121,7 +121,7 @@ class Groups:
             except FileNotFoundError:  # the first one, or somebody cleaned up
                 os.makedirs(self.directory, 0o755, exist_ok=True)
                 os.mkdir(path, 0o755)
-            group = Group(path, os.stat(path).st_ino)
+            group = Cgroup(path, os.stat(path).st_ino)
         except OSError as error:
             if not self._failing:
                 _log.warning(
@@ -137,7 +137,7 @@ class Groups:
         self._failing = False
         return group
 
-    def drop(self, group: Group | None) -> None:
+    def drop(self, group: Cgroup | None) -> None:
         """Remove the group of a run that is gone, if it has one, now or when the next one is made."""
         if group is None:
             return
@@ -151,7 +151,7 @@ class Groups:
         if not _removed(group):
             self._left.append(group)
 
-    def sweep(self, recorded: Set[Group | None], in_use: Set[Group | None]) -> None:
+    def sweep(self, recorded: Set[Cgroup | None], in_use: Set[Cgroup | None]) -> None:
         """Remove what an earlier daemon left: all but those `in_use`.
 
         A group that nobody `recorded`, with processes in it, is of a run without a record: it is left alone,
@@ -166,7 +166,7 @@ class Groups:
                 error.strerror,
             )
 
-    def _sweep(self, recorded: Set[Group | None], in_use: Set[Group | None]) -> None:
+    def _sweep(self, recorded: Set[Cgroup | None], in_use: Set[Cgroup | None]) -> None:
         for group in {*recorded, *self._present()} - in_use:
             if group is None or _removed(group):
                 continue
@@ -191,17 +191,17 @@ class Groups:
         if self._left:
             self._left = [group for group in self._left if not _removed(group)]
 
-    def _present(self) -> list[Group]:
+    def _present(self) -> list[Cgroup]:
         if self.directory is None:
             return []
         try:
             with os.scandir(self.directory) as entries:
-                return [Group(e.path, e.inode()) for e in entries if e.is_dir(follow_symlinks=False)]
+                return [Cgroup(e.path, e.inode()) for e in entries if e.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
 
 
-def _removed(group: Group) -> bool:
+def _removed(group: Cgroup) -> bool:
     try:
         return group.remove()
     except OSError as error:

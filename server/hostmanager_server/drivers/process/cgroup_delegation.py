@@ -1,7 +1,7 @@
 """Which cgroup the daemon may make groups of runs in: the one that was given to it, or none.
 
 A service manager marks what it delegates with an extended attribute (systemd: `Delegate=yes`; see "Control
-Group APIs and Delegation" in systemd's documentation). Any other cgroup is somebody else's, and left alone.
+Cgroup APIs and Delegation" in systemd's documentation). Any other cgroup is somebody else's, and left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.cgroup import Cgroups
 
 AUTO = "auto"
 OFF = "off"
@@ -38,16 +38,16 @@ class Mount:
     device: int
 
 
-def find_groups(wanted: str, state_dir: Path) -> Groups:
+def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
     """Where the groups of runs are to be made: `wanted` is AUTO (in the daemon's own cgroup when that was
     delegated to it), OFF, or the path of a cgroup. What cannot be used is logged, and the runs have none."""
     if wanted == OFF:
-        return Groups(None)
+        return Cgroups(None)
     try:
         mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
         parent = _delegated(mounts) if wanted == AUTO else _named(wanted, mounts)
         if parent is None:
-            return Groups(None)
+            return Cgroups(None)
         # Several daemons may have been given one cgroup, and each removes what is empty in its directory.
         directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
         _try(directory)
@@ -60,9 +60,9 @@ def find_groups(wanted: str, state_dir: Path) -> Groups:
             asked,
             why,
         )
-        return Groups(None)
+        return Cgroups(None)
     _log.info("each agent gets a cgroup of its own in %s", directory)
-    return Groups(directory)
+    return Cgroups(directory)
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:

@@ -26,7 +26,7 @@ from hostmanager_server.drivers.contract import CallSoon, Output, Poller, PostEv
 from hostmanager_server.drivers.exec import command, gate
 from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import Prober
-from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
@@ -38,8 +38,8 @@ from hostmanager_server.drivers.process.membership import agent_uids
 from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.reaper import reap_orphaned_children
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.records.record import Record
-from hostmanager_server.drivers.process.records.record_directory import Records
 from hostmanager_server.drivers.process.tree_tracker import TreeTracker
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
@@ -73,7 +73,7 @@ class ProcessDriver:
         output: Output,
         epoch: str,
         call_soon: CallSoon,
-        groups: Groups,
+        groups: Cgroups,
         store: DescriptorStore | None = None,
     ) -> None:
         gate.seal_descriptors()
@@ -82,12 +82,12 @@ class ProcessDriver:
         self._output = output
         self._inherited = command.inherited_environment(os.environ)
         self._groups = groups
-        self._records = Records(state_dir / "runs")
-        self._forest = TreeTracker(poller, self._records)
+        self._records = RecordDirectory(state_dir / "runs")
+        self._trees = TreeTracker(poller, self._records)
         self._prober = Prober(call_soon, poller)
-        self._store = store or DescriptorStore(None, {})
+        self._descriptors = store or DescriptorStore(None, {})
         self._launcher = Launcher(
-            output, self._records, groups, self._store, epoch, self._inherited, poller.now
+            output, self._records, groups, self._descriptors, epoch, self._inherited, poller.now
         )
         self._runs: dict[str, _Run] = {}
 
@@ -134,43 +134,43 @@ class ProcessDriver:
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
-        self._forest.refresh()  # which may find that the run is gone
+        self._trees.refresh()  # which may find that the run is gone
         known = self._find(run)
         if known is None:
             return
         if known.pidfd is not None:
             pidfds.send_signal(known.pidfd, signum)
         if whole_tree:
-            self._forest.signal_members(known.tree, signum)
+            self._trees.signal_members(known.tree, signum)
         reached(Point.STOP_SENT)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
         records = [r for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
-        leaderless: list[tuple[Record, ExitStatus, ProcessTree]] = []
+        without_main: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
-            found = find_main_process(record, self._store.handed(record.token))
+            found = find_main_process(record, self._descriptors.passed(record.token))
             if isinstance(found, ExitStatus):
                 # Its session's number may have been given away since: only marker, mark and cgroup count.
-                leaderless.append((record, found, _tree_of(record)))
+                without_main.append((record, found, _tree_of(record)))
             else:
                 alive.append((record, found))
-        adopted = [self._take_back(r, pidfd, specs.get(r.run.instance_id)) for r, pidfd in alive]
-        left = set(self._forest.survey([tree for _, _, tree in leaderless]))
-        for record, status, tree in leaderless:
-            if tree in left or self._records.is_locked(record.run.instance_id):
-                adopted.append(self._take_back_rest(record, status))
+        adopted = [self._recover(r, pidfd, specs.get(r.run.instance_id)) for r, pidfd in alive]
+        surviving = set(self._trees.find_survivors([tree for _, _, tree in without_main]))
+        for record, status, tree in without_main:
+            if tree in surviving or self._records.is_locked(record.run.instance_id):
+                adopted.append(self._recover_survivors(record, status))
             else:
                 self._records.remove(record.run.instance_id)
-                self._store.drop(
+                self._descriptors.drop(
                     record.token
                 )  # who was upgraded was handed nothing, and kept it all the same
                 if record.released:
                     adopted.append(adopted_run(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
         reap_orphaned_children(self._poller, {one.pid for one in adopted})
-        self._store.settle({run.tree.token.decode() for run in self._runs.values()})
+        self._descriptors.close_passed({run.tree.token.decode() for run in self._runs.values()})
         for one in adopted:
             spec = specs.get(one.run.instance_id)
             if spec is not None:
@@ -182,23 +182,23 @@ class ProcessDriver:
         for run in self._runs.values():
             self._let_go(run)
         self._runs.clear()
-        self._forest.clear()
+        self._trees.clear()
 
     def close(self) -> None:
         """See `Driver.close`."""
         self.disown()
         self._groups.close()
         self._prober.close()
-        self._store.close()
+        self._descriptors.close()
         self._records.close()
 
     def _start_failed(self, run: RunKey, why: str) -> None:
         self._post(StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now()))
 
     def _follow(self, run: _Run) -> None:
-        self._forest.track(run.tree, run.key.instance_id, functools.partial(self._gone, run))
+        self._trees.track(run.tree, run.key.instance_id, functools.partial(self._gone, run))
         if run.pidfd is not None:
-            self._poller.watch(run.pidfd, functools.partial(self._leader_ended, run))
+            self._poller.watch(run.pidfd, functools.partial(self._main_process_ended, run))
 
     def _abandon(self, run: _Run) -> None:
         """Leave nothing of a run that cannot be followed. It has only just begun, and has no descendants."""
@@ -209,10 +209,10 @@ class ProcessDriver:
             os.close(run.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(run.identity.pid, 0)
-        self._forest.untrack(run.tree)
-        self._void(run)
+        self._trees.untrack(run.tree)
+        self._discard(run)
 
-    def _leader_ended(self, run: _Run) -> None:
+    def _main_process_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
         # A wake-up may be meant for an earlier owner of the descriptor's number.
         if pidfd is None or not pidfds.has_ended(pidfd):
@@ -223,19 +223,19 @@ class ProcessDriver:
         self._report_end(run, status)
 
     def _report_end(self, run: _Run, status: ExitStatus) -> None:
-        """Post Exited once it is known whether something of the tree is left: when nothing is, Gone follows
+        """Post Exited once it is known whether the tree is empty: then Gone follows
         in the same breath, and nobody takes the tree for alive."""
         exited = Exited(run.key, status, self._poller.now())
-        self._forest.main_process_ended(run.tree, functools.partial(self._post, exited))
+        self._trees.main_process_ended(run.tree, functools.partial(self._post, exited))
 
-    def _void(self, run: _Run) -> None:
+    def _discard(self, run: _Run) -> None:
         """The next daemon is to know nothing of it."""
         self._records.remove(run.key.instance_id)
         self._groups.drop(run.tree.group)
-        self._store.drop(run.tree.token.decode())
+        self._descriptors.drop(run.tree.token.decode())
 
     def _gone(self, run: _Run) -> None:
-        self._void(run)
+        self._discard(run)
         del self._runs[run.key.instance_id]
         self._post(Gone(run.key, self._poller.now()))
 
@@ -264,16 +264,16 @@ class ProcessDriver:
         self._records.remove(record.run.instance_id)
         return False
 
-    def _take_back(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
+    def _recover(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follows a run again whose main process is alive."""
         pid = record.identity.pid
         run = self._resume(record, _tree_of(record, pid), pidfd)
-        ready = record.ready or spec is None or self._is_taken_for_ready(run, record, spec)
+        ready = record.ready or spec is None or self._probe_again(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
         return adopted_run(record, ready=ready)
 
-    def _is_taken_for_ready(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
+    def _probe_again(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
         """Begins to ask its probe, if there is one."""
         if spec.ready is None:
             return True
@@ -285,15 +285,17 @@ class ProcessDriver:
         run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
         return False
 
-    def _take_back_rest(self, record: Record, status: ExitStatus) -> Adopted:
+    def _recover_survivors(self, record: Record, status: ExitStatus) -> Adopted:
         """Follows a run again of whose tree only others than the main process are alive."""
         run = self._resume(record, _tree_of(record), None)
 
-        def look() -> None:
+        def check_tree() -> None:
             if self._find(run.key) is run:
-                self._forest.main_process_ended(run.tree, lambda: None)
+                self._trees.main_process_ended(run.tree, lambda: None)
 
-        self._poller.call_later(0.0, look)  # not before `adopt` has returned and the caller knows the run
+        self._poller.call_later(
+            0.0, check_tree
+        )  # not before `adopt` has returned and the caller knows the run
         return adopted_run(record, ended=status)
 
     def _resume(self, record: Record, tree: ProcessTree, pidfd: int | None) -> _Run:
@@ -302,6 +304,6 @@ class ProcessDriver:
         return run
 
 
-def _tree_of(record: Record, leader: int = 0) -> ProcessTree:
+def _tree_of(record: Record, main_pid: int = 0) -> ProcessTree:
     uids = agent_uids(record.uid, record.process.user)
-    return ProcessTree(record.token.encode(), leader, leader, record.group, uids, record.mark)
+    return ProcessTree(record.token.encode(), main_pid, main_pid, record.group, uids, record.mark)

@@ -17,12 +17,12 @@ from hostmanager_server.drivers.exec.command import INSTANCE_MARKER, RUN_MARKER,
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.drivers.process import membership
-from hostmanager_server.drivers.process.cgroup import Groups
+from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.drivers.process.records.directory import Draft, RecordDirectory
+from hostmanager_server.drivers.process.records.files import file_name
 from hostmanager_server.drivers.process.records.record import Record
-from hostmanager_server.drivers.process.records.record_directory import Draft, Records
-from hostmanager_server.drivers.process.records.record_files import file_name
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
@@ -46,7 +46,7 @@ class Launcher:
     """
 
     def __init__(
-        self, output: Output, records: Records, groups: Groups, store: DescriptorStore, epoch: str,
+        self, output: Output, records: RecordDirectory, groups: Cgroups, store: DescriptorStore, epoch: str,
         inherited: Mapping[str, str], now: Callable[[], Instant],
     ) -> None:  # fmt: skip
         self._output = output
@@ -107,7 +107,7 @@ class Launcher:
         draft: Draft,
         child: Gate,
     ) -> Launched:
-        """Records the child and lets it become the agent. When that fails, nothing of it is left."""
+        """RecordDirectory the child and lets it become the agent. When that fails, nothing of it is left."""
         pidfd = None
         try:
             pidfd = os.pidfd_open(child.pid)

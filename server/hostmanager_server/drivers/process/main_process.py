@@ -28,7 +28,7 @@ def find_main_process(record: Record, kept: int | None) -> int | ExitStatus:
     if pidfd is None:
         # The number of a pidfd's inode is given once in a boot: this is the process, whoever has its pid now.
         if kept is not None and who.inode and pidfds.inode(kept) == who.inode:
-            return pidfds.exit_status_of_stranger(who, kept)
+            return pidfds.exit_status_of_non_child(who, kept)
         return ExitStatus()
     if not record.released and _is_in_gate(who.pid, pidfd):
         pidfds.send_signal(pidfd, signal.SIGKILL)
@@ -61,7 +61,7 @@ def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
     try:
         return pidfds.reap(pidfd) or ExitStatus()
     except ChildProcessError:
-        return pidfds.exit_status_of_stranger(who, pidfd)
+        return pidfds.exit_status_of_non_child(who, pidfd)
 
 
 def adopted_run(

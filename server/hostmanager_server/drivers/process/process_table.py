@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hostmanager_server.drivers.process.cgroup import Group
+from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.drivers.process.membership import has_mark, marker_in, real_uid
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
 
-_ROUNDS = 4  # a look that has not settled by then is left to the next
-_PATIENCE = 20  # looks in which a process may show neither command line nor environment
+_SCAN_ROUNDS = 4  # a look that has not settled by then is left to the next
+_BLANK_SCANS = 20  # scans in which a process may show neither command line nor environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ProcessTree:
     token: bytes
     main_pid: int
     session: int
-    group: Group | None = None
+    group: Cgroup | None = None
     uids: set[int] = field(default_factory=set)
     mark: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
@@ -68,22 +68,22 @@ class ProcessTable:
     that pid has another one. A look is sound although processes come and go meanwhile: the kernel lists by
     ascending pid and gives pids in ascending order, so a child forked by somebody the listing has not yet
     reached is reached later. When the pids wrapped around, or somebody vanished before it was classified,
-    it looks again.
+    it scans again.
     """
 
     def __init__(self) -> None:
         self._foreign: dict[str, int] = {}
-        self._blank: dict[tuple[str, int], int] = {}  # in how many looks a process had no environment
+        self._blank: dict[tuple[str, int], int] = {}  # in how many scans a process had no environment
         self.main_pids: set[str] = set()  # pids of living main_pids, which need no look
 
     def forget(self) -> None:
         """Look at every process anew."""
         self._foreign.clear()
 
-    def look(self, trees: Mapping[bytes, ProcessTree]) -> bool:
+    def scan(self, trees: Mapping[bytes, ProcessTree]) -> bool:
         """Brings the members of all trees up to date. False when that needs another look, shortly after."""
         settled = False
-        for _ in range(_ROUNDS):
+        for _ in range(_SCAN_ROUNDS):
             before = _last_pid()
             listing = _list_processes()
             settled = self._classify(listing, trees)
@@ -108,12 +108,12 @@ class ProcessTable:
         still = set(tree.group.pids())
         found = [member for member in found if member.pid in still]
         if any(self._foreign.get(str(member.pid)) == member.entry for member in found):
-            self.adopt(tree, found)
+            self.add_members(tree, found)
             return False
         tree.members.update((str(member.pid), member) for member in found)
         return True
 
-    def marked(self, tree: ProcessTree) -> list[Member]:
+    def find_marked(self, tree: ProcessTree) -> list[Member]:
         """The living processes that have the mark of a tree, and a user id of its agent."""
         found = []
         for name, entry in _list_processes().items():
@@ -123,11 +123,11 @@ class ProcessTable:
                     found.append(member)
         return found
 
-    def dead(self, member: Member) -> None:
+    def forget_ended(self, member: Member) -> None:
         """Takes note that a process has ended, though it may stand in /proc until its parent reaps it."""
         self._foreign[str(member.pid)] = member.entry
 
-    def adopt(self, tree: ProcessTree, members: Iterable[Member]) -> None:
+    def add_members(self, tree: ProcessTree, members: Iterable[Member]) -> None:
         """Counts processes found by mark or cgroup among a tree; what they started is found by descent from
         now on."""
         tree.members.update((str(member.pid), member) for member in members)
@@ -235,15 +235,15 @@ class ProcessTable:
         """The value of a process's run marker, empty when it has none.
 
         In the middle of an exec the environment reads empty; so it does for ever where there is none. Who
-        shows a command line and no environment in two looks has none.
+        shows a command line and no environment in two scans has none.
         """
         try:
             environ = read_file(f"/proc/{name}/environ")
             if not environ:
-                looks = blank[name, entry] = self._blank.get((name, entry), 0) + 1
+                scans = blank[name, entry] = self._blank.get((name, entry), 0) + 1
                 if read_file(f"/proc/{name}/cmdline"):
-                    return b"", _Trust.SURE if looks > 1 else _Trust.UNSURE
-                return b"", _Trust.FOR_NOW if looks > _PATIENCE else _Trust.UNSURE
+                    return b"", _Trust.SURE if scans > 1 else _Trust.UNSURE
+                return b"", _Trust.FOR_NOW if scans > _BLANK_SCANS else _Trust.UNSURE
         except PermissionError:
             return b"", _Trust.SURE  # another user's: session and parent must tell
         except OSError:

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 
 from hostmanager_server.drivers.contract import Poller, Timer
 from hostmanager_server.drivers.process.process_table import Member, ProcessTable, ProcessTree, open_member
-from hostmanager_server.drivers.process.records.record_directory import Records
+from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.linux import pidfds
 
 _SHARE = 3.0  # rest after a look, in durations of the look: looking takes at most a quarter of the time
 _AGAIN = 0.001  # s until a look that did not settle is repeated
 _FRESH = 0.05  # s for which a look serves the stops that follow it: many are stopped at once
-_SURVEY_LOOKS = 100
+_SURVIVOR_SCANS = 100
 _NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
-_UNSEEN_AGAIN_MAX = 1.0  # s; who cannot be seen is looked for ever more rarely, up to this
-_UNSEEN_WARN = 10
-_LOOKS_TO_TELL = 10
+_HIDDEN_AGAIN_MAX = 1.0  # s; who cannot be seen is scanned for ever more rarely, up to this
+_HIDDEN_WARN = 10
+_SCANS_TO_SETTLE = 10
 _log = logging.getLogger(__name__)
 
 
@@ -34,21 +34,21 @@ class _TrackedTree:
     instance_id: str
     gone: Callable[[], None]
     main_ended: bool = False
-    looked: Callable[[], None] | None = None  # to be called after the first look without its main_pid
-    looks: int = 0
+    scanned: Callable[[], None] | None = None  # to be called after the first look without its main_pid
+    scans: int = 0
     signum: int = 0  # to be sent to the members; 0: none
     signalled: set[Member] = field(default_factory=set)
     watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
-    unseen_tries: int = 0
-    stranger: bool = False  # who holds the run's lock is known not to be of it
+    hidden_checks: int = 0
+    lock_stolen: bool = False  # who holds the run's lock is known not to be of it
 
-    def tell(self, settled: bool) -> Callable[[], None] | None:
+    def take_callback(self, settled: bool) -> Callable[[], None] | None:
         """Whom to tell that a look was taken; a few that do not settle count as one that does."""
-        self.looks += 1
-        if self.looked is None or not (settled or self.looks >= _LOOKS_TO_TELL):
+        self.scans += 1
+        if self.scanned is None or not (settled or self.scans >= _SCANS_TO_SETTLE):
             return None
-        looked, self.looked = self.looked, None
-        return looked
+        scanned, self.scanned = self.scanned, None
+        return scanned
 
 
 class TreeTracker:
@@ -58,7 +58,7 @@ class TreeTracker:
     a lost agent is replaced without delay; when many are asked for they are spaced out.
     """
 
-    def __init__(self, poller: Poller, records: Records) -> None:
+    def __init__(self, poller: Poller, records: RecordDirectory) -> None:
         self._poller = poller
         self._records = records
         self._table = ProcessTable()
@@ -67,9 +67,9 @@ class TreeTracker:
         self._waiting: dict[ProcessTree, _TrackedTree] = {}
         self._timer: Timer | None = None
         self._due = 0.0
-        self._rest_until = 0.0
-        self._looked = 0.0
-        self._blind = False  # the last look could not be taken, which was said
+        self._no_scan_before = 0.0
+        self._scanned_at = 0.0
+        self._scan_failing = False  # the last look could not be taken, which was said
 
     def track(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
         """Track a tree; `gone` is called once when nothing of it is left, after `main_process_ended`."""
@@ -85,11 +85,11 @@ class TreeTracker:
         self._waiting.pop(tree, None)
         self._table.main_pids.discard(str(tree.main_pid))
 
-    def main_process_ended(self, tree: ProcessTree, looked: Callable[[], None]) -> None:
-        """Find out, now or some milliseconds from now, what is left of the tree. `looked` is called when that
-        is known; `gone` follows at once when nothing is."""
+    def main_process_ended(self, tree: ProcessTree, scanned: Callable[[], None]) -> None:
+        """Find out, now or some milliseconds from now, what is left of the tree. `scanned` is called
+        when that is known; `gone` follows at once when nothing is."""
         tracked = self._tracked[tree]
-        tracked.looked = looked
+        tracked.scanned = scanned
         if tree.main_pid:
             self._table.main_pids.discard(str(tree.main_pid))
             tree.main_pid = 0
@@ -103,8 +103,8 @@ class TreeTracker:
         To be called before a main_pid is signalled: once it has ended, descent no longer tells who its
         children were.
         """
-        if time.monotonic() - self._looked > _FRESH:
-            self._look()
+        if time.monotonic() - self._scanned_at > _FRESH:
+            self._scan()
 
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
         """Send `signum` to everybody of the tree but its main_pid; with SIGKILL, until nobody is left. A tree
@@ -118,12 +118,12 @@ class TreeTracker:
         self._waiting[tree] = tracked
         self._request(0.0)
 
-    def survey(self, trees: list[ProcessTree]) -> list[ProcessTree]:
+    def find_survivors(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
         # With the others: a look that does not know of those would take theirs for strangers for good.
         by_token = {**self._trees, **{tree.token: tree for tree in trees}}
-        for _ in range(_SURVEY_LOOKS):
-            if not trees or (self._table.look(by_token) and self._look_into_groups(trees)):
+        for _ in range(_SURVIVOR_SCANS):
+            if not trees or (self._table.scan(by_token) and self._scan_cgroups(trees)):
                 return [tree for tree in trees if tree.members or (tree.group and tree.group.populated())]
             time.sleep(_AGAIN)
         return trees
@@ -142,75 +142,79 @@ class TreeTracker:
 
     def _request(self, delay: float) -> None:
         now = time.monotonic()
-        due = max(now + delay, self._rest_until)
+        due = max(now + delay, self._no_scan_before)
         if self._timer is not None:
             if due >= self._due:
                 return
             self._timer.cancel()
             self._timer = None
         if due <= now:
-            self._look()
+            self._scan()
         else:
             self._due = due
             self._timer = self._poller.call_later(due - now, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._look()
+        self._scan()
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         began = time.monotonic()
         gone: list[_TrackedTree] = []
         again: list[float] = []
         settled = False
         try:
-            settled = self._table.look(self._trees)
-            settled &= self._look_into_groups([tracked.tree for tracked in self._waiting.values()])
+            settled = self._table.scan(self._trees)
+            settled &= self._scan_cgroups([tracked.tree for tracked in self._waiting.values()])
             if not settled:
                 again.append(_AGAIN)
             for tracked in list(self._waiting.values()):
-                delay = self._attend(tracked, settled)
+                delay = self._advance(tracked, settled)
                 if delay is not None:
                     again.append(delay)
                 elif tracked.main_ended and settled and not tracked.tree.members:
                     gone.append(tracked)
         except OSError as error:
-            if not self._blind:
-                self._blind = True
+            if not self._scan_failing:
+                self._scan_failing = True
                 _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
             again.append(_NO_DESCRIPTORS)
         else:
-            self._blind = False
-        told = [told for tracked in self._waiting.values() if (told := tracked.tell(settled)) is not None]
+            self._scan_failing = False
+        callbacks = [
+            callback
+            for tracked in self._waiting.values()
+            if (callback := tracked.take_callback(settled)) is not None
+        ]
         for tracked in gone:
             self._waiting.pop(tracked.tree, None)
             self._tracked.pop(tracked.tree, None)
             self._trees.pop(tracked.tree.token, None)
             self._unwatch(tracked, list(tracked.watched))
         ended = time.monotonic()
-        self._looked = ended
-        self._rest_until = ended + _SHARE * (ended - began)
+        self._scanned_at = ended
+        self._no_scan_before = ended + _SHARE * (ended - began)
         if again and self._waiting:
             self._request(min(again))
-        for looked in told:
-            looked()
+        for scanned in callbacks:
+            scanned()
         for tracked in gone:
             tracked.gone()
 
-    def _look_into_groups(self, trees: list[ProcessTree]) -> bool:
+    def _scan_cgroups(self, trees: list[ProcessTree]) -> bool:
         settled = True
         for tree in trees:
             settled &= self._table.scan_cgroup(tree)
         return settled
 
-    def _attend(self, tracked: _TrackedTree, settled: bool) -> float | None:
+    def _advance(self, tracked: _TrackedTree, settled: bool) -> float | None:
         """Does what is due for a tree that waits; s until its next look, None when something else will
         cause that."""
         again = self._signal(tracked, settled) if tracked.signum else None
         if tracked.main_ended:
             self._watch_survivors(tracked)
             if not tracked.tree.members:
-                return self._check_unseen(tracked) if settled else _AGAIN
+                return self._check_hidden(tracked) if settled else _AGAIN
         elif not tracked.signum:
             self._waiting.pop(tracked.tree, None)
         return again
@@ -255,7 +259,7 @@ class TreeTracker:
         self._unwatch(tracked, [member])
         if tracked.tree.members.get(str(member.pid)) == member:
             del tracked.tree.members[str(member.pid)]
-        self._table.dead(member)
+        self._table.forget_ended(member)
         if not tracked.watched:
             self._request(0.0)
 
@@ -266,27 +270,27 @@ class TreeTracker:
                 self._poller.unwatch(pidfd)
                 os.close(pidfd)
 
-    def _check_unseen(self, tracked: _TrackedTree) -> float | None:
+    def _check_hidden(self, tracked: _TrackedTree) -> float | None:
         """s until the next look for somebody whom the last one did not show; None when there is nobody."""
         tree = tracked.tree
-        locked = not tracked.stranger and self._records.is_locked(tracked.instance_id)
+        locked = not tracked.lock_stolen and self._records.is_locked(tracked.instance_id)
         if locked:
-            marked = self._table.marked(tree)
+            marked = self._table.find_marked(tree)
             if marked:
-                self._table.adopt(tree, marked)
+                self._table.add_members(tree, marked)
                 return 0.0
         populated = tree.group is not None and tree.group.populated()  # for a moment after an end, too
         if not locked and not populated:
             return None
-        tracked.unseen_tries += 1
-        if tracked.unseen_tries == _UNSEEN_WARN:
+        tracked.hidden_checks += 1
+        if tracked.hidden_checks == _HIDDEN_WARN:
             if locked:
-                tracked.stranger = True
+                tracked.lock_stolen = True
                 _log.warning(
                     "the lock of the ended run of '%s' is held by %s, which cannot be told to be of it; "
                     "what holds it is left alone, and the run counts as gone",
                     tracked.instance_id,
-                    self._records.told_holders(tracked.instance_id),
+                    self._records.describe_holders(tracked.instance_id),
                 )
                 return _AGAIN if populated else None
             _log.warning(
@@ -295,4 +299,4 @@ class TreeTracker:
                 tracked.instance_id,
                 tree.group and tree.group.path,
             )
-        return min(_UNSEEN_AGAIN_MAX, _AGAIN * 2.0 ** min(tracked.unseen_tries, _UNSEEN_WARN))
+        return min(_HIDDEN_AGAIN_MAX, _AGAIN * 2.0 ** min(tracked.hidden_checks, _HIDDEN_WARN))

@@ -57,7 +57,7 @@ def _ask_helper(name: str, registry: str, timeout: float) -> dict[str, str | Non
     try:
         done = subprocess.run(
             [path, "get"], input=server, capture_output=True, text=True, errors="replace", timeout=timeout,
-            check=False, env=sd_notify.of_others(os.environ),
+            check=False, env=sd_notify.without_private_variables(os.environ),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CredentialsError(

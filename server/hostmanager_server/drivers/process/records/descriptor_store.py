@@ -23,24 +23,24 @@ class DescriptorStore:
     exit code that nobody knows, and one that is kept for too long is let go of later.
     """
 
-    def __init__(self, socket: NotifySocket | None, handed: Mapping[str, int]) -> None:
+    def __init__(self, socket: NotifySocket | None, passed: Mapping[str, int]) -> None:
         self._socket = socket
-        self._handed = dict(handed)
-        self._kept: set[str] = set(handed)
+        self._passed = dict(passed)
+        self._kept: set[str] = set(passed)
         self._to_drop: list[str] = []
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> DescriptorStore:
-        """The one of the service manager that started this process, with what it handed over. That is taken
+        """The one of the service manager that started this process, with what it passed over. That is taken
         out of `environ`, as it means nothing to a program that this process becomes."""
-        handed = {}
+        passed = {}
         listed = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
         if listed["LISTEN_PID"] == str(os.getpid()) and listed["LISTEN_FDS"].isdecimal():
             names = listed["LISTEN_FDNAMES"].split(":")
             for name, descriptor in zip(names, range(3, 3 + int(listed["LISTEN_FDS"])), strict=False):
                 os.set_inheritable(descriptor, False)
-                handed[name] = descriptor
-        return cls(NotifySocket.from_environment(environ), handed)
+                passed[name] = descriptor
+        return cls(NotifySocket.from_environment(environ), passed)
 
     def keep(self, token: str, pidfd: int) -> None:
         """Have the pidfd of a run outlive this process."""
@@ -59,17 +59,17 @@ class DescriptorStore:
         while self._to_drop and self._socket.send("FDSTOREREMOVE=1", f"FDNAME={self._to_drop[-1]}"):
             self._to_drop.pop()
 
-    def handed(self, token: str) -> int | None:
+    def passed(self, token: str) -> int | None:
         """The pidfd of a run that was kept while no daemon lived; not for the caller to close."""
-        return self._handed.get(token)
+        return self._passed.get(token)
 
-    def settle(self, tokens: Collection[str]) -> None:
-        """Of what was handed over nothing is needed here any more; these runs go on, and are still kept."""
-        for token, descriptor in self._handed.items():
+    def close_passed(self, tokens: Collection[str]) -> None:
+        """Of what was passed over nothing is needed here any more; these runs go on, and are still kept."""
+        for token, descriptor in self._passed.items():
             os.close(descriptor)
             if token not in tokens:
                 self.drop(token)
-        self._handed.clear()
+        self._passed.clear()
         self._kept.update(tokens)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
-from hostmanager_server.drivers.process.cgroup import Group
+from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.linux.pidfds import Identity
 
 VERSION = 2  # 1 had no flags
@@ -27,7 +27,7 @@ class Record:
 
     `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
     succeeded, or it has none. `group`: its cgroup, if it was given one. `uid`: the user id that it was
-    started with. `mark`: the number in its limits (see `membership`). Records of earlier versions have
+    started with. `mark`: the number in its limits (see `membership`). Earlier versions have
     neither.
     """
 
@@ -39,7 +39,7 @@ class Record:
     agent_class: str = ""
     released: bool = False
     ready: bool = True
-    group: Group | None = None
+    group: Cgroup | None = None
     uid: int | None = None
     mark: int | None = None
 
@@ -126,8 +126,8 @@ def _number(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _group(fields: Any) -> Group | None:
-    return None if fields is None else Group(_text(fields["path"]), int(fields["inode"]))
+def _group(fields: Any) -> Cgroup | None:
+    return None if fields is None else Cgroup(_text(fields["path"]), int(fields["inode"]))
 
 
 def _process(fields: Any) -> ProcessSpec:

@@ -15,8 +15,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostmanager_server.drivers.process.records.record import READY_AT, RELEASED_AT, Record
-from hostmanager_server.drivers.process.records.record_files import (
+from hostmanager_server.drivers.process.records.files import (
     ASIDE,
     OPEN_FLAGS,
     RECORD,
@@ -27,12 +26,13 @@ from hostmanager_server.drivers.process.records.record_files import (
     open_record,
     secure_directory,
 )
-from hostmanager_server.drivers.process.records.record_holders import (
+from hostmanager_server.drivers.process.records.holders import (
     NotOurRecordError,
     holders_of,
     is_locked,
     lock_holders,
 )
+from hostmanager_server.drivers.process.records.record import READY_AT, RELEASED_AT, Record
 
 # How the kernel answers where a link, a socket, a pipe or a directory is in the place of a record.
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
@@ -74,7 +74,7 @@ class Draft:
         os.close(self.lock)
 
 
-class Records:
+class RecordDirectory:
     """The directory of records, one file per instance, readable by the daemon's user only.
 
     A record is called `*.json` from the release of its run to the end of it. Before and after, its file is
@@ -84,7 +84,7 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._not_void: dict[str, None] = {}  # paths of records that are void, and could not be renamed
+        self._unvoided: dict[str, None] = {}  # paths of records that are void, and could not be renamed
         # Descriptors of files that a run has the lock of, by the path of the instance's record: where they
         # were removed; and of those that could not be read, wherever they are.
         self._removed: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Records:
         """Opens a locked draft for the next run of an instance. Raises OSError."""
         final = self._path(instance_id)
         free = _free(final)
-        self._void(*self._not_void)
+        self._void(*self._unvoided)
         try:
             draft = _open_draft(free, final)
         except FileNotFoundError:  # somebody cleaned up: that must not keep agents from starting
@@ -108,7 +108,7 @@ class Records:
                 raise
             os.unlink(free)
             draft = _open_draft(free, final)
-        self._not_void.pop(final, None)  # it takes the place of that one
+        self._unvoided.pop(final, None)  # it takes the place of that one
         self._forget(self._removed, final)
         return draft
 
@@ -143,7 +143,7 @@ class Records:
         self._forget(self._unreadable, path)
         return None
 
-    def told_holders(self, instance_id: str) -> str:
+    def describe_holders(self, instance_id: str) -> str:
         """Name, for a message, the processes that hold the lock of the instance's latest run."""
         path = self._path(instance_id)
         file = self._removed.get(path)
@@ -156,7 +156,7 @@ class Records:
     def remove(self, instance_id: str) -> None:
         """Makes the record void, if there is one. Where that cannot be done (a read-only disk) it is done
         later: the run is over all the same, and a daemon that finds its record finds nothing alive."""
-        self._void(*self._not_void, self._path(instance_id))
+        self._void(*self._unvoided, self._path(instance_id))
 
     def _void(self, *paths: str) -> None:
         for path in paths:
@@ -164,18 +164,18 @@ class Records:
             try:
                 os.rename(path, _free(path))
             except FileNotFoundError:
-                self._not_void.pop(path, None)
+                self._unvoided.pop(path, None)
             except OSError as error:
-                if not self._not_void:
+                if not self._unvoided:
                     _log.error(
                         "cannot void the runtime record '%s': %s; should the daemon die, the next one tells "
                         "of that run's end again",
                         path,
                         error.strerror,
                     )
-                self._not_void[path] = None
+                self._unvoided[path] = None
             else:
-                self._not_void.pop(path, None)
+                self._unvoided.pop(path, None)
 
     def read(self) -> list[Record]:
         """Every record there is, also those that somebody removed while their runs went on. What is no record
@@ -195,7 +195,7 @@ class Records:
         """The record of one instance, out of all files that are or were its: of a run that is alive, if there
         is one. It is put in its place if it is not there."""
         records = [(file.record, file) for file in files if file.record is not None]
-        in_place = next((one for one in records if one[1].there and one[1].path == path), None)
+        in_place = next((one for one in records if one[1].in_directory and one[1].path == path), None)
         alive = [one for one in records if one[1].locked]
         best = max(alive, key=lambda one: (one is in_place, one[0].started.mono), default=in_place)
         for file in files:
@@ -215,9 +215,9 @@ class Records:
         return record
 
     def _reject(self, path: str, file: RecordFile) -> None:
-        if file.there and file.path == path:
+        if file.in_directory and file.path == path:
             _set_aside(path, file.problem)
-        elif not file.there:
+        elif not file.in_directory:
             _log.error("cannot read the runtime record '%s', which was removed: %s", file.path, file.problem)
         if file.file is not None:
             self._forget(self._unreadable, path)
@@ -271,7 +271,7 @@ def _open_draft(free: str, final: str) -> Draft:
 def _put_back(file: RecordFile, path: str) -> None:
     """Have the record of a run that is alive where it belongs, and say so."""
     try:
-        if file.there:
+        if file.in_directory:
             os.rename(file.path, path)
             _log.warning("the runtime record '%s' can be read: it is '%s' again", file.path, path)
         else:

@@ -49,7 +49,7 @@ class HeldFile:
     holders: list[int] = field(default_factory=list)
 
 
-class Reports:
+class SkipReports:
     """Names the first things that were skipped, and counts the others."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ def find_held(directory: Path, suffixes: Collection[str]) -> list[HeldFile]:
     endings = tuple(suffix + _REMOVED for suffix in suffixes)
     mount: int | None = None
     found: dict[tuple[int, int], HeldFile | None] = {}  # None: a file that is not locked
-    reports = Reports()
+    reports = SkipReports()
     try:
         for pid, path in _links():
             if not path.endswith(endings) or os.path.dirname(path) != parent:
@@ -97,7 +97,7 @@ def find_held(directory: Path, suffixes: Collection[str]) -> list[HeldFile]:
     return [one for one in found.values() if one is not None]
 
 
-def agrees(record: Record, holders: Collection[int]) -> bool:
+def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
     """Return whether one of the holders of a record is of the run that the record tells of.
 
     The main process is the one that the record names, and holds the record itself or has the run's mark,

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from hostmanager_server.drivers.process.cgroup import Group
-from hostmanager_server.drivers.process.records.record import Record
-from hostmanager_server.drivers.process.records.record_holders import (
+from hostmanager_server.drivers.process.cgroup import Cgroup
+from hostmanager_server.drivers.process.records.holders import (
     SCARCE,
     HeldFile,
-    Reports,
-    agrees,
+    SkipReports,
+    belongs_to_its_run,
     find_held,
     is_locked,
     must_be_ours,
     read_bounded,
 )
+from hostmanager_server.drivers.process.records.record import Record
 
 RECORD, ASIDE = ".json", ".corrupt"
 # Nothing but a regular file is opened so: a link is refused, and a pipe or a device is not waited for.
@@ -43,7 +43,7 @@ class RecordFile:
     """
 
     path: str
-    there: bool
+    in_directory: bool
     data: bytes
     locked: bool
     record: Record | None
@@ -62,7 +62,7 @@ def find_record_files(directory: Path) -> list[RecordFile]:
     memory.
     """
     found = []
-    reports = Reports()
+    reports = SkipReports()
     for name in sorted(os.listdir(directory)):
         if name.endswith((RECORD, ASIDE)):
             path = str(directory / name)
@@ -75,11 +75,11 @@ def find_record_files(directory: Path) -> list[RecordFile]:
                     raise
                 reports.add(f"the runtime record '{path}'", error.strerror)
                 continue
-            found.append(_look_into(path, file, there=True))
+            found.append(_inspect(path, file, in_directory=True))
     reports.close()
     for held in find_held(directory, (RECORD, ASIDE)):
-        one = _look_into(held.path, held.file, there=False)
-        if one.record is not None and not agrees(one.record, held.holders):
+        one = _inspect(held.path, held.file, in_directory=False)
+        if one.record is not None and not belongs_to_its_run(one.record, held.holders):
             _refuse(held)
             one.close()
         else:
@@ -145,17 +145,17 @@ def file_name(instance_id: str) -> str:
     return name
 
 
-def _look_into(path: str, file: int, *, there: bool) -> RecordFile:
+def _inspect(path: str, file: int, *, in_directory: bool) -> RecordFile:
     locked = is_locked(file)
     data, record, problem = b"", None, ""
     try:
         # Not skipped: its lock keeps a second agent from being started, also where it is not believed.
-        must_be_ours(os.fstat(file), links=1 if there else 0)
+        must_be_ours(os.fstat(file), links=1 if in_directory else 0)
         data = read_bounded(file)
-        said = Record.from_json(data)
-        if file_name(said.run.instance_id) != os.path.splitext(os.path.basename(path))[0]:
-            raise ValueError(f"it is of instance '{said.run.instance_id}'")
-        record = _with_own_group(said, path)
+        parsed = Record.from_json(data)
+        if file_name(parsed.run.instance_id) != os.path.splitext(os.path.basename(path))[0]:
+            raise ValueError(f"it is of instance '{parsed.run.instance_id}'")
+        record = _with_own_group(parsed, path)
     except ValueError as error:
         problem = str(error)
     except OSError as error:
@@ -163,10 +163,10 @@ def _look_into(path: str, file: int, *, there: bool) -> RecordFile:
             os.close(file)
             raise
         problem = error.strerror or str(error)
-    if locked and (record is None or not there):
-        return RecordFile(path, there, data, locked, record, problem, file)
+    if locked and (record is None or not in_directory):
+        return RecordFile(path, in_directory, data, locked, record, problem, file)
     os.close(file)
-    return RecordFile(path, there, data, locked, record, problem, None)
+    return RecordFile(path, in_directory, data, locked, record, problem, None)
 
 
 def _with_own_group(record: Record, path: str) -> Record:
@@ -182,8 +182,8 @@ def _with_own_group(record: Record, path: str) -> Record:
     return replace(record, group=None)
 
 
-def _is_made_for(group: Group, record: Record) -> bool:
-    # See Groups: the parent is the daemon's own, and the run's marker is part of the name.
+def _is_made_for(group: Cgroup, record: Record) -> bool:
+    # See Cgroups: the parent is the daemon's own, and the run's marker is part of the name.
     parent, name = os.path.split(group.path)
     return (
         os.path.normpath(group.path) == group.path
