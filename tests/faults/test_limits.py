@@ -51,7 +51,7 @@ def test_an_agent_that_ends_without_free_descriptors_restarts_once_there_are_som
     assert daemon.instance("b").process.pid == kept
     log = daemon.log.read_text()
     assert "Traceback" not in log
-    assert log.count("cannot look for what is left") <= 1
+    assert log.count("cannot scan for survivors") <= 1
 
 
 def test_clients_cannot_take_the_descriptors_that_agents_need(site: Site) -> None:

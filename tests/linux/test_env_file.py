@@ -126,7 +126,7 @@ def test_values_do_not_show_in_what_is_read(file: Path) -> None:
 @pytest.mark.parametrize("name", sorted(RESERVED | {"NOTIFY_SOCKET", "LISTEN_FDS", "HOSTMANAGER_ENV_0"}))
 def test_what_no_agent_is_given_is_refused(file: Path, name: str) -> None:
     file.write_text(f"{name}={SECRET}\n")
-    with pytest.raises(EnvFileError, match=f"never given {name}"):
+    with pytest.raises(EnvFileError, match=f"never receive {name}"):
         read_env_file(str(file))
 
 
@@ -136,7 +136,7 @@ def test_the_daemon_s_own_markers_are_reserved() -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("none", "No such file"), ("pipe", "no regular file"), (".", "no regular file")):
+    for name, said in (("none", "No such file"), ("pipe", "not a regular file"), (".", "not a regular file")):
         with pytest.raises(EnvFileError, match=said):
             read_env_file(str(tmp_path / name))
     with pytest.raises(EnvFileError, match="null"):
@@ -147,14 +147,14 @@ def test_a_file_that_everybody_may_read_is_warned_of(file: Path) -> None:
     assert read_env_file(str(file)).warnings == ()
     file.chmod(0o644)
     assert read_env_file(str(file)).warnings == (
-        f"env-file '{file}': everybody on this machine may read it; chmod o-r",
+        f"env-file '{file}': every user of this machine may read it; chmod o-r",
     )
 
 
 @as_root
 def test_root_refuses_a_file_that_others_may_write(file: Path) -> None:
     file.chmod(0o606)
-    with pytest.raises(EnvFileError, match="everybody on this machine may write it"):
+    with pytest.raises(EnvFileError, match="every user of this machine may write it"):
         read_env_file(str(file))
     file.chmod(0o660)
     os.chown(file, 0, 12345)
@@ -223,4 +223,4 @@ def test_a_daemon_that_is_not_root_warns_where_root_refuses() -> None:
             warnings = read_env_file(str(file)).warnings
         finally:
             os.seteuid(0)
-    assert any("everybody on this machine may write it" in warning for warning in warnings)
+    assert any("every user of this machine may write it" in warning for warning in warnings)

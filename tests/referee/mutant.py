@@ -30,7 +30,7 @@ from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.launcher import Launched, Launcher
 from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records import directory as record_directory
-from hostmanager_server.drivers.process.records.directory import Draft
+from hostmanager_server.drivers.process.records.draft import Draft
 from hostmanager_server.drivers.process.records.files import RecordFile, find_record_files
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.tree_tracker import TreeTracker

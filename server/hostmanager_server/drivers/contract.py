@@ -49,7 +49,7 @@ class Driver(Protocol):
     def follow(self, spec: InstanceSpec) -> None:
         """Track an instance, new or known, with this spec from now on; return at once, raise nothing.
 
-        A driver of services that run without the daemon also posts the present state of the service: Seen
+        A driver of services that run without the daemon also posts the present state of the service: ServiceObserved
         or Unobservable, and Appeared when the service runs.
         """
 

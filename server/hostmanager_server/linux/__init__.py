@@ -1,1 +1,1 @@
-"""Wrappers of the kernel and of systemd, without policy."""
+"""Wrappers of the kernel and systemd, and checks of file owners and modes."""

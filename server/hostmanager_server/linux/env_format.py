@@ -1,7 +1,8 @@
-"""The format of environment files: lines NAME=VALUE, in the part of it that systemd reads in the same way.
+"""The format of environment files: lines NAME=VALUE, a subset that systemd reads identically.
 
-docs/reference/site-config.md describes the format. Nothing expands. A line that systemd, docker and a shell
-would read differently is an error: the writer must say what is meant. No message quotes a value.
+The page docs/reference/site-config.md describes the format. The parser expands nothing. A line that systemd, docker
+and a shell would read differently is an error, because the meaning must be explicit. No message quotes a
+value.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 
 MAX_VARIABLES = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ESCAPABLE = '"\\$`'  # by a backslash between double quotes, as in a shell
+_ESCAPABLE = '"\\$`'  # characters that a backslash escapes between double quotes, as in a shell
 
 
 class EnvFormatError(Exception):
-    """A line that means nothing; `line` counts from 1."""
+    """A line without a clear meaning; `line` counts from 1."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -25,11 +26,11 @@ class EnvFormatError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Value:
     text: str
-    lines: int  # that it takes
+    lines: int  # lines that the value spans
 
 
 def parse_env(text: str) -> dict[str, str]:
-    """Return the variables of a file, in its order. Raises EnvFormatError."""
+    """Return the variables of a file, in the order of the file. Raises EnvFormatError."""
     found: dict[str, str] = {}
     first: dict[str, int] = {}
     lines = text.split("\n")
@@ -44,7 +45,7 @@ def parse_env(text: str) -> dict[str, str]:
         name, equals, rest = line.partition("=")
         _check_name(name, equals, number)
         if name in first:
-            raise EnvFormatError(f"gives {name} a second time (first in line {first[name]})", number)
+            raise EnvFormatError(f"sets {name} a second time (first in line {first[name]})", number)
         if len(first) == MAX_VARIABLES:
             raise EnvFormatError(f"has more than {MAX_VARIABLES} variables; remove some", number)
         first[name] = number
@@ -69,7 +70,7 @@ def _check_name(name: str, equals: str, line: int) -> None:
 
 
 def _value(rest: list[str], name: str, line: int) -> _Value:
-    """Read the value that begins with the first of these lines, the rest of the file."""
+    """Return the value that starts at the first of these lines, which are the rest of the file."""
     quote = rest[0][:1]
     if quote in ("'", '"'):
         return _quoted(rest, quote, name, line)
@@ -90,7 +91,7 @@ def _value(rest: list[str], name: str, line: int) -> _Value:
 
 
 def _quoted(rest: list[str], quote: str, name: str, line: int) -> _Value:
-    """Read a quoted value, which may go on over lines."""
+    """Return a quoted value, which may span lines."""
     text: list[str] = []
     for count, given in enumerate(rest, 1):
         current = given.removesuffix("\r")

@@ -1,5 +1,4 @@
-"""Removal of the head of a file while others append to it: fallocate(2), which `os` offers without its
-modes."""
+"""Removal of the head of a file that others append to, by modes of fallocate(2) missing in `os`."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
 _COLLAPSE_RANGE = 0x08
 
-# What a kernel or a file system answers that has no such mode, or not for this file. EINVAL: a block size
-# that is not what statvfs says (bigalloc). EPERM: a file with the append-only attribute.
+# Errors of a kernel or file system without the mode, or with no support for this file. EINVAL: the block
+# size differs from statvfs(3) (bigalloc). EPERM: the file has the append-only attribute.
 _UNSUPPORTED = frozenset(
     {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENODEV, errno.ETXTBSY}
 )
@@ -25,22 +24,25 @@ _fallocate.restype = ctypes.c_int
 
 
 class UnsupportedError(OSError):
-    """The file system cannot free the head of this file in this way."""
+    """A file system that cannot free the head of a file by this mode."""
 
 
 def punch_head(fd: int, start: int, stop: int) -> None:
-    """Turn the bytes before `stop`, a multiple of the block size, into a hole; `start` is where one that is
-    already there ends. Offsets stay, and `data_start` tells that it was done.
+    """Turn the bytes from `start` to `stop` into a hole, so that offsets stay.
 
-    Raises UnsupportedError when the file system cannot, OSError for everything else; nothing has changed
-    then.
+    `stop` is a multiple of the block size; `start` is the end of an existing hole at the head. Afterwards
+    `data_start` returns the end of the hole. Raises UnsupportedError when the file system has no holes,
+    OSError for other errors; the file is unchanged then.
     """
     _call(fd, _PUNCH_HOLE | _KEEP_SIZE, start, stop - start)
 
 
 def collapse_head(fd: int, stop: int) -> None:
-    """Remove the bytes before `stop`, a multiple of the block size and less than the file's size: what
-    follows moves to the front. Raises as `punch_head`; ext4 and xfs can, tmpfs, btrfs and overlay cannot."""
+    """Remove the bytes before `stop`, so that the rest moves to the front.
+
+    `stop` is a multiple of the block size and less than the file's size. Raises the same errors as
+    `punch_head`; ext4 and xfs support this, tmpfs, btrfs and overlay do not.
+    """
     _call(fd, _COLLAPSE_RANGE, 0, stop)
 
 
@@ -54,12 +56,12 @@ def _call(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def data_start(fd: int) -> int:
-    """Offset of the first byte that is not in a hole; the file's size when there is none."""
+    """Return the offset of the first byte outside a hole; the file's size when there is none."""
     try:
         return os.lseek(fd, 0, os.SEEK_DATA)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return os.fstat(fd).st_size
-        if error.errno == errno.EINVAL:  # no sparse files there: no holes either
+        if error.errno == errno.EINVAL:  # a file system without sparse files has no holes
             return 0
         raise

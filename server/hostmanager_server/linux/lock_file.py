@@ -1,4 +1,4 @@
-"""Lock files: which daemon uses a state directory or a socket."""
+"""Lock files, which reserve a state directory or a socket for one daemon."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from hostmanager_server.linux.trusted_paths import open_own_file
 
 
 class HeldError(Exception):
-    """Another daemon holds the lock; the text says which."""
+    """A lock that another daemon holds; the text names the daemon."""
 
 
 def take_lock_file(path: Path, flags: int = os.O_RDWR, *, any_owner: bool = False) -> int:
-    """Lock a file of ours, and write this process's pid into it; its descriptor, which holds the lock.
+    """Lock a file of the daemon's, write this process's pid into it, and return the descriptor.
 
-    Raises HeldError, NotOursError when the file may not be written, or another OSError.
+    The open descriptor holds the lock. Raises HeldError, NotOursError when the daemon must not write the
+    file, or another OSError.
     """
     descriptor = open_own_file(path, flags, any_owner=any_owner)
     try:
@@ -26,7 +27,7 @@ def take_lock_file(path: Path, flags: int = os.O_RDWR, *, any_owner: bool = Fals
         holder = os.read(descriptor, 64).decode(errors="replace").strip()
         os.close(descriptor)
         raise HeldError(f"the daemon with pid {holder}" if holder else "another daemon") from error
-    with suppress(OSError):  # no space, or read-only: the lock holds, and cannot say whose it is
+    with suppress(OSError):  # full or read-only disk: the lock holds without the pid
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor

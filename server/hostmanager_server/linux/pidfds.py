@@ -1,4 +1,4 @@
-"""Which process is which: identities that survive pid reuse, held through pidfds."""
+"""Process identities that survive pid reuse, and pidfds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from functools import cache
 
 from hostmanager_server.core.events import ExitStatus
 
-# linux/pidfd.h, first version of the structure: mask, cgroup id, eleven ids, exit code.
+# struct pidfd_info of linux/pidfd.h, first version: mask, cgroup id, eleven ids, exit code.
 _INFO = struct.Struct("=QQ11Ii")
 _INFO_EXIT = 1 << 3
 # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
 _GET_INFO = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11
 _PF_KTHREAD = 0x00200000
-_READ = 1 << 16  # more than the environment of any sane process; longer ones are read on
-_MOST = 8 << 20  # the kernel takes 6 MiB at an exec; a process can make its environment look any size
+_READ = 1 << 16  # longer than a sane process's environment; longer files take several reads
+_MOST = 8 << 20  # the kernel accepts 6 MiB at an exec; a process can fake an environment of any size
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, told apart from any other that ever had its pid.
+    """The identity of one process, different from any other process that ever had its pid.
 
-    `start` is in clock ticks since boot. It is too coarse to tell a quick reuse of a pid apart (in forced
-    reuses it collided 27 times in 30), so `inode`, the unique number of the process's pidfd, stands beside
-    it; it is 0 where the kernel has none (before 6.9). Both are void in another boot.
+    `start` is in clock ticks since boot. Start times are too coarse to detect a quick reuse of a pid (in
+    forced reuses they collided 27 times in 30), so the identity includes `inode`, the unique number of the
+    process's pidfd; 0 where the kernel has none (before Linux 6.9). Both are void after a reboot.
     """
 
     boot_id: str
@@ -40,7 +40,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What `/proc/<pid>/stat` says; `start` in clock ticks since boot, `wait_status` as wait(2) gives it."""
+    """Fields of `/proc/PID/stat`.
+
+    `start` is in clock ticks since boot; `wait_status` has the encoding of wait(2).
+    """
 
     state: str
     parent: int
@@ -52,18 +55,18 @@ class Stat:
 
     @property
     def alive(self) -> bool:
-        """False for a zombie. One whose other threads run is alive: only its first thread has ended."""
+        """False for a zombie, unless other threads of the process still run."""
         return self.threads > 1 if self.state == "Z" else self.state not in "Xx"
 
 
 @cache
 def boot_id() -> str:
-    """The kernel's random name of this boot."""
+    """Return the kernel's random name of this boot."""
     return read_file("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
 
 
 def read_file(path: str) -> bytes:
-    """Read a small file, and no more than 8 MiB of it; cheaper than `open()`. Raises OSError."""
+    """Return the content of a small file, at most 8 MiB; cheaper than `open()`. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = part = os.read(descriptor, _READ)
@@ -76,8 +79,10 @@ def read_file(path: str) -> bytes:
 
 
 def read_stat(pid: int | str) -> Stat | None:
-    """What the kernel knows of a process; None when there is none with this pid, or none that this user may
-    see (`hidepid`, see proc(5))."""
+    """Return the state of a process; None for no process, or one that this user may not see.
+
+    The mount option `hidepid` hides processes of other users, see proc(5).
+    """
     try:
         data = read_file(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -86,8 +91,10 @@ def read_stat(pid: int | str) -> Stat | None:
 
 
 def parse_stat(data: bytes) -> Stat:
-    """Reads one line of `/proc/<pid>/stat`. The command's name may hold anything, so it counts from its
-    last ')'."""
+    """Parse one line of `/proc/PID/stat`.
+
+    The name of the command may contain any character, so the fields are counted from the last ')'.
+    """
     fields = data[data.rindex(b")") + 2 :].split()
     return Stat(
         state=fields[0].decode("ascii"),
@@ -102,7 +109,7 @@ def parse_stat(data: bytes) -> Stat:
 
 @cache
 def _shared_device() -> int:
-    """The device of the one inode that anonymous files share: where pidfds had theirs before pidfs."""
+    """Return the device of the one inode that anonymous files share, pidfds before pidfs included."""
     descriptor = os.eventfd(0, os.EFD_CLOEXEC)
     try:
         return os.fstat(descriptor).st_dev
@@ -111,7 +118,7 @@ def _shared_device() -> int:
 
 
 def identify(pid: int, pidfd: int) -> Identity | None:
-    """The identity of the process that `pidfd` refers to; None when it is gone."""
+    """Return the identity of the process behind `pidfd`; None when the process is gone."""
     stat = read_stat(pid)
     if stat is None or not exists(pidfd):
         return None
@@ -119,15 +126,16 @@ def identify(pid: int, pidfd: int) -> Identity | None:
 
 
 def inode(pidfd: int) -> int:
-    """The number by which a pidfd tells its process from any other of this boot; 0 where the kernel has
-    none."""
+    """Return the number that is unique to the process of a pidfd in this boot; 0 on old kernels."""
     info = os.fstat(pidfd)
     return 0 if info.st_dev == _shared_device() else info.st_ino
 
 
 def open_verified(identity: Identity) -> int | None:
-    """A pidfd of exactly this process, for the caller to close; None when it is gone or its pid is
-    another's."""
+    """Return a pidfd of exactly this process, for the caller to close.
+
+    Returns None when the process is gone, or another process has the pid. Raises OSError (no descriptors).
+    """
     if identity.boot_id != boot_id():
         return None
     pidfd = open_pidfd(identity.pid)
@@ -140,44 +148,50 @@ def open_verified(identity: Identity) -> int | None:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A pidfd for the caller to close; None when no process has this pid. Raises OSError (no descriptors)."""
+    """Return a pidfd for the caller to close; None when no process has this pid.
+
+    Raises OSError (no descriptors).
+    """
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
     except OSError as error:
-        if error.errno == errno.EINVAL:  # the pid of a thread, not of a process
+        if error.errno == errno.EINVAL:  # the number of a thread, not of a process
             return None
         raise
 
 
 def exists(pidfd: int) -> bool:
-    """Whether the process is not yet reaped. While it is not, its pid is nobody else's."""
+    """Return whether the process is not reaped yet; until then no other process has the pid."""
     return send_signal(pidfd, 0)
 
 
 def send_signal(pidfd: int, signum: int) -> bool:
-    """Signals the process behind `pidfd`, never another; False when it is gone or may not be signalled."""
+    """Signal the process behind `pidfd`; return False when it is gone or off limits.
+
+    The signal never reaches another process with the same pid.
+    """
     try:
         signal.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return signum == 0  # it exists
+        return signum == 0  # the process exists
     return True
 
 
 def has_ended(pidfd: int, timeout: int = 0) -> bool:
-    """Whether the process has ended, threads and all, at the latest after `timeout` ms."""
+    """Return whether the process, all threads included, ends within `timeout` ms."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(timeout))
 
 
 def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
-    """Reaps an ended child of this process. None while it runs (unless `block`).
+    """Reap an ended child and return its exit status; None while the child runs.
 
-    Raises ChildProcessError when it is no child of ours.
+    With `block`, waits for the end. Raises ChildProcessError for a process that is no child of this one.
     """
     # P_PIDFD is in the os module of every Linux build.
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | (0 if block else os.WNOHANG))
@@ -189,21 +203,20 @@ def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
 
 
 def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
-    """How an ended process that is no child of ours ended; an empty status when the kernel cannot tell (any
-    more).
+    """Return the exit status of an ended process that is no child; empty when the kernel has none.
 
-    Until its parent reaps it, it stands in /proc; from then on the pidfd knows, from Linux 6.15.
+    Until the parent reaps the process, /proc has the status; afterwards the pidfd has it, from Linux 6.15.
     """
     status = _status_from_pidfd(pidfd)
     if status is None:
         status = _status_of_zombie(identity, pidfd)
     if status is None:
-        status = _status_from_pidfd(pidfd)  # reaped between the two
+        status = _status_from_pidfd(pidfd)  # reaped between the two readings
     return ExitStatus() if status is None else decode_wait_status(status)
 
 
 def decode_wait_status(status: int) -> ExitStatus:
-    """An exit status as wait(2) encodes it."""
+    """Return the exit status that wait(2) encodes as this number."""
     if os.WIFSIGNALED(status):
         return ExitStatus(signal=os.WTERMSIG(status))
     return ExitStatus(code=os.WEXITSTATUS(status))
@@ -213,7 +226,7 @@ def _status_from_pidfd(pidfd: int) -> int | None:
     buffer = bytearray(_INFO.pack(_INFO_EXIT, *([0] * 13)))
     try:
         fcntl.ioctl(pidfd, _GET_INFO, buffer)
-    except OSError:  # an older kernel, or not reaped yet
+    except OSError:  # an older kernel, or an unreaped process
         return None
     values = _INFO.unpack(buffer)
     return int(values[-1]) if values[0] & _INFO_EXIT else None
@@ -227,5 +240,5 @@ def _status_of_zombie(identity: Identity, pidfd: int) -> int | None:
         return None
     if stat is None or stat.start != identity.start or stat.alive or not exists(pidfd):
         return None
-    # To those who may not look closer the kernel shows 0.
+    # The kernel shows 0 to users without the right to inspect the process.
     return stat.wait_status if os.geteuid() in (0, owner) else None

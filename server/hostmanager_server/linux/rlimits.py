@@ -1,13 +1,13 @@
-"""Resource limits by the names operators write, set on a process before it runs."""
+"""Resource limits by the names in site configs, set on a process before it runs."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Iterable
 
-_LOCKS = 10  # RLIMIT_LOCKS of asm-generic/resource.h; the resource module does not have it
+_LOCKS = 10  # RLIMIT_LOCKS of asm-generic/resource.h; missing in the resource module
 
-# Values are what setrlimit(2) takes: bytes, seconds, counts; not the kilobytes of a shell's `ulimit`.
+# Values have the units of setrlimit(2): bytes, seconds, counts; not the kilobytes of a shell's `ulimit`.
 LIMITS: dict[str, int] = {
     "as": resource.RLIMIT_AS,
     "core": resource.RLIMIT_CORE,
@@ -27,14 +27,16 @@ LIMITS: dict[str, int] = {
 }
 
 
-# A table of so many open files costs nothing while it is empty, and some programs count up to the limit.
+# An empty table of this size costs nothing, and some programs count up to the limit.
 _MOST_FILES = 1 << 19
-_inherited_files: tuple[int, int] | None = None  # the limit that the daemon was started with
+_inherited_files: tuple[int, int] | None = None  # the limit at the start of the daemon
 
 
 def raise_own_files() -> None:
-    """Let this process open as many files as it may: it needs some for each agent. What it starts gets the
-    limit that it had itself."""
+    """Raise this process's limit of open files to the possible maximum, at most 524,288.
+
+    The daemon needs some files for each agent. `apply_limits` restores the original limit for agents.
+    """
     global _inherited_files  # noqa: PLW0603 -- as global as the limit is
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
@@ -44,18 +46,20 @@ def raise_own_files() -> None:
 
 
 def lower_own_files() -> None:
-    """Undo `raise_own_files`, for a program that this process becomes: it would take the limit that it finds
-    for the one that what it starts is to get. What is open stays open."""
+    """Undo `raise_own_files` before this process executes another program.
+
+    The program would otherwise pass the raised limit on to its agents. Open files stay open.
+    """
     if _inherited_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, _inherited_files)
 
 
 class LimitError(Exception):
-    """A limit that could not be set; its text is for the operator."""
+    """A resource limit that the daemon could not set; the text is for the operator."""
 
 
 def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
-    """Sets soft and hard limits of a process; None is unlimited. Raises LimitError naming the limit."""
+    """Set soft and hard limits of a process; None is unlimited. Raises LimitError."""
     if _inherited_files is not None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited_files)
     for name, value in limits:
@@ -65,15 +69,15 @@ def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
         wanted = resource.RLIM_INFINITY if value is None else value
         shown = "unlimited" if value is None else str(value)
         if value is not None and value < 0:
-            raise LimitError(f"the limit '{name}' cannot be set to {value}: it must be 0 or more")
+            raise LimitError(f"cannot set the limit '{name}' to {value}: the value must be 0 or more")
         try:
             resource.prlimit(pid, number, (wanted, wanted))
         except PermissionError as error:
             _, hard = resource.prlimit(pid, number)
             most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
             raise LimitError(
-                f"the limit '{name}' cannot be set to {shown}: the daemon's own is {most} and only root may "
+                f"cannot set the limit '{name}' to {shown}: the daemon's own is {most} and only root may "
                 "raise it; lower the value or raise the daemon's limit"
             ) from error
         except (OSError, ValueError, OverflowError) as error:
-            raise LimitError(f"the limit '{name}' cannot be set to {shown}: {error}") from error
+            raise LimitError(f"cannot set the limit '{name}' to {shown}: {error}") from error

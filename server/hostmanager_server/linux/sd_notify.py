@@ -1,6 +1,7 @@
-"""The protocol by which a service tells the service manager that started it how it is: sd_notify(3).
+"""The notification protocol of systemd, by which a service reports its state: sd_notify(3).
 
-One datagram to the socket that $NOTIFY_SOCKET names, of lines NAME=value. Nobody answers.
+A message is one datagram of lines NAME=value to the socket in $NOTIFY_SOCKET. The service manager sends no
+reply.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-# What systemd.exec(5) and its relatives tell one process about itself. Its children must know nothing of it:
-# one that spoke on the daemon's socket, or took descriptors for its own, would pass for the daemon.
+# Variables that systemd sets for one process (systemd.exec(5) and related pages). Children must not inherit
+# them: a child that wrote to the daemon's socket, or used its descriptors, would pass for the daemon.
 PRIVATE_VARIABLES = frozenset({
     "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CREDENTIALS_DIRECTORY", "FDSTORE", "INVOCATION_ID",
     "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LOGS_DIRECTORY",
@@ -28,7 +29,7 @@ PRIVATE_VARIABLES = frozenset({
 
 
 def without_private_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the environment that another program may know."""
+    """Return the environment without the variables that concern this process alone."""
     return {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
 
 
@@ -36,28 +37,31 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
 
-# The kernel's queue of datagrams is full, or systemd is just executing itself anew: it may be told later.
+# Temporary errors: the datagram queue of the kernel is full, or systemd is re-executing itself.
 _PASSING = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ECONNREFUSED, errno.ENOENT})
 
 
 def status(text: str) -> str:
-    """One line that says in words how the service is."""
+    """Return the line that describes the state of the service in words."""
     return f"STATUS={text}".replace("\n", " ")
 
 
 def reloading() -> str:
-    """The service begins to read its configuration anew, or to execute itself; READY ends that."""
+    """Return the lines that announce a reload or a re-execution, which READY ends."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def extend_timeout(seconds: float) -> str:
-    """Starting, or stopping, takes at least this much longer from now."""
+    """Return the line that extends the time limit of a start or stop, from now."""
     return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
-    """How long the service manager waits for a sign of life from process `pid` before it ends it, s. None: it
-    expects none, or expects it from another process (sd_watchdog_enabled(3))."""
+    """Return the s within which the service manager expects the next keep-alive of process `pid`.
+
+    Returns None when the service manager expects none, or expects it from another process
+    (sd_watchdog_enabled(3)).
+    """
     text = environ.get("WATCHDOG_USEC", "")
     if not text.isdecimal() or int(text) == 0:
         return None
@@ -68,28 +72,30 @@ def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class NotifySocket:
-    """Where a service manager listens."""
+    """The socket of the service manager."""
 
     address: bytes
     _socket: socket.socket
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> NotifySocket | None:
-        """The one that started this process; None when there is none."""
+        """Return the socket of the service manager that started this process; None without one."""
         name = environ.get("NOTIFY_SOCKET", "")
         if not name:
             return None
         if name[0] not in "/@":
-            log.warning("the service manager is told nothing: NOTIFY_SOCKET is no unix socket: %s", name)
+            _log.warning("cannot notify the service manager: NOTIFY_SOCKET is no unix socket: %s", name)
             return None
         address = os.fsencode(name)
-        if address[:1] == b"@":  # an abstract one
+        if address[:1] == b"@":  # an abstract socket
             address = b"\0" + address[1:]
         return cls(address, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
 
     def send(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
-        """Say all these at once, with copies of descriptors. False: not now, but it may go later. Never
-        waits."""
+        """Send lines in one message, with copies of descriptors; return False to try again later.
+
+        Never waits. A permanent failure is logged, and returns True.
+        """
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
             self._socket.sendmsg(
@@ -101,8 +107,9 @@ class NotifySocket:
         except OSError as error:
             if error.errno in _PASSING:
                 return False
-            log.warning("cannot tell the service manager %s: %s", lines[0], error.strerror)
+            _log.warning("cannot send %s to the service manager: %s", lines[0], error.strerror)
         return True
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()

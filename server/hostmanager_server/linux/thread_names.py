@@ -1,4 +1,4 @@
-"""Names of threads, as `top -H` and /proc show them."""
+"""Thread names, as `top -H` and /proc show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def name_this_thread(name: str) -> None:
-    """Give the calling thread this name in the kernel, which keeps 15 characters (Python 3.14 does that).
-    One without a name of its own shows that of the thread which started it."""
+    """Set the kernel's name of the calling thread, at most 15 characters.
+
+    Python does so itself from 3.14 on. A thread without a name shows the name of its creator.
+    """
     with suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)

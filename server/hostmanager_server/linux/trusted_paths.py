@@ -1,9 +1,10 @@
-"""Owners and modes of the paths that the daemon relies on.
+"""Trust in paths: owners and modes of the files and directories that the daemon relies on.
 
-A path can be trusted when only root and the daemon's user can change what it leads to: each folder and link
-on the way, and the file itself. In a folder with the sticky bit (`/tmp`) entries are their owner's. A group
-that may write counts as others, unless it is the owner's private group, which has no other member. An access
-control list for others shows in the group's bits of the mode; a file that has one has no private group.
+A path is trusted when only root and the daemon's user can change its target: each directory and link on the
+way, and the file itself. In a directory with the sticky bit (`/tmp`), entries belong to their owners. A
+group with write permission counts as other users, except the owner's private group, which has no other
+member. An access control list for others shows in the group bits of the mode; a file with such a list has
+no private group.
 """
 
 from __future__ import annotations
@@ -18,32 +19,35 @@ from pathlib import Path
 from hostmanager_server.linux.accounts import describe_group, describe_user, is_private_group, user_name
 
 OVERRIDE = "--trust-config"
-_MOST_LINKS = 40  # as many as the kernel follows
+_MOST_LINKS = 40  # the limit of the kernel
 _ACL = "system.posix_acl_access"
 _ALL_IDS = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which paths the daemon may use: `uid` is its user, `override` that of --trust-config."""
+    """The rule for paths that the daemon may use.
+
+    `uid` is the daemon's user; `override` is the option --trust-config.
+    """
 
     uid: int
     override: bool = False
 
     @classmethod
     def of_this_process(cls, *, override: bool = False) -> Trust:
-        """Return the trust of a daemon with the user of this process."""
+        """Return the trust rule of a daemon with the user of this process."""
         return cls(os.geteuid(), override)
 
     @property
     def refuses(self) -> bool:
-        """Whether a path that others may change is refused. Otherwise a warning has to do."""
+        """True if the daemon refuses a path that others may change; otherwise it only warns."""
         return self.uid == 0 and not self.override
 
     def check(self, path: Path) -> list[str]:
-        """Return a warning for everybody else who may change what is at the path, which need not exist.
+        """Return a warning for each change that other users may make to the path, which need not exist.
 
-        Raises UntrustedError where that is refused, OSError where nothing can be found out.
+        Raises UntrustedError for a refused path, OSError where the check is impossible.
         """
         found = list(weaknesses(path, self.uid))
         if found and self.refuses:
@@ -52,16 +56,16 @@ class Trust:
 
 
 class UntrustedError(Exception):
-    """Others may change a path; the text says which, who, and what to do."""
+    """A path that others may change; the text gives path, user and remedy."""
 
 
 class NotOursError(OSError):
-    """A file in the place of one of ours is none that may be written; the text says why."""
+    """A foreign file in the place of the daemon's own; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """One folder, link or file that others may change."""
+    """A directory, link or file that others may change."""
 
     path: str
     why: str
@@ -72,7 +76,7 @@ class Weakness:
 
 
 def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
-    """Yield what others than root and the user `uid` may change on the way to a path, and there."""
+    """Yield the parts of a path that others than root and the user `uid` may change."""
     owners = _trusted_owners(uid)
     for place, descriptor, status in _walk(path):
         if status.st_uid not in owners:
@@ -88,7 +92,10 @@ def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a folder of mode 0700, with parents that only their owner may write. Raises OSError."""
+    """Create a directory of mode 0700, with parents that only their owner may write.
+
+    Raises OSError.
+    """
     missing = []
     for each in (path, *path.parents):
         if each.is_dir():
@@ -99,10 +106,10 @@ def make_private_directory(path: Path) -> None:
 
 
 def open_own_file(path: Path, flags: int, *, any_owner: bool = False) -> int:
-    """Open a file of ours, which is made with mode 0600 where there is none.
+    """Open a file of the daemon's, and create a missing one with mode 0600.
 
-    Whatever is in its place is looked at before it is opened. Raises NotOursError when that is a link, has
-    another name beside, or (unless `any_owner`) belongs to another user than root and this one.
+    Checks an existing file before the open. Raises NotOursError for a link, a file with another name (hard
+    link), or (unless `any_owner`) a file of a user other than root and this one.
     """
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -115,7 +122,7 @@ def open_own_file(path: Path, flags: int, *, any_owner: bool = False) -> int:
 
 
 def find_own_file(path: Path, *, any_owner: bool = False) -> int:
-    """Return an O_PATH descriptor of a file of ours that is there; see `open_own_file`."""
+    """Return an O_PATH descriptor of an existing file of the daemon's; see `open_own_file`."""
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(place)
@@ -127,7 +134,7 @@ def find_own_file(path: Path, *, any_owner: bool = False) -> int:
         elif not any_owner and status.st_uid not in (0, os.geteuid()):
             why = f"belongs to {describe_user(status.st_uid)}"
         if why:
-            raise NotOursError(f"'{path}' {why}; see who put it there, and remove it")
+            raise NotOursError(f"'{path}' {why}; find out who created it, and remove it")
     except BaseException:
         os.close(place)
         raise
@@ -135,9 +142,9 @@ def find_own_file(path: Path, *, any_owner: bool = False) -> int:
 
 
 def _walk(path: Path) -> Iterator[tuple[str, int, os.stat_result]]:
-    """Yield each folder and link on the way to a path, and what is there, with an O_PATH descriptor.
+    """Yield each directory and link on the way to a path, and the target, with an O_PATH descriptor.
 
-    Ends where nothing is, or where this process may not look.
+    Stops at a missing component, or where this process has no access.
     """
     links = 0
     todo = list(reversed(path.absolute().parts[1:]))
@@ -177,7 +184,7 @@ def _replace(old: int, new: int) -> int:
 
 
 def _trusted_owners(uid: int) -> set[int]:
-    """Return root and the user; in a user namespace also who has no number there, such as the real root."""
+    """Return root and the user; in a user namespace, also users without an id there."""
     owners = {0, uid}
     with open("/proc/self/uid_map", encoding="ascii") as file:
         lines = [line.split() for line in file]
@@ -188,11 +195,11 @@ def _trusted_owners(uid: int) -> set[int]:
 
 
 def _is_private(status: os.stat_result, descriptor: int) -> bool:
-    """Whether the group is the owner's own and has no other member, as distributions set users up."""
+    """Return whether the group is private to the owner, and the file has no access control list."""
     try:
         os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
     except OSError:
-        pass  # the usual case: no list, or none on such a file system
+        pass  # no list (the usual case), or a file system without lists
     else:
         return False
     return is_private_group(status.st_uid, status.st_gid)

@@ -135,7 +135,7 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(
     real: RealHarness, crash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main_process, "GATE_ENDS", int(DEADLINE * 1000))
-    monkeypatch.setattr(main_process, "_PATIENCE", int(DEADLINE * 1000) // main_process._SHORTLY)
+    monkeypatch.setattr(main_process, "_GATE_READINGS", int(DEADLINE * 1000) // main_process._SHORTLY)
     touched = real.directory / "touched"
     said = daemon_that_dies(real, "touch", str(touched), crash=crash)
     assert real.driver.adopt({}) == []

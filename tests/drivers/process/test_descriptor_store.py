@@ -145,7 +145,7 @@ def test_none_is_kept_for_a_run_that_ended_while_the_daemon_gave_way_in_place(
 def test_no_more_are_kept_than_can_be_handed_over(
     real: RealHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptor_store, "MOST", 1)
+    monkeypatch.setattr(descriptor_store, "MAX_STORED", 1)
     real.use(manager.store())
     for instance_id in "ab":
         real.driver.launch(RunKey(instance_id, 1), real.command(instance_id, "sleep", "1000"))

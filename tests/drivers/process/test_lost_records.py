@@ -105,7 +105,7 @@ def test_a_run_whose_record_cannot_be_read_gets_no_second_one_beside_it(
     pid = launch_steady(real)
     lose(real, monkeypatch)
     (why,) = refusals(real)
-    assert f"pid {pid} of a run whose record cannot be read" in why
+    assert f"pid {pid} of an earlier run with an unreadable record" in why
     assert runs(pid)
     end(real, pid)
 

@@ -83,7 +83,7 @@ class Unit:
         yield "TimeoutAbortSec", "10s"
         yield "Delegate", "yes"
         yield "OOMPolicy", "continue"
-        yield "FileDescriptorStoreMax", str(descriptor_store.MOST)
+        yield "FileDescriptorStoreMax", str(descriptor_store.MAX_STORED)
         yield "TasksMax", "infinity"
         yield "LimitNOFILE", "1024:524288"
         if self.runtime_directory:

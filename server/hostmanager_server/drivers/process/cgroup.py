@@ -1,10 +1,11 @@
-"""Control groups of runs: a cgroup (version 2) of its own for each run, in a folder of the daemon's.
+"""Cgroups (version 2) of runs: one per run, in a directory that belongs to the daemon.
 
-Membership is inherited and cannot be shed without the right to write to another cgroup, so it tells of a
-process that hides in every other way. No controller is enabled in any of them: they only tell who belongs
-together. That is also why the daemon may stay where its service manager put it: the rule that a cgroup has
-either processes or children concerns cgroups that enable controllers for their children, and whoever enables
-some keeps the service manager from starting the next daemon in the same place.
+Children inherit membership, and a process cannot leave without the right to write to another cgroup, so
+membership finds processes that hide in every other way. The daemon enables no controller in any of these
+cgroups: they only show which processes belong together. Therefore the daemon may stay in the cgroup of its
+service manager: the rule that a cgroup has either processes or children concerns cgroups that enable
+controllers for their children. A daemon that enabled some would prevent the service manager from starting
+the next daemon in the same place.
 """
 
 from __future__ import annotations
@@ -20,31 +21,35 @@ from hostmanager_server.drivers.exec import gate
 from hostmanager_server.linux.pidfds import read_file
 
 _READ = 1 << 16
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # for now; whatever else fails, fails for good
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # temporary errors; all others are permanent
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """The cgroup of one run. `inode` tells it apart from any other that ever had its path in this boot.
+    """The cgroup of one run.
 
-    One that is gone, or may not be read any more, is taken for empty: the kernel removes no other. Where that
-    is wrong, the run is known by the rest.
+    `inode` distinguishes the cgroup from any other that had the same path in this boot. A cgroup that is
+    gone, or unreadable, counts as empty: the kernel removes only empty ones. Where an unreadable cgroup has
+    processes, the other evidence of the run finds them.
     """
 
     path: str
     inode: int
 
     def exists(self) -> bool:
-        """Whether it is still there, and may be read."""
+        """Return whether the cgroup is still there and readable."""
         try:
             return os.stat(self.path).st_ino == self.inode
         except OSError:
             return False
 
     def pids(self) -> list[int]:
-        """The processes in it and below it, zombies excepted; those that this process cannot see (of another
-        pid namespace) are left out. Raises OSError (no descriptors)."""
+        """Return the pids of processes in the cgroup and below, without zombies.
+
+        Processes of another pid namespace, which this process cannot see, are missing. Raises OSError (no
+        descriptors).
+        """
         found: list[int] = []
         with self._entered() as directory:
             if directory is not None:
@@ -52,13 +57,18 @@ class Cgroup:
         return found
 
     def populated(self) -> bool:
-        """Whether any process is in it or below it, be it visible or not. Raises OSError."""
+        """Return whether the cgroup, or one below, has any process, visible or not.
+
+        Raises OSError.
+        """
         with self._entered() as directory:
             return directory is not None and b"populated 1" in _read(directory, "cgroup.events")
 
     def kill(self) -> None:
-        """SIGKILL to all that are in it or below it, at once, whoever's they are; nothing where the kernel
-        cannot (before Linux 5.14)."""
+        """Send SIGKILL to all processes in the cgroup and below at once, of any user.
+
+        Does nothing before Linux 5.14, which introduced cgroup.kill.
+        """
         with contextlib.suppress(OSError), self._entered() as directory:
             if directory is not None:
                 file = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
@@ -68,7 +78,10 @@ class Cgroup:
                     os.close(file)
 
     def remove(self) -> bool:
-        """Removes it with what is below it; False when something is in it. Raises OSError."""
+        """Remove the cgroup and those below; return False while one has a process.
+
+        Raises OSError.
+        """
         try:
             with self._entered() as directory:
                 if directory is not None:
@@ -84,7 +97,7 @@ class Cgroup:
 
     @contextlib.contextmanager
     def _entered(self) -> Iterator[int | None]:
-        """A descriptor of its directory; None when it is gone."""
+        """Open the directory of the cgroup for the block; None when the cgroup is gone."""
         try:
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -99,97 +112,103 @@ class Cgroup:
 
 
 class Cgroups:
-    """Where the groups of runs are made: a directory of this daemon's alone, made when it is first needed.
-    None: new runs get no group; those of runs that an earlier daemon gave one are seen to all the same."""
+    """The directory in which this daemon creates the cgroups of its runs.
+
+    The first run creates the directory. With None, new runs get no cgroup; the cgroups of recovered runs
+    are still used and removed.
+    """
 
     def __init__(self, directory: str | None) -> None:
         self.directory = directory
         self._failing = False
-        self._meddled = False
-        self._left: list[Cgroup] = []  # to be removed once what is in them has left
+        self._loss_logged = False
+        self._to_remove: list[Cgroup] = []  # cgroups that must be removed once they are empty
 
     def make(self, name: str) -> Cgroup | None:
-        """A new group. None when it cannot be made, which is logged once until it can again: the run is then
-        tracked without."""
-        self._remove_left()
+        """Create a cgroup and return it; return None when the creation fails.
+
+        The run is then tracked without a cgroup. The first failure in a row is logged, and so is the next
+        success.
+        """
+        self._remove_pending()
         if self.directory is None:
             return None
         path = f"{self.directory}/{name}"
         try:
             try:
                 os.mkdir(path, 0o755)
-            except FileNotFoundError:  # the first one, or somebody cleaned up
+            except FileNotFoundError:  # the first cgroup of this daemon, or the directory was removed
                 os.makedirs(self.directory, 0o755, exist_ok=True)
                 os.mkdir(path, 0o755)
             group = Cgroup(path, os.stat(path).st_ino)
         except OSError as error:
             if not self._failing:
                 _log.warning(
-                    "cannot make the cgroup '%s': %s; agents are tracked without, "
-                    "by their environment, session, descent and lock",
+                    "cannot create the cgroup '%s': %s; the daemon tracks agents without cgroups, "
+                    "by environment, session, descent and lock",
                     path,
                     error.strerror,
                 )
             self._failing = True
             return None
         if self._failing:
-            _log.info("cgroups can be made again in '%s'", self.directory)
+            _log.info("the daemon can create cgroups in '%s' again", self.directory)
         self._failing = False
         return group
 
     def drop(self, group: Cgroup | None) -> None:
-        """Remove the group of a run that is gone, if it has one, now or when the next one is made."""
+        """Remove the cgroup of a run that is gone, now or when the next cgroup is created."""
         if group is None:
             return
-        if not group.exists() and not self._meddled:
-            self._meddled = True
+        if not group.exists() and not self._loss_logged:
+            self._loss_logged = True
             _log.warning(
-                "the cgroup '%s' was removed by somebody else, or cannot be read, while its agent ran: "
-                "that was tracked by its environment, session, descent and lock alone",
+                "another program removed the cgroup '%s' of a running agent, or made it unreadable; "
+                "the daemon tracked the agent by environment, session, descent and lock alone",
                 group.path,
             )
-        if not _removed(group):
-            self._left.append(group)
+        if not _try_remove(group):
+            self._to_remove.append(group)
 
     def sweep(self, recorded: Set[Cgroup | None], in_use: Set[Cgroup | None]) -> None:
-        """Remove what an earlier daemon left: all but those `in_use`.
+        """Remove the cgroups of an earlier daemon, except those `in_use`.
 
-        A group that nobody `recorded`, with processes in it, is of a run without a record: it is left alone,
-        and logged.
+        A cgroup with processes and without a record (`recorded`) belongs to a run that the daemon does not
+        know: the daemon logs a warning and leaves the processes alone.
         """
         try:
             self._sweep(recorded, in_use)
         except OSError as error:
             _log.warning(
-                "cannot remove the cgroups that an earlier daemon left in '%s': %s",
+                "cannot remove the cgroups of an earlier daemon in '%s': %s",
                 self.directory,
                 error.strerror,
             )
 
     def _sweep(self, recorded: Set[Cgroup | None], in_use: Set[Cgroup | None]) -> None:
         for group in {*recorded, *self._present()} - in_use:
-            if group is None or _removed(group):
+            if group is None or _try_remove(group):
                 continue
-            self._left.append(group)
+            self._to_remove.append(group)
             strangers = [pid for pid in group.pids() if not _is_leaving(pid)]
             if strangers:
                 _log.warning(
-                    "the cgroup '%s' has processes of a run of which there is no record: %s; "
-                    "they are left alone, end them by hand",
+                    "the cgroup '%s' has processes of a run without a record: pid %s; "
+                    "the daemon leaves them alone, end them by hand",
                     group.path,
                     ", ".join(map(str, strangers)),
                 )
 
     def close(self) -> None:
-        """Remove the directory, unless runs are left in it."""
-        self._remove_left()
+        """Remove the directory, unless runs still have cgroups there."""
+        self._remove_pending()
         if self.directory is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.directory)
 
-    def _remove_left(self) -> None:
-        if self._left:
-            self._left = [group for group in self._left if not _removed(group)]
+    def _remove_pending(self) -> None:
+        if self._to_remove:
+            self._to_remove = [group for group in self._to_remove if not _try_remove(group)]
 
     def _present(self) -> list[Cgroup]:
         if self.directory is None:
@@ -201,7 +220,7 @@ class Cgroups:
             return []
 
 
-def _removed(group: Cgroup) -> bool:
+def _try_remove(group: Cgroup) -> bool:
     try:
         return group.remove()
     except OSError as error:
@@ -210,7 +229,7 @@ def _removed(group: Cgroup) -> bool:
 
 
 def _is_leaving(pid: int) -> bool:
-    """Whether a process has ended, or waits in the gate of a daemon that is dead, and so is about to."""
+    """Return whether a process has ended, or is about to end in the gate of a dead daemon."""
     try:
         cmdline = read_file(f"/proc/{pid}/cmdline")
     except OSError:
@@ -219,7 +238,7 @@ def _is_leaving(pid: int) -> bool:
 
 
 def _collect(directory: int, found: list[int]) -> None:
-    # In a threaded one this cannot be read: its processes are listed above it.
+    # In a threaded cgroup this file is unreadable: the processes appear in the domain above.
     found += [pid for pid in map(int, _read(directory, "cgroup.procs").split()) if pid]
     for name in _subdirectories(directory):
         with _opened(name, directory) as below:
@@ -236,7 +255,7 @@ def _remove_below(directory: int) -> None:
 
 
 def _subdirectories(directory: int) -> list[str]:
-    # A cgroup has a link more for each one below it.
+    # A cgroup has one more link for each cgroup below.
     if os.fstat(directory).st_nlink <= 2:
         return []
     with os.scandir(directory) as entries:
@@ -257,12 +276,15 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
 
 
 def _read(directory: int, name: str) -> bytes:
-    """The whole of a file of a cgroup; empty when it cannot be read, as when that was removed meanwhile."""
+    """Return the whole content of a cgroup file; empty when the file is unreadable.
+
+    A file is unreadable after the removal of the cgroup. Raises OSError (no descriptors or memory).
+    """
     try:
         file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         try:
             data = b""
-            while part := os.read(file, _READ):  # of these files the kernel gives a page at a time
+            while part := os.read(file, _READ):  # the kernel returns these files page by page
                 data += part
             return data
         finally:

@@ -1,7 +1,7 @@
-"""Which cgroup the daemon may make groups of runs in: the one that was given to it, or none.
+"""The cgroup that the service manager or the operator delegated to the daemon.
 
-A service manager marks what it delegates with an extended attribute (systemd: `Delegate=yes`; see "Control
-Cgroup APIs and Delegation" in systemd's documentation). Any other cgroup is somebody else's, and left alone.
+A service manager marks a delegated cgroup with an extended attribute (systemd: `Delegate=yes`; see "Control
+Group APIs and Delegation" in systemd's documentation). The daemon leaves any other cgroup alone.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from hostmanager_server.drivers.process.cgroup import Cgroups
 
 AUTO = "auto"
 OFF = "off"
-_MARKS = ("user.delegate", "trusted.delegate")  # systemd sets both; the second is for root's eyes only
-_TRY = 10.0  # s for a shell to move itself into a group
+_MARKS = ("user.delegate", "trusted.delegate")  # systemd sets both; only root can read the second
+_TRY = 10.0  # s that a shell may take to move itself into a cgroup
 _log = logging.getLogger(__name__)
 
 
 class CgroupUnusableError(Exception):
-    """A cgroup cannot be used; the text says which and why."""
+    """A cgroup that the daemon cannot use; the text says which one and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A cgroup2 file system: what of the hierarchy it shows, where, and on which device."""
+    """A mount of the cgroup2 file system: the shown part of the hierarchy, the path and the device."""
 
     root: str
     point: str
@@ -39,8 +39,11 @@ class Mount:
 
 
 def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
-    """Where the groups of runs are to be made: `wanted` is AUTO (in the daemon's own cgroup when that was
-    delegated to it), OFF, or the path of a cgroup. What cannot be used is logged, and the runs have none."""
+    """Return the place for the cgroups of runs; one without a directory when there is none.
+
+    `wanted` is AUTO (the daemon's own cgroup if delegated), OFF, or the path of a cgroup. For an unusable
+    cgroup the function logs a warning, and runs get no cgroup.
+    """
     if wanted == OFF:
         return Cgroups(None)
     try:
@@ -48,15 +51,15 @@ def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
         parent = _delegated(mounts) if wanted == AUTO else _named(wanted, mounts)
         if parent is None:
             return Cgroups(None)
-        # Several daemons may have been given one cgroup, and each removes what is empty in its directory.
+        # Several daemons may share a delegated cgroup, and each removes empty cgroups in its own directory.
         directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
         _try(directory)
     except (CgroupUnusableError, OSError) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
         asked = "" if wanted == AUTO else f" '{wanted}'"
         _log.warning(
-            "cannot use the cgroup%s: %s; agents are tracked without, by their environment, session, descent "
-            "and lock (see --cgroup)",
+            "cannot use the cgroup%s: %s; the daemon tracks agents without cgroups, by environment, session, "
+            "descent and lock (see --cgroup)",
             asked,
             why,
         )
@@ -66,7 +69,7 @@ def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:
-    """The cgroup2 mounts in the text of /proc/self/mountinfo; see proc_pid_mountinfo(5)."""
+    """Return the cgroup2 mounts in the text of /proc/self/mountinfo; see proc_pid_mountinfo(5)."""
     found = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -78,8 +81,10 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
 
 
 def own_directory(membership: str, mounts: list[Mount]) -> str | None:
-    """Where the cgroup2 of the process with this text in its /proc/PID/cgroup is mounted; None when it has
-    none, or no mount shows it."""
+    """Return the mounted path of a process's cgroup2, from the text of its /proc/PID/cgroup.
+
+    Returns None when the process has no cgroup2, or no mount shows it.
+    """
     path = next((line[3:] for line in membership.splitlines() if line.startswith("0::")), None)
     if path is None:
         return None
@@ -104,22 +109,24 @@ def _delegated(mounts: list[Mount]) -> str | None:
 def _is_marked(directory: str, mark: str) -> bool:
     try:
         return os.getxattr(directory, mark) == b"1"
-    except OSError:  # not there, or not for this user to see
+    except OSError:  # missing, or unreadable for this user
         return False
 
 
 def _named(path: str, mounts: list[Mount]) -> str:
     directory = os.path.abspath(path)
     if not os.path.isdir(directory):
-        raise CgroupUnusableError("there is no such directory; make it, or correct --cgroup")
+        raise CgroupUnusableError("there is no such directory; create the cgroup, or correct --cgroup")
     if os.stat(directory).st_dev not in {mount.device for mount in mounts}:
-        raise CgroupUnusableError("it is not in a cgroup2 file system; correct --cgroup")
+        raise CgroupUnusableError("the directory is not in a cgroup2 file system; correct --cgroup")
     return directory
 
 
 def _try(directory: str) -> None:
-    """Whether a child can move itself into a group there: that takes rights over more than the group itself.
-    Raises CgroupUnusableError or OSError."""
+    """Check that a child can move itself into a cgroup below this directory.
+
+    A move needs rights over more than the target cgroup. Raises CgroupUnusableError or OSError.
+    """
     group = f"{directory}/try"
     try:
         os.makedirs(group, exist_ok=True)
@@ -128,14 +135,12 @@ def _try(directory: str) -> None:
             timeout=_TRY, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise CgroupUnusableError(
-            "a process that moves itself into a group there does not come back"
-        ) from None
+        raise CgroupUnusableError("a process that moves itself into a cgroup there hangs") from None
     finally:
-        for made in (group, directory):  # unless runs have groups there
+        for made in (group, directory):  # fails while runs have cgroups there
             with contextlib.suppress(OSError):
                 os.rmdir(made)
     if done.returncode != 0:
         raise CgroupUnusableError(
-            "a child may not move itself into a group there; start the daemon in that cgroup, or as root"
+            "a child may not move itself into a cgroup there; start the daemon in that cgroup, or as root"
         )

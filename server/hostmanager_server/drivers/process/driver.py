@@ -54,15 +54,16 @@ class _Run:
     key: RunKey
     identity: Identity
     tree: ProcessTree
-    pidfd: int | None  # None: the leader has ended
+    pidfd: int | None  # None after the main process has ended
     cancel_probe: Callable[[], None] | None = None
 
 
 class ProcessDriver:
     """Runs agents as processes of this host; see `Driver` for the contract.
 
-    `state_dir` gets the runtime records. `epoch` must be another for each daemon. `call_soon` runs what it is
-    given on the supervisor thread, and may be called from any. `groups` makes the cgroups of runs.
+    `state_dir` holds the runtime records. `epoch` must be different for each daemon. `call_soon` runs a
+    callable on the supervisor thread, and may be called from any thread. `groups` creates the cgroups of
+    runs. `store` keeps pidfds across daemons; without one, the driver keeps none.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class ProcessDriver:
         self._runs: dict[str, _Run] = {}
 
     def follow(self, spec: InstanceSpec) -> None:
-        """See `Driver.follow`. Nothing is known of a process that was not launched or adopted."""
+        """See `Driver.follow`. The driver knows only processes that it launched or adopted."""
 
     def forget(self, spec: InstanceSpec) -> None:
         """See `Driver.forget`."""
@@ -103,23 +104,23 @@ class ProcessDriver:
         try:
             reached(Point.INTENT)
             if spec.process is None:
-                raise CommandError(spec.problem or "it has no command; give it one")
+                raise CommandError(spec.problem or "it has no command; set 'command'")
             if run.instance_id in self._runs:
-                raise CommandError("its last run is still there; stop that first")
+                raise CommandError("its last run is not gone yet; stop that run first")
             to_probe = command.prepare_probe(spec, spec.process, self._inherited)
             launched = self._launcher.launch(run, spec, spec.process)
         except (CommandError, LimitError) as error:
             self._start_failed(run, str(error))
         except OSError as error:
             self._start_failed(run, gate.explain(error))
-        except ValueError as error:  # what a system call cannot take, such as a NUL byte
+        except ValueError as error:  # a value that a system call rejects, such as a NUL byte
             self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
         else:
             started = _Run(run, launched.identity, launched.tree, launched.pidfd)
             self._runs[run.instance_id] = started
             try:
                 self._follow(started)
-            except OSError as error:  # nobody would see its end
+            except OSError as error:  # without a watch, the end of the process would stay unnoticed
                 self._abandon(started)
                 self._start_failed(run, gate.explain(error))
                 return
@@ -134,7 +135,7 @@ class ProcessDriver:
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
-        self._trees.refresh()  # which may find that the run is gone
+        self._trees.refresh()  # may find that the run is gone
         known = self._find(run)
         if known is None:
             return
@@ -145,14 +146,14 @@ class ProcessDriver:
         reached(Point.STOP_SENT)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """See `Driver.adopt`. Runs that an earlier daemon died over before it released them are ended."""
+        """See `Driver.adopt`. Kills processes that never left the gate of an earlier daemon."""
         records = [r for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
         without_main: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
             found = find_main_process(record, self._descriptors.passed(record.token))
             if isinstance(found, ExitStatus):
-                # Its session's number may have been given away since: only marker, mark and cgroup count.
+                # The session number may have been reused since: only marker, mark and cgroup count.
                 without_main.append((record, found, _tree_of(record)))
             else:
                 alive.append((record, found))
@@ -163,16 +164,15 @@ class ProcessDriver:
                 adopted.append(self._recover_survivors(record, status))
             else:
                 self._records.remove(record.run.instance_id)
-                self._descriptors.drop(
-                    record.token
-                )  # who was upgraded was handed nothing, and kept it all the same
+                # An upgraded daemon was passed no descriptors, although the store still holds them.
+                self._descriptors.drop(record.token)
                 if record.released:
                     adopted.append(adopted_run(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
-        reap_orphaned_children(self._poller, {one.pid for one in adopted})
+        reap_orphaned_children(self._poller, {recovered.pid for recovered in adopted})
         self._descriptors.close_passed({run.tree.token.decode() for run in self._runs.values()})
-        for one in adopted:
-            spec = specs.get(one.run.instance_id)
+        for recovered in adopted:
+            spec = specs.get(recovered.run.instance_id)
             if spec is not None:
                 self._output.resume(spec.instance_id, spec.log)
         return adopted
@@ -201,7 +201,10 @@ class ProcessDriver:
             self._poller.watch(run.pidfd, functools.partial(self._main_process_ended, run))
 
     def _abandon(self, run: _Run) -> None:
-        """Leave nothing of a run that cannot be followed. It has only just begun, and has no descendants."""
+        """Kill and forget a run that cannot be watched.
+
+        The run has only just started and has no descendants.
+        """
         del self._runs[run.key.instance_id]
         if run.pidfd is not None:
             pidfds.send_signal(run.pidfd, signal.SIGKILL)
@@ -214,7 +217,7 @@ class ProcessDriver:
 
     def _main_process_ended(self, run: _Run) -> None:
         pidfd = run.pidfd
-        # A wake-up may be meant for an earlier owner of the descriptor's number.
+        # The wake-up may concern an earlier owner of the descriptor's number.
         if pidfd is None or not pidfds.has_ended(pidfd):
             return
         status = status_of_ended(run.identity, pidfd)
@@ -223,13 +226,18 @@ class ProcessDriver:
         self._report_end(run, status)
 
     def _report_end(self, run: _Run, status: ExitStatus) -> None:
-        """Post Exited once it is known whether the tree is empty: then Gone follows
-        in the same breath, and nobody takes the tree for alive."""
+        """Post Exited once the rest of the tree is known.
+
+        When the tree is empty, Gone follows immediately, and no reader mistakes the tree for a living one.
+        """
         exited = Exited(run.key, status, self._poller.now())
         self._trees.main_process_ended(run.tree, functools.partial(self._post, exited))
 
     def _discard(self, run: _Run) -> None:
-        """The next daemon is to know nothing of it."""
+        """Remove the record, the cgroup and the stored pidfd of a run.
+
+        The next daemon then finds no trace of the run.
+        """
         self._records.remove(run.key.instance_id)
         self._groups.drop(run.tree.group)
         self._descriptors.drop(run.tree.token.decode())
@@ -258,14 +266,14 @@ class ProcessDriver:
             run.pidfd = None
 
     def _is_of_this_boot(self, record: Record) -> bool:
-        """Whether it can tell of anything that runs now; else it is void."""
+        """Return whether a record is of this boot; void the record of an earlier boot."""
         if record.identity.boot_id == pidfds.boot_id():
             return True
         self._records.remove(record.run.instance_id)
         return False
 
     def _recover(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
-        """Follows a run again whose main process is alive."""
+        """Follow a run again that has a living main process."""
         pid = record.identity.pid
         run = self._resume(record, _tree_of(record, pid), pidfd)
         ready = record.ready or spec is None or self._probe_again(run, record, spec)
@@ -274,28 +282,29 @@ class ProcessDriver:
         return adopted_run(record, ready=ready)
 
     def _probe_again(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
-        """Begins to ask its probe, if there is one."""
+        """Start the readiness probe of a recovered run.
+
+        Returns True when the run counts as ready: it has no probe, or the probe cannot run.
+        """
         if spec.ready is None:
             return True
         try:
             to_probe = command.prepare_probe(spec, record.process, self._inherited)
-        except CommandError as error:  # no reason to end what runs
-            _log.warning("'%s' is taken for ready: %s", spec.instance_id, error)
+        except CommandError as error:  # no reason to stop a running agent
+            _log.warning("'%s' counts as ready without a probe: %s", spec.instance_id, error)
             return True
         run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
         return False
 
     def _recover_survivors(self, record: Record, status: ExitStatus) -> Adopted:
-        """Follows a run again of whose tree only others than the main process are alive."""
+        """Follow a run again that has descendants left, but no main process."""
         run = self._resume(record, _tree_of(record), None)
 
         def check_tree() -> None:
             if self._find(run.key) is run:
                 self._trees.main_process_ended(run.tree, lambda: None)
 
-        self._poller.call_later(
-            0.0, check_tree
-        )  # not before `adopt` has returned and the caller knows the run
+        self._poller.call_later(0.0, check_tree)  # After `adopt` has returned, and the caller knows the run.
         return adopted_run(record, ended=status)
 
     def _resume(self, record: Record, tree: ProcessTree, pidfd: int | None) -> _Run:

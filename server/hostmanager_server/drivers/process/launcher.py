@@ -1,4 +1,4 @@
-"""Starts the main process of a run, which becomes the agent once it is recorded."""
+"""The launch of a run: a child process that waits in the gate, is recorded, and becomes the agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from hostmanager_server.drivers.process import membership
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
-from hostmanager_server.drivers.process.records.directory import Draft, RecordDirectory
+from hostmanager_server.drivers.process.records.directory import RecordDirectory
+from hostmanager_server.drivers.process.records.draft import Draft
 from hostmanager_server.drivers.process.records.files import file_name
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.failpoints import Point, reached
@@ -31,7 +32,7 @@ from hostmanager_server.linux.rlimits import apply_limits
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A main process that was let go, and what it was made from; `pidfd` is for the caller to close."""
+    """A main process that left the gate, and the spec that it runs; the caller closes `pidfd`."""
 
     identity: Identity
     tree: ProcessTree
@@ -40,9 +41,9 @@ class Launched:
 
 
 class Launcher:
-    """Launches through the gate: whenever the daemon dies, a process is recorded or leaves by itself.
+    """Starts main processes through the gate, so that a daemon's death leaves no unrecorded process.
 
-    `epoch` must be different for each daemon: with a count it makes the markers of runs.
+    `epoch` must be different for each daemon; epoch and a counter form the run markers.
     """
 
     def __init__(
@@ -59,13 +60,16 @@ class Launcher:
         self._now = now
 
     def launch(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> Launched:
-        """Start it. Raises CommandError, LimitError, OSError, ValueError; nothing of it is left then."""
+        """Start the main process of a run and return it.
+
+        Raises CommandError, LimitError, OSError or ValueError; no process of the run is left then.
+        """
         unknown = self._records.unreadable(run.instance_id)
         if unknown is not None:
-            who = f"pid {', '.join(map(str, unknown))}" if unknown else "something"
+            holders = f"pid {', '.join(map(str, unknown))}" if unknown else "a process"
             raise CommandError(
-                f"{who} of a run whose record cannot be read is alive; end that, or have a daemon that can "
-                "read it take it back"
+                f"{holders} of an earlier run with an unreadable record is alive; end that process, or "
+                "start a daemon version that can read the record"
             )
         prepared = command.prepare(process, process.argv, self._inherited)
         if process.env_files:
@@ -107,27 +111,27 @@ class Launcher:
         draft: Draft,
         child: Gate,
     ) -> Launched:
-        """RecordDirectory the child and lets it become the agent. When that fails, nothing of it is left."""
+        """Record the child and let it become the agent; on failure, leave no process."""
         pidfd = None
         try:
             pidfd = os.pidfd_open(child.pid)
             reached(Point.SPAWNED)
-            who = pidfds.identify(child.pid, pidfd)
-            if who is None:
-                raise CommandError("its process vanished; somebody else reaps the daemon's children")
+            identity = pidfds.identify(child.pid, pidfd)
+            if identity is None:
+                raise CommandError("its process vanished: another part of the daemon reaped the child")
             now, token = self._now(), tree.token.decode()
             if not any(name == membership.LIMIT_NAME for name, _ in process.limits):
                 tree.mark = membership.put_mark(child.pid)
             draft.commit(
                 Record(
-                    run, token, who, now, process, spec.agent_class, ready=spec.ready is None,
+                    run, token, identity, now, process, spec.agent_class, ready=spec.ready is None,
                     group=tree.group, uid=min(tree.uids), mark=tree.mark,
                 )
             )  # fmt: skip
             apply_limits(child.pid, process.limits)
             reached(Point.RECORDED)
         except BaseException:
-            # Unreaped, so the pid is still the child's.
+            # The child is unreaped, so the pid is still the child's.
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
             if pidfd is not None:
@@ -137,7 +141,8 @@ class Launcher:
         self._store.keep(token, pidfd)
         child.release()
         reached(Point.RELEASED)
-        # So does the gate; but it may take its time, and the next daemon must not take it for one in waiting.
+        # The gate notes the release too, but perhaps late, and the next daemon must not mistake a released
+        # child for a waiting one.
         with contextlib.suppress(OSError):
             draft.mark_released()
-        return Launched(who, tree, pidfd, process)
+        return Launched(identity, tree, pidfd, process)

@@ -1,4 +1,4 @@
-"""The main process of a recorded run: found again, or how it ended."""
+"""The main process of a recorded run, found again by the next daemon, or its exit status."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
 
 GATE_ENDS = 1_000  # ms for a killed gate to end
-_SHORTLY = 20  # ms for an exec or an exit to get on
-_PATIENCE = 10
+_SHORTLY = 20  # ms between two readings of the command line, for an exec or an exit to finish
+_GATE_READINGS = 10
 
 
 def find_main_process(record: Record, kept: int | None) -> int | ExitStatus:
-    """A pidfd of the recorded main process, or how it ended as far as that can be told. `kept` is what was
-    kept for it while no daemon lived.
+    """Return a pidfd of the recorded main process, or the exit status if the process has ended.
 
-    A process that had not become the agent when its daemon died is leaving, as its pipe is closed; it is not
-    waited for but ended.
+    The caller closes the pidfd. `kept` is the pidfd that the service manager kept while no daemon was
+    alive. The exit status is empty where the kernel cannot report one. A process that was still in the gate
+    when its daemon died is leaving, because its pipe is closed; the function kills the process instead of
+    waiting.
     """
-    who = record.identity
-    pidfd = pidfds.open_verified(who)
+    identity = record.identity
+    pidfd = pidfds.open_verified(identity)
     if pidfd is None:
-        # The number of a pidfd's inode is given once in a boot: this is the process, whoever has its pid now.
-        if kept is not None and who.inode and pidfds.inode(kept) == who.inode:
-            return pidfds.exit_status_of_non_child(who, kept)
+        # The kernel assigns an inode number of a pidfd once per boot: the same number is the same process,
+        # even if another process has the pid now.
+        if kept is not None and identity.inode and pidfds.inode(kept) == identity.inode:
+            return pidfds.exit_status_of_non_child(identity, kept)
         return ExitStatus()
-    if not record.released and _is_in_gate(who.pid, pidfd):
+    if not record.released and _is_in_gate(identity.pid, pidfd):
         pidfds.send_signal(pidfd, signal.SIGKILL)
         pidfds.has_ended(pidfd, GATE_ENDS)
     if not pidfds.has_ended(pidfd):
         return pidfd
     try:
-        return status_of_ended(who, pidfd)
+        return status_of_ended(identity, pidfd)
     finally:
         os.close(pidfd)
 
 
 def _is_in_gate(pid: int, pidfd: int) -> bool:
-    for _ in range(_PATIENCE):
-        # In the middle of an exec or an exit the command line reads empty.
+    for _ in range(_GATE_READINGS):
+        # During an exec or an exit the command line reads empty.
         cmdline = _command_line(pid)
         if cmdline or pidfds.has_ended(pidfd, _SHORTLY):
             break
@@ -53,21 +55,22 @@ def _is_in_gate(pid: int, pidfd: int) -> bool:
 def _command_line(pid: int) -> bytes:
     try:
         return pidfds.read_file(f"/proc/{pid}/cmdline")
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return b""
 
 
-def status_of_ended(who: Identity, pidfd: int) -> ExitStatus:
+def status_of_ended(identity: Identity, pidfd: int) -> ExitStatus:
+    """Return the exit status of an ended process, and reap a child; empty where unknown."""
     try:
         return pidfds.reap(pidfd) or ExitStatus()
     except ChildProcessError:
-        return pidfds.exit_status_of_non_child(who, pidfd)
+        return pidfds.exit_status_of_non_child(identity, pidfd)
 
 
 def adopted_run(
     record: Record, *, ended: ExitStatus | None = None, gone: bool = False, ready: bool = True
 ) -> Adopted:
-    """What the driver tells of a recorded run that it took back."""
+    """Return the Adopted event for a recorded run."""
     return Adopted(
         record.run, record.identity.pid, record.started, record.process, ended, gone, ready,
         record.agent_class,

@@ -1,9 +1,10 @@
-"""Evidence that a process belongs to a run, and how far each kind of it reaches.
+"""Evidence that a process belongs to a run: marker, mark, user id, descent and namespaces.
 
-The kernel keeps descent, session and cgroup: no process can be given them against its will. A descriptor
-can be passed to any process, and an environment be set for any program that is started, also for one that
-runs as another user. Both count only for processes with the agent's user id. A descriptor counts only along
-with the run's mark: a number in a resource limit, which is inherited, survives an exec, and cannot be passed.
+The kernel keeps descent, session and cgroup: no process can be put into these against its will. In
+contrast, a descriptor can be passed to any process, and an environment can be set for any program that is
+started, a setuid program included. Both count only for processes with the agent's user id. A descriptor
+counts only together with the run's mark: a number in a resource limit, which children inherit, an exec
+preserves, and no process can pass to another.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from hostmanager_server.linux.pidfds import read_file, read_stat
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
 _LIMIT = 10
-LIMIT_NAME = "locks"  # in a site config; a run that is given this limit has no mark
-_MARKS = (1 << 32, 1 << 62)  # from, and below; RLIM_INFINITY is above all of them
+LIMIT_NAME = "locks"  # the name in a site config; a run with this limit in its spec gets no mark
+_MARKS = (1 << 32, 1 << 62)  # from the first, below the second; RLIM_INFINITY is above both
 
 _PREFIX = f"{RUN_MARKER}=".encode()
 _REAL_UID = re.compile(rb"^Uid:\s+(\d+)", re.MULTILINE)
 _LIMIT_LINE = re.compile(rb"^Max file locks\s+\S+\s+(\d+)", re.MULTILINE)
 _NAMESPACES = ("mnt", "pid", "user")
-_GENERATIONS = 32  # of parents that are asked for; a longer chain proves nothing
+_GENERATIONS = 32  # the longest chain of parents that counts
 
 
 def put_mark(pid: int) -> int | None:
-    """Give a child a mark of its own before it runs; None where its limit is too low to hold one.
+    """Give a child a random mark before it runs; return None where its limit is too low for a mark.
 
-    The mark is below the limit of the daemon, which may be marked itself, as an agent of another one.
+    The mark lies below the limit of the daemon, which may itself be the marked agent of another daemon.
     """
     least, bound = _MARKS
     _, hard = resource.getrlimit(_LIMIT)
@@ -54,15 +55,17 @@ def has_mark(pid: int, mark: int | None) -> bool:
         return False
     try:
         return resource.prlimit(pid, _LIMIT)[1] == mark
-    except PermissionError:  # root without CAP_SYS_RESOURCE; the file is readable for everybody
+    except PermissionError:  # root without CAP_SYS_RESOURCE; every user may read the file
         return _limit_in_proc(pid) == mark
     except OSError:
         return False
 
 
 def agent_uids(noted: int | None, user: str) -> set[int]:
-    """Return the user ids of an agent: the one that its record notes; else, of an earlier version's record,
-    that of its user, if there is such a user still."""
+    """Return the user ids of an agent, from its record or, for older records, from its user's name.
+
+    The set is empty for an older record with a user that no longer exists.
+    """
     try:
         return {user_id(user) if noted is None else noted}
     except CommandError:
@@ -70,9 +73,10 @@ def agent_uids(noted: int | None, user: str) -> set[int]:
 
 
 def real_uid(pid: int | str) -> int | None:
-    """Return the real user id of a process; None when the process is gone. Raises OSError (no descriptors).
+    """Return the real user id of a process; None when the process is gone.
 
-    The effective one is another for setuid programs, which belong to the user who started them.
+    A setuid program has another effective user id, and belongs to the user who started it. Raises OSError
+    (no descriptors).
     """
     try:
         found = _REAL_UID.search(read_file(f"/proc/{pid}/status"))
@@ -92,9 +96,8 @@ def marker_in(environ: bytes) -> bytes:
     return environ[at + len(_PREFIX) :].partition(b"\0")[0]
 
 
-def claims(pid: int, token: bytes, mark: int | None, uids: Collection[int]) -> bool:
-    """Return whether a process has one of these user ids, and the run's mark or its marker in the
-    environment."""
+def has_mark_or_marker(pid: int, token: bytes, mark: int | None, uids: Collection[int]) -> bool:
+    """Return whether a process has one of these user ids, and the run's mark or marker."""
     if real_uid(pid) not in uids:
         return False
     if has_mark(pid, mark):
@@ -106,7 +109,7 @@ def claims(pid: int, token: bytes, mark: int | None, uids: Collection[int]) -> b
 
 
 def descends(pid: int, ancestor: int) -> bool:
-    """Return whether a process has this ancestor, by the chain of its living parents."""
+    """Return whether `ancestor` is an ancestor of a process, by the chain of living parents."""
     for _ in range(_GENERATIONS):
         stat = read_stat(pid)
         if stat is None or stat.parent <= 1:
@@ -118,9 +121,9 @@ def descends(pid: int, ancestor: int) -> bool:
 
 
 def shares_namespaces(pid: int) -> bool:
-    """Return whether a process is in the mount, pid and user namespaces of this one.
+    """Return whether a process is in the mount, pid and user namespaces of this process.
 
-    False also where the process is gone, or the kernel does not show its namespaces to this user.
+    Returns False also for a process that is gone, or with namespaces that this user may not see.
     """
     try:
         return all(

@@ -1,4 +1,4 @@
-"""Who belongs to which run: process trees, found by marker, session, descent, mark or cgroup."""
+"""Process trees of runs, found in `/proc` by marker, session, descent, mark or cgroup."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hostmanager_server.drivers.process.membership import has_mark, marker_in, r
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
 
-_SCAN_ROUNDS = 4  # a look that has not settled by then is left to the next
+_SCAN_ROUNDS = 4  # a scan that has not settled by then is left to the next call
 _BLANK_SCANS = 20  # scans in which a process may show neither command line nor environment
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of a run's tree except the main one, as one scan saw it; `entry`: inode in /proc."""
+    """A process of a run's tree other than the main one, as a scan found it; `entry`: inode in /proc."""
 
     pid: int
     start: int
@@ -26,21 +26,22 @@ class Member:
 
 
 class _Trust(Enum):
-    """How far what was read of a process can be relied upon."""
+    """How long a reading of a process stays true."""
 
-    SURE = "it stays so"
-    FOR_NOW = "it is so in this look"
-    UNSURE = "it may be in the middle of an exec"
+    SURE = "for the life of the process"
+    FOR_NOW = "for this scan only"
+    UNSURE = "not at all: an exec may be going on"
 
 
 @dataclass(eq=False, slots=True)
 class ProcessTree:
     """The processes of one run.
 
-    `main_pid` is the pid of its main process while that lives, else 0. `session` is the session it founded,
-    as long as the kernel cannot have given that number to somebody else unnoticed, else 0. `group` is its
-    cgroup, if it was given one; who moved to another is known by the rest. `uids` are the user ids of the
-    agent: the marker and the mark (see `membership`) of a process with another one count for nothing.
+    `main_pid` is the pid of the main process while the process lives, else 0. `session` is the session that
+    the main process founded, as long as the kernel cannot have reused the number unnoticed, else 0. `group`
+    is the cgroup of the run, if the daemon created one; the other evidence finds processes that moved to
+    another cgroup. `uids` are the user ids of the agent: marker and mark (see `membership`) of a process
+    with another user id do not count. `members` maps pids as text to members.
     """
 
     token: bytes
@@ -52,7 +53,10 @@ class ProcessTree:
     members: dict[str, Member] = field(default_factory=dict)
 
     def has_user_of(self, pid: int | str) -> bool:
-        """Return whether a process has a user id of the agent, which may have changed its own meanwhile."""
+        """Return whether a process has a user id of the agent.
+
+        The agent may have changed its own user id since its start: the function adds the present one.
+        """
         uid = real_uid(pid)
         if uid is None:
             return False
@@ -62,26 +66,26 @@ class ProcessTree:
 
 
 class ProcessTable:
-    """Looks at /proc and remembers what needs no second look.
+    """Scans /proc, and remembers which processes need no second reading.
 
-    What is remembered of a pid holds as long as its entry in /proc has the same inode: another process with
-    that pid has another one. A look is sound although processes come and go meanwhile: the kernel lists by
-    ascending pid and gives pids in ascending order, so a child forked by somebody the listing has not yet
-    reached is reached later. When the pids wrapped around, or somebody vanished before it was classified,
-    it scans again.
+    A memory of a pid holds as long as the pid's entry in /proc has the same inode: a new process with the
+    pid has another one. A scan is sound although processes start and end meanwhile: the kernel lists pids
+    in ascending order and assigns pids in ascending order, so the listing still reaches a child of a
+    process that the listing has not yet reached. When the pids wrap around, or a process vanishes before
+    the scan has classified it, the table scans again.
     """
 
     def __init__(self) -> None:
         self._foreign: dict[str, int] = {}
         self._blank: dict[tuple[str, int], int] = {}  # in how many scans a process had no environment
-        self.main_pids: set[str] = set()  # pids of living main_pids, which need no look
+        self.main_pids: set[str] = set()  # pids of living main processes, which need no scan
 
     def forget(self) -> None:
-        """Look at every process anew."""
+        """Read every process again in the next scan."""
         self._foreign.clear()
 
     def scan(self, trees: Mapping[bytes, ProcessTree]) -> bool:
-        """Brings the members of all trees up to date. False when that needs another look, shortly after."""
+        """Bring the members of all trees up to date; return False when another scan must follow shortly."""
         settled = False
         for _ in range(_SCAN_ROUNDS):
             before = _last_pid()
@@ -92,7 +96,10 @@ class ProcessTable:
         return False
 
     def scan_cgroup(self, tree: ProcessTree) -> bool:
-        """Counts everybody in its cgroup among a tree. False when that needs another look. Raises OSError."""
+        """Add every process in a tree's cgroup to the tree; return False when another scan must follow.
+
+        Raises OSError.
+        """
         if tree.group is None:
             return True
         known = tree.members.keys() | self.main_pids
@@ -104,7 +111,7 @@ class ProcessTable:
             member = self._as_member(name, _entry(name), read_stat(name))
             if member is not None:
                 found.append(member)
-        # A pid may have become a stranger's before it was looked at. That one is not in the group now.
+        # A foreign process may have got a pid before the reading. Such a process is not in the cgroup now.
         still = set(tree.group.pids())
         found = [member for member in found if member.pid in still]
         if any(self._foreign.get(str(member.pid)) == member.entry for member in found):
@@ -114,7 +121,7 @@ class ProcessTable:
         return True
 
     def find_marked(self, tree: ProcessTree) -> list[Member]:
-        """The living processes that have the mark of a tree, and a user id of its agent."""
+        """Return the living processes with the mark of a tree and a user id of its agent."""
         found = []
         for name, entry in _list_processes().items():
             if name.isdigit() and has_mark(int(name), tree.mark) and tree.has_user_of(name):
@@ -124,12 +131,11 @@ class ProcessTable:
         return found
 
     def forget_ended(self, member: Member) -> None:
-        """Takes note that a process has ended, though it may stand in /proc until its parent reaps it."""
+        """Treat a process as foreign, because it has ended, even while /proc shows the zombie."""
         self._foreign[str(member.pid)] = member.entry
 
     def add_members(self, tree: ProcessTree, members: Iterable[Member]) -> None:
-        """Counts processes found by mark or cgroup among a tree; what they started is found by descent from
-        now on."""
+        """Add processes found by mark or cgroup to a tree; the next scan finds their children by descent."""
         tree.members.update((str(member.pid), member) for member in members)
         self.forget()
 
@@ -149,7 +155,8 @@ class ProcessTable:
                 known[tree.main_pid] = tree
             elif tree.session and str(tree.session) in listing:
                 stat = read_stat(tree.session)
-                if stat is None or stat.alive:  # the main_pid is dead: this is another, and so is its session
+                # The main process is dead: another process has the pid, and the session number is reused.
+                if stat is None or stat.alive:
                     tree.session = 0
         skip = self.main_pids
         fresh = [
@@ -174,10 +181,11 @@ class ProcessTable:
                 continue
             stat = read_stat(name)
             if stat is None:
-                if _entry(name) == entry:  # another user's, and hidden
+                if _entry(name) == entry:  # a hidden process of another user
                     self._foreign[name] = entry
                 else:
-                    settled = False  # it may have left a child that the listing did not reach
+                    # the vanished process may have left a child that the listing did not reach
+                    settled = False
                 continue
             if stat.kernel_thread or not stat.alive:
                 self._foreign[name] = entry
@@ -185,7 +193,8 @@ class ProcessTable:
             token, trust = self._marker(name, entry, blank)
             tree = trees.get(token) if token else None
             if tree is not None and not tree.has_user_of(name):
-                tree, trust = None, _Trust.FOR_NOW  # anybody can copy a marker; the agent may change its user
+                # Any user can copy a marker, and the agent may change its user id later.
+                tree, trust = None, _Trust.FOR_NOW
             if tree is None:
                 tree = by_session.get(stat.session)
             if tree is not None:
@@ -226,16 +235,19 @@ class ProcessTable:
 
     @staticmethod
     def _as_member(name: str, entry: int, stat: Stat | None) -> Member | None:
-        """The process if it is still the one that was listed: only then is what was read about it its own."""
+        """Return the process as a member, or None unless it is still the process that the scan listed.
+
+        Only then are the readings those of the listed process.
+        """
         if stat is None or not stat.alive or not entry or _entry(name) != entry:
             return None
         return Member(int(name), stat.start, entry)
 
     def _marker(self, name: str, entry: int, blank: dict[tuple[str, int], int]) -> tuple[bytes, _Trust]:
-        """The value of a process's run marker, empty when it has none.
+        """Return the value of a process's run marker, empty without one, and how far to trust the reading.
 
-        In the middle of an exec the environment reads empty; so it does for ever where there is none. Who
-        shows a command line and no environment in two scans has none.
+        During an exec the environment reads empty; for a process without environment it always does. A
+        process that shows a command line and no environment in two scans has none.
         """
         try:
             environ = read_file(f"/proc/{name}/environ")
@@ -245,18 +257,21 @@ class ProcessTable:
                     return b"", _Trust.SURE if scans > 1 else _Trust.UNSURE
                 return b"", _Trust.FOR_NOW if scans > _BLANK_SCANS else _Trust.UNSURE
         except PermissionError:
-            return b"", _Trust.SURE  # another user's: session and parent must tell
+            return b"", _Trust.SURE  # a process of another user: session and parent decide
         except OSError:
             return b"", _Trust.UNSURE
         return marker_in(environ), _Trust.SURE
 
 
 def open_member(member: Member) -> int | None:
-    """A pidfd of exactly this process, for the caller to close; None when it is gone. Raises OSError."""
+    """Return a pidfd of exactly this process, for the caller to close; None when the process is gone.
+
+    Raises OSError.
+    """
     pidfd = pidfds.open_pidfd(member.pid)
     if pidfd is None:
         return None
-    # While the pidfd shows it unreaped, its pid is its own, and so is what is read by that pid.
+    # While the pidfd shows the process unreaped, the pid is its own, and so are readings by the pid.
     stat = read_stat(member.pid)
     entry = _entry(str(member.pid))
     if stat is not None and stat.start == member.start and entry == member.entry and pidfds.exists(pidfd):
@@ -278,5 +293,5 @@ def _entry(name: str) -> int:
 
 
 def _last_pid() -> int:
-    """The number most recently given to a process or thread."""
+    """Return the most recently assigned number of a process or thread."""
     return int(read_file("/proc/loadavg").rsplit(None, 1)[1])

@@ -1,6 +1,7 @@
-"""Children that this process had in an earlier life, before it re-executed itself, and that are no agents.
+"""The reaper of orphaned children: helper programs that this process started before an upgrade.
 
-Nobody else can reap the helper programs that it had started and no longer knows.
+After an upgrade by exec the process keeps its children, but has forgotten the helper programs; no other
+process can reap them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from hostmanager_server.linux import pidfds
 
 
 def reap_orphaned_children(poller: Poller, known: Collection[int]) -> None:
-    """Reap every present child but those with a pid in `known`, each when it ends. To be called before this
-    life starts any. Raises OSError."""
+    """Reap every present child without a pid in `known`, each when it ends.
+
+    Call before this process starts children of its own. Raises OSError.
+    """
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in known:
             stat = pidfds.read_stat(name)

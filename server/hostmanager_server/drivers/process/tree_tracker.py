@@ -1,4 +1,4 @@
-"""The process trees of all runs, followed until nothing of them is left."""
+"""Process trees of all runs, tracked until no process is left."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hostmanager_server.drivers.process.process_table import Member, ProcessTabl
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.linux import pidfds
 
-_SHARE = 3.0  # rest after a look, in durations of the look: looking takes at most a quarter of the time
-_AGAIN = 0.001  # s until a look that did not settle is repeated
-_FRESH = 0.05  # s for which a look serves the stops that follow it: many are stopped at once
+_SHARE = 3.0  # pause after a scan, in durations of the scan: scans take at most a quarter of the time
+_AGAIN = 0.001  # s until a scan that did not settle is repeated
+_FRESH = 0.05  # s for which a scan is recent: one scan serves many stops at once
 _SURVIVOR_SCANS = 100
-_NO_DESCRIPTORS = 0.1  # s until a look that could not be taken is repeated
-_HIDDEN_AGAIN_MAX = 1.0  # s; who cannot be seen is scanned for ever more rarely, up to this
+_NO_DESCRIPTORS = 0.1  # s until a failed scan is repeated
+_HIDDEN_AGAIN_MAX = 1.0  # s; checks for hidden processes become rarer, up to this interval
 _HIDDEN_WARN = 10
 _SCANS_TO_SETTLE = 10
 _log = logging.getLogger(__name__)
@@ -28,22 +28,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _TrackedTree:
-    """What is to be done about one tree."""
+    """A tracked process tree, with the signals and callbacks that are due."""
 
     tree: ProcessTree
     instance_id: str
     gone: Callable[[], None]
     main_ended: bool = False
-    scanned: Callable[[], None] | None = None  # to be called after the first look without its main_pid
+    scanned: Callable[[], None] | None = None  # the callback after the first scan without the main process
     scans: int = 0
-    signum: int = 0  # to be sent to the members; 0: none
+    signum: int = 0  # the signal that the members must receive; 0: none
     signalled: set[Member] = field(default_factory=set)
-    watched: dict[Member, int] = field(default_factory=dict)  # with their pidfds
+    watched: dict[Member, int] = field(default_factory=dict)  # members and their pidfds
     hidden_checks: int = 0
-    lock_stolen: bool = False  # who holds the run's lock is known not to be of it
+    lock_stolen: bool = False  # the process that holds the run's lock does not belong to the run
 
-    def take_callback(self, settled: bool) -> Callable[[], None] | None:
-        """Whom to tell that a look was taken; a few that do not settle count as one that does."""
+    def take_callback(self, *, settled: bool) -> Callable[[], None] | None:
+        """Return the callback that is due after a scan, once.
+
+        A scan that settled makes the callback due, and so do some scans that did not.
+        """
         self.scans += 1
         if self.scanned is None or not (settled or self.scans >= _SCANS_TO_SETTLE):
             return None
@@ -52,10 +55,10 @@ class _TrackedTree:
 
 
 class TreeTracker:
-    """Tracks trees from the launch of their main_pid to the end of their last process.
+    """Tracks trees from the launch of their main process to the end of their last process.
 
-    One look at the process table answers for all trees that wait for one. The first comes at once, so that
-    a lost agent is replaced without delay; when many are asked for they are spaced out.
+    One scan of the process table serves all trees that wait for one. The first scan runs at once, so that a
+    lost agent is replaced without delay; further scans are spaced out.
     """
 
     def __init__(self, poller: Poller, records: RecordDirectory) -> None:
@@ -69,25 +72,27 @@ class TreeTracker:
         self._due = 0.0
         self._no_scan_before = 0.0
         self._scanned_at = 0.0
-        self._scan_failing = False  # the last look could not be taken, which was said
+        self._scan_failing = False  # the last scan failed, and a warning was logged
 
     def track(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
-        """Track a tree; `gone` is called once when nothing of it is left, after `main_process_ended`."""
+        """Track a tree; call `gone` once when no process is left, after `main_process_ended`."""
         self._trees[tree.token] = tree
         self._tracked[tree] = _TrackedTree(tree, instance_id, gone)
         if tree.main_pid:
             self._table.main_pids.add(str(tree.main_pid))
 
     def untrack(self, tree: ProcessTree) -> None:
-        """Track a tree no longer of which nothing is left, and tell nobody."""
+        """Stop tracking an empty tree, without a callback."""
         self._trees.pop(tree.token, None)
         self._tracked.pop(tree, None)
         self._waiting.pop(tree, None)
         self._table.main_pids.discard(str(tree.main_pid))
 
     def main_process_ended(self, tree: ProcessTree, scanned: Callable[[], None]) -> None:
-        """Find out, now or some milliseconds from now, what is left of the tree. `scanned` is called
-        when that is known; `gone` follows at once when nothing is."""
+        """Scan for survivors of a tree after its main process has ended, now or some milliseconds later.
+
+        Calls `scanned` when the survivors are known, and `gone` immediately after when there are none.
+        """
         tracked = self._tracked[tree]
         tracked.scanned = scanned
         if tree.main_pid:
@@ -98,17 +103,19 @@ class TreeTracker:
         self._request(0.0)
 
     def refresh(self) -> None:
-        """Make sure that the members are known as of a moment ago.
+        """Scan now, unless the last scan is recent, so that the members of all trees are known.
 
-        To be called before a main_pid is signalled: once it has ended, descent no longer tells who its
-        children were.
+        Call before signalling a main process: once the main process has ended, its children have another
+        parent, and descent no longer shows the tree that they belong to.
         """
         if time.monotonic() - self._scanned_at > _FRESH:
             self._scan()
 
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
-        """Send `signum` to everybody of the tree but its main_pid; with SIGKILL, until nobody is left. A tree
-        of which nothing is left is ignored."""
+        """Send `signum` to every process of the tree except the main one; ignore empty trees.
+
+        With SIGKILL, the tracker repeats the signal until no process is left.
+        """
         tracked = self._tracked.get(tree)
         if tracked is None:
             return
@@ -119,8 +126,12 @@ class TreeTracker:
         self._request(0.0)
 
     def find_survivors(self, trees: list[ProcessTree]) -> list[ProcessTree]:
-        """Those of these (not yet planted) trees of which something may be alive; waits a little to know."""
-        # With the others: a look that does not know of those would take theirs for strangers for good.
+        """Return those of these trees, not yet tracked, that may have living processes.
+
+        Scans up to 100 times, 1 ms apart, until the result is certain. Raises OSError.
+        """
+        # Together with the tracked trees: a scan that knows only these would record members of the others
+        # as foreign for good.
         by_token = {**self._trees, **{tree.token: tree for tree in trees}}
         for _ in range(_SURVIVOR_SCANS):
             if not trees or (self._table.scan(by_token) and self._scan_cgroups(trees)):
@@ -129,7 +140,7 @@ class TreeTracker:
         return trees
 
     def clear(self) -> None:
-        """Let go of every tree."""
+        """Stop tracking every tree."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -169,7 +180,7 @@ class TreeTracker:
             if not settled:
                 again.append(_AGAIN)
             for tracked in list(self._waiting.values()):
-                delay = self._advance(tracked, settled)
+                delay = self._advance(tracked, settled=settled)
                 if delay is not None:
                     again.append(delay)
                 elif tracked.main_ended and settled and not tracked.tree.members:
@@ -177,14 +188,14 @@ class TreeTracker:
         except OSError as error:
             if not self._scan_failing:
                 self._scan_failing = True
-                _log.warning("cannot look for what is left of ended agents: %s; trying again", error)
+                _log.warning("cannot scan for survivors of ended agents: %s; trying again", error)
             again.append(_NO_DESCRIPTORS)
         else:
             self._scan_failing = False
         callbacks = [
             callback
             for tracked in self._waiting.values()
-            if (callback := tracked.take_callback(settled)) is not None
+            if (callback := tracked.take_callback(settled=settled)) is not None
         ]
         for tracked in gone:
             self._waiting.pop(tracked.tree, None)
@@ -207,10 +218,12 @@ class TreeTracker:
             settled &= self._table.scan_cgroup(tree)
         return settled
 
-    def _advance(self, tracked: _TrackedTree, settled: bool) -> float | None:
-        """Does what is due for a tree that waits; s until its next look, None when something else will
-        cause that."""
-        again = self._signal(tracked, settled) if tracked.signum else None
+    def _advance(self, tracked: _TrackedTree, *, settled: bool) -> float | None:
+        """Send signals to a waiting tree and check its survivors.
+
+        Returns the s until the next scan, or None when another event will cause one.
+        """
+        again = self._signal(tracked, settled=settled) if tracked.signum else None
         if tracked.main_ended:
             self._watch_survivors(tracked)
             if not tracked.tree.members:
@@ -219,11 +232,12 @@ class TreeTracker:
             self._waiting.pop(tracked.tree, None)
         return again
 
-    def _signal(self, tracked: _TrackedTree, settled: bool) -> float | None:
+    def _signal(self, tracked: _TrackedTree, *, settled: bool) -> float | None:
         fresh = [member for member in tracked.tree.members.values() if member not in tracked.signalled]
         group = tracked.tree.group
         if tracked.signum == signal.SIGKILL and group is not None and (fresh or not tracked.tree.members):
-            # Reaches who is being forked just now, and who cannot be seen. The main_pid was sent the same.
+            # Reaches children in the middle of a fork, and hidden processes. The main process got the same
+            # signal.
             group.kill()
         for member in fresh:
             pidfd = open_member(member)
@@ -232,7 +246,8 @@ class TreeTracker:
                 os.close(pidfd)
                 tracked.signalled.add(member)
         if tracked.signum == signal.SIGKILL:
-            return _AGAIN if fresh else None  # whom they started before they died is next
+            # the next scan finds children that the members started before they died
+            return _AGAIN if fresh else None
         if settled:
             tracked.signum = 0
             tracked.signalled.clear()
@@ -271,7 +286,10 @@ class TreeTracker:
                 os.close(pidfd)
 
     def _check_hidden(self, tracked: _TrackedTree) -> float | None:
-        """s until the next look for somebody whom the last one did not show; None when there is nobody."""
+        """Check for living processes that the last scan did not show: by the record's lock and the cgroup.
+
+        Returns the s until the next check, or None when there is no such process.
+        """
         tree = tracked.tree
         locked = not tracked.lock_stolen and self._records.is_locked(tracked.instance_id)
         if locked:
@@ -279,7 +297,8 @@ class TreeTracker:
             if marked:
                 self._table.add_members(tree, marked)
                 return 0.0
-        populated = tree.group is not None and tree.group.populated()  # for a moment after an end, too
+        # also for a moment after the end of a process
+        populated = tree.group is not None and tree.group.populated()
         if not locked and not populated:
             return None
         tracked.hidden_checks += 1
@@ -287,15 +306,15 @@ class TreeTracker:
             if locked:
                 tracked.lock_stolen = True
                 _log.warning(
-                    "the lock of the ended run of '%s' is held by %s, which cannot be told to be of it; "
-                    "what holds it is left alone, and the run counts as gone",
-                    tracked.instance_id,
+                    "%s holds the lock of the ended run of '%s', without evidence that the process belongs "
+                    "to the run; the daemon leaves the process alone, and the run counts as gone",
                     self._records.describe_holders(tracked.instance_id),
+                    tracked.instance_id,
                 )
                 return _AGAIN if populated else None
             _log.warning(
-                "something of '%s' is alive and cannot be seen: its cgroup '%s' is not empty; "
-                "end it by hand, or run the daemon as root",
+                "cannot see a living process of '%s': its cgroup '%s' is not empty; "
+                "end the process by hand, or run the daemon as root",
                 tracked.instance_id,
                 tree.group and tree.group.path,
             )

@@ -1,8 +1,8 @@
-"""The descriptor store of the service manager: pidfds that outlive the daemon.
+"""The file descriptor store of the service manager: pidfds that outlive the daemon.
 
-A process that ends while there is no daemon is reaped by somebody else. How it ended can be told from then on
-only through a pidfd that was open all the time (Linux 6.15); systemd holds one for us, and hands it to the
-next daemon (FileDescriptorStoreMax= in systemd.service(5)).
+Another process reaps an agent that ends while no daemon is alive. Afterwards only a pidfd that stayed open
+all the time can report the exit status (Linux 6.15); systemd keeps one, and passes it to the next daemon
+(FileDescriptorStoreMax= in systemd.service(5)).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Collection, Mapping, MutableMapping
 
 from hostmanager_server.linux.sd_notify import NotifySocket
 
-# Handed over from descriptor 3 on, they must stay below the soft limit of open files, 1024 as a rule.
-MOST = 900
+# The next daemon gets them as descriptors 3 and up, and they must stay below the soft limit of open files,
+# usually 1024.
+MAX_STORED = 900
 
 
 class DescriptorStore:
-    """Keeps a pidfd for each run, by the run's token. Does nothing where there is no service manager.
+    """Keeps a pidfd for each run, by the run's token; does nothing without a service manager.
 
-    What cannot be said to it at the moment is not waited for: a pidfd that is not kept costs no more than an
-    exit code that nobody knows, and one that is kept for too long is let go of later.
+    The store never waits for a service manager that is busy: the loss of a pidfd costs only an exit status,
+    and the store removes a needless pidfd later.
     """
 
     def __init__(self, socket: NotifySocket | None, passed: Mapping[str, int]) -> None:
@@ -31,8 +32,11 @@ class DescriptorStore:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> DescriptorStore:
-        """The one of the service manager that started this process, with what it passed over. That is taken
-        out of `environ`, as it means nothing to a program that this process becomes."""
+        """Return the store of the service manager that started this process, with the passed pidfds.
+
+        Removes the variables of the protocol from `environ`, because they mean nothing to a program that
+        this process may execute.
+        """
         passed = {}
         listed = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
         if listed["LISTEN_PID"] == str(os.getpid()) and listed["LISTEN_FDS"].isdecimal():
@@ -43,15 +47,18 @@ class DescriptorStore:
         return cls(NotifySocket.from_environment(environ), passed)
 
     def keep(self, token: str, pidfd: int) -> None:
-        """Have the pidfd of a run outlive this process."""
-        if self._socket is None or len(self._kept) >= MOST:
+        """Store the pidfd of a run in the service manager."""
+        if self._socket is None or len(self._kept) >= MAX_STORED:
             return
-        # It stays though the process ends: that is what it is for.
+        # FDPOLL=0: the pidfd must stay stored after the process ends.
         if self._socket.send("FDSTORE=1", f"FDNAME={token}", "FDPOLL=0", descriptors=(pidfd,)):
             self._kept.add(token)
 
     def drop(self, token: str) -> None:
-        """The end of this run is known, and told. Does nothing when it is not kept."""
+        """Remove a run's pidfd from the service manager, now or with the next call; ignore unknown runs.
+
+        Call when the end of the run has been reported.
+        """
         if self._socket is None:
             return
         self._kept.discard(token)
@@ -60,11 +67,14 @@ class DescriptorStore:
             self._to_drop.pop()
 
     def passed(self, token: str) -> int | None:
-        """The pidfd of a run that was kept while no daemon lived; not for the caller to close."""
+        """Return the pidfd that the service manager passed for a run; the store closes it."""
         return self._passed.get(token)
 
     def close_passed(self, tokens: Collection[str]) -> None:
-        """Of what was passed over nothing is needed here any more; these runs go on, and are still kept."""
+        """Close all passed pidfds, and remove from the service manager those of other runs than these.
+
+        The runs in `tokens` go on, and their pidfds stay stored.
+        """
         for token, descriptor in self._passed.items():
             os.close(descriptor)
             if token not in tokens:
@@ -73,7 +83,7 @@ class DescriptorStore:
         self._kept.update(tokens)
 
     def close(self) -> None:
-        """Say nothing any more. What is kept stays so."""
+        """Stop sending; stored pidfds stay with the service manager."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

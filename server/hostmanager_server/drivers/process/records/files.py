@@ -1,7 +1,7 @@
-"""The files that an earlier daemon left in the directory of records, or that were removed from there since.
+"""Record files of an earlier daemon, including files removed from the directory since.
 
-Each process of a run holds its record open. An open file can be read, and its lock be tried, also when the
-file is in no directory.
+Each process of a run holds its record open. A reader can read an open file, and test its lock, even when
+the file is in no directory.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from hostmanager_server.drivers.process.records.holders import (
 from hostmanager_server.drivers.process.records.record import Record
 
 RECORD, ASIDE = ".json", ".corrupt"
-# Nothing but a regular file is opened so: a link is refused, and a pipe or a device is not waited for.
+# With these flags, open(2) refuses a link, and does not wait for a pipe or a device.
 OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_LONGEST_NAME = 180  # a file name may have 255 bytes, suffixes included
+_LONGEST_NAME = 180  # a file name has at most 255 bytes, suffixes included
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordFile:
-    """A file that is a record, was one, or should be. `path` is where it is, or was if it is not `there`.
+    """A file that is a record, was one, or should be one.
 
-    `locked`: something of its run is alive. `record`: what it says, or None, and `problem` why it does not.
-    `file`: a descriptor of it, for the caller to close, where it is locked, and was removed or is no record.
+    `path` is the present path, or the former one of a file that is not `in_directory`. `locked`: a process
+    of the run is alive. `record`: the content, or None with the reason in `problem`. `file`: a descriptor
+    for the caller to close, for locked files that were removed or are no record; otherwise None.
     """
 
     path: str
@@ -51,15 +52,16 @@ class RecordFile:
     file: int | None
 
     def close(self) -> None:
+        """Close the descriptor, if there is one."""
         if self.file is not None:
             os.close(self.file)
 
 
 def find_record_files(directory: Path) -> list[RecordFile]:
-    """Find the records in the directory, and those that were removed from it and are locked.
+    """Return the records in the directory, and removed ones that are locked.
 
-    A file that is not the daemon's own is skipped and reported. Raises OSError for want of descriptors or
-    memory.
+    Skips and reports files that do not belong to the daemon's user. Raises OSError for a lack of
+    descriptors or memory.
     """
     found = []
     reports = SkipReports()
@@ -67,7 +69,7 @@ def find_record_files(directory: Path) -> list[RecordFile]:
         if name.endswith((RECORD, ASIDE)):
             path = str(directory / name)
             try:
-                file = open_record(path, os.O_RDONLY, links=None)
+                descriptor = open_record(path, os.O_RDONLY, links=None)
             except FileNotFoundError:
                 continue  # removed since the listing
             except OSError as error:
@@ -75,28 +77,28 @@ def find_record_files(directory: Path) -> list[RecordFile]:
                     raise
                 reports.add(f"the runtime record '{path}'", error.strerror)
                 continue
-            found.append(_inspect(path, file, in_directory=True))
+            found.append(_inspect(path, descriptor, in_directory=True))
     reports.close()
     for held in find_held(directory, (RECORD, ASIDE)):
-        one = _inspect(held.path, held.file, in_directory=False)
-        if one.record is not None and not belongs_to_its_run(one.record, held.holders):
+        file = _inspect(held.path, held.file, in_directory=False)
+        if file.record is not None and not belongs_to_its_run(file.record, held.holders):
             _refuse(held)
-            one.close()
+            file.close()
         else:
-            found.append(one)
+            found.append(file)
     return found
 
 
 def any_removed(directory: Path) -> bool:
-    """Whether files were removed from the directory, or with it, that are locked still. Raises OSError."""
+    """Return whether a locked file was removed from the directory, or with it. Raises OSError."""
     held = find_held(directory, (RECORD, ASIDE))
-    for one in held:
-        os.close(one.file)
+    for file in held:
+        os.close(file.file)
     return bool(held)
 
 
 def secure_directory(directory: Path) -> None:
-    """Make the directory of records, for the daemon's user only; report one that is another's.
+    """Create the directory of records for the daemon's user only; log one with another owner.
 
     Raises OSError.
     """
@@ -105,7 +107,7 @@ def secure_directory(directory: Path) -> None:
     if info.st_uid != os.geteuid():
         _log.error(
             "cannot trust the directory of runtime records '%s': it belongs to user id %d, and the daemon is "
-            "%d; records in it that are not the daemon's own are skipped; change its owner",
+            "%d; the daemon skips records of other owners; change the owner of the directory",
             directory,
             info.st_uid,
             os.geteuid(),
@@ -113,9 +115,9 @@ def secure_directory(directory: Path) -> None:
     elif stat.S_IMODE(info.st_mode) & 0o077:
         try:
             os.chmod(directory, 0o700)
-            done = "it is closed to them"
-        except OSError as error:  # a read-only disk keeps others from writing there, too
-            done = f"it cannot be closed to them: {error.strerror}"
+            done = "the daemon closed it to them"
+        except OSError as error:  # on a read-only disk, other users cannot write either
+            done = f"cannot close it to them: {error.strerror}"
         _log.warning(
             "the directory of runtime records '%s' was open to other users (mode %o); %s",
             directory,
@@ -125,8 +127,11 @@ def secure_directory(directory: Path) -> None:
 
 
 def open_record(path: str, flags: int, links: int | None = 1) -> int:
-    """Open a file of the directory of records. Raises OSError, NotOursError unless it is a regular file of
-    the daemon's user with so many names (None: any number of them)."""
+    """Open a file of the directory of records and return the descriptor.
+
+    Raises OSError; NotOurRecordError unless the file is regular, belongs to the daemon's user and has
+    `links` names (None: any number).
+    """
     file = os.open(path, flags | OPEN_FLAGS, 0o600)
     try:
         must_be_ours(os.fstat(file), links)
@@ -137,10 +142,10 @@ def open_record(path: str, flags: int, links: int | None = 1) -> int:
 
 
 def file_name(instance_id: str) -> str:
-    """A file name of its own for each instance id, whatever characters are in it."""
+    """Return a unique file name for an instance id, percent-encoded."""
     name = quote(os.fsencode(instance_id), safe="")
     if len(name) > _LONGEST_NAME:
-        # No quoted name has a '%' before a '-'.
+        # No percent-encoded name has a '%' before a '-'.
         name = f"{name[:100]}%-{hashlib.sha256(name.encode()).hexdigest()}"
     return name
 
@@ -149,12 +154,12 @@ def _inspect(path: str, file: int, *, in_directory: bool) -> RecordFile:
     locked = is_locked(file)
     data, record, problem = b"", None, ""
     try:
-        # Not skipped: its lock keeps a second agent from being started, also where it is not believed.
+        # The file counts even with invalid content: its lock prevents a second agent.
         must_be_ours(os.fstat(file), links=1 if in_directory else 0)
         data = read_bounded(file)
         parsed = Record.from_json(data)
         if file_name(parsed.run.instance_id) != os.path.splitext(os.path.basename(path))[0]:
-            raise ValueError(f"it is of instance '{parsed.run.instance_id}'")
+            raise ValueError(f"the record names instance '{parsed.run.instance_id}'")
         record = _with_own_group(parsed, path)
     except ValueError as error:
         problem = str(error)
@@ -170,12 +175,15 @@ def _inspect(path: str, file: int, *, in_directory: bool) -> RecordFile:
 
 
 def _with_own_group(record: Record, path: str) -> Record:
-    """Drop a cgroup that no daemon made for this run: its processes would be ended with the run."""
+    """Return the record without a cgroup that no daemon created for this run.
+
+    Otherwise the end of the run would kill processes of another cgroup.
+    """
     if record.group is None or _is_made_for(record.group, record):
         return record
     _log.warning(
-        "cannot use the cgroup '%s' of the runtime record '%s': no daemon made it for that run; "
-        "its agent is tracked without",
+        "cannot use the cgroup '%s' of the runtime record '%s': no daemon created it for that run; "
+        "the daemon tracks the agent without a cgroup",
         record.group.path,
         path,
     )
@@ -183,7 +191,7 @@ def _with_own_group(record: Record, path: str) -> Record:
 
 
 def _is_made_for(group: Cgroup, record: Record) -> bool:
-    # See Cgroups: the parent is the daemon's own, and the run's marker is part of the name.
+    # See Cgroups: the parent directory is the daemon's own, and the name contains the run's marker.
     parent, name = os.path.split(group.path)
     return (
         os.path.normpath(group.path) == group.path
@@ -195,8 +203,8 @@ def _is_made_for(group: Cgroup, record: Record) -> bool:
 
 def _refuse(held: HeldFile) -> None:
     _log.error(
-        "cannot believe the removed runtime record '%s': pid %s, which hold it, are not of the run that it "
-        "names; it is skipped",
+        "cannot use the removed runtime record '%s': its holders, pid %s, do not belong to the run in the "
+        "record; the daemon skips it",
         held.path,
         ", ".join(map(str, held.holders)),
     )

@@ -1,8 +1,8 @@
-"""Runtime records that were removed from their directory, found through the processes that hold them.
+"""Holders of runtime records: processes with the descriptor of a record that was removed.
 
-A process chooses what is behind each of its descriptors, and in a mount namespace of its own the path of
-that too. Nothing is therefore opened before its kind, owner and mount are known, and no error of one
-process concerns another or the daemon.
+A process chooses the files behind its descriptors and, in a mount namespace of its own, their paths.
+Therefore the daemon opens no file before it has checked kind, owner and mount, and an error of one process
+affects neither other processes nor the daemon.
 """
 
 from __future__ import annotations
@@ -19,30 +19,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.process.membership import agent_uids, claims, descends, shares_namespaces
+from hostmanager_server.drivers.process.membership import (
+    agent_uids,
+    descends,
+    has_mark_or_marker,
+    shares_namespaces,
+)
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import read_file, read_stat
 
-LONGEST = 32 << 20  # bytes; Linux takes 6 MiB of arguments and environment, which JSON may triple
-_REMOVED = " (deleted)"  # what /proc appends to the path that such a file had
-SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this process, not of the one that is looked at
-_REPORTED = 10  # processes that are named, before the others are only counted
+LONGEST = 32 << 20  # bytes; Linux accepts 6 MiB of arguments and environment, which JSON may triple
+_REMOVED = " (deleted)"  # the suffix that /proc appends to the path of a removed file
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors of this process, not of the inspected one
+_REPORTED = 10  # named files; the others are only counted
 _MOUNT = re.compile(rb"^mnt_id:\s+(\d+)", re.MULTILINE)
 _LOCK = re.compile(rb"^lock:.* FLOCK .*:(\d+) ", re.MULTILINE)
-_HOLDERS = 1_000  # of one file; each is looked at more closely
+_HOLDERS = 1_000  # holders of one file that the daemon inspects
 _DESCRIPTORS = 20_000
 _log = logging.getLogger(__name__)
 
 
 class NotOurRecordError(OSError):
-    """A file that the daemon does not read as a record; the text says why."""
+    """A file that the daemon does not read as a record; the text gives the reason."""
 
 
 @dataclass(eq=False, slots=True)
 class HeldFile:
-    """A removed file that has its lock held. `path` is where it was, `file` a descriptor of it for the caller
-    to close, `holders` the pids of (the first) processes in the daemon's namespaces that have it open."""
+    """A removed file with a held lock.
+
+    `path` is the former path, `file` a descriptor for the caller to close, `holders` the pids of (the
+    first) processes in the daemon's namespaces that have the file open.
+    """
 
     path: str
     file: int
@@ -50,30 +58,32 @@ class HeldFile:
 
 
 class SkipReports:
-    """Names the first things that were skipped, and counts the others."""
+    """Warnings for skipped files: the first ten name the file, one more counts the others."""
 
     def __init__(self) -> None:
         self._skipped = 0
 
-    def add(self, what: str, why: object) -> None:
+    def add(self, subject: str, why: object) -> None:
+        """Log or count a skipped file."""
         self._skipped += 1
         if self._skipped <= _REPORTED:
-            _log.warning("cannot read %s: %s; it is skipped", what, why)
+            _log.warning("cannot read %s: %s; the daemon skips it", subject, why)
 
     def close(self) -> None:
+        """Log the number of skipped files beyond the first ten."""
         if self._skipped > _REPORTED:
-            _log.warning("cannot read %d more of that kind; they are skipped", self._skipped - _REPORTED)
+            _log.warning("cannot read %d more of that kind; the daemon skips them", self._skipped - _REPORTED)
 
 
 def find_held(directory: Path, suffixes: Collection[str]) -> list[HeldFile]:
-    """Find the files with these suffixes that were removed from `directory` and have their lock still held.
+    """Return the locked files with these suffixes that were removed from `directory`.
 
-    Raises OSError for want of descriptors or memory, and for nothing that another process does.
+    Raises OSError for a lack of descriptors or memory; never for an action of another process.
     """
     parent = os.path.realpath(directory)
     endings = tuple(suffix + _REMOVED for suffix in suffixes)
     mount: int | None = None
-    found: dict[tuple[int, int], HeldFile | None] = {}  # None: a file that is not locked
+    found: dict[tuple[int, int], HeldFile | None] = {}  # None: an unlocked file
     reports = SkipReports()
     try:
         for pid, path in _links():
@@ -81,27 +91,30 @@ def find_held(directory: Path, suffixes: Collection[str]) -> list[HeldFile]:
                 continue
             mount = _mount_of(directory) if mount is None else mount
             try:
-                _consider(pid, str(directory / os.path.basename(path).removesuffix(_REMOVED)), mount, found)
+                _inspect_holder(
+                    pid, str(directory / os.path.basename(path).removesuffix(_REMOVED)), mount, found
+                )
             except (FileNotFoundError, ProcessLookupError):
-                continue  # the process has ended, or let go of the file
+                continue  # the process has ended, or has closed the file
             except OSError as error:
                 if error.errno in SCARCE:
                     raise
                 reports.add(f"the removed record that pid {pid} seems to hold", error.strerror or error)
     except BaseException:
-        for one in found.values():
-            if one is not None:
-                os.close(one.file)
+        for held in found.values():
+            if held is not None:
+                os.close(held.file)
         raise
     reports.close()
-    return [one for one in found.values() if one is not None]
+    return [held for held in found.values() if held is not None]
 
 
 def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
-    """Return whether one of the holders of a record is of the run that the record tells of.
+    """Return whether at least one holder of a record belongs to the run in the record.
 
-    The main process is the one that the record names, and holds the record itself or has the run's mark,
-    marker or cgroup. Any other holder has these too, or is of the main process's session or descent.
+    The main process counts if it is the recorded one, and holds the record itself or has the run's mark,
+    marker or cgroup. Any other holder counts with one of these, or with the session or descent of the main
+    process.
     """
     main = record.identity.pid
     pidfd = pidfds.open_verified(record.identity)
@@ -115,13 +128,13 @@ def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
         return True
     if alive and not _is_kin(main, record):
         return False
-    # While a session has members, its number is given to no new process.
+    # While a session has members, the kernel assigns its number to no new process.
     has_number = verified or read_stat(main) is None
     return any((alive and descends(pid, main)) or (has_number and _session(pid) == main) for pid in holders)
 
 
 def holders_of(file: int) -> list[int]:
-    """Return the pids of processes in the daemon's namespaces that have this file as their record."""
+    """Return the pids of processes in the daemon's namespaces that hold this file as their record."""
     path, info = os.readlink(f"/proc/self/fd/{file}"), os.fstat(file)
     found = []
     for pid, held in _links():
@@ -133,9 +146,10 @@ def holders_of(file: int) -> list[int]:
 
 
 def lock_holders(inode: int) -> list[int]:
-    """Return the pids of processes that hold the lock of the file with this inode number, if they are seen.
+    """Return the pids of processes that hold the lock of the file with this inode number.
 
-    For a message only: no file system is asked, and not more than so many descriptors are looked at.
+    For messages only: the function asks no file system, reads at most 20,000 descriptors, and misses
+    processes that this user cannot inspect.
     """
     found = []
     left = _DESCRIPTORS
@@ -151,19 +165,19 @@ def lock_holders(inode: int) -> list[int]:
 
 
 def must_be_ours(info: os.stat_result, links: int | None = None) -> None:
-    """Raise NotOurRecordError unless the file is regular, the daemon user's, with `links` names."""
+    """Raise NotOurRecordError unless the file is regular, the daemon user's, and has `links` names."""
     if not stat.S_ISREG(info.st_mode):
-        raise NotOurRecordError(errno.EINVAL, "it is not a regular file")
+        raise NotOurRecordError(errno.EINVAL, "the file is not regular")
     if info.st_uid != os.geteuid():
         raise NotOurRecordError(
-            errno.EPERM, f"it belongs to user id {info.st_uid}, and the daemon is {os.geteuid()}"
+            errno.EPERM, f"the file belongs to user id {info.st_uid}, and the daemon is {os.geteuid()}"
         )
     if links is not None and info.st_nlink != links:
-        raise NotOurRecordError(errno.EMLINK, f"it has {info.st_nlink} names (hard links), not {links}")
+        raise NotOurRecordError(errno.EMLINK, f"the file has {info.st_nlink} names (hard links), not {links}")
 
 
 def is_locked(file: int) -> bool:
-    """Return whether another open file holds the lock of this one. If not, this descriptor does now."""
+    """Return whether another open file holds the lock of this one; otherwise take the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -172,18 +186,21 @@ def is_locked(file: int) -> bool:
 
 
 def read_bounded(file: int) -> bytes:
-    """Read a file from its beginning. Raises NotOurRecordError for one that is longer than any record."""
+    """Return the content of a file.
+
+    Raises NotOurRecordError for a file that is longer than any record (32 MiB).
+    """
     data = b""
     while part := os.pread(file, 1 << 16, len(data)):
         data += part
         if len(data) > LONGEST:
-            raise NotOurRecordError(errno.EFBIG, f"it has more than {LONGEST} bytes")
+            raise NotOurRecordError(errno.EFBIG, f"the file has more than {LONGEST} bytes")
     return data
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A descriptor opened with O_PATH: it tells what a file is, and reads nothing of it."""
+    """A descriptor opened with O_PATH, which shows the kind of a file and reads no content."""
 
     descriptor: int
 
@@ -198,14 +215,14 @@ def _entered(pid: int) -> _Place:
     return _Place(os.open(_link(pid), os.O_PATH | os.O_CLOEXEC))
 
 
-def _consider(pid: int, path: str, mount: int, found: dict[tuple[int, int], HeldFile | None]) -> None:
-    """Take note of the file that a process holds. Raises OSError, also NotOurRecordError."""
-    # First what asks no file system: one of a stranger's need not answer.
+def _inspect_holder(pid: int, path: str, mount: int, found: dict[tuple[int, int], HeldFile | None]) -> None:
+    """Add the file that a process holds to `found`. Raises OSError, also NotOurRecordError."""
+    # Namespaces first, because they involve no file system: a foreign file system may never answer.
     if not shares_namespaces(pid):
         raise NotOurRecordError(errno.EXDEV, "the process is in other namespaces (mount, pid or user)")
     with _entered(pid) as place:
         if _mount_id(place.descriptor) != mount:
-            raise NotOurRecordError(errno.EXDEV, "it is on another mount than the state directory")
+            raise NotOurRecordError(errno.EXDEV, "the file is on another mount than the state directory")
         info = os.fstat(place.descriptor)
         must_be_ours(info, links=0)
         key = info.st_dev, info.st_ino
@@ -224,21 +241,21 @@ def _consider(pid: int, path: str, mount: int, found: dict[tuple[int, int], Held
 
 def _is_kin(pid: int, record: Record) -> bool:
     uids = agent_uids(record.uid, record.process.user)
-    if claims(pid, record.token.encode(), record.mark, uids):
+    if has_mark_or_marker(pid, record.token.encode(), record.mark, uids):
         return True
     return record.group is not None and pid in record.group.pids()
 
 
 def _session(pid: int) -> int:
-    seen = read_stat(pid)
-    return 0 if seen is None else seen.session
+    stat = read_stat(pid)
+    return 0 if stat is None else stat.session
 
 
 def _links() -> Iterator[tuple[int, str]]:
-    """Iterate over the processes that have a descriptor where agents have their record, with its path."""
+    """Yield the pid of each process with the descriptor number of records, and the path behind it."""
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            with suppress(OSError):  # without one, gone, or of a user whose descriptors are not shown
+            with suppress(OSError):  # no such descriptor, process gone, or descriptors hidden from this user
                 yield int(name), os.readlink(_link(int(name)))
 
 
@@ -247,7 +264,7 @@ def _link(pid: int) -> str:
 
 
 def _mount_of(directory: Path) -> int:
-    """Return the mount of a directory, or of the nearest one above it that exists."""
+    """Return the mount id of a directory, or of its nearest existing parent."""
     for place in (directory, *directory.resolve().parents):
         with suppress(FileNotFoundError):
             descriptor = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

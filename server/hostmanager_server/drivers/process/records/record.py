@@ -1,4 +1,4 @@
-"""One run as it is written down for the next daemon."""
+"""The runtime record: one run, as JSON for the next daemon."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hostmanager_server.core.spec import EnvFile, ProcessSpec
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.linux.pidfds import Identity
 
-VERSION = 2  # 1 had no flags
+VERSION = 2  # version 1 had no flags
 _LAST_PID = 1 << 22  # the highest kernel.pid_max, see proc_sys_kernel(5)
-# Flags stand where they can be set in place, with one byte that is written whole or not at all.
+# Flags stand at fixed offsets. One byte sets a flag in place, and a write of one byte is atomic.
 _HEAD = b'{"version": %d, "released": ' % VERSION
 RELEASED_AT = len(_HEAD)
 _MIDDLE = b', "ready": '
@@ -22,13 +22,13 @@ READY_AT = RELEASED_AT + 1 + len(_MIDDLE)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run as written down: who it is, and what it runs. `token` is the value of its environment
-    marker. `agent_class` is empty where the daemon that wrote it did not say.
+    """One run as written to disk: the identity of its main process, and the spec that it runs.
 
-    `released`: it was let out of the gate, so it has been the agent. `ready`: its readiness probe has
-    succeeded, or it has none. `group`: its cgroup, if it was given one. `uid`: the user id that it was
-    started with. `mark`: the number in its limits (see `membership`). Earlier versions have
-    neither.
+    `token` is the value of the run marker in the environment. `agent_class` is empty in records of older
+    daemons. `released`: the process left the gate, so it has become the agent. `ready`: the readiness probe
+    has succeeded, or there is none. `group`: the cgroup, if the daemon created one. `uid`: the user id at
+    the start. `mark`: the number in the resource limits (see `membership`). `uid` and `mark` are None in
+    records of older daemons.
     """
 
     run: RunKey
@@ -44,6 +44,7 @@ class Record:
     mark: int | None = None
 
     def to_json(self) -> bytes:
+        """Return the record as JSON; the flags `released` and `ready` stand at fixed offsets."""
         process = self.process
         return json.dumps(
             {
@@ -78,7 +79,7 @@ class Record:
 
     @staticmethod
     def from_json(data: bytes) -> Record:
-        """Raises ValueError, saying what is wrong with it."""
+        """Return the record in a JSON text. Raises ValueError with the reason."""
         try:
             fields = json.loads(data)
             if fields["version"] not in (1, VERSION):
@@ -140,7 +141,7 @@ def _process(fields: Any) -> ProcessSpec:
         limits=tuple(
             (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
         ),
-        # A daemon that knows neither wrote none.
+        # Records of older daemons have neither field.
         env_files=tuple(
             EnvFile(_text(path), str(digest), bool(optional))
             for path, digest, optional in fields.get("env_files", ())
