@@ -29,10 +29,13 @@ class Poller(Protocol):
         """Call `callback` each time `fd` becomes readable or hangs up, until `unwatch`."""
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching a descriptor, which the caller closes afterwards; ignore unknown ones."""
+        """Stop watching a descriptor; ignore unknown ones.
+
+        The caller closes the descriptor afterwards.
+        """
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` once, `seconds` from now, and return the timer that cancels the call."""
+        """Call `callback` once, `seconds` from now; the returned timer cancels the call."""
 
     def now(self) -> Instant:
         """Return the present time."""
@@ -47,14 +50,14 @@ class Driver(Protocol):
     """
 
     def follow(self, spec: InstanceSpec) -> None:
-        """Track an instance, new or known, with this spec from now on; return at once, raise nothing.
+        """Track an instance, new or known, with this spec; return at once, raise nothing.
 
-        A driver of services that run without the daemon also posts the present state of the service: ServiceObserved
-        or Unobservable, and Appeared when the service runs.
+        A driver of services that run without the daemon also posts the present state of the service:
+        ServiceObserved or Unobservable, and Appeared when the service runs.
         """
 
     def forget(self, spec: InstanceSpec) -> None:
-        """Stop tracking an instance and post nothing more about it; return at once, raise nothing.
+        """Stop posting events of an instance; return at once, raise nothing.
 
         A running process or container keeps running.
         """
@@ -67,14 +70,16 @@ class Driver(Protocol):
         """
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
-        """Signal the main process of a run, or the whole tree; return at once, raise nothing.
+        """Signal the main process or the whole tree; return at once, raise nothing.
 
         With SIGKILL to the whole tree the driver repeats the signal until no process is left, or posts
         StopFailed. The driver ignores runs that are gone or unknown.
         """
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """Take over the verified runs of an earlier daemon and return them, ended ones included.
+        """Take over the runs of an earlier daemon and return them, ended ones included.
+
+        The driver verifies each run.
 
         The supervisor calls `adopt` once, before any launch. `specs` holds the configured instances by id.
         The driver posts events of the adopted runs only after the call has returned.
@@ -83,17 +88,22 @@ class Driver(Protocol):
         """
 
     def disown(self) -> None:
-        """Release every run without stopping a process, and post nothing more; raise nothing.
+        """Release every run without stopping a process; return at once, raise nothing.
+
+        The driver posts nothing more.
 
         The next daemon adopts the runs.
         """
 
     def close(self) -> None:
-        """Release all resources of the driver; raise nothing. Call when no run is left, or after `disown`."""
+        """Release all resources of the driver; raise nothing.
+
+        Call `close` when no run is left, or after `disown`.
+        """
 
 
 class ServiceDriver(Driver, Protocol):
-    """A driver of compose services, which also reads the compose files that define them."""
+    """A driver of compose services, which also reads the files that define them."""
 
     def load(self) -> Catalog:
         """Return the catalog of the managed compose files; slow, and raises nothing.
@@ -110,27 +120,32 @@ class ServiceDriver(Driver, Protocol):
 
 
 class ServiceListener(Protocol):
-    """The receiver of notifications that concern no single instance, on the supervisor thread."""
+    """The receiver of notifications that concern no single instance.
+
+    The driver notifies on the supervisor thread.
+    """
 
     def surveyed(self, survey: Survey) -> None:
-        """Accept the new survey: orphans, image tags or the presence of the engine have changed."""
+        """Accept the new survey: orphans, image tags or the engine's presence changed."""
 
     def files_changed(self) -> None:
-        """Schedule a reload of the catalog: a compose file, or a file that one includes, has changed."""
+        """Schedule a reload of the catalog: a compose file, or an included file, changed."""
 
 
 class Output(Protocol):
     """The files that receive the output of agents."""
 
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
-        """Open the output file of an instance and return a descriptor for the caller to close.
+        """Open the output file of an instance for appending and return the descriptor.
+
+        The caller closes the descriptor.
 
         The descriptor is in append mode and close-on-exec. Raises OSError; RefusedFileError for a file or
         directory that the daemon must not use.
         """
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Stop maintaining the output file of an instance that is managed no longer; return at once."""
+        """Stop maintaining the output file of an unmanaged instance; return at once."""
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Maintain the output file of a process that an earlier daemon started; return at once."""
+        """Maintain the output file of a process of an earlier daemon; return at once."""

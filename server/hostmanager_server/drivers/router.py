@@ -10,7 +10,7 @@ from hostmanager_server.drivers.contract import Driver
 
 
 class DriverRouter:
-    """The driver of native processes and compose services; see `Driver` for the contract."""
+    """A driver of native processes and compose services; see `Driver`."""
 
     def __init__(self, processes: Driver, services: Driver) -> None:
         self._processes = processes

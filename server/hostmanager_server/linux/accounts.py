@@ -15,13 +15,13 @@ def user_name(uid: int) -> str:
 
 
 def describe_user(uid: int) -> str:
-    """Return a user as messages show one: "user 'alice'", or "user 1001" without an entry."""
+    """Return a user for a message: "user 'alice'", or "user 1001" without an entry."""
     name = user_name(uid)
     return f"user {name}" if name == str(uid) else f"user {name!r}"
 
 
 def describe_group(gid: int) -> str:
-    """Return a group as messages show one: "group 'staff'", or "group 50" without an entry."""
+    """Return a group for a message: "group 'staff'", or "group 50" without an entry."""
     try:
         return f"group {grp.getgrgid(gid).gr_name!r}"
     except KeyError:
@@ -29,7 +29,7 @@ def describe_group(gid: int) -> str:
 
 
 def is_private_group(uid: int, gid: int) -> bool:
-    """Return whether a group is the user's primary one, has the user's name and no other member.
+    """Return whether a group is the user's own: with that name and no other member.
 
     Distributions set up such a private group for each user; the user's files may then be open to the group.
     """

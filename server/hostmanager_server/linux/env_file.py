@@ -22,7 +22,10 @@ CARRIER = "HOSTMANAGER_ENV_"
 
 
 class EnvFileError(Exception):
-    """An env file that the daemon cannot use; the text gives reason and remedy, and quotes no value."""
+    """An env file that the daemon cannot use; the text quotes no value of the file.
+
+    The text gives reason and remedy.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class EnvFileContent:
 
 
 def read_env_file(path: str, user: int | None = None, *, optional: bool = False) -> EnvFileContent:
-    """Return the variables of the file at an absolute path, for an agent of user id `user`.
+    """Return the variables of the file at an absolute path, for an agent of `user`.
 
     None is the daemon's own user. As root, the daemon refuses a file that others than root and that user
     may write or replace; as another user, it warns. An optional file that is missing has no variables.
@@ -79,7 +82,7 @@ def digest_of(variables: Mapping[str, str]) -> str:
 
 
 def _open_and_read(path: str) -> tuple[os.stat_result, bytes]:
-    """Return the state of a regular file and its first bytes, up to the maximum and one more.
+    """Return the state of a regular file and its first `MAX_BYTES` + 1 bytes.
 
     Raises OSError, ValueError, EnvFileError.
     """
@@ -173,7 +176,7 @@ def _untrusted_file(info: os.stat_result, trusted: Collection[int | None]) -> st
 
 
 def _other_writers(info: os.stat_result) -> str:
-    """Return who may write a file by its mode, besides owner and root; empty for no other user."""
+    """Return the other users with write permission, for a message; empty for none."""
     if info.st_mode & stat.S_IWOTH:
         return "every user of this machine"
     if info.st_mode & stat.S_IWGRP and info.st_gid != 0 and not is_private_group(info.st_uid, info.st_gid):

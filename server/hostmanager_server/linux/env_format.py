@@ -1,8 +1,10 @@
-"""The format of environment files: lines NAME=VALUE, a subset that systemd reads identically.
+"""The format of environment files: a subset of systemd's, in lines NAME=VALUE.
 
-The page docs/reference/site-config.md describes the format. The parser expands nothing. A line that systemd, docker
-and a shell would read differently is an error, because the meaning must be explicit. No message quotes a
-value.
+systemd reads every valid file in the same way.
+
+The page docs/reference/site-config.md describes the format. The parser expands nothing. A line that
+systemd, docker and a shell would read differently is an error, because the meaning must be explicit. No
+message quotes a value.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class _Value:
 
 
 def parse_env(text: str) -> dict[str, str]:
-    """Return the variables of a file, in the order of the file. Raises EnvFormatError."""
+    """Return the variables of a file, in its order. Raises EnvFormatError."""
     found: dict[str, str] = {}
     first: dict[str, int] = {}
     lines = text.split("\n")
@@ -70,7 +72,7 @@ def _check_name(name: str, equals: str, line: int) -> None:
 
 
 def _value(rest: list[str], name: str, line: int) -> _Value:
-    """Return the value that starts at the first of these lines, which are the rest of the file."""
+    """Return the value that starts at the first of these lines, the rest of the file."""
     quote = rest[0][:1]
     if quote in ("'", '"'):
         return _quoted(rest, quote, name, line)

@@ -1,4 +1,7 @@
-"""Removal of the head of a file that others append to, by modes of fallocate(2) missing in `os`."""
+"""Removal of the head of a file that others append to, by fallocate(2).
+
+The `os` module lacks the modes that this needs.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def _call(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def data_start(fd: int) -> int:
-    """Return the offset of the first byte outside a hole; the file's size when there is none."""
+    """Return the offset of the first byte outside a hole; the size without data."""
     try:
         return os.lseek(fd, 0, os.SEEK_DATA)
     except OSError as error:

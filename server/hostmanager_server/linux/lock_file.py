@@ -15,7 +15,7 @@ class HeldError(Exception):
 
 
 def take_lock_file(path: Path, flags: int = os.O_RDWR, *, any_owner: bool = False) -> int:
-    """Lock a file of the daemon's, write this process's pid into it, and return the descriptor.
+    """Lock a file of the daemon's, write the pid into it, and return the descriptor.
 
     The open descriptor holds the lock. Raises HeldError, NotOursError when the daemon must not write the
     file, or another OSError.

@@ -25,7 +25,7 @@ _MOST = 8 << 20  # the kernel accepts 6 MiB at an exec; a process can fake an en
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of one process, different from any other process that ever had its pid.
+    """The identity of a process, unique among all processes that ever had its pid.
 
     `start` is in clock ticks since boot. Start times are too coarse to detect a quick reuse of a pid (in
     forced reuses they collided 27 times in 30), so the identity includes `inode`, the unique number of the
@@ -66,7 +66,10 @@ def boot_id() -> str:
 
 
 def read_file(path: str) -> bytes:
-    """Return the content of a small file, at most 8 MiB; cheaper than `open()`. Raises OSError."""
+    """Return the content of a small file, at most 8 MiB. Raises OSError.
+
+    The function is cheaper than `open()`.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = part = os.read(descriptor, _READ)
@@ -79,7 +82,7 @@ def read_file(path: str) -> bytes:
 
 
 def read_stat(pid: int | str) -> Stat | None:
-    """Return the state of a process; None for no process, or one that this user may not see.
+    """Return the state of a process; None for none, or one hidden from this user.
 
     The mount option `hidepid` hides processes of other users, see proc(5).
     """
@@ -109,7 +112,10 @@ def parse_stat(data: bytes) -> Stat:
 
 @cache
 def _shared_device() -> int:
-    """Return the device of the one inode that anonymous files share, pidfds before pidfs included."""
+    """Return the device of the inode that anonymous files share.
+
+    Before pidfs, pidfds shared the inode too.
+    """
     descriptor = os.eventfd(0, os.EFD_CLOEXEC)
     try:
         return os.fstat(descriptor).st_dev
@@ -118,7 +124,7 @@ def _shared_device() -> int:
 
 
 def identify(pid: int, pidfd: int) -> Identity | None:
-    """Return the identity of the process behind `pidfd`; None when the process is gone."""
+    """Return the identity of the process behind `pidfd`; None if it is gone."""
     stat = read_stat(pid)
     if stat is None or not exists(pidfd):
         return None
@@ -126,7 +132,7 @@ def identify(pid: int, pidfd: int) -> Identity | None:
 
 
 def inode(pidfd: int) -> int:
-    """Return the number that is unique to the process of a pidfd in this boot; 0 on old kernels."""
+    """Return the unique number of a pidfd's process in this boot; 0 on old kernels."""
     info = os.fstat(pidfd)
     return 0 if info.st_dev == _shared_device() else info.st_ino
 
@@ -163,7 +169,7 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def exists(pidfd: int) -> bool:
-    """Return whether the process is not reaped yet; until then no other process has the pid."""
+    """Return whether the process is unreaped; until then no other has its pid."""
     return send_signal(pidfd, 0)
 
 
@@ -203,7 +209,7 @@ def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
 
 
 def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
-    """Return the exit status of an ended process that is no child; empty when the kernel has none.
+    """Return the exit status of an ended process that is no child; empty if unknown.
 
     Until the parent reaps the process, /proc has the status; afterwards the pidfd has it, from Linux 6.15.
     """

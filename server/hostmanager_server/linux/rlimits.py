@@ -33,7 +33,7 @@ _inherited_files: tuple[int, int] | None = None  # the limit at the start of the
 
 
 def raise_own_files() -> None:
-    """Raise this process's limit of open files to the possible maximum, at most 524,288.
+    """Raise this process's limit of open files as far as possible, up to 524,288.
 
     The daemon needs some files for each agent. `apply_limits` restores the original limit for agents.
     """

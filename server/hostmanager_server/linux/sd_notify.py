@@ -1,4 +1,4 @@
-"""The notification protocol of systemd, by which a service reports its state: sd_notify(3).
+"""The notification protocol between a service and systemd: sd_notify(3).
 
 A message is one datagram of lines NAME=value to the socket in $NOTIFY_SOCKET. The service manager sends no
 reply.
@@ -57,7 +57,9 @@ def extend_timeout(seconds: float) -> str:
 
 
 def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
-    """Return the s within which the service manager expects the next keep-alive of process `pid`.
+    """Return the longest pause, in s, between two keep-alives of process `pid`.
+
+    The service manager kills a service that pauses longer.
 
     Returns None when the service manager expects none, or expects it from another process
     (sd_watchdog_enabled(3)).
@@ -79,7 +81,7 @@ class NotifySocket:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> NotifySocket | None:
-        """Return the socket of the service manager that started this process; None without one."""
+        """Return the socket of this process's service manager; None without one."""
         name = environ.get("NOTIFY_SOCKET", "")
         if not name:
             return None
@@ -92,7 +94,9 @@ class NotifySocket:
         return cls(address, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
 
     def send(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
-        """Send lines in one message, with copies of descriptors; return False to try again later.
+        """Send lines and copies of descriptors; return False to try again later.
+
+        All lines go in one message.
 
         Never waits. A permanent failure is logged, and returns True.
         """

@@ -1,4 +1,4 @@
-"""Trust in paths: owners and modes of the files and directories that the daemon relies on.
+"""Trust in paths: owners and modes of files that the daemon relies on.
 
 A path is trusted when only root and the daemon's user can change its target: each directory and link on the
 way, and the file itself. In a directory with the sticky bit (`/tmp`), entries belong to their owners. A
@@ -41,11 +41,13 @@ class Trust:
 
     @property
     def refuses(self) -> bool:
-        """True if the daemon refuses a path that others may change; otherwise it only warns."""
+        """True if the daemon refuses paths that others may change, and not only warns."""
         return self.uid == 0 and not self.override
 
     def check(self, path: Path) -> list[str]:
-        """Return a warning for each change that other users may make to the path, which need not exist.
+        """Return a warning for each part of the path that other users may change.
+
+        The path need not exist.
 
         Raises UntrustedError for a refused path, OSError where the check is impossible.
         """
@@ -122,7 +124,7 @@ def open_own_file(path: Path, flags: int, *, any_owner: bool = False) -> int:
 
 
 def find_own_file(path: Path, *, any_owner: bool = False) -> int:
-    """Return an O_PATH descriptor of an existing file of the daemon's; see `open_own_file`."""
+    """Return an O_PATH descriptor of a file of the daemon's; see `open_own_file`."""
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(place)
@@ -142,7 +144,9 @@ def find_own_file(path: Path, *, any_owner: bool = False) -> int:
 
 
 def _walk(path: Path) -> Iterator[tuple[str, int, os.stat_result]]:
-    """Yield each directory and link on the way to a path, and the target, with an O_PATH descriptor.
+    """Yield each directory and link on the way to a path, and the target.
+
+    Each comes with its O_PATH descriptor and state.
 
     Stops at a missing component, or where this process has no access.
     """
@@ -195,7 +199,7 @@ def _trusted_owners(uid: int) -> set[int]:
 
 
 def _is_private(status: os.stat_result, descriptor: int) -> bool:
-    """Return whether the group is private to the owner, and the file has no access control list."""
+    """Return whether the group is private and the file has no access control list."""
     try:
         os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
     except OSError:

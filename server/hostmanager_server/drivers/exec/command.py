@@ -1,4 +1,4 @@
-"""Commands ready for exec: the command line, environment and user of a process spec, checked."""
+"""Commands ready for exec: command line, environment and user of a process spec."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ExecCommand:
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the daemon's environment without the variables that concern the daemon alone.
+    """Return the daemon's environment without the daemon's private variables.
 
     Agents and helper programs of the daemon receive this environment.
     """
@@ -56,7 +56,7 @@ def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, str]) -> ExecCommand:
-    """Return the command that runs `argv` with the environment, user and directory of `spec`.
+    """Return the command that runs `argv` in the environment and directory of `spec`.
 
     Looks the user up with getpwnam(3), and the program along the agent's own PATH; reads the env files.
     Raises CommandError.
@@ -93,7 +93,7 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
 def prepare_probe(
     spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]
 ) -> ExecCommand | None:
-    """Return the readiness command of an instance, or None for an instance without one.
+    """Return the readiness command of an instance; None for an instance without one.
 
     The command runs with the environment, user and directory of `process`. Raises CommandError.
     """
@@ -106,7 +106,7 @@ def prepare_probe(
 
 
 def user_id(user: str) -> int:
-    """Return the id of a user given by name or number; for an empty text, the daemon's own.
+    """Return the id of a user given by name or number; the daemon's own for "".
 
     Raises CommandError.
     """
@@ -167,7 +167,7 @@ def _found_before(name: str, path: str, working_dir: str) -> str:
 
 
 def _find(name: str, path: str, working_dir: str) -> str:
-    """Return the path of a program's file; empty when no folder of `path` has the program."""
+    """Return the path of a program; empty when no folder of `path` has the program."""
     folders = (os.path.join(working_dir, folder, name) for folder in path.split(":"))
     return next(filter(_is_program, folders), "")
 

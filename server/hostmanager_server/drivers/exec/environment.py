@@ -1,4 +1,4 @@
-"""Environments of agents: inherited variables, env files and the variables of the user."""
+"""Environments of agents: inherited variables, env files and user variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _SHELL = "/bin/sh"
 
 @dataclass(frozen=True, slots=True)
 class FileVariables:
-    """The present contents of an agent's env files: the files with their digests, and all variables."""
+    """The present contents of an agent's env files.
+
+    `files` are the files with their digests, `variables` all variables.
+    """
 
     files: tuple[EnvFile, ...]
     variables: Mapping[str, str]
@@ -68,7 +71,7 @@ def read_files(files: Iterable[EnvFile], user: int | None) -> FileVariables:
 
 
 def hand_over(argv: list[str], env: dict[str, str], variables: Mapping[str, str]) -> list[str]:
-    """Return the command that runs `argv` with these variables behind a program that root starts.
+    """Return the command that runs `argv` with these variables behind a root program.
 
     The agent's user may write the env file, while root runs the gate and setpriv: a LD_PRELOAD in the file
     must reach neither. Therefore the environment carries each variable under a neutral name, until a shell

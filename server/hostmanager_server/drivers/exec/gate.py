@@ -1,4 +1,4 @@
-"""The gate: a child process that waits until the daemon has recorded it, then becomes the agent.
+"""The gate: a child that waits for its record before it becomes the agent.
 
 Between spawn and release the daemon writes the record of the child. If the daemon dies in between, the pipe
 that the gate reads from closes and the gate exits. So an agent never runs without a record.
@@ -47,7 +47,10 @@ _DEFAULTED = [n for n in range(1, signal.SIGRTMAX + 1) if n not in (signal.SIGKI
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A child that waits in the gate; the caller closes `descriptor`, the write end of the pipe."""
+    """A child in the gate; `descriptor` is the write end of its pipe.
+
+    The caller closes the descriptor.
+    """
 
     pid: int
     descriptor: int
@@ -63,7 +66,7 @@ class Gate:
 
 
 def lock_descriptor() -> int:
-    """Return the descriptor number under which every agent holds its record: 250 or the limit - 1."""
+    """Return the descriptor number of an agent's record: 250, or the limit - 1."""
     return min(_LOCK_DESCRIPTOR, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
 
 
@@ -117,7 +120,7 @@ def spawn(
 
 
 def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> int:
-    """Start a helper command in a new session, with its output discarded, and return the pid.
+    """Start a helper command in a new session, without output, and return its pid.
 
     Raises OSError, or ValueError for a NUL byte.
     """
@@ -170,7 +173,7 @@ def seal_descriptors() -> None:
 
 
 def explain(error: OSError) -> str:
-    """Return why a child could not be started, and how the operator can fix the cause."""
+    """Return why a child could not be started, and how the operator can help."""
     match error.errno:
         case errno.EMFILE:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -95,7 +95,7 @@ class Prober:
         self._loop = self._thread = None
 
     def _running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop of the thread, which may be started first; None when the start fails."""
+        """Return the loop of the running thread; None when the thread cannot start."""
         if self._loop is None:
             loop = None
             try:

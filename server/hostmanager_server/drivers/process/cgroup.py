@@ -1,4 +1,4 @@
-"""Cgroups (version 2) of runs: one per run, in a directory that belongs to the daemon.
+"""Cgroups (version 2) of runs: one per run, in the daemon's own directory.
 
 Children inherit membership, and a process cannot leave without the right to write to another cgroup, so
 membership finds processes that hide in every other way. The daemon enables no controller in any of these
@@ -157,7 +157,7 @@ class Cgroups:
         return group
 
     def drop(self, group: Cgroup | None) -> None:
-        """Remove the cgroup of a run that is gone, now or when the next cgroup is created."""
+        """Remove the cgroup of a run that is gone, now or with the next `make`."""
         if group is None:
             return
         if not group.exists() and not self._loss_logged:
@@ -229,7 +229,7 @@ def _try_remove(group: Cgroup) -> bool:
 
 
 def _is_leaving(pid: int) -> bool:
-    """Return whether a process has ended, or is about to end in the gate of a dead daemon."""
+    """Return whether a process has ended, or is leaving the gate of a dead daemon."""
     try:
         cmdline = read_file(f"/proc/{pid}/cmdline")
     except OSError:

@@ -31,7 +31,10 @@ class CgroupUnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount of the cgroup2 file system: the shown part of the hierarchy, the path and the device."""
+    """A mount of the cgroup2 file system.
+
+    `root` is the shown part of the hierarchy, `point` the path of the mount.
+    """
 
     root: str
     point: str
@@ -39,7 +42,7 @@ class Mount:
 
 
 def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
-    """Return the place for the cgroups of runs; one without a directory when there is none.
+    """Return the place for the cgroups of runs, without a directory if none fits.
 
     `wanted` is AUTO (the daemon's own cgroup if delegated), OFF, or the path of a cgroup. For an unusable
     cgroup the function logs a warning, and runs get no cgroup.
@@ -69,7 +72,10 @@ def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:
-    """Return the cgroup2 mounts in the text of /proc/self/mountinfo; see proc_pid_mountinfo(5)."""
+    """Return the cgroup2 mounts in the text of /proc/self/mountinfo.
+
+    proc_pid_mountinfo(5) describes the format.
+    """
     found = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -81,7 +87,7 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
 
 
 def own_directory(membership: str, mounts: list[Mount]) -> str | None:
-    """Return the mounted path of a process's cgroup2, from the text of its /proc/PID/cgroup.
+    """Return the mounted path of a cgroup2, from the text of /proc/PID/cgroup.
 
     Returns None when the process has no cgroup2, or no mount shows it.
     """

@@ -93,7 +93,7 @@ class ProcessDriver:
         self._runs: dict[str, _Run] = {}
 
     def follow(self, spec: InstanceSpec) -> None:
-        """See `Driver.follow`. The driver knows only processes that it launched or adopted."""
+        """See `Driver.follow`. A process that the driver did not start stays unknown."""
 
     def forget(self, spec: InstanceSpec) -> None:
         """See `Driver.forget`."""
@@ -146,7 +146,7 @@ class ProcessDriver:
         reached(Point.STOP_SENT)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """See `Driver.adopt`. Kills processes that never left the gate of an earlier daemon."""
+        """See `Driver.adopt`. Kills processes that never left the gate."""
         records = [r for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
         without_main: list[tuple[Record, ExitStatus, ProcessTree]] = []

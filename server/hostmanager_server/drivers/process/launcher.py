@@ -1,4 +1,4 @@
-"""The launch of a run: a child process that waits in the gate, is recorded, and becomes the agent."""
+"""The launch of a run: a child waits in the gate, is recorded, becomes the agent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hostmanager_server.linux.rlimits import apply_limits
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A main process that left the gate, and the spec that it runs; the caller closes `pidfd`."""
+    """A main process that left the gate, and its spec; the caller closes `pidfd`."""
 
     identity: Identity
     tree: ProcessTree
@@ -41,7 +41,7 @@ class Launched:
 
 
 class Launcher:
-    """Starts main processes through the gate, so that a daemon's death leaves no unrecorded process.
+    """Starts main processes through the gate, so that none is ever unrecorded.
 
     `epoch` must be different for each daemon; epoch and a counter form the run markers.
     """

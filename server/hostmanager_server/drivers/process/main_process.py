@@ -1,4 +1,4 @@
-"""The main process of a recorded run, found again by the next daemon, or its exit status."""
+"""The main process of a recorded run: found by the next daemon, or ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GATE_READINGS = 10
 
 
 def find_main_process(record: Record, kept: int | None) -> int | ExitStatus:
-    """Return a pidfd of the recorded main process, or the exit status if the process has ended.
+    """Return a pidfd of the recorded main process, or its exit status.
 
     The caller closes the pidfd. `kept` is the pidfd that the service manager kept while no daemon was
     alive. The exit status is empty where the kernel cannot report one. A process that was still in the gate
@@ -60,7 +60,7 @@ def _command_line(pid: int) -> bytes:
 
 
 def status_of_ended(identity: Identity, pidfd: int) -> ExitStatus:
-    """Return the exit status of an ended process, and reap a child; empty where unknown."""
+    """Return the exit status of an ended process, empty if unknown; reap a child."""
     try:
         return pidfds.reap(pidfd) or ExitStatus()
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""Evidence that a process belongs to a run: marker, mark, user id, descent and namespaces.
+"""Evidence that a process belongs to a run: marker, mark, user id and descent.
 
 The kernel keeps descent, session and cgroup: no process can be put into these against its will. In
 contrast, a descriptor can be passed to any process, and an environment can be set for any program that is
@@ -31,7 +31,9 @@ _GENERATIONS = 32  # the longest chain of parents that counts
 
 
 def put_mark(pid: int) -> int | None:
-    """Give a child a random mark before it runs; return None where its limit is too low for a mark.
+    """Give a child a random mark before it runs, and return the mark.
+
+    Returns None where the child's limit is too low for a mark.
 
     The mark lies below the limit of the daemon, which may itself be the marked agent of another daemon.
     """
@@ -62,7 +64,7 @@ def has_mark(pid: int, mark: int | None) -> bool:
 
 
 def agent_uids(noted: int | None, user: str) -> set[int]:
-    """Return the user ids of an agent, from its record or, for older records, from its user's name.
+    """Return the user ids of an agent, from its record or its user's name.
 
     The set is empty for an older record with a user that no longer exists.
     """
@@ -86,7 +88,7 @@ def real_uid(pid: int | str) -> int | None:
 
 
 def marker_in(environ: bytes) -> bytes:
-    """Return the run marker in the text of `/proc/PID/environ`; empty when there is none."""
+    """Return the run marker in the text of `/proc/PID/environ`; empty without one."""
     if environ.startswith(_PREFIX):
         at = 0
     else:
@@ -97,7 +99,7 @@ def marker_in(environ: bytes) -> bytes:
 
 
 def has_mark_or_marker(pid: int, token: bytes, mark: int | None, uids: Collection[int]) -> bool:
-    """Return whether a process has one of these user ids, and the run's mark or marker."""
+    """Return whether a process has one of these user ids and a mark or marker."""
     if real_uid(pid) not in uids:
         return False
     if has_mark(pid, mark):
@@ -109,7 +111,7 @@ def has_mark_or_marker(pid: int, token: bytes, mark: int | None, uids: Collectio
 
 
 def descends(pid: int, ancestor: int) -> bool:
-    """Return whether `ancestor` is an ancestor of a process, by the chain of living parents."""
+    """Return whether a process descends from `ancestor`, by its living parents."""
     for _ in range(_GENERATIONS):
         stat = read_stat(pid)
         if stat is None or stat.parent <= 1:
@@ -121,7 +123,7 @@ def descends(pid: int, ancestor: int) -> bool:
 
 
 def shares_namespaces(pid: int) -> bool:
-    """Return whether a process is in the mount, pid and user namespaces of this process.
+    """Return whether a process shares this one's mount, pid and user namespaces.
 
     Returns False also for a process that is gone, or with namespaces that this user may not see.
     """

@@ -1,4 +1,4 @@
-"""Process trees of runs, found in `/proc` by marker, session, descent, mark or cgroup."""
+"""Process trees of runs, found in `/proc` by marker, session, descent or cgroup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _BLANK_SCANS = 20  # scans in which a process may show neither command line nor 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of a run's tree other than the main one, as a scan found it; `entry`: inode in /proc."""
+    """A process of a run's tree other than the main one, as a scan found it.
+
+    `start` is in clock ticks since boot; `entry` is the inode in /proc.
+    """
 
     pid: int
     start: int
@@ -85,7 +88,7 @@ class ProcessTable:
         self._foreign.clear()
 
     def scan(self, trees: Mapping[bytes, ProcessTree]) -> bool:
-        """Bring the members of all trees up to date; return False when another scan must follow shortly."""
+        """Update the members of all trees; return False when another scan must follow."""
         settled = False
         for _ in range(_SCAN_ROUNDS):
             before = _last_pid()
@@ -96,7 +99,7 @@ class ProcessTable:
         return False
 
     def scan_cgroup(self, tree: ProcessTree) -> bool:
-        """Add every process in a tree's cgroup to the tree; return False when another scan must follow.
+        """Add the processes in a tree's cgroup; return False when the scan must repeat.
 
         Raises OSError.
         """
@@ -131,11 +134,14 @@ class ProcessTable:
         return found
 
     def forget_ended(self, member: Member) -> None:
-        """Treat a process as foreign, because it has ended, even while /proc shows the zombie."""
+        """Treat an ended process as foreign, even while /proc shows the zombie."""
         self._foreign[str(member.pid)] = member.entry
 
     def add_members(self, tree: ProcessTree, members: Iterable[Member]) -> None:
-        """Add processes found by mark or cgroup to a tree; the next scan finds their children by descent."""
+        """Add processes found by mark or cgroup to a tree.
+
+        The next scan finds their children by descent.
+        """
         tree.members.update((str(member.pid), member) for member in members)
         self.forget()
 
@@ -235,7 +241,7 @@ class ProcessTable:
 
     @staticmethod
     def _as_member(name: str, entry: int, stat: Stat | None) -> Member | None:
-        """Return the process as a member, or None unless it is still the process that the scan listed.
+        """Return the process as a member; None unless it is still the listed process.
 
         Only then are the readings those of the listed process.
         """
@@ -244,7 +250,7 @@ class ProcessTable:
         return Member(int(name), stat.start, entry)
 
     def _marker(self, name: str, entry: int, blank: dict[tuple[str, int], int]) -> tuple[bytes, _Trust]:
-        """Return the value of a process's run marker, empty without one, and how far to trust the reading.
+        """Return the run marker of a process, empty without one, and the trust in it.
 
         During an exec the environment reads empty; for a process without environment it always does. A
         process that shows a command line and no environment in two scans has none.
@@ -264,7 +270,7 @@ class ProcessTable:
 
 
 def open_member(member: Member) -> int | None:
-    """Return a pidfd of exactly this process, for the caller to close; None when the process is gone.
+    """Return a pidfd of exactly this process, for the caller to close; None if gone.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""The reaper of orphaned children: helper programs that this process started before an upgrade.
+"""The reaper of orphaned children: helper programs started before an upgrade.
 
 After an upgrade by exec the process keeps its children, but has forgotten the helper programs; no other
 process can reap them.

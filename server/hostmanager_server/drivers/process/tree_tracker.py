@@ -55,7 +55,7 @@ class _TrackedTree:
 
 
 class TreeTracker:
-    """Tracks trees from the launch of their main process to the end of their last process.
+    """Tracks trees from the launch of the main process to the end of the last one.
 
     One scan of the process table serves all trees that wait for one. The first scan runs at once, so that a
     lost agent is replaced without delay; further scans are spaced out.
@@ -75,7 +75,7 @@ class TreeTracker:
         self._scan_failing = False  # the last scan failed, and a warning was logged
 
     def track(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
-        """Track a tree; call `gone` once when no process is left, after `main_process_ended`."""
+        """Track a tree; call `gone` once when it is empty, after `main_process_ended`."""
         self._trees[tree.token] = tree
         self._tracked[tree] = _TrackedTree(tree, instance_id, gone)
         if tree.main_pid:
@@ -89,7 +89,9 @@ class TreeTracker:
         self._table.main_pids.discard(str(tree.main_pid))
 
     def main_process_ended(self, tree: ProcessTree, scanned: Callable[[], None]) -> None:
-        """Scan for survivors of a tree after its main process has ended, now or some milliseconds later.
+        """Scan for survivors of a tree after its main process has ended.
+
+        The scan runs now or some milliseconds later.
 
         Calls `scanned` when the survivors are known, and `gone` immediately after when there are none.
         """
@@ -103,7 +105,7 @@ class TreeTracker:
         self._request(0.0)
 
     def refresh(self) -> None:
-        """Scan now, unless the last scan is recent, so that the members of all trees are known.
+        """Scan now, unless the last scan is recent, to know the members of all trees.
 
         Call before signalling a main process: once the main process has ended, its children have another
         parent, and descent no longer shows the tree that they belong to.
@@ -112,7 +114,9 @@ class TreeTracker:
             self._scan()
 
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
-        """Send `signum` to every process of the tree except the main one; ignore empty trees.
+        """Send `signum` to every process of a tree except the main one.
+
+        The tracker ignores empty trees.
 
         With SIGKILL, the tracker repeats the signal until no process is left.
         """
@@ -286,7 +290,7 @@ class TreeTracker:
                 os.close(pidfd)
 
     def _check_hidden(self, tracked: _TrackedTree) -> float | None:
-        """Check for living processes that the last scan did not show: by the record's lock and the cgroup.
+        """Check for living processes that the last scan missed, by lock and cgroup.
 
         Returns the s until the next check, or None when there is no such process.
         """

@@ -1,4 +1,4 @@
-"""The file descriptor store of the service manager: pidfds that outlive the daemon.
+"""The descriptor store of the service manager: pidfds that outlive the daemon.
 
 Another process reaps an agent that ends while no daemon is alive. Afterwards only a pidfd that stayed open
 all the time can report the exit status (Linux 6.15); systemd keeps one, and passes it to the next daemon
@@ -18,7 +18,9 @@ MAX_STORED = 900
 
 
 class DescriptorStore:
-    """Keeps a pidfd for each run, by the run's token; does nothing without a service manager.
+    """Keeps a pidfd for each run, by the run's token.
+
+    Does nothing without a service manager.
 
     The store never waits for a service manager that is busy: the loss of a pidfd costs only an exit status,
     and the store removes a needless pidfd later.
@@ -32,7 +34,9 @@ class DescriptorStore:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> DescriptorStore:
-        """Return the store of the service manager that started this process, with the passed pidfds.
+        """Return the store of the service manager that started this process.
+
+        The store holds the pidfds that the service manager has passed.
 
         Removes the variables of the protocol from `environ`, because they mean nothing to a program that
         this process may execute.
@@ -55,7 +59,9 @@ class DescriptorStore:
             self._kept.add(token)
 
     def drop(self, token: str) -> None:
-        """Remove a run's pidfd from the service manager, now or with the next call; ignore unknown runs.
+        """Remove a run's pidfd from the service manager; ignore unknown runs.
+
+        A removal that fails is repeated with the next call.
 
         Call when the end of the run has been reported.
         """
@@ -67,11 +73,14 @@ class DescriptorStore:
             self._to_drop.pop()
 
     def passed(self, token: str) -> int | None:
-        """Return the pidfd that the service manager passed for a run; the store closes it."""
+        """Return the pidfd that the service manager passed for a run, or None.
+
+        The store closes the pidfd.
+        """
         return self._passed.get(token)
 
     def close_passed(self, tokens: Collection[str]) -> None:
-        """Close all passed pidfds, and remove from the service manager those of other runs than these.
+        """Close all passed pidfds, and drop those of other runs than `tokens`.
 
         The runs in `tokens` go on, and their pidfds stay stored.
         """

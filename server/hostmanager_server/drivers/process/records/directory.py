@@ -1,4 +1,4 @@
-"""The directory of runtime records, by which the next daemon finds the runs of this one.
+"""The directory of runtime records, by which the next daemon finds all runs.
 
 A record is also the lock of its run: the agent inherits a descriptor of the file that holds an flock, and
 every process of the tree that keeps the descriptor open keeps the lock, even a process that hides in every
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class RecordDirectory:
-    """The records of all runs, one file per instance, readable by the daemon's user only.
+    """The records of all runs, one file per instance, for the daemon's user only.
 
     A record has the name `*.json` while its run lives. Otherwise its file has the name `*.free`, as a spare
     for the next run of the instance: creating and removing a file each time costs ten times as much.
@@ -78,7 +78,7 @@ class RecordDirectory:
         return draft
 
     def mark(self, instance_id: str, *, ready: bool) -> None:
-        """Note in the record of an instance that its agent has left the gate, and whether it is ready.
+        """Note in a record that the agent has left the gate, and whether it is ready.
 
         Where the write fails, the next daemon finds out by itself.
         """
@@ -101,7 +101,7 @@ class RecordDirectory:
         return _is_locked(path) if removed is None else is_locked(removed)
 
     def unreadable(self, instance_id: str) -> list[int] | None:
-        """Return the pids of an earlier run with an unreadable record; None when no such run is alive.
+        """Return the pids of a run with an unreadable record; None when none is alive.
 
         The list may lack processes that this user cannot inspect. Raises OSError.
         """
@@ -115,7 +115,7 @@ class RecordDirectory:
         return None
 
     def describe_holders(self, instance_id: str) -> str:
-        """Return the processes that hold the lock of the instance's latest run, for a message."""
+        """Return, for a message, the processes that hold the lock of the latest run."""
         path = self._path(instance_id)
         file = self._removed.get(path)
         try:
@@ -168,7 +168,7 @@ class RecordDirectory:
         return [record for record in chosen if record is not None]
 
     def _choose(self, path: str, files: list[RecordFile]) -> Record | None:
-        """Return the valid record of one instance among all files that are or were its record.
+        """Return the valid record among all files that are or were an instance's record.
 
         A record with a living run wins. The function restores the file in its place.
         """
@@ -218,7 +218,7 @@ class RecordDirectory:
 
 
 def has_records(directory: Path) -> bool:
-    """Return whether a daemon has kept records in this directory, which may have been removed."""
+    """Return whether a daemon has kept records in this directory, perhaps removed."""
     try:
         return directory.exists() or any_removed(directory)
     except OSError:

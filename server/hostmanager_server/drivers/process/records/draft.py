@@ -12,7 +12,9 @@ from hostmanager_server.drivers.process.records.record import RELEASED_AT, Recor
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A record that is not valid yet, under its spare name; the caller closes both descriptors.
+    """A record that is not valid yet; the caller closes it.
+
+    Until `commit` the file has the spare name.
 
     The child inherits `lock`. The gate of the child notes its release through `flag`, which stands at the
     offset of the record's flag `released`.

@@ -1,4 +1,4 @@
-"""Record files of an earlier daemon, including files removed from the directory since.
+"""Record files of an earlier daemon, including files removed since.
 
 Each process of a run holds its record open. A reader can read an open file, and test its lock, even when
 the file is in no directory.
@@ -90,7 +90,10 @@ def find_record_files(directory: Path) -> list[RecordFile]:
 
 
 def any_removed(directory: Path) -> bool:
-    """Return whether a locked file was removed from the directory, or with it. Raises OSError."""
+    """Return whether a locked file was removed from the directory, or with it.
+
+    Raises OSError.
+    """
     held = find_held(directory, (RECORD, ASIDE))
     for file in held:
         os.close(file.file)
@@ -98,7 +101,7 @@ def any_removed(directory: Path) -> bool:
 
 
 def secure_directory(directory: Path) -> None:
-    """Create the directory of records for the daemon's user only; log one with another owner.
+    """Create the directory of records for the daemon's user; log another owner.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""Holders of runtime records: processes with the descriptor of a record that was removed.
+"""Holders of runtime records: processes with the descriptor of a removed record.
 
 A process chooses the files behind its descriptors and, in a mount namespace of its own, their paths.
 Therefore the daemon opens no file before it has checked kind, owner and mount, and an error of one process
@@ -58,7 +58,7 @@ class HeldFile:
 
 
 class SkipReports:
-    """Warnings for skipped files: the first ten name the file, one more counts the others."""
+    """Warnings for skipped files: ten name a file, one more counts the others."""
 
     def __init__(self) -> None:
         self._skipped = 0
@@ -110,7 +110,7 @@ def find_held(directory: Path, suffixes: Collection[str]) -> list[HeldFile]:
 
 
 def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
-    """Return whether at least one holder of a record belongs to the run in the record.
+    """Return whether at least one holder of a record belongs to the recorded run.
 
     The main process counts if it is the recorded one, and holds the record itself or has the run's mark,
     marker or cgroup. Any other holder counts with one of these, or with the session or descent of the main
@@ -134,7 +134,10 @@ def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
 
 
 def holders_of(file: int) -> list[int]:
-    """Return the pids of processes in the daemon's namespaces that hold this file as their record."""
+    """Return the pids of processes in the daemon's namespaces that hold a record.
+
+    `file` is a descriptor of the record.
+    """
     path, info = os.readlink(f"/proc/self/fd/{file}"), os.fstat(file)
     found = []
     for pid, held in _links():
@@ -146,7 +149,7 @@ def holders_of(file: int) -> list[int]:
 
 
 def lock_holders(inode: int) -> list[int]:
-    """Return the pids of processes that hold the lock of the file with this inode number.
+    """Return the pids of processes that hold the lock of the file with this inode.
 
     For messages only: the function asks no file system, reads at most 20,000 descriptors, and misses
     processes that this user cannot inspect.
@@ -165,7 +168,10 @@ def lock_holders(inode: int) -> list[int]:
 
 
 def must_be_ours(info: os.stat_result, links: int | None = None) -> None:
-    """Raise NotOurRecordError unless the file is regular, the daemon user's, and has `links` names."""
+    """Raise NotOurRecordError unless a file is the daemon user's and regular.
+
+    `links` is the required number of names (None: any number).
+    """
     if not stat.S_ISREG(info.st_mode):
         raise NotOurRecordError(errno.EINVAL, "the file is not regular")
     if info.st_uid != os.geteuid():
@@ -177,7 +183,7 @@ def must_be_ours(info: os.stat_result, links: int | None = None) -> None:
 
 
 def is_locked(file: int) -> bool:
-    """Return whether another open file holds the lock of this one; otherwise take the lock."""
+    """Return whether another open file holds the lock; otherwise take the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -200,7 +206,7 @@ def read_bounded(file: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A descriptor opened with O_PATH, which shows the kind of a file and reads no content."""
+    """A descriptor opened with O_PATH, which shows a file's kind and reads nothing."""
 
     descriptor: int
 
@@ -216,7 +222,10 @@ def _entered(pid: int) -> _Place:
 
 
 def _inspect_holder(pid: int, path: str, mount: int, found: dict[tuple[int, int], HeldFile | None]) -> None:
-    """Add the file that a process holds to `found`. Raises OSError, also NotOurRecordError."""
+    """Add the file that a process holds to `found`.
+
+    Raises OSError, also NotOurRecordError.
+    """
     # Namespaces first, because they involve no file system: a foreign file system may never answer.
     if not shares_namespaces(pid):
         raise NotOurRecordError(errno.EXDEV, "the process is in other namespaces (mount, pid or user)")
@@ -252,7 +261,7 @@ def _session(pid: int) -> int:
 
 
 def _links() -> Iterator[tuple[int, str]]:
-    """Yield the pid of each process with the descriptor number of records, and the path behind it."""
+    """Yield each process with the descriptor number of records, and the path there."""
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with suppress(OSError):  # no such descriptor, process gone, or descriptors hidden from this user

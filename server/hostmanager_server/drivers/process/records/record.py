@@ -22,7 +22,7 @@ READY_AT = RELEASED_AT + 1 + len(_MIDDLE)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run as written to disk: the identity of its main process, and the spec that it runs.
+    """One run as written to disk: its main process and the spec that it runs.
 
     `token` is the value of the run marker in the environment. `agent_class` is empty in records of older
     daemons. `released`: the process left the gate, so it has become the agent. `ready`: the readiness probe
@@ -44,7 +44,7 @@ class Record:
     mark: int | None = None
 
     def to_json(self) -> bytes:
-        """Return the record as JSON; the flags `released` and `ready` stand at fixed offsets."""
+        """Return the record as JSON, with `released` and `ready` at fixed offsets."""
         process = self.process
         return json.dumps(
             {
