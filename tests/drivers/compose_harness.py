@@ -1,4 +1,4 @@
-"""The compose driver on a real engine, as the contract suite drives it."""
+"""A harness for the compose driver on a real engine, for the contract suite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Loop(Poller, Protocol):
 
 
 class ComposeHarness:
-    """Services that are small shell scripts."""
+    """The compose driver, with small shell scripts as services."""
 
     killed = ExitStatus(code=137)
 
@@ -39,7 +39,7 @@ class ComposeHarness:
         self.events: list[DriverEvent] = []
         self._image = image
         self._services: dict[str, str] = {}
-        self._settled: dict[str, int] = {}  # starts that were settled, by instance id
+        self._settled: dict[str, int] = {}  # starts that have settled, by instance id
         self._reader = CatalogReader(
             [str(project.file)], prefix="", program="", working_dir=Path("/"),
             environ=project.engine.environment,
@@ -56,10 +56,10 @@ class ComposeHarness:
         return EngineWatch(lambda: Connection(self.project.engine.host), listener, call_soon)
 
     def surveyed(self, survey: Survey) -> None:
-        """Of no interest here."""
+        """Ignore the survey."""
 
     def files_changed(self) -> None:
-        """The test reads the file itself when it has changed it."""
+        """Ignore the change, because the test reloads the file itself."""
 
     def spec(
         self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
@@ -76,7 +76,7 @@ class ComposeHarness:
         return self.follow(instance_id)
 
     def follow(self, instance_id: str) -> InstanceSpec:
-        """Follow the instance as the compose file has it, and wait until it was looked at."""
+        """Follow the instance of the compose file, and wait until the engine was inspected."""
         catalog = self._reader.load()
         assert not any(catalog.problems.values()), catalog.problems
         self.driver.manage(catalog)
@@ -108,7 +108,7 @@ class ComposeHarness:
     def crash(self, instance_id: str) -> None:
         self.project.engine.docker("kill", *self.project.containers(instance_id))
 
-    def successor(self) -> None:
+    def replace_driver(self) -> None:
         self.driver.disown()
         self.driver.close()
         self.events.clear()

@@ -1,4 +1,4 @@
-"""Fixtures for the driver tests: a small real poller, and harnesses over the real and the fake driver."""
+"""Fixtures for the driver tests: an epoll poller, and harnesses over the drivers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness
 from tests.fakes.driver import Behaviour, FakeDriver, FakeHost, FakePoller
 
-DEADLINE = 30.0  # s; for conditions that hold at once on an idle machine
+DEADLINE = 30.0  # s, although conditions hold at once on an idle machine
 
 
 class _Call:
@@ -49,7 +49,7 @@ class _Call:
 
 
 class EpollPoller:
-    """A Poller on epoll, turned by the test."""
+    """A Poller on epoll, which the test turns."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -77,12 +77,12 @@ class EpollPoller:
         return Instant(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Run on the thread that turns the poller; to be called from any thread."""
+        """Run a callable on the thread that turns the poller; callable from any thread."""
         self._soon.append(callback)
         os.eventfd_write(self._wake, 1)
 
     def turn(self, seconds: float) -> None:
-        """One wait of at most this long, with what comes of it."""
+        """Wait once, for at most `seconds`, and run the callbacks that are due."""
         if self._calls:
             seconds = max(0.0, min(seconds, self._calls[0][0] - time.monotonic()))
         for fd, _ in self._epoll.poll(seconds):
@@ -98,14 +98,17 @@ class EpollPoller:
                 call.callback()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Turn until the condition holds; looked at every 2 ms, as some are seen in /proc only."""
+        """Turn until the condition holds, with a check every 2 ms.
+
+        Some conditions show in /proc only, without a wake-up.
+        """
         deadline = time.monotonic() + DEADLINE
         while not condition():
-            assert time.monotonic() < deadline, "the condition did not come to hold"
+            assert time.monotonic() < deadline, "the condition never held"
             self.turn(0.002)
 
     def wake_all(self) -> None:
-        """Call every callback, though nothing happened."""
+        """Call every callback without a reason."""
         for callback in list(self._callbacks.values()):
             callback()
 
@@ -130,17 +133,17 @@ class PlainOutput:
         return os.open(self.directory / f"{instance_id}.log", flags, 0o644)
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Nothing is rotated here."""
+        """Do nothing, because no file is rotated."""
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Nothing is rotated here."""
+        """Do nothing, because no file is rotated."""
 
 
 class Harness(Protocol):
-    """One driver under test, and what a test may ask of its surroundings."""
+    """A driver under test, and questions about its surroundings."""
 
     events: list[DriverEvent]
-    killed: ExitStatus  # what a run ended by SIGKILL shows
+    killed: ExitStatus  # the exit status after SIGKILL
 
     @property
     def driver(self) -> Driver: ...
@@ -148,7 +151,7 @@ class Harness(Protocol):
     def spec(
         self, instance_id: str, behaviour: Behaviour, ready: ReadinessProbe | None = None
     ) -> InstanceSpec:
-        """An instance that behaves so."""
+        """Return the spec of an instance with this behaviour."""
 
     def settle(self, instance_id: str) -> None:
         """Wait until the running agent has taken on its behaviour."""
@@ -156,13 +159,13 @@ class Harness(Protocol):
     def wait_for(self, condition: Callable[[], bool]) -> None: ...
 
     def alive(self, instance_id: str) -> bool:
-        """Whether anything that the instance ever started is alive, as seen from outside the driver."""
+        """Return whether any process of the instance is alive, as seen by the test."""
 
     def crash(self, instance_id: str) -> None:
-        """SIGKILL to the main process, from outside."""
+        """Kill the main process of the instance from outside."""
 
-    def successor(self) -> None:
-        """Disown everything, and put a new driver in the place of the old one."""
+    def replace_driver(self) -> None:
+        """Disown all runs, and replace the driver by a new one."""
 
 
 class FakeHarness:
@@ -186,7 +189,7 @@ class FakeHarness:
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = self.poller.now().mono + DEADLINE
         while not condition():
-            assert self.poller.now().mono < deadline, "the condition did not come to hold"
+            assert self.poller.now().mono < deadline, "the condition never held"
             self.poller.advance(0.01)
 
     def alive(self, instance_id: str) -> bool:
@@ -195,35 +198,35 @@ class FakeHarness:
     def crash(self, instance_id: str) -> None:
         self.host.crash(instance_id, ExitStatus(signal=signal.SIGKILL))
 
-    def successor(self) -> None:
+    def replace_driver(self) -> None:
         self.driver.disown()
         self.driver = FakeDriver(self.poller, self.events.append, self.host)
 
 
-class RealHarness:
-    """The process driver over agents that are small shell scripts."""
+class ProcessHarness:
+    """The process driver, with small shell scripts as agents."""
 
     killed = ExitStatus(signal=signal.SIGKILL)
 
     def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
         self.directory = directory
-        self.cgroup = cgroup  # where the runs get groups; None: they get none
+        self.cgroup = cgroup  # the parent of the runs' cgroups; None: no cgroups
         self.poller = EpollPoller()
         self.events: list[DriverEvent] = []
-        self._seen: dict[str, dict[int, int]] = {}  # by instance id, pids and their start times
+        self._seen: dict[str, dict[int, int]] = {}  # pids and their start times, by instance id
         self.driver: ProcessDriver = self._new_driver()
 
     def _new_driver(self) -> ProcessDriver:
         return self.new_driver(PlainOutput(self.directory / "log"))
 
     def use(self, store: DescriptorStore) -> None:
-        """Disown everything, and put a driver with this store in the place of the old one."""
+        """Disown all runs, and replace the driver by one with this store."""
         self.driver.disown()
         self.driver.close()
         self.driver = self.new_driver(PlainOutput(self.directory / "log"), store)
 
     def new_driver(self, output: Output, store: DescriptorStore | None = None) -> ProcessDriver:
-        """Another driver over the same state."""
+        """Return another driver with the same state directory."""
         return ProcessDriver(
             self.poller,
             self.events.append,
@@ -255,18 +258,18 @@ class RealHarness:
         return self.script(instance_id, "\n".join(lines), ready=ready)
 
     def script(self, instance_id: str, text: str, ready: ReadinessProbe | None = None) -> InstanceSpec:
-        """An instance that runs a shell script."""
+        """Return the spec of an instance that runs a shell script."""
         return replace(self.command(instance_id, "/bin/sh", "-c", text), ready=ready)
 
     def command(self, instance_id: str, *argv: str) -> InstanceSpec:
         return InstanceSpec(instance_id, "Test", process=ProcessSpec(argv))
 
     def records(self) -> list[str]:
-        """The names of the runtime records in force."""
+        """Return the names of the valid runtime records."""
         return [name for name in os.listdir(self.directory / "runs") if not name.endswith(".free")]
 
     def settled(self, instance_id: str) -> Path:
-        """The file that the instance's agent makes when it has taken on its behaviour."""
+        """Return the file that the agent creates when it has taken on its behaviour."""
         return self.directory / f"{instance_id}.settled"
 
     def settle(self, instance_id: str) -> None:
@@ -276,53 +279,55 @@ class RealHarness:
         self.poller.wait_for(condition)
 
     def alive(self, instance_id: str) -> bool:
-        found = marked(f"HOSTMANAGER_TEST={self.directory}\0", f"HOSTMANAGER_INSTANCE_ID={instance_id}\0")
+        found = find_processes_with(
+            f"HOSTMANAGER_TEST={self.directory}\0", f"HOSTMANAGER_INSTANCE_ID={instance_id}\0"
+        )
         seen = self._seen.setdefault(instance_id, {})
         seen.update((pid, stat.start) for pid in found if (stat := read_stat(pid)) is not None)
-        # In the middle of its exit a process has no environment any more, and is not dead yet.
+        # An exiting process loses its environment before it dies.
         return any(
             (stat := read_stat(pid)) is not None and stat.alive and stat.start == start
             for pid, start in seen.items()
         )
 
     def crash(self, instance_id: str) -> None:
-        self.alive(instance_id)  # who it is, as long as that shows
+        self.alive(instance_id)  # remembers the pids while the environment is readable
         os.kill(self.pid(instance_id), signal.SIGKILL)
 
     def pid(self, instance_id: str) -> int:
-        """Of the instance's latest run."""
+        """Return the pid of the instance's latest run."""
         pids = [e.pid for e in self.events if isinstance(e, Started) and e.run.instance_id == instance_id]
         return pids[-1]
 
     def run(self, spec: InstanceSpec, number: int = 1) -> str:
-        """Launch it and wait for its end; its output."""
+        """Launch the spec, wait for the end and return the output."""
         key = RunKey(spec.instance_id, number)
         self.driver.launch(key, spec)
         self.wait_for(lambda: any(isinstance(e, Gone | StartFailed) and e.run == key for e in self.events))
         log = self.directory / "log" / f"{spec.instance_id}.log"
         return log.read_text() if log.exists() else ""
 
-    def successor(self) -> None:
+    def replace_driver(self) -> None:
         self.driver.disown()
         self.driver.close()
         self.driver = self._new_driver()
 
     def close(self) -> None:
         self.driver.close()
-        for process in marked(f"HOSTMANAGER_TEST={self.directory}\0"):
+        for process in find_processes_with(f"HOSTMANAGER_TEST={self.directory}\0"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         for event in self.events:
             if isinstance(event, Started):
-                with contextlib.suppress(ChildProcessError):  # reaped, so the pid may be anybody's
+                with contextlib.suppress(ChildProcessError):  # reaped: another process may have the pid
                     os.waitid(os.P_PID, event.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                    os.kill(event.pid, signal.SIGKILL)  # in the middle of an exec it shows no environment
+                    os.kill(event.pid, signal.SIGKILL)  # during an exec the environment reads empty
                     os.waitpid(event.pid, 0)
         self.poller.close()
 
 
-def marked(*texts: str) -> list[int]:
-    """The living processes with all of this in their environment, by a look of our own at /proc."""
+def find_processes_with(*texts: str) -> list[int]:
+    """Return the pids of living processes with all these texts in their environment."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and name != str(os.getpid()):
@@ -334,25 +339,25 @@ def marked(*texts: str) -> list[int]:
 
 
 @pytest.fixture
-def marked_and_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # By which the agents of a failed test are found and ended.
+def findable_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Marks the agents, so that `close` finds those of a failed test.
     monkeypatch.setenv("HOSTMANAGER_TEST", str(tmp_path))
-    # While others start processes all the time, it may take longer than a daemon waits for it at adoption to
-    # know that nothing is left of a run, which is then told a little later.
+    # While other programs start processes all the time, the scan at adoption may not settle within the
+    # daemon's patience. The driver then reports the end of a run a little later.
     monkeypatch.setattr(tree_tracker, "_SURVIVOR_SCANS", 100_000)
 
 
 @pytest.fixture
-def real(tmp_path: Path, marked_and_patient: None) -> Iterator[RealHarness]:
-    harness = RealHarness(tmp_path)
+def real(tmp_path: Path, findable_agents: None) -> Iterator[ProcessHarness]:
+    harness = ProcessHarness(tmp_path)
     yield harness
     harness.close()
 
 
 @pytest.fixture
-def grouped(tmp_path: Path, cgroup: Path, marked_and_patient: None) -> Iterator[RealHarness]:
-    """The process driver with a cgroup for each run."""
-    harness = RealHarness(tmp_path, cgroup)
+def grouped(tmp_path: Path, cgroup: Path, findable_agents: None) -> Iterator[ProcessHarness]:
+    """Return a harness of the process driver with a cgroup for each run."""
+    harness = ProcessHarness(tmp_path, cgroup)
     yield harness
     harness.close()
 
@@ -370,14 +375,17 @@ def compose(compose_project: MakeProject, image: str) -> Iterator[ComposeHarness
 def harness(request: pytest.FixtureRequest) -> Harness:
     if request.param == "fake":
         return FakeHarness()
-    found: RealHarness | ComposeHarness = request.getfixturevalue(request.param)
+    found: ProcessHarness | ComposeHarness = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture(params=["fake", "real", "grouped"])
 def processes(request: pytest.FixtureRequest) -> Harness:
-    """A harness whose runs are processes: they are sent signals, have descendants, and are adopted."""
+    """Return a harness with processes as runs.
+
+    Processes get signals, have descendants and are adopted.
+    """
     if request.param == "fake":
         return FakeHarness()
-    found: RealHarness = request.getfixturevalue(request.param)
+    found: ProcessHarness = request.getfixturevalue(request.param)
     return found

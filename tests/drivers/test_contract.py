@@ -1,4 +1,4 @@
-"""What every driver promises: run over the fake one and the real ones."""
+"""The driver contract, over the fake driver and the real ones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_failed_start_is_one_event_that_names_the_instance(harness: Harness) -
     assert not harness.alive("a")
 
 
-def test_an_instance_without_a_command_says_its_problem(harness: Harness) -> None:
+def test_an_instance_without_a_command_fails_with_its_problem(harness: Harness) -> None:
     run = RunKey("a", 1)
     harness.driver.launch(run, InstanceSpec("a", "Nobody", problem="agent class 'Nobody' has no command"))
     (failed,) = of(harness, run)
@@ -93,7 +93,7 @@ def test_a_stop_signal_ends_the_run_and_shows_as_its_status(processes: Harness) 
     assert status(processes, run) == ExitStatus(signal=signal.SIGINT)
 
 
-def test_what_ignores_int_and_term_ends_by_kill(processes: Harness) -> None:
+def test_a_run_that_ignores_int_and_term_ends_by_kill(processes: Harness) -> None:
     run = start(processes, "a", IGNORES_BOTH)
     processes.driver.stop(run, signal.SIGINT, whole_tree=False)
     processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
@@ -106,7 +106,7 @@ def test_what_ignores_int_and_term_ends_by_kill(processes: Harness) -> None:
     assert not processes.alive("a")
 
 
-def test_term_to_the_whole_tree_ends_what_ignored_int(processes: Harness) -> None:
+def test_term_to_the_whole_tree_ends_a_run_that_ignores_int(processes: Harness) -> None:
     run = start(processes, "a", IGNORES_INT)
     processes.driver.stop(run, signal.SIGINT, whole_tree=False)
     processes.driver.stop(run, signal.SIGTERM, whole_tree=True)
@@ -128,7 +128,7 @@ def test_a_run_is_not_gone_while_a_descendant_lives(processes: Harness) -> None:
     assert kinds(processes, run) == [Started, Ready, Exited, Gone]
 
 
-def test_a_crash_from_outside_is_seen(harness: Harness) -> None:
+def test_a_crash_from_outside_is_reported(harness: Harness) -> None:
     run = start(harness, "a", STEADY)
     harness.crash("a")
     wait_gone(harness, run)
@@ -145,7 +145,7 @@ def test_an_instance_can_be_launched_again_once_gone(harness: Harness) -> None:
     wait_gone(harness, second)
 
 
-def test_a_second_launch_beside_a_living_run_is_refused(harness: Harness) -> None:
+def test_a_second_launch_during_a_living_run_is_refused(harness: Harness) -> None:
     first = start(harness, "a", STEADY)
     second = RunKey("a", 2)
     harness.driver.launch(second, harness.spec("a", STEADY))
@@ -171,7 +171,7 @@ def test_stopping_a_run_twice_ends_it_once(harness: Harness) -> None:
     assert kinds(harness, run) == [Started, Ready, Exited, Gone]
 
 
-def test_ready_comes_when_the_probe_succeeds_and_not_before_started(processes: Harness) -> None:
+def test_ready_follows_started_when_the_probe_succeeds(processes: Harness) -> None:
     run = RunKey("a", 1)
     probe = ReadinessProbe(CommandProbe(("true",)), interval=0.01, timeout=10.0)
     processes.driver.launch(run, processes.spec("a", STEADY, ready=probe))
@@ -180,7 +180,7 @@ def test_ready_comes_when_the_probe_succeeds_and_not_before_started(processes: H
     assert kinds(processes, run) == [Started, Ready]
 
 
-def test_a_run_that_ends_before_it_is_ready_never_is(processes: Harness) -> None:
+def test_a_run_that_ends_early_never_becomes_ready(processes: Harness) -> None:
     run = RunKey("a", 1)
     probe = ReadinessProbe(CommandProbe(("false",)), interval=0.01, timeout=10.0)
     processes.driver.launch(run, processes.spec("a", Behaviour(ready_after=None), ready=probe))
@@ -194,7 +194,7 @@ def test_a_disowned_run_lives_on_and_the_next_driver_adopts_it(processes: Harnes
     run = start(processes, "a", STEADY)
     started = processes.events[0]
     assert isinstance(started, Started)
-    processes.successor()
+    processes.replace_driver()
     adopted = processes.driver.adopt({})
     assert [(one.run, one.pid) for one in adopted] == [(run, started.pid)]
     assert adopted[0].process.argv
@@ -212,11 +212,11 @@ def test_a_disowned_run_posts_nothing_more(harness: Harness) -> None:
     assert kinds(harness, run) == [Started, Ready]
 
 
-def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(processes: Harness) -> None:
+def test_descendants_of_an_ended_main_process_are_adopted(processes: Harness) -> None:
     run = start(processes, "a", DAEMONISES)
     processes.driver.disown()
     processes.crash("a")
-    processes.successor()
+    processes.replace_driver()
     processes.wait_for(lambda: processes.alive("a"))
     adopted = processes.driver.adopt({})
     assert [(one.run, one.gone) for one in adopted] == [(run, False)]
@@ -227,31 +227,31 @@ def test_descendants_of_a_leader_that_died_meanwhile_are_adopted_as_a_tree(proce
     assert not processes.alive("a")
 
 
-def test_a_run_that_ended_while_no_driver_was_there_is_told_once(processes: Harness) -> None:
+def test_a_run_that_ended_without_a_driver_is_reported_once(processes: Harness) -> None:
     run = start(processes, "a", STEADY)
     processes.driver.disown()
     processes.crash("a")
     processes.wait_for(lambda: not processes.alive("a"))
-    processes.successor()
+    processes.replace_driver()
     adopted = processes.driver.adopt({})
     assert [(one.run, one.ended is None, one.gone) for one in adopted] == [(run, False, True)]
-    processes.successor()
+    processes.replace_driver()
     assert processes.driver.adopt({}) == []
     assert kinds(processes, run) == [Started, Ready]
 
 
-def test_nothing_is_adopted_where_everything_was_gone(harness: Harness) -> None:
+def test_nothing_is_adopted_after_everything_was_gone(harness: Harness) -> None:
     run = start(harness, "a", STEADY)
     harness.driver.stop(run, signal.SIGTERM, whole_tree=False)
     wait_gone(harness, run)
-    harness.successor()
+    harness.replace_driver()
     assert harness.driver.adopt({}) == []
 
 
 def test_a_disowned_service_lives_on_and_the_next_driver_finds_it(compose: ComposeHarness) -> None:
     run = start(compose, "a", STEADY)
     started = next(event for event in of(compose, run) if isinstance(event, Started))
-    compose.successor()
+    compose.replace_driver()
     assert compose.driver.adopt({}) == []
     compose.follow("a")
     (found,) = [event for event in compose.events if isinstance(event, Appeared)]

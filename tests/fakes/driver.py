@@ -1,5 +1,4 @@
-"""A driver in memory that honours the contract: agents that behave as they are told, on a clock that a test
-turns."""
+"""A driver in memory that honours the contract, on a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -27,12 +26,12 @@ from hostmanager_server.drivers.contract import Poller, PostEvent, Timer
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How an agent behaves. By default it runs until a signal ends it.
+    """The behaviour of an agent, which by default runs until a signal ends it.
 
-    `cannot_start`: why a launch fails. `exits_after`: s until it ends by itself, with `status`.
-    `ready_after`: s until a readiness probe succeeds, None: never. `ignores`: signals that neither it nor
-    its descendants end upon. `descendants`: whether processes that it started outlive it, until the whole
-    tree is signalled.
+    `cannot_start`: why a launch fails. `exits_after`: s until the agent exits with `status`. `ready_after`:
+    s until a readiness probe succeeds; None: never. `ignores`: signals that end neither the agent nor its
+    descendants. `descendants`: whether child processes outlive the agent, until a signal reaches the whole
+    tree.
     """
 
     cannot_start: str = ""
@@ -55,7 +54,7 @@ class _Call:
 
 
 class FakePoller:
-    """A Poller whose time stands still until `advance`."""
+    """A Poller with a clock that stands still until `advance`."""
 
     def __init__(self, start: Instant | None = None) -> None:
         self._now = start or Instant(1_000.0, 1_700_000_000.0)
@@ -79,13 +78,13 @@ class FakePoller:
 
     @property
     def next_call(self) -> float | None:
-        """s until the next call is due, None when none is."""
+        """The s until the next call is due; None without a pending call."""
         while self._calls and self._calls[0][2].callback is None:
             heapq.heappop(self._calls)
         return self._calls[0][0] - self._now.mono if self._calls else None
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; calls that come due are made in order, each at its time."""
+        """Advance the clock, and make the due calls in order, each at its time."""
         until = self._now.plus(seconds)
         while (wait := self.next_call) is not None and self._now.mono + wait <= until.mono:
             call = heapq.heappop(self._calls)[2]
@@ -98,7 +97,7 @@ class FakePoller:
 
 @dataclass(eq=False, slots=True)
 class FakeRun:
-    """One run on a FakeHost: which parts of it are alive."""
+    """A run on a FakeHost, with the living parts of its tree."""
 
     key: RunKey
     pid: int
@@ -106,81 +105,81 @@ class FakeRun:
     started: Instant
     behaviour: Behaviour
     agent_class: str
-    leader: bool = True
+    main_alive: bool = True
     descendants: bool = False
-    ended: ExitStatus | None = None  # how the leader ended
-    # Told the leader's status when that ended, None when the others did.
+    ended: ExitStatus | None = None  # the exit status of the main process
+    # Called with the status when the main process ends, with None when the descendants end.
     changed: Callable[[ExitStatus | None], None] | None = None
 
     @property
     def alive(self) -> bool:
-        return self.leader or self.descendants
+        return self.main_alive or self.descendants
 
 
 class FakeHost:
-    """A host of fake agents. It outlives the drivers, as processes outlive the daemon."""
+    """A host of fake agents, which outlives drivers as processes outlive the daemon."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._pids = itertools.count(1_000)
         self.behaviours: dict[str, Behaviour] = {}
-        self.runs: list[FakeRun] = []  # with anything alive
-        self.unseen: list[FakeRun] = []  # that ended while no driver followed them
+        self.runs: list[FakeRun] = []  # runs with a living process
+        self.ended_unfollowed: list[FakeRun] = []  # runs that ended while no driver followed them
 
     def behave(self, instance_id: str, behaviour: Behaviour) -> None:
-        """From its next run on."""
+        """Set the behaviour of an instance from its next run on."""
         self.behaviours[instance_id] = behaviour
 
     def run_of(self, instance_id: str) -> FakeRun | None:
-        """The run of an instance of which anything is alive."""
+        """Return the living run of an instance; None without one."""
         return next((run for run in self.runs if run.key.instance_id == instance_id), None)
 
     def start(self, key: RunKey, spec: InstanceSpec, process: ProcessSpec, behaviour: Behaviour) -> FakeRun:
-        """Brings an agent to life."""
+        """Start an agent and return its run."""
         now = self._poller.now()
         run = FakeRun(key, next(self._pids), process, now, behaviour, spec.agent_class)
         run.descendants = behaviour.descendants
         self.runs.append(run)
         if behaviour.exits_after is not None:
             self._poller.call_later(
-                behaviour.exits_after, functools.partial(self.end_leader, run, behaviour.status)
+                behaviour.exits_after, functools.partial(self.end_main_process, run, behaviour.status)
             )
         return run
 
     def crash(self, instance_id: str, status: ExitStatus) -> None:
-        """Ends the main process of an instance, as something outside might; nothing when it does not run."""
+        """End the main process of an instance, if there is one, as from outside."""
         run = self.run_of(instance_id)
         if run is not None:
-            self.end_leader(run, status)
+            self.end_main_process(run, status)
 
     def signal(self, run: FakeRun, signum: int, *, whole_tree: bool) -> None:
-        """What follows from it is seen a moment later, not within the call."""
+        """Signal a run; the effect shows a moment later, not within the call."""
         if run.behaviour.ends_upon(signum):
-            end = functools.partial(self.end_leader, run, ExitStatus(signal=signum))
+            end = functools.partial(self.end_main_process, run, ExitStatus(signal=signum))
             self._poller.call_later(0.0, end)
             if whole_tree:
                 self._poller.call_later(0.0, functools.partial(self.end_descendants, run))
 
-    def end_leader(self, run: FakeRun, status: ExitStatus) -> None:
-        """Ends the main process, if it is alive."""
-        if run.leader:
-            run.leader = False
+    def end_main_process(self, run: FakeRun, status: ExitStatus) -> None:
+        """End the main process, if it is alive."""
+        if run.main_alive:
+            run.main_alive = False
             run.ended = status
-            self._told(run, status)
+            self._notify(run, status)
 
     def end_descendants(self, run: FakeRun) -> None:
-        """Ends what the main process left, if anything is alive."""
+        """End the descendants, if any is alive."""
         if run.descendants:
             run.descendants = False
-            self._told(run, None)
+            self._notify(run, None)
 
-    def _told(self, run: FakeRun, status: ExitStatus | None) -> None:
+    def _notify(self, run: FakeRun, status: ExitStatus | None) -> None:
         if not run.alive:
             self.runs.remove(run)
         if run.changed is not None:
             run.changed(status)
         elif not run.alive:
-            self.unseen.append(run)
+            self.ended_unfollowed.append(run)
 
 
 @dataclass(slots=True)
@@ -209,9 +208,9 @@ class FakeDriver:
         behaviour = self._host.behaviours.get(run.instance_id, Behaviour())
         why = behaviour.cannot_start
         if spec.process is None:
-            why = spec.problem or "it has no command; give it one"
+            why = spec.problem or "it has no command; set 'command'"
         elif self._host.run_of(run.instance_id) is not None:
-            why = "its last run is still there; stop that first"
+            why = "its last run is not gone yet; stop that run first"
         if why or spec.process is None:
             failed = StartFailed(run, f"cannot start '{run.instance_id}': {why}", self._poller.now())
             self._post(failed)
@@ -232,7 +231,7 @@ class FakeDriver:
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""
-        unseen, self._host.unseen = self._host.unseen, []
+        ended_unfollowed, self._host.ended_unfollowed = self._host.ended_unfollowed, []
         for run in self._host.runs:
             self._follow(run)
         return [
@@ -245,7 +244,7 @@ class FakeDriver:
                 gone=not run.alive,
                 agent_class=run.agent_class,
             )
-            for run in (*self._host.runs, *unseen)
+            for run in (*self._host.runs, *ended_unfollowed)
         ]
 
     def disown(self) -> None:

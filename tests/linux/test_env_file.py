@@ -1,4 +1,4 @@
-"""Environment files: what a line means, which lines are refused, and whose files are trusted."""
+"""Environment files: the meaning of lines, refused lines, and trusted owners."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def file(tmp_path: Path) -> Path:
         ("A=ü", {"A": "ü"}),
     ],
 )
-def test_a_file_says_what_systemd_reads_in_it(text: str, variables: dict[str, str]) -> None:
+def test_a_file_means_the_same_to_systemd(text: str, variables: dict[str, str]) -> None:
     assert parse_env(text) == variables
 
 
@@ -88,7 +88,7 @@ def test_a_line_that_programs_read_differently_is_refused_without_its_value(
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40) | st.text("AB1=' \"\\\\#\n\t$", max_size=30))
-def test_any_text_is_variables_or_one_error_without_its_text(text: str) -> None:
+def test_any_text_gives_variables_or_an_error_that_quotes_nothing(text: str) -> None:
     error = None
     try:
         found = parse_env(text)
@@ -117,14 +117,14 @@ def test_the_digest_is_that_of_the_variables(file: Path) -> None:
     assert read_env_file(str(file)).digest != first.digest
 
 
-def test_values_do_not_show_in_what_is_read(file: Path) -> None:
+def test_values_are_not_in_the_repr(file: Path) -> None:
     content = read_env_file(str(file))
     assert content.variables == {"TOKEN": SECRET}
     assert SECRET not in repr(content)
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED | {"NOTIFY_SOCKET", "LISTEN_FDS", "HOSTMANAGER_ENV_0"}))
-def test_what_no_agent_is_given_is_refused(file: Path, name: str) -> None:
+def test_private_variables_are_refused(file: Path, name: str) -> None:
     file.write_text(f"{name}={SECRET}\n")
     with pytest.raises(EnvFileError, match=f"never receive {name}"):
         read_env_file(str(file))
@@ -134,7 +134,7 @@ def test_the_daemon_s_own_markers_are_reserved() -> None:
     assert {command.RUN_MARKER, command.INSTANCE_MARKER} <= RESERVED
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_without_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, said in (("none", "No such file"), ("pipe", "not a regular file"), (".", "not a regular file")):
         with pytest.raises(EnvFileError, match=said):
@@ -143,7 +143,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         read_env_file(f"{tmp_path}/a\0b")
 
 
-def test_a_file_that_everybody_may_read_is_warned_of(file: Path) -> None:
+def test_a_world_readable_file_gives_a_warning(file: Path) -> None:
     assert read_env_file(str(file)).warnings == ()
     file.chmod(0o644)
     assert read_env_file(str(file)).warnings == (
@@ -183,7 +183,7 @@ def test_root_refuses_a_file_in_a_folder_that_others_may_write(file: Path, mode:
 
 
 @as_root
-def test_an_agent_s_user_gets_at_no_file_of_root_by_a_link(file: Path) -> None:
+def test_a_link_of_the_agent_s_user_to_a_file_of_root_is_refused(file: Path) -> None:
     home = file.parent / "home"
     home.mkdir()
     link = home / "my.env"
@@ -212,7 +212,7 @@ def test_a_link_of_root_is_followed(file: Path) -> None:
 
 @as_root
 def test_a_daemon_that_is_not_root_warns_where_root_refuses() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+    with tempfile.TemporaryDirectory() as folder:  # other users cannot enter pytest's own directory
         file = Path(folder) / "agent.env"
         file.write_text("A=1\n")
         file.chmod(0o646)

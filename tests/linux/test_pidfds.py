@@ -1,4 +1,4 @@
-"""Identities, by themselves."""
+"""Process identities and pidfds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_command_name_cannot_forge_its_stat(name: str) -> None:
     ("state", "threads", "alive"),
     [("R", 1, True), ("D", 1, True), ("Z", 1, False), ("Z", 2, True), ("X", 1, False)],
 )
-def test_who_counts_as_alive(state: str, threads: int, alive: bool) -> None:
+def test_which_states_count_as_alive(state: str, threads: int, *, alive: bool) -> None:
     assert stat(state=state, threads=threads).alive is alive
 
 
@@ -51,18 +51,18 @@ def test_an_identity_opens_its_process_and_no_other() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     pidfd = os.pidfd_open(child.pid)
     try:
-        who = pidfds.identify(child.pid, pidfd)
-        assert who is not None
-        again = pidfds.open_verified(who)
+        identity = pidfds.identify(child.pid, pidfd)
+        assert identity is not None
+        again = pidfds.open_verified(identity)
         assert again is not None
         os.close(again)
-        assert pidfds.open_verified(replace(who, start=who.start + 1)) is None
-        assert pidfds.open_verified(replace(who, boot_id="another")) is None
-        assert pidfds.open_verified(replace(who, pid=os.getpid())) is None
+        assert pidfds.open_verified(replace(identity, start=identity.start + 1)) is None
+        assert pidfds.open_verified(replace(identity, boot_id="another")) is None
+        assert pidfds.open_verified(replace(identity, pid=os.getpid())) is None
     finally:
         child.kill()
         child.wait()
-    assert pidfds.open_verified(who) is None
+    assert pidfds.open_verified(identity) is None
     assert not pidfds.exists(pidfd)
     assert not pidfds.send_signal(pidfd, 0)
     os.close(pidfd)
@@ -71,13 +71,13 @@ def test_an_identity_opens_its_process_and_no_other() -> None:
 def test_the_status_of_a_reaped_process_is_known_from_its_pidfd() -> None:
     child = subprocess.Popen(["sh", "-c", "exit 5"])
     pidfd = os.pidfd_open(child.pid)
-    who = pidfds.identify(child.pid, pidfd)
-    assert who is not None
+    identity = pidfds.identify(child.pid, pidfd)
+    assert identity is not None
     assert pidfds.has_ended(pidfd, 10_000)
-    assert pidfds.exit_status_of_non_child(who, pidfd) == ExitStatus(code=5)  # a zombie
+    assert pidfds.exit_status_of_non_child(identity, pidfd) == ExitStatus(code=5)  # a zombie
     child.wait()
-    # From Linux 6.15; before, nobody can tell.
-    assert pidfds.exit_status_of_non_child(who, pidfd) in (ExitStatus(code=5), ExitStatus())
+    # From Linux 6.15; older kernels report nothing.
+    assert pidfds.exit_status_of_non_child(identity, pidfd) in (ExitStatus(code=5), ExitStatus())
     os.close(pidfd)
 
 

@@ -1,4 +1,4 @@
-"""The protocol of sd_notify(3)."""
+"""The notification protocol of systemd, sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 30.0
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-    """A service manager's socket, and its name in the environment."""
+    """Return the socket of a service manager, with its name in the environment."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@hm-test-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
         ours.bind("\0" + name[1:] if name[0] == "@" else name)
@@ -25,7 +25,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
         yield ours, name
 
 
-def test_all_that_is_said_at_once_is_one_datagram(manager: tuple[socket.socket, str]) -> None:
+def test_lines_sent_together_are_one_datagram(manager: tuple[socket.socket, str]) -> None:
     ours, name = manager
     there = NotifySocket.from_environment({"NOTIFY_SOCKET": name})
     assert there is not None
@@ -35,11 +35,11 @@ def test_all_that_is_said_at_once_is_one_datagram(manager: tuple[socket.socket, 
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
-def test_without_a_socket_there_is_nobody_to_tell(environ: dict[str, str]) -> None:
+def test_without_a_socket_there_is_no_notify_socket(environ: dict[str, str]) -> None:
     assert NotifySocket.from_environment(environ) is None
 
 
-def test_a_full_queue_is_said_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_full_queue_returns_false_at_once(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
         ours.bind(str(tmp_path / "notify"))
         there = NotifySocket.from_environment({"NOTIFY_SOCKET": str(tmp_path / "notify")})
@@ -51,7 +51,7 @@ def test_a_full_queue_is_said_and_not_waited_for(tmp_path: Path) -> None:
         there.close()
 
 
-def test_a_manager_that_is_away_may_be_told_later(tmp_path: Path) -> None:
+def test_an_absent_manager_returns_false(tmp_path: Path) -> None:
     there = NotifySocket.from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     assert there is not None
     assert not there.send(sd_notify.READY)
@@ -73,6 +73,6 @@ def test_only_a_watchdog_of_this_process_counts(environ: dict[str, str], interva
     assert sd_notify.watchdog_interval(environ, 42) == interval
 
 
-def test_others_learn_nothing_of_what_the_service_manager_says_to_one() -> None:
+def test_private_variables_are_removed_for_other_programs() -> None:
     told = dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "JOURNAL_STREAM"), "1")
     assert sd_notify.without_private_variables({**told, "PATH": os.defpath}) == {"PATH": os.defpath}

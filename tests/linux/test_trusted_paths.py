@@ -1,4 +1,4 @@
-"""Paths that others may change, and files in the place of ours."""
+"""Paths that others may change, and foreign files in the place of the daemon's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hostmanager_server.state.state_directory import StateDir, StateDirError
 
 from tests.rpc.harness import run, server_harness
 
-STRANGER = 4711  # a user of no name
+FOREIGN_UID = 4711  # a user without an entry
 VICTIM = "what stands here must stay"
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 STRICT = Trust(uid=0)
@@ -42,7 +42,7 @@ STRICT = Trust(uid=0)
 
 @pytest.fixture(autouse=True)
 def no_mask() -> object:
-    """What is made here has the mode that the daemon gives it, whatever the mask is."""
+    """Clear the umask, so that files get the modes that the daemon sets."""
     mask = os.umask(0)
     yield
     os.umask(mask)
@@ -60,7 +60,7 @@ def found(path: Path, uid: int = 0) -> list[str]:
     return [f"{each.path} {each.why}" for each in weaknesses(path, uid)]
 
 
-# --- who may change what a path leads to
+# --- users who may change the target of a path
 
 
 @ROOT
@@ -69,7 +69,7 @@ def found(path: Path, uid: int = 0) -> list[str]:
     ("weaken", "why"),
     [
         (lambda path: path.chmod(0o777), "may be written by others (mode 0777); chmod o-w"),
-        (lambda path: os.chown(path, STRANGER, 0), f"belongs to user {STRANGER}; chown root"),
+        (lambda path: os.chown(path, FOREIGN_UID, 0), f"belongs to user {FOREIGN_UID}; chown root"),
     ],
 )
 def test_every_folder_and_the_file_itself_count(
@@ -85,13 +85,13 @@ def test_every_folder_and_the_file_itself_count(
         STRICT.check(file)
     assert str(caught.value) == f"'{weak}' {why} '{weak}', or --trust-config"
     assert len(Trust(uid=0, override=True).check(file)) == 1
-    assert len(Trust(uid=STRANGER + 1).check(file)) == 1, "for a plain user it is a warning"
+    assert len(Trust(uid=FOREIGN_UID + 1).check(file)) == 1, "for a plain user it is a warning"
 
 
 @ROOT
-def test_what_belongs_to_the_daemons_own_user_is_trusted(tmp_path: Path) -> None:
-    os.chown(tmp_path, STRANGER, 0)
-    assert found(tmp_path, STRANGER) == []
+def test_files_of_the_daemon_s_own_user_are_trusted(tmp_path: Path) -> None:
+    os.chown(tmp_path, FOREIGN_UID, 0)
+    assert found(tmp_path, FOREIGN_UID) == []
     assert len(found(tmp_path, 0)) == 1
 
 
@@ -112,8 +112,8 @@ def test_a_link_leads_where_its_owner_wants(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "loop").symlink_to("loop")
     assert found(tmp_path / "link" / "site.yaml") == []
-    os.chown(tmp_path / "link", STRANGER, 0, follow_symlinks=False)
-    assert found(tmp_path / "link") == [f"{tmp_path}/link belongs to user {STRANGER}"]
+    os.chown(tmp_path / "link", FOREIGN_UID, 0, follow_symlinks=False)
+    assert found(tmp_path / "link") == [f"{tmp_path}/link belongs to user {FOREIGN_UID}"]
     os.chown(tmp_path / "link", 0, 0, follow_symlinks=False)
     (tmp_path / "real").chmod(0o777)
     assert found(tmp_path / "link/../link/x") == [f"{tmp_path}/real may be written by others (mode 0777)"] * 2
@@ -136,11 +136,11 @@ def test_a_group_that_may_write_counts_as_others_unless_it_is_private(
 def test_roots_group_is_private_and_an_unnamed_one_is_not(tmp_path: Path) -> None:
     tmp_path.chmod(0o775)
     assert found(tmp_path) == []
-    os.chown(tmp_path, 0, STRANGER)
-    assert found(tmp_path) == [f"{tmp_path} may be written by its group {STRANGER} (mode 0775)"]
+    os.chown(tmp_path, 0, FOREIGN_UID)
+    assert found(tmp_path) == [f"{tmp_path} may be written by its group {FOREIGN_UID} (mode 0775)"]
 
 
-def test_looking_keeps_no_descriptor(tmp_path: Path) -> None:
+def test_a_check_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     for path in ("x", "link/x/y", "link/link", "link/.."):
@@ -148,10 +148,10 @@ def test_looking_keeps_no_descriptor(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# --- files in the place of ours
+# --- foreign files in the place of the daemon's
 
 
-def plant(kind: str, place: Path, victim: Path) -> None:
+def put_in_place(kind: str, place: Path, victim: Path) -> None:
     match kind:
         case "link":
             place.symlink_to(victim)
@@ -175,27 +175,29 @@ def check_untouched(victim: Path) -> None:
 
 @PLANTED
 def test_nothing_is_locked_or_written_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
-    plant(kind, tmp_path / "lock", victim)
+    put_in_place(kind, tmp_path / "lock", victim)
     with pytest.raises(NotOursError, match="find out who created it"):
         take_lock_file(tmp_path / "lock")
     check_untouched(victim)
 
 
 @PLANTED
-def test_a_state_directory_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
+def test_a_state_directory_with_a_foreign_lock_file_is_refused(
+    tmp_path: Path, victim: Path, kind: str
+) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
-    plant(kind, state / "lock", victim)
+    put_in_place(kind, state / "lock", victim)
     with pytest.raises(StateDirError, match="cannot use the state directory"):
         StateDir(state)
     check_untouched(victim)
 
 
 @PLANTED
-def test_a_socket_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
-    async def play() -> None:
+def test_a_socket_with_a_foreign_lock_file_is_refused(tmp_path: Path, victim: Path, kind: str) -> None:
+    async def scenario() -> None:
         async with server_harness(tmp_path) as h:
-            plant(kind, tmp_path / "x.lock", victim)
+            put_in_place(kind, tmp_path / "x.lock", victim)
             listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
             server = Server(h.context, listen, Limits(), tcp_reflection=False)
             try:
@@ -204,16 +206,16 @@ def test_a_socket_whose_lock_is_none_is_refused(tmp_path: Path, victim: Path, ki
             finally:
                 await server.stop()
 
-    run(play())
+    run(scenario())
     check_untouched(victim)
     assert not (tmp_path / "x").exists()
 
 
 @PLANTED
-def test_nothing_is_bound_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
-    async def play() -> None:
+def test_no_socket_replaces_a_foreign_file(tmp_path: Path, victim: Path, kind: str) -> None:
+    async def scenario() -> None:
         async with server_harness(tmp_path / "harness") as h:
-            plant(kind, tmp_path / "x", victim)
+            put_in_place(kind, tmp_path / "x", victim)
             listen = [parse_listen(f"unix:{tmp_path}/x", insecure=False)]
             server = Server(h.context, listen, Limits(), tcp_reflection=False)
             try:
@@ -222,7 +224,7 @@ def test_nothing_is_bound_in_another_files_place(tmp_path: Path, victim: Path, k
             finally:
                 await server.stop()
 
-    run(play())
+    run(scenario())
     check_untouched(victim)
     assert not (tmp_path / "x.lock").exists()
 
@@ -231,8 +233,8 @@ def test_nothing_is_bound_in_another_files_place(tmp_path: Path, victim: Path, k
 def test_a_lock_of_another_user_is_refused(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("1234")
-    os.chown(lock, STRANGER, 0)
-    with pytest.raises(NotOursError, match=f"belongs to user {STRANGER}"):
+    os.chown(lock, FOREIGN_UID, 0)
+    with pytest.raises(NotOursError, match=f"belongs to user {FOREIGN_UID}"):
         take_lock_file(lock)
     assert lock.read_text() == "1234"
     os.close(take_lock_file(lock, any_owner=True))
@@ -252,7 +254,7 @@ def test_folders_are_made_for_their_owner_whatever_the_mask(tmp_path: Path) -> N
     assert modes == [0o755, 0o755, 0o700]
 
 
-# --- the state directory, the journal, the socket's folder, compose files
+# --- the state directory, the journal, the socket's directory, compose files
 
 
 @ROOT
@@ -264,7 +266,7 @@ def test_root_refuses_a_state_directory_that_others_may_write(
     state.mkdir(mode=0o700)
     for name in ("journal.sqlite", "site-config.json"):
         (state / name).touch(mode=0o600)
-    os.chown(tmp_path if weak == "parent" else tmp_path / weak, STRANGER, 0)
+    os.chown(tmp_path if weak == "parent" else tmp_path / weak, FOREIGN_UID, 0)
     with pytest.raises(StateDirError, match="--trust-config, or choose another with --state-dir"):
         StateDir(state, None, STRICT)
     StateDir(state, None, Trust(uid=0, override=True)).close()
@@ -307,7 +309,7 @@ def test_a_link_in_the_journals_place_is_not_followed(tmp_path: Path) -> None:
 
 @ROOT
 def test_root_refuses_a_socket_in_a_folder_that_others_may_write(tmp_path: Path) -> None:
-    async def play() -> None:
+    async def scenario() -> None:
         async with server_harness(tmp_path / "harness") as h:
             for trust in (STRICT, Trust(uid=0, override=True)):
                 listen = [parse_listen(f"unix:{tmp_path}/open/x", insecure=False)]
@@ -322,7 +324,7 @@ def test_root_refuses_a_socket_in_a_folder_that_others_may_write(tmp_path: Path)
                     await server.stop()
 
     (tmp_path / "open").mkdir(mode=0o777)
-    run(play())
+    run(scenario())
 
 
 @ROOT
@@ -366,7 +368,7 @@ def test_a_default_socket_folder_that_another_may_have_made_is_refused(tmp_path:
             if os.geteuid() != 0:
                 pytest.skip("only root can give a folder away")
             folder.mkdir(mode=0o700)
-            os.chown(folder, STRANGER, 0)
+            os.chown(folder, FOREIGN_UID, 0)
     with pytest.raises(AddressError, match=f"'{folder}' .* must be a directory of yours with mode 0700"):
         private_folder(folder / "hostmanager.sock")
 
@@ -405,7 +407,7 @@ def test_root_refuses_compose_files_that_others_may_write(tmp_path: Path, weak: 
 
     (lab / weak).chmod(0o777)
     with pytest.raises(ComposeError, match="others may choose what compose runs"):
-        reader.check()  # before each call of compose, which reads the files again
+        reader.check()  # the driver checks before each compose call, which reads the files again
     [problem] = problems(STRICT)
     assert f"'{lab / weak}' may be written by others (mode 0777)" in problem
     assert not (tmp_path / "called").exists()
@@ -435,7 +437,7 @@ def runtime() -> object:
 
 
 @pytest.mark.parametrize("kind", ["ours", "open", "link", "stranger's folder", "stranger's socket"])
-def test_a_socket_that_another_user_may_have_put_there_is_not_connected_to(runtime: Path, kind: str) -> None:
+def test_the_client_refuses_a_socket_of_another_user(runtime: Path, kind: str) -> None:
     folder = runtime / "hostmanager"
     path = folder / "hostmanager.sock"
     listen_at(path)
@@ -448,9 +450,9 @@ def test_a_socket_that_another_user_may_have_put_there_is_not_connected_to(runti
             folder.rename(runtime / "real")
             folder.symlink_to("real")
         case "stranger's folder":
-            os.chown(folder, STRANGER, 0)
+            os.chown(folder, FOREIGN_UID, 0)
         case "stranger's socket":
-            os.chown(path, STRANGER, 0)
+            os.chown(path, FOREIGN_UID, 0)
     environ = {"XDG_RUNTIME_DIR": str(runtime)}
     if kind == "ours":
         assert default_address(environ, os.geteuid()).path == str(path)

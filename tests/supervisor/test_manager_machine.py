@@ -154,7 +154,7 @@ class ManagerMachine(RuleBasedStateMachine):
         """Kill the daemon: acknowledged requests are on disk, all else is lost."""
         self.harness.manager.save()
         self.harness.die()
-        before = {run.key: run.pid for run in self.harness.host.runs if run.leader}
+        before = {run.key: run.pid for run in self.harness.host.runs if run.main_alive}
         for who in crashed:
             self.harness.host.crash(who, ExitStatus(1))
         self.harness.poller.advance(away)
@@ -164,7 +164,7 @@ class ManagerMachine(RuleBasedStateMachine):
         for who, tracked in self.harness.store.snapshot().instances.items():
             run = alive.get(who)
             shown = tracked.instance.observed.run
-            if run is not None and run.leader:
+            if run is not None and run.main_alive:
                 assert shown is not None, "I4: a live run is missing from the snapshot"
                 assert shown.pid == run.pid
                 assert before[run.key] == run.pid, "I9"

@@ -1,4 +1,4 @@
-"""What an agent's environment is made of, seen in the agent."""
+"""The environment of agents, as the agent sees it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux.env_file import read_env_file
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may switch users")
 SECRET = "s3cr3t-value"
@@ -28,7 +28,7 @@ OF_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}
 
 @pytest.fixture(autouse=True)
 def environ(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A daemon's environment, before there is a driver."""
+    """Set the environment of the daemon before the driver starts."""
     for name in ("DAEMON_SECRET", "MY_ONE", "MY_TWO", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, SECRET)
     for name in ("LANG", "LC_TIME", "LANGUAGE", "TZ", "OCS_CONFIG_DIR", "PYTHONUNBUFFERED"):
@@ -36,9 +36,9 @@ def environ(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "INVOCATION_ID"):
         monkeypatch.setenv(name, "systemd's")
     if "real" in request.fixturenames:
-        real: RealHarness = request.getfixturevalue("real")
+        real: ProcessHarness = request.getfixturevalue("real")
         real.directory.chmod(0o755)
-        real.successor()  # which finds that environment
+        real.replace_driver()  # reads the new environment
 
 
 def changed(spec: InstanceSpec, **changes: object) -> InstanceSpec:
@@ -46,13 +46,13 @@ def changed(spec: InstanceSpec, **changes: object) -> InstanceSpec:
     return replace(spec, process=replace(spec.process, **changes))  # type: ignore[arg-type]  # any field
 
 
-def environment_of(real: RealHarness, name: str = "a", **changes: object) -> dict[str, str]:
-    """What `env` prints that runs with a spec of these fields."""
+def environment_of(real: ProcessHarness, name: str = "a", **changes: object) -> dict[str, str]:
+    """Return the environment of an agent with these spec fields, from env(1)."""
     output = real.run(changed(real.command(name, "env", "-0"), **changes))
     return dict(line.split("=", 1) for line in output.split("\0") if line)
 
 
-def env_file(real: RealHarness, text: str, name: str = "agent.env", owner: str = "") -> EnvFile:
+def env_file(real: ProcessHarness, text: str, name: str = "agent.env", owner: str = "") -> EnvFile:
     file = real.directory / name
     file.write_text(text)
     file.chmod(0o600)
@@ -62,7 +62,7 @@ def env_file(real: RealHarness, text: str, name: str = "agent.env", owner: str =
 
 
 @as_root
-def test_an_agent_of_another_user_gets_a_listed_environment(real: RealHarness) -> None:
+def test_an_agent_of_another_user_gets_a_listed_environment(real: ProcessHarness) -> None:
     env = environment_of(real, user="nobody")
     listed = {"LANG", "LC_TIME", "LANGUAGE", "TZ", "OCS_CONFIG_DIR", "PYTHONUNBUFFERED", "PATH"}
     others = {name for name in os.environ if name.startswith("LC_") or name in BASE}
@@ -73,20 +73,20 @@ def test_an_agent_of_another_user_gets_a_listed_environment(real: RealHarness) -
     ]  # fmt: skip
 
 
-def test_naming_the_daemon_s_own_user_gives_the_listed_environment_too(real: RealHarness) -> None:
+def test_the_daemon_s_own_user_by_name_gets_the_listed_environment(real: ProcessHarness) -> None:
     env = environment_of(real, user=pwd.getpwuid(os.geteuid()).pw_name)
     assert "DAEMON_SECRET" not in env
     assert env["TZ"] == "the TZ"
 
 
-def test_an_agent_of_no_user_inherits_all_but_what_is_the_daemon_s_alone(real: RealHarness) -> None:
+def test_an_agent_without_user_inherits_all_but_private_variables(real: ProcessHarness) -> None:
     env = environment_of(real)
     assert env["DAEMON_SECRET"] == SECRET
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "INVOCATION_ID"} & set(env)
 
 
 @pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=as_root)])
-def test_env_inherit_adds_to_the_list_and_replaces_everything_else(real: RealHarness, user: str) -> None:
+def test_env_inherit_adds_to_the_list_and_replaces_everything_else(real: ProcessHarness, user: str) -> None:
     env = environment_of(real, user=user, env_inherit=("MY_*", "NOTIFY_SOCKET"))
     assert (env["MY_ONE"], env["MY_TWO"], env["TZ"]) == (SECRET, SECRET, "the TZ")
     assert not {"DAEMON_SECRET", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"} & set(env)
@@ -96,7 +96,7 @@ def test_env_inherit_adds_to_the_list_and_replaces_everything_else(real: RealHar
 
 
 @as_root
-def test_all_of_the_environment_can_be_handed_to_another_user(real: RealHarness) -> None:
+def test_the_whole_environment_can_be_passed_to_another_user(real: ProcessHarness) -> None:
     env = environment_of(real, user="nobody", env_inherit=("*",))
     assert env["DAEMON_SECRET"] == SECRET
     assert env["USER"] == "nobody"
@@ -104,7 +104,7 @@ def test_all_of_the_environment_can_be_handed_to_another_user(real: RealHarness)
 
 
 @pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=as_root)])
-def test_files_go_over_what_is_inherited_and_env_over_files(real: RealHarness, user: str) -> None:
+def test_env_overrides_files_and_files_override_inherited_variables(real: ProcessHarness, user: str) -> None:
     first = env_file(real, "TZ=first\nLANG=first\nLC_TIME=first\nTEXT='a\nb'\n", "first.env")
     second = env_file(real, "LANG=second\nLC_TIME=second\n", "second.env")
     env = environment_of(real, user=user, env_files=(first, second), env=(("LC_TIME", "env"),))
@@ -112,7 +112,7 @@ def test_files_go_over_what_is_inherited_and_env_over_files(real: RealHarness, u
     assert not [name for name in env if name.startswith("HOSTMANAGER_ENV")]
 
 
-def test_the_program_is_looked_for_along_the_path_of_the_file(real: RealHarness) -> None:
+def test_the_program_is_looked_for_along_the_path_of_the_file(real: ProcessHarness) -> None:
     program = real.directory / "bin" / "own-agent"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho found\n")
@@ -122,18 +122,18 @@ def test_the_program_is_looked_for_along_the_path_of_the_file(real: RealHarness)
 
 
 @as_root
-def test_a_file_that_the_agent_s_user_may_write_does_nothing_to_what_root_runs(real: RealHarness) -> None:
+def test_an_env_file_never_reaches_programs_of_root(real: ProcessHarness) -> None:
     with tempfile.TemporaryDirectory() as folder:
         seen = Path(folder)
         seen.chmod(0o777)
         file = env_file(real, f"LD_DEBUG=libs\nLD_DEBUG_OUTPUT={seen}/by\n", owner="nobody")
         real.run(changed(real.command("a", "true"), user="nobody", env_files=(file,)))
         owners = {entry.stat().st_uid for entry in seen.iterdir()}
-    assert owners == {pwd.getpwnam("nobody").pw_uid}  # the linker of no process of root heard of it
+    assert owners == {pwd.getpwnam("nobody").pw_uid}  # no process of root loaded the library
 
 
 @pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=as_root)])
-def test_values_of_a_file_are_in_no_record_and_no_command_line(real: RealHarness, user: str) -> None:
+def test_values_of_a_file_are_in_no_record_and_no_command_line(real: ProcessHarness, user: str) -> None:
     file = env_file(real, f"TOKEN={SECRET}\n")
     script = "cat /proc/$$/cmdline; echo; tr '\\0' '\\n' </proc/$$/environ | grep -c TOKEN; exec sleep 1000"
     spec = changed(real.script("a", script), user=user, env_files=(file,))
@@ -148,7 +148,7 @@ def test_values_of_a_file_are_in_no_record_and_no_command_line(real: RealHarness
     os.kill(real.pid("a"), signal.SIGKILL)
 
 
-def test_a_file_is_read_at_each_start_and_a_start_tells_what_it_said(real: RealHarness) -> None:
+def test_a_file_is_read_at_each_start_and_started_reports_its_digest(real: ProcessHarness) -> None:
     file = env_file(real, "X=old\n")
     spec = changed(real.script("a", "echo $X"), env_files=(file,))
     assert real.run(spec) == "old\n"
@@ -160,7 +160,7 @@ def test_a_file_is_read_at_each_start_and_a_start_tells_what_it_said(real: RealH
     assert started[1].env_files == (fresh,)
 
 
-def test_an_optional_file_may_come_later(real: RealHarness) -> None:
+def test_an_optional_file_may_appear_later(real: ProcessHarness) -> None:
     file = EnvFile(str(real.directory / "later.env"), optional=True)
     spec = changed(real.script("a", "echo ${X-none}"), env_files=(file,))
     assert real.run(spec) == "none\n"
@@ -168,7 +168,7 @@ def test_an_optional_file_may_come_later(real: RealHarness) -> None:
     assert real.run(spec, 2) == "none\nthere\n"
 
 
-def test_a_file_that_cannot_be_used_fails_the_start_without_its_text(real: RealHarness) -> None:
+def test_a_file_that_cannot_be_used_fails_the_start_without_its_text(real: ProcessHarness) -> None:
     file = env_file(real, "X=1\n")
     Path(file.path).write_text(SECRET)
     real.driver.launch(RunKey("a", 1), changed(real.command("a", "true"), env_files=(file,)))
@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_used_fails_the_start_without_its_text(real: RealH
     assert SECRET not in failed.why
 
 
-def test_a_record_of_a_daemon_that_knew_no_files_is_read(real: RealHarness) -> None:
+def test_a_record_of_a_daemon_without_env_files_is_read(real: ProcessHarness) -> None:
     real.driver.launch(RunKey("a", 1), real.command("a", "sleep", "1000"))
     (name,) = real.records()
     data = (real.directory / "runs" / name).read_text()

@@ -1,4 +1,4 @@
-"""The gate by itself: what it notes of its release, whatever the circumstances."""
+"""The gate alone: its note of the release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostmanager_server.drivers.exec import gate
 
 
 def release(tmp_path: Path, flag: int, limit: int = resource.RLIM_INFINITY) -> int:
-    """The wait status of `true` behind a gate that has this descriptor for its note."""
+    """Return the wait status of `true` behind a gate with this flag descriptor."""
     with (tmp_path / "record").open("rb") as lock, open(os.devnull, "wb") as output:
         child = gate.spawn(["true"], "/", dict(os.environ), output.fileno(), lock.fileno(), flag)
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (limit, limit))
@@ -26,13 +26,13 @@ def flag(tmp_path: Path) -> int:
     return os.open(tmp_path / "record", os.O_WRONLY | os.O_CLOEXEC)
 
 
-def test_it_notes_that_it_was_released(tmp_path: Path, flag: int) -> None:
+def test_the_gate_notes_its_release(tmp_path: Path, flag: int) -> None:
     assert release(tmp_path, flag) == 0
     os.close(flag)
     assert (tmp_path / "record").read_text() == "1"
 
 
-def test_it_does_so_too_where_that_descriptor_has_the_number_of_the_lock(tmp_path: Path, flag: int) -> None:
+def test_the_gate_notes_its_release_on_a_flag_with_the_lock_s_number(tmp_path: Path, flag: int) -> None:
     number = gate.lock_descriptor()
     os.dup2(flag, number, inheritable=False)
     os.close(flag)
@@ -41,7 +41,7 @@ def test_it_does_so_too_where_that_descriptor_has_the_number_of_the_lock(tmp_pat
     assert (tmp_path / "record").read_text() == "1"
 
 
-def test_an_agent_that_may_write_no_file_starts_all_the_same(tmp_path: Path, flag: int) -> None:
+def test_an_agent_with_file_size_limit_zero_starts(tmp_path: Path, flag: int) -> None:
     assert release(tmp_path, flag, limit=0) == 0
     os.close(flag)
     assert (tmp_path / "record").read_text() == "0"

@@ -17,7 +17,7 @@ from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe
 from hostmanager_server.linux.pidfds import read_stat
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 A = RunKey("a", 1)
 
@@ -56,22 +56,22 @@ def site() -> Iterator[Site]:
     site.close()
 
 
-def launch(real: RealHarness, check: TcpProbe | HttpProbe | CommandProbe, timeout: float = 10.0) -> None:
+def launch(real: ProcessHarness, check: TcpProbe | HttpProbe | CommandProbe, timeout: float = 10.0) -> None:
     probe = ReadinessProbe(check, interval=0.01, timeout=timeout)
     real.driver.launch(A, replace(real.command("a", "sleep", "1000"), ready=probe))
 
 
-def is_ready(real: RealHarness) -> bool:
+def is_ready(real: ProcessHarness) -> bool:
     return any(isinstance(event, Ready) and event.run == A for event in real.events)
 
 
-def stop(real: RealHarness) -> None:
+def stop(real: ProcessHarness) -> None:
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))
 
 
 @pytest.mark.parametrize("code", [200, 204, 302, 399])
-def test_an_http_probe_succeeds_from_200_to_399(real: RealHarness, site: Site, code: int) -> None:
+def test_an_http_probe_succeeds_from_200_to_399(real: ProcessHarness, site: Site, code: int) -> None:
     launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}/health?deep=1"))
     real.wait_for(lambda: len(site.asked) > 1)
     assert not is_ready(real)
@@ -81,7 +81,7 @@ def test_an_http_probe_succeeds_from_200_to_399(real: RealHarness, site: Site, c
     stop(real)
 
 
-def test_a_probe_is_not_asked_again_once_it_succeeded(real: RealHarness, site: Site) -> None:
+def test_a_probe_does_not_run_again_after_success(real: ProcessHarness, site: Site) -> None:
     site.code = 200
     launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}"))
     real.wait_for(lambda: is_ready(real))
@@ -90,7 +90,7 @@ def test_a_probe_is_not_asked_again_once_it_succeeded(real: RealHarness, site: S
     stop(real)
 
 
-def test_a_probe_of_something_that_speaks_no_http_goes_on(real: RealHarness) -> None:
+def test_an_http_probe_of_another_protocol_goes_on(real: ProcessHarness) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         launch(real, HttpProbe(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
         for answer in (b"", b"200 OK\r\n", b"HTTP/1.1 ok\r\n", b"HTTP/1.1 500 200\r\n"):
@@ -106,7 +106,7 @@ def test_a_probe_of_something_that_speaks_no_http_goes_on(real: RealHarness) -> 
     stop(real)
 
 
-def test_a_command_probe_runs_in_the_agent_s_surroundings(real: RealHarness) -> None:
+def test_a_command_probe_runs_in_the_agent_s_surroundings(real: ProcessHarness) -> None:
     text = f'echo "$COLOUR $PWD" > {real.directory}/said'
     spec = real.command("a", "sleep", "1000")
     assert spec.process is not None
@@ -118,7 +118,7 @@ def test_a_command_probe_runs_in_the_agent_s_surroundings(real: RealHarness) -> 
     stop(real)
 
 
-def test_a_command_probe_is_asked_until_it_exits_0(real: RealHarness) -> None:
+def test_a_command_probe_repeats_until_it_exits_0(real: ProcessHarness) -> None:
     launch(real, CommandProbe(("sh", "-c", f"echo x >> {real.directory}/n; test -e {real.directory}/go")))
     tries = real.directory / "n"
     real.wait_for(lambda: tries.exists() and len(tries.read_text().split()) > 2)
@@ -129,7 +129,7 @@ def test_a_command_probe_is_asked_until_it_exits_0(real: RealHarness) -> None:
 
 
 @pytest.mark.parametrize("end", ["timeout", "stop", "close"])
-def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: RealHarness, end: str) -> None:
+def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: ProcessHarness, end: str) -> None:
     said = real.directory / "pid"
     text = f"echo $$ > {said}.new; mv {said}.new {said}; sleep 1000"
     launch(real, CommandProbe(("sh", "-c", text)), timeout=0.1 if end == "timeout" else 1_000.0)
@@ -145,7 +145,7 @@ def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: RealHarness,
         stop(real)
 
 
-def test_a_probe_command_that_does_not_exist_fails_the_start(real: RealHarness) -> None:
+def test_a_probe_command_that_does_not_exist_fails_the_start(real: ProcessHarness) -> None:
     launch(real, CommandProbe(("no-such-check",)))
     failed = real.events[0]
     assert isinstance(failed, StartFailed)
@@ -156,12 +156,12 @@ def probing() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "probes"]
 
 
-def test_without_probes_there_is_no_thread(real: RealHarness) -> None:
+def test_without_probes_there_is_no_thread(real: ProcessHarness) -> None:
     real.run(real.command("b", "true"))
     assert not probing()
 
 
-def test_closing_ends_the_thread(real: RealHarness) -> None:
+def test_closing_ends_the_thread(real: ProcessHarness) -> None:
     launch(real, TcpProbe("127.0.0.1", 1))
     assert len(probing()) == 1
     stop(real)

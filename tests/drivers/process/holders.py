@@ -1,4 +1,4 @@
-"""Processes that hold something under the descriptor where agents have their record."""
+"""Processes that hold files under the descriptor number of records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 
-# Takes the lines of its standard input for Python, and says when each is done.
+# Executes each line of standard input as Python, and prints "done" after each.
 _OBEYS = """
 import ctypes, fcntl, os, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +37,10 @@ for line in sys.stdin:
 
 
 class Holder:
-    """A process that does what the test tells it, under `descriptor`; `pid` is its own pid."""
+    """A process that executes commands of the test, with files under `descriptor`.
+
+    `process.pid` is its own pid.
+    """
 
     def __init__(self, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
         command = [*prefix, sys.executable, "-c", _OBEYS, str(gate.lock_descriptor())]
@@ -46,7 +49,7 @@ class Holder:
         )
 
     def do(self, code: str) -> str:
-        """Run a line of Python in it; what it printed before it was done."""
+        """Run a line of Python in the holder, and return its output."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{code}\n")
@@ -58,13 +61,13 @@ class Holder:
             said += line
         raise AssertionError(f"the holder ended with {self.process.wait()}")
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process.poll() is None
 
 
 @contextlib.contextmanager
 def holder(*prefix: str, env: dict[str, str] | None = None) -> Iterator[Holder]:
-    """A holder, as the program that this prefix of its command makes of it."""
+    """Start a holder behind this command prefix, and kill the holder afterwards."""
     held = Holder(prefix, env)
     try:
         yield held
@@ -73,32 +76,32 @@ def holder(*prefix: str, env: dict[str, str] | None = None) -> Iterator[Holder]:
         held.process.communicate()
 
 
-def in_namespaces(*options: str) -> list[str]:
-    """The words that run a command in namespaces of its own; skips the test where there can be none."""
+def namespace_prefix(*options: str) -> list[str]:
+    """Return the command prefix for new namespaces; skip the test where forbidden."""
     words = ["unshare", *options, "--"]
     try:
         done = subprocess.run(
             [*words, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
         )
     except FileNotFoundError:
-        pytest.skip("there is no unshare; install util-linux")
+        pytest.skip("unshare is missing; install util-linux")
     if done.returncode != 0:
         pytest.skip(f"namespaces are not allowed here: {done.stderr.decode().strip()}")
     return words
 
 
-def forged(pid: int, instance: str = "forged", token: str = "f.1") -> Record:
-    """A record that names this process as the main process of an instance."""
+def forged_record(pid: int, instance: str = "forged", token: str = "f.1") -> Record:
+    """Return a record with this process as the main process of an instance."""
     pidfd = pidfds.open_pidfd(pid)
     assert pidfd is not None
-    who = pidfds.identify(pid, pidfd)
-    assert who is not None
+    identity = pidfds.identify(pid, pidfd)
+    assert identity is not None
     return replace(
-        Record(RunKey(instance, 1), token, who, Instant(1.0, 2.0), ProcessSpec(("sleep", "1000"))),
+        Record(RunKey(instance, 1), token, identity, Instant(1.0, 2.0), ProcessSpec(("sleep", "1000"))),
         released=True,
     )
 
 
-def place(runs: Path, instance: str = "forged") -> str:
-    """Where the record of an instance is."""
+def record_path(runs: Path, instance: str = "forged") -> str:
+    """Return the path of an instance's record."""
     return str(runs / f"{instance}.json")

@@ -1,4 +1,4 @@
-"""Which cgroup the daemon takes for its own."""
+"""The choice of the cgroup that the daemon uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HYBRID = r"""31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 ODD = "41 31 0:38 /a\\040b /odd\\040place rw - cgroup2 cgroup2 rw\n"
 
 
-def test_the_cgroup2_mounts_are_found_whatever_is_beside_them() -> None:
+def test_the_cgroup2_mounts_are_found_among_others() -> None:
     assert parse_mounts(HYBRID) == [Mount("/", "/sys/fs/cgroup/unified", os.makedev(0, 38))]
     assert parse_mounts(ODD) == [Mount("/a b", "/odd place", os.makedev(0, 38))]
     assert parse_mounts("") == []
@@ -62,14 +62,16 @@ def test_a_named_cgroup_is_used_in_a_directory_for_each_state_directory(tmp_path
     assert not any(entry.is_dir() for entry in cgroup.iterdir())
 
 
-def test_what_is_no_cgroup_is_said_and_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_path_without_cgroup_is_logged_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for wanted in (tmp_path, tmp_path / "nowhere", Path("/proc")):
         assert find_cgroups(str(wanted), tmp_path).directory is None
         assert f"cannot use the cgroup '{wanted}'" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cgroup_that_processes_may_not_be_moved_into_is_said_and_done_without(
+def test_a_cgroup_that_refuses_processes_is_logged_and_not_used(
     tmp_path: Path, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (cgroup / "cgroup.max.descendants").write_text("1")

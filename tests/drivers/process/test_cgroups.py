@@ -1,4 +1,4 @@
-"""What a cgroup for each run gives: who hides in every other way is known."""
+"""One cgroup per run: the driver finds processes that hide in every other way."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux.pidfds import read_stat
 
 from tests.cgroups import escape, groups_in, populated, processes_in
-from tests.drivers.process.test_adoption import daemon_that_dies, record, rewrite
+from tests.drivers.process.test_adoption import launch_and_kill_daemon, record, rewrite
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 A = RunKey("a", 1)
 
 
-def launch(real: RealHarness, code: str, run: RunKey = A) -> int:
-    """Runs an agent that lets a process escape; the pid of that."""
+def launch(real: ProcessHarness, code: str, run: RunKey = A) -> int:
+    """Launch an agent with an escaping process, and return the pid of the latter."""
     pid_file = real.directory / f"escaped{run.number}"
     real.driver.launch(run, real.command("a", sys.executable, "-c", code, str(pid_file)))
     real.wait_for(pid_file.exists)
     return int(pid_file.read_text())
 
 
-def has(real: RealHarness, kind: type[Exited] | type[Gone]) -> bool:
+def has(real: ProcessHarness, kind: type[Exited] | type[Gone]) -> bool:
     return any(isinstance(event, kind) for event in real.events)
 
 
@@ -42,18 +42,18 @@ def runs(pid: int) -> bool:
 
 
 def groups(cgroup: Path) -> list[Path]:
-    """The groups of runs that there are."""
+    """Return the existing cgroups of runs."""
     return groups_in(cgroup / "agents")
 
 
-def test_the_agent_is_in_its_group_from_its_first_moment(grouped: RealHarness, cgroup: Path) -> None:
+def test_the_agent_starts_in_its_cgroup(grouped: ProcessHarness, cgroup: Path) -> None:
     said = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
     assert f"{cgroup.name}/agents/a%20%25b." in said
     assert groups(cgroup) == []
 
 
-def test_without_a_group_a_process_can_hide(real: RealHarness) -> None:
-    # What the groups are for. Should this fail, the tests below would prove nothing.
+def test_without_a_cgroup_a_process_can_hide(real: ProcessHarness) -> None:
+    # The reason for cgroups. If this test fails, the tests below prove nothing.
     escaped = launch(real, escape())
     try:
         real.driver.stop(A, signal.SIGKILL, whole_tree=True)
@@ -65,7 +65,7 @@ def test_without_a_group_a_process_can_hide(real: RealHarness) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_hides_in_every_other_way_is_ended_with_its_tree(
-    grouped: RealHarness, cgroup: Path, signum: int
+    grouped: ProcessHarness, cgroup: Path, signum: int
 ) -> None:
     escaped = launch(grouped, escape())
     grouped.driver.stop(A, signum, whole_tree=True)
@@ -74,7 +74,7 @@ def test_a_process_that_hides_in_every_other_way_is_ended_with_its_tree(
     assert groups(cgroup) == []
 
 
-def test_a_process_that_hides_keeps_its_run_from_being_gone(grouped: RealHarness, cgroup: Path) -> None:
+def test_a_process_that_hides_keeps_its_run_from_being_gone(grouped: ProcessHarness, cgroup: Path) -> None:
     escaped = launch(grouped, escape("pass"))
     grouped.wait_for(lambda: has(grouped, Exited))
     grouped.run(grouped.command("other", "true"))
@@ -84,9 +84,9 @@ def test_a_process_that_hides_keeps_its_run_from_being_gone(grouped: RealHarness
     assert groups(cgroup) == []
 
 
-def test_a_hidden_process_below_a_dead_leader_is_adopted(grouped: RealHarness, cgroup: Path) -> None:
+def test_a_hidden_process_of_a_dead_main_process_is_adopted(grouped: ProcessHarness, cgroup: Path) -> None:
     pid_file = grouped.directory / "escaped"
-    pid = int(daemon_that_dies(grouped, sys.executable, "-c", escape("pass"), str(pid_file)))
+    pid = int(launch_and_kill_daemon(grouped, sys.executable, "-c", escape("pass"), str(pid_file)))
     grouped.wait_for(lambda: pid_file.exists() and not runs(pid))
     escaped = int(pid_file.read_text())
     (adopted,) = grouped.driver.adopt({})
@@ -98,10 +98,12 @@ def test_a_hidden_process_below_a_dead_leader_is_adopted(grouped: RealHarness, c
     assert groups(cgroup) == []
 
 
-def test_a_driver_without_groups_sees_to_those_of_the_one_before(grouped: RealHarness, cgroup: Path) -> None:
+def test_a_driver_without_cgroups_uses_those_of_its_predecessor(
+    grouped: ProcessHarness, cgroup: Path
+) -> None:
     escaped = launch(grouped, escape())
     grouped.cgroup = None
-    grouped.successor()
+    grouped.replace_driver()
     grouped.driver.adopt({})
     grouped.driver.stop(A, signal.SIGKILL, whole_tree=True)
     grouped.wait_for(lambda: has(grouped, Gone))
@@ -109,24 +111,24 @@ def test_a_driver_without_groups_sees_to_those_of_the_one_before(grouped: RealHa
     assert groups(cgroup) == []
 
 
-def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: RealHarness, cgroup: Path) -> None:
-    # One whose daemon died before it was recorded, one that was recorded and ended.
-    gate_pid = int(daemon_that_dies(grouped, "true", crash="before record"))
+def test_groups_of_runs_that_are_over_are_removed_at_adoption(grouped: ProcessHarness, cgroup: Path) -> None:
+    # One cgroup of a daemon that died before the record, one of a recorded run that ended.
+    gate_pid = int(launch_and_kill_daemon(grouped, "true", crash="before record"))
     grouped.driver.launch(A, grouped.command("a", "sleep", "1000"))
     grouped.driver.disown()
     grouped.crash("a")
     grouped.wait_for(lambda: not runs(gate_pid) and not populated(cgroup))
     assert len(groups(cgroup)) == 2
-    grouped.successor()
+    grouped.replace_driver()
     assert [one.gone for one in grouped.driver.adopt({})] == [True]
     assert groups(cgroup) == []
 
 
-def test_processes_of_a_run_without_a_record_are_left_alone_and_said(
-    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+def test_processes_of_a_run_without_a_record_are_logged_and_left_alone(
+    grouped: ProcessHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lets_go = f"import os; os.close({gate.lock_descriptor()}); os.execvp('sleep', ['sleep', '1000'])"
-    pid = int(daemon_that_dies(grouped, sys.executable, "-c", lets_go))
+    pid = int(launch_and_kill_daemon(grouped, sys.executable, "-c", lets_go))
     grouped.wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"))
     record(grouped).unlink()
     assert grouped.driver.adopt({}) == []
@@ -138,8 +140,8 @@ def test_processes_of_a_run_without_a_record_are_left_alone_and_said(
     assert groups(cgroup) == []
 
 
-def test_a_group_that_is_not_the_recorded_one_is_left_alone(grouped: RealHarness, cgroup: Path) -> None:
-    pid = int(daemon_that_dies(grouped, "sleep", "1000"))
+def test_a_group_that_is_not_the_recorded_one_is_left_alone(grouped: ProcessHarness, cgroup: Path) -> None:
+    pid = int(launch_and_kill_daemon(grouped, "sleep", "1000"))
     stranger = cgroup / "stranger"
     stranger.mkdir()
     bystander = subprocess.Popen(["sleep", "1000"])
@@ -157,8 +159,8 @@ def test_a_group_that_is_not_the_recorded_one_is_left_alone(grouped: RealHarness
         bystander.wait()
 
 
-def test_records_without_a_group_are_read(grouped: RealHarness) -> None:
-    daemon_that_dies(grouped, "sleep", "1000")
+def test_records_without_a_group_are_read(grouped: ProcessHarness) -> None:
+    launch_and_kill_daemon(grouped, "sleep", "1000")
     fields = Record.from_json(record(grouped).read_bytes())
     assert fields.group is not None
     rewrite(record(grouped), cgroup=None)
@@ -169,7 +171,7 @@ def test_records_without_a_group_are_read(grouped: RealHarness) -> None:
 
 
 def test_groups_that_an_agent_made_below_its_own_are_ended_and_removed(
-    grouped: RealHarness, cgroup: Path
+    grouped: ProcessHarness, cgroup: Path
 ) -> None:
     nest = (
         "group = grep('0::')\nos.makedirs(group + '/x/y')\n"
@@ -191,8 +193,8 @@ def test_groups_that_an_agent_made_below_its_own_are_ended_and_removed(
     assert groups(cgroup) == []
 
 
-def test_an_agent_that_leaves_its_group_is_ended_by_what_else_is_known(
-    grouped: RealHarness, cgroup: Path
+def test_an_agent_that_leaves_its_cgroup_is_ended_by_other_evidence(
+    grouped: ProcessHarness, cgroup: Path
 ) -> None:
     elsewhere = cgroup / "elsewhere"
     elsewhere.mkdir()
@@ -205,8 +207,8 @@ def test_an_agent_that_leaves_its_group_is_ended_by_what_else_is_known(
     assert processes_in(elsewhere) == []
 
 
-def test_where_no_group_can_be_made_agents_run_without_and_one_warning_is_given(
-    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+def test_without_cgroups_agents_run_after_one_warning(
+    grouped: ProcessHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (cgroup / "cgroup.max.descendants").write_text("0")
     for number in (1, 2):
@@ -217,8 +219,8 @@ def test_where_no_group_can_be_made_agents_run_without_and_one_warning_is_given(
     assert groups(cgroup) == []
 
 
-def test_a_group_that_vanished_is_said_once_and_the_tree_ended_without(
-    grouped: RealHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
+def test_a_vanished_cgroup_is_logged_once_and_the_tree_is_ended(
+    grouped: ProcessHarness, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = [RunKey("a", 1), RunKey("b", 1)]
     for run in keys:

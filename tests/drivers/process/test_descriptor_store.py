@@ -1,4 +1,4 @@
-"""Pidfds that the service manager holds while no daemon lives."""
+"""Pidfds that the service manager keeps while no daemon is alive."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from hostmanager_server.drivers.process.records.descriptor_store import Descript
 from hostmanager_server.linux.sd_notify import NotifySocket
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 A = RunKey("a", 1)
-# From 6.15 on a pidfd tells how a process ended that somebody else has reaped.
+# From Linux 6.15 on, a pidfd reports the exit status of a process that another one reaped.
 KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 class Manager:
-    """A service manager that keeps descriptors as systemd does."""
+    """A service manager that stores descriptors as systemd does."""
 
     def __init__(self, name: Path) -> None:
         self.name = str(name)
@@ -39,11 +39,11 @@ class Manager:
         self.kept: list[tuple[str, int]] = []
 
     def store(self, handed: dict[str, int] | None = None) -> DescriptorStore:
-        """As one of its services sees it."""
+        """Return the descriptor store of a service of this manager."""
         return DescriptorStore(NotifySocket.from_environment({"NOTIFY_SOCKET": self.name}), handed or {})
 
     def take(self) -> dict[str, int]:
-        """What it has been given and not been told to let go of, with copies of the descriptors."""
+        """Return copies of the stored descriptors, without removed ones."""
         while True:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(4))
@@ -80,15 +80,15 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     it.close()
 
 
-def test_how_an_agent_ended_while_nobody_looked_is_known_by_what_was_kept(
-    real: RealHarness, manager: Manager
+def test_a_stored_pidfd_gives_the_exit_status_of_an_agent_that_ended_meanwhile(
+    real: ProcessHarness, manager: Manager
 ) -> None:
     real.use(manager.store())
     real.driver.launch(A, real.script("a", f"trap 'exit 7' TERM; : > {real.settled('a')}; sleep 1000 & wait"))
     real.settle("a")
     real.driver.disown()
     os.kill(real.pid("a"), signal.SIGTERM)
-    os.waitpid(real.pid("a"), 0)  # as whoever inherits it does
+    os.waitpid(real.pid("a"), 0)  # as the inheriting process does
     real.use(manager.store(manager.take()))
     (adopted,) = real.driver.adopt({})
     assert adopted.ended == (ExitStatus(code=7) if KERNEL >= (6, 15) else ExitStatus())
@@ -96,7 +96,9 @@ def test_how_an_agent_ended_while_nobody_looked_is_known_by_what_was_kept(
     real.wait_for(lambda: manager.names() == set())
 
 
-def test_what_was_kept_of_another_process_tells_nothing(real: RealHarness, manager: Manager) -> None:
+def test_a_stored_pidfd_of_another_process_gives_no_exit_status(
+    real: ProcessHarness, manager: Manager
+) -> None:
     with subprocess.Popen(["true"]) as other:
         pidfd = os.pidfd_open(other.pid)
     real.use(manager.store())
@@ -110,7 +112,7 @@ def test_what_was_kept_of_another_process_tells_nothing(real: RealHarness, manag
     assert adopted.ended == ExitStatus()
 
 
-def test_one_is_kept_for_each_run_that_goes_on_and_no_other(real: RealHarness, manager: Manager) -> None:
+def test_one_pidfd_is_stored_for_each_living_run(real: ProcessHarness, manager: Manager) -> None:
     real.use(manager.store())
     for instance_id in "ab":
         real.driver.launch(RunKey(instance_id, 1), real.command(instance_id, "sleep", "1000"))
@@ -121,14 +123,14 @@ def test_one_is_kept_for_each_run_that_goes_on_and_no_other(real: RealHarness, m
     assert manager.names() == both
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: len(manager.names()) == 1)
-    real.use(manager.store())  # in place: nothing is handed over, and all is still kept
+    real.use(manager.store())  # upgrade: no descriptor is passed, and all stay stored
     assert len(real.driver.adopt({})) == 1
     real.driver.stop(RunKey("b", 1), signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: manager.names() == set())
 
 
-def test_none_is_kept_for_a_run_that_ended_while_the_daemon_gave_way_in_place(
-    real: RealHarness, manager: Manager
+def test_no_pidfd_stays_for_a_run_that_ended_during_an_upgrade(
+    real: ProcessHarness, manager: Manager
 ) -> None:
     real.use(manager.store())
     real.driver.launch(A, real.command("a", "sleep", "1000"))
@@ -142,8 +144,8 @@ def test_none_is_kept_for_a_run_that_ended_while_the_daemon_gave_way_in_place(
     assert manager.names() == set()
 
 
-def test_no_more_are_kept_than_can_be_handed_over(
-    real: RealHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
+def test_no_more_pidfds_are_stored_than_can_be_passed(
+    real: ProcessHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(descriptor_store, "MAX_STORED", 1)
     real.use(manager.store())
@@ -152,8 +154,8 @@ def test_no_more_are_kept_than_can_be_handed_over(
     assert len(manager.names()) == 1
 
 
-def test_what_is_handed_over_is_taken_once() -> None:
-    # In a process of its own: the descriptors are at fixed numbers.
+def test_passed_descriptors_are_taken_once() -> None:
+    # In a separate process, because the descriptors have fixed numbers.
     code = (
         "import os\n"
         "from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore as S\n"

@@ -1,4 +1,4 @@
-"""Forged records: the daemon believes none, and starts whatever other processes hold."""
+"""Forged records: the daemon rejects all, and starts in spite of any holder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.drivers.process.records import holders as record_holders
 from hostmanager_server.drivers.process.records.directory import has_records
 
-from tests.drivers.process.holders import Holder, forged, holder, in_namespaces, place
+from tests.drivers.process.holders import Holder, forged_record, holder, namespace_prefix, record_path
 from tests.drivers.process.test_adoption import A, gone, launch_steady, record, rewrite, runs
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
-# What a process may hold where agents hold their record, by a name that is removed.
+# Files that a process may hold in the place of a record, with a removed name.
 KINDS = {
     "a socket": "socket.socket(socket.AF_UNIX).bind(P); hold(os.open(P, os.O_PATH), P)",
     "a link": "os.symlink('/etc/passwd', P); hold(os.open(P, os.O_PATH | os.O_NOFOLLOW), P)",
@@ -38,20 +38,20 @@ KINDS = {
 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that no run has to do with."""
+    """Start a process that belongs to no run."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     yield process
     process.kill()
     process.wait()
 
 
-def directory(real: RealHarness) -> Path:
+def directory(real: ProcessHarness) -> Path:
     return real.directory / "runs"
 
 
-def adopt_and_end(real: RealHarness) -> list[str]:
-    """A new daemon takes back what it finds, and ends all of it; the instances."""
-    real.successor()
+def adopt_and_end(real: ProcessHarness) -> list[str]:
+    """Adopt with a new daemon, end all runs, and return their instances."""
+    real.replace_driver()
     adopted = real.driver.adopt({})
     for one in adopted:
         real.driver.stop(one.run, signal.SIGKILL, whole_tree=True)
@@ -59,25 +59,28 @@ def adopt_and_end(real: RealHarness) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_process_holds_in_the_place_of_a_record_keeps_no_daemon_from_starting(
-    real: RealHarness, kind: str, caplog: pytest.LogCaptureFixture
+def test_a_file_held_in_the_place_of_a_record_does_not_stop_the_daemon(
+    real: ProcessHarness, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid = launch_steady(real)
     with holder() as other:
-        other.do(f"P = {place(directory(real))!r}; {KINDS[kind]}")
+        other.do(f"P = {record_path(directory(real))!r}; {KINDS[kind]}")
         assert not has_records(real.directory / "elsewhere")
-        real.successor()
+        real.replace_driver()
         assert [one.pid for one in real.driver.adopt({})] == [pid]
         if "file" not in kind:
             assert f"pid {other.process.pid}" in caplog.text
-        assert other.lives()
+        assert other.is_alive()
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
 
 
-def test_a_device_in_the_place_of_a_record_is_not_opened(real: RealHarness) -> None:
+def test_a_device_in_the_place_of_a_record_is_not_opened(real: ProcessHarness) -> None:
     with holder() as other:
-        code = f"P = {place(directory(real))!r}; os.mknod(P, 0o20600, os.makedev(10, 0)); "  # of no driver
+        code = (
+            # a device without driver
+            f"P = {record_path(directory(real))!r}; os.mknod(P, 0o20600, os.makedev(10, 0)); "
+        )
         try:
             other.do(code + "hold(os.open(P, os.O_PATH), P)")
         except AssertionError:
@@ -85,11 +88,11 @@ def test_a_device_in_the_place_of_a_record_is_not_opened(real: RealHarness) -> N
         assert adopt_and_end(real) == []
 
 
-def test_many_such_processes_are_named_up_to_a_number(
-    real: RealHarness, caplog: pytest.LogCaptureFixture
+def test_only_the_first_skipped_processes_are_named(
+    real: ProcessHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with holder() as other:
-        other.do(f"P = {place(directory(real))!r}; " + KINDS["a pipe"])
+        other.do(f"P = {record_path(directory(real))!r}; " + KINDS["a pipe"])
         other.do("pids = [os.fork() or __import__('signal').pause() for _ in range(30)]")
         try:
             assert adopt_and_end(real) == []
@@ -99,11 +102,11 @@ def test_many_such_processes_are_named_up_to_a_number(
     assert "21 more" in caplog.text
 
 
-def test_a_process_that_ends_while_it_is_looked_at_is_skipped(
-    real: RealHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_ends_during_the_inspection_is_skipped(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with holder() as other:
-        other.do(f"P = {place(directory(real))!r}; regular(P, b'nonsense')")
+        other.do(f"P = {record_path(directory(real))!r}; regular(P, b'nonsense')")
         listed = os.listdir
 
         def ends(path: str) -> list[str]:
@@ -123,55 +126,55 @@ def test_a_process_that_ends_while_it_is_looked_at_is_skipped(
     ids=" ".join,
 )
 @pytest.mark.parametrize("named", ["a bystander", "the holder"])
-def test_a_record_that_is_held_in_other_namespaces_is_not_believed(
-    real: RealHarness, options: tuple[str, ...], named: str, bystander: subprocess.Popen[bytes]
+def test_a_record_held_in_other_namespaces_is_rejected(
+    real: ProcessHarness, options: tuple[str, ...], named: str, bystander: subprocess.Popen[bytes]
 ) -> None:
-    with holder(*in_namespaces(*options)) as other:
+    with holder(*namespace_prefix(*options)) as other:
         other.do(f"subprocess.run(['mount', '-t', 'tmpfs', 'none', {str(directory(real))!r}], check=True)")
         pid = bystander.pid if named == "a bystander" else other.process.pid
-        other.do(f"regular({place(directory(real))!r}, {forged(pid).to_json()!r})")
+        other.do(f"regular({record_path(directory(real))!r}, {forged_record(pid).to_json()!r})")
         assert adopt_and_end(real) == []
         assert bystander.poll() is None
-        assert other.lives()
+        assert other.is_alive()
     assert real.records() == []
 
 
-def test_a_record_of_another_mount_is_not_believed_whatever_namespace_its_holder_is_in(
-    real: RealHarness, bystander: subprocess.Popen[bytes]
+def test_a_record_of_another_mount_is_rejected_in_every_namespace(
+    real: ProcessHarness, bystander: subprocess.Popen[bytes]
 ) -> None:
-    in_namespaces("--mount")
+    namespace_prefix("--mount")
     with holder() as other:
         other.do("ours = os.open('/proc/self/ns/mnt', os.O_RDONLY); assert libc.unshare(0x20000) == 0")
-        # Kept open: its mounts, and with them the path of the file, last as long as the namespace.
+        # Stays open: the namespace keeps its mounts, and with them the path of the file.
         other.do("theirs = os.open('/proc/self/ns/mnt', os.O_RDONLY)")
         other.do("subprocess.run(['mount', '--make-rprivate', '/'], check=True)")
         other.do(f"subprocess.run(['mount', '-t', 'tmpfs', 'none', {str(directory(real))!r}], check=True)")
-        other.do(f"regular({place(directory(real))!r}, {forged(other.process.pid).to_json()!r})")
+        other.do(f"regular({record_path(directory(real))!r}, {forged_record(other.process.pid).to_json()!r})")
         other.do("assert libc.setns(ours, 0) == 0")
         assert adopt_and_end(real) == []
-        assert other.lives()
+        assert other.is_alive()
 
 
-def test_a_removed_record_is_not_believed_of_a_holder_that_is_not_of_its_run(
-    real: RealHarness, bystander: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+def test_a_removed_record_is_rejected_if_its_holder_is_not_of_the_run(
+    real: ProcessHarness, bystander: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     with holder() as other:
-        other.do(f"regular({place(directory(real))!r}, {forged(bystander.pid).to_json()!r})")
+        other.do(f"regular({record_path(directory(real))!r}, {forged_record(bystander.pid).to_json()!r})")
         assert adopt_and_end(real) == []
-        assert other.lives()
+        assert other.is_alive()
         assert f"pid {other.process.pid}" in caplog.text
     assert bystander.poll() is None
 
 
-def test_a_removed_record_is_not_read_beyond_what_one_may_have(
-    real: RealHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_removed_record_is_read_up_to_the_maximum_length(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_holders, "LONGEST", 1000)
     pid = launch_steady(real)
     with record(real).open("r+b") as file:
-        file.truncate(1 << 40)  # takes no room
+        file.truncate(1 << 40)  # sparse
     record(real).unlink()
-    real.successor()
+    real.replace_driver()
     assert real.driver.adopt({}) == []
     assert runs(pid)
     real.crash("a")
@@ -179,7 +182,7 @@ def test_a_removed_record_is_not_read_beyond_what_one_may_have(
 
 
 def test_the_cgroup_of_a_record_counts_only_where_it_was_made_for_that_run(
-    grouped: RealHarness, cgroup: Path, bystander: subprocess.Popen[bytes]
+    grouped: ProcessHarness, cgroup: Path, bystander: subprocess.Popen[bytes]
 ) -> None:
     pid = launch_steady(grouped)
     stranger = cgroup / "stranger"
@@ -195,11 +198,11 @@ def test_the_cgroup_of_a_record_counts_only_where_it_was_made_for_that_run(
     assert Cgroup(str(stranger), stranger.stat().st_ino).exists()
 
 
-# --- in the directory itself
+# --- in the directory of records
 
 
-def plant(path: Path, what: str, data: bytes) -> None:
-    """Put something that is no record of the daemon's in the place of one."""
+def put_in_place(path: Path, what: str, data: bytes) -> None:
+    """Put something other than a record of the daemon in the place of one."""
     elsewhere = path.with_name("elsewhere")
     if what in ("a link", "a second name"):
         elsewhere.write_bytes(data)
@@ -218,14 +221,14 @@ def plant(path: Path, what: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("what", ["a link", "a second name", "a directory", "another user's file", "a pipe"])
-def test_what_is_no_file_of_the_daemon_is_not_believed_also_in_its_directory(
-    real: RealHarness, what: str, bystander: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+def test_a_foreign_file_in_the_directory_is_rejected(
+    real: ProcessHarness, what: str, bystander: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     if what == "another user's file" and os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     pid = launch_steady(real)
     path = directory(real) / "forged.json"
-    plant(path, what, forged(bystander.pid).to_json())
+    put_in_place(path, what, forged_record(bystander.pid).to_json())
     assert adopt_and_end(real) == ["a"]
     real.wait_for(lambda: gone(real))
     assert not runs(pid)
@@ -233,10 +236,10 @@ def test_what_is_no_file_of_the_daemon_is_not_believed_also_in_its_directory(
     assert f"'{path}'" in caplog.text
 
 
-def test_a_record_with_a_second_name_still_keeps_a_second_agent_from_starting(real: RealHarness) -> None:
+def test_a_record_with_a_second_name_still_prevents_a_second_agent(real: ProcessHarness) -> None:
     pid = launch_steady(real)
     (real.directory / "backup").hardlink_to(record(real))
-    real.successor()
+    real.replace_driver()
     assert real.driver.adopt({}) == []
     real.driver.launch(RunKey("a", 2), real.command("a", "sleep", "1000"))
     (why,) = [event.why for event in real.events if isinstance(event, StartFailed)]
@@ -246,10 +249,8 @@ def test_a_record_with_a_second_name_still_keeps_a_second_agent_from_starting(re
 
 
 @pytest.mark.parametrize("what", ["a link", "a second name", "a pipe"])
-def test_nothing_is_written_through_what_is_in_the_place_of_a_new_record(
-    real: RealHarness, what: str
-) -> None:
-    plant(directory(real) / "a.free", what, b"precious")
+def test_nothing_is_written_through_a_link_in_the_place_of_a_record(real: ProcessHarness, what: str) -> None:
+    put_in_place(directory(real) / "a.free", what, b"precious")
     launch_steady(real)
     assert record(real).stat().st_nlink == 1
     assert not record(real).is_symlink()
@@ -260,16 +261,16 @@ def test_nothing_is_written_through_what_is_in_the_place_of_a_new_record(
 
 
 def test_the_directory_of_records_is_closed_to_others_again(
-    real: RealHarness, caplog: pytest.LogCaptureFixture
+    real: ProcessHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory(real).chmod(0o777)
-    real.successor()
+    real.replace_driver()
     assert directory(real).stat().st_mode & 0o777 == 0o700
     assert str(directory(real)) in caplog.text
 
 
-def test_a_directory_that_cannot_be_closed_to_others_keeps_no_daemon_from_starting(
-    real: RealHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_directory_open_to_others_does_not_stop_the_daemon(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def read_only(path: Path, mode: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -277,7 +278,7 @@ def test_a_directory_that_cannot_be_closed_to_others_keeps_no_daemon_from_starti
     pid = launch_steady(real)
     directory(real).chmod(0o755)
     monkeypatch.setattr(os, "chmod", read_only)
-    real.successor()
+    real.replace_driver()
     assert [one.pid for one in real.driver.adopt({})] == [pid]
     assert os.strerror(errno.EROFS) in caplog.text
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
@@ -285,7 +286,7 @@ def test_a_directory_that_cannot_be_closed_to_others_keeps_no_daemon_from_starti
 
 
 @pytest.mark.parametrize("field", [{"pid": 1 << 40}, {"pid": 0}, {"token": "\ud800"}, {"number": 1e999}])
-def test_a_record_of_impossible_values_is_set_aside(real: RealHarness, field: dict[str, object]) -> None:
+def test_a_record_of_impossible_values_is_set_aside(real: ProcessHarness, field: dict[str, object]) -> None:
     launch_steady(real)
     content = record(real).read_bytes()
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
@@ -296,12 +297,12 @@ def test_a_record_of_impossible_values_is_set_aside(real: RealHarness, field: di
     assert record(real).with_suffix(".corrupt").exists()
 
 
-def test_holders_do_as_they_are_told(real: RealHarness) -> None:
-    # Should this fail, most of the above would prove nothing.
+def test_holders_execute_their_commands(real: ProcessHarness) -> None:
+    # If this test fails, most tests above prove nothing.
     with holder() as other:
-        other.do(f"regular({place(directory(real))!r}, b'x')")
+        other.do(f"regular({record_path(directory(real))!r}, b'x')")
         link = os.readlink(f"/proc/{other.process.pid}/fd/{gate.lock_descriptor()}")
-        assert link == f"{place(directory(real))} (deleted)"
+        assert link == f"{record_path(directory(real))} (deleted)"
     assert isinstance(other, Holder)
-    assert replace(forged(os.getpid()), ready=False).identity.pid == os.getpid()
+    assert replace(forged_record(os.getpid()), ready=False).identity.pid == os.getpid()
     assert not any(isinstance(event, Gone) for event in real.events)

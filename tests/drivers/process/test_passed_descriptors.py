@@ -1,4 +1,4 @@
-"""What an agent hands to another process, or another process copies from it, makes that none of its own."""
+"""Descriptors passed or copied to another process, which does not join the run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process import membership
 
 from tests.drivers.process.holders import Holder, holder
-from tests.drivers.process.test_adoption import A, daemon_that_dies, gone, launch_steady, record, runs
+from tests.drivers.process.test_adoption import A, gone, launch_and_kill_daemon, launch_steady, record, runs
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 NOBODY = 65534
 SECOND = RunKey("a", 2)
 
-# Passes the descriptor of its record to whoever listens on the socket $1, and then does what $2 says.
+# Passes the descriptor of its record to the listener on the socket $1, then executes $2.
 PASSES = """
 import os, socket, sys, time
 while not os.path.exists(sys.argv[1]): time.sleep(0.01)
@@ -36,7 +36,7 @@ with socket.socket(socket.AF_UNIX) as to:
     socket.send_fds(to, [b"x"], [250])
 exec(sys.argv[2])
 """
-# In the victim: takes it, and keeps it under the same number and its own.
+# In the victim: receives the descriptor, and keeps it under both numbers.
 TAKES = "taken = socket.recv_fds(server.accept()[0], 1, 1)[1][0]; os.dup2(taken, AT)"
 
 
@@ -46,7 +46,7 @@ def listens(victim: Holder, at: Path) -> None:
     victim.do(f"os.rename({new!r}, {str(at)!r})")
 
 
-def passing(real: RealHarness, then: str) -> list[str]:
+def passing(real: ProcessHarness, then: str) -> list[str]:
     return [sys.executable, "-c", PASSES, str(real.directory / "socket"), then]
 
 
@@ -57,7 +57,7 @@ def as_nobody() -> list[str]:
 
 
 def stays(victim: Holder) -> None:
-    """Nothing: it stays with the user of the test."""
+    """Keep the user of the test."""
 
 
 def becomes_nobody(victim: Holder) -> None:
@@ -67,8 +67,8 @@ def becomes_nobody(victim: Holder) -> None:
 
 @pytest.mark.parametrize("user", [stays, becomes_nobody], ids=["same user", "another user"])
 @pytest.mark.parametrize("then", ["time.sleep(1000)", "pass"], ids=["stopped", "ended"])
-def test_a_process_that_was_passed_the_descriptor_is_left_alone(
-    real: RealHarness, user: Callable[[Holder], None], then: str, caplog: pytest.LogCaptureFixture
+def test_a_process_with_a_passed_descriptor_is_left_alone(
+    real: ProcessHarness, user: Callable[[Holder], None], then: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with holder() as victim:
         listens(victim, real.directory / "socket")
@@ -77,19 +77,19 @@ def test_a_process_that_was_passed_the_descriptor_is_left_alone(
         victim.do(TAKES)
         real.driver.stop(A, signal.SIGKILL, whole_tree=True)
         real.wait_for(lambda: gone(real))
-        assert victim.lives()
+        assert victim.is_alive()
         assert f"pid {victim.process.pid}" in caplog.text
-        # The instance can run again, and end without that.
+        # The instance can run again, and end while the victim lives.
         caplog.clear()
         real.driver.launch(SECOND, real.command("a", "sleep", "1000"))
         real.driver.stop(SECOND, signal.SIGKILL, whole_tree=True)
         real.wait_for(lambda: any(isinstance(event, Gone) and event.run == SECOND for event in real.events))
         assert caplog.text == ""
-        assert victim.lives()
+        assert victim.is_alive()
 
 
-def test_a_daemonised_process_that_began_later_and_was_passed_the_descriptor_is_left_alone(
-    real: RealHarness,
+def test_a_later_daemonised_process_with_a_passed_descriptor_is_left_alone(
+    real: ProcessHarness,
 ) -> None:
     real.driver.launch(A, real.command("a", *passing(real, "time.sleep(1000)")))
     code = (
@@ -113,36 +113,38 @@ def test_a_daemonised_process_that_began_later_and_was_passed_the_descriptor_is_
         os.kill(victim, signal.SIGKILL)
 
 
-def test_the_next_daemon_leaves_it_alone_too(real: RealHarness, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_daemon_leaves_a_process_with_a_passed_descriptor_alone(
+    real: ProcessHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     with holder() as victim:
         listens(victim, real.directory / "socket")
-        pid = int(daemon_that_dies(real, *passing(real, "pass")))
+        pid = int(launch_and_kill_daemon(real, *passing(real, "pass")))
         victim.do(TAKES)
         real.wait_for(lambda: not runs(pid))
         for one in real.driver.adopt({}):
             real.driver.stop(one.run, signal.SIGKILL, whole_tree=True)
         real.wait_for(lambda: gone(real) or real.records() == [])
-        assert victim.lives()
-        # Nor is the record a reason to take that run for alive once it was removed.
-        real.successor()
+        assert victim.is_alive()
+        # A removed record does not make the run count as alive.
+        real.replace_driver()
         assert real.driver.adopt({}) == []
-        assert victim.lives()
+        assert victim.is_alive()
 
 
-def test_a_removed_record_that_only_such_a_process_holds_tells_of_no_run(real: RealHarness) -> None:
+def test_a_removed_record_with_only_a_foreign_holder_is_rejected(real: ProcessHarness) -> None:
     with holder() as victim:
         listens(victim, real.directory / "socket")
         real.driver.launch(A, real.command("a", *passing(real, "time.sleep(1000)")))
         victim.do(TAKES)
         record(real).unlink()
-        real.successor()
+        real.replace_driver()
         os.kill(real.pid("a"), signal.SIGKILL)
         real.wait_for(lambda: not runs(real.pid("a")))
         assert real.driver.adopt({}) == []
-        assert victim.lives()
+        assert victim.is_alive()
 
 
-def test_another_user_s_process_with_the_marker_of_an_agent_is_left_alone(real: RealHarness) -> None:
+def test_another_user_s_process_with_the_marker_of_an_agent_is_left_alone(real: ProcessHarness) -> None:
     prefix = as_nobody()
     pid = launch_steady(real)
     environ = dict(
@@ -155,14 +157,14 @@ def test_another_user_s_process_with_the_marker_of_an_agent_is_left_alone(real: 
         real.driver.stop(A, signal.SIGKILL, whole_tree=True)
         real.wait_for(lambda: gone(real))
         assert copied.poll() is None
-        assert own.wait() == -signal.SIGKILL  # so the marker was the right one
+        assert own.wait() == -signal.SIGKILL  # proof that the marker was right
     finally:
         for process in (copied, own):
             process.kill()
             process.wait()
 
 
-# --- and what is an agent's own is still ended with it
+# --- processes of the agent still end with it
 
 HIDES = (
     "import os, sys, time\n"
@@ -177,8 +179,11 @@ HIDES = (
 )
 
 
-def hide(real: RealHarness, user: str = "") -> int:
-    """An agent that leaves a process behind known by its descriptor and its mark alone; that one's pid."""
+def hide(real: ProcessHarness, user: str = "") -> int:
+    """Launch an agent with a hidden child, and return the child's pid.
+
+    Only descriptor and mark connect the child to the agent.
+    """
     place = real.directory / "hidden"
     place.mkdir()
     place.chmod(0o777)
@@ -203,21 +208,21 @@ def hide(real: RealHarness, user: str = "") -> int:
 
 @pytest.mark.parametrize("user", ["", "nobody"], ids=["own user", "another user"])
 @pytest.mark.parametrize("successor", [False, True], ids=["same daemon", "next daemon"])
-def test_who_hides_from_all_but_descriptor_and_mark_is_ended_with_its_agent(
-    real: RealHarness, user: str, *, successor: bool
+def test_a_process_with_only_descriptor_and_mark_is_ended_with_its_agent(
+    real: ProcessHarness, user: str, *, successor: bool
 ) -> None:
     if user:
         as_nobody()
     hidden = hide(real, user)
     if successor:
-        real.successor()
+        real.replace_driver()
         assert [one.run for one in real.driver.adopt({})] == [A]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
     assert not runs(hidden)
 
 
-def test_an_agent_that_became_another_user_keeps_what_it_started_as_that(real: RealHarness) -> None:
+def test_an_agent_that_became_another_user_keeps_its_children(real: ProcessHarness) -> None:
     as_nobody()
     code = (
         f"import os, sys, time; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
@@ -238,7 +243,7 @@ def test_an_agent_that_became_another_user_keeps_what_it_started_as_that(real: R
     assert not runs(daemonised)
 
 
-def test_a_mark_is_inherited_and_told_apart() -> None:
+def test_a_mark_is_inherited_and_distinguished() -> None:
     with holder() as other, holder() as stranger:
         mark = membership.put_mark(other.process.pid)
         assert mark is not None

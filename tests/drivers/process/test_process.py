@@ -1,4 +1,4 @@
-"""The process driver with real processes: what a fake cannot show."""
+"""The process driver with real processes, beyond the abilities of a fake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, R
 from hostmanager_server.drivers.exec import gate
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 A = RunKey("a", 1)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may switch users")
@@ -32,7 +32,7 @@ def with_process(spec: InstanceSpec, **changes: object) -> InstanceSpec:
     return replace(spec, process=replace(spec.process, **changes))  # type: ignore[arg-type]  # any field
 
 
-def why_failed(real: RealHarness, spec: InstanceSpec) -> str:
+def why_failed(real: ProcessHarness, spec: InstanceSpec) -> str:
     real.driver.launch(A, spec)
     assert [type(event) for event in real.events] == [StartFailed]
     failed = real.events[0]
@@ -41,35 +41,37 @@ def why_failed(real: RealHarness, spec: InstanceSpec) -> str:
     return failed.why
 
 
-def status(real: RealHarness) -> ExitStatus:
+def status(real: ProcessHarness) -> ExitStatus:
     return next(event.status for event in real.events if isinstance(event, Exited))
 
 
-def gone(real: RealHarness, run: RunKey = A) -> bool:
+def gone(real: ProcessHarness, run: RunKey = A) -> bool:
     return any(isinstance(event, Gone) and event.run == run for event in real.events)
 
 
 @pytest.mark.parametrize("code", [0, 1, 77, 255])
-def test_exit_codes_are_told(real: RealHarness, code: int) -> None:
+def test_exit_codes_are_reported(real: ProcessHarness, code: int) -> None:
     real.run(real.script("a", f"exit {code}"))
     assert status(real) == ExitStatus(code=code)
 
 
-def test_a_fatal_signal_is_told_and_no_zombie_stays(real: RealHarness) -> None:
+def test_a_fatal_signal_is_reported_and_leaves_no_zombie(real: ProcessHarness) -> None:
     real.run(real.script("a", "kill -SEGV $$"))
     assert status(real) == ExitStatus(signal=signal.SIGSEGV)
     assert not Path(f"/proc/{real.pid('a')}").exists()
 
 
-def test_the_agent_keeps_the_pid_of_its_gate(real: RealHarness) -> None:
+def test_the_agent_keeps_the_pid_of_its_gate(real: ProcessHarness) -> None:
     assert real.run(real.script("a", "echo $$")) == f"{real.pid('a')}\n"
 
 
-def test_environment_and_directory_are_the_spec_s(real: RealHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_directory_are_the_spec_s(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
     monkeypatch.setenv("OLDPWD", "/nowhere")
     monkeypatch.setenv("odd.name%%", "kept")
-    real.successor()
+    real.replace_driver()
     (real.directory / "work dir").mkdir()
     spec = with_process(
         real.command("a", "env"),
@@ -90,17 +92,17 @@ def test_environment_and_directory_are_the_spec_s(real: RealHarness, monkeypatch
     )
 
 
-def test_arguments_pass_unchanged(real: RealHarness) -> None:
+def test_arguments_pass_unchanged(real: ProcessHarness) -> None:
     words = ("-n", "", "two words", "$HOME `x` \\", "ümlaut\n")
     output = real.run(real.command("a", "printf", "<%s>", *words))
     assert output == "".join(f"<{word}>" for word in words)
 
 
-def test_an_agent_inherits_its_output_and_its_lock_and_nothing_else(real: RealHarness) -> None:
+def test_an_agent_inherits_its_output_and_its_lock_and_nothing_else(real: ProcessHarness) -> None:
     read_end, write_end = os.pipe()
-    os.set_inheritable(write_end, True)  # as a shell or a make may leave one open for the daemon
+    os.set_inheritable(write_end, True)  # a shell or make may leave such a descriptor open
     try:
-        real.successor()
+        real.replace_driver()
         script = "import os; print(sorted((int(n), os.path.realpath(f'/proc/self/fd/{n}')) "
         script += "for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')))"
         output = real.run(real.command("a", sys.executable, "-c", script))
@@ -112,24 +114,24 @@ def test_an_agent_inherits_its_output_and_its_lock_and_nothing_else(real: RealHa
     assert eval(output) == [(0, "/dev/null"), (1, log), (2, log), (gate.lock_descriptor(), record)]
 
 
-def test_an_agent_starts_with_default_signals(real: RealHarness) -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
+def test_an_agent_starts_with_default_signals(real: ProcessHarness) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a shell's background job starts like this
     try:
         output = real.run(real.command("a", "grep", "^Sig[BI]", "/proc/self/status"))
     finally:
         signal.signal(signal.SIGINT, before)
     _, blocked, _, ignored = output.split()
-    internal = 1 << (32 - 1) | 1 << (33 - 1)  # the C library's, which its posix_spawn leaves ignored
+    internal = 1 << (32 - 1) | 1 << (33 - 1)  # signals of the C library, which posix_spawn leaves ignored
     assert int(blocked, 16) == 0
     assert int(ignored, 16) & ~internal == 0
 
 
-def test_the_leader_founds_a_session(real: RealHarness) -> None:
+def test_the_main_process_founds_a_session(real: ProcessHarness) -> None:
     fields = real.run(real.command("a", "cat", "/proc/self/stat")).rpartition(")")[2].split()
     assert int(fields[2]) == int(fields[3]) == real.pid("a")
 
 
-def test_limits_are_set_before_the_agent_runs(real: RealHarness) -> None:
+def test_limits_are_set_before_the_agent_runs(real: ProcessHarness) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     spec = with_process(real.command("a", "cat", "/proc/self/limits"), limits=(("core", 0), ("nofile", 64)))
     lines = real.run(spec).splitlines()
@@ -138,21 +140,21 @@ def test_limits_are_set_before_the_agent_runs(real: RealHarness) -> None:
     assert resource.getrlimit(resource.RLIMIT_CORE)[1] == hard
 
 
-def test_an_unlimited_limit(real: RealHarness) -> None:
+def test_an_unlimited_limit(real: ProcessHarness) -> None:
     spec = with_process(real.command("a", "grep", "cpu time", "/proc/self/limits"), limits=(("cpu", None),))
     assert real.run(spec).split()[3:5] == ["unlimited", "unlimited"]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("nofile", 2**50), ("nonsense", 1), ("core", -7)])
 def test_a_limit_that_cannot_be_set_fails_the_start_by_its_name(
-    real: RealHarness, limit: str, value: int
+    real: ProcessHarness, limit: str, value: int
 ) -> None:
     why = why_failed(real, with_process(real.command("a", "true"), limits=((limit, value),)))
     assert f"limit '{limit}'" in why
 
 
 @as_root
-def test_a_user_is_switched_to_with_groups_and_home(real: RealHarness) -> None:
+def test_a_user_is_switched_to_with_groups_and_home(real: ProcessHarness) -> None:
     nobody = pwd.getpwnam("nobody")
     real.directory.chmod(0o755)
     spec = real.script("a", "id -u; id -g; id -G; echo $HOME $USER $LOGNAME; kill -INT $$")
@@ -163,23 +165,23 @@ def test_a_user_is_switched_to_with_groups_and_home(real: RealHarness) -> None:
     assert status(real) == ExitStatus(signal=signal.SIGINT)
 
 
-def test_one_s_own_user_needs_no_privilege(real: RealHarness) -> None:
+def test_the_own_user_needs_no_privilege(real: ProcessHarness) -> None:
     own = pwd.getpwuid(os.geteuid()).pw_name
     spec = with_process(real.script("a", "echo $USER $HOSTMANAGER_INSTANCE_ID"), user=own)
     assert real.run(spec).split() == [own, "a"]
 
 
-def test_an_unknown_user_fails_the_start(real: RealHarness) -> None:
+def test_an_unknown_user_fails_the_start(real: ProcessHarness) -> None:
     assert "no user 'nobody-here'" in why_failed(
         real, with_process(real.command("a", "true"), user="nobody-here")
     )
 
 
-def test_a_missing_program_fails_the_start(real: RealHarness) -> None:
+def test_a_missing_program_fails_the_start(real: ProcessHarness) -> None:
     assert "'no-such-agent' is not found in PATH" in why_failed(real, real.command("a", "no-such-agent"))
 
 
-def test_a_program_is_looked_for_in_the_agent_s_own_path(real: RealHarness) -> None:
+def test_a_program_is_looked_for_in_the_agent_s_own_path(real: ProcessHarness) -> None:
     program = real.directory / "agent"
     program.write_text("#!/bin/sh\necho found\n")
     program.chmod(0o755)
@@ -187,31 +189,31 @@ def test_a_program_is_looked_for_in_the_agent_s_own_path(real: RealHarness) -> N
     assert real.run(spec) == "found\n"
 
 
-def test_a_program_that_is_not_executable_fails_the_start(real: RealHarness) -> None:
+def test_a_program_that_is_not_executable_fails_the_start(real: ProcessHarness) -> None:
     program = real.directory / "agent"
     program.write_text("#!/bin/sh\n")
     assert "is not executable" in why_failed(real, real.command("a", str(program)))
 
 
-def test_a_missing_directory_fails_the_start(real: RealHarness) -> None:
+def test_a_missing_directory_fails_the_start(real: ProcessHarness) -> None:
     spec = with_process(real.command("a", "true"), working_dir="/nowhere/at/all")
     assert "'/nowhere/at/all' does not exist" in why_failed(real, spec)
 
 
-def test_a_nul_byte_fails_the_start(real: RealHarness) -> None:
+def test_a_nul_byte_fails_the_start(real: ProcessHarness) -> None:
     assert "null byte" in why_failed(real, real.command("a", "true", "a\0b"))
 
 
-def test_a_command_line_too_long_fails_the_start(real: RealHarness) -> None:
+def test_a_command_line_too_long_fails_the_start(real: ProcessHarness) -> None:
     assert "longer than the kernel takes" in why_failed(real, real.command("a", "true", "x" * 3_000_000))
 
 
-def test_an_unwritable_log_directory_fails_the_start(real: RealHarness) -> None:
+def test_an_unwritable_log_directory_fails_the_start(real: ProcessHarness) -> None:
     (real.directory / "log").write_text("a file where the directory should be")
     assert f"{real.directory}/log" in why_failed(real, real.command("a", "true"))
 
 
-def test_an_exec_that_fails_after_the_checks_shows_as_exit_126_or_127(real: RealHarness) -> None:
+def test_an_exec_that_fails_after_the_checks_shows_as_exit_126_or_127(real: ProcessHarness) -> None:
     program = real.directory / "agent"
     program.write_text("#!/nonexistent/interpreter\n")
     program.chmod(0o755)
@@ -220,11 +222,11 @@ def test_an_exec_that_fails_after_the_checks_shows_as_exit_126_or_127(real: Real
 
 
 @pytest.mark.parametrize("spare", range(8))
-def test_without_descriptors_a_start_fails_and_leaves_nothing(real: RealHarness, spare: int) -> None:
+def test_without_descriptors_a_start_fails_and_leaves_nothing(real: ProcessHarness, spare: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = os.dup(0)
     os.close(probe)
-    gc.collect()  # what other tests left to it
+    gc.collect()  # frees objects of other tests
     before = sorted(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (probe + spare, limits[1]))
     try:
@@ -242,9 +244,9 @@ def test_without_descriptors_a_start_fails_and_leaves_nothing(real: RealHarness,
     assert real.records() == []
 
 
-def test_descriptors_return_to_their_baseline_after_200_runs(real: RealHarness) -> None:
+def test_descriptors_return_to_their_baseline_after_200_runs(real: ProcessHarness) -> None:
     real.run(real.command("warm-up", "true"))
-    gc.collect()  # what other tests left to it
+    gc.collect()  # frees objects of other tests
     before = len(os.listdir("/proc/self/fd"))
     for number in range(200):
         real.driver.launch(RunKey(f"i{number}", 1), real.command(f"i{number}", "true"))
@@ -254,14 +256,14 @@ def test_descriptors_return_to_their_baseline_after_200_runs(real: RealHarness) 
     assert real.records() == []
 
 
-def test_a_signal_to_a_run_in_its_gate_ends_it(real: RealHarness) -> None:
+def test_a_signal_to_a_run_in_its_gate_ends_it(real: ProcessHarness) -> None:
     real.driver.launch(A, real.command("a", "sleep", "1000"))
     real.driver.stop(A, signal.SIGKILL, whole_tree=False)
     real.wait_for(lambda: gone(real))
     assert status(real) == ExitStatus(signal=signal.SIGKILL)
 
 
-def test_a_wake_up_meant_for_another_is_no_exit(real: RealHarness) -> None:
+def test_a_wake_up_for_another_descriptor_is_no_exit(real: ProcessHarness) -> None:
     real.driver.launch(A, real.command("a", "sleep", "1000"))
     real.poller.wake_all()
     assert [type(event) for event in real.events] == [Started, Ready]
@@ -269,7 +271,7 @@ def test_a_wake_up_meant_for_another_is_no_exit(real: RealHarness) -> None:
     real.wait_for(lambda: gone(real))
 
 
-def test_instance_ids_may_contain_anything(real: RealHarness) -> None:
+def test_instance_ids_may_contain_anything(real: ProcessHarness) -> None:
     ids = ["..", "a/b", "ü \n*", "x" * 300, "%2F", ".hidden"]
     real.driver = real.new_driver(_NullOutput())
     for name in ids:
@@ -281,7 +283,7 @@ def test_instance_ids_may_contain_anything(real: RealHarness) -> None:
     real.wait_for(lambda: sum(isinstance(event, Gone) for event in real.events) == len(ids))
 
 
-def test_a_tcp_probe_waits_for_the_port(real: RealHarness) -> None:
+def test_a_tcp_probe_waits_for_the_port(real: ProcessHarness) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -301,17 +303,17 @@ class _NullOutput:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
-def test_a_spec_of_nothing_is_refused(real: RealHarness) -> None:
+def test_an_empty_spec_is_refused(real: ProcessHarness) -> None:
     assert "its command is empty" in why_failed(real, InstanceSpec("a", "Test", process=ProcessSpec(())))
 
 
-def test_a_state_directory_that_was_cleaned_up_is_made_again(real: RealHarness) -> None:
+def test_a_removed_state_directory_is_created_again(real: ProcessHarness) -> None:
     shutil.rmtree(real.directory / "runs")
     real.driver.launch(A, real.command("a", "sleep", "1000"))
     assert [type(event) for event in real.events] == [Started, Ready]
@@ -320,7 +322,9 @@ def test_a_state_directory_that_was_cleaned_up_is_made_again(real: RealHarness) 
     real.wait_for(lambda: gone(real))
 
 
-def test_a_run_that_cannot_be_followed_is_no_run(real: RealHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_cannot_be_watched_fails_to_start(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_memory(fd: int, callback: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 

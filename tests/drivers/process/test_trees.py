@@ -1,4 +1,4 @@
-"""The trees of real agents: nothing of them escapes, and nothing else is touched."""
+"""Trees of real agents: no process escapes, and no other process gets a signal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import read_file, read_stat
 
 if TYPE_CHECKING:
-    from tests.drivers.conftest import RealHarness
+    from tests.drivers.conftest import ProcessHarness
 
 A = RunKey("a", 1)
 
-# Each leaves a process behind that does one thing more to be overlooked, and writes its pid to the file $1.
+# Each program leaves a process behind, removes one more piece of evidence, and writes the pid to the file
+# $1.
 SLEEP = "import os, sys, time; open(sys.argv[1] + '.new', 'w').write(str(os.getpid())); "
 SLEEP += "os.rename(sys.argv[1] + '.new', sys.argv[1]); time.sleep(1000)"
 DAEMON = """
@@ -38,7 +39,7 @@ subprocess.Popen([sys.executable, "-c", SLEEP, sys.argv[1]], close_fds={close}, 
 """
 
 
-# Ends by itself in a minute or so, should it ever get away from a test that fails.
+# Ends after about a minute, even if it escapes from a failing test.
 FORKS = """
 import os, time
 for _ in range(20_000):
@@ -49,19 +50,19 @@ for _ in range(20_000):
 """
 
 
-def daemon(close_fds: bool, env: str) -> str:
+def daemon(*, close_fds: bool, env: str) -> str:
     return f"SLEEP = {SLEEP!r}\n" + DAEMON.format(close=close_fds, env=env)
 
 
 ESCAPES = {
-    "in another session": daemon(False, "None"),
-    "with its descriptors closed": daemon(True, "None"),
-    "with its environment scrubbed": daemon(False, "{}"),
+    "in another session": daemon(close_fds=False, env="None"),
+    "with its descriptors closed": daemon(close_fds=True, env="None"),
+    "with its environment scrubbed": daemon(close_fds=False, env="{}"),
 }
 
 
-def leave_behind(real: RealHarness, code: str) -> int:
-    """Runs an agent that leaves a process behind and stays; that one's pid."""
+def launch_and_escape(real: ProcessHarness, code: str) -> int:
+    """Launch an agent that leaves a process behind, and return that process's pid."""
     script = real.directory / "escape.py"
     script.write_text(code)
     pid_file = real.directory / "escaped"
@@ -71,11 +72,11 @@ def leave_behind(real: RealHarness, code: str) -> int:
     return int(pid_file.read_text())
 
 
-def daemonising(real: RealHarness, name: str) -> InstanceSpec:
+def daemonising_agent(real: ProcessHarness, name: str) -> InstanceSpec:
     return real.script(name, f"(setsid sleep 1000 &); : > {real.settled(name)}; sleep 1000")
 
 
-def has(real: RealHarness, kind: type[Exited] | type[Gone], run: RunKey = A) -> bool:
+def has(real: ProcessHarness, kind: type[Exited] | type[Gone], run: RunKey = A) -> bool:
     return any(isinstance(event, kind) and event.run == run for event in real.events)
 
 
@@ -86,7 +87,7 @@ def runs(pid: int) -> bool:
 
 @pytest.fixture
 def bystander(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is nobody's business."""
+    """Start a process that belongs to no run of this daemon."""
     process = subprocess.Popen(["sleep", "1000"], env={"HOSTMANAGER_RUN": "somebody.else"})
     yield process
     process.kill()
@@ -94,8 +95,8 @@ def bystander(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[byte
 
 
 @pytest.mark.parametrize("how", ESCAPES)
-def test_a_process_that_daemonised_keeps_the_run_from_being_gone(real: RealHarness, how: str) -> None:
-    escaped = leave_behind(real, ESCAPES[how])
+def test_a_process_that_daemonised_keeps_the_run_from_being_gone(real: ProcessHarness, how: str) -> None:
+    escaped = launch_and_escape(real, ESCAPES[how])
     real.driver.stop(A, signal.SIGINT, whole_tree=False)
     real.wait_for(lambda: has(real, Exited))
     assert real.run(real.command("other", "true")) == ""
@@ -108,7 +109,7 @@ def test_a_process_that_daemonised_keeps_the_run_from_being_gone(real: RealHarne
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_child_that_hides_in_every_other_way_is_known_by_its_parent(real: RealHarness, signum: int) -> None:
+def test_a_child_without_other_evidence_is_found_by_descent(real: ProcessHarness, signum: int) -> None:
     pid_file = real.directory / "hidden"
     code = f"import subprocess, time\nSLEEP = {SLEEP!r}\n"
     code += f"hidden = [{sys.executable!r}, '-c', SLEEP, {str(pid_file)!r}]\n"
@@ -121,14 +122,14 @@ def test_a_child_that_hides_in_every_other_way_is_known_by_its_parent(real: Real
 
 
 @pytest.mark.parametrize("how", ESCAPES)
-def test_killing_the_whole_tree_reaches_a_process_that_daemonised(real: RealHarness, how: str) -> None:
-    escaped = leave_behind(real, ESCAPES[how])
+def test_killing_the_whole_tree_reaches_a_process_that_daemonised(real: ProcessHarness, how: str) -> None:
+    escaped = launch_and_escape(real, ESCAPES[how])
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone))
     assert not runs(escaped)
 
 
-def test_term_reaches_the_tree_of_a_living_leader_once(real: RealHarness) -> None:
+def test_term_reaches_the_tree_of_a_living_main_process_once(real: ProcessHarness) -> None:
     said = real.directory / "said"
     child = (
         f"trap 'echo term >> {said}' TERM; : > {real.directory}/child; while :; do sleep 1000 & wait; done"
@@ -146,7 +147,7 @@ def test_term_reaches_the_tree_of_a_living_leader_once(real: RealHarness) -> Non
     assert not real.alive("a")
 
 
-def test_killing_wins_against_a_tree_that_keeps_forking(real: RealHarness) -> None:
+def test_killing_wins_against_a_tree_that_keeps_forking(real: ProcessHarness) -> None:
     script = real.directory / "fork.py"
     script.write_text(FORKS)
     real.driver.launch(
@@ -158,15 +159,15 @@ def test_killing_wins_against_a_tree_that_keeps_forking(real: RealHarness) -> No
     assert not real.alive("a")
 
 
-def test_a_descendant_whose_parent_does_not_reap_it_counts_as_gone(real: RealHarness) -> None:
+def test_a_descendant_whose_parent_does_not_reap_it_counts_as_gone(real: ProcessHarness) -> None:
     real.driver.launch(A, real.script("a", f"sleep 1000 & echo $! > {real.settled('a')}; exec sleep 1000"))
     real.wait_for(lambda: real.settled("a").exists() and bool(real.settled("a").read_text()))
-    os.kill(int(real.settled("a").read_text()), signal.SIGKILL)  # a zombie: `sleep` reaps nobody
+    os.kill(int(real.settled("a").read_text()), signal.SIGKILL)  # a zombie, because `sleep` reaps no child
     real.driver.stop(A, signal.SIGINT, whole_tree=False)
     real.wait_for(lambda: has(real, Gone))
 
 
-def test_bystanders_are_left_alone(real: RealHarness, bystander: subprocess.Popen[bytes]) -> None:
+def test_bystanders_are_left_alone(real: ProcessHarness, bystander: subprocess.Popen[bytes]) -> None:
     real.driver.launch(A, real.script("a", f"sleep 1000 & : > {real.settled('a')}; sleep 1000"))
     real.settle("a")
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
@@ -174,7 +175,7 @@ def test_bystanders_are_left_alone(real: RealHarness, bystander: subprocess.Pope
     assert bystander.poll() is None
 
 
-def test_one_tree_s_end_does_not_touch_another_s(real: RealHarness) -> None:
+def test_one_tree_s_end_does_not_touch_another_s(real: ProcessHarness) -> None:
     other = RunKey("b", 1)
     for run in (A, other):
         name = run.instance_id
@@ -190,7 +191,7 @@ def test_one_tree_s_end_does_not_touch_another_s(real: RealHarness) -> None:
     real.wait_for(lambda: has(real, Gone, other))
 
 
-def test_many_that_end_at_once_are_all_gone(real: RealHarness) -> None:
+def test_many_that_end_at_once_are_all_gone(real: ProcessHarness) -> None:
     keys = [RunKey(f"i{number}", 1) for number in range(60)]
     for key in keys:
         name = key.instance_id
@@ -207,10 +208,10 @@ def test_many_that_end_at_once_are_all_gone(real: RealHarness) -> None:
     assert real.records() == []
 
 
-def test_a_stop_after_the_last_descendant_has_died_unseen_does_nothing(
-    real: RealHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_stop_after_the_unobserved_end_of_the_last_descendant_does_nothing(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_tracker, "_FRESH", 0.0)  # as if the last look had been a while ago
+    monkeypatch.setattr(tree_tracker, "_FRESH", 0.0)  # as if the last scan were old
     child = real.directory / "child"
     script = (
         f"(setsid sh -c 'echo $$ > {child}; exec sleep 1000' &); : > {real.settled('a')}; exec sleep 1000"
@@ -223,17 +224,17 @@ def test_a_stop_after_the_last_descendant_has_died_unseen_does_nothing(
     real.wait_for(lambda: any(isinstance(event, Exited) for event in real.events))
     os.kill(left, signal.SIGKILL)
     gone = threading.Event()
-    while Path(f"/proc/{left}").exists():  # reaped, and the loop has not turned since
+    while Path(f"/proc/{left}").exists():  # the process is reaped, and the loop has not turned since
         gone.wait(0.01)
     real.driver.stop(A, signal.SIGTERM, whole_tree=True)
     real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))
 
 
-def test_a_process_that_may_not_be_looked_at_keeps_no_run_from_being_gone(
-    real: RealHarness, bystander: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+def test_a_hidden_foreign_process_does_not_keep_a_run_alive(
+    real: ProcessHarness, bystander: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hidden(path: str) -> bytes:
-        if path.startswith(f"/proc/{bystander.pid}/"):  # as where /proc is mounted with hidepid=1
+        if path.startswith(f"/proc/{bystander.pid}/"):  # like a /proc with the mount option hidepid=1
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         return read_file(path)
 
