@@ -95,7 +95,7 @@ def test_access_of_other_users_to_an_env_file_is_a_warning(instances: Instances,
     write(tmp_path / "a.env", "X=1\n", 0o644)
     config = instances("instance-id: a, env-file: a.env", "instance-id: b, env-file: a.env")
     assert [p.line for p in config.problems] == [5, 6]
-    assert "every user of this machine may read it" in config.problems[0].message
+    assert "every user of this machine may read the file" in config.problems[0].message
 
 
 @as_root

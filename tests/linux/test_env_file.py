@@ -59,7 +59,7 @@ def test_a_file_means_the_same_to_systemd(text: str, variables: dict[str, str]) 
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (f"A=1\n{SECRET}", 2, "no '='"),
         (f"export A={SECRET}", 1, "'export'"),
@@ -79,9 +79,9 @@ def test_a_file_means_the_same_to_systemd(text: str, variables: dict[str, str]) 
     ],
 )
 def test_a_line_that_programs_read_differently_is_refused_without_its_value(
-    text: str, line: int, said: str
+    text: str, line: int, message: str
 ) -> None:
-    with pytest.raises(EnvFormatError, match=said) as caught:
+    with pytest.raises(EnvFormatError, match=message) as caught:
         parse_env(text)
     assert caught.value.line == line
     assert SECRET not in caught.value.message
@@ -136,8 +136,12 @@ def test_the_daemon_s_own_markers_are_reserved() -> None:
 
 def test_a_path_without_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("none", "No such file"), ("pipe", "not a regular file"), (".", "not a regular file")):
-        with pytest.raises(EnvFileError, match=said):
+    for name, message in (
+        ("none", "No such file"),
+        ("pipe", "not a regular file"),
+        (".", "not a regular file"),
+    ):
+        with pytest.raises(EnvFileError, match=message):
             read_env_file(str(tmp_path / name))
     with pytest.raises(EnvFileError, match="null"):
         read_env_file(f"{tmp_path}/a\0b")
@@ -147,18 +151,18 @@ def test_a_world_readable_file_gives_a_warning(file: Path) -> None:
     assert read_env_file(str(file)).warnings == ()
     file.chmod(0o644)
     assert read_env_file(str(file)).warnings == (
-        f"env-file '{file}': every user of this machine may read it; chmod o-r",
+        f"env-file '{file}': every user of this machine may read the file; chmod o-r",
     )
 
 
 @as_root
 def test_root_refuses_a_file_that_others_may_write(file: Path) -> None:
     file.chmod(0o606)
-    with pytest.raises(EnvFileError, match="every user of this machine may write it"):
+    with pytest.raises(EnvFileError, match="every user of this machine may write the file"):
         read_env_file(str(file))
     file.chmod(0o660)
     os.chown(file, 0, 12345)
-    with pytest.raises(EnvFileError, match="its group may write it"):
+    with pytest.raises(EnvFileError, match="its group may write the file"):
         read_env_file(str(file))
 
 
@@ -176,7 +180,7 @@ def test_root_refuses_a_file_of_another_user_than_the_agent_s(file: Path) -> Non
 @pytest.mark.parametrize("mode", [0o777, 0o757])
 def test_root_refuses_a_file_in_a_folder_that_others_may_write(file: Path, mode: int) -> None:
     file.parent.chmod(mode)
-    with pytest.raises(EnvFileError, match="may replace it"):
+    with pytest.raises(EnvFileError, match="may replace the file"):
         read_env_file(str(file))
     file.parent.chmod(mode | 0o1000)
     assert read_env_file(str(file)).variables
@@ -190,12 +194,12 @@ def test_a_link_of_the_agent_s_user_to_a_file_of_root_is_refused(file: Path) -> 
     link.symlink_to(file)
     os.chown(home, nobody(), 0)
     os.chown(link, nobody(), 0, follow_symlinks=False)
-    with pytest.raises(EnvFileError, match="may replace it, and does not own it") as caught:
+    with pytest.raises(EnvFileError, match="may replace the file, and does not own it") as caught:
         read_env_file(str(link), nobody())
     assert SECRET not in str(caught.value)
     hard = home / "hard.env"
     os.link(file, hard)
-    with pytest.raises(EnvFileError, match="may replace it, and does not own it"):
+    with pytest.raises(EnvFileError, match="may replace the file, and does not own it"):
         read_env_file(str(hard), nobody())
 
 
@@ -223,4 +227,4 @@ def test_a_daemon_that_is_not_root_warns_where_root_refuses() -> None:
             warnings = read_env_file(str(file)).warnings
         finally:
             os.seteuid(0)
-    assert any("every user of this machine may write it" in warning for warning in warnings)
+    assert any("every user of this machine may write the file" in warning for warning in warnings)

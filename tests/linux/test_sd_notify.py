@@ -74,5 +74,5 @@ def test_only_a_watchdog_of_this_process_counts(environ: dict[str, str], interva
 
 
 def test_private_variables_are_removed_for_other_programs() -> None:
-    told = dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "JOURNAL_STREAM"), "1")
-    assert sd_notify.without_private_variables({**told, "PATH": os.defpath}) == {"PATH": os.defpath}
+    private = dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "JOURNAL_STREAM"), "1")
+    assert sd_notify.without_private_variables({**private, "PATH": os.defpath}) == {"PATH": os.defpath}

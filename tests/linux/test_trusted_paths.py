@@ -176,7 +176,7 @@ def check_untouched(victim: Path) -> None:
 @PLANTED
 def test_nothing_is_locked_or_written_in_another_files_place(tmp_path: Path, victim: Path, kind: str) -> None:
     put_in_place(kind, tmp_path / "lock", victim)
-    with pytest.raises(NotOursError, match="find out who created it"):
+    with pytest.raises(NotOursError, match="find out its origin"):
         take_lock_file(tmp_path / "lock")
     check_untouched(victim)
 

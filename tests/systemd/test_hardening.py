@@ -166,7 +166,7 @@ def test_a_file_of_variables_is_named_in_the_unit_and_not_copied(site: Path, tmp
     file.chmod(0o644)
     result = install(site, "--host", "lab1", "--print", "--env-file", file)
     assert result.exit_code == 0
-    assert "every user of this machine may read it" in result.stderr
+    assert "every user of this machine may read the file" in result.stderr
 
 
 def test_a_file_of_variables_must_exist_and_be_valid_and_belong_to_root(site: Path, tmp_path: Path) -> None:
@@ -184,7 +184,9 @@ def test_a_file_of_variables_must_exist_and_be_valid_and_belong_to_root(site: Pa
     assert "rename the file" in refused(site, "--env-file", str(starred)).stderr
     if os.geteuid() == 0:
         file.chmod(0o606)
-        assert "every user of this machine may write it" in refused(site, "--env-file", str(file)).stderr
+        assert (
+            "every user of this machine may write the file" in refused(site, "--env-file", str(file)).stderr
+        )
         file.chmod(0o600)
         os.chown(file, 2, 0)
         assert "owns" in refused(site, "--env-file", str(file)).stderr

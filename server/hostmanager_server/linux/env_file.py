@@ -62,7 +62,10 @@ def read_env_file(path: str, user: int | None = None, *, optional: bool = False)
     reason = check.reason or _untrusted_file(info, {0, os.geteuid(), user})
     # A user who can place a link on the path must not gain access to a file that only other users may read.
     if not reason and check.foreign and info.st_uid != user:
-        reason = f"{check.foreign} may replace it, and does not own it; move it, or chown it to that user"
+        reason = (
+            f"{check.foreign} may replace the file, and does not own it; "
+            "move the file, or chown it to that user"
+        )
     if reason and os.geteuid() == 0:
         raise EnvFileError(f"cannot use env-file '{path}': {reason}")
     if len(data) > MAX_BYTES:
@@ -71,7 +74,7 @@ def read_env_file(path: str, user: int | None = None, *, optional: bool = False)
         )
     warnings = [f"env-file '{path}': {reason}"] if reason else []
     if info.st_mode & stat.S_IROTH:
-        warnings.append(f"env-file '{path}': every user of this machine may read it; chmod o-r")
+        warnings.append(f"env-file '{path}': every user of this machine may read the file; chmod o-r")
     variables = _parse(path, data)
     return EnvFileContent(variables, digest_of(variables), tuple(warnings))
 
@@ -140,10 +143,10 @@ def _check_path(path: str, trusted: Collection[int | None]) -> _PathCheck:
         folder = os.stat(at)
         if folder.st_uid not in trusted:
             return _PathCheck(
-                f"{describe_user(folder.st_uid)} owns {at}, and may replace it; move it, or chown {at}"
+                f"{describe_user(folder.st_uid)} owns {at}, and may replace the file; move it, or chown {at}"
             )
-        if not folder.st_mode & stat.S_ISVTX and (who := _other_writers(folder)):
-            return _PathCheck(f"{who} may replace it by writing {at}; chmod go-w {at}")
+        if not folder.st_mode & stat.S_ISVTX and (writers := _other_writers(folder)):
+            return _PathCheck(f"{writers} may replace the file by writing {at}; chmod go-w {at}")
         if folder.st_uid not in (0, os.geteuid()):
             foreign = describe_user(folder.st_uid)
         if not rest:
@@ -156,23 +159,23 @@ def _check_path(path: str, trusted: Collection[int | None]) -> _PathCheck:
         if stat.S_ISLNK(info.st_mode):
             links += 1
             if links > MAX_LINKS:
-                return _PathCheck("it is behind too many links; name the file itself")
+                return _PathCheck("the path has too many links; name the file itself")
             target = os.readlink(there)
             if info.st_uid not in (0, os.geteuid()):
                 foreign = describe_user(info.st_uid)
             at = "/" if target.startswith("/") else at
             rest = [part for part in target.split("/") if part] + rest
         elif part == ".." or stat.S_ISDIR(info.st_mode):
-            at = os.path.normpath(there)  # contains no link any more
+            at = os.path.normpath(there)  # every link is resolved
         else:
             return _PathCheck(foreign=foreign)
 
 
 def _untrusted_file(info: os.stat_result, trusted: Collection[int | None]) -> str:
     if info.st_uid not in trusted:
-        return f"{describe_user(info.st_uid)} owns it, and may change it; chown it"
-    who = _other_writers(info)
-    return f"{who} may write it; chmod go-w" if who else ""
+        return f"{describe_user(info.st_uid)} owns the file, and may change it; chown it"
+    writers = _other_writers(info)
+    return f"{writers} may write the file; chmod go-w" if writers else ""
 
 
 def _other_writers(info: os.stat_result) -> str:

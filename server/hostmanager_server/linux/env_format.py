@@ -86,7 +86,7 @@ def _value(rest: list[str], name: str, line: int) -> _Value:
     if re.search(r"(^|[ \t])#", text):
         raise EnvFormatError(
             f"has a '#' after a blank in the value of {name}; put the value into quotes, "
-            "or the comment on a line of its own",
+            "or the comment on a separate line",
             line,
         )
     return _Value(_without_nul(text, name, line), 1)
@@ -130,7 +130,7 @@ def _check_rest(text: str, name: str, line: int) -> None:
     if rest:
         raise EnvFormatError(
             f"goes on after the closing quote of the value of {name}; quote all of the value, "
-            "and put a comment on a line of its own",
+            "and put a comment on a separate line",
             line,
         )
 

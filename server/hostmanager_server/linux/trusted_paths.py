@@ -89,8 +89,8 @@ def weaknesses(path: Path, uid: int) -> Iterator[Weakness]:
         if status.st_mode & stat.S_IWOTH:
             yield Weakness(place, f"may be written by others ({mode})", "chmod o-w")
         if status.st_mode & stat.S_IWGRP and not _is_private(status, descriptor):
-            who = f"its {describe_group(status.st_gid)}"
-            yield Weakness(place, f"may be written by {who} ({mode})", "chmod g-w")
+            group = describe_group(status.st_gid)
+            yield Weakness(place, f"may be written by its {group} ({mode})", "chmod g-w")
 
 
 def make_private_directory(path: Path) -> None:
@@ -136,7 +136,7 @@ def find_own_file(path: Path, *, any_owner: bool = False) -> int:
         elif not any_owner and status.st_uid not in (0, os.geteuid()):
             why = f"belongs to {describe_user(status.st_uid)}"
         if why:
-            raise NotOursError(f"'{path}' {why}; find out who created it, and remove it")
+            raise NotOursError(f"'{path}' {why}; find out its origin, and remove it")
     except BaseException:
         os.close(place)
         raise

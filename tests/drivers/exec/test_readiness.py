@@ -107,14 +107,14 @@ def test_an_http_probe_of_another_protocol_goes_on(real: ProcessHarness) -> None
 
 
 def test_a_command_probe_runs_in_the_agent_s_surroundings(real: ProcessHarness) -> None:
-    text = f'echo "$COLOUR $PWD" > {real.directory}/said'
+    text = f'echo "$COLOUR $PWD" > {real.directory}/answer'
     spec = real.command("a", "sleep", "1000")
     assert spec.process is not None
     process = replace(spec.process, env=(("COLOUR", "blue"),), working_dir=str(real.directory))
     probe = ReadinessProbe(CommandProbe(("sh", "-c", text)), interval=0.01, timeout=10.0)
     real.driver.launch(A, replace(spec, process=process, ready=probe))
     real.wait_for(lambda: is_ready(real))
-    assert Path(real.directory, "said").read_text() == f"blue {real.directory}\n"
+    assert Path(real.directory, "answer").read_text() == f"blue {real.directory}\n"
     stop(real)
 
 
@@ -130,11 +130,11 @@ def test_a_command_probe_repeats_until_it_exits_0(real: ProcessHarness) -> None:
 
 @pytest.mark.parametrize("end", ["timeout", "stop", "close"])
 def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: ProcessHarness, end: str) -> None:
-    said = real.directory / "pid"
-    text = f"echo $$ > {said}.new; mv {said}.new {said}; sleep 1000"
+    pid_file = real.directory / "pid"
+    text = f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; sleep 1000"
     launch(real, CommandProbe(("sh", "-c", text)), timeout=0.1 if end == "timeout" else 1_000.0)
-    real.wait_for(said.exists)
-    pid = int(said.read_text())
+    real.wait_for(pid_file.exists)
+    pid = int(pid_file.read_text())
     if end == "stop":
         stop(real)
     elif end == "close":

@@ -54,11 +54,11 @@ class Holder:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{code}\n")
         self.process.stdin.flush()
-        said = ""
+        output = ""
         for line in self.process.stdout:
             if line == "done\n":
-                return said
-            said += line
+                return output
+            output += line
         raise AssertionError(f"the holder ended with {self.process.wait()}")
 
     def is_alive(self) -> bool:

@@ -137,11 +137,11 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(
     monkeypatch.setattr(main_process, "GATE_ENDS", int(DEADLINE * 1000))
     monkeypatch.setattr(main_process, "_GATE_READINGS", int(DEADLINE * 1000) // main_process._SHORTLY)
     touched = real.directory / "touched"
-    said = launch_and_kill_daemon(real, "touch", str(touched), crash=crash)
+    output = launch_and_kill_daemon(real, "touch", str(touched), crash=crash)
     assert real.driver.adopt({}) == []
     assert real.records() == []
-    if said:
-        real.wait_for(lambda: not runs(int(said)))
+    if output:
+        real.wait_for(lambda: not runs(int(output)))
     real.wait_for(lambda: not real.alive("a"))
     assert not touched.exists()
     assert real.events == []

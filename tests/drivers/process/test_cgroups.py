@@ -47,8 +47,8 @@ def groups(cgroup: Path) -> list[Path]:
 
 
 def test_the_agent_starts_in_its_cgroup(grouped: ProcessHarness, cgroup: Path) -> None:
-    said = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
-    assert f"{cgroup.name}/agents/a%20%25b." in said
+    output = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
+    assert f"{cgroup.name}/agents/a%20%25b." in output
     assert groups(cgroup) == []
 
 

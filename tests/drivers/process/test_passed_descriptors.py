@@ -100,9 +100,9 @@ def test_a_later_daemonised_process_with_a_passed_descriptor_is_left_alone(
         "open(sys.argv[2], 'w').write(str(os.getpid())); os.rename(sys.argv[2], sys.argv[2] + '.done')\n"
         "time.sleep(1000)\n"
     )
-    said = real.directory / "pid"
-    subprocess.run([sys.executable, "-c", code, str(real.directory / "socket"), str(said)], check=True)
-    done = Path(f"{said}.done")
+    pid_file = real.directory / "pid"
+    subprocess.run([sys.executable, "-c", code, str(real.directory / "socket"), str(pid_file)], check=True)
+    done = Path(f"{pid_file}.done")
     real.wait_for(done.exists)
     victim = int(done.read_text())
     try:

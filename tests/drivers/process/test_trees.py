@@ -130,18 +130,18 @@ def test_killing_the_whole_tree_reaches_a_process_that_daemonised(real: ProcessH
 
 
 def test_term_reaches_the_tree_of_a_living_main_process_once(real: ProcessHarness) -> None:
-    said = real.directory / "said"
+    signals = real.directory / "signals"
     child = (
-        f"trap 'echo term >> {said}' TERM; : > {real.directory}/child; while :; do sleep 1000 & wait; done"
+        f"trap 'echo term >> {signals}' TERM; : > {real.directory}/child; while :; do sleep 1000 & wait; done"
     )
     real.driver.launch(
         A, real.script("a", f'trap : TERM; (setsid sh -c "{child}" &); while :; do sleep 1000 & wait; done')
     )
     real.wait_for((real.directory / "child").exists)
     real.driver.stop(A, signal.SIGTERM, whole_tree=True)
-    real.wait_for(lambda: said.exists() and said.read_text() != "")
+    real.wait_for(lambda: signals.exists() and signals.read_text() != "")
     real.run(real.command("other", "true"))
-    assert said.read_text() == "term\n"
+    assert signals.read_text() == "term\n"
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone))
     assert not real.alive("a")

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class CgroupUnusableError(Exception):
-    """A cgroup that the daemon cannot use; the text says which one and why."""
+    """A cgroup that the daemon cannot use; the text gives the cgroup and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
             why,
         )
         return Cgroups(None)
-    _log.info("each agent gets a cgroup of its own in %s", directory)
+    _log.info("each agent gets its own cgroup in %s", directory)
     return Cgroups(directory)
 
 

@@ -18,7 +18,7 @@ from hostmanager_server.linux import pidfds
 def reap_orphaned_children(poller: Poller, known: Collection[int]) -> None:
     """Reap every present child without a pid in `known`, each when it ends.
 
-    Call before this process starts children of its own. Raises OSError.
+    Call before this process starts new children. Raises OSError.
     """
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in known:

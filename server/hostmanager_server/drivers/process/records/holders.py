@@ -1,6 +1,6 @@
 """Holders of runtime records: processes with the descriptor of a removed record.
 
-A process chooses the files behind its descriptors and, in a mount namespace of its own, their paths.
+A process chooses the files behind its descriptors and, in a private mount namespace, their paths.
 Therefore the daemon opens no file before it has checked kind, owner and mount, and an error of one process
 affects neither other processes nor the daemon.
 """
