@@ -1,4 +1,4 @@
-"""Access to the Docker Engine for client requests: logs, image pulls, removal of orphans."""
+"""Docker Engine functions for clients: logs, image pulls, removal of orphans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG_THREADS = 16
 
 
 class EngineAccess:
-    """The engine's functions for clients, apart from the services that the driver runs.
+    """The engine's functions for clients, apart from the driven services.
 
     Methods are thread-safe, and block unless their docstring says otherwise.
     """

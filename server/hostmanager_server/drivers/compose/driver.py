@@ -125,7 +125,10 @@ class ComposeDriver:
             self._queue.request(task, service)
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
-        """See `Driver.stop`. The compose file sets the first signal and the time until KILL."""
+        """See `Driver.stop`.
+
+        The compose file sets the first signal and the time until KILL.
+        """
         service = self._services.get(run.instance_id)
         if service is not None and service.run is None and service.restarting:
             service.begin_stop_of_restarting(run)
@@ -138,7 +141,10 @@ class ComposeDriver:
             self._queue.request(ComposeTask.REMOVE, service)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
-        """See `Driver.adopt`. `follow` finds running services, including those of an earlier daemon."""
+        """See `Driver.adopt`.
+
+        `follow` finds running services, including those of an earlier daemon.
+        """
         return []
 
     def disown(self) -> None:
@@ -239,7 +245,10 @@ class ComposeDriver:
     # --- calls of compose
 
     def _command_line(self, task: ComposeTask, services: Sequence[FollowedService]) -> list[str]:
-        """Return the compose command line for services of the same files; raise ComposeError."""
+        """Return the compose command line for services of the same files.
+
+        Raises ComposeError.
+        """
         program = self._reader.program
         if program is None:  # the program disappeared after the files were read
             raise ComposeError(self._reader.program_problem)
@@ -265,7 +274,7 @@ class ComposeDriver:
         return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
 
     def _blocked_services(self, wanted: ServiceSpec) -> set[str]:
-        """Return this service and its dependencies, as far as an unstartable container blocks their start.
+        """Return the service and its dependencies with an unstartable container.
 
         Services with a paused container are left out: `rm` of compose before 2.17.3 also removes paused
         containers.
@@ -278,7 +287,10 @@ class ComposeDriver:
         return found
 
     def _must_recreate(self, service: FollowedService) -> bool:
-        """Return whether a stopped container of the service must be replaced instead of started again."""
+        """Return whether a stopped container of the service must be replaced.
+
+        Otherwise, the engine starts the container again.
+        """
         image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
         return any(
             container_differs(service.wanted, c, image_id) for c in service.containers if not c.running

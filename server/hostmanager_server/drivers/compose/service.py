@@ -1,4 +1,4 @@
-"""Followed compose services: the states of their containers as runs of an instance."""
+"""Followed compose services: container states as runs of an instance."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class FollowedService:
 
     @property
     def restarting(self) -> bool:
-        """Whether no container runs, but the engine is about to restart one (`restart` policy)."""
+        """Whether no container runs, but the engine is about to restart one."""
         return not self.running and any(container.restarting for container in self._containers)
 
     @property
@@ -89,7 +89,7 @@ class FollowedService:
     def respecify(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
         """Take a new spec and definition, and post all facts again.
 
-        The instance may be a fresh one without facts.
+        The core may have a fresh instance, without any facts.
         """
         self.spec, self.wanted = spec, wanted
         self._status = None
@@ -102,7 +102,10 @@ class FollowedService:
         self._post(Unobservable(self.spec.instance_id, why))
 
     def update(self, containers: Sequence[Container], image_id: str) -> None:
-        """Post the events that follow from the present containers and the image id of the wanted tag."""
+        """Post the events that follow from the present containers.
+
+        `image_id` is the image of the wanted tag.
+        """
         self._containers = tuple(sorted(containers, key=lambda c: (c.number, c.name)))
         status = status_of(self.wanted, self._containers, image_id)
         if status != self._status:
@@ -172,7 +175,7 @@ class FollowedService:
     # --- calls of compose
 
     def begin_launch(self, run: RunKey) -> None:
-        """Note that compose will start the service, or its missing containers, as this run."""
+        """Note that compose will start the service, or its missing containers."""
         self._run_number = max(self._run_number, run.number)
         if self.run != run:
             self._forget_run()
@@ -181,7 +184,10 @@ class FollowedService:
         self._containers_before = frozenset((c.id, c.started) for c in self._containers)
 
     def begin_stop_of_restarting(self, run: RunKey) -> None:
-        """Note that compose will stop the service, as this run, before the engine restarts a container."""
+        """Note that compose will stop the service before the engine restarts it.
+
+        The stop gets the number of `run`.
+        """
         self._run_number = max(self._run_number, run.number)
         self.run = run
         self._running_posted = True
@@ -255,7 +261,7 @@ class FollowedService:
         return f"{running} of {self.wanted.replicas} containers run"
 
     def _missing_image_hint(self, why: str) -> str:
-        """Return a hint that names an image the engine cannot get, unless the error names the image."""
+        """Return a hint that names a missing image, unless `why` names the image."""
         image = self.wanted.image
         unknown = self._status is not None and self._status.image_id == UNKNOWN_IMAGE
         if self.wanted.built or not unknown or image in why:

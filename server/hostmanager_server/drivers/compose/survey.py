@@ -42,7 +42,7 @@ def take_survey(
 
 
 def _owner_of_orphan(projects: Sequence[Project], container: Container) -> str | None:
-    """Return the compose file that an orphaned container belongs to, or None for other containers.
+    """Return the compose file of an orphaned container; None for others.
 
     Compose treats two folders of the same name as one project. A container made from files that are not
     managed belongs to the other folder, and is no orphan.

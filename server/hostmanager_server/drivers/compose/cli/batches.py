@@ -1,4 +1,4 @@
-"""Batches of compose tasks: one call for all requests of a project since the last call."""
+"""Batches of compose tasks: all requests of a project since its last call."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class ComposeBatches:
         )
 
     def withdraw(self, run: RunKey) -> bool:
-        """Drop the requested start of a run; return whether a start was requested and not begun."""
+        """Drop the requested start of a run.
+
+        Returns whether a start was requested and not begun.
+        """
         withdrawn = False
         for task in (ComposeTask.REMOVE_STOPPED, ComposeTask.UP, ComposeTask.UP_MISSING):
             if self._requested[task].get(run.instance_id) == run:

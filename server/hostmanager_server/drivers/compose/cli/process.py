@@ -41,7 +41,10 @@ _PROGRESS = re.compile(
 
 
 def error_message(output: str) -> str:
-    """Return the error in compose's output, without its progress lines; empty without an error."""
+    """Return the error in compose's output, without progress lines.
+
+    Empty for an output without an error.
+    """
     lines = [line.strip() for line in output.splitlines() if line.strip() and not _PROGRESS.fullmatch(line)]
     engine = [line for line in lines if line.startswith(("Error", "ERROR"))]
     return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
@@ -72,7 +75,9 @@ class ComposeCall:
     def run(
         self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress_timeout: float
     ) -> str:
-        """Run compose to its end; return why the call failed, or the empty string. Call once.
+        """Run compose to its end; return why the call failed, or "".
+
+        Call once.
 
         `progress_timeout` is the longest time (s) without output before compose is killed.
         """
@@ -155,7 +160,7 @@ class ComposeCalls:
 
 
 def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> tuple[bytes, bool]:
-    """Return the last part of the output, and whether compose never was silent for too long."""
+    """Return the last part of the output, and False after too long a silence."""
     assert process.stdout is not None
     output = b""
     with process.stdout as pipe:
@@ -170,6 +175,9 @@ def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> t
 
 
 def _signal(process: subprocess.Popen[bytes], signum: int) -> None:
-    """Signal the whole process group: the docker program runs its compose plugin as a child."""
+    """Signal the whole process group.
+
+    The docker program runs its compose plugin as a child.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signum)

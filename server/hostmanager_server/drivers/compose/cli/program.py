@@ -17,7 +17,7 @@ INSTALL = "install Docker Compose (the docker-compose-plugin of Docker, or Debia
 
 
 class ComposeError(Exception):
-    """Compose, or a compose file, that cannot be used; the message is for the operator."""
+    """Compose, or a compose file, that is unusable; the operator reads the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ComposeProgram:
 
     @property
     def legacy(self) -> bool:
-        """Whether this is Compose v1, which is written in Python and lost its support in 2023."""
+        """Whether the program is Compose v1, in Python and unsupported since 2023."""
         return self.version < (2,)
 
     def command(self, files: Sequence[str], project: str | None, *args: str, all_profiles: bool) -> list[str]:
@@ -50,7 +50,9 @@ class ComposeProgram:
 
 
 def find_program(option: str, *, working_dir: Path, environ: Mapping[str, str]) -> ComposeProgram:
-    """Return the compose program: `option`, relative to `working_dir`, or else the installed program.
+    """Return the compose program given by `option`, or the installed program.
+
+    `option` is a path relative to `working_dir`.
 
     An empty `option` selects the plugin of the docker program, or docker-compose on the PATH. Raises
     ComposeError.

@@ -30,7 +30,10 @@ MakeCommandLine = Callable[[ComposeTask, Sequence[FollowedService]], list[str]]
 
 @dataclass(eq=False, slots=True)
 class _ProjectQueue:
-    """The queue of one project; calls never overlap, because compose takes no lock on a project."""
+    """The queue of one project.
+
+    Calls never overlap, because compose takes no lock on a project.
+    """
 
     project: str
     batches: ComposeBatches = field(default_factory=ComposeBatches)
@@ -80,7 +83,10 @@ class CallQueue:
                 queue.call.interrupt()  # every service of the call must stop by now
 
     def withdraw(self, service: FollowedService) -> bool:
-        """Drop the requested start of the service's present run; return whether no call had begun it."""
+        """Drop the requested start of the service's present run.
+
+        Returns whether the start was requested and no call had begun it.
+        """
         queue = self._queues.get(service.wanted.project)
         return queue is not None and service.run is not None and queue.batches.withdraw(service.run)
 

@@ -37,7 +37,9 @@ __all__ = [
 
 
 def endpoint() -> tuple[str | None, TLSConfig | bool]:
-    """Return the engine's address (None: the default socket) and its TLS settings, as the docker CLI does.
+    """Return the engine's address (None: default socket) and TLS settings.
+
+    The search is that of the docker CLI.
 
     DOCKER_HOST with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH comes first, then the context named by
     DOCKER_CONTEXT or the CLI's config file. Raises DockerException for a named context or certificate that
@@ -55,7 +57,9 @@ def endpoint() -> tuple[str | None, TLSConfig | bool]:
 
 
 def connect() -> Connection:
-    """Return a connection ready for calls; each call waits at most CALL_TIMEOUT s for an answer.
+    """Return a connection ready for calls.
+
+    Each call waits at most CALL_TIMEOUT s for an answer.
 
     Raises requests.RequestException or DockerException; `explain` turns either into a sentence.
     """
@@ -106,16 +110,21 @@ class Connection(docker.APIClient):
         standard.close()
 
     def negotiate(self, within: float) -> None:
-        """Agree on the newest API version of the engine, in at most `within` s; raise as calls do."""
+        """Agree on the newest API version of the engine, in at most `within` s.
+
+        Raises as calls do.
+        """
         answer = self._fetch("/_ping", within)
         self._version = answer.headers.get("Api-Version") or DEFAULT_DOCKER_API_VERSION
 
     def check_alive(self, within: float) -> None:
-        """Raise requests.RequestException when the engine does not answer within `within` s."""
+        """Raise requests.RequestException without an answer within `within` s."""
         self._fetch("/_ping", within)
 
     def stream_events(self, filters: dict[str, list[str]], within: float) -> EngineEventStream:
-        """Return the engine's events from now on; wait at most `within` s for the stream to begin.
+        """Return the engine's events from now on.
+
+        Waits at most `within` s for the stream to begin.
 
         docker-py's `events` would wait without limit.
         """
@@ -138,7 +147,7 @@ class Connection(docker.APIClient):
     def stream_output(
         self, container_id: str, *, follow: bool, tail: int | None, since: str, within: float
     ) -> Iterator[bytes]:
-        """Return the output of a container as the engine sends it, with a time before each message.
+        """Return the output of a container, with a time before each message.
 
         `tail` is the number of last lines (None: all lines). `since` is a time as in an answer of the engine;
         output before that time is left out (empty: from the beginning). Waits at most `within` s for the
@@ -174,14 +183,20 @@ class Connection(docker.APIClient):
 
 
 def _unix_time(stamp: str) -> str:
-    """Convert an engine time to seconds since 1970 with all its digits, the format of the `since` option."""
+    """Convert an engine time to seconds since 1970 with all its digits.
+
+    The `since` option has this format.
+    """
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
     return f"{seconds}.{fraction or 0}"
 
 
 class EngineEventStream:
-    """Events of the engine, in its order. Iterating blocks, and ends when the engine ends the stream."""
+    """Events of the engine, in its order.
+
+    Iterating blocks, and ends when the engine ends the stream.
+    """
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response

@@ -21,7 +21,10 @@ _EXISTS_ALREADY = re.compile(r"(already|file) exists")
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The known facts of one container. Times are seconds since 1970; None means never."""
+    """The known facts of one container.
+
+    Times are seconds since 1970; None means never.
+    """
 
     id: str
     name: str  # without the leading slash
@@ -43,7 +46,7 @@ class Container:
 
     @property
     def unstartable(self) -> bool:
-        """Whether the container can never start again and needs a replacement under another id.
+        """Whether the container can never start again and needs a replacement.
 
         When dockerd dies while it starts a container, a task of containerd or its directory may stay behind
         and block every later start of the same id (observed with dockerd 20.10 killed during `up`; moby issue
@@ -53,7 +56,7 @@ class Container:
 
     @property
     def restarting(self) -> bool:
-        """Whether the container has ended and the engine is about to start it again (`restart` policy)."""
+        """Whether the engine is about to restart the ended container (`restart`)."""
         return self.status == "restarting"
 
 
@@ -70,7 +73,9 @@ def is_service_container(labels: Mapping[str, str]) -> bool:
 
 
 def from_inspect(document: Mapping[str, Any]) -> Container | None:
-    """Return the container in the answer to `GET /containers/{id}/json`, or None if compose did not make it.
+    """Return the container in the answer to `GET /containers/{id}/json`.
+
+    Returns None for a container outside compose services.
 
     A container that the engine is about to restart counts as not running, although the engine says "Running":
     no process exists. Only running containers have a health.
@@ -104,7 +109,9 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
 
 
 def from_list(entry: Mapping[str, Any]) -> Container | None:
-    """Return the container in an entry of `GET /containers/json`, or None if compose did not make it.
+    """Return the container in an entry of `GET /containers/json`.
+
+    Returns None for a container outside compose services.
 
     The entry has no times, pid or health, and the exit code is 0. The engine answers this request even for a
     container that blocks inspections.
@@ -139,7 +146,10 @@ def _config_files(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _time(text: object) -> float | None:
-    """Convert an RFC 3339 time to seconds since 1970; None for Go's zero time, which means never."""
+    """Convert an RFC 3339 time to seconds since 1970.
+
+    Go's zero time means never, and becomes None.
+    """
     if not isinstance(text, str):
         return None
     try:

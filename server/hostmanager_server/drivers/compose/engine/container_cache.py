@@ -49,7 +49,7 @@ class ContainerCache:
         return {known.id for known in self._known.values() if known.project == project}
 
     def fold_end(self, container_id: str, exit_code: int, at: float) -> tuple[Container, ...]:
-        """Fold a die event: the main process ended at `at` on the engine's clock (s since 1970)."""
+        """Fold a die event of time `at` (s since 1970, engine's clock)."""
         known = self._known.get(container_id)
         # The end of a stopped container came from an inspection before, with its exact time.
         if known is None or not known.running or at < self._versions[container_id]:
@@ -60,7 +60,10 @@ class ContainerCache:
         return self._store(ended, at)
 
     def fold_start(self, inspected: Container, at: float) -> tuple[Container, ...]:
-        """Fold a start event of time `at` (s since 1970) with the inspection made after the event."""
+        """Fold a start event of time `at` (s since 1970, engine's clock).
+
+        The inspection was made after the event.
+        """
         known = self._known.get(inspected.id)
         if known is not None and at < self._versions[inspected.id]:
             return ()
@@ -88,7 +91,7 @@ class ContainerCache:
         return self._store(_new_run(known, at, known.finished), at)
 
     def is_ahead(self, inspected: Container) -> bool:
-        """Return whether an inspection shows a newer run before the event of the last run's end."""
+        """Return whether an inspection shows a newer run before the last end's event."""
         version = self._versions.get(inspected.id)
         if version is None:
             return inspected.started is not None  # an unlisted container is new: its start event will come
@@ -126,7 +129,10 @@ class ContainerCache:
 
 
 def _new_run(container: Container, started: float, finished: float | None) -> Container:
-    """Return the facts of a run known by its start alone; `finished` is the end of the run before."""
+    """Return the facts of a run known by its start alone.
+
+    `finished` is the end of the run before.
+    """
     return replace(
         container,
         running=True,

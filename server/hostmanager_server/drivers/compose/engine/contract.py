@@ -15,7 +15,7 @@ __all__ = ["EngineListener", "EngineWatcher"]
 
 
 class EngineWatcher(Protocol):
-    """The engine watch as the compose driver uses it; EngineWatch implements the methods."""
+    """The engine watch as the driver uses it; implemented by EngineWatch."""
 
     def start(self) -> None:
         """Start watching. The first notification is `synced` or `engine_lost`."""
@@ -31,7 +31,10 @@ class EngineWatcher(Protocol):
 
 
 class EngineListener(Protocol):
-    """The receiver of notifications, on the supervisor thread and in the order of events."""
+    """The receiver of notifications.
+
+    Methods run on the supervisor thread, in the order of events.
+    """
 
     def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
         """Replace all known facts after a new connection to the engine.
@@ -50,7 +53,10 @@ class EngineListener(Protocol):
         """Forget a container that the engine removed."""
 
     def images_changed(self, ids: Mapping[str, str]) -> None:
-        """Replace the image ids of all watched tags; the mapping is complete, as in `synced`."""
+        """Replace the image ids of all watched tags.
+
+        The mapping is complete, as in `synced`.
+        """
 
     def engine_lost(self, why: str) -> None:
         """Treat all facts as outdated until the next `synced`.

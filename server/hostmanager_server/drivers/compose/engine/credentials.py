@@ -24,7 +24,9 @@ class CredentialsError(Exception):
 
 
 def credentials_for(image: str, timeout: float = HELPER_TIMEOUT) -> dict[str, str | None]:
-    """Return the registry credentials for this image in the format of the Engine API; empty without a login.
+    """Return the registry credentials for an image, as the Engine API wants them.
+
+    Empty without a login.
 
     The docker config file of this user (DOCKER_CONFIG) or the credential helper named there has the
     credentials. A helper has `timeout` s to answer. Raises CredentialsError.
@@ -45,7 +47,10 @@ def credentials_for(image: str, timeout: float = HELPER_TIMEOUT) -> dict[str, st
 
 
 def _ask_helper(name: str, registry: str, timeout: float) -> dict[str, str | None]:
-    """Return the answer of a credential helper; see github.com/docker/docker-credential-helpers."""
+    """Return the answer of a credential helper.
+
+    See github.com/docker/docker-credential-helpers for the protocol.
+    """
     program = _PREFIX + name
     server = auth.INDEX_URL if registry == auth.INDEX_NAME else registry
     path = shutil.which(program)

@@ -29,7 +29,7 @@ class EngineError(DockerException):
 
 
 def explain(error: BaseException) -> str:
-    """Return a sentence for the operator: why the Docker Engine cannot be used, and the remedy.
+    """Return why the Docker Engine cannot be used, and the remedy.
 
     The libraries wrap the reason several times over, so the search covers every cause of `error`.
     """
@@ -127,7 +127,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _location(causes: list[BaseException]) -> str:
-    """Return where the errors say that the engine was expected, such as " at /var/run/docker.sock", or ""."""
+    """Return the engine's address in the errors, as " at ADDRESS", or ""."""
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.filename, str):
             return f" at {cause.filename}"

@@ -31,7 +31,7 @@ class EngineQueries:
         self._connection = connection
 
     def list_containers(self, label: str) -> list[dict[str, Any]]:
-        """Return the list entries of the service containers with this label, running or not."""
+        """Return the list entries of all service containers with this label."""
         entries = self._connection.containers(all=True, filters={"label": [label]})
         return [entry for entry in entries if is_service_container(entry.get("Labels") or {})]
 
@@ -51,7 +51,7 @@ class EngineQueries:
             raise ContainerBusyError from error
 
     def image_ids(self, tags: frozenset[str]) -> dict[str, str]:
-        """Return the image id of each tag, UNKNOWN_IMAGE where the engine has no such image."""
+        """Return the image id of each tag, or UNKNOWN_IMAGE."""
         return {tag: self._image_id(tag) for tag in sorted(tags)}
 
     def _image_id(self, tag: str) -> str:

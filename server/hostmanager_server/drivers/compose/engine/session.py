@@ -237,7 +237,10 @@ class WatchSession:
         self._to_inspect.setdefault(container_id, time.monotonic())
 
     def _inspect_scheduled(self) -> None:
-        """Make the due inspections once all received events are folded, or after the longest event delay."""
+        """Make the due inspections once all received events are folded.
+
+        A missing event delays an inspection by at most _EVENT_DELAY.
+        """
         for container_id, since in list(self._to_inspect.items()):
             overdue = time.monotonic() - since >= _EVENT_DELAY
             quiet = self._messages.empty()

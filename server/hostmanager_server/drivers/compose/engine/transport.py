@@ -30,7 +30,7 @@ class OpenSockets:
         self._is_shut = False
 
     def add(self, sock: socket.socket | None) -> None:
-        """Take a new socket; raise ConnectionAbortedError when the connection was aborted before."""
+        """Take a new socket; raise ConnectionAbortedError after `shut_down`."""
         with self._lock:
             if sock is not None and not self._is_shut:
                 self._open.add(sock)

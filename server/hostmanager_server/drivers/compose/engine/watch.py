@@ -1,4 +1,4 @@
-"""The Docker Engine watch: notifications about every compose container and about the engine itself."""
+"""The Docker Engine watch: notifications about containers and the engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _MAX_DELAY = 2.0
 
 
 class EngineWatch:
-    """A thread that lists the containers, then follows the engine's events, again after every reconnection.
+    """A thread that lists the containers, then follows the engine's events.
+
+    Every reconnection begins with a new list.
 
     The engine sends no events about containers that die while the engine is away, so a complete list follows
     every connection. The watch sends an idle engine nothing but a ping after `ping_after` s without an event;
@@ -71,7 +73,7 @@ class EngineWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """End the watch at once, also during a call to the engine; no notification follows."""
+        """End the watch at once, also during a call; no notification follows."""
         self._closed.set()
         self._messages.put(CloseRequested())
         with self._lock:
@@ -86,7 +88,9 @@ class EngineWatch:
         self._messages.put(WantedChanged())
 
     def refresh(self, project: str, then: Callable[[], None] | None = None) -> None:
-        """Inspect the containers of a project, because events alone might be late. Thread-safe.
+        """Inspect the containers of a project, because events may be late.
+
+        Thread-safe.
 
         The watch calls `then` on the supervisor thread when the listener knows everything that happened
         before this call; if the engine is away, after the engine is back and after `synced`.

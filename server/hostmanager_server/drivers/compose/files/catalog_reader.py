@@ -54,7 +54,10 @@ class CatalogReader:
         self.program_problem = ""
 
     def load(self) -> Catalog:
-        """Read all files and return the catalog; an unusable file keeps its last good project."""
+        """Read all files and return the catalog.
+
+        An unusable file keeps its last good project.
+        """
         inputs = [file for files in self._projects for file in input_files(files, environ=self._environ)]
         # Taken before the files are read, so that a change during the reading is noticed.
         self._file_states = {file: _file_state(file) for file in inputs}
@@ -81,7 +84,9 @@ class CatalogReader:
         return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
 
     def check(self) -> None:
-        """Check the permissions of the last catalog's files again, before compose reads them.
+        """Check the permissions of the last catalog's files again.
+
+        Call before compose reads the files again.
 
         Raises ComposeError for a file that the trust rule refuses.
         """
@@ -100,7 +105,10 @@ class CatalogReader:
         return [f"others may choose what compose runs: {each}" for each in found]
 
     def watch(self, files: FileWatch) -> bool:
-        """Watch all files of the last catalog; return whether a file has changed since the reading."""
+        """Watch all files of the last catalog.
+
+        Returns whether a file has changed since the reading.
+        """
         states = self._file_states
         files.watch(states)
         return any(_file_state(file) != state for file, state in states.items())
@@ -119,7 +127,7 @@ def project_files(entry: str, working_dir: Path) -> tuple[str, ...]:
 def _with_duplicate_warnings(
     projects: Sequence[Project], problems: dict[str, tuple[Problem, ...]]
 ) -> dict[str, tuple[Problem, ...]]:
-    """Return the problems, with a warning for each service name that another file uses already."""
+    """Return the problems, with a warning for each duplicate service name."""
     first: dict[str, str] = {}
     for project in projects:
         file = project.files[0]

@@ -1,4 +1,4 @@
-"""YAML of compose files as plain values, loaded within limits that no file can exceed.
+"""YAML of compose files as plain values, loaded within fixed limits.
 
 PyYAML composes by recursion. Its C code has no depth check, so some ten thousand levels end the process;
 its Python code raises RecursionError. Merge keys repeat the values of their aliases. The parser's events
@@ -28,7 +28,9 @@ class BoundsError(yaml.YAMLError):
 
 
 class ComposeLoader(SafeLoader):
-    """A loader that ignores compose's tags (!reset, !override) and keeps every plain word as text.
+    """A loader that ignores compose's tags and keeps every plain word as text.
+
+    The tags are !reset and !override.
 
     YAML 1.1, PyYAML's version, reads `on` as a boolean and `010` as eight, and rejects `2026-13-01`.
     """
@@ -71,7 +73,7 @@ def load_document(text: str | bytes) -> object:
 
 @dataclass(slots=True)
 class _OpenCollection:
-    """A collection before its end event: its anchor, number of values and levels so far."""
+    """A collection before its end event: its anchor, values and levels so far."""
 
     anchor: str | None
     size: int = 1
@@ -84,7 +86,7 @@ class _OpenCollection:
 
 
 def check_bounds(events: Iterable[Any]) -> None:
-    """Check the parser's events; raise BoundsError where the document exceeds the limits."""
+    """Check the parser's events; raise BoundsError beyond the limits."""
     complete: dict[str, tuple[int, int]] = {}
     stack = [_OpenCollection(None)]
     for event in events:

@@ -1,4 +1,4 @@
-"""A watch on files that reports changes of content, also through links and missing folders."""
+"""A watch on files, also through links and missing folders."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _FOLDER_EVENTS = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNM
 class FileWatch:
     """An inotify watch on the folders of the given files.
 
-    Folders, because a file is often replaced by a new file of the same name, or does not exist yet. When
-    inotify has no free watches, `problem` says so, and changes there stay unnoticed. Belongs to the
-    supervisor thread.
+    The watch is on folders, because a file is often replaced by a new file of the same name, or does not
+    exist yet. When inotify has no free watches, `problem` says so, and changes there stay unnoticed. Belongs
+    to the supervisor thread.
     """
 
     def __init__(self, poller: Poller, changed: Callable[[], None]) -> None:
@@ -41,7 +41,10 @@ class FileWatch:
         self.problem = ""
 
     def watch(self, paths: Iterable[Path]) -> None:
-        """Watch these files, and no others. The files need not exist; symbolic links are followed."""
+        """Watch these files, and no others.
+
+        The files need not exist; symbolic links are followed.
+        """
         self._paths = frozenset(path.absolute() for path in paths)
         if self._inotify is None and self._paths:
             try:
@@ -116,7 +119,9 @@ class FileWatch:
 
 
 def _watched_folders(path: Path) -> set[tuple[Path, str]]:
-    """Return the folders where a change may make the path lead to another file, with the name that matters.
+    """Return the folders, and names in them, that lead to the file.
+
+    A change of such a name may make the path lead to another file.
 
     The names are the file's own, those of links on the path, and those of missing folders on the path.
     """

@@ -23,7 +23,10 @@ _ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
 
 @dataclass(slots=True)
 class ComposeInputs:
-    """The files of a project, which may not exist yet, and the services that have an `env_file`."""
+    """The files of a project, and its services that have an `env_file`.
+
+    A file need not exist.
+    """
 
     files: set[Path] = field(default_factory=set)
     with_env_file: set[str] = field(default_factory=set)
@@ -33,7 +36,7 @@ def find_inputs(files: Sequence[str], *, environ: Mapping[str, str]) -> ComposeI
     """Return every file that may change the project of these compose files.
 
     These are the compose files, their included and extended files, and env files. Never raises: an unreadable
-    file counts itself, but its own references stay unknown.
+    file is an input itself, but its own references stay unknown.
     """
     search = _Search(environ, ComposeInputs())
     folder = Path(files[0]).parent
@@ -148,7 +151,10 @@ def _read_env(file: Path) -> dict[str, str]:
 
 
 def _read(file: Path) -> bytes:
-    """Read a regular file; raise OSError for others, because a pipe would block the daemon."""
+    """Read a regular file; raise OSError for others.
+
+    A pipe in place of the file must not block the daemon.
+    """
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(f"cannot read '{file}': not a regular file")

@@ -1,4 +1,7 @@
-"""Compose projects, read through `compose config`, which resolves the meaning of compose files."""
+"""Compose projects, read through `compose config`.
+
+Only compose knows the meaning of compose files.
+"""
 
 from __future__ import annotations
 
@@ -106,10 +109,11 @@ def _hashes(text: str) -> dict[str, str]:
 def _services_of_unstable_hash(
     program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
 ) -> frozenset[str]:
-    """Return the services with hashes that may differ from their containers without any change.
+    """Return the services with hashes that differ without any change.
 
-    Observed with compose 2.26: services with an env_file. With v1: all services, because the hash covers the
-    image id, which a pull changes. Built services are included without a trial.
+    The hash may then differ from the hash on the containers. Observed with compose 2.26: services with an
+    env_file. With v1: all services, because the hash covers the image id, which a pull changes. Built
+    services are included untested.
     """
     if program.legacy:
         return frozenset(map(str, services))

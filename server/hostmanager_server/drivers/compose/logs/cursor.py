@@ -9,7 +9,10 @@ from hostmanager_server.drivers.compose.logs.demultiplexer import LineSplitter, 
 
 @dataclass(slots=True)
 class LogCursor:
-    """The position up to which one container's output has been read; belongs to the reading thread."""
+    """The position up to which one container's output has been read.
+
+    Belongs to the reading thread.
+    """
 
     tail: int | None = None  # number of last lines to begin with; None: all
     at: str = ""  # time of the latest message read; empty: none

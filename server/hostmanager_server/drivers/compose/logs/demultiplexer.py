@@ -44,7 +44,7 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class OutputLine:
-    """A line without its line end; `continues` when the next line belongs to the same line."""
+    """A line without its line end; `continues` when the next line is its rest."""
 
     text: str
     continues: bool
@@ -58,7 +58,9 @@ _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ")
 
 
 class Demultiplexer:
-    """A parser that turns chunks of the engine's stream into messages, however the chunks are cut.
+    """A parser that turns chunks of the engine's stream into messages.
+
+    The cuts between chunks do not matter.
 
     An incomplete message at the end is dropped: the next request for the stream returns it again.
     """
@@ -129,7 +131,10 @@ def _time(stamp: bytes) -> str:
 
 
 class LineSplitter:
-    """A splitter of one container's messages into lines; it holds at most one partial line per output."""
+    """A splitter of one container's messages into lines.
+
+    The splitter holds at most one partial line per output.
+    """
 
     def __init__(self) -> None:
         self._assemblers: dict[Source, LineAssembler] = {}

@@ -47,7 +47,7 @@ class LineBuffer:
         self._notify()
 
     async def take(self) -> LineBatch:
-        """Return all buffered lines as soon as there are any; raise the error after the last line."""
+        """Wait for lines, and return all of them; after the last, raise the error."""
         await self._filled.wait()
         with self._room:
             lines, self._lines, self._size = self._lines, [], 0

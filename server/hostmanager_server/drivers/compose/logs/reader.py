@@ -1,4 +1,4 @@
-"""Reading and following the output of compose services across container replacements."""
+"""Output of compose services, read across container replacements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ async def read_logs(
     follow: bool,
     threads: Executor | None = None,
 ) -> AsyncGenerator[LineBatch, None]:
-    """Yield the last `lines` lines of a service, then with `follow` all new lines, in batches.
+    """Yield the last `lines` lines of a service, then with `follow` all new lines.
+
+    Lines come in batches.
 
     `containers` yields the ids of the service's containers now, and again after every change; new output of
     later containers follows as well. Lines of replicas mix as they arrive; those of one replica stay in
@@ -68,7 +70,7 @@ async def _followed_output(
     ids: Sequence[str],
     cursors: dict[str, LogCursor],
 ) -> AsyncGenerator[LineBatch, None]:
-    """Yield new lines of the containers `ids`, and of those that `containers` yields later."""
+    """Yield new lines of the containers `ids`, and of later containers."""
     followers = _Followers(connect, cursors)
     change = asyncio.ensure_future(_next(containers))
     new_lines = asyncio.ensure_future(followers.lines.take())
@@ -110,7 +112,9 @@ async def _existing_output(
 
 
 class _Request:
-    """One request for one container's output. `next_batch` blocks; `close` is thread-safe.
+    """One request for one container's output.
+
+    `next_batch` blocks; `close` is thread-safe.
 
     With `whole`, a partial line at the end of the output is a line as well; always so for a container that
     does not run.
@@ -182,7 +186,10 @@ class _Request:
 
 
 class _Followers:
-    """A thread for each followed container, all writing into one LineBuffer. Belongs to the event loop."""
+    """One thread for each followed container, all writing into one LineBuffer.
+
+    Belongs to the event loop.
+    """
 
     def __init__(self, connect: ConnectForLogs, cursors: dict[str, LogCursor]) -> None:
         self._connect = connect

@@ -29,7 +29,7 @@ class PullState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerProgress:
-    """The present step of a layer, with `current` of `total` bytes done (total 0: unknown)."""
+    """The present step of a layer: `current` of `total` bytes (0: unknown)."""
 
     id: str
     status: str
@@ -69,7 +69,10 @@ class PullFailedError(Exception):
 
 
 def fold(progress: ImageProgress, message: Mapping[str, Any]) -> ImageProgress:
-    """Return the progress after one more message of the engine; raise PullFailedError for an error."""
+    """Return the progress after one more message of the engine.
+
+    Raises PullFailedError for an error message.
+    """
     if message.get("error"):
         raise PullFailedError(str(message["error"]))
     status = str(message.get("status") or "")
@@ -95,7 +98,7 @@ def _layer(layer_id: str, status: str, detail: Mapping[str, Any]) -> LayerProgre
 
 
 def _after(known: LayerProgress, layer: LayerProgress) -> LayerProgress:
-    """Return the layer's next step; a finished step without numbers keeps the known total."""
+    """Return the layer's next step; a finished step keeps the known total."""
     if layer.total or layer.status not in _BYTES_DONE:
         return layer
     return replace(layer, current=known.total, total=known.total)

@@ -1,4 +1,7 @@
-"""The progress board: the state of all images of a pull, for any number of watchers."""
+"""The progress board: the state of all images of a pull.
+
+Any number of watchers can read the board.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from hostmanager_server.drivers.compose.pull.progress import ImageProgress, Pull
 
 @dataclass(frozen=True, slots=True)
 class PullChanges:
-    """The images that changed after a version, up to `version`; no change follows when `over`."""
+    """The images that changed after a version, up to `version`.
+
+    No change follows when `over`.
+    """
 
     version: int
     images: tuple[ImageProgress, ...]
@@ -53,7 +59,10 @@ class ProgressBoard:
             return found
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every change, on any thread; the listener must return at once."""
+        """Call `listener` after every change, on any thread.
+
+        The listener must return at once.
+        """
         with self._lock:
             self._listeners.add(listener)
 
@@ -68,7 +77,10 @@ class ProgressBoard:
             return self._images[name]
 
     def put(self, image: ImageProgress) -> bool:
-        """Publish the progress of an image, unless its pull has ended; return whether it was published."""
+        """Publish the progress of an image, unless its pull has ended.
+
+        Returns whether the progress was published.
+        """
         with self._lock:
             if self._images[image.image].state.over:
                 return False

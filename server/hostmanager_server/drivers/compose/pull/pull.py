@@ -48,7 +48,10 @@ PullEnded = Callable[[Sequence[ImageProgress]], None]
 
 @dataclass(slots=True, eq=False)
 class _ImageJob:
-    """An image that a thread is pulling; `_changed` of the pull guards all fields but `alive_at`."""
+    """An image that a thread is pulling.
+
+    `ImagePull._changed` guards all fields but `alive_at`.
+    """
 
     item: PullItem
     alive_at: float  # time of the last progress message (s, monotonic)
@@ -147,7 +150,10 @@ class ImagePull(ProgressBoard):
             self.finish()
 
     def _advance(self, now: float) -> float | None:
-        """Start, cut off and give up images as due; return the time (s) until the next step."""
+        """Start, cut off and give up images as due; return the time until the next.
+
+        The time is in s.
+        """
         while self._stopping and self._waiting:
             self._set_outcome(self._waiting.popleft(), *_CANCELLED)
         for job in self._jobs:
@@ -233,7 +239,7 @@ class ImagePull(ProgressBoard):
             connection.close()
 
     def _pull(self, connection: Connection, job: _ImageJob) -> str:
-        """Make the engine pull the image, publish the progress, and return the last message."""
+        """Pull the image, publish the progress, and return the last message."""
         item = job.item
         credentials = credentials_for(item.image)
         progress = self.image(item.image)

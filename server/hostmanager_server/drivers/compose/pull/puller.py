@@ -29,7 +29,9 @@ class Puller:
         progress_timeout: float,
         ended: PullEnded = lambda images: None,
     ) -> tuple[ImagePull, bool]:
-        """Return the running pull, or a new pull of these items, and whether the pull ran already.
+        """Return the running or a new pull, and whether the pull ran already.
+
+        A new pull pulls these items.
 
         The caller must `leave` the pull. `ended` is called, on another thread, with the progress of all
         images of a new pull. Callers cannot join a pull that is being stopped: a new pull begins when the old
