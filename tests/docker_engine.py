@@ -1,4 +1,4 @@
-"""Test tools for a real Docker Engine: generated images, compose projects, a registry."""
+"""Test tools for a real Docker Engine: images, compose projects, a registry."""
 
 from __future__ import annotations
 
@@ -30,16 +30,19 @@ _APPLETS = ("sh", "cat", "echo", "env", "false", "httpd", "kill", "ls", "nc", "p
 
 
 class DockerError(Exception):
-    """A docker or compose command that failed; the text has the command and its output."""
+    """A failed docker or compose command; the text has the command and output."""
 
 
 def unique_name(prefix: str = "hmtest") -> str:
-    """Return a name for an image, a container or a project that no other test uses, in any run."""
+    """Return a name that no other test uses, in any run.
+
+    The name is for an image, a container or a project.
+    """
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
 def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the condition holds, checking every 20 ms; fail at once when the process ends."""
+    """Wait for the condition, checked every 20 ms; fail if the process ends."""
     deadline = time.monotonic() + DEADLINE
     pidfd = os.pidfd_open(process.pid)
     try:
@@ -64,7 +67,7 @@ def _run(command: Sequence[str | Path], environment: Mapping[str, str], stdin: b
 
 @dataclass(frozen=True)
 class DockerEngine:
-    """A running engine; `remove_images` removes all images that were imported through this object."""
+    """A running engine; `remove_images` removes images imported here."""
 
     host: str
     """The address, as in DOCKER_HOST."""
@@ -72,7 +75,7 @@ class DockerEngine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of this process with this engine's address and no other docker setting."""
+        """The process environment with this engine's address as only docker setting."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_"))
         }
@@ -96,13 +99,15 @@ class DockerEngine:
         return _run(["docker", *arguments], self.environment, stdin)
 
     def compose(self, file: Path, *arguments: str | Path) -> str:
-        """Run `docker compose` for this file and return its output; raise DockerError on failure."""
+        """Run `docker compose` for a file; return its output or raise DockerError."""
         return self.docker("compose", "--file", file, *arguments)
 
     def import_image(
         self, tag: str, changes: Sequence[str] = (WAITS,), files: Mapping[str, bytes] | None = None
     ) -> str:
-        """Create an image of busybox and these files (absolute paths, mode 755), and return its id.
+        """Create an image of busybox and these files, and return its id.
+
+        Paths are absolute, and files get mode 755.
 
         The tag moves to the new image. Every call creates a distinct image, also for equal content.
         `changes` are Dockerfile instructions that `docker import` accepts: CMD, ENTRYPOINT, ENV, EXPOSE,
@@ -188,7 +193,10 @@ def compose_v1_or_reason() -> Path | str:
 
 @dataclass(frozen=True, slots=True)
 class ComposeProject:
-    """A compose file in its own folder; both Compose v1 and v2 name the project after the folder."""
+    """A compose file in its own folder.
+
+    Both Compose v1 and v2 name the project after the folder.
+    """
 
     engine: DockerEngine
     file: Path
@@ -201,11 +209,14 @@ class ComposeProject:
         fresh.replace(self.file)
 
     def compose(self, *arguments: str | Path) -> str:
-        """Run `docker compose` for the file and return its output; raise DockerError on failure."""
+        """Run `docker compose` for the file; return its output or raise DockerError."""
         return self.engine.compose(self.file, *arguments)
 
     def containers(self, service: str | None = None) -> list[str]:
-        """Return the ids of the project's containers, running or not, including services outside the file."""
+        """Return the ids of the project's containers, running or not.
+
+        Containers of services that left the file are included.
+        """
         return self.engine.containers_of(self.name, service)
 
 
@@ -213,7 +224,9 @@ class MakeProject(Protocol):
     def __call__(
         self, text: str, *, name: str | None = None, on: DockerEngine | None = None
     ) -> ComposeProject:
-        """Create a project of this compose file, in a new folder, without starting a service.
+        """Create a project of this compose file, without starting a service.
+
+        The file gets a new folder.
 
         `name` is for a file that fixes its own name by a top-level `name:`. `on` selects another engine,
         which removes its containers itself.
@@ -222,7 +235,10 @@ class MakeProject(Protocol):
 
 @contextlib.contextmanager
 def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[MakeProject]:
-    """Return a maker of projects; remove all of them at the end, with networks and volumes."""
+    """Return a maker of projects, and remove all of them at the end.
+
+    Their networks and volumes are removed as well.
+    """
     names: list[str] = []
 
     def make(text: str, *, name: str | None = None, on: DockerEngine | None = None) -> ComposeProject:
@@ -253,7 +269,7 @@ class Registry:
         return f"{self.address}/{tag}"
 
     def push(self, engine: DockerEngine, tag: str) -> str:
-        """Push the engine's image of this tag into the registry, and return its reference there.
+        """Push the engine's image of this tag, and return its reference.
 
         The engine then has no image of that reference. A pull downloads layers only if no other image has
         them, so only after `docker rmi` of the tag.

@@ -71,7 +71,10 @@ class PrivateEngine:
             raise AssertionError("\n".join([str(error), *last_lines])) from None
 
     def stop(self) -> None:
-        """Stop dockerd in good order; without --live-restore, dockerd first stops its containers."""
+        """Stop dockerd in good order.
+
+        Without --live-restore, dockerd first stops its containers.
+        """
         self._running.terminate()
         self._running.wait(DEADLINE)
         self._process = None
@@ -114,7 +117,10 @@ class PrivateEngine:
         self._running.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Remove every container, network, process, mount and file of the engine. May be called again."""
+        """Remove every container, network, process, mount and file of the engine.
+
+        A second call does nothing.
+        """
         if not self.directory.exists():
             return
         try:
@@ -164,7 +170,10 @@ class PrivateEngine:
 
 class StartEngine(Protocol):
     def __call__(self, *options: str) -> PrivateEngine:
-        """Start a private engine with these options of dockerd, and wait until the engine answers."""
+        """Start a private engine, and wait until the engine answers.
+
+        `options` are options of dockerd.
+        """
 
 
 @contextlib.contextmanager

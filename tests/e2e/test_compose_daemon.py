@@ -1,4 +1,4 @@
-"""End-to-end tests of compose services across starts, stops and crashes of the daemon."""
+"""End-to-end tests of compose services across lives of the daemon."""
 
 from __future__ import annotations
 

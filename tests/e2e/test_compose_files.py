@@ -1,4 +1,4 @@
-"""End-to-end tests of changes of compose files and of the site config under a running daemon."""
+"""End-to-end tests of changes of compose files and of the site config."""
 
 from __future__ import annotations
 

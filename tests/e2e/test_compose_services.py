@@ -1,4 +1,4 @@
-"""End-to-end tests of compose services under a real daemon: starting, stopping and showing them."""
+"""End-to-end tests of compose services: start, stop and status."""
 
 from __future__ import annotations
 
@@ -135,7 +135,10 @@ def test_a_failing_service_does_not_block_the_others(lab: Lab) -> None:
 
 
 def failed(instance: pb.ManagedInstance) -> bool:
-    """Return whether the last attempt failed, and the message holds the reason until the next attempt."""
+    """Return whether the last attempt failed.
+
+    The message then holds the reason until the next attempt.
+    """
     return instance.consecutive_failures > 0 and instance.next_action == START_AT
 
 

@@ -1,4 +1,4 @@
-"""End-to-end tests of a Docker Engine that is killed, frozen or restarted under a daemon."""
+"""End-to-end tests of a Docker Engine that is killed, frozen or restarted."""
 
 from __future__ import annotations
 

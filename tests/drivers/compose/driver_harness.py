@@ -20,7 +20,7 @@ from tests.fakes.driver import FakePoller
 
 
 class DriverHarness:
-    """A driver that follows these services, with its events, surveys and calls of compose."""
+    """A driver with its followed services, events, surveys and compose calls."""
 
     def __init__(self, *services: ServiceSpec, present: bool = True) -> None:
         self.poller = FakePoller()

@@ -1,4 +1,7 @@
-"""A Docker Engine in memory, and compose on it, both driven by a test on a fake clock."""
+"""A Docker Engine in memory, and compose on it, both driven by a test.
+
+Both use the fake clock of the test.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class FakeReader(CatalogReader):
 
 @dataclass
 class FakeEngine:
-    """An engine that notifies its listener of every change, in order and a moment later."""
+    """An engine that notifies its listener of every change, a moment later."""
 
     poller: FakePoller
     listener: EngineListener | None = None
@@ -198,7 +201,10 @@ class FakeCompose(ComposeCalls):
         self.current_call = None
 
     def proceed(self, count: int | None = None) -> str:
-        """Carry out the call for its next `count` services, or all; return why that failed."""
+        """Carry out the call for its next `count` services, or for all.
+
+        Returns why the call failed, or the empty string.
+        """
         call = self.current_call
         assert call is not None
         if not self._engine.present:

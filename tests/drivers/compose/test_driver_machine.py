@@ -1,4 +1,6 @@
-"""State-machine test of request handler, reconciler and compose driver on an engine in memory.
+"""State-machine test of request handler, reconciler and compose driver.
+
+All of them run on an engine in memory.
 
 The engine comes and goes while requests, config changes, crashes and manual changes arrive in any order.
 """
@@ -57,7 +59,7 @@ class ServicesMachine(RuleBasedStateMachine):
 
     @initialize(listed=st.dictionaries(names, target_states), running=st.sets(names), present=st.booleans())
     def start(self, listed: dict[str, Target], running: set[str], *, present: bool) -> None:
-        """Start with this site config, these running services, and the engine present or away."""
+        """Start with a site config, running services, and the engine up or away."""
         for name in sorted(running):
             self.start_manually(name)
         self.engine.present = present
@@ -228,7 +230,10 @@ class ServicesMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Check that, with an engine, images and time, services run as wanted and the status is true."""
+        """Check that services run as wanted, given an engine, images and time.
+
+        The shown status must be true.
+        """
         self.engine.come_back()
         self.set_image(present=True)
         self.set_behaviour(set(), set())

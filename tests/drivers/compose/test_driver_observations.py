@@ -1,4 +1,4 @@
-"""Tests of the compose driver's events for containers and engine losses, on an engine in memory."""
+"""Tests of the compose driver's events, on an engine in memory."""
 
 from __future__ import annotations
 

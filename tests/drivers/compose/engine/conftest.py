@@ -20,7 +20,10 @@ from tests.drivers.compose.engine.watch_harness import (
 
 @pytest.fixture
 def start_watch() -> Iterator[StartWatch]:
-    """Return a starter of watches; close them at the end, and check that no thread is left."""
+    """Return a starter of watches; close them at the end.
+
+    Also check that no thread is left.
+    """
     with ExitStack() as started:
 
         def start(

@@ -1,4 +1,4 @@
-"""Tests of the search for the engine, of error messages, and of aborting a connection."""
+"""Tests of connections to the engine: search, error messages and abort."""
 
 from __future__ import annotations
 

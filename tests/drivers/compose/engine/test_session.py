@@ -1,4 +1,6 @@
-"""Property tests of the watch session: notifications are true, complete and in order.
+"""Property tests of the watch session.
+
+Notifications are true, complete and in order.
 
 The engine's actions, events and inspections come in any order.
 """
@@ -60,7 +62,9 @@ class Simulated:
 
 
 class SimulatedEngine:
-    """An engine that follows a script, and is connection, stream and message queue in one.
+    """An engine that follows a script.
+
+    The object is connection, stream and message queue in one.
 
     Before each request, as many steps happen as the next number of `steps_before_requests` says. All others
     happen when the session has no message left to read. `unanswered` says which inspections of reported
@@ -235,7 +239,10 @@ def run_number(container: Container, truth: Simulated) -> int:
 
 
 def reported_exit_codes(life: list[Container]) -> list[int]:
-    """Return the exit codes of all reported ends, and of a run that had ended before the first report."""
+    """Return the exit codes of all reported ends.
+
+    A run that had ended before the first report counts, too.
+    """
     return [
         after.exit_code
         for before, after in zip([None, *life], life, strict=False)

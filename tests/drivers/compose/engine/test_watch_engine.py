@@ -1,4 +1,4 @@
-"""Tests of the engine watch on a Docker Engine that is killed, frozen or missing, and of closing."""
+"""Tests of the engine watch on an engine that disappears, and of closing."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class RecordingListener:
         return [what for what in changes if isinstance(what, Container) and what.id == container_id]
 
     def wait_for_transitions(self, container_id: str, *transitions: tuple[bool, int]) -> list[Container]:
-        """Wait for exactly these transitions: whether the container ran, and its exit code."""
+        """Wait for exactly these transitions, each a running flag and an exit code."""
 
         def changes_of() -> list[tuple[bool, int]]:
             found: list[tuple[bool, int]] = []

@@ -1,4 +1,4 @@
-"""Tests of the file watch: every way in which the content behind a path may change."""
+"""Tests of the file watch: every way in which a file's content may change."""
 
 from __future__ import annotations
 

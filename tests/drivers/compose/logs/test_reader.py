@@ -1,4 +1,7 @@
-"""Tests of reading container output on a real engine, across ends and replacements of containers."""
+"""Tests of reading container output on a real engine.
+
+Containers end, restart and are replaced.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def connect_to(engine: DockerEngine) -> Connection:
 
 @pytest.fixture
 def start(engine: DockerEngine, image: str) -> Iterator[Start]:
-    """Return a function that starts a container with a shell script and returns its id.
+    """Return a function that starts a container with a shell script.
+
+    The function returns the id of the container.
 
     The script's $0 is a unique name.
     """

@@ -1,4 +1,7 @@
-"""Tests of image pulls on a real engine, from a real registry and from registries that stall."""
+"""Tests of image pulls on a real engine.
+
+Images come from a real registry, and from registries that stall.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def puller(engine: DockerEngine) -> Iterator[Puller]:
 
 @pytest.fixture
 def pushed(engine: DockerEngine, registry: Registry) -> Iterator[Callable[[], str]]:
-    """Return a function that pushes a new image into the registry; the engine does not have the image."""
+    """Return a function that pushes a new image into the registry.
+
+    The engine does not have the image.
+    """
 
     def push(tag: str = "") -> str:
         tag = tag or f"{unique_name()}:1"
@@ -211,7 +217,7 @@ def test_a_closed_connection_is_reported_as_the_reason(
 
 
 def test_an_endless_connection_attempt_is_given_up() -> None:
-    """Check a thread blocked without end, for example by a credential helper or a name server."""
+    """Check a blocked thread, as with a credential helper or a name server."""
     done = threading.Event()
 
     def connect() -> Connection:
