@@ -70,24 +70,29 @@ class Server:
         self._sockets: list[Path] = []  # created by this server
         self._calls = service.UnaryCalls()
         self._health = Health(context.hub)
-        host_manager = service.Service(context)
+        self._service = service.Service(context)
+        self._tcp_reflection = tcp_reflection
         reserved = [admins for each in listen if (admins := each.for_admins()) is not None]
         for each in listen:
             if each.is_unix and each.for_admins() is None:
                 log.warning("cannot reserve connections for admins: the path of %s is too long", each.text)
-        self._servers: list[tuple[grpc.aio.Server, list[ListenAddress], AdmissionControl]] = []
-        for addresses, bounds in ((listen, limits), (reserved, limits.for_admins())):
-            admission = AdmissionControl(bounds)
-            server = grpc.aio.server(
-                options=server_options(bounds, len(addresses)),
-                maximum_concurrent_rpcs=bounds.calls,
-                handlers=[
-                    host_manager.handlers(admission, self._calls),
-                    self._health.handlers(admission),
-                    *reflect.handlers(context.hub, admission, tcp=tcp_reflection),
-                ],
-            )
-            self._servers.append((server, addresses, admission))
+        self._servers = [self._build(listen, limits), self._build(reserved, limits.for_admins())]
+
+    def _build(
+        self, addresses: list[ListenAddress], limits: Limits
+    ) -> tuple[grpc.aio.Server, list[ListenAddress], AdmissionControl]:
+        """Create a server for these addresses, with separate admission control."""
+        admission = AdmissionControl(limits)
+        server = grpc.aio.server(
+            options=server_options(limits, len(addresses)),
+            maximum_concurrent_rpcs=limits.calls,
+            handlers=[
+                self._service.handlers(admission, self._calls),
+                self._health.handlers(admission),
+                *reflect.handlers(self._hub, admission, tcp=self._tcp_reflection),
+            ],
+        )
+        return server, addresses, admission
 
     @property
     def admission(self) -> Sequence[AdmissionControl]:
