@@ -123,7 +123,7 @@ def lock_socket(path: Path, trust: Trust) -> int:
         check_socket_folder(path, trust)
         if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(
-                f"cannot listen on unix:{path}: the path is a file, not a socket; move the file away"
+                f"cannot listen on unix:{path}: the path exists and is not a socket; move the file away"
             )
         # gRPC unlinks any socket at the path, even one that another daemon serves: hence the lock.
         return take_lock_file(Path(f"{path}.lock"), any_owner=trust.override)
