@@ -291,7 +291,7 @@ def test_a_journal_is_for_its_user_only_and_an_older_one_becomes_so(
     journal = Journal(path, "boot")
     with caplog.at_level(logging.WARNING):
         assert journal.open().ended
-    assert f"others could read {path} (mode 0644)" in caplog.text
+    assert f"other users could read {path} (mode 0644)" in caplog.text
     assert set(modes().values()) == {0o600}
     journal.close()
 
