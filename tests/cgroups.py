@@ -29,14 +29,14 @@ SLEEP += "os.rename(sys.argv[1] + '.new', sys.argv[1]); time.sleep(1000)"
 
 
 def escape(then: str = "time.sleep(1000)") -> str:
-    """Return the code of an agent that lets a process escape, and then runs the code `then`."""
+    """Return code that lets a process escape, and then runs the code `then`."""
     return f"SLEEP = {SLEEP!r}\n" + ESCAPE.replace(
         "THEN", f"while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n{then}"
     )
 
 
 def cgroup_or_reason() -> Path | str:
-    """Create a cgroup and return its path, or the reason why the machine has no writable cgroups.
+    """Create a cgroup and return its path, or the reason for having none.
 
     Raises OSError if creating the cgroup fails although cgroups are writable.
     """
@@ -69,7 +69,10 @@ def processes_in(group: Path) -> list[int]:
 
 
 def populated(group: Path) -> bool:
-    """Return whether the cgroup or any below has processes; true until shortly after their end."""
+    """Return whether the cgroup or any below has processes.
+
+    The result stays true until shortly after their end.
+    """
     return "populated 1" in (group / "cgroup.events").read_text()
 
 

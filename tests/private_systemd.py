@@ -1,4 +1,4 @@
-"""A private systemd for tests: process 1 of separate namespaces, in a separate cgroup."""
+"""A private systemd for tests, in separate namespaces and a cgroup."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ class PrivateSystemd:
     pid: int  # of process 1, in the namespace of the tests
 
     def outside(self, path: str) -> Path:
-        """Return the path, in the namespace of the tests, of a path in the namespace of systemd."""
+        """Return the path for tests of a path in the namespace of systemd."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str) -> str:
-        """Run a command in the namespaces of systemd and return its output; raise CalledProcessError."""
+        """Run a command in the namespaces of systemd and return its output.
+
+        Raises CalledProcessError.
+        """
         inside = [
             "nsenter",
             f"--target={self.pid}",
@@ -68,7 +71,7 @@ class PrivateSystemd:
 
 
 def _cgroup_of_this_process() -> Path | None:
-    """Return the directory of the cgroup in the unified hierarchy, or None if not mounted."""
+    """Return the directory of the cgroup, or None without unified hierarchy."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
     if found is None:
@@ -79,7 +82,10 @@ def _cgroup_of_this_process() -> Path | None:
 
 @contextmanager
 def private_systemd(folder: Path) -> Iterator[PrivateSystemd | str]:
-    """Start a systemd with its files in `folder`; yield a reason instead if that is impossible here."""
+    """Start a systemd with its files in `folder`.
+
+    Where the machine allows no systemd, the context yields the reason.
+    """
     if os.geteuid() != 0:
         yield "a private systemd needs root"
         return

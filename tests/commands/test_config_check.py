@@ -102,7 +102,10 @@ hosts:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that writes a site config, and two compose files: a good one and a given text."""
+    """Return a function that writes a site config and two compose files.
+
+    The first compose file is good; the argument is the text of the second.
+    """
 
     def make(other: str) -> Path:
         (tmp_path / "good.yaml").write_text("services: {ocs-dome: {image: a}, web: {image: b}}")

@@ -14,7 +14,7 @@ HEAD = "agent-classes: {Agent: {command: [agent, --go]}}\nhosts:\n  localhost:\n
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[str], LoadedConfig]:
-    """Return a function that loads a text as a site config, with `tmp_path` as working directory."""
+    """Return a function that loads a text as a site config, in `tmp_path`."""
 
     def load(text: str) -> LoadedConfig:
         file = tmp_path / "site.yaml"

@@ -1,4 +1,4 @@
-"""`env-file` and `env-inherit` in the site config, and secrets in a file that all users may read."""
+"""`env-file`, `env-inherit` and secrets in the site config."""
 
 from __future__ import annotations
 

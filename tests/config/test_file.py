@@ -1,4 +1,4 @@
-"""Broken, hostile, huge and missing files: each a problem with a place, never an exception."""
+"""Broken, hostile, huge and missing files: problems, never exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instances: OCS's grammar unchanged, our additional keys, and the place of each problem."""
+"""Instances: OCS's grammar, additional keys, and places of problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation of the site config: every key, and an example without problems."""
+"""The documentation of the site config: all keys, and a valid example."""
 
 from __future__ import annotations
 

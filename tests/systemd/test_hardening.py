@@ -1,4 +1,4 @@
-"""Rights that a unit takes away, as systemd judges them, and secrets that stay out of the unit."""
+"""Rights that a unit takes away, and secrets that stay out of the unit."""
 
 from __future__ import annotations
 

@@ -173,7 +173,10 @@ def _upgrade(installed: InstalledUnit, pids: dict[str, int]) -> None:
 
 
 def _crash_with_an_agent(installed: InstalledUnit) -> None:
-    """Kill the daemon, with which the agent `orphan` ends; the next daemon gets its exit code."""
+    """Kill the daemon, with which the agent `orphan` ends.
+
+    The next daemon gets its exit code.
+    """
     eventually(installed.holds_all_pidfds, "systemd to hold a pidfd of each agent")
 
     def ended_and_restarted() -> bool:

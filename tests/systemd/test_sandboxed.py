@@ -1,4 +1,4 @@
-"""A daemon that is not root under a real systemd, with the ordinary unit and with the hardened one."""
+"""A daemon other than root under a real systemd, ordinary and hardened."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def python() -> str:
 
 @pytest.fixture
 def start(systemd: PrivateSystemd, python: str) -> Callable[..., AbstractContextManager[UserDaemon]]:
-    """Return a context manager that installs and starts the unit with the given options."""
+    """Return a context manager that installs and starts the unit."""
 
     @contextmanager
     def start(*options: str) -> Iterator[UserDaemon]:

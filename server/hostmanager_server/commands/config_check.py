@@ -1,4 +1,4 @@
-"""The command `hostmanager config check`, which checks a site config without a daemon."""
+"""The command `hostmanager config check`: checks without a daemon."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from hostmanager_server.linux.trusted_paths import Trust
 
 @dataclass(frozen=True, slots=True)
 class CheckFlags:
-    """The command line of `config check`; the help text of each option describes its field."""
+    """The command line of `config check`.
+
+    The help text of each option describes its field.
+    """
 
     file: Path | None
     host: str | None
@@ -174,7 +177,10 @@ class _Checked:
 
 
 def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> Catalog:
-    """Read the compose files of this machine's host; return an empty catalog if there are none."""
+    """Read the compose files of this machine's host.
+
+    Returns an empty catalog if there are none.
+    """
     local = next((config for config in hosts if config.local), None)
     if local is None or not local.options.docker_compose:
         return Catalog()
@@ -197,7 +203,10 @@ def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> 
 
 
 def _with_services(config: LoadedConfig, catalog: Catalog) -> LoadedConfig:
-    """Return the config with the services of its instances, if the host is this machine's."""
+    """Return the config of this machine's host with the services of its instances.
+
+    The function returns configs of other hosts unchanged.
+    """
     read = catalog.projects or any(map(_errors, catalog.problems.values()))
     if config.spec is None or not config.local or not read:
         return config

@@ -1,4 +1,4 @@
-"""The command `hostmanager serve`: flags, logging and signals of the daemon's process."""
+"""The command `hostmanager serve`: options, logging and signals."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ async def _serve(settings: DaemonSettings) -> DaemonOutcome:
 
 
 async def _handle_signals() -> None:
-    """Give the event loop the turns to handle the signals that arrived while the loop was busy.
+    """Let the event loop handle the signals that arrived while it was busy.
 
     The loop reads the signals in the first turn, calls the handlers in the second, and then resumes this
     coroutine.

@@ -1,4 +1,4 @@
-"""Settings of `hostmanager serve`, from the command line and the HostManager entry of the site config."""
+"""Settings of `hostmanager serve`, from command line and site config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from hostmanager_server.state.state_directory import StateDirError, check_state_
 
 @dataclass(frozen=True, slots=True)
 class ServeFlags:
-    """The command line of `hostmanager serve`; the help text of each option describes its field."""
+    """The command line of `hostmanager serve`.
+
+    The help text of each option describes its field.
+    """
 
     site_file: Path | None
     site_file_option: Path | None
@@ -46,7 +49,7 @@ class ServeFlags:
 
 @dataclass(frozen=True, slots=True)
 class ServePlaces:
-    """The site config file and the directories of a daemon, and the rule of trust for them."""
+    """The site config file and directories of a daemon, and their rule of trust."""
 
     site_file: Path
     state_dir: Path
@@ -55,7 +58,10 @@ class ServePlaces:
 
 
 def find_places(flags: ServeFlags, environ: dict[str, str]) -> ServePlaces:
-    """Return the places, from the flags, the environment and the defaults; raise click's UsageError."""
+    """Return the places, from the flags, the environment and the defaults.
+
+    Raises click's UsageError.
+    """
     try:
         site = flags.site_file or flags.site_file_option or default_site_file(environ)
     except ValueError as error:
@@ -69,7 +75,10 @@ def find_places(flags: ServeFlags, environ: dict[str, str]) -> ServePlaces:
 
 
 def read_options(flags: ServeFlags, places: ServePlaces) -> ManagerOptions:
-    """Return the options of the HostManager entry, from the site config or the copy of the last good one."""
+    """Return the options of the HostManager entry in the site config.
+
+    If the file has errors, the options come from the copy of the last config in force.
+    """
     try:
         check_state_dir(places.state_dir, places.trust)  # before the daemon reads any file there
     except StateDirError as error:
@@ -84,7 +93,10 @@ def read_options(flags: ServeFlags, places: ServePlaces) -> ManagerOptions:
 def make_settings(
     flags: ServeFlags, places: ServePlaces, options: ManagerOptions, environ: dict[str, str]
 ) -> DaemonSettings:
-    """Return the settings: the flags, and for each missing flag the option of the HostManager entry."""
+    """Return the settings of the daemon.
+
+    The option of the HostManager entry takes the place of a missing flag.
+    """
     return DaemonSettings(
         site_file=places.site_file,
         state_dir=places.state_dir,
@@ -109,7 +121,10 @@ def make_settings(
 def _addresses(
     flags: ServeFlags, options: ManagerOptions, environ: dict[str, str]
 ) -> tuple[ListenAddress, ...]:
-    """Return the addresses to listen on; raise AddressError for one that the daemon cannot serve."""
+    """Return the addresses to listen on.
+
+    Raises AddressError for one that the daemon cannot serve.
+    """
     if flags.listen:
         return tuple(parse_listen(text, insecure=flags.insecure) for text in flags.listen)
     if options.address:
@@ -120,7 +135,10 @@ def _addresses(
 
 
 def check_addresses(settings: DaemonSettings) -> None:
-    """Raise AddressError if a socket's folder is not safe, so that no upgrade starts such a daemon."""
+    """Raise AddressError if the daemon would refuse the folder of a socket.
+
+    The preflight of an upgrade then fails, and the running daemon stays.
+    """
     for address in settings.listen:
         if address.socket is not None:
             check_socket_folder(address.socket, settings.trust)

@@ -1,4 +1,4 @@
-"""Commands in the site config: a list of words, or one text that is split as a shell does."""
+"""Commands in the site config: a list of words, or one text to split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hostmanager_server.config.reader import Reader
 def read_command(reader: Reader, node: Node, label: str) -> tuple[str, ...] | None:
     """Return the words of a command, the program first, or None after an error.
 
-    No shell takes part: quotes group words, and no variable or pattern expands.
+    A text is split as a shell does, but no shell takes part: quotes group words, and no variable or pattern
+    expands.
     """
     words = _words(reader, node, label)
     if words is None:

@@ -1,4 +1,4 @@
-"""Checks of `depends-on`: each dependency exists on the host, and no instance waits for itself."""
+"""Checks of `depends-on`: unknown and circular dependencies."""
 
 from __future__ import annotations
 

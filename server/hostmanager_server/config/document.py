@@ -1,4 +1,4 @@
-"""YAML documents as nodes with their line and column, composed within limits of depth and size.
+"""YAML documents as nodes with line and column, within limits of size.
 
 PyYAML's composer recurses as deep as the file demands, in C without a check: nesting some ten thousand levels
 deep ends the process. The composer here reads the parser's events. The composer refuses documents that are
@@ -34,7 +34,10 @@ _BOOLEANS = frozenset(
 
 
 class DocumentError(Exception):
-    """A file that is no usable document: `line` and `column` count from 1; 0 means no place in the file."""
+    """A file that is no usable document.
+
+    `line` and `column` count from 1; both are 0 if the error has no place in the file.
+    """
 
     def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
         super().__init__(message)
@@ -78,7 +81,10 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class ListNode:
-    """A YAML sequence of `size` values in `height` levels; `size` counts aliases and the sequence."""
+    """A YAML sequence of `size` values in `height` levels.
+
+    `size` counts aliases and the sequence.
+    """
 
     line: int
     column: int
@@ -102,7 +108,10 @@ Node = Scalar | ListNode | MapNode
 
 
 def compose(text: str) -> Node | None:
-    """Return the only document of a text, or None if the text has none; raise DocumentError."""
+    """Return the only document of a text, or None if the text has none.
+
+    Raises DocumentError.
+    """
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None:
         line, column = _place(text, forbidden.start())
@@ -123,7 +132,7 @@ def _parse(text: str) -> Node | None:
 
 
 def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | None:
-    """Find the nesting limit of this module before the place that a parser's error names.
+    """Find an excess of depth before the place that a parser's error names.
 
     A parser reads ahead: errors at libyaml's own limit (1,000 levels since 0.2.6) and later in the text reach
     the caller before the events of the nesting. Without the text after the place of the error, these events

@@ -88,7 +88,10 @@ def read_env_files(reader: Reader, node: Node, label: str, folder: Path) -> tupl
 
 
 def user_number(user: str) -> int | None:
-    """Return the number of a user, given by name or number; None for no user or an unknown one."""
+    """Return the number of a user, given by name or number.
+
+    The result is None for an empty text or an unknown user.
+    """
     if user.isdecimal():
         return int(user)
     try:

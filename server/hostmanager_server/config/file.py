@@ -13,7 +13,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 def read_text(path: Path, trust: Trust) -> tuple[str, list[str], bool]:
-    """Return the text, warnings about its writers, and whether all users may read the file.
+    """Return the text, warnings about writers, and whether all users may read it.
 
     docs/reference/daemon.md describes the warnings. Raises DocumentError for a file that is not regular, has
     more than MAX_BYTES, is not UTF-8, or that `trust` refuses.

@@ -1,4 +1,4 @@
-"""Keys of an instance, or of its class under `agent-classes`, in addition to the keys of OCS."""
+"""Keys of an instance or of its agent class, in addition to those of OCS."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The values of `log`: the size in bytes that rotates a file, and the number of rotated files to keep."""
+    """The values of `log`.
+
+    A file of `size` bytes is rotated; `keep` is the number of rotated files.
+    """
 
     size: int | None = None
     keep: int | None = None
@@ -86,7 +89,7 @@ class InstanceKeys:
 
 
 def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
-    """Return the keys of an instance (`over`) merged over the keys of its class (`under`).
+    """Merge the keys of an instance (`over`) and of its class (`under`).
 
     The merge goes key by key; `env`, `limits` and `log` merge name by name, and the lists of `env-file` are
     joined, the class's files first.
@@ -112,9 +115,10 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
 def read_settings(
     reader: Reader, entries: Mapping[str, Entry], label: str, working_dir: Path
 ) -> InstanceKeys:
-    """Return the values of the entries with names in KEYS; `label` names their owner in messages.
+    """Return the values of the entries with names in KEYS.
 
-    Relative paths are relative to `working_dir`, except in `env-file`.
+    `label` names the owner of the entries in messages. Relative paths are relative to `working_dir`, except
+    in `env-file`.
     """
     folder = Path(reader.file).absolute().parent
 
@@ -140,7 +144,10 @@ def read_settings(
 
 
 def read_path(reader: Reader, node: Node, label: str, working_dir: Path) -> str | None:
-    """Return an absolute path: `~` is the user's home; a relative path is relative to `working_dir`."""
+    """Return an absolute path: `~` is the user's home.
+
+    A relative path is relative to `working_dir`.
+    """
     text = reader.text(node, label)
     if text is None:
         return None

@@ -65,7 +65,10 @@ class ParseContext:
 def read_instances(
     reader: Reader, nodes: Iterable[Node], context: ParseContext
 ) -> tuple[list[InstanceSpec], ManagerOptions]:
-    """Return the specs of the managed instances, in the order of the file, and the daemon's options."""
+    """Return the specs of the managed instances, and the daemon's options.
+
+    The specs are in the order of the file.
+    """
     found: dict[str, _Instance] = {}
     for node in nodes:
         instance = _read_instance(reader, node, context)

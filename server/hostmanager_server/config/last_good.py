@@ -1,4 +1,4 @@
-"""The copy of the last site config in force, for a daemon that starts while the file has errors."""
+"""The copy of the last site config in force, for starts with a bad file."""
 
 from __future__ import annotations
 

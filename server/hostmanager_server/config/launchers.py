@@ -1,4 +1,4 @@
-"""The search for a native agent's command: the first of four sources that has its class."""
+"""The search for a native agent's command in four sources."""
 
 from __future__ import annotations
 

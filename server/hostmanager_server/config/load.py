@@ -63,7 +63,10 @@ class LoadedConfig:
 
 
 def default_site_file(environ: Mapping[str, str]) -> Path:
-    """Return $OCS_CONFIG_DIR/default.yaml, as OCS does; raise ValueError if the variable is not set."""
+    """Return $OCS_CONFIG_DIR/default.yaml, as OCS does.
+
+    Raises ValueError if the variable is not set.
+    """
     folder = environ.get("OCS_CONFIG_DIR")
     if not folder:
         raise ValueError(
@@ -105,7 +108,10 @@ def load_all_hosts(
     most_problems: int = MAX_PROBLEMS,
     trust: Trust | None = None,
 ) -> list[LoadedConfig]:
-    """Load `file` for each of its hosts; without hosts, return one result with the problems."""
+    """Load `file` for each of its hosts.
+
+    Without hosts, the only result has the problems.
+    """
     site = _read_site(file, working_dir, None, most_problems, trust)
     if not site.hosts:
         return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]

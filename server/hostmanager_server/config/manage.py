@@ -30,7 +30,10 @@ _BOOLEANS = {"yes": "yes", "true": "yes", "on": "yes", "no": "no", "false": "no"
 
 
 def read_manage(reader: Reader, node: Node, label: str) -> Manage | None:
-    """Return management and target, or None for an unmanaged instance or after an error."""
+    """Return management and target, or None.
+
+    None stands for an unmanaged instance, or for an error.
+    """
     if is_null(node):
         return DEFAULT
     text = reader.text(node, label)

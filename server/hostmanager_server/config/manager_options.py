@@ -1,4 +1,4 @@
-"""Options of the daemon in the HostManager entry of its host, as arguments of OCS's agent."""
+"""Options of the daemon in the HostManager entry of its host."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def _label(option: str) -> str:
 
 
 def _is_option(text: str) -> bool:
-    """Return whether argparse takes the text for an option: a dash, but no negative number."""
+    """Return whether argparse takes the text for an option.
+
+    An option begins with a dash, and is no negative number.
+    """
     return text.startswith("-") and text != "-" and not text[1:].replace(".", "", 1).isdecimal()
 
 

@@ -1,4 +1,4 @@
-"""Typed values of the nodes of a document, with a problem at the place of each wrong value."""
+"""Typed values of a document's nodes, and problems with their places."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Reader:
         self._note_at(Severity.ERROR, node, message)
 
     def warn(self, node: Node | None, message: str) -> None:
-        """Note a warning: the file is usable, but probably does not mean the intent of its writer."""
+        """Note a warning: the file is usable, but probably has a mistake."""
         self._note_at(Severity.WARNING, node, message)
 
     def note(self, problem: Problem) -> None:
@@ -70,7 +70,10 @@ class Reader:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Return the noted problems, and the number of those beyond the maximum as a last problem."""
+        """Return the noted problems.
+
+        A last problem has the number of the problems beyond the maximum.
+        """
         if not self._dropped:
             return tuple(self._problems)
         severity = Severity.ERROR if self.failed else Severity.WARNING
@@ -83,7 +86,10 @@ class Reader:
     # --- collections
 
     def mapping(self, node: Node, label: str) -> dict[str, Entry]:
-        """Return a mapping with words as keys, each at most once; follow YAML's merge key `<<`."""
+        """Return a mapping with words as keys, each at most once.
+
+        The method follows YAML's merge key `<<`.
+        """
         if isinstance(node, MapNode):
             return self._entries(node, label)
         if not is_null(node):
@@ -176,7 +182,10 @@ class Reader:
         return None
 
     def seconds(self, node: Node, label: str, low: float, high: float) -> float | None:
-        """Return a duration in s, from `low` to `high`; parse_duration describes the format."""
+        """Return a duration in s, from `low` to `high`.
+
+        parse_duration describes the format.
+        """
         value = parse_duration(node.text) if isinstance(node, Scalar) else None
         if value is not None and low <= value <= high:
             return value

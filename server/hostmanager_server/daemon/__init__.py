@@ -1,1 +1,1 @@
-"""The daemon: construction of its parts, and the order in which they start and stop."""
+"""The daemon: construction, start and stop of its parts."""

@@ -41,9 +41,9 @@ EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
 
 @dataclass(frozen=True, slots=True)
 class DaemonOutcome:
-    """The end of a daemon: an exit code, or after an upgrade the lock for the successor.
+    """The end of a daemon: an exit code, or the lock for the successor.
 
-    `lock` is the descriptor of the state directory's lock, which the successor takes over.
+    After an upgrade, `lock` is the descriptor of the state directory's lock, which the successor takes over.
     """
 
     code: int = 0
@@ -112,10 +112,10 @@ class App:
     # --- requests to the daemon, on the event loop
 
     def exit(self, disown: frozenset[Management]) -> None:
-        """End the daemon after all instances are down, except those under the managements in `disown`.
+        """End the daemon after all instances are down.
 
-        The excepted instances keep running, and the next daemon recovers them. Raises ReplacingError during
-        an upgrade.
+        Instances under the managements in `disown` keep running, and the next daemon recovers them. Raises
+        ReplacingError during an upgrade.
         """
         if self._end.done() and self._end.result().upgrade:
             raise ReplacingError
@@ -137,7 +137,10 @@ class App:
         return version
 
     def upgrade_soon(self) -> None:
-        """Start an upgrade on behalf of a signal; log an error if the upgrade is not possible."""
+        """Start an upgrade on behalf of a signal.
+
+        Logs an error if the upgrade is not possible.
+        """
         self._spawn(self._upgrade())
 
     def terminate(self) -> None:
@@ -186,7 +189,7 @@ class App:
         return addresses
 
     def _initial_changes(self, recovery: JournalRecovery) -> list[TargetChange]:
-        """Return the change of all targets at the start: one, or none if each instance keeps its own."""
+        """Return the change of all targets at the start, if there is one."""
         if recovery.manager_stopped:
             # The manager stops again at once: an instance that starts now would only be stopped again.
             initial: Target | None = Target.DOWN
@@ -205,7 +208,10 @@ class App:
         parts.notifier.ready()
 
     async def _wind_down(self, parts: Parts, end: _End) -> bool:
-        """Stop the instances that `end` does not disown; return whether any instance may still run."""
+        """Stop the instances that `end` does not disown.
+
+        Returns whether any instance may still run.
+        """
         if end.upgrade:
             parts.notifier.upgrading()
         else:
@@ -261,7 +267,10 @@ class App:
             raise EndingError
 
     async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
-        """Stop all instances that are not disowned; return False if a second signal came first."""
+        """Stop all instances that are not disowned.
+
+        Returns False if a second signal came first.
+        """
         stopped = self._unless_broken(supervisor.stop_manager(disown))
         impatient = self._impatient.wait()
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped), asyncio.ensure_future(impatient)]

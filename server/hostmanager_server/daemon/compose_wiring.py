@@ -1,4 +1,4 @@
-"""Construction of the compose driver and of the clients' access to the Docker Engine.
+"""Construction of the compose driver and the access to the Docker Engine.
 
 Imports of the Docker SDK stand inside the functions: a host without containers need not spend the tenth of a
 second that they take.

@@ -1,4 +1,4 @@
-"""The daemon's own watchers of the published state: event log and first observation."""
+"""Watchers inside the daemon: the event log, and the first observation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIRST_OBSERVATION_TIMEOUT = 1.0
 
 
 async def wait_for_first_observation(store: Store, hub: Hub) -> None:
-    """Wait until the state of every compose service is known, or known to be unavailable."""
+    """Wait until the state of every compose service is known or unavailable."""
 
     def unobserved() -> bool:
         tracked = store.snapshot().instances.values()
@@ -35,7 +35,10 @@ async def wait_for_first_observation(store: Store, hub: Hub) -> None:
 
 
 async def log_events(store: Store, hub: Hub) -> None:
-    """Write the event log into the daemon's log, off the supervisor's thread, until the hub closes."""
+    """Copy the event log into the daemon's log until the hub closes.
+
+    The supervisor's thread takes no part.
+    """
     cursor = 0
     with hub.watcher(silence=math.inf) as watcher, suppress(RpcError):  # the hub closed
         while True:

@@ -70,7 +70,10 @@ class DaemonLog(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record for the writing thread; never wait, and drop the record if the queue is full."""
+        """Queue the record for the writing thread.
+
+        The method never waits; a full queue drops the record.
+        """
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -78,9 +81,10 @@ class DaemonLog(logging.Handler):
                 self._refused += 1
 
     def close(self) -> None:
-        """Write the queued lines, and give up on those that no reader takes within `patience` s.
+        """Write the queued lines, and close the handler.
 
-        The handler writes nothing after that.
+        The method gives up on lines that no reader takes within `patience` s. The handler writes nothing
+        after that.
         """
         super().close()
         try:

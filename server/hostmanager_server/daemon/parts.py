@@ -100,7 +100,10 @@ def build_parts(
 def _process_driver(
     settings: DaemonSettings, state_dir: StateDir, outputs: OutputFiles, epoch: str
 ) -> Callable[[Poller, PostEvent, CallSoon], Driver]:
-    """Return the factory of the process driver, which the supervisor calls on its own thread."""
+    """Return the factory of the process driver.
+
+    The supervisor calls the factory on its own thread.
+    """
 
     def make(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
         groups = find_cgroups(settings.cgroup, state_dir.path)

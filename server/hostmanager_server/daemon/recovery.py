@@ -1,4 +1,4 @@
-"""Recovery of the previous daemon's state: the choice of targets and histories to keep."""
+"""The choice of targets and histories to recover from the previous daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class JournalRecovery:
 
 
 def open_journal(state_dir: Path) -> tuple[Journal, JournalContents]:
-    """Open the journal in a state directory; raise StateDirError if the file cannot be used."""
+    """Open the journal in a state directory.
+
+    Raises StateDirError if the file cannot be used.
+    """
     journal = Journal(state_dir / "journal.sqlite", boot_id())
     try:
         return journal, journal.open()
@@ -53,7 +56,7 @@ def recover(contents: JournalContents, persist: PersistTargets, *, has_records: 
 
 
 def _keeps_targets(contents: JournalContents, persist: PersistTargets, *, crashed: bool) -> bool:
-    """Return whether the targets that clients set under the previous daemon stay in force.
+    """Return whether targets set under the previous daemon stay in force.
 
     By default, as in OCS, the config sets the targets after an orderly end of the daemon and after a reboot.
     """

@@ -35,7 +35,9 @@ class _Phase(Enum):
 
 
 class SystemdNotifier:
-    """Sends systemd readiness, the number of instances that are up, the daemon's end, and keepalives.
+    """Sends systemd the state of the daemon, and keepalives.
+
+    The state is readiness, the number of instances that are up, and the daemon's end.
 
     Each keepalive passes through both threads of the daemon: the event loop requests one, the supervisor's
     thread passes the request on, and the event loop sends the message. If either thread hangs, systemd gets
@@ -59,7 +61,10 @@ class SystemdNotifier:
     # --- phases of the daemon
 
     def starting(self, call_supervisor: CallSupervisor) -> None:
-        """Begin to send keepalives; `call_supervisor` runs a callback on the supervisor's thread."""
+        """Begin to send keepalives.
+
+        `call_supervisor` runs a callback on the supervisor's thread.
+        """
         if self._socket is None:
             return
         self._call_supervisor = call_supervisor
@@ -87,9 +92,10 @@ class SystemdNotifier:
                 self._send(sd_notify.READY)
 
     def upgrading(self) -> None:
-        """Report an upgrade: the process executes the installed code, and then is `ready` again.
+        """Report an upgrade of the daemon in place.
 
-        The message includes a keepalive, as the daemon sends none until then.
+        The process executes the installed code, and then is `ready` again. The message includes a keepalive,
+        as the daemon sends none until then.
         """
         self._send(sd_notify.reloading(), sd_notify.WATCHDOG, sd_notify.status("Upgrading"))
 

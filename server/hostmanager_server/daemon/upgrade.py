@@ -28,9 +28,9 @@ HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.S
 
 
 def command_line() -> list[str]:
-    """Return the command line of this process, with the absolute path of the interpreter.
+    """Return the command line of this process.
 
-    The shell may have found the interpreter by PATH.
+    The interpreter has its absolute path, as the shell may have found the program by PATH.
     """
     return [sys.executable, *sys.orig_argv[1:]]
 
@@ -68,14 +68,18 @@ def hold_signals() -> None:
 
 
 def release_signals() -> None:
-    """Deliver pending and future signals. Call on the main thread, once the handlers are installed."""
+    """Deliver pending and future signals.
+
+    Call on the main thread, once the handlers are installed.
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
 
 def execute(command: Sequence[str], lock: int) -> NoReturn:
-    """Replace this process by the program of `command`, which inherits the descriptor `lock`.
+    """Replace this process by the program of `command`.
 
-    Raises OSError if the exec fails; the caller is then the only code still running in this process.
+    The program inherits the descriptor `lock`. Raises OSError if the exec fails; the caller is then the only
+    code still running in this process.
     """
     lower_own_files()
     os.set_inheritable(lock, True)
@@ -85,7 +89,7 @@ def execute(command: Sequence[str], lock: int) -> NoReturn:
 
 
 def take_lock(environ: MutableMapping[str, str]) -> int | None:
-    """Return the lock descriptor that the code before the upgrade handed over, or None.
+    """Return the lock descriptor from before the upgrade, or None.
 
     No other child process inherits the descriptor.
     """

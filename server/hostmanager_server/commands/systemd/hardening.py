@@ -1,4 +1,6 @@
-"""Unit directives that take rights away from the daemon and its agents; docs/how-to/systemd.md gives reasons.
+"""Unit directives that take rights away from the daemon and its agents.
+
+docs/how-to/systemd.md has the reason of each.
 
 Agents inherit all restrictions of the daemon. By default a daemon of root loses only rights that no known
 agent of a lab needs. The daemon gets no new namespace: agents outlive the daemon, and would then be in
@@ -39,8 +41,9 @@ def ordinary(*, of_root: bool) -> Directives:
 
 
 def hardened(*, of_user: bool) -> Directives:
-    """Yield the directives of a hardened unit: for a daemon that is not root, and agents with equal rights.
+    """Yield the directives of a hardened unit.
 
+    The daemon of such a unit is not root, and its agents need no other rights than the daemon's.
     The service manager of a user can neither make file systems read-only nor take capabilities away.
     """
     yield "NoNewPrivileges", "yes"
@@ -71,7 +74,7 @@ def hardened(*, of_user: bool) -> Directives:
 
 
 def written_folders(spec: HostSpec) -> list[str]:
-    """Return the folders that agents of this host run in or log to, according to the site config."""
+    """Return the folders in the site config that agents run in or log to."""
     found: dict[str, None] = {}
     for instance in spec.instances:
         if instance.process is not None:

@@ -26,7 +26,10 @@ class _NotPermittedError(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class InstallFlags:
-    """The command line of `systemd install`; the help text of each option describes its field."""
+    """The command line of `systemd install`.
+
+    The help text of each option describes its field.
+    """
 
     site_file: Path
     serve_options: tuple[str, ...]
@@ -144,7 +147,10 @@ def install_command(context: click.Context, /, **given: Any) -> None:
 
 
 def _plan(flags: InstallFlags) -> tuple[UnitPlan, str]:
-    """Return the plan and the text of the unit; raise click's exceptions for a bad request."""
+    """Return the plan and the text of the unit.
+
+    Raises click's exceptions for a bad request.
+    """
     try:
         planned = plan(flags.request(), os.environ)
         return planned, planned.unit.text()
@@ -170,7 +176,10 @@ def _unit_dir(*, of_user: bool) -> Path:
 
 
 def _write(file: Path, text: str, *, force: bool) -> bool:
-    """Write the unit file unless the file is up to date; return whether it was written."""
+    """Write the unit file unless the file is up to date.
+
+    Returns whether it was written.
+    """
     try:
         before = unit_file.inspect(file)
         if before is not None and before.text == text and before.sound:

@@ -183,7 +183,10 @@ def _check_rights(request: UnitRequest) -> None:
 
 
 def _writable(request: UnitRequest, config: LoadedConfig, state_dir: str) -> tuple[str, ...]:
-    """Return the folders that a hardened daemon and its agents write to, except those of systemd."""
+    """Return the folders that must be writable for a hardened daemon.
+
+    The result leaves out the folders that systemd creates.
+    """
     if not request.hardened or request.of_user:
         return ()
     assert config.spec is not None
@@ -198,9 +201,9 @@ def _writable(request: UnitRequest, config: LoadedConfig, state_dir: str) -> tup
 
 
 def _program(given: Path | None) -> Path:
-    """Return the program for the unit: by default the running program, by the path of its call.
+    """Return the program for the unit, by default the running program.
 
-    The path keeps its links, which lead to the next installed version too.
+    The default is the path of the call, which keeps its links: links lead to the next installed version too.
     """
     if given is not None:
         program = given.absolute()
@@ -217,7 +220,7 @@ def _program(given: Path | None) -> Path:
 
 
 def _listen(request: UnitRequest, name: str, config: LoadedConfig) -> tuple[tuple[str, ...], bool]:
-    """Return the addresses for the command line, and whether systemd creates the socket's directory."""
+    """Return the addresses, and whether systemd creates the socket's directory."""
     if request.listen:
         return tuple(_absolute(address) for address in request.listen), False
     if config.options.address:
@@ -227,7 +230,10 @@ def _listen(request: UnitRequest, name: str, config: LoadedConfig) -> tuple[tupl
 
 
 def _absolute(address: str) -> str:
-    """Return the address with an absolute path; leave a bad address to `_check`, which refuses it."""
+    """Return the address with an absolute path.
+
+    Leaves a bad address to `_check`, which refuses it.
+    """
     try:
         return parse_listen(address, insecure=True).text
     except AddressError:
@@ -244,7 +250,10 @@ def _state_dir(request: UnitRequest, name: str, environ: Mapping[str, str]) -> t
 
 
 def _check(arguments: Sequence[str], listen: Sequence[str]) -> Mapping[str, object]:
-    """Parse the arguments as `hostmanager serve` does; raise UnitError for a bad address."""
+    """Parse the arguments as `hostmanager serve` does.
+
+    Raises UnitError for a bad address.
+    """
     parsed = serve_command.make_context("hostmanager serve", list(arguments[1:])).params
     for address in listen:
         try:

@@ -26,7 +26,10 @@ class UnitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit for one daemon. `program` is an absolute path, `arguments` follow the program."""
+    """A unit for one daemon.
+
+    `program` is an absolute path, `arguments` follow the program.
+    """
 
     name: str  # without `.service`
     host: str
@@ -48,7 +51,10 @@ class Unit:
         return f"{self.name}.service"
 
     def text(self) -> str:
-        """Return the text of the whole file; raise UnitError for a path that systemd cannot take."""
+        """Return the text of the whole file.
+
+        Raises UnitError for a path that systemd cannot take.
+        """
         sections = {"Unit": self._unit(), "Service": self._service(), "Install": self._install()}
         body = "\n".join(f"[{name}]\n" + "".join(map(_line, lines)) for name, lines in sections.items())
         return f"{MARK}\n\n{body}"
@@ -109,13 +115,13 @@ class Unit:
 
 
 def quoted(text: str) -> str:
-    """Quote a text as one word for systemd, without specifiers, separators or quotes in effect."""
+    """Quote a text as one word, in which systemd finds no special character."""
     escaped = "".join(_ESCAPES.get(char) or _printable(char) for char in text)
     return escaped if _PLAIN.fullmatch(escaped) else f'"{escaped}"'
 
 
 def argument(text: str) -> str:
-    """Quote a text as one word of a command line, in which systemd replaces no variable."""
+    """Quote a text as one word of a command line, without variables."""
     return quoted(text).replace("$", "$$")
 
 
@@ -135,7 +141,10 @@ def _program(path: str) -> str:
 
 
 def _path(path: str) -> str:
-    """Escape a path that is a whole setting, where systemd takes neither quotes nor escapes."""
+    """Escape a path that is a whole setting.
+
+    systemd takes neither quotes nor backslash escapes there.
+    """
     if path != path.strip() or any(char in "*?[\\" or not char.isprintable() for char in path):
         raise UnitError(
             f"cannot have systemd read {path!r}: the path ends in a blank, or has one of *?[\\; "

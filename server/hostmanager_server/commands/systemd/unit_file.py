@@ -1,4 +1,4 @@
-"""The unit file on disk: reads and writes that never follow a link, for the owner only."""
+"""The unit file on disk, read and written without following links."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ MODE = 0o644
 
 
 class UnitFileError(Exception):
-    """A file that `install` must not overwrite; the text gives the reason and a remedy."""
+    """A file that `install` must not overwrite.
+
+    The text gives the reason and a remedy.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class PresentUnit:
-    """A unit file on disk. `sound` means that this user owns the file and no other user may write it."""
+    """A unit file on disk.
+
+    `sound` means that this user owns the file and no other user may write it.
+    """
 
     text: str
     sound: bool
@@ -52,7 +58,10 @@ def inspect(file: Path) -> PresentUnit | None:
 
 
 def write(file: Path, text: str) -> None:
-    """Write the text atomically, in place of any present file; raise OSError if writing fails."""
+    """Write the text atomically, in place of any present file.
+
+    Raises OSError if writing fails.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     # mkstemp chooses a name that no other user can foresee, so that no other user can put a link there.
     descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
@@ -69,7 +78,7 @@ def write(file: Path, text: str) -> None:
 
 
 def differences(file: Path, before: str, after: str) -> str:
-    """Return the changes of a new text as a diff, with values that may be secrets masked."""
+    """Return the changes of a new text as a diff, with secrets masked."""
     old, new = (list(map(_masked, text.splitlines(keepends=True))) for text in (before, after))
     return "".join(_lines(old, new, str(file)))
 

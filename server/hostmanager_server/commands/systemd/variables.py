@@ -1,4 +1,4 @@
-"""Environment variables of a unit: in the unit file, or in files that only root reads."""
+"""Environment variables of a unit, and its environment files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def read_env_files_for_unit(files: Sequence[str]) -> UnitEnvFiles:
 
 
 def unit_environment(given: Sequence[str], environ: Mapping[str, str], site_file: Path) -> dict[str, str]:
-    """Return the variables to write into the unit; raise click's UsageError for a bad `--env`."""
+    """Return the variables to write into the unit.
+
+    Raises click's UsageError for a bad `--env`.
+    """
     env = {"OCS_CONFIG_DIR": environ.get("OCS_CONFIG_DIR") or str(site_file.parent)}
     for entry in given:
         name, equals, value = entry.partition("=")
