@@ -6,14 +6,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.daemon.breakdown import Breakdown, BrokenDownError
 from hostmanager_server.daemon.event_log import log_events, wait_for_first_observation
 from hostmanager_server.daemon.parts import Parts, build_parts
 from hostmanager_server.daemon.recovery import JournalRecovery
@@ -33,8 +33,6 @@ from hostmanager_server.supervisor import (
 )
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 EVERYTHING = frozenset({Management.HOST, Management.DOCKER})
 
@@ -57,10 +55,6 @@ class _End:
     upgrade: bool = False
 
 
-class _BrokenDownError(Exception):
-    """A bug ended the supervision."""
-
-
 class App:
     """One daemon, on the running event loop."""
 
@@ -69,7 +63,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[_End] = self._loop.create_future()
         self._impatient = asyncio.Event()
-        self._broken = asyncio.Event()  # the supervision has ended by a bug
+        self._breakdown = Breakdown()
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: Parts | None = None  # None until the supervisor has started
         self._preflight = SingleFlight(
@@ -100,7 +94,7 @@ class App:
             end = await self._end
             disown = await self._wind_down(parts, end)
             return DaemonOutcome(end.code, parts.state_dir.lock if end.upgrade else None)
-        except (_BrokenDownError, AdoptionError) as error:
+        except (BrokenDownError, AdoptionError) as error:
             if isinstance(error, AdoptionError):
                 log.error("%s", error)
             disown = True
@@ -179,7 +173,7 @@ class App:
         parts.notifier.starting(supervisor.call_soon)
         supervisor.log(_start_entry(parts.daemon, upgraded=upgraded))
         try:
-            await self._unless_broken(
+            await self._breakdown.unless_broken(
                 supervisor.start_manager(self._initial_changes(recovery), tolerant=True)
             )
         except NotDurableError as error:
@@ -244,7 +238,7 @@ class App:
 
     def _break_down(self) -> None:
         # Runs on the supervisor's thread, which ends. After an exit, systemd starts the daemon again.
-        self._loop.call_soon_threadsafe(self._broken.set)
+        self._loop.call_soon_threadsafe(self._breakdown.note)
         self._loop.call_soon_threadsafe(self._finish, _End(EVERYTHING, 1))
 
     async def _reload(self) -> None:
@@ -271,7 +265,7 @@ class App:
 
         Returns False if a second signal came first.
         """
-        stopped = self._unless_broken(supervisor.stop_manager(disown))
+        stopped = self._breakdown.unless_broken(supervisor.stop_manager(disown))
         impatient = self._impatient.wait()
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped), asyncio.ensure_future(impatient)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -281,22 +275,6 @@ class App:
             return False
         await tasks[0]
         return True
-
-    async def _unless_broken(self, future: Future[T]) -> T:
-        """Return the result of a request to the supervisor.
-
-        Raises _BrokenDownError if the supervision ends first, as the supervisor then never answers.
-        """
-        answer: asyncio.Future[T] = asyncio.wrap_future(future)
-        broken: asyncio.Future[Any] = asyncio.ensure_future(self._broken.wait())
-        both: list[asyncio.Future[Any]] = [answer, broken]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise _BrokenDownError
-            return answer.result()
-        finally:
-            broken.cancel()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
