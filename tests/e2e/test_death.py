@@ -311,7 +311,7 @@ def test_a_lost_journal_ends_no_running_agent(site: Site) -> None:
         file.write_bytes(os.urandom(20_000))
     second = site.start("--initial-state", "down")
     lost = [e for e in second.events() if e.reason == "JournalLost"]
-    assert [(e.severity, "set aside" in e.message) for e in lost] == [(pb.SEVERITY_ERROR, True)]
+    assert [(e.severity, "set the file aside" in e.message) for e in lost] == [(pb.SEVERITY_ERROR, True)]
     after = {name: second.wait_for(name, DOWN if name == "down" else UP).process.pid for name in names}
     assert after == before
     assert sorted(e.instance_id for e in second.events() if e.reason == "TargetLost") == ["asked", "up"]

@@ -31,7 +31,7 @@ class SiteFile:
         )
         if not config.ok or config.options == settings.options:
             return config
-        text = "the arguments of the HostManager entry have changed: restart the daemon to apply them"
+        text = "the arguments of the HostManager entry have changed: start the daemon again to apply them"
         return replace(config, problems=(*config.problems, Problem(Severity.WARNING, text, config.file)))
 
     def keep(self, config: SiteConfig) -> None:
