@@ -60,7 +60,7 @@ def found(path: Path, uid: int = 0) -> list[str]:
     return [f"{each.path} {each.why}" for each in weaknesses(path, uid)]
 
 
-# --- users who may change the target of a path
+# --- users with write access to a path
 
 
 @ROOT

@@ -1,4 +1,4 @@
-"""Environment files: their variables, and the users who may have changed them."""
+"""Environment files: their variables, and the check of their owners and modes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_env_file(path: str, user: int | None = None, *, optional: bool = False)
     except ValueError as error:  # a NUL byte in the path
         raise EnvFileError(f"cannot read env-file '{path}': {error}; correct 'env-file'") from error
     reason = check.reason or _untrusted_file(info, {0, os.geteuid(), user})
-    # A user who can place a link on the path must not gain access to a file that only other users may read.
+    # A link of the agent's user on the path must not give access to a file that only other users may read.
     if not reason and check.foreign and info.st_uid != user:
         reason = (
             f"{check.foreign} may replace the file, and does not own it; "
