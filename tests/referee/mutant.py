@@ -178,7 +178,7 @@ class Mutant(Enum):
 
 
 # The module and the name that each mutant replaces.
-_REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
+REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
     Mutant.FORGETFUL: (parts, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (recovery, "Journal", HastyJournal),
@@ -193,5 +193,5 @@ _REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
 
 
 if __name__ == "__main__":
-    setattr(*_REPLACED[Mutant(sys.argv[1])])
+    setattr(*REPLACED[Mutant(sys.argv[1])])
     serve_command(sys.argv[3:])  # the arguments after the name and `serve`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hostmanager_server.failpoints import Point
 from tests.referee.daemons import command_of
 from tests.referee.invariants import Invariant, Violation
 from tests.referee.match import Match
-from tests.referee.mutant import Mutant
+from tests.referee.mutant import REPLACED, Mutant
 from tests.referee.rounds import Plan, Rounds
 from tests.referee.switch_user import interpreter_for
 
@@ -38,6 +39,19 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
         yield Rounds(match)
     finally:
         match.close()
+
+
+@pytest.mark.parametrize("mutant", Mutant)
+def test_a_mutant_replaces_methods_that_the_daemon_has(mutant: Mutant) -> None:
+    module, name, replacement = REPLACED[mutant]
+    original = getattr(module, name)
+    if isinstance(replacement, type):
+        methods = [name for name, value in vars(replacement).items() if inspect.isfunction(value)]
+        assert methods
+        assert all(hasattr(original, method) for method in methods)
+        assert issubclass(replacement, original)
+    else:
+        assert callable(original)
 
 
 @pytest.mark.parametrize(("number", "point"), list(enumerate(Point)), ids=[point.value for point in Point])
