@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import Site
 from tests.faults.machine import MountNamespace, zombies
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         os.kill(daemon.pid, signal.SIGCONT)
     try:
         # The daemon may need a moment to reap a child that ended just now.
-        eventually(lambda: not any(zombies(daemon) for daemon in running), "every ended child to be reaped")
+        wait_until(lambda: not any(zombies(daemon) for daemon in running), "every ended child to be reaped")
     finally:
         site.clean_up()
 

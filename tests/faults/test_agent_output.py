@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import Site
 from tests.faults.machine import MountNamespace
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 # Writes numbered lines until a write fails, stores the number of written lines, and runs on.
@@ -46,7 +47,7 @@ def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, namespace: M
     site.write([{"instance-id": "a", "command": ["sh", "-c", WRITER], "restart": backoff, "log": policy}])
     log_to(site, site.folder / "logs")
     daemon = site.start(program=namespace.enter(site.folder))
-    eventually((site.folder / "written").exists, "the disk to be full", 60)
+    wait_until((site.folder / "written").exists, "the disk to be full", 60)
     count = int((site.folder / "written").read_text())
     lines = [f"line {number}" for number in range(1, count + 1)]
 
@@ -55,10 +56,10 @@ def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, namespace: M
             return written(logs)[:count] == lines
         return False
 
-    eventually(complete, "every line once and in order")
+    wait_until(complete, "every line once and in order")
     pid = daemon.instance("a").process.pid
     os.kill(pid, signal.SIGKILL)  # a start needs no space either
-    eventually(lambda: daemon.instance("a").process.pid not in (0, pid), "the agent to be replaced")
+    wait_until(lambda: daemon.instance("a").process.pid not in (0, pid), "the agent to be replaced")
     assert daemon.log.read_text().count("cannot rotate") <= 1
     assert "Traceback" not in daemon.log.read_text()
 
@@ -75,14 +76,14 @@ def test_a_read_only_disk_below_the_output_is_reported_until_writable_again(
     daemon = site.start(program=namespace.enter(site.folder))
     daemon.wait_for_all(UP)
     kept = daemon.instance("b").process.pid
-    eventually((namespace.outside(folder) / "a.log").read_text, "output of a")
+    wait_until((namespace.outside(folder) / "a.log").read_text, "output of a")
     namespace.make_read_only(folder)
     os.kill(daemon.instance("a").process.pid, signal.SIGKILL)
 
     def why() -> str:
         return next((e.message for e in daemon.events("a") if e.reason == "StartFailed"), "")
 
-    assert f"the disk is read-only for '{folder}/a.log'" in eventually(why, "the start to fail")
+    assert f"the disk is read-only for '{folder}/a.log'" in wait_until(why, "the start to fail")
     request = pb.TailLogsRequest(instance_id="a", lines=10)
     answer = list(itertools.chain.from_iterable(m.lines for m in daemon.stub.TailLogs(request, timeout=20)))
     assert "hello" in str(answer[0])

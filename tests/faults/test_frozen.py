@@ -10,7 +10,8 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Daemon, Site, eventually
+from tests.e2e.daemon import Daemon, Site
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 
@@ -32,7 +33,7 @@ def pids(daemon: Daemon) -> dict[str, int]:
 
 
 def assert_restarted_once(daemon: Daemon, before: dict[str, int], *killed: str) -> None:
-    eventually(lambda: all(pids(daemon)[i] not in (0, before[i]) for i in killed), "new processes")
+    wait_until(lambda: all(pids(daemon)[i] not in (0, before[i]) for i in killed), "new processes")
     daemon.wait_for_all(UP)
     for instance_id, instance in daemon.instances().items():
         reasons = [event.reason for event in daemon.events(instance_id)]
@@ -47,7 +48,7 @@ def test_exits_during_a_freeze_are_handled_once(site: Site) -> None:
     watch = daemon.stub.WatchStatus(pb.WatchStatusRequest(), timeout=60)
     next(iter(watch))
     os.kill(daemon.pid, signal.SIGSTOP)
-    eventually(lambda: is_frozen(daemon), "the daemon to freeze")
+    wait_until(lambda: is_frozen(daemon), "the daemon to freeze")
     for instance_id in ("a", "b"):
         os.kill(before[instance_id], signal.SIGKILL)
     with pytest.raises(grpc.RpcError) as late:
@@ -74,7 +75,7 @@ def test_a_daemon_that_freezes_while_handling_an_exit_continues_there(site: Site
     daemon = start_three(site)
     before = pids(daemon)
     os.kill(before["a"], signal.SIGKILL)
-    eventually(lambda: is_frozen(daemon), "the daemon to freeze")
+    wait_until(lambda: is_frozen(daemon), "the daemon to freeze")
     os.kill(before["b"], signal.SIGKILL)
     os.kill(daemon.pid, signal.SIGCONT)
     assert_restarted_once(daemon, before, "a", "b")

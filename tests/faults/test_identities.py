@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import Site
 from tests.faults.machine import MountNamespace, require
+from tests.waiting import wait_until
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 COMMAND = ["sleep", "100000"]
@@ -45,7 +46,7 @@ class UnrelatedProcess:
         assert self._parent.stdout is not None
         feature = "clone3 with a chosen pid (root, Linux 5.5)"
         require(feature, available=bool(self._parent.stdout.readline()))
-        eventually(
+        wait_until(
             lambda: self.command_line == "\0".join([*COMMAND, ""]), "the process to execute its command"
         )
 
@@ -79,7 +80,7 @@ def test_an_unrelated_process_with_the_pid_of_an_agent_is_neither_adopted_nor_si
     pid = first.wait_for("a", UP).process.pid
     first.end(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the pid to be free")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the pid to be free")
     unrelated = UnrelatedProcess(pid)
     try:
         if same_tick:  # as after a quick reuse, when only the inode of the pidfd differs

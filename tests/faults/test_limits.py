@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+from tests.e2e.daemon import COMMAND, Daemon, Site
 from tests.faults.machine import require
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 SLEEP = {"command": ["sleep", "100000"], "restart": {"backoff": {"initial": 0.05, "maximum": 0.2}}}
@@ -43,7 +44,7 @@ def test_an_agent_that_ends_without_free_descriptors_restarts_once_there_are_som
     kept = daemon.instance("b").process.pid
     with no_descriptors(daemon):
         kill(daemon, "a")
-        eventually(lambda: daemon.instance("a").next_action != UP, "the exit to be observed")
+        wait_until(lambda: daemon.instance("a").next_action != UP, "the exit to be observed")
         for _ in range(100):  # these clients wait, and must not break the daemon
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(site.socket))
@@ -64,12 +65,12 @@ def test_clients_cannot_take_the_descriptors_that_agents_need(site: Site) -> Non
             client.setblocking(False)
             client.connect_ex(str(site.socket))  # clients beyond the backlog are refused at once
         before = kill(daemon, "a")
-        eventually(lambda: daemon.instance("a").process.pid not in (0, before), "a to be replaced")
+        wait_until(lambda: daemon.instance("a").process.pid not in (0, before), "a to be replaced")
     finally:
         for client in clients:
             client.close()
     assert failures(daemon) == []
-    eventually(lambda: answers(site), "new clients to be accepted")
+    wait_until(lambda: answers(site), "new clients to be accepted")
 
 
 def failures(daemon: Daemon) -> list[str]:
@@ -115,7 +116,7 @@ class PidsGroup:
                     (self.folder.parent / "cgroup.procs").write_text(pid)
             return not remaining
 
-        eventually(empty, "the group to be empty")
+        wait_until(empty, "the group to be empty")
         self.folder.rmdir()
 
 
@@ -144,7 +145,7 @@ def test_a_start_beyond_the_process_limit_fails_and_is_retried(site: Site, pids:
             killed.add(pid)
         return failures(daemon)
 
-    assert "too many processes; raise nproc or kernel.pid_max" in eventually(refused, "a to be refused")[-1]
+    assert "too many processes; raise nproc or kernel.pid_max" in wait_until(refused, "a to be refused")[-1]
     assert daemon.instance("b").process.pid == kept
     daemon.update(b="down")  # a stop needs no new process
     daemon.wait_for("b", pb.NEXT_ACTION_DOWN)
@@ -167,7 +168,7 @@ def test_a_readiness_probe_runs_once_a_thread_can_start(site: Site, pids: PidsGr
             pids.allow(1)  # a thread of the daemon took the room
         return "cannot start the thread of the readiness probes" in daemon.log.read_text()
 
-    eventually(reported, "the warning")
+    wait_until(reported, "the warning")
     pid = daemon.wait_for("a", pb.NEXT_ACTION_WAIT_START).process.pid
     pids.allow(None)
     assert daemon.wait_for("a", UP).process.pid == pid

@@ -16,7 +16,8 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Daemon, Site, eventually
+from tests.e2e.daemon import Daemon, Site
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 SECRET = "only the owner reads or writes this\n"
@@ -56,7 +57,7 @@ def test_a_start_whose_output_would_go_through_a_link_fails_until_the_link_is_re
     def why() -> list[str]:
         return [e.message for e in daemon.events("a") if e.reason == "StartFailed"]
 
-    eventually(lambda: len(why()) > 1, "a second attempt")
+    wait_until(lambda: len(why()) > 1, "a second attempt")
     assert why()[0] == (
         f"cannot start 'a': cannot write its output to '{logs}/a.log': the file is a link to '{victim}'; "
         "remove the file, or change 'log-dir'"
@@ -71,13 +72,13 @@ def test_a_start_whose_output_would_go_through_a_link_fails_until_the_link_is_re
     assert victim.read_text() == SECRET
     (logs / "a.log").unlink()
     daemon.wait_for("a", UP)
-    eventually(lambda: tail(daemon) == "hello", "its output")
+    wait_until(lambda: tail(daemon) == "hello", "its output")
 
 
 def test_a_link_with_the_name_of_an_archive_is_not_shown(site: Site, victim: Path) -> None:
     daemon = start(site)
     daemon.wait_for_all(UP)
-    eventually(lambda: tail(daemon) == "hello", "its output")
+    wait_until(lambda: tail(daemon) == "hello", "its output")
     logs = site.state_dir / "logs"
     (logs / "a.log.1").symlink_to(victim)
     daemon.end(signal.SIGKILL)
@@ -112,7 +113,7 @@ def test_links_by_an_agent_in_its_own_log_directory_are_not_followed(
     text = site.file.read_text()
     site.file.write_text(text.replace("    agent-instances:", f"    log-dir: {logs}\n    agent-instances:"))
     daemon = site.start()
-    eventually(lambda: "the file is a link to" in daemon.instance("a").message, "the start to be refused")
+    wait_until(lambda: "the file is a link to" in daemon.instance("a").message, "the start to be refused")
     assert {path.name for path in logs.iterdir()} <= set(names)
     assert victim.read_text() == SECRET
     assert "Traceback" not in daemon.log.read_text()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import Site
+from tests.waiting import wait_until
 
 DEATHS = 4
 # Writes blocks of 100 numbered lines until SIGINT, then stores the number of lines.
@@ -37,7 +38,7 @@ def archives(logs: Path) -> list[Path]:
 
 def wait_for_an_archive(logs: Path) -> None:
     before = len(archives(logs))
-    eventually(lambda: len(archives(logs)) > before, "a rotation")
+    wait_until(lambda: len(archives(logs)) > before, "a rotation")
 
 
 def test_deaths_during_rotation_lose_and_repeat_no_line(site: Site) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import COMMAND, Daemon, Site, eventually
+from tests.e2e.daemon import COMMAND, Daemon, Site
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 
@@ -25,7 +26,7 @@ def start(site: Site, log: Path) -> Daemon:
 def replace_agent(daemon: Daemon) -> None:
     before = daemon.wait_for("a", UP).process.pid
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: daemon.instance("a").process.pid not in (0, before), "the agent to be replaced")
+    wait_until(lambda: daemon.instance("a").process.pid not in (0, before), "the agent to be replaced")
 
 
 def test_a_full_disk_below_the_log_stops_nothing(site: Site) -> None:

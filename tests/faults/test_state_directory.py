@@ -11,8 +11,9 @@ import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Daemon, Site, eventually
+from tests.e2e.daemon import Daemon, Site
 from tests.faults.machine import MountNamespace, fill
+from tests.waiting import wait_until
 
 UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
@@ -59,7 +60,7 @@ def failed(daemon: Daemon, instance_id: str) -> str:
         events = [e for e in daemon.events(instance_id) if e.reason == "StartFailed"]
         return events[-1].message if events else ""
 
-    return eventually(message, f"{instance_id} to fail to start")
+    return wait_until(message, f"{instance_id} to fail to start")
 
 
 @broken
@@ -82,7 +83,7 @@ def test_without_a_writable_state_directory_agents_run_on_stops_work_and_starts_
     update(first, b="down")
     first.wait_for("b", DOWN)
     os.kill(first.instance("a").process.pid, signal.SIGKILL)
-    eventually(lambda: "Exited" in [e.reason for e in first.events("a")], "the exit to be observed")
+    wait_until(lambda: "Exited" in [e.reason for e in first.events("a")], "the exit to be observed")
     kept = first.instance("c").process.pid
 
     # The next daemon recovers the running agents only.
@@ -119,7 +120,7 @@ def test_a_record_that_could_not_be_voided_is_voided_later(site: Site, namespace
     runs = namespace.outside(site.state_dir) / "runs"
     assert len(list(runs.glob("*.json"))) == 2
     warning = "cannot void the runtime record"
-    eventually(lambda: warning in daemon.log.read_text(), "the warning")
+    wait_until(lambda: warning in daemon.log.read_text(), "the warning")
     assert daemon.log.read_text().count(warning) == 1
     repair()
     daemon.update(a="up")

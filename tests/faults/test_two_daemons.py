@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import Site, eventually
+from tests.e2e.daemon import Site
+from tests.waiting import wait_until
 
 UP = pb.NEXT_ACTION_UP
 
@@ -19,7 +20,7 @@ def test_a_second_daemon_names_the_first_and_changes_nothing(site: Site, shared:
     site.write([{"instance-id": "a", "command": ["sleep", "100000"]}])
     first = site.start()
     pid = first.wait_for("a", UP).process.pid
-    eventually(
+    wait_until(
         lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"),
         "the agent to execute its command",
     )

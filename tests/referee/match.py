@@ -24,7 +24,7 @@ from tests.referee.model import Model
 from tests.referee.operators import Gate, Operator
 from tests.referee.output_checks import check_output
 from tests.referee.planted_links import PlantedLinks
-from tests.referee.polling import PATIENCE, Evidence, eventually
+from tests.referee.polling import PATIENCE, Evidence, poll
 from tests.referee.process_checks import ProcessChecks
 from tests.referee.resource_checks import ResourceChecks
 from tests.referee.status_watcher import StatusWatcher
@@ -112,7 +112,7 @@ class Match:
 
     def wait_until_serving(self) -> None:
         """Wait for the daemon to serve. Raises DiedError, or a Violation for a daemon that hangs."""
-        if not eventually(lambda: self.daemon.serves(self.stub)):
+        if not poll(lambda: self.daemon.serves(self.stub)):
             text = f"the daemon does not serve within {PATIENCE:g} s"
             raise Violation(Invariant.I3, text, self.daemon.log_tail())
 
@@ -121,7 +121,7 @@ class Match:
         before = self._epoch()
         self.gate.open()
         self.daemon.process.send_signal(signal.SIGUSR2)
-        if not eventually(lambda: self.daemon.serves(self.stub) and self._epoch() not in (before, "")):
+        if not poll(lambda: self.daemon.serves(self.stub) and self._epoch() not in (before, "")):
             text = f"the upgraded daemon does not serve within {PATIENCE:g} s"
             raise Violation(Invariant.I3, text, self.daemon.log_tail())
 
@@ -263,9 +263,9 @@ def kill(process: AgentProcess) -> bool:
             return False
         process.killed = float("inf")  # unknown until the end was observed
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(PATIENCE * 1000)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.poll(PATIENCE * 1000)
         process.killed = proc.now()
         return True
     except ProcessLookupError:

@@ -26,7 +26,7 @@ _INTERVAL = 0.01  # s between two polls
 NOTHING_RUNS = (pb.NEXT_ACTION_DOWN, pb.NEXT_ACTION_START_AT, pb.NEXT_ACTION_START)
 
 
-def eventually(condition: Callable[[], T], patience: float = PATIENCE) -> T:
+def poll(condition: Callable[[], T], patience: float = PATIENCE) -> T:
     """Return the condition's value once true, or its last value after `patience` s."""
     deadline = proc.now() + patience
     pause = threading.Event()
@@ -59,7 +59,7 @@ def list_instances(
     try:
         reply = stub.ListInstances(pb.ListInstancesRequest(), timeout=PATIENCE)
     except grpc.RpcError as error:
-        eventually(lambda: not daemon.alive(), _DYING)
+        poll(lambda: not daemon.alive(), _DYING)
         daemon.require_alive()
         raise DiedError(f"the daemon does not answer: {error.code().name}") from error
     return {i.instance_id: i for i in reply.instances}

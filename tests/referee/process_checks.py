@@ -13,7 +13,7 @@ from tests.referee.host import Agent, Host
 from tests.referee.invariants import Invariant, Violation
 from tests.referee.journals import AgentProcess
 from tests.referee.model import DOWN, UP, Model
-from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, eventually, list_instances, state_of
+from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, list_instances, poll, state_of
 from tests.referee.record_forger import FORGED
 
 # The longest time, in s, from the start of an agent to the published state, on a busy machine.
@@ -43,7 +43,7 @@ class ProcessChecks:
             deviations = self._find_deviations(daemon, stub)
             return not deviations
 
-        if not eventually(converged, PATIENCE):
+        if not poll(converged, PATIENCE):
             instance, why = next(iter(deviations.items()))
             others = [f"{i}: {w}" for i, w in list(deviations.items())[1:]]
             text = f"after {PATIENCE:g} s {instance} {why}"
@@ -175,7 +175,7 @@ class ProcessChecks:
                 if process.last < since
             ]  # fmt: skip
 
-        if not eventually(lambda: not silent(), PATIENCE):
+        if not poll(lambda: not silent(), PATIENCE):
             process = silent()[0]
             text = f"{process} runs, but does not beat"
             raise Violation(Invariant.I9, text, self.evidence.of(process.instance))

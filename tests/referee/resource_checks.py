@@ -11,7 +11,7 @@ from tests.referee import proc
 from tests.referee.daemons import DaemonProcess
 from tests.referee.host import Host
 from tests.referee.invariants import Invariant, Violation
-from tests.referee.polling import PATIENCE, eventually, list_instances
+from tests.referee.polling import PATIENCE, list_instances, poll
 from tests.referee.samples import Resources, held_resources
 
 # gRPC starts these threads at will, and ends idle ones after some 20 s; the soak waits for their end.
@@ -35,7 +35,7 @@ class ResourceChecks:
     def check(self, daemon: DaemonProcess) -> None:
         """Raise a Violation for zombies, or signals to unrelated processes."""
         self._host.check_unrelated_processes()
-        if not eventually(lambda: not proc.zombies_of(daemon.pid)):
+        if not poll(lambda: not proc.zombies_of(daemon.pid)):
             zombies = proc.zombies_of(daemon.pid)
             raise Violation(Invariant.I5, f"the daemon does not reap {zombies}", daemon.log_tail())
 
@@ -56,7 +56,7 @@ class ResourceChecks:
                 more[_RUN] = unaccounted
             return not more
 
-        if not eventually(at_baseline):
+        if not poll(at_baseline):
             text = f"after {PATIENCE:g} s at rest the daemon holds more than a new daemon: {more}"
             raise Violation(Invariant.I6, text, daemon.log_tail())
 
@@ -76,7 +76,7 @@ class ResourceChecks:
             before, _unaccounted = self._without_runs(daemon, stub)
             before.threads[_OF_GRPC] += _MANY
             restart_all()
-            if eventually(as_before):
+            if poll(as_before):
                 return
         text = f"each restart of all instances left the daemon with more resources: {more}"
         raise Violation(Invariant.I6, text, daemon.log_tail())

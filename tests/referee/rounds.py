@@ -14,7 +14,7 @@ from hostmanager_server.failpoints import Point
 from tests.referee.daemons import DiedError
 from tests.referee.journals import AgentProcess
 from tests.referee.match import Match, derived
-from tests.referee.polling import PATIENCE, eventually
+from tests.referee.polling import PATIENCE, poll
 
 ALONE_EVERY = 10  # rounds between two checks of the daemon's resources
 _AFTER_A_FAILPOINT = 1.0  # s of requests in which an armed daemon may reach its failpoint
@@ -127,7 +127,7 @@ class Rounds:
         if plan.upgrade is Upgrade.CUT_SHORT:
             match.daemon.process.send_signal(signal.SIGUSR2)
         if match.daemon.failpoints:
-            eventually(lambda: not match.daemon.alive(), PATIENCE if plan.insist else _AFTER_A_FAILPOINT)
+            poll(lambda: not match.daemon.alive(), PATIENCE if plan.insist else _AFTER_A_FAILPOINT)
         else:
             self._rest.wait(plan.load)
         self.tally.agents += len(match.kill_agents(rng, plan.before))

@@ -18,7 +18,7 @@ from tests.referee.invariants import Invariant, Violation
 from tests.referee.journals import AgentProcess
 from tests.referee.match import Match, derived, kill
 from tests.referee.model import RELOAD, UP
-from tests.referee.polling import PATIENCE, eventually
+from tests.referee.polling import PATIENCE, poll
 from tests.referee.samples import MIB, Resources, Sample, growth, held_resources, take
 
 AGENTS: Mapping[AgentKind, int] = {
@@ -198,7 +198,7 @@ class Soak:
                 found, since = now, proc.now()
             return proc.now() - since > WARM_UP / 4 and self._are_all_up()
 
-        eventually(at_rest, REST)
+        poll(at_rest, REST)
         if baseline is None:
             match.resume_watchers()
         return found

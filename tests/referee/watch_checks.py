@@ -13,7 +13,7 @@ from tests.referee.host import Host
 from tests.referee.invariants import Invariant, Violation
 from tests.referee.journals import AgentProcess
 from tests.referee.model import Model
-from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, eventually, list_instances, state_of
+from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, list_instances, poll, state_of
 from tests.referee.status_watcher import ObservedSnapshot, ObservedState, StatusWatcher
 
 _STARTED_WITHIN = 5.0  # largest error of a published start time, in s
@@ -91,7 +91,7 @@ class WatchChecks:
                 watcher.raise_violation()
             return not differences
 
-        if not eventually(agreed, PATIENCE):
+        if not poll(agreed, PATIENCE):
             evidence = [line for watcher in watchers for line in watcher.evidence()]
             raise Violation(Invariant.I4, f"after {PATIENCE:g} s {differences[0]}", evidence)
 
@@ -118,7 +118,7 @@ class WatchChecks:
             missing[:] = [k for k in unrequested if (k.instance, k.identity.pid) not in received]
             return not missing
 
-        if not eventually(reported, PATIENCE):
+        if not poll(reported, PATIENCE):
             more = [line for watcher in watchers for line in watcher.evidence()]
             text = f"no event reports the exit of {missing[0]}"
             raise Violation(Invariant.I3, text, self._evidence.of(missing[0].instance, more))

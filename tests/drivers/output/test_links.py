@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,7 +21,8 @@ from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.output.stream import OutputStream
 
-DEADLINE = 30.0
+from tests.waiting import wait_until
+
 OTHER = 12345  # a user without processes
 SECRET = b"only the owner reads or writes this\n" * 1000  # more than SMALL.size
 SMALL = LogPolicy(size=4096, keep=3)
@@ -62,14 +62,6 @@ def outputs(logs: Path) -> Iterator[OutputFiles]:
     files = OutputFiles(logs)
     yield files
     files.close()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE} s"
-        pause.wait(0.02)
 
 
 def text_of(outputs: OutputFiles, policy: LogPolicy = SMALL) -> str:
@@ -169,7 +161,7 @@ def test_a_planted_file_in_place_of_the_live_file_is_not_rotated_and_logged_once
     plant(logs / "a.log", victim)
     with caplog.at_level(logging.WARNING):
         outputs.resume("a", SMALL)
-        wait_for(lambda: "cannot rotate" in caplog.text, "the warning")
+        wait_until(lambda: "cannot rotate" in caplog.text, "the warning")
         outputs.resume("a", SMALL)
         outputs.close()
     assert len(caplog.records) == 1
@@ -441,7 +433,7 @@ def test_a_directory_that_a_link_replaces_between_two_uses_is_refused(
         with caplog.at_level(logging.WARNING):
             (victim.parent / "a.log").write_bytes(LINES)
             outputs.resume("a", SMALL)
-            wait_for(lambda: "cannot rotate" in caplog.text, "the warning")
+            wait_until(lambda: "cannot rotate" in caplog.text, "the warning")
         assert (victim.parent / "a.log").read_bytes() == LINES
         (victim.parent / "a.log").unlink()
 
@@ -493,7 +485,7 @@ def test_a_file_of_the_agents_user_is_appended_to_rotated_and_read(logs: Path) -
         with open(outputs.open_for_append("a", policy), "wb") as file:
             file.write(LINES)
         outputs.resume("a", policy)
-        wait_for(lambda: len(live_data(logs / "a.log")) <= policy.size, "rotated")
+        wait_until(lambda: len(live_data(logs / "a.log")) <= policy.size, "rotated")
         assert text_of(outputs, policy) == "before\n" + LINES.decode().rstrip("\n")
         with pytest.raises(OSError, match="the file belongs to user"):
             text_of(outputs, SMALL)

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,19 +24,13 @@ from hostmanager_server.linux.fallocate import UnsupportedError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import wait_until
+
 DEADLINE = 30.0
 LINES = 200_000
 WRITER = (
     "import os\nfor i in range(0, {0}, 5): os.write(1, b''.join(b'line %d\\n' % j for j in range(i, i + 5)))"
 )
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE} s"
-        pause.wait(0.02)
 
 
 def archives(live: Path) -> list[Path]:
@@ -95,7 +88,7 @@ def test_every_line_of_a_fast_writer_is_kept_once_and_in_order(outputs: OutputFi
     os.close(fd)
     assert writer.wait(DEADLINE) == 0
     live = outputs.path("a", policy)
-    wait_for(lambda: len(live_bytes(live)) <= size, "all but one size archived")
+    wait_until(lambda: len(live_bytes(live)) <= size, "all but one size archived")
     outputs.close()
     assert everything(live) == numbered(LINES)
     assert all(path.stat().st_size <= size for path in archives(live))
@@ -105,10 +98,10 @@ def test_keep_limits_the_archives_to_the_newest(outputs: OutputFiles) -> None:
     policy = LogPolicy(size=64 * 1024, keep=3)
     write(outputs, policy, numbered(LINES))
     live = outputs.path("a", policy)
-    wait_for(lambda: len(archives(live)) == 3 and len(live_bytes(live)) <= policy.size, "rotated")
+    wait_until(lambda: len(archives(live)) == 3 and len(live_bytes(live)) <= policy.size, "rotated")
     for start in range(3):
         write(outputs, policy, numbered(10_000 + start))
-    wait_for(lambda: len(live_bytes(live)) <= policy.size, "rotated again")
+    wait_until(lambda: len(live_bytes(live)) <= policy.size, "rotated again")
     outputs.close()
     kept = everything(live)
     assert [path.suffix for path in archives(live)] == [".3", ".2", ".1"]
@@ -120,7 +113,7 @@ def test_keep_zero_keeps_no_archive(outputs: OutputFiles) -> None:
     policy = LogPolicy(size=64 * 1024, keep=0)
     write(outputs, policy, numbered(50_000))
     live = outputs.path("a", policy)
-    wait_for(lambda: len(live_bytes(live)) <= policy.size, "rotated")
+    wait_until(lambda: len(live_bytes(live)) <= policy.size, "rotated")
     assert not archives(live)
     assert numbered(50_000).endswith(live_bytes(live))
 
@@ -128,9 +121,9 @@ def test_keep_zero_keeps_no_archive(outputs: OutputFiles) -> None:
 def test_a_smaller_keep_drops_the_archives_beyond_it(outputs: OutputFiles) -> None:
     write(outputs, LogPolicy(size=64 * 1024, keep=10), numbered(50_000))
     live = outputs.path("a", LogPolicy())
-    wait_for(lambda: len(archives(live)) > 5, "rotated")
+    wait_until(lambda: len(archives(live)) > 5, "rotated")
     outputs.resume("a", LogPolicy(size=64 * 1024, keep=2))
-    wait_for(lambda: [path.suffix for path in archives(live)] == [".2", ".1"], "pruned")
+    wait_until(lambda: [path.suffix for path in archives(live)] == [".2", ".1"], "pruned")
 
 
 def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Path) -> None:
@@ -142,7 +135,7 @@ def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Pa
     (directory / "a.log.copying").write_bytes(b"thr")
     outputs = OutputFiles(directory)
     outputs.resume("a", LogPolicy())
-    wait_for(lambda: not (directory / "a.log.cut.4096").exists(), "the recovery")
+    wait_until(lambda: not (directory / "a.log.cut.4096").exists(), "the recovery")
     outputs.close()
     assert everything(live) == b"one\ntwo\nthree\n"
     assert sorted(path.name for path in directory.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
@@ -215,7 +208,7 @@ def test_a_file_system_that_cannot_free_heads_loses_no_output_and_is_logged_once
             with os.fdopen(outputs.open_for_append(name, policy), "wb") as file:
                 file.write(numbered(5_000))
             outputs.resume(name, policy)
-        wait_for(lambda: bool(caplog.records), "the warning")
+        wait_until(lambda: bool(caplog.records), "the warning")
         outputs.close()
     assert len(caplog.records) == 1
     assert "cannot rotate" in caplog.text
@@ -227,14 +220,14 @@ def test_a_file_removed_or_truncated_by_an_operator_is_still_rotated(outputs: Ou
     policy = LogPolicy(size=64 * 1024, keep=100)
     live = outputs.path("a", policy)
     write(outputs, policy, numbered(20_000))
-    wait_for(lambda: len(archives(live)) >= 2, "rotated")
+    wait_until(lambda: len(archives(live)) >= 2, "rotated")
     live.unlink()
     write(outputs, policy, numbered(20_000))
-    wait_for(lambda: live_bytes(live) != b"" and len(live_bytes(live)) <= policy.size, "rotated after rm")
+    wait_until(lambda: live_bytes(live) != b"" and len(live_bytes(live)) <= policy.size, "rotated after rm")
     os.truncate(live, 0)
     before = len(archives(live))
     write(outputs, policy, numbered(20_000))
-    wait_for(lambda: len(archives(live)) > before and len(live_bytes(live)) <= policy.size, "rotated")
+    wait_until(lambda: len(archives(live)) > before and len(live_bytes(live)) <= policy.size, "rotated")
     outputs.close()
     assert everything(live).endswith(numbered(20_000))
 
@@ -252,7 +245,7 @@ def test_a_full_disk_leaves_the_output_unchanged(tmp_path: Path, caplog: pytest.
         with caplog.at_level(logging.WARNING):
             write(outputs, policy, data)
             outputs.resume("a", policy)
-            wait_for(lambda: "No space left on device" in caplog.text, "warned")
+            wait_until(lambda: "No space left on device" in caplog.text, "warned")
         outputs.close()
         assert everything(mount / "a.log") == data
         assert [path.name for path in mount.iterdir()] == ["a.log"]
@@ -291,9 +284,9 @@ def test_the_rotation_thread_sleeps_while_no_process_writes(tmp_path: Path) -> N
             pause.wait(0.5)  # longer than the shortest wait, so a due inspection would show
             return before == last == switches(tid)
 
-        wait_for(quiet, "the thread sleeps")
+        wait_until(quiet, "the thread sleeps")
         write(outputs, policy, numbered(30_000))
-        wait_for(lambda: len(live_bytes(outputs.path("a", policy))) <= policy.size, "woken by a write")
+        wait_until(lambda: len(live_bytes(outputs.path("a", policy))) <= policy.size, "woken by a write")
     finally:
         outputs.close()
 
@@ -310,10 +303,10 @@ def test_without_inotify_watches_a_timer_inspects_the_files(
     policy = LogPolicy(size=64 * 1024, keep=2)
     try:
         fd = outputs.open_for_append("a", policy)
-        wait_for(lambda: "max_user_watches" in caplog.text, "the warning")
+        wait_until(lambda: "max_user_watches" in caplog.text, "the warning")
         os.write(fd, numbered(20_000))
         os.close(fd)
-        wait_for(lambda: len(archives(outputs.path("a", policy))) == 2, "rotated without a watch")
+        wait_until(lambda: len(archives(outputs.path("a", policy))) == 2, "rotated without a watch")
         assert caplog.text.count("max_user_watches") == 1
     finally:
         outputs.close()
