@@ -84,7 +84,7 @@ def test_every_transition_of_the_table_happens_and_no_other(monkeypatch: pytest.
 def test_the_page_shows_the_present_table() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "draw_states.py"))
     page = PAGE.read_text(encoding="utf-8")
-    assert script["drawn"](page) == page, "run scripts/draw_states.py"
+    assert script["with_diagram"](page) == page, "run scripts/draw_states.py"
     for state, followers in TRANSITIONS.items():
         for to, why in followers.items():
             name, follower = ("not_operable" if x is State.UNKNOWN else x.value for x in (state, to))
