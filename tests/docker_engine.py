@@ -41,8 +41,8 @@ def unique_name(prefix: str = "hmtest") -> str:
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
-def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the condition, checked every 20 ms; fail if the process ends."""
+def wait_while_running(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the condition holds, checking every 20 ms; fail at once when the process ends."""
     deadline = time.monotonic() + DEADLINE
     pidfd = os.pidfd_open(process.pid)
     try:
@@ -312,7 +312,7 @@ def running_registry(directory: Path) -> Iterator[Registry]:
         return re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
 
     try:
-        wait_until(lambda: listens() is not None, f"the registry does not start, see {log}", process)
+        wait_while_running(lambda: listens() is not None, f"the registry does not start, see {log}", process)
         found = listens()
         assert found is not None
         yield Registry(found[1])

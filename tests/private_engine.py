@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_until
+from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_while_running
 
 
 class PrivateEngine:
@@ -65,7 +65,7 @@ class PrivateEngine:
                 start_new_session=True,
             )
         try:
-            wait_until(self.engine.answers, "dockerd does not start", self._process)
+            wait_while_running(self.engine.answers, "dockerd does not start", self._process)
         except AssertionError as error:
             last_lines = self.log.read_text(errors="replace").splitlines()[-20:]
             raise AssertionError("\n".join([str(error), *last_lines])) from None

@@ -137,7 +137,7 @@ def _running(folder: Path, group: Path) -> Iterator[PrivateSystemd | str]:
 
 
 def _wait_until_it_runs(unshare: subprocess.Popen[bytes], units: Path, log: Path) -> PrivateSystemd | str:
-    from tests.e2e.daemon import eventually
+    from tests.waiting import wait_until
 
     def started() -> PrivateSystemd | str | None:
         if unshare.poll() is not None:
@@ -152,10 +152,10 @@ def _wait_until_it_runs(unshare: subprocess.Popen[bytes], units: Path, log: Path
             state = error.stdout
         return found if state.strip() in ("running", "degraded") else None
 
-    return eventually(started, "systemd to run") or ""
+    return wait_until(started, "systemd to run") or ""
 
 
 def _wait_until_empty(group: Path) -> None:
-    from tests.e2e.daemon import eventually
+    from tests.waiting import wait_until
 
-    eventually(lambda: "populated 0" in (group / "cgroup.events").read_text(), "the cgroup to be empty")
+    wait_until(lambda: "populated 0" in (group / "cgroup.events").read_text(), "the cgroup to be empty")

@@ -9,9 +9,10 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import unique_name
-from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
+from tests.e2e.daemon import PATIENCE, Daemon, Site
 from tests.e2e.lab import DOWN, UNKNOWN, UP, Lab, all_up, entry, is_enforced, is_gone, is_up, status, wait_for
 from tests.e2e.test_supervision import agent
+from tests.waiting import wait_until
 
 UP_TARGET, DOWN_TARGET = pb.TARGET_STATE_UP, pb.TARGET_STATE_DOWN
 PASSIVE = pb.TARGET_STATE_PASSIVE
@@ -145,7 +146,7 @@ def test_the_successor_of_a_daemon_killed_during_a_call_of_compose_completes_the
     lab.write({f"ocs-{name}": {} for name in names})
     lab.site.write([entry(name) for name in names])
     first = lab.serve()
-    eventually(lambda: lab.calls("up"), "the start of the call")
+    wait_until(lambda: lab.calls("up"), "the start of the call")
     first.end(signal.SIGKILL)
     second = lab.serve()
     all_up(second, *names)

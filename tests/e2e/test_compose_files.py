@@ -8,7 +8,7 @@ from typing import Any
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import Registry, unique_name
-from tests.e2e.daemon import Daemon, eventually
+from tests.e2e.daemon import Daemon
 from tests.e2e.lab import (
     DOWN,
     UNKNOWN,
@@ -23,6 +23,7 @@ from tests.e2e.lab import (
     wait_for,
 )  # fmt: skip
 from tests.e2e.test_supervision import agent
+from tests.waiting import wait_until
 
 PASSIVE = pb.TARGET_STATE_PASSIVE
 
@@ -39,7 +40,7 @@ def class_of(daemon: Daemon, instance_id: str) -> str | None:
 
 
 def wait_for_class(daemon: Daemon, instance_id: str, agent_class: str | None) -> None:
-    eventually(lambda: class_of(daemon, instance_id) == agent_class, f"{instance_id} to be {agent_class}")
+    wait_until(lambda: class_of(daemon, instance_id) == agent_class, f"{instance_id} to be {agent_class}")
 
 
 # --- services in the site config, or tracked passively
@@ -84,13 +85,13 @@ def test_a_change_of_management_ends_the_old_run_and_starts_a_new_run(lab: Lab) 
     assert set(daemon.instances()) == {"a", "ocs-a"}
     lab.site.write([entry("a")])
     daemon.reload()
-    eventually(lambda: daemon.instance("a").management == pb.MANAGEMENT_DOCKER, "docker")
+    wait_until(lambda: daemon.instance("a").management == pb.MANAGEMENT_DOCKER, "docker")
     all_up(daemon, "a")
-    eventually(lambda: not lab.site.processes(), "the process to be gone")
+    wait_until(lambda: not lab.site.processes(), "the process to be gone")
     assert set(daemon.instances()) == {"a"}
     lab.site.write([agent("a")])
     daemon.reload()
-    eventually(lambda: daemon.instance("a").management == pb.MANAGEMENT_HOST, "host")
+    wait_until(lambda: daemon.instance("a").management == pb.MANAGEMENT_HOST, "host")
     daemon.wait_for("a", UP)
     assert lab.lives("ocs-a") == set()
     assert len(lab.site.processes()) == 1
@@ -145,7 +146,7 @@ def test_a_service_that_leaves_its_file_is_an_orphan_until_it_comes_back(lab: La
     assert not a.operable
     assert "no service 'ocs-a'" in a.message
     wait_for_class(daemon, "db", None)
-    orphans = eventually(lambda: status(daemon).orphans, "the orphans")
+    orphans = wait_until(lambda: status(daemon).orphans, "the orphans")
     assert {(o.service, o.container_id, o.running) for o in orphans.values()} == {
         ("ocs-a", lives["ocs-a"][0], True), ("db", lives["db"][0], True)
     }  # fmt: skip
@@ -167,13 +168,13 @@ def test_a_renamed_service_starts_and_only_its_old_container_is_removed_as_orpha
     old, other = lab.life("ocs-a"), lab.life("ocs-b")
     lab.write({"ocs-new": {}, "ocs-b": {}})
     all_up(daemon, "new")
-    assert list(eventually(lambda: status(daemon).orphans, "the orphan")) == [old[0]]
+    assert list(wait_until(lambda: status(daemon).orphans, "the orphan")) == [old[0]]
     assert lab.life("ocs-a") == old
 
     *_, last = daemon.stub.RemoveOrphans(pb.RemoveOrphansRequest(), timeout=30)
     assert (last.result.removed, last.result.failed) == (1, 0)
     assert lab.ids("ocs-a") == []
-    eventually(lambda: not status(daemon).orphans, "no orphans")
+    wait_until(lambda: not status(daemon).orphans, "no orphans")
     assert lab.life("ocs-b") == other
     assert daemon.instance("new").restart_count == 0
 
@@ -197,7 +198,7 @@ def test_a_new_tag_is_named_pulled_and_moved_to_by_a_restart(lab: Lab, registry:
     assert status(daemon).new_tags == {"a": reference}
     updates = list(daemon.stub.DockerPull(pb.DockerPullRequest(new_only=True), timeout=60))
     assert (updates[-1].result.pulled, updates[-1].result.failed) == (1, 0)
-    eventually(lambda: not status(daemon).new_tags, "no new tags")
+    wait_until(lambda: not status(daemon).new_tags, "no new tags")
     a = daemon.instance("a")
     assert a.restart_required
     assert a.compose_service.image_id != "unknown"
@@ -296,7 +297,7 @@ def test_a_changed_env_file_is_noticed(lab: Lab) -> None:
     read = parsed(daemon, lab).time
     reads = len(lab.calls("config"))
     _write(lab, "agent.env", "VALUE=2\n")
-    eventually(lambda: len(lab.calls("config")) > reads, "the files to be read again")
+    wait_until(lambda: len(lab.calls("config")) > reads, "the files to be read again")
     assert parsed(daemon, lab).time == read  # the project is unchanged
     daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]), timeout=20)
     wait_for(daemon, "a", lambda i: is_up(i) and i.observed_generation == i.generation)
@@ -337,7 +338,7 @@ def test_two_files_in_one_folder_are_no_orphans_of_each_other(lab: Lab) -> None:
     all_up(daemon, "a")
     assert lab.life("ocs-b") == lives[1]
     second.write_text(lab.text({}))
-    orphans = eventually(lambda: status(daemon).orphans, "the orphan")
+    orphans = wait_until(lambda: status(daemon).orphans, "the orphan")
     assert [(o.service, o.compose_file) for o in orphans.values()] == [("ocs-b", str(second))]
 
 
@@ -354,21 +355,21 @@ def test_an_unusable_file_is_reported_and_changes_no_service(lab: Lab) -> None:
     before = lab.life("ocs-a")
 
     lab.project.write("services: [")
-    eventually(lambda: "yaml" in parsed(daemon, lab).message, "a message about the broken YAML")
+    wait_until(lambda: "yaml" in parsed(daemon, lab).message, "a message about the broken YAML")
     assert not parsed(daemon, lab).success
     lab.project.write(json.dumps({"services": {"ocs-a": {"image": lab.image, "no_such_key": 1}}}))
-    eventually(lambda: "no_such_key" in parsed(daemon, lab).message, "a message about the unknown key")
+    wait_until(lambda: "no_such_key" in parsed(daemon, lab).message, "a message about the unknown key")
     assert status(daemon).config_parse_status[str(other.file)].success
     is_enforced(daemon, lab, "c")
     assert daemon.instance("a").next_action == UP
     assert lab.life("ocs-a") == before
     lab.write({"ocs-a": {}})
-    eventually(lambda: parsed(daemon, lab).success, "the corrected file to be read")
+    wait_until(lambda: parsed(daemon, lab).success, "the corrected file to be read")
     assert parsed(daemon, lab).message == ""
     assert lab.life("ocs-a") == before
 
     lab.project.file.unlink()
-    eventually(lambda: "there is no file" in parsed(daemon, lab).message, "a message about the missing file")
+    wait_until(lambda: "there is no file" in parsed(daemon, lab).message, "a message about the missing file")
     assert daemon.instance("a").next_action == UP
 
 

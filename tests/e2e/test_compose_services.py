@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.e2e.daemon import eventually
 from tests.e2e.lab import DOWN, START_AT, UP, Lab, all_up, entry, is_gone, is_up, wait_for
 from tests.e2e.test_supervision import InstanceWatch, agent, alive
+from tests.waiting import wait_until
 
 PASSIVE = pb.TARGET_STATE_PASSIVE
 NO_IMAGE = "127.0.0.1:9/no-such:1"  # no registry listens there
@@ -122,7 +122,7 @@ def test_a_failing_service_does_not_block_the_others(lab: Lab) -> None:
         all_up(daemon, *"abcd")
         bad = wait_for(daemon, "bad", lambda i: i.consecutive_failures >= 2 and i.next_action == START_AT)
         ids = {lab.life(f"ocs-{name}")[0] for name in "abcd"}
-        eventually(lambda: started() == ids, "the start of these containers alone")
+        wait_until(lambda: started() == ids, "the start of these containers alone")
     assert NO_IMAGE in bad.message
     assert bad.compose_service.image_id == "unknown"
     failures = [e for e in daemon.events("bad") if e.kind == pb.EVENT_KIND_START_FAILED]
@@ -217,7 +217,7 @@ def test_manual_changes_to_an_enforced_service_are_corrected(lab: Lab) -> None:
     # The daemon may correct the service twice, because it may also act between stop and removal.
     wait_for(daemon, "a", lambda i: i.restart_count >= 2 and is_up(i))
     lab.project.compose("up", "--detach", "ocs-down")
-    eventually(lambda: [e for e in daemon.events("down") if e.kind == pb.EVENT_KIND_DOWN], "it to go down")
+    wait_until(lambda: [e for e in daemon.events("down") if e.kind == pb.EVENT_KIND_DOWN], "it to go down")
     wait_for(daemon, "down", is_gone)
     assert daemon.instance("down").stability == 1.0
 
@@ -359,7 +359,7 @@ def test_a_service_with_a_restart_policy_of_its_own_is_not_started_twice(lab: La
     lab.site.write([entry("a")])
     daemon = lab.serve()
     wait_for(daemon, "a", lambda i: i.last_exit.code == 4)
-    eventually(lambda: len(lab.events("start")) >= 3, "three starts")
+    wait_until(lambda: len(lab.events("start")) >= 3, "three starts")
     assert len(lab.ids("ocs-a")) == 1
     daemon.update(a="down")
     wait_for(daemon, "a", is_gone)

@@ -14,10 +14,11 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.docker_engine import DockerEngine, MakeProject
-from tests.e2e.daemon import PATIENCE, Daemon, Site, eventually
+from tests.e2e.daemon import PATIENCE, Daemon, Site
 from tests.e2e.lab import DOWN, UNKNOWN, UP, Lab, all_up, entry, is_gone, is_up, status, wait_for
 from tests.e2e.test_supervision import agent
 from tests.private_engine import PrivateEngine, StartEngine, private_engines
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("private-engine")  # one private engine, started by one worker
 
@@ -179,7 +180,7 @@ def test_an_engine_killed_during_a_start_leaves_one_container_per_service(
     lab.write({f"ocs-{name}": {} for name in names})
     lab.site.write([entry(name) for name in names])
     daemon = lab.serve()
-    eventually(lambda: lab.ids("ocs-s0"), "the first container")
+    wait_until(lambda: lab.ids("ocs-s0"), "the first container")
     with StatusPoller(daemon) as poller:
         plain_engine.kill()
         plain_engine.start()
@@ -243,12 +244,12 @@ def test_a_frozen_engine_is_reported_and_blocks_no_process(
             daemon.update(c="down", q="up")  # compose waits for the engine
             daemon.wait_for("q", UP)
             os.kill(process, signal.SIGKILL)
-            eventually(lambda: daemon.instance("p").restart_count == 1, "the host agent to be restarted")
+            wait_until(lambda: daemon.instance("p").restart_count == 1, "the host agent to be restarted")
             for name in "abc":
                 instance = wait_for(daemon, name, lambda i: i.next_action == UNKNOWN)
                 assert "not answer" in instance.message  # a ping, or another request, got no answer
             assert other_daemon.process.wait(PATIENCE) == 0
-            eventually(lambda: not other_daemon.site.processes(), "its calls of compose to end")
+            wait_until(lambda: not other_daemon.site.processes(), "its calls of compose to end")
             plain_engine.thaw()
             all_up(daemon, "a")
             b = wait_for(daemon, "b", lambda i: is_up(i) and i.restart_count == 1)

@@ -39,6 +39,7 @@ from hostmanager_server.supervisor import ReplacingError, Supervisor, UpgradeErr
 from tests.fakes.driver import FakeDriver, FakeHost
 from tests.in_memory import MemoryJournal, ReadConfig
 from tests.rpc.fakes import FakeEngine, FakeOutputs
+from tests.waiting import wait_until_async
 
 T = TypeVar("T")
 PATIENCE = 60.0  # s, for waits that take milliseconds on a quiet machine
@@ -173,10 +174,8 @@ async def server_harness(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition. Raises TimeoutError after PATIENCE s."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # the condition has no event
-            await asyncio.sleep(0.005)
+    """Wait for a condition of the server. Raises AssertionError after PATIENCE s."""
+    await wait_until_async(condition, "the condition of the test", PATIENCE)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -20,8 +20,9 @@ import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
-from tests.e2e.daemon import COMMAND, eventually
+from tests.e2e.daemon import COMMAND
 from tests.private_systemd import PrivateSystemd, private_systemd
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("systemd")  # one worker starts one systemd
 
@@ -124,8 +125,8 @@ def installed(systemd: PrivateSystemd, tmp_path: Path) -> Iterator[InstalledUnit
 def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
     installed: InstalledUnit,
 ) -> None:
-    eventually(lambda: len(installed.pids()) == 2, "both agents to be up")
-    eventually(lambda: installed.show("StatusText") == "2 of 2 instances up", "the status")
+    wait_until(lambda: len(installed.pids()) == 2, "both agents to be up")
+    wait_until(lambda: installed.show("StatusText") == "2 of 2 instances up", "the status")
     pids = installed.pids()
     groups = {installed.systemd.run("cat", f"/proc/{pid}/cgroup") for pid in pids.values()}
     assert len(groups) == 2
@@ -138,7 +139,7 @@ def test_agents_live_while_their_daemon_under_systemd_dies_freezes_and_upgrades(
 
     installed.write(a=SLOW, b=SLOW, orphan=ORPHAN)
     installed.systemctl("reload", "hostmanager")
-    eventually(lambda: len(installed.pids()) == 3, "the third to be up")
+    wait_until(lambda: len(installed.pids()) == 3, "the third to be up")
     assert installed.show("NRestarts") == "2"
     _crash_with_an_agent(installed)
 
@@ -151,8 +152,8 @@ def _restart_by(
     installed: InstalledUnit, signum: signal.Signals, pids: dict[str, int], restarts: str
 ) -> None:
     installed.signal(signum)
-    eventually(lambda: installed.show("NRestarts") == restarts, f"the restart after {signum.name}")
-    eventually(lambda: installed.pids() == pids, "the agents to be back")
+    wait_until(lambda: installed.show("NRestarts") == restarts, f"the restart after {signum.name}")
+    wait_until(lambda: installed.pids() == pids, "the agents to be back")
 
 
 def _upgrade(installed: InstalledUnit, pids: dict[str, int]) -> None:
@@ -166,28 +167,25 @@ def _upgrade(installed: InstalledUnit, pids: dict[str, int]) -> None:
             return False
         return status.manager.epoch != started.manager.epoch
 
-    eventually(upgraded, "the upgrade")
-    eventually(lambda: installed.show("ActiveState") == "active", "the upgraded daemon to be ready")
+    wait_until(upgraded, "the upgrade")
+    wait_until(lambda: installed.show("ActiveState") == "active", "the upgraded daemon to be ready")
     assert installed.show("MainPID") == main_pid
     assert installed.pids() == pids
 
 
 def _crash_with_an_agent(installed: InstalledUnit) -> None:
-    """Kill the daemon, with which the agent `orphan` ends.
-
-    The next daemon gets its exit code.
-    """
-    eventually(installed.holds_all_pidfds, "systemd to hold a pidfd of each agent")
+    """Kill the daemon, with which the agent `orphan` ends; the next daemon gets its exit code."""
+    wait_until(installed.holds_all_pidfds, "systemd to hold a pidfd of each agent")
 
     def ended_and_restarted() -> bool:
         return len(installed.pids()) == 3 and installed.instance("orphan").HasField("last_exit")
 
     installed.signal(signal.SIGKILL)
-    eventually(lambda: installed.show("NRestarts") == "3", "another restart")
-    eventually(ended_and_restarted, "all to be up")
+    wait_until(lambda: installed.show("NRestarts") == "3", "another restart")
+    wait_until(ended_and_restarted, "all to be up")
     exit_code = 7 if KERNEL >= (6, 15) else 0  # older kernels lose the exit code
     assert installed.instance("orphan").last_exit.code == exit_code
-    eventually(installed.holds_all_pidfds, "systemd to hold only the pidfd of the new process")
+    wait_until(installed.holds_all_pidfds, "systemd to hold only the pidfd of the new process")
 
 
 @pytest.fixture
@@ -211,7 +209,7 @@ def test_agents_of_root_s_unit_keep_the_rights_that_a_lab_needs(
     installed.site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": agents}}}))
     installed.systemctl("reload", "hostmanager")
     for name in ("own", "other"):
-        eventually((reports / name).exists, f"{name} to have reported its rights")
+        wait_until((reports / name).exists, f"{name} to have reported its rights")
         status = dict(line.split(":\t") for line in (reports / name).read_text().splitlines())
         assert status["NoNewPrivs"] == "0"  # sudo still works
         rights = int(status["CapBnd"], 16)

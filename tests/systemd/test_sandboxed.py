@@ -19,9 +19,10 @@ import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
-from tests.e2e.daemon import COMMAND, eventually
+from tests.e2e.daemon import COMMAND
 from tests.private_systemd import PrivateSystemd, private_systemd
 from tests.referee.switch_user import interpreter_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("systemd")
 
@@ -161,8 +162,8 @@ def test_agents_start_survive_crashes_and_upgrades_and_stop(
     start: Callable[..., AbstractContextManager[UserDaemon]], options: list[str], found: list[str]
 ) -> None:
     with start(*options) as daemon:
-        eventually(lambda: len(daemon.pids()) == 1, "the agent to be up")
-        eventually(lambda: "done\n" in daemon.output(), "the agent to have reported its rights")
+        wait_until(lambda: len(daemon.pids()) == 1, "the agent to be up")
+        wait_until(lambda: "done\n" in daemon.output(), "the agent to have reported its rights")
         assert daemon.output().splitlines() == [*found, "tmp-writable", "socket-reached", "done"]
         pids = daemon.pids()
         group = daemon.systemd.run("cat", f"/proc/{pids['a']}/cgroup")
@@ -170,18 +171,18 @@ def test_agents_start_survive_crashes_and_upgrades_and_stop(
 
         epoch, main_pid = daemon.epoch(), daemon.show("MainPID")
         daemon.systemd.run("systemctl", "kill", "--kill-who=main", "--signal=USR2", "hostmanager")
-        eventually(lambda: daemon.epoch() not in ("", epoch), "the upgrade")
+        wait_until(lambda: daemon.epoch() not in ("", epoch), "the upgrade")
         assert daemon.show("MainPID") == main_pid
         assert daemon.pids() == pids
 
         daemon.systemd.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", "hostmanager")
-        eventually(lambda: daemon.show("NRestarts") == "1", "the restart after a death")
-        eventually(lambda: daemon.pids() == pids, "the agent to be back")
+        wait_until(lambda: daemon.show("NRestarts") == "1", "the restart after a death")
+        wait_until(lambda: daemon.pids() == pids, "the agent to be back")
         daemon.stub.Update(
             pb.UpdateRequest(requests=[pb.TargetChange(all=True, target_state=pb.TARGET_STATE_DOWN)]),
             timeout=20,
         )
-        eventually(lambda: daemon.pids() == {}, "the agent to be down")
+        wait_until(lambda: daemon.pids() == {}, "the agent to be down")
 
         daemon.systemd.run("systemctl", "stop", "hostmanager")
         assert daemon.show("Result") == "success"
