@@ -48,8 +48,8 @@ def test_targets_are_those_of_the_config_again_after_an_orderly_end(two: Site) -
 
 
 def test_a_daemon_killed_during_its_end_counts_as_ended(site: Site) -> None:
-    deaf = "trap '' INT TERM; touch deaf; while :; do sleep 100000; done"
-    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf]}])
+    stubborn = "trap '' INT TERM; touch deaf; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", stubborn]}])
     first = site.start()
     first.wait_for("a", UP)
     wait_until((site.folder / "deaf").exists, "the agent to ignore signals")
@@ -61,9 +61,9 @@ def test_a_daemon_killed_during_its_end_counts_as_ended(site: Site) -> None:
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["the agent lives on", "the agent ends"])
-def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, ends: bool) -> None:
-    deaf = "trap '' INT; echo life >> lives; while :; do sleep 100000; done"
-    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 2}])
+def test_an_acknowledged_restart_survives_a_kill_and_is_done_once(site: Site, *, ends: bool) -> None:
+    stubborn = "trap '' INT; echo life >> lives; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", stubborn], "stop-timeout": 2}])
     lives = site.folder / "lives"
     first = site.start()
     wait_until(lives.exists, "the agent to ignore SIGINT")

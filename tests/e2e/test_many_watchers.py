@@ -1,4 +1,4 @@
-"""A thousand watchers, some of which never read: latency, memory and correctness of the daemon."""
+"""A thousand watchers, two hundred of them never reading: latency, memory and states of the daemon."""
 
 from __future__ import annotations
 

@@ -216,8 +216,8 @@ def test_a_signal_to_end_is_not_lost_in_an_upgrade(daemon: Daemon) -> None:
 
 
 def test_an_ending_daemon_refuses_to_upgrade(site: Site) -> None:
-    deaf = "trap '' INT; touch deaf; while :; do sleep 100000; done"
-    site.write([{"instance-id": "a", "command": ["sh", "-c", deaf], "stop-timeout": 60}])
+    stubborn = "trap '' INT; touch deaf; while :; do sleep 100000; done"
+    site.write([{"instance-id": "a", "command": ["sh", "-c", stubborn], "stop-timeout": 60}])
     daemon = site.start()
     wait_until((site.folder / "deaf").exists, "the agent to ignore SIGINT")
     daemon.process.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
 
 def run(*arguments: str, as_nobody: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
-    # As text, since the user nobody may have no access to the folder of the script.
+    # The script goes in as text, since the other user may have no access to its folder.
     command = ["bash", "-c", SCRIPT.read_text(), "scripts/setup-engine", *arguments]
     return subprocess.run(
         ["setpriv", *NOBODY, *command] if as_nobody else command,
