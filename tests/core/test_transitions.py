@@ -111,6 +111,10 @@ def reasons_in(source: str) -> set[str]:
                 given += node.args if name in TAKE_A_REASON else []
             case ast.Assign(targets=[ast.Name(id="reason")]) | ast.AnnAssign(target=ast.Name(id="reason")):
                 given = [node.value]
+            case ast.Assign(
+                targets=[ast.Tuple(elts=[ast.Name(id="reason"), *_])], value=ast.Tuple(elts=[first, *_])
+            ):
+                given = [first]
         for value in given:
             choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
             words = [choice.value for choice in choices if isinstance(choice, ast.Constant)]
@@ -123,9 +127,9 @@ def reasons_in(source: str) -> set[str]:
 def test_the_search_for_reasons_finds_every_notation() -> None:
     source = (
         'LogEntry(EntryKind.UP, "One"); self._entry("Two", x); '
-        'f(reason="Three" if i else "Four"); reason: str = "Five"'
+        'f(reason="Three" if i else "Four"); reason: str = "Five"; reason, message = "Six", "a text"'
     )
-    assert reasons_in(source) == {"One", "Two", "Three", "Four", "Five"}
+    assert reasons_in(source) == {"One", "Two", "Three", "Four", "Five", "Six"}
 
 
 def test_the_pages_list_every_reason() -> None:
