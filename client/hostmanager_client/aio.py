@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -29,15 +29,14 @@ from hostmanager_client.state import HostState, StatusUpdate, make_state
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
+    Item,
     LogStream,
     StatusStream,
     Stream,
-    closed_by_daemon,
-    fell_silent,
+    end_error,
+    silence_error,
 )
 from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
-
-Item = TypeVar("Item")
 
 
 class AsyncHostManagerClient:
@@ -114,17 +113,19 @@ class AsyncHostManagerClient:
         self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
     ) -> pb.UpdateResponse:
         """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
-        return await self._call(calls.update(changes, reload_config, validate_only))
+        return await self._call(
+            calls.update(changes, reload_config=reload_config, validate_only=validate_only)
+        )
 
     async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
         """Take instances, or `all_up` whose target is up, down and up again; targets stay as they are."""
-        return await self._call(calls.restart(instance_ids, all_up))
+        return await self._call(calls.restart(instance_ids, all_up=all_up))
 
     async def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True
     ) -> pb.StartManagerResponse:
         """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
-        return await self._call(calls.start_manager(changes, reload_config))
+        return await self._call(calls.start_manager(changes, reload_config=reload_config))
 
     async def stop_manager(self) -> pb.StopManagerResponse:
         """Bring everything down; returns when it is, and the manager sleeps."""
@@ -141,12 +142,18 @@ class AsyncHostManagerClient:
         self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
     ) -> pb.DieResponse:
         """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
-        return await self._call(calls.die(disown_dockers, disown_processes, expected_epoch))
+        return await self._call(
+            calls.die(
+                disown_dockers=disown_dockers,
+                disown_processes=disown_processes,
+                expected_epoch=expected_epoch,
+            )
+        )
 
     async def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
         """Replace the daemon in place by the code installed on its host now; returns when that is about to
         take over. PreconditionFailed when it does not start. Aborted when it is another daemon."""
-        return await self._call(calls.upgrade(expected_epoch, validate_only))
+        return await self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
 
     # --- streams. Each ends its call when the iterator is closed or forgotten.
 
@@ -187,7 +194,7 @@ class AsyncHostManagerClient:
     ) -> AsyncGenerator[pb.LogLine]:
         """The last lines of an instance (None: 100); with `follow` every new one, over lost connections."""
         silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(instance_id, lines, follow, silence), on_connection)
+        return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
 
     def docker_pull(
         self,
@@ -203,7 +210,10 @@ class AsyncHostManagerClient:
         `new_only`: only images that the engine does not have. The pull stops when the iterator is closed and
         nobody else follows it, unless somebody asked to `detach`. `progress_timeout`: 1 to 3600 s, None: 60.
         """
-        return self._follow(PullStream(instance_ids, new_only, detach, progress_timeout), ignore)
+        return self._follow(
+            PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
+            ignore,
+        )
 
     def remove_orphans(
         self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
@@ -298,7 +308,7 @@ class AsyncHostManagerClient:
                 if not stream.reconnects:
                     stream.ended()
                     return
-                lost = closed_by_daemon(stream, str(self.address))
+                lost = end_error(stream, str(self.address))
             except HostManagerError as error:
                 lost = error
             if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -330,7 +340,7 @@ class AsyncHostManagerClient:
                     raise self._unreadable(stream.what, changes=stream.changes)
                 yield message
         except TimeoutError as error:
-            raise fell_silent(stream, str(self.address)) from error
+            raise silence_error(stream, str(self.address)) from error
         except grpc.RpcError as error:
             raise error_from_rpc(error, stream.what, self.address, changes=stream.changes) from error
         except asyncio.CancelledError as error:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import InvalidRequest
-from hostmanager_client.limits import Intake
+from hostmanager_client.limits import ReceiveLimit
 
 Response = TypeVar("Response", bound=Message)
 
@@ -51,7 +51,9 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
     return UnaryCall("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
 
 
-def update(changes: TargetRequests, reload_config: bool, validate_only: bool) -> UnaryCall[pb.UpdateResponse]:
+def update(
+    changes: TargetRequests, *, reload_config: bool, validate_only: bool
+) -> UnaryCall[pb.UpdateResponse]:
     request = pb.UpdateRequest(
         requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
     )
@@ -59,7 +61,7 @@ def update(changes: TargetRequests, reload_config: bool, validate_only: bool) ->
     return UnaryCall("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)
 
 
-def restart(instance_ids: Sequence[str], all_up: bool) -> UnaryCall[pb.RestartResponse]:
+def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.RestartResponse]:
     ids = _ids(instance_ids)
     if bool(ids) == all_up:
         raise InvalidRequest("cannot restart: name one or more instances, or all of them, and not both")
@@ -68,7 +70,7 @@ def restart(instance_ids: Sequence[str], all_up: bool) -> UnaryCall[pb.RestartRe
     return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
 
 
-def start_manager(changes: TargetRequests, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
+def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
     request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
     return UnaryCall(
         "StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse, changes=True
@@ -82,14 +84,14 @@ def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
     )
 
 
-def die(disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
+def die(*, disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
     request = pb.DieRequest(
         disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
     )
     return UnaryCall("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse, changes=True)
 
 
-def upgrade(expected_epoch: str, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
+def upgrade(expected_epoch: str, *, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
     request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
     return UnaryCall(
         "Upgrade",
@@ -133,7 +135,7 @@ class InstancePages:
     def __init__(self, instance_ids: Iterable[str]) -> None:
         ids = sorted(set(_ids(instance_ids)))
         self._parts = [ids[n : n + MAX_IDS] for n in range(0, len(ids), MAX_IDS)] or [[]]
-        self._intake = Intake("pages of instances")
+        self._limit = ReceiveLimit("pages of instances")
         self._instances: list[pb.ManagedInstance] = []
         self._first: pb.ListInstancesResponse | None = None
         self._page_token: str | None = ""
@@ -150,7 +152,7 @@ class InstancePages:
         )
 
     def received(self, page: pb.ListInstancesResponse) -> None:
-        self._intake.take(page.ByteSize())
+        self._limit.count(page.ByteSize())
         self._first = self._first or page
         self._instances += page.instances
         self._page_token = page.next_page_token or None
@@ -175,7 +177,7 @@ class EventPages:
         # More ids than a request may name: all events are asked for, and what is not wanted is left out here.
         self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
         self._newest = newest
-        self._intake = Intake("pages of events")
+        self._limit = ReceiveLimit("pages of events")
         self._events: list[pb.Event] = []
         self._resume_token = ""
         self._page_token: str | None = ""
@@ -193,7 +195,7 @@ class EventPages:
         return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
 
     def received(self, page: pb.ListEventsResponse) -> None:
-        self._intake.take(page.ByteSize())
+        self._limit.count(page.ByteSize())
         self._events += [e for e in page.events if self._wanted is None or e.instance_id in self._wanted]
         self._resume_token = page.resume_token
         self._page_token = page.next_page_token or None

@@ -27,7 +27,7 @@ class PullStream(Stream[pb.DockerPullResponse]):
     silence = DEFAULT_HEARTBEAT * HEARTBEATS_MISSED
 
     def __init__(
-        self, instance_ids: Iterable[str], new_only: bool, detach: bool, progress_timeout: float | None
+        self, instance_ids: Iterable[str], *, new_only: bool, detach: bool, progress_timeout: float | None
     ) -> None:
         self._request = pb.DockerPullRequest(
             instance_ids=_ids(instance_ids, "instance"),

@@ -13,7 +13,7 @@ MOST_BYTES = 512 * 1024 * 1024  # of one listing, or one snapshot, on the wire
 LONGEST_LINE_KEPT = 64 * 1024  # characters; the daemon splits longer ones
 
 
-class Intake:
+class ReceiveLimit:
     """Counts what comes in pieces. `what` is what the daemon sends too much of: "pages of instances"."""
 
     def __init__(self, what: str, *, most_pieces: int = MOST_PAGES, most_bytes: int = MOST_BYTES) -> None:
@@ -21,7 +21,7 @@ class Intake:
         self._pieces_left = most_pieces
         self._bytes_left = most_bytes
 
-    def take(self, size: int) -> None:
+    def count(self, size: int) -> None:
         """Count a piece of `size` bytes. Raises ServerBug when that is too much."""
         self._pieces_left -= 1
         self._bytes_left -= size

@@ -79,7 +79,7 @@ class Link:
         self._reconnects = reconnects
         self._opening = opening
         self._policy = policy
-        self._tell = on_connection
+        self._notify = on_connection
         self._chance = chance
         self._ever_connected = False
         self._attempt = 0
@@ -89,7 +89,7 @@ class Link:
         """A message came. `complete`: the stream resumes without a loss, should this be a new one."""
         self._ever_connected = True
         if self._lost_at is not None:
-            self._tell(Reconnected(now - self._lost_at, complete))
+            self._notify(Reconnected(now - self._lost_at, complete))
         self._lost_at, self._attempt = None, 0
 
     def lost(self, error: HostManagerError, now: float) -> float:
@@ -110,5 +110,5 @@ class Link:
         pause = self._policy.pause(self._attempt, self._chance())
         if limit is not None:
             pause = min(pause, max(0.0, self._lost_at + limit - now))
-        self._tell(Disconnected(error, self._attempt, pause))
+        self._notify(Disconnected(error, self._attempt, pause))
         return pause

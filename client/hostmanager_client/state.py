@@ -14,7 +14,7 @@ from types import MappingProxyType
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import ServerBug
-from hostmanager_client.limits import MOST_INSTANCES, Intake
+from hostmanager_client.limits import MOST_INSTANCES, ReceiveLimit
 from hostmanager_client.words import snapshot_word, to_datetime
 
 
@@ -74,7 +74,7 @@ class StatusFold:
         self._state = since
         self._pieces: dict[str, pb.ManagedInstance] | None = None  # of a snapshot that is not whole yet
         self._pieces_manager: pb.ManagerStatus | None = None
-        self._intake = Intake("pieces of a snapshot")
+        self._limit = ReceiveLimit("pieces of a snapshot")
 
     @property
     def state(self) -> HostState | None:
@@ -119,10 +119,10 @@ class StatusFold:
         piece = message.snapshot
         if piece.first:
             self._pieces, self._pieces_manager = {}, None
-            self._intake = Intake("pieces of a snapshot")
+            self._limit = ReceiveLimit("pieces of a snapshot")
         if self._pieces is None:
             raise ServerBug("the daemon sent a later piece of a snapshot without the first")
-        self._intake.take(message.ByteSize())
+        self._limit.count(message.ByteSize())
         self._pieces.update((i.instance_id, i) for i in piece.instances)
         if piece.HasField("manager"):
             self._pieces_manager = piece.manager

@@ -73,7 +73,7 @@ class StatusStream(Stream[StatusUpdate]):
         self, instance_ids: Iterable[str] = (), heartbeat: float = DEFAULT_HEARTBEAT,
         since: HostState | None = None,
     ) -> None:  # fmt: skip
-        self._ids, self._wanted = _asked_and_wanted(instance_ids)
+        self._ids, self._wanted = _split_ids(instance_ids)
         self._heartbeat = check_heartbeat(heartbeat)
         self._fold = StatusFold(since)
         self.silence = heartbeat * HEARTBEATS_MISSED
@@ -88,7 +88,7 @@ class StatusStream(Stream[StatusUpdate]):
     def receive(self, message: Message) -> Sequence[StatusUpdate]:
         assert isinstance(message, pb.WatchStatusResponse)
         if self._wanted is not None:
-            _leave_out_others(message, self._wanted)
+            _keep_wanted(message, self._wanted)
         try:
             update = self._fold.receive(message)
         except ServerBug as error:
@@ -108,7 +108,7 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
     def __init__(
         self, instance_ids: Iterable[str] = (), resume_token: str = "", heartbeat: float = DEFAULT_HEARTBEAT
     ) -> None:
-        self._ids, self._wanted = _asked_and_wanted(instance_ids)
+        self._ids, self._wanted = _split_ids(instance_ids)
         self._token = resume_token
         self._heartbeat = check_heartbeat(heartbeat)
         self._resumed = True
@@ -134,14 +134,14 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         return self._resumed
 
 
-def _asked_and_wanted(instance_ids: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str] | None]:
+def _split_ids(instance_ids: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str] | None]:
     """The ids to ask the daemon for; when they are more than a request may name all are asked for, and these
     have to be picked out."""
     ids = tuple(instance_ids)
     return (ids, None) if len(ids) <= MAX_IDS else ((), frozenset(ids))
 
 
-def _leave_out_others(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> None:
+def _keep_wanted(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> None:
     for part in (message.snapshot, message.delta):  # the one that is absent is empty, and stays absent
         kept = [i for i in part.instances if i.instance_id in wanted]
         if len(kept) < len(part.instances):
@@ -155,7 +155,7 @@ class LogStream(Stream[pb.LogLine]):
 
     method = "TailLogs"
 
-    def __init__(self, instance_id: str, lines: int | None, follow: bool, silence: float | None) -> None:
+    def __init__(self, instance_id: str, lines: int | None, *, follow: bool, silence: float | None) -> None:
         self.what = f"read the log of {instance_id!r}"
         self.reconnects = follow
         # A follower hears nothing while the instance writes nothing: the keepalive of the channel watches.
@@ -230,14 +230,14 @@ def check_heartbeat(seconds: float) -> Duration:
     return duration
 
 
-def closed_by_daemon(stream: Stream[Item], address: str) -> HostManagerError:
+def end_error(stream: Stream[Item], address: str) -> HostManagerError:
     """The error of a stream that the daemon ended in good order."""
     return Unreachable(
         f"cannot {stream.what} any longer: the daemon at {address} ended the stream", address=address
     )
 
 
-def fell_silent(stream: Stream[Item], address: str) -> HostManagerError:
+def silence_error(stream: Stream[Item], address: str) -> HostManagerError:
     """The error of a stream on which nothing came for too long."""
     return Unreachable(
         f"cannot {stream.what} any longer: no word from the daemon at {address} for {stream.silence:g} s",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -27,16 +27,15 @@ from hostmanager_client.state import HostState, StatusUpdate, make_state
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
+    Item,
     LogStream,
     StatusStream,
     Stream,
-    closed_by_daemon,
-    fell_silent,
+    end_error,
+    silence_error,
 )
 from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
 from hostmanager_client.watchdog import Watchdog
-
-Item = TypeVar("Item")
 
 _CLOSE_TIMEOUT = 1.0  # s
 
@@ -114,17 +113,17 @@ class HostManagerClient:
         self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
     ) -> pb.UpdateResponse:
         """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
-        return self._call(calls.update(changes, reload_config, validate_only))
+        return self._call(calls.update(changes, reload_config=reload_config, validate_only=validate_only))
 
     def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
         """Take instances, or `all_up` whose target is up, down and up again; targets stay as they are."""
-        return self._call(calls.restart(instance_ids, all_up))
+        return self._call(calls.restart(instance_ids, all_up=all_up))
 
     def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True
     ) -> pb.StartManagerResponse:
         """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
-        return self._call(calls.start_manager(changes, reload_config))
+        return self._call(calls.start_manager(changes, reload_config=reload_config))
 
     def stop_manager(self) -> pb.StopManagerResponse:
         """Bring everything down; returns when it is, and the manager sleeps."""
@@ -141,12 +140,18 @@ class HostManagerClient:
         self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
     ) -> pb.DieResponse:
         """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
-        return self._call(calls.die(disown_dockers, disown_processes, expected_epoch))
+        return self._call(
+            calls.die(
+                disown_dockers=disown_dockers,
+                disown_processes=disown_processes,
+                expected_epoch=expected_epoch,
+            )
+        )
 
     def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
         """Replace the daemon in place by the code installed on its host now; returns when that is about to
         take over. PreconditionFailed when it does not start. Aborted when it is another daemon."""
-        return self._call(calls.upgrade(expected_epoch, validate_only))
+        return self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
 
     # --- streams. Each ends its call when the iterator is closed or forgotten.
 
@@ -187,7 +192,7 @@ class HostManagerClient:
     ) -> Generator[pb.LogLine]:
         """The last lines of an instance (None: 100); with `follow` every new one, over lost connections."""
         silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(instance_id, lines, follow, silence), on_connection)
+        return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
 
     def docker_pull(
         self,
@@ -203,7 +208,10 @@ class HostManagerClient:
         `new_only`: only images that the engine does not have. The pull stops when the iterator is closed and
         nobody else follows it, unless somebody asked to `detach`. `progress_timeout`: 1 to 3600 s, None: 60.
         """
-        return self._follow(PullStream(instance_ids, new_only, detach, progress_timeout), ignore)
+        return self._follow(
+            PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
+            ignore,
+        )
 
     def remove_orphans(
         self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
@@ -284,7 +292,7 @@ class HostManagerClient:
                 if not stream.reconnects:
                     stream.ended()
                     return
-                lost = closed_by_daemon(stream, str(self.address))
+                lost = end_error(stream, str(self.address))
             except HostManagerError as error:
                 lost = error
             if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -311,7 +319,7 @@ class HostManagerClient:
                 watchdog.arm()
         except grpc.RpcError as error:
             if watchdog.fired:
-                raise fell_silent(stream, str(self.address)) from error
+                raise silence_error(stream, str(self.address)) from error
             raise error_from_rpc(error, stream.what, self.address, changes=stream.changes) from error
         finally:
             watchdog.stop()

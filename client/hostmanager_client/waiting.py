@@ -92,7 +92,7 @@ class Waiting:
                 self._targets[instance_id] = instance.target_state
             wanted = instance.target_state
 
-        def not_there(reason: str, message: str, hopeless: bool = False) -> Unreached:
+        def not_there(reason: str, message: str, *, hopeless: bool = False) -> Unreached:
             return Unreached(instance_id, next_action_word(instance.next_action), reason, message, hopeless)
 
         if instance.target_state not in (wanted, pb.TARGET_STATE_PASSIVE):

@@ -102,7 +102,7 @@ def test_pull_on_a_terminal_has_bars_and_leaves_a_line_for_each_image(
 ) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, highlight=False)
-    monkeypatch.setattr(pull_bars, "HarmlessConsole", lambda: console)
+    monkeypatch.setattr(pull_bars, "EscapingConsole", lambda: console)
     result = pull_bars.show_bars(a_pull())
     shown = screen.getvalue()
     assert result.pulled == 1

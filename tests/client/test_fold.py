@@ -146,7 +146,7 @@ def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]]
     assert {i: v.restart_count for i, v in view.items()} == {i: v for i, (v, _) in model.instances.items()}
 
 
-def piece(first: bool, last: bool, *ids: str, token: str = "1:5") -> pb.WatchStatusResponse:
+def piece(*ids: str, first: bool, last: bool, token: str = "1:5") -> pb.WatchStatusResponse:
     snapshot = pb.StatusSnapshot(
         first=first, last=last, instances=[pb.ManagedInstance(instance_id=i) for i in ids]
     )
@@ -155,14 +155,14 @@ def piece(first: bool, last: bool, *ids: str, token: str = "1:5") -> pb.WatchSta
 
 def test_a_snapshot_that_was_cut_off_leaves_the_view_and_the_token() -> None:
     fold = StatusFold()
-    fold.receive(piece(True, True, "a", token="1:1"))
-    fold.receive(piece(True, False, "b", token="1:5"))
+    fold.receive(piece("a", first=True, last=True, token="1:1"))
+    fold.receive(piece("b", first=True, last=False, token="1:5"))
     fold.disconnected()
     assert fold.resume_token == "1:1"
     assert fold.state is not None
     assert list(fold.state.instances) == ["a"]
     with pytest.raises(ServerBug, match="without the first"):
-        fold.receive(piece(False, True, "c"))
+        fold.receive(piece("c", first=False, last=True))
 
 
 def test_a_change_before_any_snapshot_is_asked_for_again_from_the_start() -> None:

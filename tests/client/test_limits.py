@@ -31,10 +31,10 @@ def test_pages_without_end_are_given_up(pages: Any, page: Any) -> None:
 
 
 def test_what_is_too_large_in_sum_is_given_up() -> None:
-    intake = limits.Intake("pages", most_bytes=100)
-    intake.take(100)
+    limit = limits.ReceiveLimit("pages", most_bytes=100)
+    limit.count(100)
     with pytest.raises(ServerBug, match="cannot take all pages"):
-        intake.take(1)
+        limit.count(1)
 
 
 def test_a_snapshot_without_end_is_given_up() -> None:
@@ -58,7 +58,7 @@ def test_more_instances_than_any_host_has_are_given_up() -> None:
 
 
 def test_more_lines_than_were_asked_for_are_given_up() -> None:
-    stream = LogStream("data1", 2, False, None)
+    stream = LogStream("data1", 2, follow=False, silence=None)
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="a", continues=True), pb.LogLine(text="b")]))
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="c")]))
     with pytest.raises(ServerBug, match="more than the 2 lines"):

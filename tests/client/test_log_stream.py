@@ -19,7 +19,7 @@ def numbers(lines: object) -> list[int]:
 
 
 def reopened(last_seen: int) -> LogStream:
-    stream = LogStream("data1", 3, True, None)
+    stream = LogStream("data1", 3, follow=True, silence=None)
     stream.receive(message(last_seen - 2, last_seen))
     stream.disconnected()
     assert stream.request().lines == 500

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_client.address import parse_address
-from hostmanager_client.reserve import address_with_room, admin_address
+from hostmanager_client.admin_socket import address_with_capacity, admin_address
 from hostmanager_server.rpc.limits import Limit, Limits
 from hostmanager_server.rpc.listen import parse_listen
 
@@ -57,12 +57,12 @@ def test_the_command_line_goes_to_the_admins_socket_when_the_other_is_full(tmp_p
         async with server_harness(tmp_path, limits=Limits(connections=1)) as h:
             address = parse_address(h.address)
             await h.stub().GetStatus(pb.GetStatusRequest())
-            found = await asyncio.to_thread(address_with_room, address)
+            found = await asyncio.to_thread(address_with_capacity, address)
             assert str(found) == f"{h.address}-admin"
             await h.channels[0].close()
 
             async def first_has_room() -> bool:
-                return await asyncio.to_thread(address_with_room, address) == address
+                return await asyncio.to_thread(address_with_capacity, address) == address
 
             async with asyncio.timeout(PATIENCE):
                 while not await first_has_room():  # noqa: ASYNC110  # a socket has no event for free connections

@@ -37,7 +37,7 @@ def main() -> None:
     except Exception as error:  # what it needs is missing, or of a version that it cannot use
         if debug:
             raise
-        sys.exit(_tell(error))
+        sys.exit(_report(error))
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
         end_styles()
@@ -58,15 +58,15 @@ def main() -> None:
     except Exception as error:  # the last boundary: no traceback is for users, whatever went wrong
         if debug:
             raise
-        code = _tell(error)
+        code = _report(error)
     finally:
         gc.freeze()  # a last collection, of all that was loaded, would take a tenth of a short command's time
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell(error: Exception) -> int:
+def _report(error: Exception) -> int:
     """Tell of a failure without a traceback: of the installation, or else of this program. The exit code."""
-    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.escape import one_line
     from hostmanager_client.cli.installation import explain, unmet_requirements
 
     if unmet := unmet_requirements(PROGRAM):

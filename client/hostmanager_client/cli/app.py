@@ -78,7 +78,7 @@ class Commands(SuggestingGroup):
             raise click.exceptions.Exit(exit_code(error)) from error
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _print_version(ctx: click.Context, param: click.Parameter, value: object) -> None:
     if not value or ctx.resilient_parsing:
         return
     from importlib.metadata import version

@@ -7,7 +7,7 @@ import sys
 import click
 
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.session import pass_session
 
 
@@ -16,8 +16,8 @@ from hostmanager_client.cli.session import pass_session
 @click.option("--disown-processes", is_flag=True, help="Leave native processes running.")
 @click.option("--yes", "-y", is_flag=True, help="Skip the question, which appears only on a terminal.")
 @common_options
-def die_command(disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
-    """Bring down everything that is not disowned, then end the daemon; return after the end.
+def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
+    """Bring everything down that is not disowned, and end the daemon; returns when that is done.
 
     The next daemon takes back native processes that keep running.
     """
@@ -41,4 +41,4 @@ def die_command(disown_dockers: bool, disown_processes: bool, yes: bool) -> None
             if disowned
         ]
         rest = f"; {' and '.join(left)} were left as they are" if left else ""
-        say(f"the daemon (pid {manager.pid}) has ended{rest}")
+        print_line(f"the daemon (pid {manager.pid}) has ended{rest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.escape import one_line
 from hostmanager_client.reconnect import ConnectionChange, Disconnected
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.words import to_json

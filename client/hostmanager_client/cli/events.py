@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import common_options, ids_argument
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     help="The number of last events to show.",
 )
 @common_options
-def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> None:
-    """Show events, oldest first: all, or those of the named instances."""
+def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) -> None:
+    """Show what happened, oldest first: to all, or to the instances named."""
     session = pass_session()
     with session.connect() as client:
         # To follow from here, one event has to be listed even when none is to be shown.
@@ -37,12 +37,12 @@ def events_command(instance_ids: tuple[str, ...], follow: bool, newest: int) -> 
             _show(event, as_json=session.json)
         if not follow:
             return
-        from hostmanager_client.cli.follow import connection_teller
+        from hostmanager_client.cli.follow import connection_reporter
 
         stream = client.watch_events(
             instance_ids,
             resume_token=listing.resume_token,
-            on_connection=connection_teller(as_json=session.json),
+            on_connection=connection_reporter(as_json=session.json),
         )
         for event_or_gap in stream:
             _show(event_or_gap, as_json=session.json)
@@ -52,14 +52,14 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     from hostmanager.v1 import host_manager_pb2 as pb
 
     from hostmanager_client import words
-    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.escape import one_line
 
     if isinstance(event, pb.EventGap):
         if as_json:
             print_json({"type": "gap", **words.to_json(event)}, lines=True)
         else:
             missed = f"{event.missed} events are" if event.missed else "events may be"
-            say(f"--- {missed} missing here: {one_line(event.message)}")
+            print_line(f"--- {missed} missing here: {one_line(event.message)}")
         return
     if as_json:
         print_json({"type": "event", **words.to_json(event)}, lines=True)
@@ -69,4 +69,4 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
     who = one_line(event.instance_id) or "-"
     text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
-    say(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")
+    print_line(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")

@@ -8,8 +8,8 @@ from typing import Any
 
 from hostmanager_client import errors
 from hostmanager_client.cli import FAILED
-from hostmanager_client.cli.harmless import one_line
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.output import print_json, print_line
 
 USAGE = 2
 UNREACHABLE = 3
@@ -67,10 +67,10 @@ def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
         print_json(error_json(error), err=True)
         return
     hint = _HINTS.get(error.reason, "")
-    say(f"Error: {one_line(str(error))}{hint and f' ({hint})'}", err=True)
+    print_line(f"Error: {one_line(str(error))}{hint and f' ({hint})'}", err=True)
     for violation in error.violations:
         if violation.description not in error.message:
-            say(one_line(f"  {violation.field}: {violation.description}"), err=True)
+            print_line(one_line(f"  {violation.field}: {violation.description}"), err=True)
 
 
 def error_json(error: errors.HostManagerError) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hostmanager_client.cli.documents import connection_json, connection_line
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.reconnect import ConnectionChange, Disconnected, OnConnection
 
 
-def connection_teller(*, as_json: bool) -> OnConnection:
+def connection_reporter(*, as_json: bool) -> OnConnection:
     """Tells of a loss and of the return: as a JSON line among the others, or on standard error.
 
     Of an outage only the first attempt to end it is told, not each.
@@ -19,6 +19,6 @@ def connection_teller(*, as_json: bool) -> OnConnection:
         if as_json:
             print_json(connection_json(change), lines=True)
         else:
-            say(connection_line(change), err=True)
+            print_line(connection_line(change), err=True)
 
     return tell

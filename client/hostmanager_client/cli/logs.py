@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.options import common_options, id_argument
-from hostmanager_client.cli.output import print_json, say_log
+from hostmanager_client.cli.output import print_json, print_log
 from hostmanager_client.cli.session import pass_session
 
 
@@ -22,20 +22,20 @@ from hostmanager_client.cli.session import pass_session
 )
 @click.option("--raw", is_flag=True, help="Let control characters through to a terminal.")
 @common_options
-def logs_command(instance_id: str, follow: bool, lines: int, raw: bool) -> None:
-    """Show the last lines of the output of an instance.
+def logs_command(instance_id: str, *, follow: bool, lines: int, raw: bool) -> None:
+    """Show the last lines of what an instance wrote to its output.
 
     On a terminal control characters are shown as escapes such as \\x1b, and colours end with their line. In
     a pipe or a file the output is unchanged.
     """
     session = pass_session()
-    from hostmanager_client.cli.follow import connection_teller
+    from hostmanager_client.cli.follow import connection_reporter
     from hostmanager_client.words import to_json
 
     with session.connect() as client:
-        tell = connection_teller(as_json=session.json)
+        tell = connection_reporter(as_json=session.json)
         for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=tell):
             if session.json:
                 print_json(to_json(line), lines=True)
             else:
-                say_log(line.text, continues=line.continues, raw=raw)
+                print_log(line.text, continues=line.continues, raw=raw)

@@ -6,7 +6,7 @@ import click
 
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options, wait_option
-from hostmanager_client.cli.output import print_json, say, say_lines
+from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.cli.session import pass_session
 from hostmanager_client.cli.targets import changes_argument, to_changes
 
@@ -28,14 +28,14 @@ def manager_command() -> None:
 )
 @wait_option
 @common_options
-def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wait: bool) -> None:
-    """Start the manager, then apply changes of targets, in order."""
+def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, wait: bool) -> None:
+    """Start the manager, and then apply the changes of targets, in order."""
     session = pass_session()
     with session.connect() as client:
         answer = client.start_manager(to_changes(changes), reload_config=reload_config)
         progress = None
         if not session.json:
-            say("manager started")
+            print_line("manager started")
         if wait:
             from hostmanager_client.cli.progress import follow_all
 
@@ -46,7 +46,7 @@ def start_command(changes: tuple[tuple[str, str], ...], reload_config: bool, wai
 
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
     elif progress is not None:
-        say(f"{len(progress.reached)} instances reached the target")
+        print_line(f"{len(progress.reached)} instances reached the target")
 
 
 @manager_command.command("stop")
@@ -64,7 +64,7 @@ def stop_command() -> None:
 
         print_json(to_json(answer))
     else:
-        say("manager stopped, all instances are down")
+        print_line("manager stopped, all instances are down")
 
 
 @manager_command.command("status")
@@ -80,11 +80,11 @@ def status_command() -> None:
 
         print_json(to_json(answer.manager))
         return
-    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.escape import one_line
     from hostmanager_client.cli.view import manager_line, problem_lines
     from hostmanager_client.words import to_seconds
 
     lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
     if answer.manager.site_config_file:
         lines.append(f"site config: {one_line(answer.manager.site_config_file)}")
-    say_lines(lines)
+    print_lines(lines)

@@ -6,7 +6,7 @@ import click
 
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, offered
-from hostmanager_client.cli.output import print_json, say, say_lines
+from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.cli.session import current_session, pass_session
 from hostmanager_client.errors import HostManagerError
 
@@ -41,9 +41,9 @@ def list_command() -> None:
         print_json([to_json(orphans[container_id]) for container_id in sorted(orphans)])
         return
     if not orphans:
-        say("no orphans")
+        print_line("no orphans")
         return
-    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.escape import one_line
     from hostmanager_client.cli.text import Cell, table
 
     rows = [
@@ -55,7 +55,7 @@ def list_command() -> None:
         ]
         for container_id, orphan in sorted(orphans.items(), key=lambda item: item[1].service)
     ]
-    say_lines(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows))
+    print_lines(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows))
 
 
 @orphans_command.command("remove")
@@ -81,17 +81,17 @@ def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -
 
                 print_json(to_json(message), lines=True)
             elif message.HasField("removal"):
-                from hostmanager_client.cli.harmless import one_line
+                from hostmanager_client.cli.escape import one_line
 
                 removal = message.removal
                 what = one_line(f"{removal.container_id[:SHORT_ID]} ({removal.service})")
                 if removal.removed:
-                    say(f"{what}: removed")
+                    print_line(f"{what}: removed")
                 else:
-                    say(f"{what}: not removed: {one_line(removal.message)}", err=True)
+                    print_line(f"{what}: not removed: {one_line(removal.message)}", err=True)
             if message.HasField("result"):
                 failed = message.result.failed
                 if not session.json and not message.result.removed and not failed:
-                    say("no orphans")
+                    print_line("no orphans")
     if failed:
         raise click.exceptions.Exit(1)

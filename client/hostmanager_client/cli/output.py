@@ -1,6 +1,6 @@
 """Everything that the command line prints passes here, and is harmless to the terminal after.
 
-Commands call `say`, `say_lines`, `print_json` and `say_log`. `protect_terminals` stands behind them: all
+Commands call `say`, `print_lines`, `print_json` and `print_log`. `protect_terminals` stands behind them: all
 other output (of click, the commands of other packages, tracebacks) passes the same filter on its way to a
 terminal.
 """
@@ -15,7 +15,7 @@ from typing import IO, Any, TextIO, cast
 
 import click
 
-from hostmanager_client.cli.harmless import StyleBounds, escape_but_colours, json_escape
+from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json_escape
 
 
 class TerminalWriter(io.TextIOWrapper):
@@ -31,7 +31,7 @@ class TerminalWriter(io.TextIOWrapper):
         self._bounds = StyleBounds()
 
     def write(self, text: str) -> int:
-        super().write(self._bounds.bound(escape_but_colours(text)))
+        super().write(self._bounds.bound(escape_keep_colours(text)))
         return len(text)
 
     def write_unchanged(self, text: str) -> int:
@@ -44,7 +44,7 @@ class TerminalWriter(io.TextIOWrapper):
             self.flush()
 
 
-class Unchanged:
+class UnfilteredStream:
     """A view of a stream that passes on all that is written to it, for what has to move the cursor."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -74,24 +74,24 @@ def end_styles() -> None:
             stream.end_style()
 
 
-def say(line: str, *, err: bool = False) -> None:
+def print_line(line: str, *, err: bool = False) -> None:
     """Print one line; a newline in it does not begin another."""
-    say_lines([line], err=err)
+    print_lines([line], err=err)
 
 
-def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
+def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines, all at once."""
-    click.echo("\n".join(escape_but_colours(line.replace("\n", " ")) for line in lines), err=err)
+    click.echo("\n".join(escape_keep_colours(line.replace("\n", " ")) for line in lines), err=err)
 
 
-def say_log(text: str, *, continues: bool, raw: bool) -> None:
+def print_log(text: str, *, continues: bool, raw: bool) -> None:
     """Print (a piece of) a line of an agent: harmless on a terminal, unchanged elsewhere and if `raw`."""
     end = "" if continues else "\n"
     if sys.stdout.isatty() and not raw:
         shown = text.replace("\n", "\\n")  # a line has none: what has one would forge another
         click.echo(f"{shown}{end}", nl=False)
     else:
-        click.echo(f"{text}{end}", file=cast("IO[str]", Unchanged(sys.stdout)), nl=False, color=True)
+        click.echo(f"{text}{end}", file=cast("IO[str]", UnfilteredStream(sys.stdout)), nl=False, color=True)
 
 
 def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from hostmanager_client.cli.harmless import one_line
-from hostmanager_client.cli.output import say
+from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.output import print_line
 from hostmanager_client.cli.session import CliSession
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Display:
         now |= {i: f"{one_line(i)}: reached the target" for i in progress.reached}
         for instance_id, line in now.items():
             if self._told.get(instance_id) != line:
-                say(line, err=True)
+                print_line(line, err=True)
         self._told = now
 
 
@@ -66,12 +66,12 @@ def follow(
 
     def tell(change: ConnectionChange) -> None:
         if not session.json:
-            say(connection_line(change), err=True)
+            print_line(connection_line(change), err=True)
 
     display = _Display(len(generations))
     live: AbstractContextManager[object] = nullcontext()
     if sys.stderr.isatty() and not session.json:
-        from hostmanager_client.cli.live import LiveLines
+        from hostmanager_client.cli.live_lines import LiveLines
 
         live = lines = LiveLines(display.lines, stderr=True)
         display.refresh = lines.refresh

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @common_options
 def pull_command(
-    instance_ids: tuple[str, ...], new_only: bool, detach: bool, progress_timeout: float | None
+    instance_ids: tuple[str, ...], *, new_only: bool, detach: bool, progress_timeout: float | None
 ) -> None:
     """Pull the images of the managed compose files, or of the named instances.
 
@@ -50,7 +50,9 @@ def pull_command(
         else:
             result = _print_lines(messages)
     if not session.json:
-        say(summary(result))
+        from hostmanager_client.cli.pull_text import summary
+
+        print_line(summary(result))
     if result.failed or result.cancelled:
         raise click.exceptions.Exit(1)
 
@@ -65,35 +67,14 @@ def _print_json(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
 
 def _print_lines(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
     """A line whenever an image comes to another state."""
+    from hostmanager_client.cli.pull_text import image_line
+
     known: dict[str, int] = {}
     for message in messages:
         if message.joined and not known:
-            say("following the pull that runs already", err=True)
+            print_line("following the pull that runs already", err=True)
         for image in message.images:
             if known.get(image.image) != image.state:
                 known[image.image] = image.state
-                say(image_line(image))
+                print_line(image_line(image))
     return message.result
-
-
-def image_line(image: pb.ImagePull) -> str:
-    """`lab/agent:2 (data1, data2): failed: no such image`."""
-    from hostmanager.v1 import host_manager_pb2 as pb
-
-    from hostmanager_client.cli.harmless import one_line
-    from hostmanager_client.words import pull_word
-
-    users = f" ({', '.join(image.instance_ids)})" if image.instance_ids else ""
-    told = (pb.ImagePull.STATE_SKIPPED, pb.ImagePull.STATE_FAILED)
-    why = f": {image.message}" if image.message and image.state in told else ""
-    return one_line(f"{image.image}{users}: {pull_word(image.state)}{why}")
-
-
-def summary(result: pb.PullResult) -> str:
-    """`3 images: 1 pulled, 2 up to date`."""
-    counts = (
-        (result.pulled, "pulled"), (result.up_to_date, "up to date"), (result.skipped, "skipped"),
-        (result.failed, "failed"), (result.cancelled, "not finished"),
-    )  # fmt: skip
-    what = ", ".join(f"{count} {word}" for count, word in counts if count) or "nothing to pull"
-    return f"{result.images} image{'s' if result.images != 1 else ''}: {what}"

@@ -8,9 +8,9 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from hostmanager_client.cli.harmless import one_line
-from hostmanager_client.cli.live import HarmlessConsole
-from hostmanager_client.cli.pull import image_line
+from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.live_lines import EscapingConsole
+from hostmanager_client.cli.pull_text import image_line
 
 _OVER = (
     pb.ImagePull.STATE_UP_TO_DATE,
@@ -24,7 +24,7 @@ _LAYER_DONE = ("Pull complete", "Already exists", "Download complete")
 
 def show_bars(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
     """A bar for each image and each of its layers, and a line that stays for each image that is done."""
-    console = HarmlessConsole()
+    console = EscapingConsole()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

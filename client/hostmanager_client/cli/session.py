@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.address import default_address, parse_address
+from hostmanager_client.admin_socket import address_with_capacity
 from hostmanager_client.errors import HostManagerError, NotFound
-from hostmanager_client.reserve import address_with_room
 
 if TYPE_CHECKING:
     from hostmanager_client.sync import HostManagerClient
@@ -36,7 +36,7 @@ class CliSession:
         from hostmanager_client.sync import HostManagerClient
 
         address = parse_address(self.address) if self.address is not None else default_address()
-        with HostManagerClient(address_with_room(address), timeout=timeout or self.timeout) as client:
+        with HostManagerClient(address_with_capacity(address), timeout=timeout or self.timeout) as client:
             try:
                 yield client
             except NotFound as error:
@@ -61,7 +61,7 @@ def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
         known = [child.instance_id for child in client.get_status().child_states]
     except HostManagerError:
         return error  # the first error tells more than this one
-    asked = [word for word in _words_asked() if word not in known]
+    asked = [word for word in _ids_of_command() if word not in known]
     near = [close for word in asked if (close := get_close_matches(word, known, n=3))]
     if near:
         hint = " ".join(f"did you mean {' or '.join(map(repr, close))}?" for close in near)
@@ -78,7 +78,7 @@ def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
     )
 
 
-def _words_asked() -> list[str]:
+def _ids_of_command() -> list[str]:
     """The instance ids on the command line of the command that runs now."""
     params = click.get_current_context().params
     words: list[str] = []

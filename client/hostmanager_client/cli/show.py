@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.options import common_options, id_argument
-from hostmanager_client.cli.output import print_json, say_lines
+from hostmanager_client.cli.output import print_json, print_lines
 from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def show_command(instance_id: str) -> None:
         return
     import time
 
-    from hostmanager_client.cli.harmless import one_line
+    from hostmanager_client.cli.escape import one_line
 
     pairs = [(name, one_line(text)) for name, text in _pairs(instance, time.time()) if text]
     width = max(len(name) for name, _ in pairs) + 1
-    say_lines(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
+    print_lines(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
 
 
 def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:

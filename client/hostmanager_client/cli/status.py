@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.options import common_options, ids_argument
-from hostmanager_client.cli.output import print_json, say_lines
+from hostmanager_client.cli.output import print_json, print_lines
 from hostmanager_client.cli.session import pass_session
 
 
@@ -25,4 +25,4 @@ def status_command(instance_ids: tuple[str, ...]) -> None:
         return
     from hostmanager_client.cli.view import status_lines
 
-    say_lines(status_lines(state, state.time.timestamp(), address))
+    print_lines(status_lines(state, state.time.timestamp(), address))

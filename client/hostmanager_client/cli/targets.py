@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import (
     common_options,
     complete_changes,
     ids_argument,
     wait_option,
 )
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.session import CliSession, pass_session
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
 @all_option
 @wait_option
 @common_options
-def up_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
+def up_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
     """Set the target of instances to up."""
-    ids = _named(instance_ids, everything)
+    ids = _named(instance_ids, everything=everything)
     _update(pass_session(), [(i, "up") for i in ids], wait=wait)
 
 
@@ -77,9 +77,9 @@ def up_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> N
 @all_option
 @wait_option
 @common_options
-def down_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
+def down_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
     """Set the target of instances to down."""
-    ids = _named(instance_ids, everything)
+    ids = _named(instance_ids, everything=everything)
     _update(pass_session(), [(i, "down") for i in ids], wait=wait)
 
 
@@ -88,14 +88,14 @@ def down_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) ->
 @all_option
 @wait_option
 @common_options
-def restart_command(instance_ids: tuple[str, ...], everything: bool, wait: bool) -> None:
-    """Take instances down and up again. Their targets must be up, and stay up.
+def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
+    """Take instances down and up again. Their targets, which must be up, stay as they are.
 
     --all restarts every instance with target up.
     """
-    _named(instance_ids, everything)
+    _named(instance_ids, everything=everything)
     session = pass_session()
-    with session.connect(timeout=_call_timeout(session, wait)) as client:
+    with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         answer = client.restart(instance_ids, all_up=everything)
         if not session.json:
             _say(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
@@ -110,7 +110,7 @@ def restart_command(instance_ids: tuple[str, ...], everything: bool, wait: bool)
 @wait_option
 @common_options
 def update_command(
-    changes: tuple[tuple[str, str], ...], reload_config: bool, validate_only: bool, wait: bool
+    changes: tuple[tuple[str, str], ...], *, reload_config: bool, validate_only: bool, wait: bool
 ) -> None:
     """Change several targets at once, in order; all or nothing.
 
@@ -126,7 +126,7 @@ def update_command(
 @click.command("reload")
 @wait_option
 @common_options
-def reload_command(wait: bool) -> None:
+def reload_command(*, wait: bool) -> None:
     """Read the site config again.
 
     New instances get their configured target, known instances keep their target, vanished instances go down
@@ -135,13 +135,13 @@ def reload_command(wait: bool) -> None:
     _update(pass_session(), (), wait=wait, reload_config=True)
 
 
-def _named(instance_ids: tuple[str, ...], everything: bool) -> tuple[str, ...]:
+def _named(instance_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
     if bool(instance_ids) == everything:
         raise click.UsageError("Name one or more instances, or say --all (and not both).")
     return (ALL,) if everything else instance_ids
 
 
-def _call_timeout(session: CliSession, wait: bool) -> float | None:
+def _call_timeout(session: CliSession, *, wait: bool) -> float | None:
     """With --wait, --timeout is for the waiting: the calls have their own."""
     from hostmanager_client.calls import PLAIN_TIMEOUT
 
@@ -156,14 +156,14 @@ def _update(
     reload_config: bool = False,
     validate_only: bool = False,
 ) -> None:
-    with session.connect(timeout=_call_timeout(session, wait)) as client:
+    with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         changes = to_changes(pairs)
         answer = client.update(changes, reload_config=reload_config, validate_only=validate_only)
         ids = [g.instance_id for g in answer.generations]
         targets = last_targets(changes, ids)
         if not session.json:
             _warn(answer)
-            _say(_sentences(targets, reload_config, validate_only))
+            _say(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
         progress = None
         if wait and reload_config:
             from hostmanager_client.cli.progress import follow_all
@@ -183,7 +183,7 @@ def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict
     return targets
 
 
-def _sentences(targets: Mapping[str, Target], reload_config: bool, validate_only: bool) -> Iterable[str]:
+def _sentences(targets: Mapping[str, Target], *, reload_config: bool, validate_only: bool) -> Iterable[str]:
     from hostmanager_client.words import target_word
 
     if reload_config:
@@ -210,12 +210,12 @@ def _warn(answer: pb.UpdateResponse) -> None:
         from hostmanager_client.cli.view import problem_line
 
         for problem in answer.config_warnings:
-            say(problem_line(problem), err=True)
+            print_line(problem_line(problem), err=True)
 
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        say(line)
+        print_line(line)
 
 
 def _finish(
@@ -229,4 +229,4 @@ def _finish(
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))
     elif progress is not None:
         count = len(progress.reached)
-        say(f"{count} {'instance' if count == 1 else 'instances'} reached the target")
+        print_line(f"{count} {'instance' if count == 1 else 'instances'} reached the target")

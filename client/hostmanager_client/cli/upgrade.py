@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.cli.output import print_json, say
+from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.session import pass_session
 from hostmanager_client.errors import DeadlineExceeded, Unreachable
 
@@ -25,8 +25,8 @@ _ASK_EVERY = 0.02  # s
 @click.command("upgrade")
 @click.option("--check", is_flag=True, help="Only test whether the installed code would start.")
 @common_options
-def upgrade_command(check: bool) -> None:
-    """Replace the running daemon by the installed code, in place.
+def upgrade_command(*, check: bool) -> None:
+    """Replace the running daemon by the code that is installed now, in place.
 
     The daemon re-executes itself: its pid stays, every instance keeps running, watchers resume. If the
     installed code does not start, nothing changes. Returns with the answer of the new daemon; --timeout
@@ -52,7 +52,7 @@ def upgrade_command(check: bool) -> None:
             }
         )
     else:
-        say(
+        print_line(
             f"upgraded from {one_line(before.version)} to {one_line(after.version)} (pid {after.pid}); "
             f"away for {away:.2f} s"
         )
@@ -63,7 +63,7 @@ def _show_check(before: pb.ManagerStatus, answer: pb.UpgradeResponse, *, as_json
         print_json({"previousVersion": before.version, "version": answer.version})
     else:
         version, running = one_line(answer.version), one_line(before.version)
-        say(f"the code installed now starts: version {version}; {running} runs")
+        print_line(f"the code installed now starts: version {version}; {running} runs")
 
 
 def _successor(client: HostManagerClient, epoch: str, patience: float) -> tuple[pb.ManagerStatus, float]:

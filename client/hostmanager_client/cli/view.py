@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.cli.harmless import one_line
+from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.text import Cell, duration, table
 from hostmanager_client.state import HostState
 from hostmanager_client.words import (

@@ -32,15 +32,15 @@ def watch_command(instance_ids: tuple[str, ...]) -> None:
             _live(client, instance_ids)
             return
         from hostmanager_client.cli.documents import update_json
-        from hostmanager_client.cli.follow import connection_teller
+        from hostmanager_client.cli.follow import connection_reporter
 
-        for update in client.watch(instance_ids, on_connection=connection_teller(as_json=True)):
+        for update in client.watch(instance_ids, on_connection=connection_reporter(as_json=True)):
             print_json(update_json(update), lines=True)
 
 
 def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
     from hostmanager_client.cli.documents import connection_line
-    from hostmanager_client.cli.live import LiveLines
+    from hostmanager_client.cli.live_lines import LiveLines
     from hostmanager_client.cli.view import status_lines
     from hostmanager_client.reconnect import Disconnected
     from hostmanager_client.state import HostState

@@ -1,5 +1,5 @@
 """`hostmanager demo`: a real daemon with a small lab to play with, which leaves nothing behind."""
 
-from hostmanager_client.demo.command import demo_command
+from hostmanager_client.demo.cli import demo_command
 
 __all__ = ["demo_command"]

@@ -26,7 +26,7 @@ class DockerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class LabProject:
     """The compose project of one lab. Its files are a copy, in a folder that nobody else has the name of:
     compose names the project after it, and the image is named so, too."""
 

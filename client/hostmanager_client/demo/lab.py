@@ -20,7 +20,7 @@ import click
 import yaml
 
 from hostmanager_client.address import LONGEST_SOCKET_PATH
-from hostmanager_client.demo.compose import EXAMPLE, DockerError, Services
+from hostmanager_client.demo.compose import EXAMPLE, DockerError, LabProject
 from hostmanager_client.demo.processes import Mark
 from hostmanager_client.errors import HostManagerError
 from hostmanager_client.reconnect import ConnectionChange
@@ -52,10 +52,10 @@ class Lab:
     environ: Mapping[str, str]  # of whoever started the demo
     mark: Mark = field(default_factory=Mark)
     folder: Path = Path()
-    services: Services | None = None
-    left_out: str = ""  # why there are no compose services
-    closing: bool = False  # what asks the demo to end now only sets `hurry`
-    hurry: bool = False  # `close` is to kill rather than to wait
+    services: LabProject | None = None
+    why_no_services: str = ""  # why there are no compose services
+    closing: bool = False  # what asks the demo to end now only sets `kill_now`
+    kill_now: bool = False  # `close` is to kill rather than to wait
     _daemon: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,15 +113,15 @@ class Lab:
         self._wait_until_it_serves(self._daemon)
 
     def _set_up_services(self, example: Path) -> None:
-        """Add compose services to the lab; where there can be none, say why in `left_out`."""
-        services = Services(self.folder / f"hostmanager-demo-{self.mark.value[:8]}", self.environment)
+        """Add compose services to the lab; where there can be none, say why in `why_no_services`."""
+        services = LabProject(self.folder / f"hostmanager-demo-{self.mark.value[:8]}", self.environment)
         try:
             services.check()
             services.copy(example)
             self.services = services  # from here on there may be something to remove
             services.make_image(1)
         except DockerError as error:
-            self.left_out = str(error)
+            self.why_no_services = str(error)
             if self.services is not None:
                 with suppress(DockerError):
                     self.services.remove(settled=False)
@@ -151,7 +151,7 @@ class Lab:
         lines = (self.folder / "daemon.log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-20:])
 
-    def notice(self, _change: ConnectionChange) -> None:
+    def check_daemon(self, _change: ConnectionChange) -> None:
         """For watches, to be told of lost connections: raises DemoError when the daemon has ended."""
         if self._daemon is not None and (code := self._daemon.poll()) is not None:
             raise DemoError(f"the daemon ended, with exit code {code}:\n{self._log_tail()}")
@@ -159,8 +159,8 @@ class Lab:
     def close(self) -> None:
         """End the daemon, and with it everything; raises DemoError when something had to be killed.
 
-        Waits for the daemon unless `hurry` is or becomes set. What carries the mark is dead afterwards, and
-        the folder, the containers and their image are gone, in any case.
+        Wait for the daemon to end unless `kill_now` is or gets set. Afterwards, in every case, every process
+        with the mark is dead, and the folder, the containers and their image are removed.
         """
         problems: list[str] = []
         if self._daemon is not None and self._daemon.poll() is None and (problem := self._end(self._daemon)):
@@ -178,7 +178,7 @@ class Lab:
                     problems.append(f"left behind, and removed: containers {', '.join(left_behind)}")
         if self.folder != Path():
             shutil.rmtree(self.folder, ignore_errors=True)
-        if killed and not self.hurry:
+        if killed and not self.kill_now:
             problems.append(f"left behind, and killed: processes {_listed(killed)}")
         if self.folder != Path() and self.folder.exists():
             problems.append(f"cannot remove {self.folder}")
@@ -191,7 +191,7 @@ class Lab:
         """End the daemon by SIGTERM, which brings everything down first; what went wrong, if anything."""
         daemon.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + DOWN_WITHIN
-        while not self.hurry:
+        while not self.kill_now:
             try:
                 code = daemon.wait(0.1)
             except subprocess.TimeoutExpired:

@@ -24,13 +24,13 @@ class DemoEnded(BaseException):
 @contextmanager
 def ending_signals(lab: Lab) -> Iterator[None]:
     """Within, the first signal that asks to end raises Ended. A further one, and any that comes while the
-    lab is closing, tells the lab to hurry."""
+    lab is closing, tells the lab to kill_now."""
     asked = False
 
     def handle(signum: int, _: FrameType | None) -> None:
         nonlocal asked
         if asked or lab.closing:
-            lab.hurry = True
+            lab.kill_now = True
             return
         asked = True
         raise DemoEnded(signum)

@@ -14,8 +14,8 @@ import click
 import yaml
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.cli.harmless import one_line
-from hostmanager_client.demo.compose import DockerError, Services
+from hostmanager_client.cli.escape import one_line
+from hostmanager_client.demo.compose import DockerError, LabProject
 from hostmanager_client.demo.lab import DemoError, Lab
 from hostmanager_client.demo.signals import time_limit
 from hostmanager_client.state import HostState
@@ -59,7 +59,7 @@ class Tour:
             *(self._compose_steps(self._lab.services) if self._lab.services else ()),
         )
 
-    def _compose_steps(self, services: Services) -> tuple[tuple[str, Callable[[], None]], ...]:
+    def _compose_steps(self, services: LabProject) -> tuple[tuple[str, Callable[[], None]], ...]:
         return (
             (
                 "A container is killed: its compose service is back as any other instance",
@@ -132,7 +132,7 @@ class Tour:
 
     # --- the steps with compose services
 
-    def _kill_container(self, services: Services) -> None:
+    def _kill_container(self, services: LabProject) -> None:
         name = self._client.get_instance("weather").compose_service.container_name
         since = self._client.list_events(newest=1).resume_token
         click.echo(f"\n$ docker kill {name}")
@@ -144,7 +144,7 @@ class Tour:
         self._run("up", "dashboard", "--wait")
         self._run("status", "archive", "dashboard", "weather")
 
-    def _move_to_image(self, services: Services) -> None:
+    def _move_to_image(self, services: LabProject) -> None:
         before, after = services.image(1), services.image(2)
         service = f"ocs-weather:\n    image: {before}"
         services.edit(service, service.replace(before, after))
@@ -162,7 +162,7 @@ class Tour:
         if weather.restart_required or weather.compose_service.image_tag != after:
             raise DemoError(f"weather was restarted, and does not run the image {after}")
 
-    def _rename(self, services: Services) -> None:
+    def _rename(self, services: LabProject) -> None:
         services.edit("dashboard:", "panel:")
         click.echo("\nin the compose file: dashboard is now called panel")
         self._watch_for(lambda state: bool(state.manager.orphans) and "panel" in state.instances)
@@ -175,7 +175,7 @@ class Tour:
 
     def _watch_for(self, condition: Callable[[HostState], bool]) -> None:
         """Watch until the condition holds."""
-        with closing(self._client.watch(on_connection=self._lab.notice)) as updates:
+        with closing(self._client.watch(on_connection=self._lab.check_daemon)) as updates:
             for update in updates:
                 if condition(update.state):
                     return
@@ -202,7 +202,7 @@ class Tour:
     def _show_events(self, instance_id: str, since: str, start: float, until: pb.EventKind.ValueType) -> None:
         """Print the events of an instance from a resume token up to one kind, with seconds since `start`."""
         with closing(
-            self._client.watch_events([instance_id], resume_token=since, on_connection=self._lab.notice)
+            self._client.watch_events([instance_id], resume_token=since, on_connection=self._lab.check_daemon)
         ) as events:
             for event in events:
                 if isinstance(event, pb.EventGap):

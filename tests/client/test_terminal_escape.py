@@ -18,7 +18,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client.cli import harmless
+from hostmanager_client.cli import escape
 from hostmanager_client.cli.app import COMMANDS
 
 from tests.client.fake_daemon import FakeDaemon
@@ -303,18 +303,18 @@ def test_every_invisible_character_is_shown() -> None:
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")
         and chr(code) not in "\t\n"
         and code not in visible
-        and harmless.escape(chr(code)) == chr(code)
+        and escape.escape(chr(code)) == chr(code)
     ]
     assert passed == []
     assert (
-        harmless.escape("h\xe9llo \u4e16\u754c \u26a0\ufe0f \U0001f600")
+        escape.escape("h\xe9llo \u4e16\u754c \u26a0\ufe0f \U0001f600")
         == "h\xe9llo \u4e16\u754c \u26a0\ufe0f \U0001f600"
     )
 
 
 def test_commands_print_through_one_module() -> None:
     """Only there is it seen to that what they print is harmless."""
-    folder = Path(harmless.__file__).parent
+    folder = Path(escape.__file__).parent
     bare = re.compile(r"\bclick\.(echo|secho)\(|(?<![\w.])print\(|sys\.std(out|err)\.write|\bConsole\(")
     found = {path.name for path in folder.glob("*.py") if bare.search(path.read_text())}
     # A script for the shell, the version, the last boundary.

@@ -13,19 +13,19 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from hostmanager_client.cli.harmless import escape, escape_but_colours
-from hostmanager_client.cli.output import Unchanged
+from hostmanager_client.cli.escape import escape, escape_keep_colours
+from hostmanager_client.cli.output import UnfilteredStream
 
 REFRESH_PER_SECOND = 2.0  # ages and countdowns move by themselves; changes show at once
 
 
-class HarmlessConsole(Console):
+class EscapingConsole(Console):
     """A console whose text cannot harm the terminal: only its own control codes move the cursor."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         # Text of others is no markup, has no emoji codes, and is not coloured by what it looks like.
         super().__init__(
-            file=cast("IO[str]", Unchanged(sys.stderr if stderr else sys.stdout)),
+            file=cast("IO[str]", UnfilteredStream(sys.stderr if stderr else sys.stdout)),
             no_color=bool(os.environ.get("NO_COLOR")), markup=False, emoji=False, highlight=False,
         )  # fmt: skip
 
@@ -40,7 +40,7 @@ class LiveLines:
     def __init__(self, lines: Callable[[], list[str]], *, stderr: bool = False) -> None:
         self._lines = lines
         self._live = Live(
-            console=HarmlessConsole(stderr=stderr),
+            console=EscapingConsole(stderr=stderr),
             get_renderable=self._text,
             refresh_per_second=REFRESH_PER_SECOND,
             vertical_overflow="ellipsis",
@@ -48,7 +48,7 @@ class LiveLines:
 
     def _text(self) -> Text:
         text = Text.from_ansi(
-            "\n".join(map(escape_but_colours, self._lines())), no_wrap=True, overflow="ellipsis"
+            "\n".join(map(escape_keep_colours, self._lines())), no_wrap=True, overflow="ellipsis"
         )
         text.end = ""
         return text

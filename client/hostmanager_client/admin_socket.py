@@ -25,7 +25,7 @@ def admin_address(address: Address) -> Address | None:
     return Address(path=found) if len(os.fsencode(found)) <= LONGEST_SOCKET_PATH else None
 
 
-def address_with_room(address: Address) -> Address:
+def address_with_capacity(address: Address) -> Address:
     """The address, or that of the socket for admins when only that one takes a connection."""
     reserve = admin_address(address)
     if reserve is None or not _is_socket(reserve) or _takes_connections(address):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tour/--live", default=None, help="The tour, or the live table. Default: the table on a terminal."
 )
-def demo_command(tour: bool | None) -> None:
+def demo_command(*, tour: bool | None) -> None:
     """Show a daemon at work with a small lab in a temporary directory.
 
     With a Docker Engine, Docker Compose and a static busybox, the lab has compose services, too. Their image
@@ -40,7 +40,7 @@ def demo_command(tour: bool | None) -> None:
     lab = Lab(environment)
     with ending_signals(lab):
         try:
-            ended_by = _show(lab, tour)
+            ended_by = _show(lab, tour=tour)
         except BaseException:
             try:
                 _close(lab)
@@ -53,7 +53,7 @@ def demo_command(tour: bool | None) -> None:
         sys.exit(128 + ended_by)
 
 
-def _show(lab: Lab, tour: bool) -> int:
+def _show(lab: Lab, *, tour: bool) -> int:
     """Show the demo; the signal that ended it, 0 when it came to its end."""
     from hostmanager_client.demo.signals import DemoEnded
 
@@ -61,14 +61,14 @@ def _show(lab: Lab, tour: bool) -> int:
         click.echo("starting a daemon with the example site ...")
         lab.open()
         click.echo(f"it listens on {lab.address}, and has its files beside that")
-        if lab.left_out:
-            click.echo(f"no compose services are in it: {lab.left_out}")
+        if lab.why_no_services:
+            click.echo(f"no compose services are in it: {lab.why_no_services}")
         if tour:
             from hostmanager_client.demo.tour import take_tour
 
             take_tour(lab)
         else:
-            from hostmanager_client.demo.live import show_live
+            from hostmanager_client.demo.live_table import show_live
 
             show_live(lab)
     except DemoEnded as ended:

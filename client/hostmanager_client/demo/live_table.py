@@ -7,7 +7,7 @@ from contextlib import closing
 
 import click
 
-from hostmanager_client.cli.live import LiveLines
+from hostmanager_client.cli.live_lines import LiveLines
 from hostmanager_client.cli.view import status_lines
 from hostmanager_client.demo.lab import DemoError, Lab
 from hostmanager_client.state import HostState
@@ -34,7 +34,7 @@ def show_live(lab: Lab) -> None:
             now = state.time.timestamp() + time.monotonic() - received
             return [*status_lines(state, now, lab.address), *(click.style(hint, dim=True) for hint in hints)]
 
-        with closing(client.watch(on_connection=lab.notice)) as updates, LiveLines(lines) as live:
+        with closing(client.watch(on_connection=lab.check_daemon)) as updates, LiveLines(lines) as live:
             for update in updates:
                 seen[:] = [(update.state, time.monotonic())]
                 live.refresh()

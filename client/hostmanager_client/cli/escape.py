@@ -37,7 +37,7 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else escape(_BREAKS.sub(" ", text))
 
 
-def escape_but_colours(text: str) -> str:
+def escape_keep_colours(text: str) -> str:
     """Show every dangerous character as an escape, but let pass what merely colours text."""
     if _ESCAPE not in text and "\r" not in text:
         return escape(text)
