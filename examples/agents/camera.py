@@ -1,6 +1,6 @@
-"""A camera server that starts its frame grabbers the old way: as daemons, in sessions of their own.
+"""A camera server with frame grabbers that daemonise themselves, each in a new session.
 
-After the double fork they are nobody's children, and ending the server alone would leave them behind.
+After the double fork the grabbers are not children of the server, and survive a kill of the server alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 
 
 def grab_frames(camera: int, interval: float) -> None:
-    """Be a frame grabber, for good."""
+    """Print frames for ever."""
     frame = 0
     while True:
         time.sleep(interval)
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between frames")
     arguments = parser.parse_args()
 
-    # Before the first fork, so that what is buffered is not printed by every process.
+    # Flush before the first fork, as each child would print the buffered text again.
     print(f"camera server: starting {arguments.cameras} grabbers", flush=True)
     for camera in range(1, arguments.cameras + 1):
         daemonise(camera, arguments.interval)
@@ -47,7 +47,7 @@ def main() -> None:
         while True:
             signal.pause()
     except KeyboardInterrupt:
-        print("camera server: bye (and no word about the grabbers)", flush=True)
+        print("camera server: bye (the grabbers still run)", flush=True)
 
 
 if __name__ == "__main__":

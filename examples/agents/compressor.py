@@ -1,4 +1,4 @@
-"""A helium compressor that trips now and then: it says why on stderr and exits with code 3."""
+"""A helium compressor that trips at random, prints the reason on stderr and exits with code 3."""
 
 from __future__ import annotations
 

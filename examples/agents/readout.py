@@ -1,4 +1,4 @@
-"""A detector readout built on a vendor library that ignores SIGINT; only SIGTERM ends it."""
+"""A detector readout with a vendor library that ignores SIGINT; SIGTERM ends the process."""
 
 from __future__ import annotations
 

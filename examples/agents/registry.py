@@ -1,4 +1,4 @@
-"""A registry of fields to observe: loads for a while, then answers each line on a TCP port with a field."""
+"""A registry of fields to observe, which answers on a TCP port after a load time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Answer(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True  # a restart must not wait for the connections of the run before
+    allow_reuse_address = True  # a restart must not wait for connections of the previous run
     daemon_threads = True
 
 

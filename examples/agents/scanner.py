@@ -1,4 +1,4 @@
-"""A telescope scanner: asks the registry which field to scan next, so it is of no use before that answers."""
+"""A telescope scanner that asks the registry for fields, and so depends on the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thermometer readout: prints one reading per channel and interval until it is told to stop."""
+"""A thermometer readout that prints one reading per channel and interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setpoint", type=float, default=4.2, help="temperature it hovers at, K")
+    parser.add_argument("--setpoint", type=float, default=4.2, help="mean temperature, K")
     parser.add_argument("--channels", type=int, default=2)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between readings")
     arguments = parser.parse_args()
