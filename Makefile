@@ -48,6 +48,10 @@ demo: $(VENV)/.installed ## run a daemon with a small lab; Ctrl-C ends the demo 
 test: $(VENV)/.installed-dev $(GENERATORS)/.installed ## run the whole test suite
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
+.PHONY: test-long
+test-long: $(VENV)/.installed-dev ## run the tests of more than 20 s each, which `make test` leaves out
+	$(BIN)/python $(PYTEST) -m long $(PYTEST_ARGS)
+
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed ## run the core of the suite on the lowest versions of all dependencies
 	$(LOWEST)/bin/python $(PYTEST) $(CORE_TESTS) $(PYTEST_ARGS)

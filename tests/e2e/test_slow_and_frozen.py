@@ -1,4 +1,4 @@
-"""Healthy daemons that are far away or short of time, and frozen ones: the command line tells them apart."""
+"""Slow, busy and frozen daemons, and the reports of the command line."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def hostmanager(address: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def first_line(address: str, *args: str) -> str:
-    """The first line that a following command prints."""
+    """Return the first output line of a following command."""
     environment = {**os.environ, "HOSTMANAGER_ADDRESS": address}
     process = subprocess.Popen(
         [COMMAND, *args], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -90,14 +90,14 @@ def running(site: Site) -> Daemon:
     return daemon
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_every_command_works_over_a_slow_link(site: Site, running: Daemon, tmp_path: Path, kind: str) -> None:
     listen = tmp_path / "far.sock" if kind == "unix" else None
     with slow_link(site.socket, EACH_WAY, listen=listen) as address:
         for command in COMMANDS:
             done = hostmanager(address, *command)
-            # Compose services are refused in the daemon's own words here, where there are none.
+            # Without compose files, the daemon refuses commands for compose services.
             expected = 5 if command in WITHOUT_COMPOSE else 0
             assert (command, done.returncode, done.stderr) == (command, expected, done.stderr)
         for command in FOLLOWING:
@@ -112,12 +112,12 @@ def test_every_command_works_over_a_slow_link(site: Site, running: Daemon, tmp_p
 
 
 def restart(daemon: Daemon) -> bool:
-    """Have something happen."""
+    """Restart an instance, to produce events and log lines."""
     return bool(daemon.stub.Restart(pb.RestartRequest(instance_ids=["one"]), timeout=PATIENCE).generations)
 
 
 class Frozen:
-    """A daemon that is stopped, until the end of a test."""
+    """A context in which a daemon is stopped by SIGSTOP."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -134,25 +134,23 @@ HASTY = Transport(connect=0.5, keepalive=0.5, ping_timeout=0.5)
 
 @pytest.mark.parametrize("stream", ["watch", "watch_events", "tail_logs"])
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
-def test_a_frozen_daemon_is_noticed_under_every_stream(
-    site: Site, running: Daemon, stream: str, kind: str
-) -> None:
-    """... and the stream goes on when the daemon does."""
+def test_every_stream_detects_a_frozen_daemon(site: Site, running: Daemon, stream: str, kind: str) -> None:
+    """The stream resumes after SIGCONT."""
     lost, back, first = threading.Event(), threading.Event(), threading.Event()
 
-    def told(change: object) -> None:
+    def on_connection(change: object) -> None:
         (lost if isinstance(change, Disconnected) else back).set()
 
     def follow() -> None:
         with HostManagerClient(str(site.socket), transport=HASTY) as client:
-            for _ in _stream(client, stream, told):
+            for _ in _stream(client, stream, on_connection):
                 first.set()
                 if back.is_set():
                     return
 
     async def follow_async() -> None:
         async with AsyncHostManagerClient(str(site.socket), transport=HASTY) as client:
-            async for _ in _stream(client, stream, told):
+            async for _ in _stream(client, stream, on_connection):
                 first.set()
                 if back.is_set():
                     return
@@ -172,13 +170,13 @@ def _lives(thread: threading.Thread) -> bool:
     return thread.is_alive()
 
 
-def _stream(client: Any, name: str, told: Any) -> Any:
+def _stream(client: Any, name: str, on_connection: Any) -> Any:
     if name == "tail_logs":
-        return client.tail_logs("one", follow=True, on_connection=told)
-    return getattr(client, name)(heartbeat=3600.0, on_connection=told)
+        return client.tail_logs("one", follow=True, on_connection=on_connection)
+    return getattr(client, name)(heartbeat=3600.0, on_connection=on_connection)
 
 
-def test_a_frozen_daemon_is_told_as_such_by_every_command(site: Site, running: Daemon) -> None:
+def test_every_command_reports_a_frozen_daemon(site: Site, running: Daemon) -> None:
     with Frozen(running):
         commands = [("status",), ("up", "one"), ("logs", "-f", "one"), ("watch", "--json"), ("events", "-f")]
         with ThreadPoolExecutor(len(commands)) as pool:
@@ -189,7 +187,7 @@ def test_a_frozen_daemon_is_told_as_such_by_every_command(site: Site, running: D
         assert "SETTINGS" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", FOLLOWING, ids=lambda command: command[0])
 def test_the_command_line_notices_a_frozen_daemon_within_45_s(
     site: Site, running: Daemon, command: tuple[str, ...]
@@ -214,7 +212,7 @@ def test_the_command_line_notices_a_frozen_daemon_within_45_s(
 
 @pytest.fixture
 def busy_machine() -> Iterator[None]:
-    """20 processes that take all there is, at a lower priority, as an observatory's reductions do."""
+    """Run 20 busy processes at a lower priority, like the data reductions of an observatory."""
     spinning = [
         subprocess.Popen(["nice", "-n", "5", sys.executable, "-c", "while True: pass"]) for _ in range(20)
     ]
@@ -224,7 +222,7 @@ def busy_machine() -> Iterator[None]:
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_daemons_on_a_busy_machine_are_reachable(tmp_path: Path, busy_machine: None) -> None:
     sites = [Site(tmp_path / str(number)) for number in range(5)]
     try:

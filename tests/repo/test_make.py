@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (
-    "help", "demo", "test", "test-lowest", "test-newest", "lock", "torture", "soak", "engine", "check", "fmt",
-    "proto", "docs", "bench",
+    "help", "demo", "test", "test-long", "test-lowest", "test-newest", "lock", "torture", "soak", "engine",
+    "check", "fmt", "proto", "docs", "bench",
 )  # fmt: skip
 SETUPS = {
     "demo": ["run"],
     "test": ["dev", "generators"],
+    "test-long": ["dev"],
     "test-lowest": ["lowest"],
     "test-newest": ["generators", "newest"],
     "lock": ["lock"],
