@@ -6,8 +6,8 @@
         answer = client.update({"thermo1": UP})
         client.wait_for({g.instance_id: g.generation for g in answer.generations}, timeout=30)
 
-AsyncHostManagerClient is the same for asyncio. Names are loaded when they are first used: what needs only
-one of them does not pay for the rest.
+AsyncHostManagerClient is the same for asyncio. Each name is loaded at its first use, so that a program
+imports only the modules of the names in use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a daemon listens: how an address is written, found and checked.
+"""Addresses of daemons: parsing, the default address, ownership checks.
 
-The server has a copy of the default rule, because neither package imports the other. The rule stands in
-docs/reference/python-client.md.
+docs/client.md states the rule of the default address. The server has a copy of the rule, as neither package
+imports the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOW_TO_WRITE = "write unix:/path/of/the.sock, a path with a '/', or HOST:PORT"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that was understood. `path` is empty for TCP, `host` for a unix socket."""
+    """A parsed address; `path` is empty for TCP, `host` for a unix socket."""
 
     path: str = ""
     host: str = ""
@@ -33,11 +33,12 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
+        """True for a unix socket."""
         return bool(self.path)
 
     @property
     def grpc_target(self) -> str:
-        """The same in gRPC's words. gRPC decodes percent signs in the path, so they are encoded here."""
+        """The target string for gRPC; percent signs in the path are encoded, as gRPC decodes them."""
         if self.path:
             return f"unix:{quote(os.fsencode(self.path))}"
         return f"dns:///{self}"
@@ -49,17 +50,17 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Understand `unix:///path`, `unix:path`, a plain path that has a '/', or `host:port`.
+    """Parse `unix:///path`, `unix:path`, a plain path with a '/', or `host:port`.
 
-    A path is the name of a file as it stands: nothing in it is decoded. A relative one is taken from the
-    working directory, `~` is the home directory. Raises InvalidAddress.
+    Nothing in a path is decoded. A relative path starts at the working directory, `~` is the home directory.
+    Raises InvalidAddress.
     """
     if text.lstrip().startswith("unix:"):
         text = text.lstrip()
     if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
         raise InvalidAddress(
-            f"cannot use {text!r} as an address: the daemon serves no abstract sockets; {HOW_TO_WRITE} "
-            "(./@NAME for a file of such a name)"
+            f"cannot use {text!r} as an address: the daemon does not serve abstract sockets; {HOW_TO_WRITE} "
+            "(./@NAME for a file with such a name)"
         )
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -73,24 +74,24 @@ def parse_address(text: str) -> Address:
         return _unix(text, path)
     if "/" in text:
         if "://" in text:
-            raise InvalidAddress(f"cannot use {text!r} as an address: it is a URL; {HOW_TO_WRITE}")
+            raise InvalidAddress(f"cannot use {text!r} as an address: URLs are not supported; {HOW_TO_WRITE}")
         return _unix(text, text)
     return _tcp(text.strip())
 
 
 def _unix(text: str, path: str) -> Address:
     if not path or "\0" in path or path.endswith("/"):
-        raise InvalidAddress(f"cannot use {text!r} as an address: no socket is named; {HOW_TO_WRITE}")
+        raise InvalidAddress(f"cannot use {text!r} as an address: the path names no socket; {HOW_TO_WRITE}")
     absolute = str(Path(os.path.expanduser(path)).absolute())
     if "," in absolute:
         raise InvalidAddress(
             f"cannot use {absolute!r} as an address: gRPC splits an address at a comma; "
-            "use a path without one"
+            "use a path without a comma"
         )
     if len(os.fsencode(absolute)) > LONGEST_SOCKET_PATH:
         raise InvalidAddress(
             f"cannot use {absolute!r} as an address: the path of a unix socket is at most "
-            f"{LONGEST_SOCKET_PATH} bytes long; use a shorter one"
+            f"{LONGEST_SOCKET_PATH} bytes long; use a shorter path"
         )
     return Address(path=absolute)
 
@@ -101,39 +102,41 @@ def _tcp(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise InvalidAddress(
-            f"cannot use {text!r} as an address: an IPv6 host is written in brackets, as in [::1]:8765"
+            f"cannot use {text!r} as an address: write an IPv6 host in brackets, as in [::1]:8765"
         )
     if not colon or not host or any(c.isspace() or not c.isprintable() for c in host):
         raise InvalidAddress(f"cannot use {text!r} as an address: {HOW_TO_WRITE}")
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise InvalidAddress(f"cannot use {text!r} as an address: {port!r} is no port (1 to 65535)")
+        raise InvalidAddress(f"cannot use {text!r} as an address: {port!r} is not a port (1 to 65535)")
     return Address(host=host, port=int(port))
 
 
 def default_address(environ: Mapping[str, str] | None = None, uid: int | None = None) -> Address:
-    """Where the daemon of this user listens when nobody says so.
+    """Return the address of this user's daemon.
 
-    `$HOSTMANAGER_ADDRESS`; else `hostmanager.sock` in /run/hostmanager for root, in
-    $XDG_RUNTIME_DIR/hostmanager for others, in /tmp/hostmanager-UID when that variable is unset. When only
-    the socket of the other (the user's for root, the system's for a user) exists, that one.
+    The address is `$HOSTMANAGER_ADDRESS` if set; else `hostmanager.sock` in /run/hostmanager for root, in
+    $XDG_RUNTIME_DIR/hostmanager for other users, or in /tmp/hostmanager-UID if that variable is unset. If
+    that socket does not exist, root tries the user socket, and other users try the system socket.
 
-    A folder in which another user may have put a socket is passed over. Raises PermissionDenied when there is
-    no other: an address that was named is used whoever listens there, one that was found is not.
+    The search skips a folder in which another user may have created the socket, and raises PermissionDenied
+    if no safe socket is left. An address given by the user is not checked in this way.
     """
     environ = os.environ if environ is None else environ
-    if said := environ.get(ADDRESS_VARIABLE, "").strip():
-        return parse_address(said)
+    if given := environ.get(ADDRESS_VARIABLE, "").strip():
+        return parse_address(given)
     uid = os.geteuid() if uid is None else uid
     candidates = _candidates(environ, uid)
     refused = ""
     for path in candidates:
         if not _is_socket(path):
             continue
-        if path.parent == SYSTEM_FOLDER or not (why := _not_ours(path, uid)):  # only root makes that folder
+        if path.parent == SYSTEM_FOLDER or not (
+            why := _not_ours(path, uid)
+        ):  # only root can create that folder
             return Address(path=str(path))
         refused = refused or (
-            f"cannot use {str(path)!r} as the address: {why}, so another user may listen there; remove it, "
-            f"or name the address with --address or {ADDRESS_VARIABLE} if that daemon is meant"
+            f"cannot use {str(path)!r} as the address: {why}, so another user may listen there; remove "
+            f"the socket, or name the address with --address or {ADDRESS_VARIABLE} to use that daemon"
         )
     if refused:
         raise PermissionDenied(refused)
@@ -155,16 +158,16 @@ def _is_socket(path: Path) -> bool:
 
 
 def _not_ours(socket: Path, uid: int) -> str:
-    """Return why another user may have put this socket there; empty when only root and `uid` can."""
+    """Return why another user may own the socket; empty if only root and `uid` can create it."""
     for path in (socket.parent, socket):
         try:
             status = path.lstat()
         except OSError as error:
-            return f"{str(path)!r} cannot be looked at: {error.strerror}"
+            return f"{str(path)!r} cannot be inspected: {error.strerror}"
         if stat.S_ISLNK(status.st_mode):
             return f"{str(path)!r} is a symbolic link"
         if status.st_uid not in (0, uid):
             return f"{str(path)!r} belongs to user {status.st_uid}"
         if path == socket.parent and status.st_mode & 0o022:
-            return f"{str(path)!r} may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+            return f"{str(path)!r} is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""

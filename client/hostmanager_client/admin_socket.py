@@ -1,4 +1,4 @@
-"""The socket for admins: where a daemon answers when its first socket takes no more connections."""
+"""The admin socket, on which the daemon answers when its main socket has no free connection."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 
 from hostmanager_client.address import LONGEST_SOCKET_PATH, SOCKET_NAME, Address
 
-PATIENCE = 1.0  # s; a daemon that is busy, or stands still, may have room all the same
-# What a client of HTTP/2 says first (RFC 9113, section 3.4): the preface, and a SETTINGS frame that is empty.
+PATIENCE = 1.0  # s; a busy or frozen daemon may still have a free connection
+# The first bytes of an HTTP/2 client (RFC 9113, section 3.4): the preface and an empty SETTINGS frame.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def admin_address(address: Address) -> Address | None:
-    """Where the daemon at a unix socket keeps places for admins; None over TCP, and for a path without
-    room."""
+    """Return the address of the admin socket; None for TCP, and if the path would be too long."""
     if not address.is_unix:
         return None
     path = Path(address.path)
@@ -26,7 +25,7 @@ def admin_address(address: Address) -> Address | None:
 
 
 def address_with_capacity(address: Address) -> Address:
-    """The address, or that of the socket for admins when only that one takes a connection."""
+    """Return the address, or the admin socket if only the admin socket accepts a connection."""
     reserve = admin_address(address)
     if reserve is None or not _is_socket(reserve) or _takes_connections(address):
         return address
@@ -41,8 +40,10 @@ def _is_socket(address: Address) -> bool:
 
 
 def _takes_connections(address: Address) -> bool:
-    """Whether the daemon keeps a connection: a gRPC server that has no room accepts it, and closes it at
-    once."""
+    """Return whether the daemon keeps a connection open.
+
+    A gRPC server without a free connection accepts a further one and closes that at once.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PATIENCE)
         try:

@@ -1,4 +1,7 @@
-"""The asyncio client: a thin shell that does the IO which calls.py, streams.py and waiting.py ask for."""
+"""The asyncio client of the HostManager daemon.
+
+This module does the IO; calls.py, streams.py and waiting.py decide what to send and what an answer means.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,13 @@ from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
 
 
 class AsyncHostManagerClient:
-    """Talks to one daemon. Opens no connection before the first call; close it, or use it in an `async with`.
+    """An asyncio client of one daemon; the first call opens the connection.
 
-    `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
-    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). `transport`: how
-    patient its connections are. All methods raise what hostmanager_client.errors lists. A client belongs to
-    the event loop it is first used in.
+    Close the client, or use it in an `async with` statement. `address`: see parse_address; None for
+    default_address(). `timeout`: the deadline of every unary call, in s; None for the default of each call
+    (10 s; 60 s for upgrade, 120 s for stop_manager and die). `reconnect`: the pauses between attempts to
+    reopen a lost stream. `transport`: time limits of the connection. All methods raise the errors of
+    hostmanager_client.errors. A client belongs to the event loop of its first call.
     """
 
     def __init__(
@@ -69,10 +73,10 @@ class AsyncHostManagerClient:
         self._streams: set[Any] = set()
 
     async def close(self) -> None:
-        """Ends the connection, and every stream that is still open: their iterators stop."""
+        """Close the connection and every open stream; the iterators of the streams stop."""
         self._closed.set()
         for stream in tuple(self._streams):
-            stream.cancel()  # grpcio before 1.82 closes the channel and leaves its streams waiting
+            stream.cancel()  # grpcio before 1.82 closes the channel, but not the streams
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -89,22 +93,22 @@ class AsyncHostManagerClient:
     # --- unary calls
 
     async def get_status(self) -> pb.GetStatusResponse:
-        """The manager and all instances, in brief: one consistent snapshot."""
+        """Return the manager and the states of all instances, as one consistent snapshot."""
         return await self._call(calls.get_status())
 
     async def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Everything about these instances; about all when none are named. NotFound for unknown ids."""
+        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
         pages = calls.InstancePages(instance_ids)
         while (call := pages.next_call()) is not None:
             pages.received(await self._call(call))
         return pages.result()
 
     async def get_instance(self, instance_id: str) -> pb.ManagedInstance:
-        """Everything about one instance. NotFound when it is not tracked."""
+        """Return full details of one instance; raise NotFound if the daemon has no such id."""
         return (await self._call(calls.get_instance(instance_id))).instance
 
     async def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """The manager and these instances (all when none are named), to look at or to watch on from."""
+        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
         status = await self.get_status()
         listing = await self.list_instances(instance_ids)
         return make_state(status, listing.instances, listing.revision)
@@ -112,27 +116,37 @@ class AsyncHostManagerClient:
     async def update(
         self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
     ) -> pb.UpdateResponse:
-        """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
+        """Set targets in order, all or none.
+
+        `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
+        config first. `validate_only`: check the request and change nothing.
+        """
         return await self._call(
             calls.update(changes, reload_config=reload_config, validate_only=validate_only)
         )
 
     async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
-        """Take instances, or `all_up` whose target is up, down and up again; targets stay as they are."""
+        """Stop and start instances without a change of their targets.
+
+        `all_up`: restart every instance with target up, instead of the named ones.
+        """
         return await self._call(calls.restart(instance_ids, all_up=all_up))
 
     async def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True
     ) -> pb.StartManagerResponse:
-        """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
+        """Start the manager, then apply the changes of targets in order.
+
+        Raises PreconditionFailed if the manager runs already or the site config is not usable.
+        """
         return await self._call(calls.start_manager(changes, reload_config=reload_config))
 
     async def stop_manager(self) -> pb.StopManagerResponse:
-        """Bring everything down; returns when it is, and the manager sleeps."""
+        """Bring every instance down and stop the manager; return when all are down."""
         return await self._call(calls.stop_manager())
 
     async def list_events(self, instance_ids: Iterable[str] = (), *, newest: int = 0) -> EventListing:
-        """What happened, oldest first: the `newest` so many events, 0 for all that are kept."""
+        """Return the last `newest` events, oldest first; 0 for all that the daemon keeps."""
         pages = calls.EventPages(instance_ids, newest)
         while (call := pages.next_call()) is not None:
             pages.received(await self._call(call))
@@ -141,7 +155,11 @@ class AsyncHostManagerClient:
     async def die(
         self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
     ) -> pb.DieResponse:
-        """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
+        """Bring all instances down except disowned ones, and end the daemon.
+
+        `disown_dockers` leaves compose services running, `disown_processes` native processes. Raises Aborted
+        if `expected_epoch` is not the epoch of the daemon.
+        """
         return await self._call(
             calls.die(
                 disown_dockers=disown_dockers,
@@ -151,11 +169,15 @@ class AsyncHostManagerClient:
         )
 
     async def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
-        """Replace the daemon in place by the code installed on its host now; returns when that is about to
-        take over. PreconditionFailed when it does not start. Aborted when it is another daemon."""
+        """Make the daemon re-execute the code that is installed on its host now.
+
+        Returns just before the new code takes over. `validate_only`: only check that the new code starts.
+        Raises PreconditionFailed if the new code does not start, Aborted if `expected_epoch` is not the epoch
+        of the daemon.
+        """
         return await self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
 
-    # --- streams. Each ends its call when the iterator is closed or forgotten.
+    # --- streams; closing the iterator ends the call.
 
     def watch(
         self,
@@ -165,11 +187,12 @@ class AsyncHostManagerClient:
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
     ) -> AsyncGenerator[StatusUpdate]:
-        """The state, and then every change of it, over lost connections.
+        """Yield the state, then every change; reconnect after lost connections.
 
-        `since`: go on from an earlier state of the same instances. `heartbeat`: 1 to 3600 s; after a
-        silence of 2.5 of them the connection counts as dead. `on_connection` is told of losses and
-        returns. Raises Unreachable when the first connection fails, and what cannot be tried again.
+        `since`: resume from an earlier state of the same instances. `heartbeat`: interval in s, 1 to 3600;
+        the client drops a connection that stays silent for 2.5 intervals. `on_connection`: called when the
+        connection is lost or restored. Raises Unreachable if the first connection fails, and every error
+        that a further attempt cannot cure.
         """
         return self._follow(StatusStream(instance_ids, heartbeat, since), on_connection)
 
@@ -181,7 +204,10 @@ class AsyncHostManagerClient:
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
     ) -> AsyncGenerator[pb.Event | pb.EventGap]:
-        """Every event from `resume_token` (of list_events) on, or from now on; a gap says what was lost."""
+        """Yield every event from `resume_token` (of list_events) on, or from now on.
+
+        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`.
+        """
         return self._follow(EventStream(instance_ids, resume_token, heartbeat), on_connection)
 
     def tail_logs(
@@ -192,7 +218,10 @@ class AsyncHostManagerClient:
         follow: bool = False,
         on_connection: OnConnection = ignore,
     ) -> AsyncGenerator[pb.LogLine]:
-        """The last lines of an instance (None: 100); with `follow` every new one, over lost connections."""
+        """Yield the last `lines` log lines of an instance (None: 100).
+
+        `follow`: then yield every new line, and reconnect after lost connections.
+        """
         silence = self._timeout or calls.PLAIN_TIMEOUT
         return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
 
@@ -204,11 +233,12 @@ class AsyncHostManagerClient:
         detach: bool = False,
         progress_timeout: float | None = None,
     ) -> AsyncGenerator[pb.DockerPullResponse]:
-        """Pull the images of these instances (all when none are named), or join the pull that runs.
+        """Pull the images of the named instances (or of all), or join a running pull.
 
-        Each message has the images that are other than in the one before; the last one the result.
-        `new_only`: only images that the engine does not have. The pull stops when the iterator is closed and
-        nobody else follows it, unless somebody asked to `detach`. `progress_timeout`: 1 to 3600 s, None: 60.
+        Each message has the images that changed since the previous message; the last message has the result.
+        `new_only`: skip images that the engine has. `detach`: let the pull continue after its last client
+        has left; without `detach` the daemon cancels the pull then. `progress_timeout`: time in s after which
+        an image without progress fails, 1 to 3600; None for 60.
         """
         return self._follow(
             PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
@@ -218,9 +248,10 @@ class AsyncHostManagerClient:
     def remove_orphans(
         self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
     ) -> AsyncGenerator[pb.RemoveOrphansResponse]:
-        """Stop and remove orphaned containers (all when none are named): what became of each, then of all.
+        """Stop and remove the named orphaned containers, or all; yield each removal, then the result.
 
-        `stop_timeout`: 0 (kill at once) to 3600 s, None for 10. NotFound for ids that name no orphan.
+        `stop_timeout`: time in s before a container is killed, 0 (at once) to 3600; None for 10. Raises
+        NotFound for ids that name no orphan.
         """
         return self._follow(OrphanStream(container_ids, stop_timeout), ignore)
 
@@ -230,15 +261,16 @@ class AsyncHostManagerClient:
         *,
         targets: Mapping[str, calls.Target] | None = None,
         epoch: str = "",
-        timeout: float | None = None,  # noqa: ASYNC109 -- asyncio.timeout could not name who is late
+        timeout: float | None = None,  # noqa: ASYNC109 -- asyncio.timeout cannot name late instances
         on_progress: OnProgress | None = None,
         on_connection: OnConnection = ignore,
     ) -> WaitProgress:
-        """Follow until every instance has carried out its generation and stands where its target wants it.
+        """Wait until every instance has carried out its generation and reached its target.
 
-        `generations` and `epoch` are of the answer of update or restart; `targets` what was asked for, when
-        it is known. `timeout` in s, None for ever. Raises TargetNotReached, which names those that are not
-        there; those that cannot get there (not operable, changed again) are given up at once.
+        `generations` and `epoch` come from the answer of update or restart; `targets`: the requested targets,
+        if known. `timeout`: in s, None for no limit. Raises TargetNotReached with the instances that are
+        late; an instance that cannot reach its target (not operable, target changed again) ends its part of
+        the wait at once.
         """
         waiting = Waiting(generations, targets, epoch)
         if not waiting.instance_ids:
@@ -277,12 +309,12 @@ class AsyncHostManagerClient:
             await self._pause(pause)
 
     def _unreadable(self, what: str, *, changes: bool) -> HostManagerError:
-        """Make the error for a message that cannot be parsed, which grpc.aio hands over as None."""
-        text = "Exception deserializing response!"  # of the blocking gRPC
+        """Return the error for an unreadable message, for which grpc.aio returns None."""
+        text = "Exception deserializing response!"  # the text of the blocking gRPC API
         return make_error(grpc.StatusCode.INTERNAL, text, (), what, self.address, changes=changes)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until this client is closed."""
+        """Sleep, but wake up when this client is closed."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
 
@@ -292,7 +324,7 @@ class AsyncHostManagerClient:
     async def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> AsyncGenerator[Item]:
-        """The items of a stream over all of its connections, until `deadline`."""
+        """Yield the items of a stream over all of its connections, until `deadline`."""
         opening = self._attempts(calls.PLAIN_TIMEOUT, changes=stream.changes)
         link = Link(self._reconnect, on_connection, reconnects=stream.reconnects, opening=opening.pause)
         while True:
@@ -320,7 +352,7 @@ class AsyncHostManagerClient:
             await self._pause(pause)
 
     async def _connection(self, stream: Stream[Item], deadline: float | None) -> AsyncGenerator[Any]:
-        """The messages of one connection. Raises what ended it, unless the daemon did in good order."""
+        """Yield the messages of one connection; raise the error that ended the connection, if any."""
         method: Callable[..., Any] = getattr(self._stub, stream.method)
         try:
             call = method(stream.request())
@@ -348,11 +380,11 @@ class AsyncHostManagerClient:
             if task is not None and task.cancelling():
                 raise
             if self._closed.is_set():
-                return  # close() cancelled the call: the iterator just stops
-            # gRPC raises this too for a call that the daemon answers with CANCELLED.
+                return  # close() cancelled the call, so the iterator stops
+            # gRPC raises CancelledError also if the daemon answers with CANCELLED.
             raise make_error(
                 grpc.StatusCode.CANCELLED, "", (), stream.what, self.address, changes=stream.changes
             ) from error
         finally:
             self._streams.discard(call)
-            call.cancel()  # an aio stream that is merely forgotten goes on for ever
+            call.cancel()  # gRPC keeps an aio stream alive that has lost its reader

@@ -1,6 +1,6 @@
-"""Repetition of calls that failed for a reason that passes.
+"""Retries of unary calls after temporary failures.
 
-Pure: the shells (sync.py, aio.py) report failures and times, and wait as long as this says.
+This module is pure: sync.py and aio.py report failures and times, and sleep for the returned pauses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LONGEST_PAUSE = 0.5  # s
 
 
 class Attempts:
-    """Decide whether one failed call is made again, and when. Times are of a monotonic clock, in s.
+    """The retry policy of one call; all times in s of a monotonic clock.
 
     A call that changes something (`repeatable` is false) is repeated only if its request was never sent.
     """
@@ -27,15 +27,15 @@ class Attempts:
         self._repeatable = repeatable
         self._chance = chance
         self._count = 0
-        self._began: float | None = None  # the failures
+        self._began: float | None = None  # time of the first failure
         self._last: HostManagerError | None = None
 
     def left(self, now: float) -> float:
-        """Time in s that the next attempt may take."""
+        """Return the time limit of the next attempt, in s."""
         return max(0.001, self._deadline - now)
 
     def pause(self, error: HostManagerError, now: float) -> float | None:
-        """Pause in s before the next attempt; None if there is none, and `final` tells what to raise."""
+        """Return the pause before the next attempt, in s; None to give up and raise `final`."""
         if not isinstance(error, Unreachable) or (error.sent and not self._repeatable):
             return None
         self._last = error
@@ -47,7 +47,7 @@ class Attempts:
         return pause if now + pause < min(self._deadline, self._began + error.patience) else None
 
     def final(self, error: HostManagerError) -> HostManagerError:
-        """Error to raise after the last attempt, which ended with `error`."""
+        """Return the error to raise after the last attempt, which ended with `error`."""
         if isinstance(error, DeadlineExceeded) and self._repeatable and self._last is not None:
-            return self._last  # why there was so little time
+            return self._last  # the cause of the short time left
         return error

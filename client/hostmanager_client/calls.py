@@ -1,4 +1,4 @@
-"""The unary calls: what each request says, how long its answer may take, and what failed when it fails."""
+"""Unary calls: requests, deadlines and the words for a failure, and listings in pages."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from hostmanager_client.limits import ReceiveLimit
 
 Response = TypeVar("Response", bound=Message)
 
-MAX_IDS = 1000  # that the daemon takes in one request
+MAX_IDS = 1000  # ids that the daemon accepts in one request
 PLAIN_TIMEOUT = 10.0  # s
-# Bringing everything down takes as long as the most stubborn instance: its stop graces in full.
+# A full stop takes as long as the slowest instance: the sum of its stop graces.
 STOP_TIMEOUT = 120.0  # s
-UPGRADE_TIMEOUT = 60.0  # s; the daemon first finds out whether the new code starts
+UPGRADE_TIMEOUT = 60.0  # s; the daemon first checks that the new code starts
 
 Target: TypeAlias = "pb.TargetState.ValueType"
 UP = pb.TARGET_STATE_UP
 DOWN = pb.TARGET_STATE_DOWN
-# One id (or "all") and its target, in the order in which they are applied.
+# One id (or "all") and its target.
 Change = tuple[str, Target]
 TargetRequests = Mapping[str, Target] | Iterable[Change]
 
 
 @dataclass(frozen=True, slots=True)
 class UnaryCall(Generic[Response]):
-    """One unary call. `what` could not be done when it fails."""
+    """One unary call; `what` completes the sentence "cannot ..." of its errors."""
 
     method: str
     request: Message
     what: str
     timeout: float
     response: type[Response]
-    changes: bool = False  # anything; a call that changes nothing may be repeated
+    changes: bool = False  # changes something on the host; other calls may be repeated
 
 
 def get_status() -> UnaryCall[pb.GetStatusResponse]:
+    """Return the call of GetStatus."""
     return UnaryCall(
         "GetStatus", pb.GetStatusRequest(), "get the status", PLAIN_TIMEOUT, pb.GetStatusResponse
     )
 
 
 def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
+    """Return the call of GetInstance."""
     request = pb.GetInstanceRequest(instance_id=instance_id)
     return UnaryCall("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
 
@@ -54,6 +56,7 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
 def update(
     changes: TargetRequests, *, reload_config: bool, validate_only: bool
 ) -> UnaryCall[pb.UpdateResponse]:
+    """Return the call of Update."""
     request = pb.UpdateRequest(
         requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
     )
@@ -62,15 +65,17 @@ def update(
 
 
 def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.RestartResponse]:
+    """Return the call of Restart; raise InvalidRequest unless either ids or `all_up` are given."""
     ids = _ids(instance_ids)
     if bool(ids) == all_up:
-        raise InvalidRequest("cannot restart: name one or more instances, or all of them, and not both")
+        raise InvalidRequest("cannot restart: name instances, or ask for all of them, not both")
     request = pb.RestartRequest(instance_ids=ids, all=all_up)
     what = f"restart {', '.join(ids) or 'all'}"
     return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
 
 
 def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
+    """Return the call of StartManager."""
     request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
     return UnaryCall(
         "StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse, changes=True
@@ -78,6 +83,7 @@ def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[
 
 
 def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
+    """Return the call of StopManager."""
     request = pb.StopManagerRequest()
     return UnaryCall(
         "StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse, changes=True
@@ -85,6 +91,7 @@ def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
 
 
 def die(*, disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
+    """Return the call of Die."""
     request = pb.DieRequest(
         disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
     )
@@ -92,6 +99,7 @@ def die(*, disown_dockers: bool, disown_processes: bool, expected_epoch: str) ->
 
 
 def upgrade(expected_epoch: str, *, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
+    """Return the call of Upgrade."""
     request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
     return UnaryCall(
         "Upgrade",
@@ -104,14 +112,14 @@ def upgrade(expected_epoch: str, *, validate_only: bool) -> UnaryCall[pb.Upgrade
 
 
 def target_changes(changes: TargetRequests) -> list[pb.TargetChange]:
-    """The changes as the contract has them, in order."""
+    """Return the changes as messages, in order."""
     pairs = changes.items() if isinstance(changes, Mapping) else changes
-    return [pb.TargetChange(instance_id=who, target_state=target) for who, target in pairs]
+    return [pb.TargetChange(instance_id=instance_id, target_state=target) for instance_id, target in pairs]
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Instances, and where a watch goes on from."""
+    """Instances, and the token from which a watch resumes."""
 
     instances: tuple[pb.ManagedInstance, ...]
     revision: int
@@ -120,15 +128,14 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class EventListing:
-    """Events, oldest first, and where a watch of events goes on from."""
+    """Events, oldest first, and the token from which a watch of events resumes."""
 
     events: tuple[pb.Event, ...]
     resume_token: str
 
 
 class InstancePages:
-    """The calls that make one listing of instances. More ids than a request may name are asked for in
-    parts."""
+    """The calls of one listing of instances; MAX_IDS ids in each request."""
 
     PAGE_SIZE = 1000
 
@@ -141,7 +148,7 @@ class InstancePages:
         self._page_token: str | None = ""
 
     def next_call(self) -> UnaryCall[pb.ListInstancesResponse] | None:
-        """The next call; None when the last page has come."""
+        """Return the next call; None after the last page."""
         if self._page_token is None:
             return None
         request = pb.ListInstancesRequest(
@@ -152,6 +159,7 @@ class InstancePages:
         )
 
     def received(self, page: pb.ListInstancesResponse) -> None:
+        """Add a page; raise ServerBug if the listing exceeds the receive limit."""
         self._limit.count(page.ByteSize())
         self._first = self._first or page
         self._instances += page.instances
@@ -161,20 +169,23 @@ class InstancePages:
             self._page_token = ""
 
     def result(self) -> Listing:
+        """Return the listing, after the last page."""
         assert self._first is not None
         return Listing(tuple(self._instances), self._first.revision, self._first.resume_token)
 
 
 class EventPages:
-    """The calls that make one listing of events."""
+    """The calls of one listing of events."""
 
     PAGE_SIZE = 1000
 
     def __init__(self, instance_ids: Iterable[str], newest: int) -> None:
         if newest < 0:
-            raise InvalidRequest(f"cannot list the newest {newest} events: it is a number from 0 (all) on")
+            raise InvalidRequest(
+                f"cannot list the newest {newest} events: the number must be 0 (all) or more"
+            )
         self._ids = _ids(instance_ids)
-        # More ids than a request may name: all events are asked for, and what is not wanted is left out here.
+        # With more ids than one request accepts, the daemon sends all events, and `received` filters them.
         self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
         self._newest = newest
         self._limit = ReceiveLimit("pages of events")
@@ -183,7 +194,7 @@ class EventPages:
         self._page_token: str | None = ""
 
     def next_call(self) -> UnaryCall[pb.ListEventsResponse] | None:
-        """The next call; None when the last page has come."""
+        """Return the next call; None after the last page."""
         if self._page_token is None:
             return None
         request = pb.ListEventsRequest(
@@ -195,17 +206,19 @@ class EventPages:
         return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
 
     def received(self, page: pb.ListEventsResponse) -> None:
+        """Add a page; raise ServerBug if the listing exceeds the receive limit."""
         self._limit.count(page.ByteSize())
         self._events += [e for e in page.events if self._wanted is None or e.instance_id in self._wanted]
         self._resume_token = page.resume_token
         self._page_token = page.next_page_token or None
 
     def result(self) -> EventListing:
+        """Return the listing, after the last page."""
         return EventListing(tuple(self._events[-self._newest :]), self._resume_token)  # 0: all
 
 
 def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(instance_ids, str):  # each letter of it would be taken for an id
+    if isinstance(instance_ids, str):  # otherwise each letter would be an id
         raise InvalidRequest(
             f"cannot use {instance_ids!r} as a list of instance ids: write [{instance_ids!r}]"
         )

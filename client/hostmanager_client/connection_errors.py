@@ -1,7 +1,7 @@
-"""Failed connections, from gRPC's texts to causes and remedies.
+"""Causes of failed connections, derived from the error texts of gRPC.
 
-gRPC says why a connection failed in the text of a status alone. Each kind here was provoked on grpcio 1.85.3
-(tests/client/broken_peers.py does so again); older releases use the same words.
+gRPC reports the cause of a failed connection only in the text of a status. The tests provoke each cause on
+grpcio 1.85.3 with tests/client/broken_peers.py; older releases use the same words.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from hostmanager_client.address import Address
 
 FOR_EVER = float("inf")
-# A daemon that ends or restarts closes connections; trying longer than this helps no caller, s.
+# Time in s for which retries help while a daemon ends or restarts.
 _CLOSING = 3.0
 
 _START = (
-    "Is it running? Start it with `hostmanager serve SITE.yaml`, or say where it is with --address "
+    "Start the daemon with `hostmanager serve SITE.yaml`, or name its address with --address "
     "or HOSTMANAGER_ADDRESS"
 )
 _FROZEN = (
-    "It may be stopped (SIGSTOP, a debugger), or its machine very busy: look at its process there, "
-    "and try again, with a longer timeout if need be"
+    "It may be stopped (SIGSTOP, a debugger), or its machine may be very busy: check its process there, "
+    "and try again with a longer timeout"
 )
-_FOREIGN = "No HostManager daemon listens there, or a proxy stands before it. Check the address"
+_FOREIGN = "No HostManager daemon listens there, or a proxy is in the way. Check the address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +45,34 @@ class ConnectionFailure:
 
 _SILENT = ConnectionFailure(f"it does not answer. {_FROZEN}", patience=FOR_EVER)
 _PING = ConnectionFailure(
-    f"it gave no sign of life for too long, or the network is cut. {_FROZEN}", patience=_CLOSING, sent=True
+    f"it answered no ping for too long, or the network is down. {_FROZEN}", patience=_CLOSING, sent=True
 )
 _OVERLOADED = ConnectionFailure(
-    "it gave up the call, as it has more to do than it can. Try again in a moment",
+    "it is overloaded and cancelled the call. Try again in a moment",
     patience=FOR_EVER, sent=True,
 )  # fmt: skip
 _REFUSED_STREAM = ConnectionFailure(
-    "it takes no more calls for now. Try again in a moment", patience=FOR_EVER
+    "it accepts no more calls for now. Try again in a moment", patience=FOR_EVER
 )
 _CLOSED_AT_ONCE = ConnectionFailure(
-    "it closed the connection at once. It may be starting or ending, or have as many connections as it "
-    "takes: try again in a moment",
+    "it closed the connection at once. It may be starting or ending, or have its maximum number of "
+    "connections: try again in a moment",
     patience=_CLOSING,
 )
 _LOST = ConnectionFailure(
     "it closed the connection. It may have been stopped; try again", patience=_CLOSING, sent=True
 )
-_TOO_LARGE = ConnectionFailure("its answer is larger than this client takes", ServerBug, sent=True)
-_LONG_ERROR = ConnectionFailure("it refused with an error that is too long to arrive", ServerBug, sent=True)
+_TOO_LARGE = ConnectionFailure("its answer is larger than the limit of this client", ServerBug, sent=True)
+_LONG_ERROR = ConnectionFailure("it refused with an error that is too long to transmit", ServerBug, sent=True)
 _UNREADABLE = ConnectionFailure(
-    f"its answer cannot be read: it is another program, or much newer than this client. {_FOREIGN}",
+    f"its answer is unreadable: it may be another program, or much newer than this client. {_FOREIGN}",
     ServerBug, sent=True,
 )  # fmt: skip
-_FOREIGN_SERVER = ConnectionFailure(f"something else answers. {_FOREIGN}")
-_PROXY = ConnectionFailure(f"something on the way answers for it. {_FOREIGN}", patience=_CLOSING, sent=True)
-_NO_ROUTE = ConnectionFailure("its machine is not reachable from here. Check the address and the network")
+_FOREIGN_SERVER = ConnectionFailure(f"another program answers. {_FOREIGN}")
+_PROXY = ConnectionFailure(f"a proxy answers instead. {_FOREIGN}", patience=_CLOSING, sent=True)
+_NO_ROUTE = ConnectionFailure("its machine is unreachable. Check the address and the network")
 
-# First match counts. Any status may carry these texts.
+# The first match counts. Any status may carry these texts.
 _BY_TEXT: tuple[tuple[str, ConnectionFailure], ...] = (
     (r"CLIENT: Received message larger", _TOO_LARGE),
     (r"metadata size exceeds", _LONG_ERROR),
@@ -86,10 +86,10 @@ _BY_TEXT: tuple[tuple[str, ConnectionFailure], ...] = (
     (r"error code 8\b", _OVERLOADED),
     (r"^[Ss]tream removed|RST_STREAM", _LOST),
 )  # fmt: skip
-# Looser words, which gRPC uses with UNAVAILABLE.
+# Less specific texts, which gRPC uses with UNAVAILABLE.
 _BY_TEXT_OF_UNAVAILABLE: tuple[tuple[str, ConnectionFailure], ...] = (
     (r"No route to host|[Nn]etwork is unreachable|Host is down", _NO_ROUTE),
-    # A unix socket whose queue of connections is full.
+    # The connection queue of the unix socket is full.
     (r"endpoint is not connected|temporarily unavailable", _SILENT),
     (r"connect.*tim(ed|e) ?out", _SILENT),
     (r"failed to connect.*(reset by peer|[Ss]ocket closed|EOF|[Bb]roken pipe)", _CLOSED_AT_ONCE),
@@ -99,8 +99,8 @@ _BY_TEXT_OF_UNAVAILABLE: tuple[tuple[str, ConnectionFailure], ...] = (
 
 
 def connection_failure(code: grpc.StatusCode, text: str, address: Address) -> ConnectionFailure | None:
-    """Cause of a status that the daemon did not send itself; None for a status without such a cause."""
-    if code.name == "DEADLINE_EXCEEDED":  # its text may be of the stream that the daemon reset in turn
+    """Return the cause of a status that did not come from the daemon; None for other statuses."""
+    if code.name == "DEADLINE_EXCEEDED":  # its text may belong to a stream reset by the daemon
         return None
     for pattern, failure in _BY_TEXT:
         if re.search(pattern, text):
@@ -117,16 +117,16 @@ def _unavailable(text: str, address: Address) -> ConnectionFailure:
     if address.is_unix and (failure := _no_socket(address)) is not None:
         return failure
     if "Permission denied" in text:
-        return ConnectionFailure(_not_allowed("the socket is not yours"), PermissionDenied)
+        return ConnectionFailure(_not_allowed("the socket belongs to another user"), PermissionDenied)
     if "refused" in text:
-        left = "a socket is there but nothing listens on it" if address.is_unix else "connection refused"
+        left = "no process listens on the socket" if address.is_unix else "connection refused"
         return ConnectionFailure(f"{left}. {_START}")
     if address.host and re.search(r"DNS|resolution|resolv", text):
         return ConnectionFailure(f"the host name {address.host!r} cannot be resolved. Check the address")
     for pattern, failure in _BY_TEXT_OF_UNAVAILABLE:
         if re.search(pattern, text):
             return failure
-    if "No such file" in text:  # but there is by now: the daemon is just starting
+    if "No such file" in text:  # but the socket exists by now, as the daemon starts
         return ConnectionFailure(f"no such socket a moment ago. {_START}", patience=_CLOSING)
     last = re.sub(r"^[A-Z_]+: ", "", text.rsplit("last error: ", 1)[-1]) or "no answer"
     return ConnectionFailure(f"{last}. {_START}", sent="failed to connect" not in text)
@@ -138,13 +138,13 @@ def _no_socket(address: Address) -> ConnectionFailure | None:
     except FileNotFoundError:
         return ConnectionFailure(f"no such socket. {_START}")
     except NotADirectoryError:
-        return ConnectionFailure(f"no such socket, as a part of its path is no directory. {_START}")
+        return ConnectionFailure(f"no such socket, as a part of its path is not a directory. {_START}")
     except PermissionError:
-        return ConnectionFailure(_not_allowed("its directory is closed to you"), PermissionDenied)
+        return ConnectionFailure(_not_allowed("you may not enter its directory"), PermissionDenied)
     except OSError as error:
         return ConnectionFailure(f"{error.strerror}. {_START}")
     return None
 
 
 def _not_allowed(why: str) -> str:
-    return f"permission denied, {why}. Run as the user that runs the daemon"
+    return f"permission denied, {why}. Run the command as the user of the daemon"

@@ -1,7 +1,6 @@
-"""The streams about docker: what is pulled, which orphans are removed.
+"""Streams of image pulls and of orphan removals.
 
-They are not followed over a lost connection: a pull stops when its last client has left, and what was removed
-is not removed again.
+These streams do not reconnect: a pull stops when its last client has left, and a removal happens once.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ HOUR = 3600.0
 
 
 class PullStream(Stream[pb.DockerPullResponse]):
+    """The progress of an image pull, and its result."""
+
     method = "DockerPull"
     what = "pull images"
     reconnects = False
@@ -38,22 +39,27 @@ class PullStream(Stream[pb.DockerPullResponse]):
         self._complete = False
 
     def request(self) -> pb.DockerPullRequest:
+        """Return the request."""
         return self._request
 
     def receive(self, message: Message) -> Sequence[pb.DockerPullResponse]:
+        """Return the message itself."""
         assert isinstance(message, pb.DockerPullResponse)
         self._complete = message.HasField("result")
         return (message,)
 
     def disconnected(self) -> None:
-        pass
+        """Do nothing, as the stream does not reconnect."""
 
     def ended(self) -> None:
+        """Raise ServerBug unless the result has arrived."""
         if not self._complete:
-            raise ServerBug("cannot tell what became of the pull: the stream ended without a result")
+            raise ServerBug("cannot report the outcome of the pull: the stream ended without a result")
 
 
 class OrphanStream(Stream[pb.RemoveOrphansResponse]):
+    """The removals of orphaned containers, and the result."""
+
     method = "RemoveOrphans"
     what = "remove orphans"
     reconnects = False
@@ -67,23 +73,26 @@ class OrphanStream(Stream[pb.RemoveOrphansResponse]):
         self._complete = False
 
     def request(self) -> pb.RemoveOrphansRequest:
+        """Return the request."""
         return self._request
 
     def receive(self, message: Message) -> Sequence[pb.RemoveOrphansResponse]:
+        """Return the message itself."""
         assert isinstance(message, pb.RemoveOrphansResponse)
         self._complete = message.HasField("result")
         return (message,)
 
     def disconnected(self) -> None:
-        pass
+        """Do nothing, as the stream does not reconnect."""
 
     def ended(self) -> None:
+        """Raise ServerBug unless the result has arrived."""
         if not self._complete:
-            raise ServerBug("cannot tell which orphans are left: the stream ended without a result")
+            raise ServerBug("cannot report which orphans are removed: the stream ended without a result")
 
 
 def _ids(ids: Iterable[str], of_what: str) -> tuple[str, ...]:
-    if isinstance(ids, str):  # each letter of it would be taken for an id
+    if isinstance(ids, str):  # otherwise each letter would be an id
         raise InvalidRequest(f"cannot use {ids!r} as a list of {of_what} ids: write [{ids!r}]")
     return tuple(ids)
 
@@ -93,7 +102,8 @@ def _duration(seconds: float | None, name: str, least: float) -> Duration | None
         return None
     if not least <= seconds <= HOUR:
         raise InvalidRequest(
-            f"cannot use {in_seconds(seconds)} as {name}: it is {in_seconds(least)} to {in_seconds(HOUR)}"
+            f"cannot use {in_seconds(seconds)} as {name}: "
+            f"the range is {in_seconds(least)} to {in_seconds(HOUR)}"
         )
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))

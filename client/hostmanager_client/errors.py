@@ -1,21 +1,21 @@
-"""The errors that the client raises: a tree rooted at HostManagerError.
+"""Errors of the client, a tree with the root HostManagerError.
 
 HostManagerError
-├── Unreachable          no daemon answers there; trying again may help
-├── DeadlineExceeded     no answer in time; whether the request was carried out is not known
-├── InvalidAddress       the address cannot be understood
-├── InvalidRequest       the daemon rejected the request as a whole; `violations` say why
-│   └── NotFound         ... as it names instances that the daemon does not know
-├── PreconditionFailed   the manager is not running, or the site config cannot be used
-├── Aborted              the daemon is not the one that was meant (a stale epoch)
-├── LimitExceeded        a limit of the daemon, which the message names
-├── PermissionDenied     this caller may not
-├── Unsupported          the daemon does not know this call: it is older than this client
-├── ServerBug            the daemon failed at it; its log tells more
-└── TargetNotReached     wait_for: some instances are not where they were to be
+├── Unreachable          no daemon answers; a retry may help
+├── DeadlineExceeded     no answer in time; the daemon may or may not have carried out the request
+├── InvalidAddress       the address is malformed or unusable
+├── InvalidRequest       the daemon rejected the request as a whole; `violations` has the reasons
+│   └── NotFound         the request names unknown instances
+├── PreconditionFailed   the manager is not running, or the site config is not usable
+├── Aborted              another daemon runs than the caller expected (a stale epoch)
+├── LimitExceeded        the request exceeds a limit of the daemon; the message names the limit
+├── PermissionDenied     the caller lacks the permission
+├── Unsupported          the daemon is older than this client and does not know the call
+├── ServerBug            the daemon failed; its log has the details
+└── TargetNotReached     wait_for: some instances did not reach their targets
 """
 
-# ruff: noqa: N818 -- the package says that these are errors; Unreachable and NotFound read better bare.
+# ruff: noqa: N818 -- the module name has the word Error; Unreachable and NotFound read better without.
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with a request: the field, as in `requests[1].instance_id`, and what is wrong."""
+    """A bad field of a request, such as `requests[1].instance_id`, and its problem."""
 
     field: str
     description: str
 
 
 class HostManagerError(Exception):
-    """What every error of the client is. `str()` is a sentence for people.
+    """Base class of all errors of the client; `str()` is a sentence for people.
 
-    `reason` is the daemon's stable word (google.rpc.ErrorInfo), empty when it gave none; `metadata` is
-    what came with it; `address` is the daemon's, empty when none was involved.
+    `reason` is the stable word of the daemon (google.rpc.ErrorInfo), or empty; `metadata` belongs to the
+    reason. `address` is the address of the daemon, empty if no daemon was involved.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class HostManagerError(Exception):
 
 
 class Unreachable(HostManagerError):
-    """No daemon answers at the address, or the connection broke. Trying again may help.
+    """No daemon answers at the address, or the connection broke; a retry may help.
 
-    `patience`: for how long, in s, trying again soon may help; 0 when no daemon is there. `sent`: whether the
-    request may have reached the daemon, which may have carried it out.
+    `patience`: time in s for which retries may help; 0 if no daemon runs. `sent`: True if the request may
+    have reached the daemon, which may have carried out the request.
     """
 
     def __init__(self, message: str, *, patience: float = 0.0, sent: bool = False, **details: Any) -> None:
@@ -70,54 +70,54 @@ class Unreachable(HostManagerError):
 
 
 class DeadlineExceeded(HostManagerError):
-    """No answer in time. Whether the request was carried out is not known."""
+    """No answer in time; the daemon may or may not have carried out the request."""
 
 
 class InvalidAddress(HostManagerError):
-    """The address cannot be understood."""
+    """The address is malformed or unusable."""
 
 
 class InvalidRequest(HostManagerError):
-    """The daemon rejected the request and did nothing. `violations` has an entry for each bad entry."""
+    """The daemon rejected the request and did nothing; `violations` lists the bad fields."""
 
 
 class NotFound(InvalidRequest):
-    """The request names instances that the daemon does not know, and nothing was done."""
+    """The request names unknown instances; the daemon did nothing."""
 
 
 class PreconditionFailed(HostManagerError):
-    """Not now: the manager is not running (or is), or the site config cannot be used."""
+    """The manager is in the wrong state for the request, or the site config is not usable."""
 
 
 class Aborted(HostManagerError):
-    """The daemon is not the one that was meant: its epoch is another."""
+    """Another daemon runs than the caller expected: the epochs differ."""
 
 
 class LimitExceeded(HostManagerError):
-    """A limit of the daemon, which the message names."""
+    """The request exceeds a limit of the daemon; the message names the limit."""
 
 
 class PermissionDenied(HostManagerError):
-    """This caller may not do that, or not reach the daemon's socket."""
+    """The caller lacks the permission for the request, or for the socket of the daemon."""
 
 
 class Unsupported(HostManagerError):
-    """The daemon does not know this call: it is older than this client."""
+    """The daemon is older than this client and does not know the call."""
 
 
 class ServerBug(HostManagerError):
-    """The daemon failed at it, or answered what the contract does not allow. Its log tells more."""
+    """The daemon failed or broke the contract; its log has the details."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreached:
-    """An instance that is not where it was to be."""
+    """An instance that did not reach its target."""
 
     instance_id: str
     state: str  # the OCS word of next_action; empty when the instance is not tracked
     reason: str  # the daemon's stable word, or Removed, NotFollowed, Superseded
     message: str
-    hopeless: bool  # it cannot get there without somebody doing something
+    hopeless: bool  # only a further request or a new config can bring the instance to the target
 
     def __str__(self) -> str:
         state = f" is {self.state}" if self.state else ""
@@ -125,7 +125,7 @@ class Unreached:
 
 
 class TargetNotReached(HostManagerError):
-    """wait_for: some instances are not where they were to be. `unreached` says which, and why."""
+    """Some instances of a wait_for did not reach their targets; `unreached` has the reasons."""
 
     def __init__(self, message: str, unreached: Sequence[Unreached], *, address: str = "") -> None:
         super().__init__(message, address=address)

@@ -1,6 +1,7 @@
-"""Bounds on what a daemon may make its client keep, far beyond any honest host.
+"""Limits on received data, far beyond the needs of any real host.
 
-A daemon that lies, or another program at its address, cannot fill the memory of a client or keep it for ever.
+The limits protect the memory and the time of a client from a lying daemon, or from another program at the
+address of the daemon.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ LONGEST_LINE_KEPT = 64 * 1024  # characters; the daemon splits longer ones
 
 
 class ReceiveLimit:
-    """Counts what comes in pieces. `what` is what the daemon sends too much of: "pages of instances"."""
+    """A limit on data that arrives in pieces; `what` names the data, as in "pages of instances"."""
 
     def __init__(self, what: str, *, most_pieces: int = MOST_PAGES, most_bytes: int = MOST_BYTES) -> None:
         self._what = what
@@ -22,11 +23,11 @@ class ReceiveLimit:
         self._bytes_left = most_bytes
 
     def count(self, size: int) -> None:
-        """Count a piece of `size` bytes. Raises ServerBug when that is too much."""
+        """Count a piece of `size` bytes; raise ServerBug beyond the limit."""
         self._pieces_left -= 1
         self._bytes_left -= size
         if self._pieces_left < 0 or self._bytes_left < 0:
             raise ServerBug(
-                f"cannot take all {self._what}: the daemon sends more than any host has. Check the address; "
-                "another program may answer there"
+                f"cannot receive all {self._what}: the daemon sends more than any host has. "
+                "Check the address; another program may answer there"
             )

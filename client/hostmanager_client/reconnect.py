@@ -1,6 +1,6 @@
-"""When a stream that was lost is opened again, and what its reader is told meanwhile.
+"""Reconnection policy of streams, and the notifications for their readers.
 
-Pure: the shells (sync.py, aio.py) tell what happened and when, and do what this says.
+This module is pure: sync.py and aio.py report events and times, and sleep for the returned pauses.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from hostmanager_client.errors import HostManagerError, Unreachable
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """How a lost stream is opened again.
+    """Pauses and limits for reopening a lost stream.
 
-    `first` and `longest` bound the pause in s; it doubles from one to the other while attempts fail, and
-    each is cut by a random part of up to `jitter` (0 to 1), so that a site's clients do not return at once.
-    `give_up_after`: the longest outage in s before Unreachable is raised; None: never. `at_start`:
-    whether to keep trying, too, when not even the first connection succeeds.
+    The pause doubles from `first` to `longest` s while attempts fail. A random part of up to `jitter` (0 to
+    1) shortens each pause, so that the clients of a site do not reconnect at the same time. `give_up_after`:
+    the longest outage in s before Unreachable is raised; None for no limit. `at_start`: also retry the first
+    connection.
     """
 
     first: float = 0.1
@@ -29,14 +29,14 @@ class Reconnect:
     at_start: bool = False
 
     def pause(self, attempt: int, chance: float) -> float:
-        """The pause in s before attempt 1, 2, ...; `chance` is random, 0 to 1."""
+        """Return the pause in s before attempt 1, 2, ...; `chance` is a random number from 0 to 1."""
         full = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
         return full * (1.0 - self.jitter * chance)
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The stream was lost, or could not be opened. `attempt` counts from 1; it is made in `retry_in` s."""
+    """The stream was lost or did not open; attempt number `attempt` (from 1) follows in `retry_in` s."""
 
     error: HostManagerError
     attempt: int
@@ -45,7 +45,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The stream is back after `outage` s. When not `complete`, something may have been missed."""
+    """The stream is back after `outage` s; unless `complete`, the reader may have missed messages."""
 
     outage: float
     complete: bool
@@ -56,11 +56,11 @@ OnConnection = Callable[[ConnectionChange], None]
 
 
 def ignore(change: ConnectionChange) -> None:
-    """The listener of those who do not want to know."""
+    """Ignore a change of the connection."""
 
 
 class Link:
-    """The connection of one stream, over all of its lives. Times are of a monotonic clock, in s."""
+    """The state of the connection of one stream; all times in s of a monotonic clock."""
 
     def __init__(
         self,
@@ -71,10 +71,9 @@ class Link:
         reconnects: bool = True,
         opening: Callable[[HostManagerError, float], float | None] | None = None,
     ) -> None:
-        """Link a stream that `reconnects` or is opened only once.
+        """Track a stream that `reconnects`, or opens only once.
 
-        `opening` gives the pause in s before another attempt to open it while it was never open; None for no
-        more attempts.
+        `opening` returns the pause in s before another attempt at the first connection; None to give up.
         """
         self._reconnects = reconnects
         self._opening = opening
@@ -86,14 +85,14 @@ class Link:
         self._lost_at: float | None = None
 
     def received(self, now: float, *, complete: bool) -> None:
-        """A message came. `complete`: the stream resumes without a loss, should this be a new one."""
+        """Record a message; `complete`: a new connection resumed the stream without a loss."""
         self._ever_connected = True
         if self._lost_at is not None:
             self._notify(Reconnected(now - self._lost_at, complete))
         self._lost_at, self._attempt = None, 0
 
     def lost(self, error: HostManagerError, now: float) -> float:
-        """The stream ended: the pause in s before it is to be opened again. Raises `error` when not to."""
+        """Record the end of the stream; return the pause in s before the next attempt, or raise `error`."""
         if not self._ever_connected and not (self._reconnects and self._policy.at_start):
             pause = None if self._opening is None else self._opening(error, now)
             if pause is None:

@@ -1,4 +1,4 @@
-"""The one table from gRPC status codes to the errors of this client."""
+"""Conversion of gRPC statuses to the errors of this client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hostmanager_client.errors import (
 )
 
 DETAILS_KEY = "grpc-status-details-bin"
-_UNKNOWN_OUTCOME = "Whether it was carried out is not known: look"
+_UNKNOWN_OUTCOME = "The daemon may have carried it out: check"
 
 _ERRORS: dict[grpc.StatusCode, type[HostManagerError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
@@ -41,7 +41,7 @@ _ERRORS: dict[grpc.StatusCode, type[HostManagerError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unreachable,
-    # A call that somebody else than this client ended: the daemon, or something on the way, closed it.
+    # The daemon or a proxy cancelled the call.
     grpc.StatusCode.CANCELLED: Unreachable,
     grpc.StatusCode.INTERNAL: ServerBug,
     grpc.StatusCode.DATA_LOSS: ServerBug,
@@ -61,11 +61,11 @@ class _Details:
 def error_from_rpc(
     rpc_error: grpc.RpcError, what: str, address: Address, *, changes: bool = False
 ) -> HostManagerError:
-    """Make the error to raise from `rpc_error`.
+    """Return the error to raise from `rpc_error`.
 
-    `what` could not be done: "update targets". `changes`: whether doing it changes anything.
+    `what` names the failed action, as in "update targets". `changes`: the action changes something.
     """
-    # What a call raises is a Call as well, which gRPC's annotations do not say.
+    # The raised error is also a grpc.Call; the annotations of gRPC omit that.
     call: Any = rpc_error
     if not hasattr(call, "trailing_metadata"):
         return make_error(grpc.StatusCode.UNKNOWN, str(rpc_error), (), what, address, changes=changes)
@@ -82,15 +82,15 @@ def make_error(
     *,
     changes: bool = False,
 ) -> HostManagerError:
-    """Make the error for a status, its text, and the trailing metadata that came with it."""
+    """Return the error for a status, its text and its trailing metadata."""
     details = _details(metadata)
-    # A status with an ErrorInfo has the daemon's own words; without one it may tell of the connection.
+    # A status with an ErrorInfo comes from the daemon; other statuses may describe the connection.
     failure = None if details.reason else connection_failure(code, text, address)
     if failure is not None:
         return _from_failure(failure, what, address, changes=changes)
     kind = _ERRORS.get(code, ServerBug)
     text = text or code.name.lower().replace("_", " ")
-    # Much of what the daemon says is a whole sentence already.
+    # Many texts of the daemon are whole sentences.
     message = text if text.startswith("cannot ") and details.reason else f"cannot {what}: {text}"
     if kind is DeadlineExceeded:
         message = (
@@ -102,7 +102,7 @@ def make_error(
             f"cannot {what}: the daemon at {address} does not know this call; it is older than this client"
         )
     elif kind is ServerBug:
-        message += ". This is a bug of the daemon; its log tells more"
+        message += ". This is a bug of the daemon; its log has the details"
     return kind(
         message,
         reason=details.reason,
@@ -119,7 +119,7 @@ def _from_failure(
     if failure.kind is ServerBug or (failure.sent and changes):
         message = f"cannot {what}: no answer from the daemon at {address}: {failure.why}"
     if failure.sent and changes:
-        message += f". {_UNKNOWN_OUTCOME} before you ask again"
+        message += f". {_UNKNOWN_OUTCOME} before you try again"
     if failure.kind is not Unreachable:
         return failure.kind(message, address=str(address))
     return Unreachable(message, address=str(address), patience=failure.patience, sent=failure.sent)
@@ -129,7 +129,7 @@ def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
     packed = next((value for key, value in metadata if key == DETAILS_KEY), None)
     if not isinstance(packed, bytes):
         return _Details()
-    # Imported here: a call that succeeds needs none of it, and it takes some milliseconds.
+    # The import takes some milliseconds, and successful calls do not need the module.
     from google.protobuf.message import DecodeError
     from google.rpc import error_details_pb2, status_pb2
 
@@ -143,5 +143,5 @@ def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
             elif detail.Unpack(bad_request):
                 violations += [Violation(v.field, v.description) for v in bad_request.field_violations]
     except DecodeError:
-        return _Details()  # details that cannot be read add nothing to the status itself
+        return _Details()  # unreadable details add nothing to the status
     return _Details(reason, info_metadata, tuple(violations))

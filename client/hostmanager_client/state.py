@@ -1,7 +1,7 @@
-"""The state of a host as a watcher sees it, folded from the messages of WatchStatus.
+"""The state of a host, folded from the messages of WatchStatus.
 
-Pure: messages in, views out. What is folded is whole or nothing: a snapshot that has not come to its last
-piece changes neither the view nor the token to resume from.
+This module is pure. A snapshot takes effect with its last piece only; an incomplete snapshot changes neither
+the state nor the resume token.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hostmanager_client.words import snapshot_word, to_datetime
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """Everything a daemon said about its host, at one revision.
+    """The manager and the instances of a host at one revision.
 
-    `instances` is by instance id, in its order; never changed afterwards. The messages in it are shared
-    with later states: do not change them. `resume_token` is where a watch goes on from here.
+    `instances` is sorted by instance id and never changes. Later states share its messages, so do not change
+    the messages. A watch resumes at `resume_token`.
     """
 
     revision: int
@@ -34,17 +34,17 @@ class HostState:
 
     @property
     def epoch(self) -> str:
-        """The life of the daemon that `revision` belongs to."""
+        """The epoch of the daemon in which `revision` counts."""
         return self.manager.epoch
 
 
 @dataclass(frozen=True, slots=True)
 class StatusUpdate:
-    """The newest state, and what is different from the one before.
+    """The newest state, and its differences from the previous state.
 
-    `snapshot` is empty for an ordinary change. Otherwise the daemon sent all there is, and it says why
-    (`initial`, `epoch_changed`, `history_compacted`, `slow_consumer`); `changed` and `removed` then still
-    name only what differs.
+    `snapshot` is empty for an ordinary change. After a full snapshot, `snapshot` has its reason (`initial`,
+    `epoch_changed`, `history_compacted`, `slow_consumer`); `changed` and `removed` still list only the
+    differences.
     """
 
     state: HostState
@@ -57,7 +57,7 @@ class StatusUpdate:
 def make_state(
     status: pb.GetStatusResponse, instances: Iterable[pb.ManagedInstance], revision: int
 ) -> HostState:
-    """A state from the two unary calls. The manager is as old as `status`, the token belongs to it."""
+    """Return a state from the answers of GetStatus and ListInstances; the token is that of `status`."""
     return HostState(
         revision=max(status.revision, revision),
         time=to_datetime(status.time),
@@ -68,43 +68,44 @@ def make_state(
 
 
 class StatusFold:
-    """Folds the messages of one watch, over all of its connections."""
+    """Folds the messages of one watch into states, over all connections of the watch."""
 
     def __init__(self, since: HostState | None = None) -> None:
         self._state = since
-        self._pieces: dict[str, pb.ManagedInstance] | None = None  # of a snapshot that is not whole yet
+        self._pieces: dict[str, pb.ManagedInstance] | None = None  # of an incomplete snapshot
         self._pieces_manager: pb.ManagerStatus | None = None
         self._limit = ReceiveLimit("pieces of a snapshot")
 
     @property
     def state(self) -> HostState | None:
+        """The newest complete state, or None."""
         return self._state
 
     @property
     def resume_token(self) -> str:
-        """Where the next connection is to go on; empty when it has to start with a snapshot."""
+        """The token for the next connection; empty to ask for a snapshot."""
         return self._state.resume_token if self._state is not None else ""
 
     def disconnected(self) -> None:
-        """The stream is over: what came of an unfinished snapshot is void."""
+        """Drop an incomplete snapshot, as the stream has ended."""
         self._pieces = self._pieces_manager = None
 
     def start_over(self) -> None:
-        """The next connection is to start with a snapshot; the view stays until that is whole."""
+        """Ask for a snapshot on the next connection; keep the state until the snapshot is complete."""
         self.disconnected()
         if self._state is not None:
             self._state = replace(self._state, resume_token="")
 
     def receive(self, message: pb.WatchStatusResponse) -> StatusUpdate | None:
-        """Fold one message. None when it left everything as it was (heartbeats; pieces of a snapshot).
+        """Fold one message; return None if nothing changed (heartbeats, pieces of a snapshot).
 
-        Raises ServerBug when the message cannot come at this place.
+        Raises ServerBug if the contract forbids the message at this position.
         """
         kind = message.WhichOneof("update")
         if kind == "snapshot":
             return self._snapshot(message)
         if self._pieces is not None:
-            raise ServerBug("the daemon broke off a snapshot before its last piece")
+            raise ServerBug("the daemon sent an incomplete snapshot")
         if self._state is None:
             raise ServerBug("the daemon sent changes before the first snapshot")
         if kind == "delta":
@@ -130,7 +131,7 @@ class StatusFold:
             return None
         instances, manager = self._pieces, self._pieces_manager or pb.ManagerStatus()
         self.disconnected()
-        return self._adopt(message, instances, manager, snapshot_word(piece.reason))
+        return self._replace_state(message, instances, manager, snapshot_word(piece.reason))
 
     def _delta(self, state: HostState, message: pb.WatchStatusResponse) -> StatusUpdate | None:
         delta = message.delta
@@ -142,9 +143,9 @@ class StatusFold:
             if known is None or known.revision <= instance.revision:
                 instances[instance.instance_id] = instance
         manager = delta.manager if delta.HasField("manager") else state.manager
-        return self._adopt(message, instances, manager, "")
+        return self._replace_state(message, instances, manager, "")
 
-    def _adopt(
+    def _replace_state(
         self,
         message: pb.WatchStatusResponse,
         instances: dict[str, pb.ManagedInstance],

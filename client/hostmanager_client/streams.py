@@ -1,7 +1,7 @@
-"""The streams that are followed over lost connections: status, events, log lines.
+"""Streams that resume after lost connections: status, events, log lines.
 
-Pure: a stream says what to ask when a connection is opened, and turns the messages that come into what its
-reader wants. It knows no connection; reconnect.py decides when there is to be a new one.
+This module is pure. A stream makes the request of each connection and turns messages into items for its
+reader. reconnect.py decides when to reconnect.
 """
 
 from __future__ import annotations
@@ -24,48 +24,50 @@ from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 Item = TypeVar("Item")
 
 DEFAULT_HEARTBEAT = 15.0
-# Silence longer than so many heartbeat intervals is a dead connection: one may be late, two in a row are not.
+# A connection is dead after a silence of this number of intervals: one heartbeat may be late, not two.
 HEARTBEATS_MISSED = 2.5
-# After an outage the last lines are asked for again, and those that were seen are left out.
+# After an outage the client asks for the last lines again and drops the known ones.
 LINES_ASKED_AGAIN = 500
 LINES_REMEMBERED = 100
-# The daemon sends old lines in messages of up to 64 KiB: one that is as large as this is not the last one.
+# The daemon sends old lines in messages of up to 64 KiB; a message of this size is not the last one.
 MORE_TO_COME = 32 * 1024
 
 
 class Stream(ABC, Generic[Item]):
-    """One stream as its reader means it, over all of its connections."""
+    """One stream for its reader, over all of its connections."""
 
     method: str
-    what: str  # as in "cannot watch the status"
-    silence: float | None = None  # the longest, in s, before the connection counts as dead
+    what: str  # completes "cannot ...", as in "watch the status"
+    silence: float | None = None  # s, the longest before the connection counts as dead
     reconnects: bool = True
-    changes: bool = False  # something on the host; a stream that does may be opened only once
-    undecided: bool = False  # after a message came: what it means is known only with the next one
+    changes: bool = False  # changes something on the host, so the request may be sent only once
+    undecided: bool = False  # the meaning of the last message depends on the next one
 
     @abstractmethod
     def request(self) -> Message:
-        """What to ask when a connection is opened."""
+        """Return the request for a new connection."""
 
     @abstractmethod
     def receive(self, message: Message) -> Sequence[Item]:
-        """What a message means to the reader. Raises ServerBug when it cannot come at this place."""
+        """Return the items of a message; raise ServerBug if the contract forbids the message here."""
 
     @abstractmethod
     def disconnected(self) -> None:
-        """The connection is gone."""
+        """Record the loss of the connection."""
 
     def ended(self) -> None:
-        """The daemon ended a stream that does not reconnect. Raises when that cannot be its end."""
+        """Check the end of a stream that does not reconnect; raise ServerBug for an early end."""
         return
 
     @property
     def complete(self) -> bool:
-        """After a message came: whether the reader has missed nothing over the last disconnection."""
+        """True unless the reader may have missed items during the last outage."""
         return True
 
 
 class StatusStream(Stream[StatusUpdate]):
+    """The state of the host and its changes."""
+
     method = "WatchStatus"
     what = "watch the status"
 
@@ -79,6 +81,7 @@ class StatusStream(Stream[StatusUpdate]):
         self.silence = heartbeat * HEARTBEATS_MISSED
 
     def request(self) -> pb.WatchStatusRequest:
+        """Return a request that resumes after the last complete state."""
         return pb.WatchStatusRequest(
             instance_ids=self._ids,
             resume_token=self._fold.resume_token,
@@ -86,22 +89,26 @@ class StatusStream(Stream[StatusUpdate]):
         )
 
     def receive(self, message: Message) -> Sequence[StatusUpdate]:
+        """Return the update of a message; raise Unreachable to start over after a broken sequence."""
         assert isinstance(message, pb.WatchStatusResponse)
         if self._wanted is not None:
             _keep_wanted(message, self._wanted)
         try:
             update = self._fold.receive(message)
         except ServerBug as error:
-            # What cannot be folded is asked for afresh; the pauses between the attempts keep that civil.
+            # The next connection asks for a snapshot, after the pause of the reconnection policy.
             self._fold.start_over()
-            raise Unreachable(f"lost track of the status: {error}; asking for all of it again") from error
+            raise Unreachable(f"cannot follow the status: {error}; asking for a new snapshot") from error
         return () if update is None else (update,)
 
     def disconnected(self) -> None:
+        """Drop an incomplete snapshot."""
         self._fold.disconnected()
 
 
 class EventStream(Stream[pb.Event | pb.EventGap]):
+    """The events of the host."""
+
     method = "WatchEvents"
     what = "watch the events"
 
@@ -115,11 +122,13 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         self.silence = heartbeat * HEARTBEATS_MISSED
 
     def request(self) -> pb.WatchEventsRequest:
+        """Return a request that resumes after the last event."""
         return pb.WatchEventsRequest(
             instance_ids=self._ids, resume_token=self._token, heartbeat_interval=self._heartbeat
         )
 
     def receive(self, message: Message) -> Sequence[pb.Event | pb.EventGap]:
+        """Return the gap, if any, and the events of a message."""
         assert isinstance(message, pb.WatchEventsResponse)
         self._resumed = bool(self._token) and not message.HasField("gap")
         self._token = message.resume_token or self._token
@@ -127,92 +136,102 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         return (*([message.gap] if message.HasField("gap") else ()), *events)
 
     def disconnected(self) -> None:
-        pass  # events are whole: there is nothing unfinished to forget
+        """Do nothing, as no event is ever incomplete."""
 
     @property
     def complete(self) -> bool:
+        """True if the daemon resumed at the token."""
         return self._resumed
 
 
 def _split_ids(instance_ids: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str] | None]:
-    """The ids to ask the daemon for; when they are more than a request may name all are asked for, and these
-    have to be picked out."""
+    """Return the ids for the request, and the ids to filter for.
+
+    A request has at most MAX_IDS ids. With more, the request names none, and the client filters the answer.
+    """
     ids = tuple(instance_ids)
     return (ids, None) if len(ids) <= MAX_IDS else ((), frozenset(ids))
 
 
 def _keep_wanted(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> None:
-    for part in (message.snapshot, message.delta):  # the one that is absent is empty, and stays absent
+    for part in (message.snapshot, message.delta):  # reading the absent part leaves the message unchanged
         kept = [i for i in part.instances if i.instance_id in wanted]
         if len(kept) < len(part.instances):
             del part.instances[:]
             part.instances.extend(kept)
-    # Ids that went and were not wanted are unknown to the reader, and ignored.
+    # The fold ignores removed ids that the reader does not know.
 
 
 class LogStream(Stream[pb.LogLine]):
-    """TailLogs has no resume token: after an outage the overlap of old lines and new is searched for."""
+    """The log lines of an instance.
+
+    TailLogs has no resume token, so after an outage the stream finds the overlap of old and new lines.
+    """
 
     method = "TailLogs"
 
     def __init__(self, instance_id: str, lines: int | None, *, follow: bool, silence: float | None) -> None:
         self.what = f"read the log of {instance_id!r}"
         self.reconnects = follow
-        # A follower hears nothing while the instance writes nothing: the keepalive of the channel watches.
+        # A quiet instance sends no lines, so the keepalive of the channel checks the connection.
         self.silence = None if follow else silence
         self._instance_id = instance_id
         self._lines = lines
         self._follow = follow
-        self._seen: deque[str] = deque(maxlen=LINES_REMEMBERED)
-        self._come = 0  # whole lines
+        self._recent: deque[str] = deque(maxlen=LINES_REMEMBERED)
+        self._count = 0  # whole lines
         self._connected = False
         self._reopened = False
         self._overlapped = True
-        self._held: list[pb.LogLine] = []  # old lines, until it is known which of them were seen
+        self._held: list[pb.LogLine] = []  # repeated lines, until the overlap is known
 
     def request(self) -> pb.TailLogsRequest:
+        """Return a request for the last lines; after an outage for more of them."""
         lines = LINES_ASKED_AGAIN if self._reopened else self._lines
         return pb.TailLogsRequest(instance_id=self._instance_id, lines=lines, follow=self._follow)
 
     def receive(self, message: Message) -> Sequence[pb.LogLine]:
+        """Return the new lines of a message; drop the known ones after an outage."""
         assert isinstance(message, pb.TailLogsResponse)
         lines = list(message.lines)
         self._connected, self._overlapped, self.undecided = True, True, False
-        if self._reopened and not lines and self._seen:
+        if self._reopened and not lines and self._recent:
             self.undecided = True
         elif self._reopened and lines:
             lines = self._held = [*self._held, *lines]
-            skip = overlap(self._seen, [line.text[:LONGEST_LINE_KEPT] for line in lines])
+            skip = overlap(self._recent, [line.text[:LONGEST_LINE_KEPT] for line in lines])
             if skip is None and len(lines) < LINES_ASKED_AGAIN and message.ByteSize() >= MORE_TO_COME:
                 self.undecided = True
                 return ()
             self._overlapped = skip is not None
             lines, self._held, self._reopened = lines[skip or 0 :], [], False
-        self._seen.extend(line.text[:LONGEST_LINE_KEPT] for line in lines)
+        self._recent.extend(line.text[:LONGEST_LINE_KEPT] for line in lines)
         if not self._follow and self._lines is not None:
-            self._come += sum(not line.continues for line in lines)
-            if self._come > self._lines:
+            self._count += sum(not line.continues for line in lines)
+            if self._count > self._lines:
                 raise ServerBug(
-                    f"cannot {self.what}: the daemon sends more than the {self._lines} lines asked for"
+                    f"cannot {self.what}: the daemon sends more than the requested {self._lines} lines"
                 )
         return lines
 
     def disconnected(self) -> None:
+        """Drop the repeated lines of an unfinished overlap."""
         self._reopened, self.undecided = self._connected, False
         self._held.clear()
 
     @property
     def complete(self) -> bool:
+        """True if the old lines overlap the known ones."""
         return self._overlapped
 
 
-def overlap(seen: Sequence[str] | deque[str], again: Sequence[str]) -> int | None:
-    """How many lines at the start of `again` were seen already. None when that cannot be told.
+def overlap(known: Sequence[str] | deque[str], again: Sequence[str]) -> int | None:
+    """Return the number of known lines at the start of `again`; None if there is no overlap.
 
-    The newest place counts where all lines of `again` before it, as far as `seen` reaches, are the last
-    ones of `seen`: rather that than show lines twice.
+    The known part ends at the last position in `again` where the lines before are the last lines of `known`,
+    as far as `known` reaches. The last position is chosen so that no line appears twice.
     """
-    old = list(seen)
+    old = list(known)
     if not old:
         return 0
     for end in range(len(again), 0, -1):
@@ -223,23 +242,24 @@ def overlap(seen: Sequence[str] | deque[str], again: Sequence[str]) -> int | Non
 
 
 def check_heartbeat(seconds: float) -> Duration:
+    """Return the interval as a message; raise InvalidRequest if out of range."""
     if not 1.0 <= seconds <= 3600.0:
-        raise InvalidRequest(f"cannot watch with a heartbeat of {in_seconds(seconds)}: it is 1 s to 3600 s")
+        raise InvalidRequest(
+            f"cannot watch with a heartbeat of {in_seconds(seconds)}: the range is 1 s to 3600 s"
+        )
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration
 
 
 def end_error(stream: Stream[Item], address: str) -> HostManagerError:
-    """The error of a stream that the daemon ended in good order."""
-    return Unreachable(
-        f"cannot {stream.what} any longer: the daemon at {address} ended the stream", address=address
-    )
+    """Return the error of a stream that the daemon ended normally."""
+    return Unreachable(f"cannot {stream.what}: the daemon at {address} ended the stream", address=address)
 
 
 def silence_error(stream: Stream[Item], address: str) -> HostManagerError:
-    """The error of a stream on which nothing came for too long."""
+    """Return the error of a stream that was silent for too long."""
     return Unreachable(
-        f"cannot {stream.what} any longer: no word from the daemon at {address} for {stream.silence:g} s",
+        f"cannot {stream.what}: no message from the daemon at {address} for {stream.silence:g} s",
         address=address,
     )

@@ -1,4 +1,7 @@
-"""The blocking client: a thin shell that does the IO which calls.py, streams.py and waiting.py ask for."""
+"""The blocking client of the HostManager daemon.
+
+This module does the IO; calls.py, streams.py and waiting.py decide what to send and what an answer means.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +44,13 @@ _CLOSE_TIMEOUT = 1.0  # s
 
 
 class HostManagerClient:
-    """Talks to one daemon. Opens no connection before the first call; close it, or use it in a `with`.
+    """A blocking client of one daemon; the first call opens the connection.
 
-    `address`: see parse_address; None for default_address(). `timeout`: the deadline in s of every unary
-    call; None for each call's own (10 s; 60 s for upgrade, 120 s for stop_manager and die). `transport`: how
-    patient its connections are. All methods raise what hostmanager_client.errors lists. A client may be used
-    from several threads.
+    Close the client, or use it in a `with` statement. `address`: see parse_address; None for
+    default_address(). `timeout`: the deadline of every unary call, in s; None for the default of each call
+    (10 s; 60 s for upgrade, 120 s for stop_manager and die). `reconnect`: the pauses between attempts to
+    reopen a lost stream. `transport`: time limits of the connection. All methods raise the errors of
+    hostmanager_client.errors. Several threads may share a client.
     """
 
     def __init__(
@@ -67,10 +71,10 @@ class HostManagerClient:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Ends the connection, and every stream that is still open: their iterators stop."""
+        """Close the connection and every open stream; the iterators of the streams stop."""
         self._closed.set()
-        # A Ctrl-C in the middle of opening a stream leaves gRPC with a call that nobody serves, and its
-        # close() waits for it for ever (grpcio 1.85). Nothing of ours depends on that wait.
+        # After a Ctrl-C while a stream opens, the close() of gRPC waits for ever for the unfinished call
+        # (grpcio 1.85). The client needs nothing from that wait.
         closer = threading.Thread(target=self._channel.close, name="hostmanager-close", daemon=True)
         closer.start()
         closer.join(_CLOSE_TIMEOUT)
@@ -89,22 +93,22 @@ class HostManagerClient:
     # --- unary calls
 
     def get_status(self) -> pb.GetStatusResponse:
-        """The manager and all instances, in brief: one consistent snapshot."""
+        """Return the manager and the states of all instances, as one consistent snapshot."""
         return self._call(calls.get_status())
 
     def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Everything about these instances; about all when none are named. NotFound for unknown ids."""
+        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
         pages = calls.InstancePages(instance_ids)
         while (call := pages.next_call()) is not None:
             pages.received(self._call(call))
         return pages.result()
 
     def get_instance(self, instance_id: str) -> pb.ManagedInstance:
-        """Everything about one instance. NotFound when it is not tracked."""
+        """Return full details of one instance; raise NotFound if the daemon has no such id."""
         return self._call(calls.get_instance(instance_id)).instance
 
     def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """The manager and these instances (all when none are named), to look at or to watch on from."""
+        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
         status = self.get_status()
         listing = self.list_instances(instance_ids)
         return make_state(status, listing.instances, listing.revision)
@@ -112,25 +116,35 @@ class HostManagerClient:
     def update(
         self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
     ) -> pb.UpdateResponse:
-        """Set targets, in order: {"all": UP, "data1": DOWN} ends with data1 down alone. All or nothing."""
+        """Set targets in order, all or none.
+
+        `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
+        config first. `validate_only`: check the request and change nothing.
+        """
         return self._call(calls.update(changes, reload_config=reload_config, validate_only=validate_only))
 
     def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
-        """Take instances, or `all_up` whose target is up, down and up again; targets stay as they are."""
+        """Stop and start instances without a change of their targets.
+
+        `all_up`: restart every instance with target up, instead of the named ones.
+        """
         return self._call(calls.restart(instance_ids, all_up=all_up))
 
     def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True
     ) -> pb.StartManagerResponse:
-        """Start the manager. PreconditionFailed when it runs, or the site config cannot be used."""
+        """Start the manager, then apply the changes of targets in order.
+
+        Raises PreconditionFailed if the manager runs already or the site config is not usable.
+        """
         return self._call(calls.start_manager(changes, reload_config=reload_config))
 
     def stop_manager(self) -> pb.StopManagerResponse:
-        """Bring everything down; returns when it is, and the manager sleeps."""
+        """Bring every instance down and stop the manager; return when all are down."""
         return self._call(calls.stop_manager())
 
     def list_events(self, instance_ids: Iterable[str] = (), *, newest: int = 0) -> EventListing:
-        """What happened, oldest first: the `newest` so many events, 0 for all that are kept."""
+        """Return the last `newest` events, oldest first; 0 for all that the daemon keeps."""
         pages = calls.EventPages(instance_ids, newest)
         while (call := pages.next_call()) is not None:
             pages.received(self._call(call))
@@ -139,7 +153,11 @@ class HostManagerClient:
     def die(
         self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
     ) -> pb.DieResponse:
-        """Bring everything down but what is disowned, and end the daemon. Aborted when it is another."""
+        """Bring all instances down except disowned ones, and end the daemon.
+
+        `disown_dockers` leaves compose services running, `disown_processes` native processes. Raises Aborted
+        if `expected_epoch` is not the epoch of the daemon.
+        """
         return self._call(
             calls.die(
                 disown_dockers=disown_dockers,
@@ -149,11 +167,15 @@ class HostManagerClient:
         )
 
     def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
-        """Replace the daemon in place by the code installed on its host now; returns when that is about to
-        take over. PreconditionFailed when it does not start. Aborted when it is another daemon."""
+        """Make the daemon re-execute the code that is installed on its host now.
+
+        Returns just before the new code takes over. `validate_only`: only check that the new code starts.
+        Raises PreconditionFailed if the new code does not start, Aborted if `expected_epoch` is not the epoch
+        of the daemon.
+        """
         return self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
 
-    # --- streams. Each ends its call when the iterator is closed or forgotten.
+    # --- streams; closing the iterator ends the call.
 
     def watch(
         self,
@@ -163,11 +185,12 @@ class HostManagerClient:
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
     ) -> Generator[StatusUpdate]:
-        """The state, and then every change of it, over lost connections.
+        """Yield the state, then every change; reconnect after lost connections.
 
-        `since`: go on from an earlier state of the same instances. `heartbeat`: 1 to 3600 s; after a
-        silence of 2.5 of them the connection counts as dead. `on_connection` is told of losses and
-        returns. Raises Unreachable when the first connection fails, and what cannot be tried again.
+        `since`: resume from an earlier state of the same instances. `heartbeat`: interval in s, 1 to 3600;
+        the client drops a connection that stays silent for 2.5 intervals. `on_connection`: called when the
+        connection is lost or restored. Raises Unreachable if the first connection fails, and every error
+        that a further attempt cannot cure.
         """
         return self._follow(StatusStream(instance_ids, heartbeat, since), on_connection)
 
@@ -179,7 +202,10 @@ class HostManagerClient:
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
     ) -> Generator[pb.Event | pb.EventGap]:
-        """Every event from `resume_token` (of list_events) on, or from now on; a gap says what was lost."""
+        """Yield every event from `resume_token` (of list_events) on, or from now on.
+
+        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`.
+        """
         return self._follow(EventStream(instance_ids, resume_token, heartbeat), on_connection)
 
     def tail_logs(
@@ -190,7 +216,10 @@ class HostManagerClient:
         follow: bool = False,
         on_connection: OnConnection = ignore,
     ) -> Generator[pb.LogLine]:
-        """The last lines of an instance (None: 100); with `follow` every new one, over lost connections."""
+        """Yield the last `lines` log lines of an instance (None: 100).
+
+        `follow`: then yield every new line, and reconnect after lost connections.
+        """
         silence = self._timeout or calls.PLAIN_TIMEOUT
         return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
 
@@ -202,11 +231,12 @@ class HostManagerClient:
         detach: bool = False,
         progress_timeout: float | None = None,
     ) -> Generator[pb.DockerPullResponse]:
-        """Pull the images of these instances (all when none are named), or join the pull that runs.
+        """Pull the images of the named instances (or of all), or join a running pull.
 
-        Each message has the images that are other than in the one before; the last one the result.
-        `new_only`: only images that the engine does not have. The pull stops when the iterator is closed and
-        nobody else follows it, unless somebody asked to `detach`. `progress_timeout`: 1 to 3600 s, None: 60.
+        Each message has the images that changed since the previous message; the last message has the result.
+        `new_only`: skip images that the engine has. `detach`: let the pull continue after its last client
+        has left; without `detach` the daemon cancels the pull then. `progress_timeout`: time in s after which
+        an image without progress fails, 1 to 3600; None for 60.
         """
         return self._follow(
             PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
@@ -216,9 +246,10 @@ class HostManagerClient:
     def remove_orphans(
         self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
     ) -> Generator[pb.RemoveOrphansResponse]:
-        """Stop and remove orphaned containers (all when none are named): what became of each, then of all.
+        """Stop and remove the named orphaned containers, or all; yield each removal, then the result.
 
-        `stop_timeout`: 0 (kill at once) to 3600 s, None for 10. NotFound for ids that name no orphan.
+        `stop_timeout`: time in s before a container is killed, 0 (at once) to 3600; None for 10. Raises
+        NotFound for ids that name no orphan.
         """
         return self._follow(OrphanStream(container_ids, stop_timeout), ignore)
 
@@ -232,11 +263,12 @@ class HostManagerClient:
         on_progress: OnProgress | None = None,
         on_connection: OnConnection = ignore,
     ) -> WaitProgress:
-        """Follow until every instance has carried out its generation and stands where its target wants it.
+        """Wait until every instance has carried out its generation and reached its target.
 
-        `generations` and `epoch` are of the answer of update or restart; `targets` what was asked for, when
-        it is known. `timeout` in s, None for ever. Raises TargetNotReached, which names those that are not
-        there; those that cannot get there (not operable, changed again) are given up at once.
+        `generations` and `epoch` come from the answer of update or restart; `targets`: the requested targets,
+        if known. `timeout`: in s, None for no limit. Raises TargetNotReached with the instances that are
+        late; an instance that cannot reach its target (not operable, target changed again) ends its part of
+        the wait at once.
         """
         waiting = Waiting(generations, targets, epoch)
         if not waiting.instance_ids:
@@ -267,7 +299,7 @@ class HostManagerClient:
                     raise Unreachable(f"cannot {call.what}: this client is closed") from error
                 if pause is None:
                     raise attempts.final(failure) from error
-            except ValueError as error:  # what gRPC raises for a closed channel
+            except ValueError as error:  # gRPC raises ValueError for a closed channel
                 raise Unreachable(f"cannot {call.what}: this client is closed") from error
             self._closed.wait(pause)
 
@@ -277,7 +309,7 @@ class HostManagerClient:
     def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> Generator[Item]:
-        """The items of a stream over all of its connections, until `deadline`."""
+        """Yield the items of a stream over all of its connections, until `deadline`."""
         opening = self._attempts(calls.PLAIN_TIMEOUT, changes=stream.changes)
         link = Link(self._reconnect, on_connection, reconnects=stream.reconnects, opening=opening.pause)
         while True:
@@ -304,7 +336,7 @@ class HostManagerClient:
             self._closed.wait(pause)
 
     def _connection(self, stream: Stream[Item], deadline: float | None) -> Generator[Any]:
-        """The messages of one connection. Raises what ended it, unless the daemon did in good order."""
+        """Yield the messages of one connection; raise the error that ended the connection, if any."""
         method: Callable[..., Any] = getattr(self._stub, stream.method)
         try:
             call = method(stream.request())
@@ -314,7 +346,7 @@ class HostManagerClient:
         try:
             watchdog.arm()
             for message in call:
-                watchdog.disarm()  # the time that the reader takes is not silence
+                watchdog.disarm()  # the reader may take any time between messages
                 yield message
                 watchdog.arm()
         except grpc.RpcError as error:

@@ -1,7 +1,7 @@
-"""Whether what was asked for has been reached: the judgement behind wait_for.
+"""Progress of instances toward their targets, the decision behind wait_for.
 
-Pure. An instance has reached its target when the daemon has carried out the generation that the change gave
-it (`observed_generation`) and it stands where its target wants it.
+This module is pure. An instance has reached its target when the daemon has carried out the generation of the
+change (`observed_generation`) and the state of the instance matches the target.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hostmanager_client.words import next_action_word, target_word
 
 @dataclass(frozen=True, slots=True)
 class WaitProgress:
-    """How far it is: the ids that got there, and where the others are. All are sorted by id."""
+    """The instances that reached their targets, and the reasons of the others; all sorted by id."""
 
     state: HostState
     reached: tuple[str, ...]
@@ -27,7 +27,7 @@ class WaitProgress:
 
     @property
     def done(self) -> bool:
-        """Nothing more is to be waited for."""
+        """True if no instance is pending."""
         return not self.pending
 
 
@@ -35,7 +35,7 @@ OnProgress = Callable[[WaitProgress], None]
 
 
 class Waiting:
-    """Judges states of the host until everything waited for is reached, or cannot be."""
+    """Compares states of the host with the wanted targets, until nothing is pending."""
 
     def __init__(
         self,
@@ -50,16 +50,17 @@ class Waiting:
 
     @property
     def instance_ids(self) -> tuple[str, ...]:
+        """The ids of the wait, sorted."""
         return tuple(self._generations)
 
     def observe(self, state: HostState) -> WaitProgress:
-        """Judge a state."""
+        """Return the progress in a state of the host."""
         self._epoch = self._epoch or state.epoch
         reached: list[str] = []
         pending: list[Unreached] = []
         hopeless: list[Unreached] = []
         for instance_id, generation in self._generations.items():
-            verdict = self._judge(state, instance_id, generation)
+            verdict = self._unreached(state, instance_id, generation)
             if verdict is None:
                 reached.append(instance_id)
             else:
@@ -68,50 +69,50 @@ class Waiting:
         return self._progress
 
     def check(self, timeout: float | None = None, address: str = "") -> WaitProgress:
-        """The last progress when all is reached; raises TargetNotReached otherwise."""
+        """Return the last progress; raise TargetNotReached unless every target is reached."""
         if self._progress is None:
-            unheard = tuple(Unreached(i, "", "NotFollowed", "nothing was heard of it", False)
+            unknown = tuple(Unreached(i, "", "NotFollowed", "the daemon sent no status", False)
                             for i in self._generations)  # fmt: skip
-            raise TargetNotReached(_message(unheard, timeout), unheard, address=address)
+            raise TargetNotReached(_message(unknown, timeout), unknown, address=address)
         unreached = self._progress.hopeless + self._progress.pending
         if unreached:
             late = timeout if self._progress.pending else None
             raise TargetNotReached(_message(unreached, late), unreached, address=address)
         return self._progress
 
-    def _judge(self, state: HostState, instance_id: str, generation: int) -> Unreached | None:
-        """None: it is there."""
+    def _unreached(self, state: HostState, instance_id: str, generation: int) -> Unreached | None:
+        """Return why the instance has not reached its target; None if reached."""
         instance = state.instances.get(instance_id)
         wanted = self._targets.get(instance_id)
         if instance is None:
             if wanted == pb.TARGET_STATE_DOWN:
                 return None
-            return Unreached(instance_id, "", "Removed", "it is no longer tracked", True)
+            return Unreached(instance_id, "", "Removed", "the daemon no longer tracks it", True)
         if wanted is None:
-            if instance.generation <= generation:  # what the change made of it; later ones are others'
+            if instance.generation <= generation:  # later generations come from other clients
                 self._targets[instance_id] = instance.target_state
             wanted = instance.target_state
 
-        def not_there(reason: str, message: str, *, hopeless: bool = False) -> Unreached:
+        def unreached(reason: str, message: str, *, hopeless: bool = False) -> Unreached:
             return Unreached(instance_id, next_action_word(instance.next_action), reason, message, hopeless)
 
         if instance.target_state not in (wanted, pb.TARGET_STATE_PASSIVE):
             now = target_word(instance.target_state)
-            return not_there("Superseded", f"its target was changed again, to {now}", hopeless=True)
+            return unreached("Superseded", f"another request changed its target to {now}", hopeless=True)
         if wanted == pb.TARGET_STATE_UP and (instance.retired or not instance.operable):
-            return not_there(instance.reason, instance.message or "it is not operable", hopeless=True)
-        # Generations are of the daemon's life that gave them; of a later one all that counts is that
-        # nothing asked for is under way.
+            return unreached(instance.reason, instance.message or "it is not operable", hopeless=True)
+        # Generations count within one epoch. In a later epoch the instance must only have carried out its
+        # newest generation.
         needed = generation if state.epoch == self._epoch else instance.generation
         if instance.observed_generation < needed:
-            return not_there(instance.reason, instance.message)
-        if instance.target_state == pb.TARGET_STATE_PASSIVE or _stands(instance, wanted):
+            return unreached(instance.reason, instance.message)
+        if instance.target_state == pb.TARGET_STATE_PASSIVE or _matches(instance, wanted):
             return None
         finished = wanted == pb.TARGET_STATE_UP and instance.reason == "Finished"
-        return not_there(instance.reason, instance.message, hopeless=finished)
+        return unreached(instance.reason, instance.message, hopeless=finished)
 
 
-def _stands(instance: pb.ManagedInstance, wanted: pb.TargetState.ValueType) -> bool:
+def _matches(instance: pb.ManagedInstance, wanted: pb.TargetState.ValueType) -> bool:
     match wanted:
         case pb.TARGET_STATE_UP:
             return instance.next_action == pb.NEXT_ACTION_UP

@@ -1,7 +1,7 @@
-"""A watchdog that cancels a blocking stream on which nothing comes.
+"""A watchdog that cancels silent blocking streams.
 
-A blocking read of gRPC has no time-out of its own. A stream that may be silent for ever needs no watchdog,
-and then no thread is started.
+A blocking read of gRPC has no timeout. A stream without a limit of silence needs no watchdog, and gets no
+thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NEVER = float("inf")
 
 
 class Watchdog:
-    """Calls `cancel` once, from its own thread, when armed for longer than `silence` s or past `deadline`."""
+    """Calls `cancel` once, from its own thread, after `silence` s in the armed state or at `deadline`."""
 
     def __init__(self, cancel: Callable[[], object], silence: float | None, deadline: float | None) -> None:
         self._cancel = cancel
@@ -28,7 +28,7 @@ class Watchdog:
         self.fired = False
 
     def arm(self) -> None:
-        """A read begins."""
+        """Start to count the silence, before a read."""
         if self._silence is None and self._deadline is None:
             return
         due = _NEVER if self._silence is None else time.monotonic() + self._silence
@@ -41,12 +41,12 @@ class Watchdog:
                 self._condition.notify()
 
     def disarm(self) -> None:
-        """The read is over. The thread need not be told: it looks again when it wakes."""
+        """Stop to count the silence, after a read; the thread checks the time when it wakes up."""
         with self._condition:
             self._due = _NEVER
 
     def stop(self) -> None:
-        """Ends the thread. It may be in `cancel`, which does no harm: the stream is over."""
+        """End the thread; a concurrent `cancel` does no harm, as the stream has ended."""
         with self._condition:
             self._stopped = True
             self._condition.notify()

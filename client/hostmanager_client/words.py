@@ -1,7 +1,7 @@
-"""The words and JSON of the contract's messages, as people and scripts read them.
+"""Enum words and JSON of the messages of the contract.
 
-Every enum value has one word: its name without the enum's prefix, in lower case ("up", "wait_start",
-"host", "warning"), except that next_action's UNKNOWN is "?" as in OCS.
+The word of an enum value is its name in lower case without the prefix of the enum ("up", "wait_start",
+"host", "warning"). The exception is UNKNOWN of next_action, which is "?" as in OCS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 
-# Whatever the time zone, these can be shown in it.
+# The range of times that every time zone can show.
 _EARLIEST = int(datetime(2, 1, 1, tzinfo=UTC).timestamp())
 _LATEST = int(datetime(9998, 1, 1, tzinfo=UTC).timestamp())
 
@@ -27,77 +27,73 @@ _IRREGULAR = {"NEXT_ACTION_UNKNOWN": "?"}
 
 @cache
 def enum_words(descriptor: EnumDescriptor) -> dict[int, str]:
-    """Number to word, for every value of an enum."""
+    """Return a map from number to word, with every value of an enum."""
     values = list(descriptor.values)
     prefix = values[0].name.removesuffix("UNSPECIFIED")
     return {v.number: _IRREGULAR.get(v.name) or v.name.removeprefix(prefix).lower() for v in values}
 
 
 def next_action_word(value: pb.NextAction.ValueType) -> str:
-    """`up`, `down`, `start_at`, `start`, `wait_start`, `wait_dead` or `?`."""
+    """Return `up`, `down`, `start_at`, `start`, `wait_start`, `wait_dead` or `?`."""
     return _word(pb.NextAction.DESCRIPTOR, value)
 
 
 def target_word(value: pb.TargetState.ValueType) -> str:
-    """`up`, `down` or `passive`."""
+    """Return `up`, `down` or `passive`."""
     return _word(pb.TargetState.DESCRIPTOR, value)
 
 
 def manager_word(value: pb.ManagerState.ValueType) -> str:
-    """`running`, `stopping` or `stopped`."""
+    """Return `running`, `stopping` or `stopped`."""
     return _word(pb.ManagerState.DESCRIPTOR, value)
 
 
 def severity_word(value: pb.Severity.ValueType) -> str:
-    """`info`, `warning` or `error`."""
+    """Return `info`, `warning` or `error`."""
     return _word(pb.Severity.DESCRIPTOR, value)
 
 
 def event_word(value: pb.EventKind.ValueType) -> str:
-    """`launch`, `up`, `exit`, ..."""
+    """Return `launch`, `up`, `exit`, ..."""
     return _word(pb.EventKind.DESCRIPTOR, value)
 
 
 def management_word(value: pb.Management.ValueType) -> str:
-    """`host`, `docker` or `retired`."""
+    """Return `host`, `docker` or `retired`."""
     return _word(pb.Management.DESCRIPTOR, value)
 
 
 def snapshot_word(value: pb.StatusSnapshot.Reason.ValueType) -> str:
-    """`initial`, `epoch_changed`, `history_compacted` or `slow_consumer`."""
+    """Return `initial`, `epoch_changed`, `history_compacted` or `slow_consumer`."""
     return _word(pb.StatusSnapshot.Reason.DESCRIPTOR, value)
 
 
 def pull_word(value: pb.ImagePull.State.ValueType) -> str:
-    """`waiting`, `pulling`, `up to date`, `pulled`, `skipped`, `failed` or `cancelled`."""
+    """Return `waiting`, `pulling`, `up to date`, `pulled`, `skipped`, `failed` or `cancelled`."""
     return _word(pb.ImagePull.State.DESCRIPTOR, value).replace("_", " ")
 
 
 def _word(descriptor: EnumDescriptor, value: int) -> str:
-    # A daemon newer than this client may know values that it does not.
+    # A newer daemon may send values that are unknown here.
     return enum_words(descriptor).get(value, f"value {value}")
 
 
 def to_datetime(stamp: Timestamp) -> datetime:
-    """The moment, in UTC, with microseconds.
-
-    One outside the years 2 to 9998, of which no honest daemon speaks, becomes the nearest that is inside.
-    """
+    """Return the time in UTC, with microseconds, limited to the years 2 to 9998."""
     seconds = min(max(stamp.seconds, _EARLIEST), _LATEST)
     return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
 
 
 def to_seconds(stamp: Timestamp) -> float:
-    """The moment, in s since the epoch of Unix."""
+    """Return the time in s since the Unix epoch."""
     return stamp.seconds + stamp.nanos / 1e9
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """The message as JSON values: every field is there, under its name in the contract.
+    """Return the message as JSON values, with every field under its name in the contract.
 
-    An absent message or optional field is null. Unlike in protobuf's own JSON, 64-bit integers are
-    numbers (all of ours are far below 2**53) and enums are their words. Times are RFC 3339 in UTC,
-    durations seconds.
+    An absent message or optional field is null. Unlike in the JSON of protobuf, 64-bit integers are numbers
+    (all values are far below 2**53) and enums are words. Times are RFC 3339 in UTC, durations are in s.
     """
     result: dict[str, Any] = {}
     for name, presence, convert in _plan(message.DESCRIPTOR):
@@ -121,7 +117,7 @@ def _same(value: Any) -> Any:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no other numbers."""
+    """Return the number, or None for NaN and infinities, for which JSON has no syntax."""
     return value if math.isfinite(value) else None
 
 
@@ -133,7 +129,7 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 @cache
 def _plan(descriptor: Any) -> tuple[tuple[str, bool, Callable[[Any], Any]], ...]:
-    """How each field of a message is converted; worked out once for each type."""
+    """Return name, presence and converter of each field; computed once for each message type."""
     return tuple((f.name, f.has_presence and not f.is_repeated, _converter(f)) for f in descriptor.fields)
 
 

@@ -1,4 +1,4 @@
-"""Peers that speak HTTP/2 badly or not at all, for the tests of the client."""
+"""Peers that break HTTP/2 or speak other protocols, for the tests of the client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACKNOWLEDGED = b"\0\0\0\x04\x01\0\0\0\0"
 
 @contextlib.contextmanager
 def peer(behave: Behaviour) -> Iterator[str]:
-    """Listen on a port of loopback, and have `behave` treat each connection. Yields the address."""
+    """Listen on a port of loopback, call `behave` for each connection, and yield the address."""
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -52,7 +52,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def headers(**fields: str) -> bytes:
-    """A block of header fields; `status` is the pseudo field, `_` stands for a hyphen."""
+    """Return a block of header fields; `status` is the pseudo field, `_` stands for a hyphen."""
     block = b""
     for name, value in fields.items():
         key = (":status" if name == "status" else name.replace("_", "-")).encode()
@@ -62,7 +62,7 @@ def headers(**fields: str) -> bytes:
 
 
 def says(data: bytes) -> Behaviour:
-    """Send the bytes, and then nothing."""
+    """Send the bytes and keep the connection open."""
 
     def behave(connection: socket.socket) -> None:
         connection.sendall(data)
@@ -77,7 +77,7 @@ def silent(connection: socket.socket) -> None:
 
 
 def read(connection: socket.socket, size: int) -> bytes:
-    """So many bytes; fewer at the end."""
+    """Return `size` bytes; fewer at the end of the connection."""
     data = b""
     while len(data) < size and (piece := connection.recv(size - len(data))):
         data += piece
@@ -94,12 +94,12 @@ def resets(connection: socket.socket) -> None:
 
 
 def after_the_request(then: Behaviour) -> Behaviour:
-    """Take the connection and one request, and only then do that."""
+    """Behave as `then` after the first request."""
     return _with_requests(lambda connection, _: then(connection))
 
 
 def answers(*frames: Callable[[int], bytes]) -> Behaviour:
-    """Answer each request with frames, which are made for the number of its stream."""
+    """Answer each request with frames for the number of its stream."""
     return _with_requests(lambda connection, stream: connection.sendall(b"".join(f(stream) for f in frames)))
 
 
@@ -132,7 +132,7 @@ def answers_http(status: int) -> Behaviour:
 
 
 def answers_grpc(message: bytes, trailers: bytes = b"") -> Behaviour:
-    """Answer with a message as it is on the wire; without `trailers` it is not the last."""
+    """Answer with a message in wire format, and end the stream if there are `trailers`."""
     block = headers(status="200", content_type="application/grpc")
 
     def answer(stream: int) -> bytes:

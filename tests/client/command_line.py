@@ -1,4 +1,4 @@
-"""The command line's runner, the same on every click."""
+"""A runner of the command line for every version of click."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from click.testing import CliRunner
 
 
 def make_runner() -> CliRunner:
-    """Make a runner that keeps standard error apart, as click does by itself since 8.2."""
+    """Return a runner with a separate standard error, the default since click 8.2."""
     apart: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
     return CliRunner(**apart)

@@ -1,4 +1,4 @@
-"""A fake daemon, and a client of each kind."""
+"""Fixtures: a fake daemon, and clients of both kinds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.client.fake_daemon import FakeDaemon
 
 QUICK = Reconnect(first=0.01, longest=0.05)
 
-# Makes a client for a fake daemon; every client it made is closed at the end.
+# A factory of clients for a fake daemon; the fixture closes the clients.
 MakeClient = Callable[..., Any]
 
 
 class Blocking:
-    """An asyncio client seen as a blocking one, so that both kinds are held to the same tests."""
+    """A blocking wrapper of the asyncio client, so that the same tests run on both kinds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.loop = asyncio.new_event_loop()

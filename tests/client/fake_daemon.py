@@ -1,4 +1,4 @@
-"""A small daemon in memory that honours the contract, for the tests of the client. See fake_host.py."""
+"""An in-memory daemon that honours the contract, for the tests of the client; see fake_host.py."""
 
 # ruff: noqa: N802 -- the methods have the names of the contract
 
@@ -16,7 +16,7 @@ __all__ = ["FakeDaemon", "until"]
 
 
 class FakeDaemon(FakeHost):
-    """The service."""
+    """The RPCs of the service."""
 
     # --- unary
 
@@ -110,7 +110,7 @@ class FakeDaemon(FakeHost):
         if request.expected_epoch not in ("", self.epoch):
             self._fail(context, grpc.StatusCode.ABORTED, "another daemon runs", "STALE_EPOCH", [])
         answer = pb.UpgradeResponse(epoch=self.epoch, version="9.9")
-        if not request.validate_only and self.gives_way:
+        if not request.validate_only and self.upgrade_succeeds:
             self.epoch = f"{self.epoch}+"
         return answer
 
@@ -137,9 +137,9 @@ class FakeDaemon(FakeHost):
     # --- streams
 
     def _stream(
-        self, context: grpc.ServicerContext, heartbeat: float, turn: Callable[[bool], list[Any]]
+        self, context: grpc.ServicerContext, heartbeat: float, turn: Callable[..., list[Any]]
     ) -> Iterator[Any]:
-        """Yield what each turn gives, when something changed or a heartbeat is due, until dropped."""
+        """Yield the messages of each turn, after a change or when a heartbeat is due, until dropped."""
         with self.changed:
             mine = self.generation_of_streams
             self.streams += 1
@@ -156,7 +156,7 @@ class FakeDaemon(FakeHost):
                 with self.changed:
                     if mine != self.generation_of_streams:
                         break
-                    messages = [] if self.hold else turn(due and not self.silent)
+                    messages = [] if self.hold else turn(heartbeat_due=due and not self.silent)
                     due = not messages and not self.changed.wait(heartbeat)
                 yield from messages
             if context.is_active():
@@ -178,7 +178,7 @@ class FakeDaemon(FakeHost):
             made.time.GetCurrentTime()
             return made
 
-        def turn(heartbeat_due: bool) -> list[Any]:
+        def turn(*, heartbeat_due: bool) -> list[Any]:
             nonlocal cursor
             with self.changed:
                 seen = {i: v for i, v in self.instances.items() if not ids or i in ids}
@@ -215,10 +215,10 @@ class FakeDaemon(FakeHost):
         self._enter(request, context)
         ids = set(request.instance_ids)
         epoch, _, token = request.resume_token.partition(":")
-        gap = pb.EventGap(message="an earlier life of the daemon") if token and epoch != self.epoch else None
+        gap = pb.EventGap(message="an earlier epoch of the daemon") if token and epoch != self.epoch else None
         cursor = int(token) if token and gap is None else len(self.events)
 
-        def turn(heartbeat_due: bool) -> list[Any]:
+        def turn(*, heartbeat_due: bool) -> list[Any]:
             nonlocal cursor, gap
             with self.changed:
                 new = [e for e in self.events[cursor:] if not ids or e.instance_id in ids]
@@ -247,7 +247,7 @@ class FakeDaemon(FakeHost):
         wanted = request.lines if request.HasField("lines") else 100
         cursor = max(0, len(lines) - wanted)
 
-        def turn(_: bool) -> list[Any]:
+        def turn(*, heartbeat_due: bool) -> list[Any]:
             nonlocal cursor
             with self.changed:
                 new, cursor = lines[cursor:], len(lines)
@@ -257,4 +257,4 @@ class FakeDaemon(FakeHost):
         if request.follow:
             yield from self._stream(context, 3600.0, turn)
         else:
-            yield from turn(False)
+            yield from turn(heartbeat_due=False)

@@ -1,7 +1,7 @@
-"""The host behind the fake daemon: its instances, its life, and what a test scripts of it.
+"""The state of the fake daemon, and the controls for tests.
 
-Instances come up and go down at once unless they are told to be `stubborn`. A test scripts it: `fail_next`
-answers the next call with an error, `drop_streams` breaks every stream, `silent` stops all heartbeats.
+Instances reach their targets at once unless their ids are in `stubborn`. `fail_next` answers the next call
+with an error, `drop_streams` breaks every stream, `silent` stops all heartbeats, `hold` stops all messages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 def packed_details(
     code: grpc.StatusCode, message: str, reason: str, violations: list[tuple[str, str]]
 ) -> tuple[str, bytes]:
-    """The details that the contract promises, as trailing metadata."""
+    """Return the details of the contract as trailing metadata."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain="hostmanager")]
     if violations:
         bad = error_details_pb2.BadRequest()
@@ -40,7 +40,7 @@ def packed_details(
 
 @dataclass
 class FakeHost(pb_grpc.HostManagerServiceServicer):
-    """The service. `epoch` and `revision` are those of its one life; `restart` begins the next."""
+    """The service with its state; `restart` begins a new epoch."""
 
     socket: Path
     epoch: str = "epoch-1"
@@ -65,15 +65,15 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
     streams: int = 0
     generation_of_streams: int = 0
     died: bool = False
-    gives_way: bool = True  # to its successor, when it is upgraded
+    upgrade_succeeds: bool = True
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
-        self.hanging = threading.Event()  # cleared: no call is answered
+        self.hanging = threading.Event()  # cleared: no call gets an answer
         self.hanging.set()
         self.server: grpc.Server | None = None
 
-    # --- life
+    # --- server
 
     def start(self) -> None:
         self.server = grpc.server(
@@ -90,7 +90,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
             self.server = None
 
     def restart(self, epoch: str) -> None:
-        """Another life of the daemon: a new epoch, revisions from 1 on."""
+        """Restart with a new epoch and revisions from 1."""
         self.stop()
         self.epoch, self.revision = epoch, 1
         self.removals.clear()
@@ -107,7 +107,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
         with self.changed:
             assert self.changed.wait_for(condition, timeout=30)
 
-    # --- its host
+    # --- state
 
     def add(self, instance_id: str, **fields: Any) -> pb.ManagedInstance:
         values: dict[str, Any] = {
@@ -171,7 +171,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
             self.changed.notify_all()
 
     def settle(self, instance_id: str) -> None:
-        """Carry out what is asked of an instance."""
+        """Move an instance to its target."""
         instance = self.instances[instance_id]
         up = instance.target_state == pb.TARGET_STATE_UP
         self.change(
@@ -228,9 +228,9 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
 
 
 def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
-    """Wait for a condition that nothing announces."""
+    """Poll until a condition holds."""
     end = time.monotonic() + timeout
     event = threading.Event()
     while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
+        assert time.monotonic() < end, "the condition did not hold in time"
         event.wait(0.01)

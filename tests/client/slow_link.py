@@ -1,4 +1,4 @@
-"""A proxy that holds back all bytes, as a link with a long round trip does."""
+"""A proxy that delays all bytes, like a link with a long round trip."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 @contextlib.contextmanager
 def slow_link(target: Path, delay: float, *, listen: Path | None = None) -> Iterator[str]:
-    """Forward to the unix socket `target`, each way `delay` s late.
+    """Forward connections to the unix socket `target` with a delay of `delay` s each way.
 
-    Yields the address to connect to: `listen`, or a port of loopback.
+    Yields the address of the proxy: `listen`, or a port of loopback.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -59,7 +59,7 @@ class _Link:
             task.add_done_callback(self._tasks.discard)
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Pass on what comes, and the end of it, each piece as late as the next."""
+        """Forward all bytes and the end of the connection, each with the same delay."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

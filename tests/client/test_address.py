@@ -1,4 +1,4 @@
-"""How an address is written and found."""
+"""Parsing of addresses, and the default address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hostmanager_client.errors import InvalidAddress
         ("  daq1:8765 ", "daq1:8765", "dns:///daq1:8765"),
     ],
 )
-def test_every_spelling_is_understood(text: str, meant: str, target: str) -> None:
+def test_every_form_of_an_address_is_parsed(text: str, meant: str, target: str) -> None:
     address = parse_address(text)
     assert str(address) == meant
     assert address.grpc_target == target
@@ -43,24 +43,24 @@ def test_relative_paths_and_homes_are_made_absolute(monkeypatch: pytest.MonkeyPa
     ["", "garbage", "host:", ":80", "host:0", "host:65536", "host:x", "::1:80", "unix:", "unix://", "unix://x",
      "http://host:80", "/run/", "ho st:80", "host:٣", "/" + "x" * 107],
 )  # fmt: skip
-def test_what_is_no_address_says_why(text: str) -> None:
+def test_a_bad_address_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(InvalidAddress, match="as an address"):
         parse_address(text)
 
 
-def test_the_variable_comes_before_everything(tmp_path: Path) -> None:
+def test_the_variable_has_priority(tmp_path: Path) -> None:
     environ = {"HOSTMANAGER_ADDRESS": "daq1:80", "XDG_RUNTIME_DIR": str(tmp_path)}
     assert default_address(environ, uid=1000) == Address(host="daq1", port=80)
 
 
-def test_a_user_has_a_socket_of_its_own_and_root_that_of_the_system(tmp_path: Path) -> None:
+def test_a_user_has_a_private_socket_and_root_the_system_socket(tmp_path: Path) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert default_address(environ, uid=1000).path == f"{tmp_path}/hostmanager/hostmanager.sock"
     assert default_address({}, uid=1000).path == "/tmp/hostmanager-1000/hostmanager.sock"
     assert default_address({}, uid=0).path == "/run/hostmanager/hostmanager.sock"
 
 
-def test_root_falls_back_to_the_users_socket_when_only_that_exists() -> None:
+def test_root_falls_back_to_an_existing_user_socket() -> None:
     if Path("/run/hostmanager/hostmanager.sock").exists():
         pytest.skip("a daemon of the system runs here")
     import tempfile

@@ -36,7 +36,7 @@ def test_a_listing_has_every_page_and_the_token_of_the_first(daemon: FakeDaemon,
     assert listing.resume_token == f"epoch-1:{daemon.revision}"
 
 
-def test_a_state_has_the_manager_and_the_instances_asked_for(daemon: FakeDaemon, client: Any) -> None:
+def test_a_state_has_the_manager_and_the_named_instances(daemon: FakeDaemon, client: Any) -> None:
     for n in range(5):
         daemon.add(f"data{n}")
     state = client.get_state(["data3", "data1"])
@@ -54,7 +54,7 @@ def test_changes_are_applied_in_order(daemon: FakeDaemon, client: Any) -> None:
     assert [g.instance_id for g in answer.generations] == ["data0", "data1", "data2"]
 
 
-def test_every_call_says_what_was_asked(daemon: FakeDaemon, client: Any) -> None:
+def test_every_call_sends_its_arguments(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     client.update([("data1", UP)], reload_config=True, validate_only=True)
     client.restart(["data1"])
@@ -124,15 +124,13 @@ def test_an_unknown_instance_is_not_found_in_a_stream_too(daemon: FakeDaemon, cl
         list(client.tail_logs("data9", follow=True))
 
 
-def test_no_daemon_is_unreachable_and_the_error_says_what_to_do(daemon: FakeDaemon, client: Any) -> None:
+def test_an_absent_daemon_is_unreachable_and_the_error_has_a_remedy(daemon: FakeDaemon, client: Any) -> None:
     daemon.stop()
-    with pytest.raises(
-        Unreachable, match=r"no such socket\. Is it running\? Start it with `hostmanager serve"
-    ):
+    with pytest.raises(Unreachable, match=r"no such socket\. Start the daemon with `hostmanager serve"):
         client.get_status()
 
 
-def test_a_first_watch_of_no_daemon_is_unreachable(daemon: FakeDaemon, client: Any) -> None:
+def test_a_first_watch_without_a_daemon_is_unreachable(daemon: FakeDaemon, client: Any) -> None:
     daemon.stop()
     with pytest.raises(Unreachable):
         next(client.watch())
@@ -146,7 +144,7 @@ def test_no_answer_in_time_is_a_deadline_exceeded(daemon: FakeDaemon, make_clien
     daemon.hanging.set()
 
 
-def test_requests_that_make_no_sense_are_rejected_without_a_call(daemon: FakeDaemon, client: Any) -> None:
+def test_invalid_requests_are_rejected_without_a_call(daemon: FakeDaemon, client: Any) -> None:
     with pytest.raises(InvalidRequest):
         client.restart()
     with pytest.raises(InvalidRequest):

@@ -1,4 +1,4 @@
-"""The command line against a fake daemon: what it prints, what it exits with."""
+"""Output and exit codes of the command line, against a fake daemon."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def crashed(daemon: FakeDaemon, instance_id: str = "data2") -> None:
-    """An instance that ended 2 s ago and is started again in 5 minutes."""
+    """Add an instance that ended 2 s ago and restarts in 5 minutes."""
     instance = daemon.add(
         instance_id,
         next_action=pb.NEXT_ACTION_START_AT,
@@ -53,7 +53,7 @@ def crashed(daemon: FakeDaemon, instance_id: str = "data2") -> None:
     daemon.publish(instance)
 
 
-def test_status_shows_where_everything_stands_and_why(daemon: FakeDaemon, run: Run) -> None:
+def test_status_shows_states_and_reasons(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     crashed(daemon)
     daemon.change("data1", restart_required=True)
@@ -67,7 +67,7 @@ def test_status_shows_where_everything_stands_and_why(daemon: FakeDaemon, run: R
     assert data1.split()[:4] == ["data1", "FakeData", "up", "up"]
     assert data1.endswith("restart required")
     assert re.search(r" code 3, ([2-9]\.\d|\d\d) s ago; restarting in 5 min \(attempt 5\)$", data2)
-    assert "0.7" in data2, "the stability is followed from the failure times: 1 - 5/20"
+    assert "0.7" in data2, "the stability follows from the failure times: 1 - 5/20"
 
 
 def test_status_shows_problems_of_the_config(daemon: FakeDaemon, run: Run) -> None:
@@ -142,14 +142,14 @@ def test_update_can_only_check(daemon: FakeDaemon, run: Run) -> None:
     )
 
 
-def test_waiting_exits_1_and_says_who_is_not_there(daemon: FakeDaemon, run: Run) -> None:
+def test_a_failed_wait_exits_1_and_names_the_instances(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     daemon.add("data2")
     daemon.stubborn.add("data2")
-    result = run("down", "--all", "--wait", "--timeout", "3")
+    result = run("down", "--all", "--wait", "--timeout", "1.5")
     assert result.exit_code == 1
     assert "data1: reached the target" in result.stderr
-    assert "Error: 1 instance did not reach the target within 3 s: data2 is up" in result.stderr
+    assert "Error: 1 instance did not reach the target within 1.5 s: data2 is up" in result.stderr
 
 
 def test_waiting_as_json_is_one_document(daemon: FakeDaemon, run: Run) -> None:
@@ -178,7 +178,7 @@ def test_reload_shows_the_warnings_of_the_config(daemon: FakeDaemon, run: Run) -
     assert "site config read" in result.stdout
 
 
-def test_show_tells_everything_about_one(daemon: FakeDaemon, run: Run) -> None:
+def test_show_has_all_properties_of_an_instance(daemon: FakeDaemon, run: Run) -> None:
     crashed(daemon, "data1")
     output = run("show", "data1").output
     assert "command:" in output
@@ -230,27 +230,27 @@ def test_the_manager_is_stopped_and_started(daemon: FakeDaemon, run: Run) -> Non
     assert start.requests[0].instance_id == "all"
 
 
-def test_die_names_the_daemon_it_means(daemon: FakeDaemon, run: Run) -> None:
+def test_die_sends_the_epoch_of_the_daemon(daemon: FakeDaemon, run: Run) -> None:
     result = run("die", "--disown-processes", "--yes")
     assert result.exit_code == 0
     assert daemon.requests[-1] == pb.DieRequest(disown_processes=True, expected_epoch="epoch-1")
-    assert "processes were left" in result.output
+    assert "processes still run" in result.output
 
 
 def test_upgrade_waits_for_the_daemon_that_takes_over(daemon: FakeDaemon, run: Run) -> None:
     result = run("upgrade", "--json")
     assert result.exit_code == 0
     assert pb.UpgradeRequest(expected_epoch="epoch-1") in daemon.requests
-    told = json.loads(result.output)
-    assert (told["previousEpoch"], told["epoch"]) == ("epoch-1", "epoch-1+")
+    document = json.loads(result.output)
+    assert (document["previousEpoch"], document["epoch"]) == ("epoch-1", "epoch-1+")
     assert run("upgrade").output.startswith("upgraded from ")
 
 
-def test_an_upgrade_that_does_not_come_about_is_a_failure(daemon: FakeDaemon, run: Run) -> None:
-    daemon.gives_way = False
-    result = run("upgrade", "--timeout", "3")
+def test_an_upgrade_without_a_new_daemon_is_a_failure(daemon: FakeDaemon, run: Run) -> None:
+    daemon.upgrade_succeeds = False
+    result = run("upgrade", "--timeout", "1")
     assert result.exit_code == 1
-    assert "has not given way" in result.stderr
+    assert "still runs after 1 s" in result.stderr
 
 
 def test_a_check_before_an_upgrade_changes_nothing(daemon: FakeDaemon, run: Run) -> None:
@@ -283,7 +283,7 @@ def test_each_failure_has_its_exit_code(
     assert "requests[0]: is odd" in result.stderr
 
 
-def test_an_unknown_instance_is_told_with_what_was_meant(daemon: FakeDaemon, run: Run) -> None:
+def test_an_unknown_instance_comes_with_a_suggestion(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("thermo1")
     for command in (["show", "termo1"], ["up", "termo1"], ["logs", "termo1"], ["update", "termo1=up"]):
         result = run(*command)
@@ -324,7 +324,7 @@ def test_a_wrong_command_line_exits_2(daemon: FakeDaemon, run: Run, args: list[s
     assert daemon.requests == []
 
 
-def test_a_mistyped_command_is_told_with_what_was_meant(run: Run) -> None:
+def test_a_mistyped_command_comes_with_a_suggestion(run: Run) -> None:
     assert "Did you mean 'status'" in run("statsu").stderr
     assert "Did you mean 'start'" in run("manager", "strt").stderr
     assert "Did you mean 'remove'" in run("orphans", "remov").stderr
@@ -365,7 +365,7 @@ def test_completion_is_quiet_without_a_daemon(run: Run, monkeypatch: pytest.Monk
     assert complete(run, monkeypatch, "up", "da") == []
 
 
-def test_control_characters_of_others_do_not_reach_the_terminal(daemon: FakeDaemon, run: Run) -> None:
+def test_foreign_control_characters_do_not_reach_the_terminal(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, message="bad \x1b[2J\nname")
     output: Any = run("status").output
     assert "\x1b" not in output

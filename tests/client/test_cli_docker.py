@@ -56,7 +56,7 @@ def a_pull(*, failed: bool = False) -> list[pb.DockerPullResponse]:
     ]
 
 
-def test_pull_tells_each_state_once_and_what_came_of_it(daemon: FakeDaemon, run: Run) -> None:
+def test_pull_prints_each_state_once_and_a_summary(daemon: FakeDaemon, run: Run) -> None:
     daemon.pulls = a_pull()
     result = run("pull")
     assert (result.exit_code, result.stdout.splitlines()) == (
@@ -68,10 +68,10 @@ def test_pull_tells_each_state_once_and_what_came_of_it(daemon: FakeDaemon, run:
             "1 image: 1 pulled",
         ],
     )
-    assert result.stderr == "following the pull that runs already\n"
+    assert result.stderr == "following the running pull\n"
 
 
-def test_pull_says_what_was_asked(daemon: FakeDaemon, run: Run) -> None:
+def test_pull_sends_its_arguments(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     daemon.pulls = a_pull()
     assert run("pull", "data1", "--new-only", "--detach", "--progress-timeout", "2.5").exit_code == 0
@@ -88,7 +88,7 @@ def test_pull_exits_1_when_an_image_failed(daemon: FakeDaemon, run: Run) -> None
     assert "agent:2 (data1, data2): failed: no such image" in result.stdout
 
 
-def test_pull_as_json_is_a_line_a_message(daemon: FakeDaemon, run: Run) -> None:
+def test_pull_as_json_prints_a_line_for_each_message(daemon: FakeDaemon, run: Run) -> None:
     daemon.pulls = a_pull()
     lines = [json.loads(line) for line in run("pull", "--json").stdout.splitlines()]
     assert [line["images"][0]["state"] for line in lines if line["images"]] == [
@@ -97,7 +97,7 @@ def test_pull_as_json_is_a_line_a_message(daemon: FakeDaemon, run: Run) -> None:
     assert [line["result"] is not None for line in lines] == [False] * 4 + [True]
 
 
-def test_pull_on_a_terminal_has_bars_and_leaves_a_line_for_each_image(
+def test_pull_on_a_terminal_shows_bars_and_a_line_for_each_finished_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = io.StringIO()
@@ -111,7 +111,7 @@ def test_pull_on_a_terminal_has_bars_and_leaves_a_line_for_each_image(
     assert "agent:2 (data1, data2): pulled" in shown
 
 
-def test_a_pull_that_the_daemon_refuses_says_why(daemon: FakeDaemon, run: Run) -> None:
+def test_a_refused_pull_prints_the_reason(daemon: FakeDaemon, run: Run) -> None:
     daemon.fail_next = (
         grpc.StatusCode.FAILED_PRECONDITION,
         "no compose file is managed",
@@ -131,7 +131,7 @@ def test_a_stream_without_its_result_is_an_error(daemon: FakeDaemon, socket: Pat
             list(client.remove_orphans())
 
 
-def test_what_makes_no_sense_is_refused_before_anybody_is_asked(daemon: FakeDaemon, socket: Path) -> None:
+def test_invalid_arguments_are_refused_without_a_call(daemon: FakeDaemon, socket: Path) -> None:
     with HostManagerClient(str(socket)) as client:
         for wrong in (0.5, 3601.0):
             with pytest.raises(InvalidRequest, match="progress_timeout"):
@@ -173,7 +173,7 @@ def test_orphans_are_listed(daemon: FakeDaemon, run: Run) -> None:
     assert (listed["container_id"], listed["running"]) == (container_id, True)
 
 
-def test_orphans_are_removed_and_each_is_told(daemon: FakeDaemon, run: Run) -> None:
+def test_each_removed_orphan_is_printed(daemon: FakeDaemon, run: Run) -> None:
     container_id = orphan(daemon)
     daemon.orphan_removals = [removal(container_id), removed(1)]
     result = run("orphans", "remove", "30027f", "--stop-timeout", "0")
@@ -192,6 +192,6 @@ def test_an_orphan_that_cannot_be_removed_exits_1(daemon: FakeDaemon, run: Run) 
     )  # fmt: skip
 
 
-def test_no_orphans_is_said(daemon: FakeDaemon, run: Run) -> None:
+def test_a_host_without_orphans_prints_no_orphans(daemon: FakeDaemon, run: Run) -> None:
     daemon.orphan_removals = [removed(0)]
     assert run("orphans", "remove").stdout == "no orphans\n"

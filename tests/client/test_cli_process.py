@@ -1,4 +1,4 @@
-"""The command line as a process of its own: signals, pipes, terminals, start-up."""
+"""The command line as a process: signals, pipes, terminals, start-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(socket: Path) -> Iterator[Start]:
-    """Starts a command line; what still runs in the end is killed."""
+    """Return a function that starts the command line; kill running processes at the end."""
     running: list[subprocess.Popen[str]] = []
 
     def popen(*args: str, env: dict[str, str] | None = None, **kwargs: Any) -> subprocess.Popen[str]:
@@ -61,7 +61,7 @@ def test_status_of_a_running_daemon(daemon: FakeDaemon, start: Start) -> None:
 @pytest.mark.parametrize(
     ("args", "exit_code", "says"),
     [
-        (["status"], 3, "no such socket. Is it running? Start it with `hostmanager serve SITE.yaml`"),
+        (["status"], 3, "no such socket. Start the daemon with `hostmanager serve SITE.yaml`"),
         (["watch"], 3, "no such socket"),
         (["logs", "-f", "data1"], 3, "no such socket"),
         (["events", "-f"], 3, "no such socket"),
@@ -72,7 +72,7 @@ def test_status_of_a_running_daemon(daemon: FakeDaemon, start: Start) -> None:
         (["status", "-a", "::::"], 2, "as an address"),
     ],
 )
-def test_no_daemon_is_told_in_a_sentence(start: Start, args: list[str], exit_code: int, says: str) -> None:
+def test_an_absent_daemon_is_a_short_error(start: Start, args: list[str], exit_code: int, says: str) -> None:
     code, out, err = finish(start(*args))
     assert (code, out) == (exit_code, "")
     assert says in err
@@ -80,7 +80,7 @@ def test_no_daemon_is_told_in_a_sentence(start: Start, args: list[str], exit_cod
     assert err.count("\n") == 1
 
 
-def test_a_socket_nobody_listens_on_is_told_as_such(daemon: FakeDaemon, start: Start) -> None:
+def test_a_socket_without_a_listener_is_reported(daemon: FakeDaemon, start: Start) -> None:
     import socket as sockets
 
     path = daemon.socket.with_name("stale.sock")
@@ -88,12 +88,12 @@ def test_a_socket_nobody_listens_on_is_told_as_such(daemon: FakeDaemon, start: S
         stale.bind(str(path))
     code, _, err = finish(start("status", "-a", str(path)))
     assert code == 3
-    assert "nothing listens on it" in err
+    assert "no process listens on the socket" in err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_a_closed_directory_is_a_permission_error(daemon: FakeDaemon, socket: Path) -> None:
-    # What another user sees; root is refused nothing, so the sentence is made in a child that is nobody.
+    # Root passes every permission check, so a child with the uid of nobody makes the call.
     socket.parent.chmod(0o700)
     program = (
         "import os, grpc\n"
@@ -105,10 +105,10 @@ def test_a_closed_directory_is_a_permission_error(daemon: FakeDaemon, socket: Pa
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("PermissionDenied cannot reach the daemon")
-    assert "Run as the user that runs the daemon" in done.stdout
+    assert "Run the command as the user of the daemon" in done.stdout
 
 
-def test_watch_in_a_pipe_prints_a_json_object_a_line(daemon: FakeDaemon, start: Start) -> None:
+def test_watch_in_a_pipe_prints_json_lines(daemon: FakeDaemon, start: Start) -> None:
     daemon.add("data1")
     process = start("watch")
     first = line_of(process)
@@ -152,7 +152,7 @@ def test_ctrl_c_while_waiting_exits_130(daemon: FakeDaemon, start: Start) -> Non
     assert finish(process)[0] == 130
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(daemon: FakeDaemon, start: Start) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(daemon: FakeDaemon, start: Start) -> None:
     daemon.add("data1")
     daemon.write("data1", *("x" * 100 for _ in range(5000)))
     process = start("logs", "data1", "-n", "5000")
@@ -164,7 +164,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(daemon: FakeDaemon, start: Sta
     assert process.wait(60) == 141
 
 
-def test_a_bug_is_told_without_a_traceback_unless_asked_for(start: Start, tmp_path: Path) -> None:
+def test_a_bug_prints_no_traceback_by_default(start: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import hostmanager_client.address as a\n"
         "def broken(*_):\n    raise RuntimeError('boom')\n"
@@ -211,7 +211,7 @@ def test_no_color_is_respected_on_a_terminal(daemon: FakeDaemon, start: Start) -
         try:
             while piece := os.read(controller, 65536):
                 text += piece
-        except OSError:  # how a terminal says that the other end is closed
+        except OSError:  # the terminal is closed at the other end
             pass
         process.wait(60)
         os.close(controller)
@@ -221,7 +221,7 @@ def test_no_color_is_respected_on_a_terminal(daemon: FakeDaemon, start: Start) -
     assert b"data1" in outputs[1]
 
 
-def test_status_loads_nothing_it_does_not_need(daemon: FakeDaemon, socket: Path) -> None:
+def test_status_loads_only_needed_modules(daemon: FakeDaemon, socket: Path) -> None:
     daemon.add("data1")
     program = (
         "import sys\n"
@@ -235,7 +235,7 @@ def test_status_loads_nothing_it_does_not_need(daemon: FakeDaemon, socket: Path)
     )
     loaded = set(done.stdout.split())
     assert "hostmanager_client.sync" in loaded
-    # grpc imports asyncio and its own grpc.aio by itself; nothing of ours may add to it.
+    # grpc imports asyncio and grpc.aio; this package must not add to these imports.
     unwanted = {
         "rich",
         "hostmanager_server",

@@ -1,4 +1,4 @@
-"""How `hostmanager status` and `hostmanager show` tell of compose services."""
+"""Output of `hostmanager status` and `hostmanager show` for compose services."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def service(**fields: Any) -> pb.ComposeService:
-    """One that runs as it should, unless said otherwise."""
+    """Return a healthy compose service, except for the given fields."""
     values: dict[str, Any] = {
         "compose_file": "/lab/compose.yaml",
         "project": "lab",
@@ -54,7 +54,7 @@ def service(**fields: Any) -> pb.ComposeService:
 
 
 def shown(run: Run, instance_id: str = "data1") -> dict[str, str]:
-    """What `show` says, by name."""
+    """Return the properties of `show` by name."""
     pairs = (line.partition(":") for line in run("show", instance_id))
     return {name: text.strip() for name, _, text in pairs}
 
@@ -67,7 +67,7 @@ def test_the_pid_of_a_service_is_that_of_its_container(daemon: FakeDaemon, run: 
     assert (rows["data1"][column], rows["data2"][column]) == ("8151", "-")
 
 
-def test_show_tells_what_a_service_is_to_be_and_what_the_engine_has(daemon: FakeDaemon, run: Run) -> None:
+def test_show_has_the_definition_of_a_service_and_its_containers(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", compose_service=service(replicas=3, running_replicas=2, health="healthy"))
     pairs = shown(run)
     assert {name: pairs.get(name) for name in list(pairs)[-9:]} == {
@@ -83,17 +83,17 @@ def test_show_tells_what_a_service_is_to_be_and_what_the_engine_has(daemon: Fake
     }
 
 
-def test_show_says_why_a_restart_would_make_a_difference(daemon: FakeDaemon, run: Run) -> None:
+def test_show_has_the_reasons_for_a_restart(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", compose_service=service())
     assert "definition" not in shown(run)
     daemon.add("data1", compose_service=service(image_id=NEWER, definition_changed=True))
     pairs = shown(run)
     assert pairs["image"] == "agent:1 (0d1c2b3a4958)"
-    assert pairs["running image"] == "973444266ffb, not what the tag means now"
+    assert pairs["running image"] == "973444266ffb, older than the tag"
     assert pairs["definition"] == "changed since the container was made"
 
 
-def test_show_tells_of_a_container_that_ended(daemon: FakeDaemon, run: Run) -> None:
+def test_show_has_the_exit_of_a_container(daemon: FakeDaemon, run: Run) -> None:
     ended = service(
         running=False, status="exited", exit_code=3, running_replicas=0, pid=0, image_id="unknown"
     )
@@ -106,7 +106,7 @@ def test_show_tells_of_a_container_that_ended(daemon: FakeDaemon, run: Run) -> N
     assert "running image" not in pairs
 
 
-def test_show_does_not_pretend_to_know_what_an_engine_that_is_away_has(daemon: FakeDaemon, run: Run) -> None:
+def test_show_omits_containers_while_the_engine_is_away(daemon: FakeDaemon, run: Run) -> None:
     nothing = {"container_found": False, "container_id": "", "running": False, "image_id": "unknown"}
     daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, compose_service=service(**nothing))
     assert shown(run)["container"] == "none"
@@ -116,7 +116,7 @@ def test_show_does_not_pretend_to_know_what_an_engine_that_is_away_has(daemon: F
     assert "containers" not in pairs
 
 
-def test_show_of_an_instance_without_its_service_leaves_all_that_out(daemon: FakeDaemon, run: Run) -> None:
+def test_show_of_an_instance_without_a_service_is_short(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, compose_service=pb.ComposeService())
     assert {"compose file", "image", "container"}.isdisjoint(shown(run))
 

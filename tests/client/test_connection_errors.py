@@ -26,28 +26,28 @@ from tests.client.fake_daemon import FakeDaemon
 HASTY = Transport(connect=0.2, keepalive=0.2, ping_timeout=0.2)
 TRAILERS = peers.headers(grpc_status="0")
 
-# What a peer does; the error, words of it, and whether the request may have reached the daemon.
+# Peer; error, part of its text, and whether the request may have reached the daemon.
 FAILURES = {
-    "no word at all": (peers.silent, Unreachable, "does not answer", False),
+    "no answer at all": (peers.silent, Unreachable, "does not answer", False),
     "closes at once": (peers.closes, Unreachable, "closed the connection at once", False),
     "resets at once": (peers.resets, Unreachable, "closed the connection at once", False),
-    "another protocol": (peers.says(b"SSH-2.0-x\r\n"), Unreachable, "something else answers", False),
-    "http 1": (peers.says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Unreachable, "something else answers", False),
-    "freezes": (peers.after_the_request(peers.silent), Unreachable, "no sign of life", True),
+    "another protocol": (peers.says(b"SSH-2.0-x\r\n"), Unreachable, "another program answers", False),
+    "http 1": (peers.says(b"HTTP/1.1 400 Bad\r\n\r\n"), Unreachable, "another program answers", False),
+    "freezes": (peers.after_the_request(peers.silent), Unreachable, "answered no ping", True),
     "closes": (peers.after_the_request(peers.closes), Unreachable, "closed the connection", True),
     "resets": (peers.after_the_request(peers.resets), Unreachable, "closed the connection", True),
     "goes away": (peers.goes_away(0), Unreachable, "closed the connection", True),
     "pinged too often": (peers.goes_away(11, b"too_many_pings"), Unreachable, "closed the connection", True),
     "internal": (peers.resets_the_stream(2), Unreachable, "closed the connection", True),
-    "refused stream": (peers.resets_the_stream(7), Unreachable, "takes no more calls", False),
-    "cancelled stream": (peers.resets_the_stream(8), Unreachable, "more to do than it can", True),
+    "refused stream": (peers.resets_the_stream(7), Unreachable, "accepts no more calls", False),
+    "cancelled stream": (peers.resets_the_stream(8), Unreachable, "it is overloaded", True),
     "calm down": (peers.resets_the_stream(11), Unreachable, "closed the connection", True),
-    "http 404": (peers.answers_http(404), Unreachable, "something else answers", False),
-    "http 401": (peers.answers_http(401), Unreachable, "something else answers", False),
-    "http 200": (peers.answers_http(200), Unreachable, "something else answers", False),
-    "http 503": (peers.answers_http(503), Unreachable, "something on the way", True),
-    "no protobuf": (peers.answers_grpc(b"\0\0\0\0\x01\xff", TRAILERS), ServerBug, "cannot be read", None),
-    "huge": (peers.answers_grpc(b"\0\x7f\0\0\0\xff"), ServerBug, "larger than this client takes", None),
+    "http 404": (peers.answers_http(404), Unreachable, "another program answers", False),
+    "http 401": (peers.answers_http(401), Unreachable, "another program answers", False),
+    "http 200": (peers.answers_http(200), Unreachable, "another program answers", False),
+    "http 503": (peers.answers_http(503), Unreachable, "a proxy answers", True),
+    "no protobuf": (peers.answers_grpc(b"\0\0\0\0\x01\xff", TRAILERS), ServerBug, "unreadable", None),
+    "huge": (peers.answers_grpc(b"\0\x7f\0\0\0\xff"), ServerBug, "larger than the limit", None),
 }  # fmt: skip
 
 
@@ -74,15 +74,15 @@ def test_each_failure_of_a_connection_says_what_to_do(failure: str, kind: str) -
         for raw in ("UNKNOWN", "INTERNAL", "SETTINGS", "RST_STREAM", "recvmsg", "Stream removed"):
             assert raw not in str(caught.value)
     assert getattr(of_a_change.value, "sent", None) is sent
-    assert ("Whether it was carried out is not known" in str(of_a_change.value)) == (sent is not False)
-    assert "carried out" not in str(of_a_read.value)
+    assert ("may have carried it out" in str(of_a_change.value)) == (sent is not False)
+    assert "carried it out" not in str(of_a_read.value)
 
 
 @pytest.mark.parametrize(
     "text",
     ["Socket closed", "Endpoint closing", "recvmsg:Connection reset by peer (104)", "Broken pipe", "GOAWAY"],
 )  # fmt: skip
-def test_the_words_of_other_releases_of_grpc_are_known_too(text: str, daemon: FakeDaemon) -> None:
+def test_the_texts_of_other_releases_of_grpc_are_known(text: str, daemon: FakeDaemon) -> None:
     from hostmanager_client.address import Address
     from hostmanager_client.rpc_errors import make_error
 
@@ -95,81 +95,79 @@ def test_the_words_of_other_releases_of_grpc_are_known_too(text: str, daemon: Fa
 
 
 class Refusals:
-    """Have a fake daemon answer so many calls, and streams, with CANCELLED."""
+    """Makes a fake daemon answer the next `count` calls and streams with CANCELLED."""
 
     def __init__(self, daemon: FakeDaemon, count: int) -> None:
-        self.left = count
+        self.remaining = count
         enter = daemon._enter
 
         def refuse(request: Any, context: Any) -> None:
             enter(request, context)
-            if self.left:
-                self.left -= 1
+            if self.remaining:
+                self.remaining -= 1
                 context.abort(grpc.StatusCode.CANCELLED, "")
 
         daemon._enter = refuse  # type: ignore[method-assign]
 
 
-def test_a_read_that_the_daemon_gave_up_is_repeated(daemon: FakeDaemon, client: Any) -> None:
+def test_a_cancelled_read_is_repeated(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     Refusals(daemon, 3)
     assert [i.instance_id for i in client.list_instances().instances] == ["data1"]
     assert len(daemon.requests) == 4
 
 
-def test_a_change_that_the_daemon_gave_up_is_not_repeated(daemon: FakeDaemon, client: Any) -> None:
+def test_a_cancelled_change_is_not_repeated(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     Refusals(daemon, 1)
-    with pytest.raises(Unreachable, match="Whether it was carried out is not known") as caught:
+    with pytest.raises(Unreachable, match="may have carried it out") as caught:
         client.update({"data1": UP})
     assert caught.value.patience > 0
     assert len(daemon.requests) == 1
 
 
-def test_a_check_of_a_change_is_repeated(daemon: FakeDaemon, client: Any) -> None:
+def test_a_cancelled_check_of_a_change_is_repeated(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     Refusals(daemon, 2)
     client.update({"data1": UP}, validate_only=True)
     assert len(daemon.requests) == 3
 
 
-def test_a_stream_that_the_daemon_gave_up_is_opened_again(daemon: FakeDaemon, client: Any) -> None:
+def test_a_cancelled_stream_is_reopened(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.write("data1", "line")
-    told: list[Any] = []
+    changes: list[Any] = []
     refusals = Refusals(daemon, 2)
-    assert next(client.watch(on_connection=told.append)).snapshot == "initial"
-    assert told == [], "a stream that was never there is not lost"
-    refusals.left = 2
+    assert next(client.watch(on_connection=changes.append)).snapshot == "initial"
+    assert changes == [], "a stream that never opened is not lost"
+    refusals.remaining = 2
     assert [line.text for line in client.tail_logs("data1")] == ["line"]
-    refusals.left = 2
+    refusals.remaining = 2
     events = client.watch_events(resume_token="epoch-0:1")
-    assert next(events).message == "an earlier life of the daemon"
+    assert next(events).message == "an earlier epoch of the daemon"
 
 
-def test_removing_orphans_is_not_begun_twice(daemon: FakeDaemon, make_client: MakeClient) -> None:
+def test_a_removal_of_orphans_starts_once(daemon: FakeDaemon, make_client: MakeClient) -> None:
     client = make_client(daemon)
     stream = client.remove_orphans()
     if hasattr(client, "client"):
         stream = client.iterate(stream)
     Refusals(daemon, 1)
-    with pytest.raises(Unreachable, match="not known"):
+    with pytest.raises(Unreachable, match="may have carried it out"):
         next(iter(stream))
     assert len(daemon.requests) == 1
 
 
-def test_a_daemon_that_gives_up_every_call_is_told_in_time(
-    daemon: FakeDaemon, make_client: MakeClient
-) -> None:
+def test_retries_of_cancelled_calls_end_at_the_timeout(daemon: FakeDaemon, make_client: MakeClient) -> None:
     client = make_client(daemon, timeout=0.5)
     Refusals(daemon, 10**6)
-    with pytest.raises(Unreachable, match="more to do than it can"):
+    with pytest.raises(Unreachable, match="it is overloaded"):
         client.get_status()
-    with pytest.raises(Unreachable, match="more to do than it can"):
+    with pytest.raises(Unreachable, match="it is overloaded"):
         next(client.watch())
 
 
-def test_cancelling_the_task_is_no_failure_of_the_daemon(daemon: FakeDaemon) -> None:
+def test_a_cancelled_task_raises_cancelled_error(daemon: FakeDaemon) -> None:
     async def watch() -> None:
         async with AsyncHostManagerClient(str(daemon.socket)) as client:
             daemon.hold = True
@@ -182,12 +180,12 @@ def test_cancelling_the_task_is_no_failure_of_the_daemon(daemon: FakeDaemon) -> 
     asyncio.run(watch())
 
 
-def test_a_daemon_that_is_not_there_is_asked_once(socket: Path, make_client: MakeClient) -> None:
+def test_an_absent_daemon_is_called_once(socket: Path, make_client: MakeClient) -> None:
     client = make_client(FakeDaemon(socket), timeout=3600.0)
     with pytest.raises(Unreachable, match="no such socket") as caught:
-        client.get_status()  # with pauses in between this would take an hour
+        client.get_status()  # retries would take an hour
     assert caught.value.patience == 0
     with sockets.socket(sockets.AF_UNIX) as stale:
         stale.bind(str(socket))
-    with pytest.raises(Unreachable, match="nothing listens on it"):
+    with pytest.raises(Unreachable, match="no process listens on the socket"):
         client.get_status()

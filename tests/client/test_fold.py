@@ -1,4 +1,4 @@
-"""The watch without IO: whatever happens on the way, it converges and repeats nothing."""
+"""The fold of a watch without IO: convergence without repeats after any history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 @dataclass
 class Model:
-    """A daemon as a watcher may meet it: changes, forgets removals, starts again."""
+    """A model of the daemon: changes, compacted removals, restarts."""
 
     epoch: int = 1
     revision: int = 1
@@ -54,7 +54,7 @@ class Model:
         return pb.ManagedInstance(instance_id=instance_id, restart_count=value, revision=revision)
 
     def stream(self, token: str, pieces: int) -> Iterator[pb.WatchStatusResponse]:
-        """What a watch sends from `token` on; each item as of when it is asked for."""
+        """Yield the messages of a watch from `token` on, each with the state at its time."""
         epoch, _, revision = token.partition(":")
         cursor = int(revision) if revision else -1
         if not token or int(epoch) != self.epoch or cursor < self.compacted or cursor > self.revision:
@@ -129,7 +129,7 @@ def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]]
             case "remove":
                 model.remove(instance_id)
             case "compact":
-                # A stream that is behind would be sent a snapshot: here it is cut off, which is harder.
+                # A real daemon would send a snapshot; the model drops the stream, a harder case.
                 model.compact()
                 connection = None
                 fold.disconnected()
@@ -153,7 +153,7 @@ def piece(*ids: str, first: bool, last: bool, token: str = "1:5") -> pb.WatchSta
     return pb.WatchStatusResponse(revision=5, resume_token=token, snapshot=snapshot)
 
 
-def test_a_snapshot_that_was_cut_off_leaves_the_view_and_the_token() -> None:
+def test_an_incomplete_snapshot_changes_neither_view_nor_token() -> None:
     fold = StatusFold()
     fold.receive(piece("a", first=True, last=True, token="1:1"))
     fold.receive(piece("b", first=True, last=False, token="1:5"))
@@ -165,7 +165,7 @@ def test_a_snapshot_that_was_cut_off_leaves_the_view_and_the_token() -> None:
         fold.receive(piece("c", first=False, last=True))
 
 
-def test_a_change_before_any_snapshot_is_asked_for_again_from_the_start() -> None:
+def test_a_change_before_any_snapshot_makes_the_watch_start_over() -> None:
     stream = StatusStream()
     delta = pb.WatchStatusResponse(revision=3, resume_token="1:3", delta=pb.StatusDelta())
     with pytest.raises(Unreachable, match="before the first snapshot"):
@@ -190,7 +190,7 @@ def test_pauses_double_to_their_longest_and_jitter_only_shortens_them() -> None:
     assert policy.pause(5, 1.0) == 0.5
 
 
-def test_the_pause_starts_small_again_after_a_message() -> None:
+def test_a_message_resets_the_pause() -> None:
     told: list[Disconnected | Reconnected] = []
     link = Link(Reconnect(jitter=0), told.append, lambda: 0.0)
     link.received(0.0, complete=True)
@@ -200,14 +200,14 @@ def test_the_pause_starts_small_again_after_a_message() -> None:
     assert link.lost(Unreachable("gone"), 10.0) == 0.1
 
 
-def test_an_error_that_trying_again_cannot_help_is_raised() -> None:
+def test_a_permanent_error_is_raised() -> None:
     link = Link(Reconnect())
     link.received(0.0, complete=True)
     with pytest.raises(NotFound):
         link.lost(NotFound("no such instance"), 1.0)
 
 
-def test_giving_up_counts_from_the_beginning_of_the_outage() -> None:
+def test_the_give_up_time_counts_from_the_start_of_the_outage() -> None:
     link = Link(Reconnect(first=1, longest=100, jitter=0, give_up_after=10))
     link.received(0.0, complete=True)
     assert link.lost(Unreachable("gone"), 5.0) == 1
@@ -230,5 +230,5 @@ def test_giving_up_counts_from_the_beginning_of_the_outage() -> None:
         ("abab", "abababc", 6),
     ],
 )
-def test_lines_that_were_seen_are_found_again(seen: str, again: str, skipped: int | None) -> None:
+def test_the_overlap_of_known_and_new_lines_is_found(seen: str, again: str, skipped: int | None) -> None:
     assert overlap(list(seen), list(again)) == skipped

@@ -1,4 +1,4 @@
-"""A program whose dependencies are missing or of the wrong version says so, and is no bug."""
+"""Error messages for missing or unsuitable dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = "from hostmanager_client.cli import main; main()"
 
 
 def install_fake(folder: Path, name: str, version: str, module: str = "", requires: str = "") -> None:
-    """Put a package of this version before the real one, whose `module` fails when it is imported."""
+    """Shadow a package by one with this version; the import of its `module` fails."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
@@ -41,7 +41,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("click", "7.0", "click"),
     ],
 )
-def test_a_dependency_that_does_not_fit_is_named_with_what_to_do(
+def test_an_unsuitable_dependency_is_named_with_a_remedy(
     tmp_path: Path, command: str, name: str, version: str, module: str
 ) -> None:
     install_fake(tmp_path, name, version, module)
@@ -56,7 +56,7 @@ def test_a_dependency_that_does_not_fit_is_named_with_what_to_do(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_failure_in_an_installation_that_fits_is_still_called_a_bug(tmp_path: Path) -> None:
+def test_a_failure_with_suitable_dependencies_is_called_a_bug(tmp_path: Path) -> None:
     broken = tmp_path / "google/protobuf"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise RuntimeError('broken')\n")
@@ -65,9 +65,7 @@ def test_a_failure_in_an_installation_that_fits_is_still_called_a_bug(tmp_path: 
     assert "RuntimeError: broken). This is a bug" in done.stderr
 
 
-def test_what_a_dependency_itself_does_not_find_counts_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_dependencies_of_dependencies_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert unmet_requirements("hostmanager") == []
     requires = (
         'Requires-Dist: protobuf>=99\nRequires-Dist: no-such-package; extra == "x"\nRequires-Dist: gone-1'

@@ -1,4 +1,4 @@
-"""A daemon that never ends an answer is given up, and the error says so."""
+"""Limits on endless answers of a daemon."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tests.client.fake_daemon import FakeDaemon
         (EventPages((), 0), pb.ListEventsResponse(next_page_token="more")),
     ],
 )
-def test_pages_without_end_are_given_up(pages: Any, page: Any) -> None:
-    def take_all() -> None:
+def test_endless_pages_are_an_error(pages: Any, page: Any) -> None:
+    def receive_all() -> None:
         while pages.next_call() is not None:
             pages.received(page)
 
     with pytest.raises(ServerBug, match="more than any host has"):
-        take_all()
+        receive_all()
 
 
-def test_what_is_too_large_in_sum_is_given_up() -> None:
+def test_too_many_bytes_in_sum_are_an_error() -> None:
     limit = limits.ReceiveLimit("pages", most_bytes=100)
     limit.count(100)
-    with pytest.raises(ServerBug, match="cannot take all pages"):
+    with pytest.raises(ServerBug, match="cannot receive all pages"):
         limit.count(1)
 
 
-def test_a_snapshot_without_end_is_given_up() -> None:
+def test_an_endless_snapshot_is_an_error() -> None:
     fold = StatusFold()
     fold.receive(pb.WatchStatusResponse(snapshot=pb.StatusSnapshot(first=True)))
     message = pb.WatchStatusResponse(snapshot=pb.StatusSnapshot())
@@ -47,7 +47,7 @@ def test_a_snapshot_without_end_is_given_up() -> None:
         fold.receive(message)
 
 
-def test_more_instances_than_any_host_has_are_given_up() -> None:
+def test_more_instances_than_any_host_has_are_an_error() -> None:
     fold = StatusFold()
     fold.receive(pb.WatchStatusResponse(snapshot=pb.StatusSnapshot(first=True, last=True)))
     delta = pb.WatchStatusResponse(delta=pb.StatusDelta())
@@ -57,15 +57,21 @@ def test_more_instances_than_any_host_has_are_given_up() -> None:
         fold.receive(delta)
 
 
-def test_more_lines_than_were_asked_for_are_given_up() -> None:
+def test_more_lines_than_requested_are_an_error() -> None:
     stream = LogStream("data1", 2, follow=False, silence=None)
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="a", continues=True), pb.LogLine(text="b")]))
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="c")]))
-    with pytest.raises(ServerBug, match="more than the 2 lines"):
+    with pytest.raises(ServerBug, match="more than the requested 2 lines"):
         stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="d")]))
 
 
-def test_the_command_for_a_listing_without_end_ends(daemon: FakeDaemon, client: Any) -> None:
+def test_the_call_for_an_endless_listing_ends(
+    daemon: FakeDaemon, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = limits.ReceiveLimit.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "most_pieces", 50)
+
     def endless(request: Any, context: Any) -> Any:
         return pb.ListInstancesResponse(next_page_token="more")
 

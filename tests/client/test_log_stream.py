@@ -1,4 +1,4 @@
-"""Log lines over a lost connection, where the old lines that are asked for again come in several messages."""
+"""Log lines after a lost connection, with the old lines in several messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reopened(last_seen: int) -> LogStream:
     return stream
 
 
-def test_what_was_seen_is_left_out_wherever_the_old_lines_are_cut() -> None:
+def test_known_lines_are_dropped_for_every_split_into_messages() -> None:
     stream = reopened(last_seen=400)
     assert numbers(stream.receive(message(1, 150))) == []
     assert stream.undecided
@@ -36,21 +36,21 @@ def test_what_was_seen_is_left_out_wherever_the_old_lines_are_cut() -> None:
     assert numbers(stream.receive(message(451, 452))) == [451, 452]
 
 
-def test_where_nothing_was_seen_before_all_of_it_is_shown_and_said_to_be_incomplete() -> None:
+def test_without_overlap_all_lines_are_shown_and_the_stream_is_incomplete() -> None:
     stream = reopened(last_seen=5)
     assert numbers(stream.receive(message(101, 250))) == []
     assert numbers(stream.receive(message(251, 260))) == list(range(101, 261))
     assert (stream.undecided, stream.complete) == (False, False)
 
 
-def test_as_many_old_lines_as_were_asked_for_are_enough_to_decide() -> None:
+def test_the_requested_number_of_old_lines_suffices_to_decide() -> None:
     stream = reopened(last_seen=5)
     assert numbers(stream.receive(message(101, 350))) == []
     assert len(numbers(stream.receive(message(351, 600)))) == 500
     assert not stream.complete
 
 
-def test_a_connection_that_is_lost_in_the_middle_begins_anew() -> None:
+def test_a_second_loss_during_the_old_lines_starts_over() -> None:
     stream = reopened(last_seen=400)
     stream.receive(message(1, 150))
     stream.disconnected()

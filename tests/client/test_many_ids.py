@@ -1,4 +1,4 @@
-"""More ids than the daemon takes in one request."""
+"""Requests with more ids than the daemon accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hostmanager_client.streams import EventStream, StatusStream
 IDS = [f"i{n:04}" for n in range(2500)]
 
 
-def test_a_listing_is_asked_for_in_parts() -> None:
+def test_a_listing_is_split_into_requests() -> None:
     pages, asked = InstancePages(reversed(IDS)), []
     while (call := pages.next_call()) is not None:
         assert isinstance(call.request, pb.ListInstancesRequest)
@@ -28,7 +28,7 @@ def test_a_listing_is_asked_for_in_parts() -> None:
     assert pages.result().resume_token == "t1"
 
 
-def test_events_are_picked_out_of_all() -> None:
+def test_events_are_filtered_from_all_events() -> None:
     pages = EventPages(IDS, newest=2)
     call = pages.next_call()
     assert call is not None
@@ -40,14 +40,14 @@ def test_events_are_picked_out_of_all() -> None:
     assert [e.instance_id for e in pages.result().events] == ["i0002", "i0003"]
 
 
-def test_a_watch_of_events_picks_its_own() -> None:
+def test_a_watch_of_events_filters_its_ids() -> None:
     stream = EventStream(IDS)
     assert not stream.request().instance_ids
     message = pb.WatchEventsResponse(events=[pb.Event(instance_id="x"), pb.Event(instance_id="i0007")])
     assert [e.instance_id for e in stream.receive(message) if isinstance(e, pb.Event)] == ["i0007"]
 
 
-def test_a_watch_of_the_status_picks_its_own() -> None:
+def test_a_watch_of_the_status_filters_its_ids() -> None:
     stream = StatusStream(IDS)
     assert not stream.request().instance_ids
     both = [pb.ManagedInstance(instance_id=i, revision=1) for i in ("i0001", "x")]
@@ -60,5 +60,5 @@ def test_a_watch_of_the_status_picks_its_own() -> None:
     assert list(second[0].state.instances) == ["i0002"]
 
 
-def test_a_thousand_ids_are_sent_as_they_are() -> None:
+def test_a_thousand_ids_fit_into_one_request() -> None:
     assert len(StatusStream(IDS[:1000]).request().instance_ids) == 1000

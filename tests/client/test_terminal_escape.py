@@ -1,4 +1,4 @@
-"""Text of a lying daemon reaches no terminal as it is."""
+"""Escapes on terminals for hostile text and extreme numbers from a lying daemon."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.cli import escape
-from hostmanager_client.cli.app import COMMANDS
+from hostmanager_client.cli.app import COMMANDS, cli
 
+from tests.client.command_line import make_runner
 from tests.client.fake_daemon import FakeDaemon
 
-# Set the title, write the clipboard, link, clear, conceal, answer; C1; overwrite; reorder, hide; markup.
+# Title, clipboard, link, clear, conceal, query; C1; overwrite; reordering and invisible characters; markup.
 HOSTILE = (
     "\x1b]0;title\x07\x1b]52;c;bWFya2Vy\x07\x1b]8;;http://x.invalid\x1b\\link\x1b]8;;\x1b\\\x1b[2J\x1b[8mhid\x1b[6n\x1bP+q\x1b\\"
     "\x9b31m\x9d0;title\x9c\rover\x08\x7f\u202eder\u2066iso\u2069\u200bzw\ufeff\u2028ls\U000e0041tag"
     "\n[bold red]markup[/] [link=http://x.invalid]l[/link] :boom: forged line"
 )
 COMMAND = [sys.executable, "-c", "from hostmanager_client.cli import main; main()"]
-WALK: list[tuple[str, ...]] = [
+COMMAND_LINES: list[tuple[str, ...]] = [
     ("status",),
     ("watch",),
     ("watch", "--json"),
     ("show", "x"),
     ("show", "x", "--json"),
     ("up", "x"),
-    ("down", "x", "--wait", "--timeout", "2"),
+    ("down", "x", "--wait", "--timeout", "0.5"),
     ("restart", "x"),
     ("update", "all=up"),
     ("update", "all=up", "--json"),
     ("reload",),
-    ("reload", "--wait", "--timeout", "2"),
+    ("reload", "--wait", "--timeout", "0.5"),
     ("logs", "x"),
     ("logs", "x", "--json"),
     ("events",),
@@ -73,7 +74,7 @@ NUMBERS = {
 
 
 def extreme(message: Message, which: int, depth: int = 0) -> Any:
-    """Set every number of a message, times too, to its largest (`which` 0) or smallest (1) value."""
+    """Set every number of a message, including times, to its largest (`which` 0) or smallest (1) value."""
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.type in NUMBERS and not field.is_repeated:
@@ -84,7 +85,7 @@ def extreme(message: Message, which: int, depth: int = 0) -> Any:
 
 
 def hostile(message: Message, depth: int = 0) -> Any:
-    """Fill every string field, repeated and mapped ones and those of messages within too."""
+    """Fill every string field, including repeated fields, maps and nested messages."""
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -104,10 +105,10 @@ def hostile(message: Message, depth: int = 0) -> Any:
 
 
 class LyingDaemon(FakeDaemon):
-    """Answers every call with hostile text wherever the contract has room for text."""
+    """A daemon that puts hostile text into every string field of its answers."""
 
     lie: grpc.StatusCode | None = None
-    numbers: int | None = None  # which extreme the numbers are at
+    numbers: int | None = None  # index into NUMBERS; None for normal numbers
 
     def _enter(self, request: Message, context: grpc.ServicerContext) -> None:
         if self.lie is not None:
@@ -131,7 +132,7 @@ def lie(name: str, answer: type[Message]) -> Any:
             extreme(made, self.numbers)
         if isinstance(made, pb.GetStatusResponse):
             self.revision += 1
-            made.manager.epoch += str(self.revision)  # another daemon each time, for those who wait for one
+            made.manager.epoch += str(self.revision)  # a new epoch for each call, as `upgrade` waits for one
         if isinstance(made, pb.ListInstancesResponse | pb.ListEventsResponse):
             made.next_page_token = ""
         if isinstance(made, pb.ListInstancesResponse):
@@ -180,7 +181,7 @@ def lying(socket: Path) -> Iterator[LyingDaemon]:
 
 
 def on_a_terminal(socket: Path, *args: str, env: dict[str, str] | None = None) -> str:
-    """Run the command line on a terminal, and return all that this received."""
+    """Run the command line on a terminal and return the output that the terminal received."""
     controller, terminal = pty.openpty()
     environment = {**os.environ, "HOSTMANAGER_ADDRESS": str(socket), "TERM": "xterm", "COLUMNS": "3000"}
     process = subprocess.Popen(
@@ -192,43 +193,39 @@ def on_a_terminal(socket: Path, *args: str, env: dict[str, str] | None = None) -
     try:
         while piece := os.read(controller, 65536):
             received += piece
-    except OSError:  # how a terminal says that the other end is closed
+    except OSError:  # the terminal is closed at the other end
         pass
     os.close(controller)
     process.wait(60)
     return received.decode()
 
 
-# What the program itself may send: colours, and the cursor movements of the live displays.
+# Permitted sequences of the program: colours and the cursor movements of the live displays.
 OWN = re.compile(
     r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\r(?=\n)|\r(?=\x1b\[2?K)|\r(?=\x1b\[1A)|[\n\t]"
 )
 
 
 def dangerous(text: str) -> list[str]:
-    """The control and invisible characters in it, but for what the program may send itself."""
-    left = OWN.sub("", text)
-    return [hex(ord(c)) for c in left if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")]
+    """Return the control and invisible characters outside the permitted sequences."""
+    rest = OWN.sub("", text)
+    return [hex(ord(c)) for c in rest if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")]
 
 
-@pytest.mark.parametrize("args", WALK, ids=" ".join)
-def test_no_text_of_a_lying_daemon_reaches_a_terminal_as_it_is(
-    lying: LyingDaemon, args: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("args", COMMAND_LINES, ids=" ".join)
+def test_hostile_text_reaches_a_terminal_only_escaped(lying: LyingDaemon, args: tuple[str, ...]) -> None:
     shown = on_a_terminal(lying.socket, *args)
     assert dangerous(shown) == []
     assert "\x1b[8m" not in shown
     assert "Traceback" not in shown
-    assert "failed at this" not in shown
-    assert not re.search(r"^\W*(forged|\[bold|markup)", shown, re.MULTILINE), "a newline began another line"
+    assert "This is a bug" not in shown
+    assert not re.search(r"^\W*(forged|\[bold|markup)", shown, re.MULTILINE), "a newline started a line"
     if "reload" not in args and args[0] not in ("completion", "manager", "die"):
-        assert "[bold red]markup[/]" in shown, "taken for markup"
+        assert "[bold red]markup[/]" in shown, "interpreted as markup"
 
 
-@pytest.mark.parametrize("args", WALK, ids=" ".join)
-def test_no_error_of_a_lying_daemon_reaches_a_terminal_as_it_is(
-    lying: LyingDaemon, args: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("args", COMMAND_LINES, ids=" ".join)
+def test_a_hostile_error_reaches_a_terminal_only_escaped(lying: LyingDaemon, args: tuple[str, ...]) -> None:
     lying.lie = grpc.StatusCode.FAILED_PRECONDITION
     shown = on_a_terminal(lying.socket, *args)
     assert dangerous(shown) == []
@@ -236,22 +233,25 @@ def test_no_error_of_a_lying_daemon_reaches_a_terminal_as_it_is(
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["largest", "smallest"])
-@pytest.mark.parametrize("args", WALK, ids=" ".join)
-def test_no_number_of_a_lying_daemon_breaks_a_command(
-    lying: LyingDaemon, args: tuple[str, ...], which: int
-) -> None:
+@pytest.mark.parametrize("args", COMMAND_LINES, ids=" ".join)
+def test_extreme_numbers_break_no_command(lying: LyingDaemon, args: tuple[str, ...], which: int) -> None:
     lying.numbers = which
-    shown = on_a_terminal(lying.socket, *args)
-    assert "failed at this" not in shown
+    if args[0] in ("watch", "pull") or "--wait" in args:  # these have a live display
+        shown = on_a_terminal(lying.socket, *args)
+        assert "This is a bug" not in shown
+    else:
+        result = make_runner().invoke(cli, args, env={"HOSTMANAGER_ADDRESS": str(lying.socket)})
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        shown = result.output
     assert "NaN" not in shown
 
 
-def test_the_walk_knows_every_command() -> None:
-    """A new command is to be walked too."""
-    assert {args[0] for args in WALK} == set(COMMANDS)
+def test_the_list_has_every_command() -> None:
+    """Every command must be in the list."""
+    assert {args[0] for args in COMMAND_LINES} == set(COMMANDS)
 
 
-def test_ids_that_a_shell_would_take_for_more_are_not_offered(daemon: FakeDaemon) -> None:
+def test_ids_that_need_quotes_in_a_shell_are_not_completed(daemon: FakeDaemon) -> None:
     for name in ("data1", "data$(touch marker)", "data;x", "data\x1b[2J", "data\nplain,forged"):
         daemon.add(name)
     environment = {
@@ -269,7 +269,7 @@ def test_logs_keep_their_colours_on_a_terminal_and_end_them_with_the_line(daemon
     assert shown == "\x1b[01;31mred\tand more\x1b[0m\r\nplain\r\n\\x1b[8mconcealed\x1b[0m\r\n"
 
 
-def test_raw_logs_and_those_off_a_terminal_are_unchanged(daemon: FakeDaemon) -> None:
+def test_raw_logs_and_logs_off_a_terminal_are_unchanged(daemon: FakeDaemon) -> None:
     daemon.add("data1")
     line = "\x1b]0;marker\x07\x1b[31mred \x9b\u202e\r"
     daemon.write("data1", line)
@@ -286,7 +286,7 @@ def test_an_encoding_that_click_would_replace_is_filtered_too(daemon: FakeDaemon
     assert shown == "\\x1b[2J\xe9\\u202e\r\n"
 
 
-def test_json_stays_json_and_says_the_same(daemon: FakeDaemon) -> None:
+def test_json_keeps_its_content(daemon: FakeDaemon) -> None:
     daemon.add("data1")
     daemon.write("data1", HOSTILE)
     shown = on_a_terminal(daemon.socket, "logs", "data1", "--json")
@@ -296,7 +296,7 @@ def test_json_stays_json_and_says_the_same(daemon: FakeDaemon) -> None:
 
 def test_every_invisible_character_is_shown() -> None:
     visible = {0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
-    visible |= set(range(0x13430, 0x13440))  # signs of Arabic, Syriac, Kaithi and Egyptian, which show
+    visible |= set(range(0x13430, 0x13440))  # visible signs of Arabic, Syriac, Kaithi and Egyptian
     passed = [
         hex(code)
         for code in range(0x110000)
@@ -313,9 +313,9 @@ def test_every_invisible_character_is_shown() -> None:
 
 
 def test_commands_print_through_one_module() -> None:
-    """Only there is it seen to that what they print is harmless."""
+    """Only that module filters the output."""
     folder = Path(escape.__file__).parent
     bare = re.compile(r"\bclick\.(echo|secho)\(|(?<![\w.])print\(|sys\.std(out|err)\.write|\bConsole\(")
     found = {path.name for path in folder.glob("*.py") if bare.search(path.read_text())}
-    # A script for the shell, the version, the last boundary.
+    # completion.py prints a script, app.py the version, __init__.py the last errors.
     assert found == {"output.py", "completion.py", "app.py", "__init__.py"}

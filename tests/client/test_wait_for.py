@@ -1,4 +1,4 @@
-"""Waiting for a target, of both clients."""
+"""wait_for of both clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def generations(answer: Any) -> dict[str, int]:
     return {g.instance_id: g.generation for g in answer.generations}
 
 
-def test_what_is_there_already_is_reached_at_once(daemon: FakeDaemon, client: Any) -> None:
+def test_a_target_that_is_reached_already_ends_the_wait_at_once(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.add("data2")
     progress = client.wait_for(generations(client.update({"all": DOWN})), timeout=30)
@@ -24,20 +24,20 @@ def test_what_is_there_already_is_reached_at_once(daemon: FakeDaemon, client: An
     assert progress.done
 
 
-def test_it_follows_until_the_generation_is_carried_out(daemon: FakeDaemon, client: Any) -> None:
+def test_the_wait_lasts_until_the_generation_is_carried_out(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.stubborn.add("data1")
     answer = client.restart(["data1"])
-    seen: list[WaitProgress] = []
+    progresses: list[WaitProgress] = []
 
-    def settle_once_seen(progress: WaitProgress) -> None:
-        seen.append(progress)
-        if len(seen) == 1:
+    def settle_after_the_first(progress: WaitProgress) -> None:
+        progresses.append(progress)
+        if len(progresses) == 1:
             daemon.settle("data1")
 
-    client.wait_for(generations(answer), timeout=30, on_progress=settle_once_seen)
-    assert [one.state for one in seen[0].pending] == ["wait_dead"]
-    assert seen[-1].reached == ("data1",)
+    client.wait_for(generations(answer), timeout=30, on_progress=settle_after_the_first)
+    assert [one.state for one in progresses[0].pending] == ["wait_dead"]
+    assert progresses[-1].reached == ("data1",)
 
 
 def test_being_up_is_not_enough_before_the_generation_is_carried_out(daemon: FakeDaemon, client: Any) -> None:
@@ -46,19 +46,19 @@ def test_being_up_is_not_enough_before_the_generation_is_carried_out(daemon: Fak
         client.wait_for({"data1": 5}, timeout=0.2)
 
 
-def test_too_late_names_those_that_are_not_there_and_why(daemon: FakeDaemon, client: Any) -> None:
+def test_a_timeout_names_the_late_instances_with_reasons(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.add("data2")
     daemon.stubborn.add("data2")
     answer = client.update({"all": DOWN})
     daemon.change("data2", next_action=pb.NEXT_ACTION_WAIT_DEAD, reason="Stopping", message="sent SIGINT")
     with pytest.raises(TargetNotReached, match="data2 is wait_dead: sent SIGINT") as caught:
-        client.wait_for(generations(answer), timeout=3)
+        client.wait_for(generations(answer), timeout=1.5)
     (one,) = caught.value.unreached
     assert (one.instance_id, one.state, one.reason, one.hopeless) == ("data2", "wait_dead", "Stopping", False)
 
 
-def test_what_is_not_operable_is_given_up_at_once(daemon: FakeDaemon, client: Any) -> None:
+def test_an_instance_that_is_not_operable_fails_at_once(daemon: FakeDaemon, client: Any) -> None:
     daemon.add(
         "data1",
         operable=False,
@@ -73,7 +73,7 @@ def test_what_is_not_operable_is_given_up_at_once(daemon: FakeDaemon, client: An
     assert caught.value.unreached[0].hopeless
 
 
-def test_a_target_that_was_changed_again_is_given_up(daemon: FakeDaemon, client: Any) -> None:
+def test_a_target_that_another_client_changes_fails(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1", target_state=DOWN, next_action=pb.NEXT_ACTION_DOWN)
     daemon.stubborn.add("data1")
     answer = client.update({"data1": UP})
@@ -85,26 +85,24 @@ def test_a_target_that_was_changed_again_is_given_up(daemon: FakeDaemon, client:
 
     with (
         HostManagerClient(str(daemon.socket)) as client_of_another,
-        pytest.raises(TargetNotReached, match="changed again, to down"),
+        pytest.raises(TargetNotReached, match="changed its target to down"),
     ):
         client.wait_for(generations(answer), timeout=3600, on_progress=overrule)
 
 
-def test_a_finished_instance_does_not_come_up_any_more(daemon: FakeDaemon, client: Any) -> None:
+def test_a_finished_instance_does_not_come_up_again(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, reason="Finished", message="ended with code 0")
     with pytest.raises(TargetNotReached, match="ended with code 0"):
         client.wait_for({"data1": 1}, timeout=3600)
 
 
-def test_an_instance_that_left_is_down_but_not_up(daemon: FakeDaemon, client: Any) -> None:
+def test_a_removed_instance_counts_as_down_but_not_up(daemon: FakeDaemon, client: Any) -> None:
     client.wait_for({"data1": 1}, targets={"data1": DOWN}, timeout=30)
-    with pytest.raises(TargetNotReached, match="no longer tracked"):
+    with pytest.raises(TargetNotReached, match="no longer tracks"):
         client.wait_for({"data1": 1}, targets={"data1": UP}, timeout=3600)
 
 
-def test_a_new_life_of_the_daemon_is_waited_for_by_its_own_generations(
-    daemon: FakeDaemon, client: Any
-) -> None:
+def test_a_new_epoch_counts_by_its_own_generations(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1", generation=9, observed_generation=8)
     seen = threading.Event()
 

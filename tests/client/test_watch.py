@@ -1,19 +1,27 @@
-"""Following, over lost connections, of both clients."""
+"""Streams of both clients over lost connections."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client import Disconnected, PermissionDenied, Reconnect, Reconnected, Unreachable
+from hostmanager_client import (
+    Disconnected,
+    PermissionDenied,
+    Reconnect,
+    Reconnected,
+    Unreachable,
+    streams,
+)
 
 from tests.client.conftest import MakeClient
 from tests.client.fake_daemon import FakeDaemon
 
 
-def test_a_watch_begins_with_all_there_is_and_goes_on_with_changes(daemon: FakeDaemon, client: Any) -> None:
+def test_a_watch_begins_with_the_full_state_and_yields_changes(daemon: FakeDaemon, client: Any) -> None:
     for n in range(5):
         daemon.add(f"data{n}")
     updates = client.watch()
@@ -43,8 +51,8 @@ def test_closing_the_iterator_ends_the_stream_at_the_daemon(daemon: FakeDaemon, 
 def test_a_lost_stream_is_resumed_where_it_left_off(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.add("data2")
-    told: list[Disconnected | Reconnected] = []
-    updates = client.watch(on_connection=told.append)
+    changes: list[Disconnected | Reconnected] = []
+    updates = client.watch(on_connection=changes.append)
     next(updates)
     daemon.hold = True
     daemon.drop_streams()
@@ -53,19 +61,17 @@ def test_a_lost_stream_is_resumed_where_it_left_off(daemon: FakeDaemon, client: 
     daemon.drop_streams()
     update = next(updates)
     assert (update.changed, update.snapshot) == (("data2",), "")
-    assert isinstance(told[0], Disconnected)
-    assert isinstance(told[0].error, Unreachable)
-    assert isinstance(told[-1], Reconnected)
-    assert told[-1].complete
+    assert isinstance(changes[0], Disconnected)
+    assert isinstance(changes[0].error, Unreachable)
+    assert isinstance(changes[-1], Reconnected)
+    assert changes[-1].complete
     tokens = [r.resume_token for r in daemon.requests if isinstance(r, pb.WatchStatusRequest)]
     assert tokens[0] == ""
     assert set(tokens[1:]) == {"epoch-1:3"}
     updates.close()
 
 
-def test_a_new_life_of_the_daemon_sends_a_snapshot_and_only_differences_show(
-    daemon: FakeDaemon, client: Any
-) -> None:
+def test_a_new_epoch_sends_a_snapshot_and_only_differences_show(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.add("data2")
     updates = client.watch()
@@ -81,17 +87,20 @@ def test_a_new_life_of_the_daemon_sends_a_snapshot_and_only_differences_show(
     updates.close()
 
 
-def test_silence_is_a_dead_connection(daemon: FakeDaemon, client: Any) -> None:
+def test_silence_is_a_dead_connection(
+    daemon: FakeDaemon, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEATS_MISSED", 0.5)
     daemon.add("data1")
     daemon.silent = True
-    told: list[Disconnected | Reconnected] = []
-    updates = client.watch(heartbeat=1.0, on_connection=told.append)
+    changes: list[Disconnected | Reconnected] = []
+    updates = client.watch(heartbeat=1.0, on_connection=changes.append)
     next(updates)
-    # The daemon says nothing more; the next watch of it, which the client opens by itself, finds a change.
+    # The daemon goes silent; the client reconnects, and the new stream has the change.
     daemon.hold = True
     daemon.change("data1", restart_count=1)
 
-    def let_go_after_the_loss() -> None:
+    def release_after_the_loss() -> None:
         daemon.wait_until(
             lambda: len([r for r in daemon.requests if isinstance(r, pb.WatchStatusRequest)]) > 1
         )
@@ -99,32 +108,28 @@ def test_silence_is_a_dead_connection(daemon: FakeDaemon, client: Any) -> None:
         with daemon.changed:
             daemon.changed.notify_all()
 
-    import threading
-
-    helper = threading.Thread(target=let_go_after_the_loss)
+    helper = threading.Thread(target=release_after_the_loss)
     helper.start()
     assert next(updates).changed == ("data1",)
     helper.join()
-    assert isinstance(told[0], Disconnected)
-    assert "no word" in str(told[0].error)
+    assert isinstance(changes[0], Disconnected)
+    assert "no message" in str(changes[0].error)
     updates.close()
 
 
 def test_heartbeats_keep_a_quiet_watch_alive(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
-    told: list[Disconnected | Reconnected] = []
-    updates = client.watch(heartbeat=2.0, on_connection=told.append)
+    changes: list[Disconnected | Reconnected] = []
+    updates = client.watch(heartbeat=1.2, on_connection=changes.append)
     next(updates)
-    import threading
-
-    timer = threading.Timer(7.0, lambda: daemon.change("data1", restart_count=1))
+    timer = threading.Timer(3.5, lambda: daemon.change("data1", restart_count=1))
     timer.start()
     assert next(updates).changed == ("data1",)
-    assert told == []
+    assert changes == []
     updates.close()
 
 
-def test_what_cannot_be_tried_again_ends_the_watch(daemon: FakeDaemon, client: Any) -> None:
+def test_a_permanent_error_ends_the_watch(daemon: FakeDaemon, client: Any) -> None:
     updates = client.watch()
     next(updates)
     daemon.fail_next = (grpc.StatusCode.PERMISSION_DENIED, "not for you", "DENIED", [])
@@ -142,7 +147,7 @@ def test_an_outage_can_be_too_long(daemon: FakeDaemon, make_client: MakeClient) 
         next(updates)
 
 
-def test_a_patient_watch_waits_for_the_daemon_to_come(daemon: FakeDaemon, make_client: MakeClient) -> None:
+def test_a_watch_with_at_start_waits_for_the_daemon(daemon: FakeDaemon, make_client: MakeClient) -> None:
     daemon.add("data1")
     daemon.stop()
 
@@ -156,7 +161,7 @@ def test_a_patient_watch_waits_for_the_daemon_to_come(daemon: FakeDaemon, make_c
     updates.close()
 
 
-def test_a_watch_goes_on_from_a_state(daemon: FakeDaemon, client: Any) -> None:
+def test_a_watch_resumes_from_a_state(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     daemon.add("data2")
     state = client.get_state()
@@ -181,19 +186,19 @@ def test_events_are_followed_without_a_loss_or_a_repeat(daemon: FakeDaemon, clie
     events.close()
 
 
-def test_a_gap_between_events_is_said(daemon: FakeDaemon, client: Any) -> None:
-    told: list[Disconnected | Reconnected] = []
+def test_a_gap_between_events_is_reported(daemon: FakeDaemon, client: Any) -> None:
+    changes: list[Disconnected | Reconnected] = []
     daemon.happen("one")
     token = client.list_events().resume_token
-    events = client.watch_events(resume_token=token, on_connection=told.append)
+    events = client.watch_events(resume_token=token, on_connection=changes.append)
     daemon.happen("two")
     next(events)
     daemon.restart("epoch-2")
     gap = next(events)
     assert isinstance(gap, pb.EventGap)
-    assert gap.message == "an earlier life of the daemon"
-    assert isinstance(told[-1], Reconnected)
-    assert not told[-1].complete
+    assert gap.message == "an earlier epoch of the daemon"
+    assert isinstance(changes[-1], Reconnected)
+    assert not changes[-1].complete
     events.close()
 
 
@@ -215,7 +220,6 @@ def test_closing_the_client_ends_its_streams(daemon: FakeDaemon, make_client: Ma
     client = make_client(daemon)
     updates = client.watch()
     next(updates)
-    import threading
 
     def close() -> None:
         client.run(client.client.close()) if hasattr(client, "client") else client.close()
@@ -226,9 +230,10 @@ def test_closing_the_client_ends_its_streams(daemon: FakeDaemon, make_client: Ma
     timer.join()
 
 
-def test_a_daemon_that_takes_the_call_and_says_nothing_is_unreachable(
-    daemon: FakeDaemon, client: Any
+def test_a_daemon_that_takes_the_call_and_sends_nothing_is_unreachable(
+    daemon: FakeDaemon, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streams, "HEARTBEATS_MISSED", 0.5)
     daemon.hold = True
-    with pytest.raises(Unreachable, match="no word"):
+    with pytest.raises(Unreachable, match="no message"):
         next(client.watch(heartbeat=1.0))

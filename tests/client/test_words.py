@@ -1,4 +1,4 @@
-"""The JSON of messages."""
+"""Enum words and JSON of messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.words import enum_words, to_json
 
 
-def test_every_field_is_there_under_its_name_in_the_contract() -> None:
+def test_every_field_has_its_name_of_the_contract() -> None:
     document = to_json(pb.ManagedInstance())
     assert list(document) == [f.name for f in pb.ManagedInstance.DESCRIPTOR.fields]
     assert document["last_exit"] is None

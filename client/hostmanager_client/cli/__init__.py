@@ -1,6 +1,6 @@
-"""The command line, `hostmanager`.
+"""The command line `hostmanager`: entry point and last error boundary.
 
-Nothing here may import what a command does not need: `hostmanager status` is to be quick.
+To keep commands quick, modules here import only modules that every command needs.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import gc
 import os
 import sys
 
-# Set, it shows the traceback of what failed.
+# Set to show the traceback of an error.
 DEBUG_VARIABLE = "HOSTMANAGER_DEBUG"
 PROGRAM = "hostmanager"
 
-# Exit codes; failure.py has the others, and cannot be imported where what it needs is missing.
+# failure.py has the other exit codes; its import fails if a dependency is missing.
 FAILED = 1
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
-# Objects made until the garbage collector looks for cycles. Python's own 700 has it look some sixty times
-# while modules load, and find nothing.
+# Objects made between two runs of the garbage collector. With the default of 700 the collector runs about
+# sixty times while modules load, and finds nothing.
 _COLLECT_AFTER = 10_000
 
 
 def main() -> None:
-    """Run the command line, and exit with its code. See docs/reference/cli.md for the codes."""
+    """Run the command line and exit with its code; docs/cli.md lists the codes."""
     gc.set_threshold(_COLLECT_AFTER)
     debug = bool(os.environ.get(DEBUG_VARIABLE))
     try:
@@ -34,7 +34,7 @@ def main() -> None:
         from hostmanager_client.cli.output import end_styles, protect_terminals
 
         protect_terminals()
-    except Exception as error:  # what it needs is missing, or of a version that it cannot use
+    except Exception as error:  # a dependency is missing or has the wrong version
         if debug:
             raise
         sys.exit(_report(error))
@@ -55,26 +55,26 @@ def main() -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = pipe_closed()
-    except Exception as error:  # the last boundary: no traceback is for users, whatever went wrong
+    except Exception as error:  # the last boundary: users get no traceback
         if debug:
             raise
         code = _report(error)
     finally:
-        gc.freeze()  # a last collection, of all that was loaded, would take a tenth of a short command's time
+        gc.freeze()  # skips the last collection, a tenth of the time of a short command
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _report(error: Exception) -> int:
-    """Tell of a failure without a traceback: of the installation, or else of this program. The exit code."""
+    """Print a failure of the installation or of this program; return the exit code."""
     from hostmanager_client.cli.escape import one_line
-    from hostmanager_client.cli.installation import explain, unmet_requirements
+    from hostmanager_client.cli.installation import describe_unmet, unmet_requirements
 
     if unmet := unmet_requirements(PROGRAM):
-        print(f"Error: {explain(PROGRAM, error, unmet)}", file=sys.stderr)
+        print(f"Error: {describe_unmet(PROGRAM, error, unmet)}", file=sys.stderr)
         return FAILED
     print(
-        f"Error: {PROGRAM} failed at this ({type(error).__name__}: {one_line(str(error))}). This is a bug; "
-        f"{DEBUG_VARIABLE}=1 shows where it is",
+        f"Error: {PROGRAM} failed ({type(error).__name__}: {one_line(str(error))}). This is a bug; "
+        f"{DEBUG_VARIABLE}=1 shows the traceback",
         file=sys.stderr,
     )
     return BUG

@@ -1,4 +1,4 @@
-"""The root command: global options, and commands that are loaded when they are called."""
+"""The root command: global options, and commands that load at their first use."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from hostmanager_client.cli.options import common_options
 from hostmanager_client.cli.session import current_session
 from hostmanager_client.errors import HostManagerError
 
-# Name: (module, what it does). The module has a click command of the name, with "-" as "_" and "_command".
+# Name: (module, short help). The module has a click command with the name and the suffix "_command".
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Show the manager and its instances."),
-    "watch": ("watch", "Follow the status, live."),
-    "show": ("show", "Show everything about one instance."),
+    "watch": ("watch", "Follow the status."),
+    "show": ("show", "Show all properties of one instance."),
     "up": ("targets", "Set the target of instances to up."),
     "down": ("targets", "Set the target of instances to down."),
-    "restart": ("targets", "Take instances down and up again."),
-    "update": ("targets", "Change several targets at once, in order."),
+    "restart": ("targets", "Restart instances."),
+    "update": ("targets", "Change several targets in order."),
     "reload": ("targets", "Read the site config again."),
     "logs": ("logs", "Show the output of an instance."),
-    "events": ("events", "Show what happened, with reasons."),
+    "events": ("events", "Show events with their reasons."),
     "pull": ("pull", "Pull the images of compose services."),
     "orphans": ("orphans", "Show or remove orphaned containers."),
-    "manager": ("manager", "Start, stop or look at the manager."),
-    "upgrade": ("upgrade", "Replace the daemon by the code installed now."),
-    "die": ("die", "Bring everything down and end the daemon."),
+    "manager": ("manager", "Start, stop or show the manager."),
+    "upgrade": ("upgrade", "Replace the daemon with the installed code."),
+    "die": ("die", "Bring all instances down and end the daemon."),
     "completion": ("completion", "Print a script for shell completion."),
 }
 
 
 class Commands(SuggestingGroup):
-    """Loads a command's module when the command is called. Others' come by entry point (plugins.py)."""
+    """The commands; the module of a command loads at its first use, and plugins.py finds further ones."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, those of other packages last."""
         from hostmanager_client.cli import plugins
 
         return [*COMMANDS, *plugins.names()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None for an unknown name."""
         if cmd_name in COMMANDS:
             module = import_module(f"hostmanager_client.cli.{COMMANDS[cmd_name][0]}")
             command: click.Command = getattr(module, f"{cmd_name}_command")
@@ -54,6 +56,7 @@ class Commands(SuggestingGroup):
         return plugins.load(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the lists of commands for --help."""
         from hostmanager_client.cli import plugins
 
         with formatter.section("Commands"):
@@ -63,13 +66,15 @@ class Commands(SuggestingGroup):
                 formatter.write_dl([(name, plugins.short_help(name)) for name in names])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes for --help."""
         formatter.write_paragraph()
         formatter.write_text(EXIT_CODES)
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the command; print an error of the client and turn the error into an exit code."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError as error:  # before click sees it, which exits 1
+        except BrokenPipeError as error:  # click would exit with 1
             raise click.exceptions.Exit(pipe_closed()) from error
         except HostManagerError as error:
             if os.environ.get(DEBUG_VARIABLE):
@@ -103,7 +108,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: object) ->
 @common_options
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Keep a host's services in the state that their operators ask for."""
+    """Control the daemon that keeps the services of a host at their targets.
+
+    \b
+      hostmanager status                show all instances
+      hostmanager up thermo1 --wait     start an instance and wait for it
+      hostmanager logs -f thermo1       follow its output
+    """
     current_session(ctx)
     if os.environ.get("NO_COLOR"):
         ctx.color = False

@@ -1,4 +1,4 @@
-"""`hostmanager completion`."""
+"""The command `hostmanager completion`."""
 
 from __future__ import annotations
 

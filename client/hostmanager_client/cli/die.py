@@ -1,4 +1,4 @@
-"""`hostmanager die`."""
+"""The command `hostmanager die`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hostmanager_client.cli.session import pass_session
 @click.command("die")
 @click.option("--disown-dockers", is_flag=True, help="Leave compose services running.")
 @click.option("--disown-processes", is_flag=True, help="Leave native processes running.")
-@click.option("--yes", "-y", is_flag=True, help="Skip the question, which appears only on a terminal.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation (asked on a terminal only).")
 @common_options
 def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
-    """Bring everything down that is not disowned, and end the daemon; returns when that is done.
+    """Bring all instances down and end the daemon; return when the daemon has ended.
 
-    The next daemon takes back native processes that keep running.
+    The next daemon takes over disowned services that still run.
     """
     session = pass_session()
     with session.connect() as client:
-        # The epoch makes sure that it is this daemon that ends, and not one started meanwhile.
+        # The epoch protects a daemon that starts meanwhile.
         manager = client.get_status().manager
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             click.confirm(f"End the daemon (pid {manager.pid}) at {client.address}?", abort=True)
@@ -35,10 +35,10 @@ def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> N
 
         print_json(to_json(answer))
     else:
-        left = [
+        disowned_kinds = [
             word
             for word, disowned in (("compose services", disown_dockers), ("processes", disown_processes))
             if disowned
         ]
-        rest = f"; {' and '.join(left)} were left as they are" if left else ""
+        rest = f"; {' and '.join(disowned_kinds)} still run" if disowned_kinds else ""
         print_line(f"the daemon (pid {manager.pid}) has ended{rest}")

@@ -1,4 +1,4 @@
-"""The JSON documents that the command line prints, beyond the contract's own messages."""
+"""JSON documents of the command line, in addition to the messages of the contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostmanager_client.words import to_json
 
 
 def state_json(state: HostState) -> dict[str, Any]:
-    """What `status --json` prints."""
+    """Return the document of `status --json`."""
     return {
         "revision": state.revision,
         "time": _time(state),
@@ -22,7 +22,7 @@ def state_json(state: HostState) -> dict[str, Any]:
 
 
 def update_json(update: StatusUpdate) -> dict[str, Any]:
-    """A line of `watch --json`."""
+    """Return a line of `watch --json`."""
     state = update.state
     return {
         "type": "status",
@@ -37,7 +37,7 @@ def update_json(update: StatusUpdate) -> dict[str, Any]:
 
 
 def connection_json(change: ConnectionChange) -> dict[str, Any]:
-    """A line of the following commands' --json when the connection is lost or back."""
+    """Return the JSON line for a lost or restored connection."""
     if isinstance(change, Disconnected):
         return {
             "type": "disconnected",
@@ -49,10 +49,10 @@ def connection_json(change: ConnectionChange) -> dict[str, Any]:
 
 
 def connection_line(change: ConnectionChange) -> str:
-    """The same for people."""
+    """Return the text line for a lost or restored connection."""
     if isinstance(change, Disconnected):
-        return f"connection lost ({one_line(str(change.error))}); trying again in {change.retry_in:.1f} s"
-    rest = "" if change.complete else "; something may be missing here"
+        return f"connection lost ({one_line(str(change.error))}); next attempt in {change.retry_in:.1f} s"
+    rest = "" if change.complete else "; output may be missing here"
     return f"connected again after {change.outage:.1f} s{rest}"
 
 

@@ -1,8 +1,8 @@
-"""Text of others, made harmless for terminals.
+"""Escapes for dangerous characters in foreign text, before the text reaches a terminal.
 
-Daemons, agents and config files are not trusted with the terminal of their reader: control characters move
-the cursor, set the title, fill the clipboard or answer questions; invisible ones make text look other than it
-is. Each is shown as Python writes it: `\x1b`, `\u202e`.
+Text from daemons, agents and config files is untrusted. Control characters move the cursor, set the title,
+fill the clipboard or answer queries; invisible characters disguise text. Each appears in the notation of
+Python: `\x1b`, `\u202e`.
 """
 
 from __future__ import annotations
@@ -10,48 +10,48 @@ from __future__ import annotations
 import re
 
 _ESCAPE = "\x1b"
-# Control characters (C0 and C1) but tab and newline, and all that is invisible or reorders text: Unicode's
-# categories Cf (but signs that show), Zl, Zp, Cs, and the default-ignorable letters and marks. Variation
-# selectors 1 to 16 stay: they choose the look of an emoji.
+# Control characters (C0 and C1) except tab and newline, and invisible or reordering characters: the Unicode
+# categories Cf (except visible signs), Zl, Zp, Cs, and the default-ignorable letters and marks. Variation
+# selectors 1 to 16 stay, as they choose the look of an emoji.
 _INVISIBLE = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
     "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff"
 )
 _DANGEROUS = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_INVISIBLE}]")
 _BREAKS = re.compile(r"[\t\n\r\x0b\x0c\x85]+")
-# What colours text, within bounds: bold, faint, italic, underlined, reverse, struck, their ends, colours.
+# Permitted styles: bold, faint, italic, underlined, reverse, struck, their ends, colours.
 _COLOUR = r"(?:0?[0-479]|2[2-579]|[34][0-79]|9[0-7]|10[0-7]|[34]8;5;[0-9]{1,3}|[34]8;2(?:;[0-9]{1,3}){3})"
 _STYLE = rf"\x1b\[(?:{_COLOUR}(?:;{_COLOUR}){{0,5}})?m"
-# Clearing the rest of the line, as grep and gcc do after each colour, has nothing to clear here.
+# grep and gcc clear the rest of the line after each colour, which has no effect here.
 _CLEARING = r"\x1b\[0?K"
 _STYLED = re.compile(f"({_STYLE})|{_CLEARING}|\r(?=\n)")
 
 
 def escape(text: str) -> str:
-    """Show every dangerous character as an escape; tabs and newlines stay."""
+    """Return the text with escapes for dangerous characters; tabs and newlines stay."""
     return text if text.isprintable() else _DANGEROUS.sub(_shown, text)
 
 
 def one_line(text: str) -> str:
-    """Show the text on one line, with all that is dangerous as escapes."""
+    """Return the text on one line, with escapes for dangerous characters."""
     return text if text.isprintable() else escape(_BREAKS.sub(" ", text))
 
 
 def escape_keep_colours(text: str) -> str:
-    """Show every dangerous character as an escape, but let pass what merely colours text."""
+    """Return the text with escapes for dangerous characters, but with its colours."""
     if _ESCAPE not in text and "\r" not in text:
         return escape(text)
-    parts = _STYLED.split(text)  # text and styles in turn; None where something is left out
+    parts = _STYLED.split(text)  # text and styles alternate; None for a dropped sequence
     return "".join((part or "") if n % 2 else escape(part) for n, part in enumerate(parts))
 
 
 def json_escape(document: str) -> str:
-    """Show every dangerous character of a JSON document as JSON escapes it."""
+    """Return the JSON document with JSON escapes for dangerous characters."""
     return document if document.isprintable() else _DANGEROUS.sub(_json_shown, document)
 
 
 class StyleBounds:
-    """Ends every colour at the end of its line, whoever wrote it. Text may come in pieces."""
+    """A filter that ends every colour at the end of its line; accepts text in pieces."""
 
     _PIECES = re.compile(f"{_STYLE}|\n")
     RESET = "\x1b[0m"
@@ -60,6 +60,7 @@ class StyleBounds:
         self.open = False
 
     def bound(self, text: str) -> str:
+        """Return a piece of text, with a reset before each newline inside a colour."""
         if not self.open and _ESCAPE not in text:
             return text
         return self._PIECES.sub(self._bounded, text)

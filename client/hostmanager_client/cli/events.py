@@ -1,4 +1,4 @@
-"""`hostmanager events`."""
+"""The command `hostmanager events`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("events")
 @ids_argument()
-@click.option("--follow", "-f", is_flag=True, help="Continue with every new event.")
+@click.option("--follow", "-f", is_flag=True, help="Then print every new event.")
 @click.option(
     "--lines",
     "-n",
@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="The number of last events to show.",
+    help="Number of past events to show.",
 )
 @common_options
 def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) -> None:
-    """Show what happened, oldest first: to all, or to the instances named."""
+    """Show the events of all or of the named instances, oldest first.
+
+    \b
+      hostmanager events -n 5 thermo1    the last five events of an instance
+      hostmanager events -f              all events, until Ctrl-C
+    """
     session = pass_session()
     with session.connect() as client:
-        # To follow from here, one event has to be listed even when none is to be shown.
+        # Following needs the token of at least one event, even with -n 0.
         listing = client.list_events(instance_ids, newest=max(newest, 1))
         for event in listing.events[-newest:] if newest else ():
             _show(event, as_json=session.json)
@@ -67,6 +72,6 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     when = f"{words.to_datetime(event.time).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
     color = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}.get(event.severity)
     severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
-    who = one_line(event.instance_id) or "-"
+    instance_id = one_line(event.instance_id) or "-"
     text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
-    print_line(f"{when}  {severity}  {words.event_word(event.kind):12}  {who:16}  {text}")
+    print_line(f"{when}  {severity}  {words.event_word(event.kind):12}  {instance_id:16}  {text}")

@@ -1,4 +1,4 @@
-"""How a failure ends a command: its exit code, and what it says."""
+"""Exit codes and error output of failed commands."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ UNREACHABLE = 3
 NOT_FOUND = 4
 PRECONDITION = 5
 PERMISSION = 6
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 EXIT_CODES = """\
 \b
 Exit codes:
   0    done
-  1    refused or failed; the target was not reached
-  2    the command line is wrong
+  1    refused, failed, or target not reached
+  2    wrong command line
   3    no answer from the daemon
   4    no such instance
-  5    the manager is not in the state for this, or the site config cannot be used
+  5    wrong state of the manager, or the site config is not usable
   6    permission denied
   70   a bug of this program
   130  interrupted (Ctrl-C)
-  141  the reader of the output went away"""
+  141  the reader of the output closed the pipe"""
 
 _CODES: tuple[tuple[type[errors.HostManagerError], int], ...] = (
     (errors.Unreachable, UNREACHABLE),
@@ -44,25 +44,25 @@ _CODES: tuple[tuple[type[errors.HostManagerError], int], ...] = (
 )
 
 
-# What the daemon's reasons ask for, in the words of this program.
+# The remedy for a reason of the daemon, as a command.
 _HINTS = {
     "MANAGER_STOPPED": "`hostmanager manager start`",
 }
 
 
 def exit_code(error: errors.HostManagerError) -> int:
-    """The exit code for an error; FAILED for those that have none of their own."""
+    """Return the exit code for an error; FAILED unless the error has its own."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
 
 
 def pipe_closed() -> int:
-    """The reader of the output has enough: let what is still to be flushed go nowhere. The exit code."""
+    """Discard the remaining output, as its reader closed the pipe; return the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE_CLOSED
 
 
 def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
-    """Tell of an error on standard error."""
+    """Print an error on standard error."""
     if as_json:
         print_json(error_json(error), err=True)
         return
@@ -74,7 +74,7 @@ def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
 
 
 def error_json(error: errors.HostManagerError) -> dict[str, Any]:
-    """What --json prints on standard error instead of a sentence."""
+    """Return the document that --json prints on standard error."""
     body: dict[str, Any] = {
         "kind": type(error).__name__,
         "message": str(error),
@@ -87,6 +87,7 @@ def error_json(error: errors.HostManagerError) -> dict[str, Any]:
 
 
 def unreached_json(one: errors.Unreached) -> dict[str, Any]:
+    """Return an instance that did not reach its target, as JSON values."""
     return {
         "instance_id": one.instance_id,
         "state": one.state,

@@ -1,4 +1,4 @@
-"""What the following commands have in common: telling of lost connections."""
+"""Reports of lost and restored connections, for all commands with --follow."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from hostmanager_client.reconnect import ConnectionChange, Disconnected, OnConne
 
 
 def connection_reporter(*, as_json: bool) -> OnConnection:
-    """Tells of a loss and of the return: as a JSON line among the others, or on standard error.
+    """Return a listener that prints the loss and the return of a connection.
 
-    Of an outage only the first attempt to end it is told, not each.
+    The output is a JSON line on standard output, or a text line on standard error. The listener prints the
+    first failed attempt of an outage and omits the others.
     """
 
-    def tell(change: ConnectionChange) -> None:
+    def report(change: ConnectionChange) -> None:
         if isinstance(change, Disconnected) and change.attempt > 1:
             return
         if as_json:
@@ -21,4 +22,4 @@ def connection_reporter(*, as_json: bool) -> OnConnection:
         else:
             print_line(connection_line(change), err=True)
 
-    return tell
+    return report

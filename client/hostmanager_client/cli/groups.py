@@ -1,4 +1,4 @@
-"""Groups of commands that know what a mistyped one was meant to be."""
+"""Groups of commands with suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class SuggestingGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; raise UsageError with similar names for an unknown one."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
             from difflib import get_close_matches
 

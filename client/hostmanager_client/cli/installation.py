@@ -1,4 +1,4 @@
-"""The packages that this program needs, and those that are installed instead."""
+"""Checks of the installed packages against the requirements of this program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """A requirement that the installation does not meet: `needed` in pip's words, by the package `by`."""
+    """A requirement of the package `by` without a match; `needed` is in the syntax of pip."""
 
     by: str
     needed: str
@@ -23,18 +23,18 @@ class Unmet:
 
 
 def unmet_requirements(distribution: str) -> list[Unmet]:
-    """List what a distribution and all that it needs require, and do not find."""
+    """Return the unmet requirements of a distribution and of its dependencies."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
         return [Unmet(distribution, "packaging", "")]
-    found: list[Unmet] = []
-    seen = {distribution}
+    unmet: list[Unmet] = []
+    visited = {distribution}
     queue = [distribution]
     while queue:
         try:
             package = metadata.distribution(queue.pop())
-        except metadata.PackageNotFoundError:  # of the program itself, run from a bare tree
+        except metadata.PackageNotFoundError:  # the program runs from a source tree
             continue
         by = f"{package.metadata['Name']} {package.version}"
         for requirement in map(Requirement, package.requires or ()):
@@ -44,25 +44,26 @@ def unmet_requirements(distribution: str) -> list[Unmet]:
             try:
                 installed = metadata.version(requirement.name)
             except metadata.PackageNotFoundError:
-                found.append(Unmet(by, needed, ""))
+                unmet.append(Unmet(by, needed, ""))
                 continue
             if not requirement.specifier.contains(installed, prereleases=True):
-                found.append(Unmet(by, needed, installed))
-            if requirement.name not in seen:
-                seen.add(requirement.name)
+                unmet.append(Unmet(by, needed, installed))
+            if requirement.name not in visited:
+                visited.add(requirement.name)
                 queue.append(requirement.name)
-    return found
+    return unmet
 
 
-def explain(program: str, error: Exception, unmet: list[Unmet]) -> str:
-    """Say that the installation does not fit the program, and what to do.
+def describe_unmet(program: str, error: Exception, unmet: list[Unmet]) -> str:
+    """Return the error message for unmet requirements, with a pip command as the remedy.
 
-    Names what the program itself needs, or else what its dependencies need; pip is asked for all of both.
+    The message names the requirements of the program, or else those of its dependencies; the pip command
+    installs both.
     """
     command = [sys.executable, "-m", "pip", "install", *dict.fromkeys(each.needed for each in unmet)]
     own = [each for each in unmet if each.by.split()[0] == program]
     cause = (str(error).splitlines() or [""])[0].partition(". ")[0]
     return (
         f"cannot run {program}: {'; '.join(map(str, own or unmet))} ({type(error).__name__}: {cause}). "
-        f"Install what is needed: {shlex.join(command)}"
+        f"Install the missing packages: {shlex.join(command)}"
     )

@@ -1,4 +1,4 @@
-"""Lines that are kept up to date at one place of the terminal."""
+"""Lines that refresh in place on a terminal."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from rich.text import Text
 from hostmanager_client.cli.escape import escape, escape_keep_colours
 from hostmanager_client.cli.output import UnfilteredStream
 
-REFRESH_PER_SECOND = 2.0  # ages and countdowns move by themselves; changes show at once
+REFRESH_PER_SECOND = 2.0  # for ages and countdowns; changes appear at once
 
 
 class EscapingConsole(Console):
-    """A console whose text cannot harm the terminal: only its own control codes move the cursor."""
+    """A rich console that escapes dangerous characters in its text."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        # Text of others is no markup, has no emoji codes, and is not coloured by what it looks like.
+        # Foreign text has no markup, no emoji codes and no highlighting.
         super().__init__(
             file=cast("IO[str]", UnfilteredStream(sys.stderr if stderr else sys.stdout)),
             no_color=bool(os.environ.get("NO_COLOR")), markup=False, emoji=False, highlight=False,
         )  # fmt: skip
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of an object, with escapes in their text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(escape(segment.text), segment.style)
 
 
 class LiveLines:
-    """Shows what `lines` returns, until left; what is too long or too much for the screen is cut off."""
+    """A context that shows the result of `lines` in place, cut to the size of the screen."""
 
     def __init__(self, lines: Callable[[], list[str]], *, stderr: bool = False) -> None:
         self._lines = lines
@@ -54,7 +55,7 @@ class LiveLines:
         return text
 
     def refresh(self) -> None:
-        """Something changed: show it now."""
+        """Show the current lines at once."""
         self._live.refresh()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""`hostmanager logs`."""
+"""The command `hostmanager logs`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from hostmanager_client.cli.session import pass_session
 
 @click.command("logs")
 @id_argument
-@click.option("--follow", "-f", is_flag=True, help="Continue with every new line.")
+@click.option("--follow", "-f", is_flag=True, help="Then print every new line.")
 @click.option(
     "--lines",
     "-n",
     type=click.IntRange(0, 100_000),
     default=100,
     show_default=True,
-    help="The number of last lines to show.",
+    help="Number of past lines to show.",
 )
-@click.option("--raw", is_flag=True, help="Let control characters through to a terminal.")
+@click.option("--raw", is_flag=True, help="Pass control characters to the terminal.")
 @common_options
 def logs_command(instance_id: str, *, follow: bool, lines: int, raw: bool) -> None:
-    """Show the last lines of what an instance wrote to its output.
+    """Show the last output lines of an instance.
 
-    On a terminal control characters are shown as escapes such as \\x1b, and colours end with their line. In
-    a pipe or a file the output is unchanged.
+    On a terminal, control characters appear as escapes such as \\x1b, and colours end with their line. Output
+    to a pipe or a file is unchanged.
+
+    \b
+      hostmanager logs -n 20 thermo1    the last 20 lines
+      hostmanager logs -f thermo1       follow the output, until Ctrl-C
     """
     session = pass_session()
     from hostmanager_client.cli.follow import connection_reporter
     from hostmanager_client.words import to_json
 
     with session.connect() as client:
-        tell = connection_reporter(as_json=session.json)
-        for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=tell):
+        report = connection_reporter(as_json=session.json)
+        for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=report):
             if session.json:
                 print_json(to_json(line), lines=True)
             else:

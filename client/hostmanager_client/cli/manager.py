@@ -1,4 +1,4 @@
-"""`hostmanager manager start|stop|status`."""
+"""The commands `hostmanager manager start|stop|status`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_client.cli.targets import changes_argument, to_changes
 @click.group("manager", cls=SuggestingGroup, subcommand_metavar="start|stop|status")
 @common_options
 def manager_command() -> None:
-    """Start, stop or show the manager, which keeps instances at their targets."""
+    """Start, stop or show the manager, which keeps the instances at their targets."""
 
 
 @manager_command.command("start")
@@ -24,12 +24,16 @@ def manager_command() -> None:
     "reload_config",
     default=True,
     show_default=True,
-    help="Forget the instances and read the site config.",
+    help="Drop all instances and read the site config again.",
 )
 @wait_option
 @common_options
 def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, wait: bool) -> None:
-    """Start the manager, and then apply the changes of targets, in order."""
+    """Start the manager, then apply the changes of targets in order.
+
+    \b
+      hostmanager manager start all=up data1=down --wait
+    """
     session = pass_session()
     with session.connect() as client:
         answer = client.start_manager(to_changes(changes), reload_config=reload_config)
@@ -52,9 +56,9 @@ def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, 
 @manager_command.command("stop")
 @common_options
 def stop_command() -> None:
-    """Bring every instance down, then let the manager sleep; return after the last end.
+    """Bring every instance down and stop the manager; return when all are down.
 
-    --timeout (default 120 s) bounds the wait, not the stop: the stop continues.
+    --timeout limits the wait (default 120 s). After a timeout the daemon continues to stop.
     """
     session = pass_session()
     with session.connect() as client:
@@ -70,7 +74,7 @@ def stop_command() -> None:
 @manager_command.command("status")
 @common_options
 def status_command() -> None:
-    """Show the manager alone."""
+    """Show the manager without its instances."""
     session = pass_session()
     with session.connect() as client:
         answer = client.get_status()

@@ -1,4 +1,4 @@
-"""The options and arguments that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from hostmanager_client.seconds import LONGEST_TIMEOUT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMPLETION_TIMEOUT = 3.0  # s; three round trips of a slow link, and yet the shell waits for this
+COMPLETION_TIMEOUT = 3.0  # s; three round trips of a slow link, while the shell waits
 
 
 class SecondsRange(click.FloatRange):
-    """A number of seconds in a range; unlike click's own range it refuses NaN."""
+    """A number of seconds in a range; refuses NaN, unlike click.FloatRange."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail for NaN and for numbers out of range."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return number
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Keep the option in the session, whichever side of the command's name it stood."""
+    """Store an option in the session; the option may precede or follow the name of the command."""
     if value is not None and value is not False:
         setattr(current_session(ctx), str(param.name), value)
 
 
 def common_options(command: F) -> F:
-    """--address, --json and --timeout: the same before and after the command's name."""
+    """Add --address, --json and --timeout, which may precede or follow the name of the command."""
     for option in (
         click.option(
             "--timeout",
@@ -43,7 +44,7 @@ def common_options(command: F) -> F:
             metavar="SECONDS",
             callback=_remember,
             expose_value=False,
-            help="How long to wait for the daemon, or with --wait for the target.",
+            help="Time limit for the daemon, or with --wait for the target.",
         ),
         click.option("--json", is_flag=True, callback=_remember, expose_value=False, help="Print JSON."),
         click.option(
@@ -61,46 +62,46 @@ def common_options(command: F) -> F:
 
 
 def wait_option(command: F) -> F:
-    """--wait."""
-    return click.option(
-        "--wait", "-w", is_flag=True, help="Follow until the target is reached; exit 1 on failure."
-    )(command)
+    """Add --wait."""
+    return click.option("--wait", "-w", is_flag=True, help="Wait for the target; exit 1 if not reached.")(
+        command
+    )
 
 
 def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The instance ids that begin so. Quiet, and soon, when there is no daemon to ask."""
+    """Return the instance ids with this prefix; none, without an error, if no daemon answers."""
     try:
         with current_session(ctx).connect(timeout=COMPLETION_TIMEOUT) as client:
             children = client.get_status().child_states
     except HostManagerError:
         return []
-    return offered((child.instance_id for child in children), incomplete)
+    return safe_words((child.instance_id for child in children), incomplete)
 
 
-def offered(words: Iterable[str], incomplete: str) -> list[str]:
-    """Choose the words that begin so.
+def safe_words(words: Iterable[str], incomplete: str) -> list[str]:
+    """Return the words with this prefix that are safe in a shell.
 
-    A shell takes them as they are: a word that it would take for a command or for several is left out.
+    A shell inserts completions unquoted, so words that need quotes are left out.
     """
     return [word for word in words if word.startswith(incomplete) and shlex.quote(word) == word]
 
 
 def complete_changes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """ID=up and ID=down for the ids that begin so."""
-    who, equals, target = incomplete.partition("=")
+    """Return ID=up and ID=down for the ids with this prefix."""
+    instance_id, equals, target = incomplete.partition("=")
     if equals:
-        return [f"{who}={word}" for word in ("up", "down") if word.startswith(target)]
-    ids = [*(["all"] if "all".startswith(who) else []), *complete_ids(ctx, param, who)]
-    return [f"{instance_id}={word}" for instance_id in ids for word in ("up", "down")]
+        return [f"{instance_id}={word}" for word in ("up", "down") if word.startswith(target)]
+    ids = [*(["all"] if "all".startswith(instance_id) else []), *complete_ids(ctx, param, instance_id)]
+    return [f"{each}={word}" for each in ids for word in ("up", "down")]
 
 
 def ids_argument(*, required: bool = False) -> Callable[[F], F]:
-    """Any number of instance ids."""
+    """Return a decorator that adds an argument for any number of instance ids."""
     return click.argument(
         "instance_ids", metavar="[ID]...", nargs=-1, required=required, shell_complete=complete_ids
     )
 
 
 def id_argument(command: F) -> F:
-    """One instance id."""
+    """Add an argument for one instance id."""
     return click.argument("instance_id", metavar="ID", shell_complete=complete_ids)(command)

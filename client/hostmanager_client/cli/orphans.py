@@ -1,16 +1,16 @@
-"""`hostmanager orphans list|remove`."""
+"""The commands `hostmanager orphans list|remove`."""
 
 from __future__ import annotations
 
 import click
 
 from hostmanager_client.cli.groups import SuggestingGroup
-from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, offered
+from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, safe_words
 from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.cli.session import current_session, pass_session
 from hostmanager_client.errors import HostManagerError
 
-SHORT_ID = 12  # characters, as docker shows
+SHORT_ID = 12  # characters, as docker shows ids
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -19,13 +19,13 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
             orphans = client.get_status().manager.orphans
     except HostManagerError:
         return []
-    return offered((container_id[:SHORT_ID] for container_id in orphans), incomplete)
+    return safe_words((container_id[:SHORT_ID] for container_id in orphans), incomplete)
 
 
 @click.group("orphans", cls=SuggestingGroup, subcommand_metavar="list|remove")
 @common_options
 def orphans_command() -> None:
-    """Show or remove containers without a service in their managed compose file."""
+    """Show or remove containers without a service in the managed compose files."""
 
 
 @orphans_command.command("list")
@@ -64,13 +64,13 @@ def list_command() -> None:
     "--stop-timeout",
     type=SecondsRange(0, 3600),
     metavar="SECONDS",
-    help="The time for a container to stop before KILL; 0 kills at once. Default: 10.",
+    help="Time until a container that does not stop is killed; 0 kills at once. Default: 10.",
 )
 @common_options
 def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -> None:
-    """Stop and remove orphaned containers: all, or the named ones (a unique prefix of the id is enough).
+    """Stop and remove all or the named orphaned containers; a prefix of the id suffices.
 
-    Exits 1 if a container could not be removed.
+    Exits 1 if a removal failed.
     """
     session = pass_session()
     failed = 0

@@ -1,8 +1,7 @@
-"""Everything that the command line prints passes here, and is harmless to the terminal after.
+"""Output of the command line, filtered for terminals.
 
-Commands call `say`, `print_lines`, `print_json` and `print_log`. `protect_terminals` stands behind them: all
-other output (of click, the commands of other packages, tracebacks) passes the same filter on its way to a
-terminal.
+Commands call `print_line`, `print_lines`, `print_json` and `print_log`. `protect_terminals` applies the same
+filter to all other output on a terminal: of click, of the commands of other packages, and tracebacks.
 """
 
 from __future__ import annotations
@@ -19,38 +18,41 @@ from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json
 
 
 class TerminalWriter(io.TextIOWrapper):
-    """A text stream to a terminal: shows as escapes what could harm that, and ends colours with the line."""
+    """A text stream to a terminal that escapes dangerous characters and ends colours with their line."""
 
     def __init__(self, terminal: TextIO) -> None:
-        # click would go round a stream whose encoding is ASCII.
+        # click bypasses a stream with the encoding ASCII.
         encoding = "utf-8" if terminal.encoding.lower() in ("ascii", "ansi_x3.4-1968") else terminal.encoding
-        # Not detached: the stream that Python made keeps the descriptor open.
+        # The stream of Python must stay attached, as it keeps the descriptor open.
         super().__init__(
             cast("IO[bytes]", terminal.buffer), encoding, "backslashreplace", line_buffering=True
         )
         self._bounds = StyleBounds()
 
     def write(self, text: str) -> int:
+        """Write filtered text."""
         super().write(self._bounds.bound(escape_keep_colours(text)))
         return len(text)
 
     def write_unchanged(self, text: str) -> int:
+        """Write text without the filter."""
         return super().write(text)
 
     def end_style(self) -> None:
-        """Let no colour outlive the program."""
+        """Reset an open colour, before the program ends."""
         if self._bounds.open:
             super().write(StyleBounds.RESET)
             self.flush()
 
 
 class UnfilteredStream:
-    """A view of a stream that passes on all that is written to it, for what has to move the cursor."""
+    """A view of a stream that bypasses the filter, for code that moves the cursor."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write text without the filter."""
         stream = self._stream
         return stream.write_unchanged(text) if isinstance(stream, TerminalWriter) else stream.write(text)
 
@@ -59,7 +61,7 @@ class UnfilteredStream:
 
 
 def protect_terminals() -> None:
-    """Have everything that goes to a terminal from now on pass the filter."""
+    """Filter all further output to terminals."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream.isatty():
@@ -68,34 +70,34 @@ def protect_terminals() -> None:
 
 
 def end_styles() -> None:
-    """Before the program ends."""
+    """Reset open colours on both streams, before the program ends."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TerminalWriter):
             stream.end_style()
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Print one line; a newline in it does not begin another."""
+    """Print one line; a newline in the text prints as a space."""
     print_lines([line], err=err)
 
 
 def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines, all at once."""
+    """Print lines with one write."""
     click.echo("\n".join(escape_keep_colours(line.replace("\n", " ")) for line in lines), err=err)
 
 
 def print_log(text: str, *, continues: bool, raw: bool) -> None:
-    """Print (a piece of) a line of an agent: harmless on a terminal, unchanged elsewhere and if `raw`."""
+    """Print a log line or a piece of one: filtered on a terminal unless `raw`, else unchanged."""
     end = "" if continues else "\n"
     if sys.stdout.isatty() and not raw:
-        shown = text.replace("\n", "\\n")  # a line has none: what has one would forge another
+        shown = text.replace("\n", "\\n")  # only a forged log line has a newline
         click.echo(f"{shown}{end}", nl=False)
     else:
         click.echo(f"{text}{end}", file=cast("IO[str]", UnfilteredStream(sys.stdout)), nl=False, color=True)
 
 
 def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:
-    """Print a value as JSON: indented, or for a stream (`lines`) on one line, sent at once."""
+    """Print a value as JSON: on one line if `lines`, else indented."""
     if lines:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     else:

@@ -1,7 +1,7 @@
-"""The commands of other packages, found by entry point; looked for only when they may be meant.
+"""Commands of other packages, found by entry point.
 
-An entry point of the group `hostmanager.commands` loads to a click command. The server's are known here by
-name, so that the help needs not import the server.
+Each entry point of the group `hostmanager.commands` loads a click command. The short help of the server
+commands stands here, so that `hostmanager --help` does not import the server.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ GROUP = "hostmanager.commands"
 _SHORT = {
     "serve": "Run the daemon on a site config file.",
     "config": "Check a site config file, without a daemon.",
-    "systemd": "Have systemd run the daemon.",
-    "demo": "Run a site of example agents, to see what this is.",
+    "systemd": "Run the daemon under systemd.",
+    "demo": "Run a demo site with example agents.",
 }
 
 
 def names() -> list[str]:
-    """The names of all there are, those of the server first."""
+    """Return the names of all commands, those of the server first."""
     found = {point.name for point in entry_points(group=GROUP)}
     return [*(n for n in _SHORT if n in found), *sorted(found - _SHORT.keys())]
 
 
 def load(name: str) -> click.Command | None:
-    """The command, None when there is none of that name. Raises UsageError when it cannot be loaded."""
+    """Return a command, or None for an unknown name; raise UsageError if the import fails."""
     points = entry_points(group=GROUP, name=name)
     if not points:
         if name in _SHORT:
-            raise click.UsageError(f"{name!r} is a command of the server, which is not installed here.")
+            raise click.UsageError(f"cannot run {name!r}: the server is not installed")
         return None
     return _load(next(iter(points)))
 
@@ -44,15 +44,15 @@ def _load(point: EntryPoint) -> click.Command:
         command = point.load()
     except (ImportError, AttributeError) as error:
         if unmet_requirements(PROGRAM):
-            raise  # main() says what is missing
-        raise click.UsageError(f"the command {point.name!r} cannot be loaded: {error}") from error
+            raise  # main() prints the missing packages
+        raise click.UsageError(f"cannot load the command {point.name!r}: {error}") from error
     if not isinstance(command, click.Command):
-        raise click.UsageError(f"the command {point.name!r} cannot be loaded: {point.value} is no command")
+        raise click.UsageError(f"cannot load the command {point.name!r}: {point.value} is not a command")
     return command
 
 
 def short_help(name: str) -> str:
-    """One line on what a command does; empty when it cannot be loaded to be asked."""
+    """Return the short help of a command; empty if the import fails."""
     if name in _SHORT:
         return _SHORT[name]
     try:

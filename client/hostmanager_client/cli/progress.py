@@ -1,4 +1,4 @@
-"""Waiting for a target, with its progress shown."""
+"""Waits for targets, with a progress display."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ if TYPE_CHECKING:
     from hostmanager_client.waiting import WaitProgress
 
 WAIT_TIMEOUT = 120.0  # s
-SHOWN = 10  # instances that the live display lists
+SHOWN = 10  # instances in the live display
 
 
 class _Display:
-    """Progress as lines: kept in place on a terminal, one for each change elsewhere. On standard error."""
+    """Progress on standard error: refreshed in place on a terminal, else one line for each change."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self.refresh: Callable[[], None] | None = None  # of what keeps the lines in place
-        self._told: dict[str, str] = {}
+        self.refresh: Callable[[], None] | None = None  # refreshes the lines in place; None off a terminal
+        self._printed: dict[str, str] = {}
         self._newest: WaitProgress | None = None
 
     def lines(self) -> list[str]:
+        """Return the lines of the live display."""
         if self._newest is None:
             return ["waiting for the daemon"]
-        left = [*self._newest.hopeless, *self._newest.pending]
-        more = [f"  and {len(left) - SHOWN} more"] if len(left) > SHOWN else []
+        unreached = [*self._newest.hopeless, *self._newest.pending]
+        more = [f"  and {len(unreached) - SHOWN} more"] if len(unreached) > SHOWN else []
         return [
             f"{len(self._newest.reached)} of {self._total} reached the target",
-            *(f"  {one_line(str(one))}" for one in left[:SHOWN]),
+            *(f"  {one_line(str(one))}" for one in unreached[:SHOWN]),
             *more,
         ]
 
     def observe(self, progress: WaitProgress) -> None:
+        """Show the newest progress."""
         self._newest = progress
         if self.refresh is not None:
             self.refresh()
@@ -48,9 +50,9 @@ class _Display:
         now = {one.instance_id: one_line(str(one)) for one in (*progress.pending, *progress.hopeless)}
         now |= {i: f"{one_line(i)}: reached the target" for i in progress.reached}
         for instance_id, line in now.items():
-            if self._told.get(instance_id) != line:
+            if self._printed.get(instance_id) != line:
                 print_line(line, err=True)
-        self._told = now
+        self._printed = now
 
 
 def follow(
@@ -60,11 +62,11 @@ def follow(
     targets: Mapping[str, Target],
     epoch: str,
 ) -> WaitProgress:
-    """Wait until the target is reached. Raises TargetNotReached."""
+    """Wait for the targets; raise TargetNotReached if one is not reached."""
     from hostmanager_client.cli.documents import connection_line
     from hostmanager_client.reconnect import ConnectionChange
 
-    def tell(change: ConnectionChange) -> None:
+    def report(change: ConnectionChange) -> None:
         if not session.json:
             print_line(connection_line(change), err=True)
 
@@ -82,12 +84,12 @@ def follow(
             epoch=epoch,
             timeout=session.timeout or WAIT_TIMEOUT,
             on_progress=None if session.json else display.observe,
-            on_connection=tell,
+            on_connection=report,
         )
 
 
 def follow_all(session: CliSession, client: HostManagerClient) -> WaitProgress:
-    """Wait until all that is asked of every instance is carried out, and what retires is gone."""
+    """Wait until all instances have reached their targets and retired instances have left."""
     from hostmanager_client.calls import DOWN
 
     state = client.get_state()
@@ -97,5 +99,5 @@ def follow_all(session: CliSession, client: HostManagerClient) -> WaitProgress:
 
 
 def wait_json(progress: WaitProgress) -> dict[str, Any]:
-    """The `wait` of a --json answer. Printed only when all is reached; else the error says who is not."""
+    """Return the `wait` part of a --json answer, after all targets are reached."""
     return {"reached": list(progress.reached)}

@@ -1,4 +1,4 @@
-"""`hostmanager pull`."""
+"""The command `hostmanager pull`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @click.command("pull")
 @ids_argument()
-@click.option("--new-only", is_flag=True, help="Only images that the engine does not have yet.")
-@click.option("--detach", is_flag=True, help="Continue the pull after this and every other command has left.")
+@click.option("--new-only", is_flag=True, help="Skip images that the engine has.")
+@click.option("--detach", is_flag=True, help="Continue the pull after this command ends.")
 @click.option(
     "--progress-timeout",
     type=SecondsRange(1, 3600),
     metavar="SECONDS",
-    help="The longest time of an image without progress. Default: 60.",
+    help="Fail an image without progress for this time. Default: 60.",
 )
 @common_options
 def pull_command(
@@ -33,8 +33,12 @@ def pull_command(
 ) -> None:
     """Pull the images of the managed compose files, or of the named instances.
 
-    Joins a running pull. Restarts nothing: `restart` moves an instance to its new image. Exits 1 if an image
-    could not be pulled.
+    A running pull is followed instead. Containers keep their images; `restart` moves an instance to its new
+    image. Exits 1 if a pull failed.
+
+    \b
+      hostmanager pull weather
+      hostmanager restart weather --wait
     """
     session = pass_session()
     with session.connect() as client:
@@ -66,13 +70,13 @@ def _print_json(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
 
 
 def _print_lines(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
-    """A line whenever an image comes to another state."""
+    """Print a line for each new state of an image; return the result."""
     from hostmanager_client.cli.pull_text import image_line
 
     known: dict[str, int] = {}
     for message in messages:
         if message.joined and not known:
-            print_line("following the pull that runs already", err=True)
+            print_line("following the running pull", err=True)
         for image in message.images:
             if known.get(image.image) != image.state:
                 known[image.image] = image.state

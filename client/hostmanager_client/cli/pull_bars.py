@@ -23,7 +23,7 @@ _LAYER_DONE = ("Pull complete", "Already exists", "Download complete")
 
 
 def show_bars(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
-    """A bar for each image and each of its layers, and a line that stays for each image that is done."""
+    """Show bars for images and layers, and a line for each finished image; return the result."""
     console = EscapingConsole()
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -35,7 +35,7 @@ def show_bars(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
         bars = _Bars(progress)
         for message in messages:
             if message.joined and not bars.known:
-                console.print("following the pull that runs already")
+                console.print("following the running pull")
             for image in message.images:
                 bars.show(image)
     return message.result
@@ -44,7 +44,7 @@ def show_bars(messages: Iterable[pb.DockerPullResponse]) -> pb.PullResult:
 class _Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[tuple[str, str], TaskID] = {}  # by image, and layer or nothing
+        self._tasks: dict[tuple[str, str], TaskID] = {}  # by image and layer (empty: the whole image)
         self.known: set[str] = set()
 
     def show(self, image: pb.ImagePull) -> None:

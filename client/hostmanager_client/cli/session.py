@@ -1,4 +1,4 @@
-"""What the options say, and the client that they lead to."""
+"""The global options of one command, and the client that they select."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CliSession:
 
     @contextmanager
     def connect(self, timeout: float | None = None) -> Iterator[HostManagerClient]:
-        """A client of the daemon that the options name. `timeout` stands in for an absent --timeout."""
-        # gRPC reads these when it is imported. Its warnings are not for users; its fork handlers are for
-        # programs that fork without exec, and cost a little.
+        """Open a client of the daemon that the options name; `timeout` replaces the --timeout option."""
+        # gRPC reads these variables at import. Its warnings do not help users; its fork handlers serve only
+        # programs that fork without exec, and take time.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         from hostmanager_client.sync import HostManagerClient
@@ -44,17 +44,17 @@ class CliSession:
 
 
 def current_session(ctx: click.Context) -> CliSession:
-    """The session of this run; also while completing, when no group was invoked."""
+    """Return the session of this run; works during shell completion, too."""
     return ctx.find_root().ensure_object(CliSession)
 
 
 def pass_session(ctx: click.Context | None = None) -> CliSession:
-    """The session of the command that runs now."""
+    """Return the session of the current command."""
     return current_session(ctx or click.get_current_context())
 
 
 def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
-    """The error, with what the unknown ids may have been meant to be."""
+    """Return the error with suggestions for the unknown ids."""
     from difflib import get_close_matches
 
     try:
@@ -79,7 +79,7 @@ def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
 
 
 def _ids_of_command() -> list[str]:
-    """The instance ids on the command line of the command that runs now."""
+    """Return the instance ids in the arguments of the current command."""
     params = click.get_current_context().params
     words: list[str] = []
     for name in ("instance_ids", "instance_id", "changes"):

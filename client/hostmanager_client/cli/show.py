@@ -1,4 +1,4 @@
-"""`hostmanager show`."""
+"""The command `hostmanager show`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNKNOWN_IMAGE = "unknown"  # the id of a tag that the engine does not have
 @id_argument
 @common_options
 def show_command(instance_id: str) -> None:
-    """Show everything about one instance."""
+    """Show all properties of one instance."""
     session = pass_session()
     with session.connect() as client:
         instance = client.get_instance(instance_id)
@@ -41,66 +41,88 @@ def show_command(instance_id: str) -> None:
     print_lines(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
 
 
-def _pairs(i: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
+def _pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
     from hostmanager.v1 import host_manager_pb2 as pb
 
-    from hostmanager_client import words
-    from hostmanager_client.cli.text import duration
-    from hostmanager_client.cli.view import describe, exit_words, stability
-
-    def moment(stamp: Timestamp) -> str:
-        ago = now - words.to_seconds(stamp)
-        when = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
-        return f"{words.to_datetime(stamp):%Y-%m-%d %H:%M:%S} UTC ({when})"
-
-    yield "instance", i.instance_id
-    yield "class", i.agent_class
-    yield "management", words.management_word(i.management)
-    yield "target", words.target_word(i.target_state)
-    yield "state", words.next_action_word(i.next_action)
-    yield "reason", i.reason
-    yield "message", describe(i, now) or i.message
-    yield "operable", "" if i.operable else "no"
-    yield "retired", "yes" if i.retired else ""
-    yield "passive", "yes" if i.passive_tracking else ""
-    yield "restart required", "yes" if i.restart_required else ""
-    yield "next deadline", moment(i.at) if i.HasField("at") else ""
-    yield "started", moment(i.start_time) if i.HasField("start_time") else ""
-    yield "waits for", ", ".join(i.waiting_for)
-    yield "restarts", str(i.restart_count)
-    yield "failures in a row", str(i.consecutive_failures)
-    yield "stability", f"{stability(i, now):.2f}"
-    yield "recent failures", ", ".join(f"{duration(now - words.to_seconds(t))} ago" for t in i.fail_times)
-    if i.HasField("last_exit"):
-        expected = "asked for" if i.last_exit.expected else "not asked for"
-        pid = f", pid {i.last_exit.pid}" if i.last_exit.pid else ""
-        yield "last exit", f"{exit_words(i.last_exit, now)}, {expected}{pid}"
-        yield "last exit because", i.last_exit.message
-    yield "generation", f"{i.generation} (carried out: {i.observed_generation})"
-    match i.WhichOneof("runtime"):
+    yield from _state_pairs(instance, now)
+    yield from _history_pairs(instance, now)
+    yield "generation", f"{instance.generation} (carried out: {instance.observed_generation})"
+    match instance.WhichOneof("runtime"):
         case "process":
-            process = i.process
-            yield "pid", str(process.pid) if process.pid else "none"
-            yield "command", shlex.join(process.command)
-            yield "command from", process.command_source
-            yield "user", process.user
-            yield "working directory", process.working_dir
-            yield "log file", process.log_file
-            yield "launches", str(process.run)
-            yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
-        case "compose_service" if i.compose_service.service:
-            yield from _service_pairs(i.compose_service, seen=i.next_action != pb.NEXT_ACTION_UNKNOWN)
+            yield from _process_pairs(instance.process)
+        case "compose_service" if instance.compose_service.service:
+            observed = instance.next_action != pb.NEXT_ACTION_UNKNOWN
+            yield from _service_pairs(instance.compose_service, observed=observed)
 
 
-def _service_pairs(service: pb.ComposeService, *, seen: bool) -> Iterator[tuple[str, str]]:
-    """What the compose file asks for and, when the engine could be asked (`seen`), what it has. Ids are as
-    short as docker shows them; `--json` has them whole."""
+def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
+    from hostmanager_client import words
+    from hostmanager_client.cli.view import describe
+
+    yield "instance", instance.instance_id
+    yield "class", instance.agent_class
+    yield "management", words.management_word(instance.management)
+    yield "target", words.target_word(instance.target_state)
+    yield "state", words.next_action_word(instance.next_action)
+    yield "reason", instance.reason
+    yield "message", describe(instance, now) or instance.message
+    yield "operable", "" if instance.operable else "no"
+    yield "retired", "yes" if instance.retired else ""
+    yield "passive", "yes" if instance.passive_tracking else ""
+    yield "restart required", "yes" if instance.restart_required else ""
+    yield "next deadline", _moment(instance.at, now) if instance.HasField("at") else ""
+    yield "started", _moment(instance.start_time, now) if instance.HasField("start_time") else ""
+    yield "waits for", ", ".join(instance.waiting_for)
+
+
+def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
+    from hostmanager_client.cli.text import duration
+    from hostmanager_client.cli.view import exit_words, stability
+    from hostmanager_client.words import to_seconds
+
+    yield "restarts", str(instance.restart_count)
+    yield "failures in a row", str(instance.consecutive_failures)
+    yield "stability", f"{stability(instance, now):.2f}"
+    yield "recent failures", ", ".join(f"{duration(now - to_seconds(t))} ago" for t in instance.fail_times)
+    if instance.HasField("last_exit"):
+        last = instance.last_exit
+        expected = "asked for" if last.expected else "not asked for"
+        pid = f", pid {last.pid}" if last.pid else ""
+        yield "last exit", f"{exit_words(last, now)}, {expected}{pid}"
+        yield "last exit because", last.message
+
+
+def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
+    yield "pid", str(process.pid) if process.pid else "none"
+    yield "command", shlex.join(process.command)
+    yield "command from", process.command_source
+    yield "user", process.user
+    yield "working directory", process.working_dir
+    yield "log file", process.log_file
+    yield "launches", str(process.run)
+    yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
+
+
+def _moment(stamp: Timestamp, now: float) -> str:
+    from hostmanager_client.cli.text import duration
+    from hostmanager_client.words import to_datetime, to_seconds
+
+    ago = now - to_seconds(stamp)
+    when = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
+    return f"{to_datetime(stamp):%Y-%m-%d %H:%M:%S} UTC ({when})"
+
+
+def _service_pairs(service: pb.ComposeService, *, observed: bool) -> Iterator[tuple[str, str]]:
+    """Yield the properties of a compose service; those of its containers only if `observed`.
+
+    `observed`: the engine has answered. Ids have the short form of docker; `--json` has the full ids.
+    """
     from hostmanager_client.cli.text import short_id
 
     yield "compose file", service.compose_file
     yield "project", service.project
     yield "service", service.service
-    if not seen:
+    if not observed:
         yield "image", service.image_tag
         yield "container", "not known"
         return
@@ -115,6 +137,6 @@ def _service_pairs(service: pb.ComposeService, *, seen: bool) -> Iterator[tuple[
     yield "status", f"{status}, {service.health}" if service.health else status
     yield "pid", str(service.pid) if service.pid else ""
     outdated = service.running and service.running_image != service.image_id
-    older = ", not what the tag means now" if outdated else ""
+    older = ", older than the tag" if outdated else ""
     yield "running image", f"{short_id(service.running_image)}{older}" if service.running else ""
     yield "definition", "changed since the container was made" if service.definition_changed else ""

@@ -1,4 +1,4 @@
-"""`hostmanager status`."""
+"""The command `hostmanager status`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hostmanager_client.cli.session import pass_session
 @ids_argument()
 @common_options
 def status_command(instance_ids: tuple[str, ...]) -> None:
-    """Show the manager and its instances (all, or the named ones), sorted by id."""
+    """Show the manager and all or the named instances, sorted by id."""
     session = pass_session()
     with session.connect() as client:
         state = client.get_state(instance_ids)

@@ -1,4 +1,4 @@
-"""The commands that change what is wanted: `up`, `down`, `restart`, `update`, `reload`."""
+"""The commands that change targets: `up`, `down`, `restart`, `update`, `reload`."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ ALL = "all"  # the word of the contract, and of OCS
 
 
 def all_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --all."""
     return click.option("--all", "everything", is_flag=True, help="All instances.")(command)
 
 
 def parse_changes(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
-    """`ID=up` or `ID=down`, any number of them. Raises BadParameter."""
+    """Parse any number of `ID=up` or `ID=down`; raise BadParameter for other text."""
     pairs = []
     for text in value:
-        who, equals, target = text.rpartition("=")
-        if not who or not equals or target not in ("up", "down"):
+        instance_id, equals, target = text.rpartition("=")
+        if not instance_id or not equals or target not in ("up", "down"):
             raise click.BadParameter(f"{text!r} is not of the form ID=up, ID=down, all=up or all=down")
-        pairs.append((who, target))
+        pairs.append((instance_id, target))
     return tuple(pairs)
 
 
 def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Any number of ID=TARGET."""
+    """Add an argument for any number of ID=TARGET."""
     return click.argument(
         "changes",
         metavar="[ID=up|down]...",
@@ -56,9 +57,10 @@ def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
+    """Return the changes of the client for pairs of id and word."""
     from hostmanager_client.calls import DOWN, UP
 
-    return [(who, UP if word == "up" else DOWN) for who, word in pairs]
+    return [(instance_id, UP if word == "up" else DOWN) for instance_id, word in pairs]
 
 
 @click.command("up")
@@ -67,7 +69,12 @@ def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
 @wait_option
 @common_options
 def up_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
-    """Set the target of instances to up."""
+    """Set the target of instances to up.
+
+    \b
+      hostmanager up thermo1 --wait    start an instance and wait for it
+      hostmanager up --all             start all instances
+    """
     ids = _named(instance_ids, everything=everything)
     _update(pass_session(), [(i, "up") for i in ids], wait=wait)
 
@@ -89,7 +96,7 @@ def down_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool)
 @wait_option
 @common_options
 def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
-    """Take instances down and up again. Their targets, which must be up, stay as they are.
+    """Stop and start instances. Their targets must be up, and stay up.
 
     --all restarts every instance with target up.
     """
@@ -98,7 +105,7 @@ def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bo
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         answer = client.restart(instance_ids, all_up=everything)
         if not session.json:
-            _say(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
+            _print_all(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
         progress = _wait(session, client, answer, {}) if wait else None
     _finish(session, answer, progress)
 
@@ -112,14 +119,15 @@ def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bo
 def update_command(
     changes: tuple[tuple[str, str], ...], *, reload_config: bool, validate_only: bool, wait: bool
 ) -> None:
-    """Change several targets at once, in order; all or nothing.
+    """Change several targets in order, all or none.
 
-    `hostmanager update all=up data1=down` leaves everything up except data1.
+    \b
+      hostmanager update all=up data1=down    bring all instances up except data1
     """
     if not changes and not reload_config:
-        raise click.UsageError("Nothing to change: name changes like data1=up, or say --reload.")
+        raise click.UsageError("Nothing to change: name changes such as data1=up, or use --reload.")
     if validate_only and wait:
-        raise click.UsageError("--wait has nothing to wait for with --validate-only.")
+        raise click.UsageError("--wait and --validate-only exclude each other.")
     _update(pass_session(), changes, wait=wait, reload_config=reload_config, validate_only=validate_only)
 
 
@@ -129,20 +137,20 @@ def update_command(
 def reload_command(*, wait: bool) -> None:
     """Read the site config again.
 
-    New instances get their configured target, known instances keep their target, vanished instances go down
-    and leave. An instance that runs an older command or environment shows "restart required".
+    New instances start with their configured target, known ones keep their target, removed ones are brought
+    down. An instance with an outdated command or environment shows "restart required".
     """
     _update(pass_session(), (), wait=wait, reload_config=True)
 
 
 def _named(instance_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
     if bool(instance_ids) == everything:
-        raise click.UsageError("Name one or more instances, or say --all (and not both).")
+        raise click.UsageError("Name one or more instances, or use --all, not both.")
     return (ALL,) if everything else instance_ids
 
 
 def _call_timeout(session: CliSession, *, wait: bool) -> float | None:
-    """With --wait, --timeout is for the waiting: the calls have their own."""
+    """Return the timeout of a call; with --wait, --timeout limits the wait instead."""
     from hostmanager_client.calls import PLAIN_TIMEOUT
 
     return PLAIN_TIMEOUT if wait else session.timeout
@@ -163,7 +171,7 @@ def _update(
         targets = last_targets(changes, ids)
         if not session.json:
             _warn(answer)
-            _say(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
+            _print_all(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
         progress = None
         if wait and reload_config:
             from hostmanager_client.cli.progress import follow_all
@@ -175,11 +183,11 @@ def _update(
 
 
 def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict[str, Target]:
-    """The target that each instance has in the end, as later changes overrule earlier ones."""
+    """Return the final target of each instance; later changes override earlier ones."""
     ids = list(instance_ids)
     targets: dict[str, Target] = {}
-    for who, target in changes:
-        targets |= dict.fromkeys(ids if who == ALL else [who], target)
+    for instance_id, target in changes:
+        targets |= dict.fromkeys(ids if instance_id == ALL else [instance_id], target)
     return targets
 
 
@@ -213,7 +221,7 @@ def _warn(answer: pb.UpdateResponse) -> None:
             print_line(problem_line(problem), err=True)
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print_all(lines: Iterable[str]) -> None:
     for line in lines:
         print_line(line)
 
@@ -221,7 +229,7 @@ def _say(lines: Iterable[str]) -> None:
 def _finish(
     session: CliSession, answer: pb.UpdateResponse | pb.RestartResponse, progress: WaitProgress | None
 ) -> None:
-    """The last of the output, when all went well."""
+    """Print the end of the output, after success."""
     if session.json:
         from hostmanager_client.cli.progress import wait_json
         from hostmanager_client.words import to_json

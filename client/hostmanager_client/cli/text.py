@@ -1,4 +1,4 @@
-"""Plain text for terminals: aligned tables, colours, and times as people say them."""
+"""Text layout for terminals: tables, colours and durations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import click
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A piece of text and its colour (a click colour name; empty: the terminal's own)."""
+    """A piece of text and its colour, a click colour name or empty."""
 
     text: str
     color: str = ""
     bold: bool = False
 
     def styled(self, width: int = 0) -> str:
+        """Return the text with its colour, padded to `width` columns."""
         padded = self.text + " " * (width - display_width(self.text))
         if not self.color and not self.bold:
             return padded
@@ -27,7 +28,7 @@ class Cell:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[Cell]], right: frozenset[int] = frozenset()
 ) -> list[str]:
-    """Lines of a table with aligned columns; those whose index is in `right` to the right."""
+    """Return the lines of a table; columns with an index in `right` are right-aligned."""
     head = [Cell(title, bold=True) for title in header]
     lines = [head, *rows]
     widths = [max(display_width(line[i].text) for line in lines) for i in range(len(header))]
@@ -45,7 +46,7 @@ def table(
 
 
 def display_width(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Return the width of the text in columns of a terminal."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
@@ -53,12 +54,12 @@ def display_width(text: str) -> int:
 
 
 def short_id(docker_id: str) -> str:
-    """The id of a container or an image as short as docker shows it, and takes it."""
+    """Return the short form of a container or image id, as docker shows and accepts."""
     return docker_id.removeprefix("sha256:")[:12]
 
 
 def duration(seconds: float) -> str:
-    """A length of time: `1.6 s`, `42 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration as text: `1.6 s`, `42 s`, `5 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = max(0.0, seconds)
     if seconds < 9.95:
         return f"{seconds:.1f} s"

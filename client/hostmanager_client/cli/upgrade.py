@@ -1,4 +1,4 @@
-"""`hostmanager upgrade`."""
+"""The command `hostmanager upgrade`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from hostmanager_client.sync import HostManagerClient
 
-_BACK_WITHIN = 30.0  # s; it takes a fraction of one, and then what the site config and compose files need
+_BACK_WITHIN = 30.0  # s; a fraction of a second, plus the time for the site config and compose files
 _ASK_EVERY = 0.02  # s
 
 
 @click.command("upgrade")
-@click.option("--check", is_flag=True, help="Only test whether the installed code would start.")
+@click.option("--check", is_flag=True, help="Only check whether the installed code would start.")
 @common_options
 def upgrade_command(*, check: bool) -> None:
-    """Replace the running daemon by the code that is installed now, in place.
+    """Replace the running daemon with the installed code.
 
-    The daemon re-executes itself: its pid stays, every instance keeps running, watchers resume. If the
-    installed code does not start, nothing changes. Returns with the answer of the new daemon; --timeout
-    bounds the wait (default 30 s).
+    The daemon re-executes itself: it keeps its pid, services keep running, and watches resume. If the
+    installed code does not start, the old daemon continues. Returns when the new daemon answers; --timeout
+    limits the wait (default 30 s).
     """
     session = pass_session()
     with session.connect() as client:
@@ -63,13 +63,15 @@ def _show_check(before: pb.ManagerStatus, answer: pb.UpgradeResponse, *, as_json
         print_json({"previousVersion": before.version, "version": answer.version})
     else:
         version, running = one_line(answer.version), one_line(before.version)
-        print_line(f"the code installed now starts: version {version}; {running} runs")
+        print_line(f"the installed code starts: version {version}; the daemon runs {running}")
 
 
 def _successor(client: HostManagerClient, epoch: str, patience: float) -> tuple[pb.ManagerStatus, float]:
-    """The daemon that took over, and for how long, in s, none answered. Raises the error of the last attempt
-    when there is none in time."""
-    heard = began = time.monotonic()
+    """Wait for the new daemon; return its status and the time in s without an answer.
+
+    Raises the error of the last attempt if no new daemon answers within `patience` s.
+    """
+    answered = began = time.monotonic()
     while True:
         try:
             manager = client.get_status().manager
@@ -78,10 +80,11 @@ def _successor(client: HostManagerClient, epoch: str, patience: float) -> tuple[
                 raise
         else:
             if manager.epoch != epoch:
-                return manager, time.monotonic() - heard
-            heard = time.monotonic()
-            if heard > began + patience:
+                return manager, time.monotonic() - answered
+            answered = time.monotonic()
+            if answered > began + patience:
                 raise click.ClickException(
-                    f"the daemon (pid {manager.pid}) has not given way after {patience:g} s; its log says why"
+                    f"cannot upgrade: the old daemon (pid {manager.pid}) still runs after {patience:g} s; "
+                    "its log has the reason"
                 )
         time.sleep(_ASK_EVERY)

@@ -1,4 +1,4 @@
-"""The status of a host as lines of text."""
+"""Lines of text for the status of a host."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _STATE_COLORS = {
     pb.NEXT_ACTION_UNKNOWN: "red",
 }
 _SEVERITY_COLORS = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}
-# Failures t seconds ago, within the window, cost this much over t (DESIGN: OCS's measure).
+# A failure t seconds ago, within the window, costs this amount divided by t (the measure of OCS).
 _STABILITY_WINDOW = 120.0
 _STABILITY_COST = 5.0
 
 
 def status_lines(state: HostState, now: float, address: str) -> list[str]:
-    """The manager, its instances, and what is wrong. `now` is by the daemon's clock, s since 1970."""
+    """Return the lines of `status`; `now` is the clock of the daemon, in s since 1970."""
     lines = [manager_line(state.manager, now, address), *problem_lines(state.manager)]
     if not state.instances:
         return [*lines, "no instances"]
@@ -44,7 +44,7 @@ def status_lines(state: HostState, now: float, address: str) -> list[str]:
 
 
 def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
-    """The manager in one line."""
+    """Return the line of the manager."""
     running = manager.state == pb.MANAGER_STATE_RUNNING
     word = Cell(manager_word(manager.state), "green" if running else "yellow").styled()
     parts = [f"manager {word}"]
@@ -59,7 +59,7 @@ def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
 
 
 def problem_lines(manager: pb.ManagerStatus) -> list[str]:
-    """What is wrong with the daemon and with its config, and what of docker wants a decision; a line each."""
+    """Return a line for each problem, for orphaned containers and for images to pull."""
     lines = [f"{Cell('daemon error', 'red').styled()}: {one_line(problem)}" for problem in manager.problems]
     for name in sorted(manager.config_parse_status):
         status = manager.config_parse_status[name]
@@ -80,7 +80,7 @@ def problem_lines(manager: pb.ManagerStatus) -> list[str]:
 
 
 def problem_line(problem: pb.ConfigProblem) -> str:
-    """`config warning: site.yaml:3:5: ...`."""
+    """Return a line such as `config warning: site.yaml:3:5: ...`."""
     severity = Cell(f"config {severity_word(problem.severity)}", _SEVERITY_COLORS.get(problem.severity, ""))
     place = problem.file
     if problem.line:
@@ -107,7 +107,7 @@ def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
 
 
 def pid_of(instance: pb.ManagedInstance) -> int:
-    """Its process, or the main process of its container (of one of them); 0 when none runs."""
+    """Return the pid of the process, or of the main process of a container; 0 if none runs."""
     match instance.WhichOneof("runtime"):
         case "process":
             return instance.process.pid
@@ -117,7 +117,7 @@ def pid_of(instance: pb.ManagedInstance) -> int:
 
 
 def _since(instance: pb.ManagedInstance, now: float) -> str:
-    """For how long it runs; else since when nothing does."""
+    """Return the time since the start, or since the last exit."""
     if instance.HasField("start_time"):
         return duration(now - to_seconds(instance.start_time))
     if instance.HasField("last_exit"):
@@ -126,14 +126,14 @@ def _since(instance: pb.ManagedInstance, now: float) -> str:
 
 
 def stability(instance: pb.ManagedInstance, now: float) -> float:
-    """The stability as of `now`, followed from the failure times."""
+    """Return the stability at `now`, 0 to 1, computed from the failure times."""
     ages = (max(now - to_seconds(t), 1e-3) for t in instance.fail_times)
     cost = sum(_STABILITY_COST / age for age in ages if age < _STABILITY_WINDOW)
     return max(0.0, 1.0 - cost)
 
 
 def describe(instance: pb.ManagedInstance, now: float) -> str:
-    """Why it is where it is, with times counted from now."""
+    """Return the reason of the state, with times relative to `now`."""
     return "; ".join(part for part in _descriptions(instance, now) if part)
 
 
@@ -142,7 +142,7 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
     ended = exit_words(instance.last_exit, now) if instance.HasField("last_exit") else ""
     match instance.next_action:
         case pb.NEXT_ACTION_START_AT:
-            # "last exit: ..." with its times beats the daemon's sentence; a failed start is told by that.
+            # The last exit with its time replaces that part of the message; a failed start keeps its message.
             what, _, _ = instance.message.partition("; ")
             yield ended if ended and what.startswith("last exit") else one_line(what)
             when = f"in {duration(left)}" if left is not None else "soon"
@@ -166,7 +166,7 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
 
 
 def exit_words(last: pb.Exit, now: float) -> str:
-    """`code 3, 2.0 s ago`."""
+    """Return the exit status and its age: `code 3, 2.0 s ago`."""
     match last.WhichOneof("status"):
         case "code":
             how = f"code {last.code}"

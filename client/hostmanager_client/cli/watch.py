@@ -1,4 +1,4 @@
-"""`hostmanager watch`."""
+"""The command `hostmanager watch`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @ids_argument()
 @common_options
 def watch_command(instance_ids: tuple[str, ...]) -> None:
-    """Follow the status (of all, or of the named instances) until Ctrl-C.
+    """Follow the status of all or of the named instances, until Ctrl-C.
 
-    Prints a live table on a terminal. With --json, or off a terminal, prints one JSON object a line: first
-    the complete state, then the changes.
+    Shows a live table on a terminal. With --json, or without a terminal, prints JSON lines: first the full
+    status, then the changes.
     """
     session = pass_session()
     with session.connect() as client:
@@ -52,7 +52,7 @@ def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
         if not newest:
             return [*trouble, f"waiting for the daemon at {client.address}"]
         state, received = newest[-1]
-        # Ages by the daemon's clock, so that a difference between two hosts' clocks does not show.
+        # Ages use the clock of the daemon, as the clocks of two hosts may differ.
         now = state.time.timestamp() + (time.monotonic() - received)
         return [*trouble, *status_lines(state, now, str(client.address))]
 

@@ -1,4 +1,4 @@
-"""`hostmanager demo`: a real daemon with a small lab to play with, which leaves nothing behind."""
+"""The demo: a daemon with a small lab in a temporary directory."""
 
 from hostmanager_client.demo.cli import demo_command
 

@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 @click.command("demo")
 @click.option(
-    "--tour/--live", default=None, help="The tour, or the live table. Default: the table on a terminal."
+    "--tour/--live", default=None, help="Show the tour, or the live table. Default: the table on a terminal."
 )
 def demo_command(*, tour: bool | None) -> None:
-    """Show a daemon at work with a small lab in a temporary directory.
+    """Run a daemon with a small lab in a temporary directory.
 
-    With a Docker Engine, Docker Compose and a static busybox, the lab has compose services, too. Their image
-    contains the busybox: nothing is downloaded. The demo names a missing part.
+    The lab includes compose services if the host has Docker Engine, Docker Compose and a static busybox for
+    the image; otherwise the demo names the missing part. The demo downloads nothing.
 
-    On a terminal: a live table, until Ctrl-C. Elsewhere: a short tour (status, a kill and the recovery, an
-    update, an agent that ignores INT, a reload; a killed container, another image, an orphan). In both
-    cases everything goes down and nothing is left behind; the exit code is 0 on success, else 1.
+    On a terminal, the demo shows a live table until Ctrl-C. Without a terminal, it takes a short tour:
+    status, a kill and the recovery, an update, an agent that ignores INT, a reload; a killed container,
+    another image, an orphan. At the end the demo removes all processes, containers and files. Exits 0 if
+    every step succeeded, else 1.
     """
     if tour is None:
         tour = not (sys.stdin.isatty() and sys.stdout.isatty())
     environment = dict(os.environ)
-    # gRPC reads these when it is imported, which is only now. They are for this process, not for the lab's.
+    # gRPC reads these variables at import. The processes of the lab do not get them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from hostmanager_client.demo.lab import Lab
@@ -45,24 +46,24 @@ def demo_command(*, tour: bool | None) -> None:
             try:
                 _close(lab)
             except click.ClickException as also:
-                also.show()  # the first failure is the one to raise
+                also.show()  # the first error is raised
             raise
         _close(lab)
-    # Ctrl-C is how the live table is left; everything else was not to end the demo.
+    # Ctrl-C is the normal end of the live table; every other signal interrupts the demo.
     if ended_by and (tour or ended_by != signal.SIGINT):
         sys.exit(128 + ended_by)
 
 
 def _show(lab: Lab, *, tour: bool) -> int:
-    """Show the demo; the signal that ended it, 0 when it came to its end."""
+    """Show the demo; return the signal that ended the demo, or 0."""
     from hostmanager_client.demo.signals import DemoEnded
 
     try:
         click.echo("starting a daemon with the example site ...")
         lab.open()
-        click.echo(f"it listens on {lab.address}, and has its files beside that")
+        click.echo(f"the daemon listens on {lab.address}; its files are in the same directory")
         if lab.why_no_services:
-            click.echo(f"no compose services are in it: {lab.why_no_services}")
+            click.echo(f"the lab has no compose services: {lab.why_no_services}")
         if tour:
             from hostmanager_client.demo.tour import take_tour
 
@@ -78,9 +79,9 @@ def _show(lab: Lab, *, tour: bool) -> int:
 
 def _close(lab: Lab) -> None:
     lab.closing = True
-    with suppress(OSError):  # the terminal may be gone, which is no reason to leave anything behind
+    with suppress(OSError):  # the terminal may be closed, and the lab must still close
         click.echo("\nbringing everything down ...")
     lab.close()
     what = "process, no container, no image" if lab.services else "process"
     with suppress(OSError):
-        click.echo(f"everything is down; no {what} and no file is left behind")
+        click.echo(f"everything is down; no {what} and no file remains")

@@ -1,4 +1,4 @@
-"""The compose services of the demo's lab: their files, image and containers, by the docker command line."""
+"""The compose project of the demo: files, image and containers, by the docker command line."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from typing import Any
 
 import yaml
 
-EXAMPLE = "weather-station"  # the folder of the example, and the name of its image
-PREFIX = "ocs-"  # of the services that the site config asks for
-ANSWERS_WITHIN = 10.0  # s for docker to say something about itself
-DONE_WITHIN = 30.0  # s for an image to be made, or containers to be removed
-# What an engine was at when whoever asked for it was killed is done within this, in s.
+EXAMPLE = "weather-station"  # folder and image name of the example
+PREFIX = "ocs-"  # of the services with an entry in the site config
+ANSWERS_WITHIN = 10.0  # s, for queries of docker
+DONE_WITHIN = 30.0  # s, to build an image or to remove containers
+# Time in s within which an engine finishes the work for a killed client.
 SETTLES_WITHIN = 0.5
 
 
 class DockerError(Exception):
-    """Docker cannot be used for this; the text says why."""
+    """A failure of docker; the text has the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabProject:
-    """The compose project of one lab. Its files are a copy, in a folder that nobody else has the name of:
-    compose names the project after it, and the image is named so, too."""
+    """The compose project of one lab.
+
+    The project files are a copy in a folder with a unique name. Compose names the project after the folder,
+    and the image has the same name.
+    """
 
     folder: Path
-    environ: Mapping[str, str]  # for docker, and for whatever calls compose
+    environ: Mapping[str, str]  # of docker commands and of the daemon
 
     @property
     def project(self) -> str:
+        """The name of the project."""
         return self.folder.name
 
     @property
@@ -43,42 +47,43 @@ class LabProject:
         return self.folder / "compose.yaml"
 
     def image(self, version: int) -> str:
+        """Return the tag of a version of the image."""
         return f"{self.project}:{version}"
 
     def check(self) -> None:
-        """Raise DockerError unless there are an engine and compose."""
+        """Check that an engine and compose are usable; raise DockerError otherwise."""
         path = self.environ.get("PATH")
         if shutil.which("docker", path=path) is None:
-            raise DockerError("there is no docker command")
+            raise DockerError("the command docker is not installed")
         self.docker("version", "--format", "{{.Server.Version}}")
         host = self.docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
         if host.startswith("ssh://"):
-            raise DockerError("the Docker Engine is reached by SSH, which the daemon cannot do")
+            raise DockerError("the Docker Engine is behind SSH, which the daemon does not support")
         try:
             self.docker("compose", "version")
         except DockerError:
             if shutil.which("docker-compose", path=path) is None:
-                raise DockerError("there is no Docker Compose") from None
+                raise DockerError("Docker Compose is not installed") from None
 
     def copy(self, example: Path) -> None:
-        """Make the project's folder out of that of the example."""
+        """Copy the folder of the example."""
         shutil.copytree(example, self.folder)
         self.edit(f"{EXAMPLE}:1", self.image(1))
 
     def instances(self) -> list[dict[str, Any]]:
-        """The entries of the example's site config that are compose services."""
+        """Return the compose services in the site config of the example."""
         site = yaml.safe_load((self.folder / "site.yaml").read_text(encoding="utf-8"))
         entries: list[dict[str, Any]] = site["hosts"]["localhost"]["agent-instances"]
         return [entry for entry in entries if str(entry.get("manage", "")).startswith("docker")]
 
     def edit(self, old: str, new: str) -> None:
-        """Replace a text in the compose file, wherever it is there."""
+        """Replace every occurrence of a text in the compose file."""
         text = self.file.read_text(encoding="utf-8")
         self.file.write_text(text.replace(old, new), encoding="utf-8")
 
     def make_image(self, version: int) -> None:
-        """Make the image. Raises DockerError."""
-        making = subprocess.Popen(
+        """Build a version of the image; raise DockerError on failure."""
+        build = subprocess.Popen(
             ["sh", str(self.folder / "make-image"), self.image(version), f"VERSION={version}"],
             env={**self.environ, "TMPDIR": str(self.folder)},
             stdin=subprocess.DEVNULL,
@@ -88,34 +93,37 @@ class LabProject:
             start_new_session=True,
         )
         try:
-            _, said = making.communicate(timeout=DONE_WITHIN)
+            _, output = build.communicate(timeout=DONE_WITHIN)
         except subprocess.TimeoutExpired as error:
-            raise DockerError(f"the image was not made within {DONE_WITHIN:g} s") from error
+            raise DockerError(f"cannot build the image within {DONE_WITHIN:g} s") from error
         finally:
-            # Also when the demo is asked to end meanwhile: an image that is there only later is not removed.
+            # Wait after a signal, too: `remove` would miss an image that appears later.
             with suppress(subprocess.TimeoutExpired):
-                making.wait(DONE_WITHIN)
-            making.kill()
-        if making.returncode:
-            raise DockerError(_first_line(said))
+                build.wait(DONE_WITHIN)
+            build.kill()
+        if build.returncode:
+            raise DockerError(_first_line(output))
 
     def docker(self, *arguments: str, within: float = ANSWERS_WITHIN) -> str:
-        """What the docker command prints. Raises DockerError."""
+        """Return the output of a docker command; raise DockerError on failure."""
         return _ask(["docker", *arguments], self.environ, within)
 
     def containers(self) -> dict[str, str]:
-        """The names of the project's containers, running or not, with their services."""
+        """Return the names of all containers of the project, with their services."""
         lines = self._list("ps", "--all", "--format", '{{.Names}} {{.Label "com.docker.compose.service"}}')
         return {name: service for name, _, service in (line.partition(" ") for line in lines)}
 
     def remove(self, *, settled: bool) -> list[str]:
-        """Remove all there is of the project: containers, networks and images. `settled`: nobody is at
-        work on it. The containers of the site config's instances that were there. Raises DockerError."""
-        left: list[str] = []
+        """Remove the containers, networks and images of the project.
+
+        `settled`: no process still works on the project. Returns the removed containers of instances of the
+        site config. Raises DockerError on failure.
+        """
+        removed: list[str] = []
         deadline = time.monotonic() + DONE_WITHIN
         while True:
             containers = self.containers()
-            left += [name for name, service in containers.items() if service.startswith(PREFIX)]
+            removed += [name for name, service in containers.items() if service.startswith(PREFIX)]
             networks = self._list("network", "ls", "--quiet")
             images = self.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", self.project).split()
             if containers:
@@ -125,8 +133,8 @@ class LabProject:
             if images:
                 self.docker("rmi", "--force", *images, within=DONE_WITHIN)
             if settled or time.monotonic() > deadline:
-                return left
-            # Once nothing is found, a last look after a while.
+                return removed
+            # After an empty pass, check once more.
             settled = not (containers or networks or images)
             time.sleep(SETTLES_WITHIN)
 
@@ -146,7 +154,7 @@ def _ask(command: Sequence[str], environ: Mapping[str, str], within: float) -> s
             errors="replace",
             timeout=within,
             check=False,
-            start_new_session=True,  # the terminal's Ctrl-C is for the demo
+            start_new_session=True,  # Ctrl-C on the terminal must reach the demo only
         )
     except subprocess.TimeoutExpired as error:
         raise DockerError(f"'{' '.join(command[:2])}' does not answer within {within:g} s") from error
@@ -158,4 +166,4 @@ def _ask(command: Sequence[str], environ: Mapping[str, str], within: float) -> s
 
 
 def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "docker gives no reason")
+    return next((line.strip() for line in text.splitlines() if line.strip()), "docker gave no reason")

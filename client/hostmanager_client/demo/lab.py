@@ -1,4 +1,4 @@
-"""The demo's lab: the example site in a temporary directory, with a real daemon that runs it."""
+"""The lab of the demo: a daemon with the example site in a temporary directory."""
 
 from __future__ import annotations
 
@@ -26,68 +26,74 @@ from hostmanager_client.errors import HostManagerError
 from hostmanager_client.reconnect import ConnectionChange
 from hostmanager_client.sync import HostManagerClient
 
-REGISTRY_PORT = "18080"  # of the example site; another demo, or anything else, may have it
+REGISTRY_PORT = "18080"  # of the example site; replaced by a free port
 SERVING_WITHIN = 30.0  # s
-# All stop graces of the example site in a row are shorter.
-DOWN_WITHIN = 30.0  # s
+# s; longer than the sum of all stop graces of the example site
+DOWN_WITHIN = 30.0
 KILLED_WITHIN = 10.0  # s
 
 
 class DemoError(click.ClickException):
-    """The demo could not be shown as it should; the text says what went wrong."""
+    """A failure of the demo; the text has the cause."""
 
 
 def find_examples() -> Path:
-    """The example site, which is part of this package. Raises DemoError when it is not there."""
+    """Return the folder of the example site in this package; raise DemoError if missing."""
     folder = Path(str(files("hostmanager_client"))) / "examples"
     if not (folder / "site.yaml").is_file():
-        raise DemoError(f"cannot find the example site: there is no site.yaml in {folder}")
+        raise DemoError(f"cannot find the example site: {folder} has no site.yaml")
     return folder
 
 
 @dataclass(slots=True)
 class Lab:
-    """One running lab. Nothing is started or written before `open`."""
+    """One lab; `open` starts the daemon and writes the first files."""
 
-    environ: Mapping[str, str]  # of whoever started the demo
+    environ: Mapping[str, str]  # of the caller of the demo
     mark: Mark = field(default_factory=Mark)
     folder: Path = Path()
     services: LabProject | None = None
-    why_no_services: str = ""  # why there are no compose services
-    closing: bool = False  # what asks the demo to end now only sets `kill_now`
-    kill_now: bool = False  # `close` is to kill rather than to wait
+    why_no_services: str = ""  # empty if the lab has compose services
+    closing: bool = False  # from now on a signal only sets `kill_now`
+    kill_now: bool = False  # `close` kills instead of waiting
     _daemon: subprocess.Popen[bytes] | None = None
 
     @property
     def site_file(self) -> Path:
+        """The site config of the lab."""
         return self.folder / "examples/site.yaml"
 
     @property
     def address(self) -> str:
+        """The address of the daemon."""
         return f"unix:{self.folder / 'hm.sock'}"
 
     @property
     def command(self) -> str:
-        """The `hostmanager` that belongs to this Python. Raises DemoError when it is not there."""
-        beside = Path(sys.executable).with_name("hostmanager")
-        found = str(beside) if beside.is_file() else shutil.which("hostmanager")
+        """The `hostmanager` command of this Python; raises DemoError if missing."""
+        path = Path(sys.executable).with_name("hostmanager")
+        found = str(path) if path.is_file() else shutil.which("hostmanager")
         if found is None:
-            raise DemoError(f"cannot find the command hostmanager: it is not in {beside.parent}, nor in PATH")
+            raise DemoError(f"cannot find the command hostmanager in {path.parent} or in PATH")
         return found
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the daemon, and for commands that talk to it. The agents' python3 is this one, and compose is
-        told nothing that is meant for a project of the user's."""
+        """The environment of the daemon and of client commands.
+
+        The python3 of the agents is this Python. The COMPOSE_ variables of the user are removed, as they
+        concern other projects.
+        """
         kept = {name: value for name, value in self.environ.items() if not name.startswith("COMPOSE_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{self.environ.get('PATH', os.defpath)}"
         return {**kept, "PATH": path, "HOSTMANAGER_ADDRESS": self.address}
 
     def client(self) -> HostManagerClient:
+        """Return a client of the daemon."""
         return HostManagerClient(self.address)
 
     def open(self) -> None:
-        """Start the daemon; returns when it serves. Raises DemoError."""
+        """Start the daemon and wait for its first answer; raise DemoError on failure."""
         examples = find_examples()
         self.folder = _make_folder()
         shutil.copytree(examples, self.folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
@@ -107,18 +113,18 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # The terminal's Ctrl-C is for the demo, which then ends the daemon in good order.
+                # Ctrl-C on the terminal must reach the demo only, which then stops the daemon.
                 start_new_session=True,
             )
         self._wait_until_it_serves(self._daemon)
 
     def _set_up_services(self, example: Path) -> None:
-        """Add compose services to the lab; where there can be none, say why in `why_no_services`."""
+        """Add compose services to the lab, or store the obstacle in `why_no_services`."""
         services = LabProject(self.folder / f"hostmanager-demo-{self.mark.value[:8]}", self.environment)
         try:
             services.check()
             services.copy(example)
-            self.services = services  # from here on there may be something to remove
+            self.services = services  # from here on `close` may have something to remove
             services.make_image(1)
         except DockerError as error:
             self.why_no_services = str(error)
@@ -152,12 +158,12 @@ class Lab:
         return "\n".join(lines[-20:])
 
     def check_daemon(self, _change: ConnectionChange) -> None:
-        """For watches, to be told of lost connections: raises DemoError when the daemon has ended."""
+        """Raise DemoError if the daemon has ended; a listener for lost connections of watches."""
         if self._daemon is not None and (code := self._daemon.poll()) is not None:
-            raise DemoError(f"the daemon ended, with exit code {code}:\n{self._log_tail()}")
+            raise DemoError(f"the daemon ended with exit code {code}:\n{self._log_tail()}")
 
     def close(self) -> None:
-        """End the daemon, and with it everything; raises DemoError when something had to be killed.
+        """Stop the daemon and remove the lab; raise DemoError if anything had to be killed.
 
         Wait for the daemon to end unless `kill_now` is or gets set. Afterwards, in every case, every process
         with the mark is dead, and the folder, the containers and their image are removed.
@@ -169,26 +175,26 @@ class Lab:
         in_order = self._daemon is not None and self._daemon.poll() == 0 and not killed
         if self.services is not None:
             try:
-                left_behind = self.services.remove(settled=in_order)
+                removed = self.services.remove(settled=in_order)
             except DockerError as error:
                 project = self.services.project
-                problems.append(f"cannot remove all of the compose project {project}: {error}")
+                problems.append(f"cannot remove the compose project {project}: {error}")
             else:
-                if left_behind and in_order:
-                    problems.append(f"left behind, and removed: containers {', '.join(left_behind)}")
+                if removed and in_order:
+                    problems.append(f"the daemon left containers behind, now removed: {', '.join(removed)}")
         if self.folder != Path():
             shutil.rmtree(self.folder, ignore_errors=True)
         if killed and not self.kill_now:
-            problems.append(f"left behind, and killed: processes {_listed(killed)}")
+            problems.append(f"the daemon left processes behind, now killed: {_listed(killed)}")
         if self.folder != Path() and self.folder.exists():
             problems.append(f"cannot remove {self.folder}")
-        if left := self.mark.pids():
-            problems.append(f"left behind, and cannot be killed: processes {_listed(left)}")
+        if alive := self.mark.pids():
+            problems.append(f"cannot kill the processes {_listed(alive)}")
         if problems:
             raise DemoError("; ".join(problems))
 
     def _end(self, daemon: subprocess.Popen[bytes]) -> str:
-        """End the daemon by SIGTERM, which brings everything down first; what went wrong, if anything."""
+        """Stop the daemon by SIGTERM; return the problem, or an empty string."""
         daemon.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + DOWN_WITHIN
         while not self.kill_now:

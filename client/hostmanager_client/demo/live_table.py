@@ -1,4 +1,4 @@
-"""The live table of the demo's lab, for terminals."""
+"""The live table of the demo, for terminals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostmanager_client.state import HostState
 
 
 def show_live(lab: Lab) -> None:
-    """Show the lab until a signal asks to end. Raises HostManagerError, or DemoError when the watch ends."""
+    """Show the lab until a signal; raise HostManagerError or DemoError if the watch ends."""
     hints = (
         "",
         "try, in another terminal:",
@@ -25,17 +25,17 @@ def show_live(lab: Lab) -> None:
         "Ctrl-C ends the demo",
     )
     with lab.client() as client:
-        seen: list[tuple[HostState, float]] = []
+        newest: list[tuple[HostState, float]] = []
 
         def lines() -> list[str]:
-            if not seen:
+            if not newest:
                 return []
-            state, received = seen[-1]
+            state, received = newest[-1]
             now = state.time.timestamp() + time.monotonic() - received
             return [*status_lines(state, now, lab.address), *(click.style(hint, dim=True) for hint in hints)]
 
         with closing(client.watch(on_connection=lab.check_daemon)) as updates, LiveLines(lines) as live:
             for update in updates:
-                seen[:] = [(update.state, time.monotonic())]
+                newest[:] = [(update.state, time.monotonic())]
                 live.refresh()
     raise DemoError("the daemon ended the watch")

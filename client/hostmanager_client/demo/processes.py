@@ -1,4 +1,4 @@
-"""The processes of one demo, known by a variable in the environment that all of them inherit."""
+"""The processes of one demo, identified by an inherited environment variable."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ VARIABLE = "HOSTMANAGER_DEMO"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the environment of every process of this demo contains, however it was started."""
+    """The value of the variable in the environment of every process of the demo."""
 
     value: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def environment(self) -> dict[str, str]:
+        """The variable for a new process."""
         return {VARIABLE: self.value}
 
     def pids(self, instance_id: str = "") -> list[int]:
-        """The living processes of this demo; of one instance when it is named."""
+        """Return the pids of the processes of the demo, or of one instance."""
         wanted = {f"{VARIABLE}={self.value}".encode()}
         if instance_id:
             wanted.add(f"HOSTMANAGER_INSTANCE_ID={instance_id}".encode())
@@ -33,10 +34,10 @@ class Mark:
         return [pid for pid in pids if wanted <= _environment(pid)]
 
     def kill(self, seconds: float) -> list[int]:
-        """End every process of this demo by SIGKILL, within `seconds`; those it had to be sent to."""
+        """Kill every process of the demo within `seconds`; return the killed pids."""
         killed: list[int] = []
         deadline = time.monotonic() + seconds
-        # Again and again: a process may have forked between the look and the signal.
+        # Scan again after each pass, as a process may fork between the scan and the signal.
         while (pids := self.pids()) and time.monotonic() < deadline:
             for pid in pids:
                 self._kill(pid, deadline)
@@ -47,7 +48,7 @@ class Mark:
         with suppress(ProcessLookupError):
             pidfd = os.pidfd_open(pid)
             try:
-                # Only now does the descriptor hold the process, so only now can it be told that it is ours.
+                # The pid may belong to another process by now; from here on the pidfd pins the process.
                 if f"{VARIABLE}={self.value}".encode() in _environment(pid):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
@@ -56,7 +57,7 @@ class Mark:
 
 
 def _environment(pid: int) -> set[bytes]:
-    """What is in the environment of a living process; nothing for one that ended or is another user's."""
+    """Return the environment of a process; empty if the process has ended or is unreadable."""
     try:
         return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     except OSError:

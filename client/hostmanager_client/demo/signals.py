@@ -1,4 +1,4 @@
-"""Signals that end the demo, and time limits, as exceptions on the main thread."""
+"""Exceptions on the main thread for signals and time limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoEnded(BaseException):
-    """Somebody asked the demo to end; `signum` is how."""
+    """The signal `signum` ends the demo."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -23,16 +23,18 @@ class DemoEnded(BaseException):
 
 @contextmanager
 def ending_signals(lab: Lab) -> Iterator[None]:
-    """Within, the first signal that asks to end raises Ended. A further one, and any that comes while the
-    lab is closing, tells the lab to kill_now."""
-    asked = False
+    """Raise DemoEnded at the first signal of ENDING, within the context.
+
+    Further signals, and every signal while the lab closes, set `kill_now` of the lab.
+    """
+    received = False
 
     def handle(signum: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked or lab.closing:
+        nonlocal received
+        if received or lab.closing:
             lab.kill_now = True
             return
-        asked = True
+        received = True
         raise DemoEnded(signum)
 
     before = {signum: signal.signal(signum, handle) for signum in ENDING}
@@ -45,10 +47,10 @@ def ending_signals(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Within, DemoError is raised after `seconds`."""
+    """Raise DemoError after `seconds` within the context."""
 
     def handle(_signum: int, _frame: FrameType | None) -> NoReturn:
-        raise DemoError(f"gave up after {seconds:g} s: {what}")
+        raise DemoError(f"no success within {seconds:g} s: {what}")
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,4 +1,4 @@
-"""The tour: what the demo shows where there is no terminal, step by step, with the times it took."""
+"""The tour of the demo, for output without a terminal."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from hostmanager_client.state import HostState
 from hostmanager_client.sync import HostManagerClient
 from hostmanager_client.words import event_word, to_seconds
 
-STEP_WITHIN = 90.0  # s; each takes a few
+STEP_WITHIN = 90.0  # s; a step takes a few seconds
 
 
 def take_tour(lab: Lab) -> None:
-    """Show everything, on standard output. Raises DemoError or HostManagerError when a step fails."""
+    """Print the tour on standard output; raise DemoError or HostManagerError if a step fails."""
     with lab.client() as client:
         Tour(lab, client).take()
 
 
 class Tour:
-    """One walk through the lab."""
+    """The steps of the tour."""
 
     def __init__(self, lab: Lab, client: HostManagerClient) -> None:
         self._lab = lab
         self._client = client
 
     def take(self) -> None:
-        """Every step, in order."""
+        """Take every step in order."""
         for number, (title, step) in enumerate(self._steps(), start=1):
             click.echo(f"\n=== {number}. {title}")
             try:
@@ -51,18 +51,21 @@ class Tour:
     def _steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         return (
             ("The lab comes up; the scanner waits for the registry to answer", self._come_up),
-            ("A thermometer is killed: it is back after the first backoff, 0.1 s", self._kill),
+            ("A thermometer is killed: it restarts after the first backoff, 0.1 s", self._kill),
             ("An instance goes down and up on request", self._down_and_up),
             ("A readout that ignores INT goes down: TERM follows", self._escalate),
             ("A camera server goes down, and its daemonised frame grabbers with it", self._whole_tree),
-            ("The site config changes: what is new starts, what changed waits for a restart", self._reload),
+            (
+                "The site config changes: a new instance starts; a changed one needs a restart",
+                self._reload,
+            ),
             *(self._compose_steps(self._lab.services) if self._lab.services else ()),
         )
 
     def _compose_steps(self, services: LabProject) -> tuple[tuple[str, Callable[[], None]], ...]:
         return (
             (
-                "A container is killed: its compose service is back as any other instance",
+                "A container is killed: its compose service restarts like any other instance",
                 partial(self._kill_container, services),
             ),
             ("A service without an entry in the site config goes up on request", self._bring_up_unclaimed),
@@ -108,9 +111,9 @@ class Tour:
         if len(sessions) < 2:
             raise DemoError("the camera server has no daemonised frame grabbers to show")
         self._run("down", "cameras", "--wait")
-        if left := self._lab.mark.pids("cameras"):
-            raise DemoError(f"'cameras' is down, and yet there are processes of it: {left}")
-        click.echo("\ncameras: no process left")
+        if alive := self._lab.mark.pids("cameras"):
+            raise DemoError(f"'cameras' is down, but processes of it are alive: {alive}")
+        click.echo("\ncameras: no process is alive")
 
     def _reload(self) -> None:
         site_file = self._lab.site_file
@@ -124,11 +127,11 @@ class Tour:
         self._run("reload")
         self._watch_for(lambda state: "thermo3" in state.instances and _all_up(state))
         if not self._client.get_instance("thermo2").restart_required:
-            raise DemoError("thermo2 runs an older command than the config has, and is not said to")
+            raise DemoError("thermo2 runs an outdated command, but its status does not show that")
         self._run("status")
         self._run("restart", "thermo2", "--wait")
         if self._client.get_instance("thermo2").restart_required:
-            raise DemoError("thermo2 was restarted, and is still said to run an older command")
+            raise DemoError("thermo2 was restarted, but its status still shows an outdated command")
 
     # --- the steps with compose services
 
@@ -151,16 +154,14 @@ class Tour:
         click.echo(f"\nin the compose file: image {after} for ocs-weather")
         self._watch_for(lambda state: "weather" in state.manager.new_tags)
         self._run("status", "weather")
-        click.echo(
-            f"\n$ {services.folder.name}/make-image {after}   # where there is a registry: hostmanager pull"
-        )
+        click.echo(f"\n$ {services.folder.name}/make-image {after}   # with a registry: hostmanager pull")
         services.make_image(2)
         self._watch_for(lambda state: not state.manager.new_tags)
         self._run("restart", "weather", "--wait")
         self._run("show", "weather")
         weather = self._client.get_instance("weather")
         if weather.restart_required or weather.compose_service.image_tag != after:
-            raise DemoError(f"weather was restarted, and does not run the image {after}")
+            raise DemoError(f"weather was restarted, but does not run the image {after}")
 
     def _rename(self, services: LabProject) -> None:
         services.edit("dashboard:", "panel:")
@@ -169,9 +170,9 @@ class Tour:
         self._run("up", "panel", "--wait")
         self._run("orphans", "list")
         self._run("orphans", "remove")
-        left = sorted(services.containers().values())
-        if left != ["ocs-archive", "ocs-weather", "panel"]:
-            raise DemoError(f"the orphan alone was to be removed, and now there are {', '.join(left)}")
+        services_left = sorted(services.containers().values())
+        if services_left != ["ocs-archive", "ocs-weather", "panel"]:
+            raise DemoError(f"more than the orphan was removed; containers now: {', '.join(services_left)}")
 
     def _watch_for(self, condition: Callable[[HostState], bool]) -> None:
         """Watch until the condition holds."""
@@ -180,10 +181,10 @@ class Tour:
                 if condition(update.state):
                     return
 
-    # --- how they are shown
+    # --- output
 
     def _run(self, *arguments: str) -> None:
-        """Run a `hostmanager` command and show it with what it prints."""
+        """Run a `hostmanager` command, and print the command and its output."""
         shown = " ".join(("hostmanager", *arguments))
         click.echo(f"\n$ {shown}")
         done = subprocess.run(
@@ -200,7 +201,7 @@ class Tour:
             raise DemoError(f"'{shown}' ended with exit code {done.returncode}")
 
     def _show_events(self, instance_id: str, since: str, start: float, until: pb.EventKind.ValueType) -> None:
-        """Print the events of an instance from a resume token up to one kind, with seconds since `start`."""
+        """Print the events of an instance from a token up to the kind `until`; times since `start`."""
         with closing(
             self._client.watch_events([instance_id], resume_token=since, on_connection=self._lab.check_daemon)
         ) as events:
@@ -214,6 +215,6 @@ class Tour:
 
 
 def _all_up(state: HostState) -> bool:
-    """Whether all that are wanted up are. At the very beginning there are no instances yet."""
+    """Return whether all instances with target up are up; False without such instances."""
     wanted = [i for i in state.instances.values() if i.target_state == pb.TARGET_STATE_UP]
     return bool(wanted) and all(i.next_action == pb.NEXT_ACTION_UP for i in wanted)
