@@ -162,9 +162,9 @@ def test_without_a_terminal_the_tour_runs_and_explains_the_missing_compose_servi
     assert len(titles) == 6
     assert "SIGKILL" in demo.output
     assert "restart required" in demo.output
-    assert "no process and no file is left behind" in demo.output
-    (reason,) = re.findall(r"^no compose services are in it: (.*)$", demo.output, re.MULTILINE)
-    assert "docker" in reason
+    assert "no process and no file remains" in demo.output
+    (why,) = re.findall(r"^the lab has no compose services: (.*)$", demo.output, re.MULTILINE)
+    assert "docker" in why
 
 
 def test_with_an_engine_the_tour_has_compose_services(
@@ -183,7 +183,7 @@ def test_with_an_engine_the_tour_has_compose_services(
     assert "WeatherStation:weather ended with code 137" in demo.output
     assert f"images to pull: {project}:2 (for weather)" in demo.output
     assert "(dashboard): removed" in demo.output
-    assert "no container, no image and no file is left behind" in demo.output
+    assert "no container, no image and no file remains" in demo.output
 
 
 def test_ctrl_c_leaves_nothing_behind_on_the_engine(
@@ -247,7 +247,7 @@ def test_an_image_that_cannot_be_made_leaves_the_services_out(
     demo = Demo(tmp_path, engine=engine, path=f"{broken}:{os.environ['PATH']}")
     demos.append(demo)
     assert demo.wait() == 0, demo.output
-    assert "no compose services are in it: no space left" in demo.output
+    assert "the lab has no compose services: no space left" in demo.output
     assert list(demo.temporary.iterdir()) == []
 
 
@@ -260,7 +260,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_leaves_nothing_behind(demos: list[Demo
     assert demo.wait() == 0, demo.output
     assert demo.leftovers() == []
     assert list(demo.temporary.iterdir()) == []
-    assert "no process and no file is left behind" in demo.output
+    assert "no process and no file remains" in demo.output
 
 
 def test_an_impatient_second_ctrl_c_leaves_nothing_behind_either(demos: list[Demo], tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_signal_to_the_tour_leaves_nothing_behind(
 ) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    wait_until(lambda: "it listens on" in demo.output, "the start of the demo")
+    eventually(lambda: "the daemon listens on" in demo.output, "the demo to begin")
     demo.signal(signum)
     assert demo.wait() == 128 + signum
     assert demo.leftovers() == []
@@ -291,7 +291,7 @@ def test_a_signal_to_the_tour_leaves_nothing_behind(
 def test_a_failed_step_is_reported_and_everything_is_brought_down(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    wait_until(lambda: "it listens on" in demo.output, "the start of the demo")
+    eventually(lambda: "the daemon listens on" in demo.output, "the demo to begin")
     os.kill(demo.daemon(), signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output
@@ -318,5 +318,5 @@ def _commands(demo: Demo, *words: bytes) -> list[int]:
 
 def test_the_help_says_what_it_does() -> None:
     done = subprocess.run([COMMAND, "demo", "--help"], capture_output=True, text=True, check=True)
-    assert "nothing is left behind" in " ".join(done.stdout.split())
+    assert "removes all processes, containers and files" in " ".join(done.stdout.split())
     assert sys.executable not in done.stdout
