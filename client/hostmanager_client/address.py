@@ -1,7 +1,7 @@
 """Addresses of daemons: parsing, the default address, ownership checks.
 
-docs/client.md states the rule of the default address. The server has a copy of the rule, as neither package
-imports the other.
+docs/reference/python-client.md states the rule of the default address. The server has a copy of the rule, as
+neither package imports the other.
 """
 
 from __future__ import annotations

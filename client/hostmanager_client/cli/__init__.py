@@ -23,7 +23,7 @@ _COLLECT_AFTER = 10_000
 
 
 def main() -> None:
-    """Run the command line and exit with its code; docs/cli.md lists the codes."""
+    """Run the command line and exit with its code; docs/reference/exit-codes.md lists them."""
     gc.set_threshold(_COLLECT_AFTER)
     debug = bool(os.environ.get(DEBUG_VARIABLE))
     try:

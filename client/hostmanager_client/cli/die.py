@@ -19,7 +19,7 @@ from hostmanager_client.cli.session import pass_session
 def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
     """Bring all instances down and end the daemon; return when the daemon has ended.
 
-    The next daemon takes over disowned services that still run.
+    The next daemon takes over native processes that still run.
     """
     session = pass_session()
     with session.connect() as client:

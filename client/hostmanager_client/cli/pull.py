@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("pull")
 @ids_argument()
 @click.option("--new-only", is_flag=True, help="Skip images that the engine has.")
-@click.option("--detach", is_flag=True, help="Continue the pull after this command ends.")
+@click.option("--detach", is_flag=True, help="Continue the pull after its last client has left.")
 @click.option(
     "--progress-timeout",
     type=SecondsRange(1, 3600),
