@@ -293,7 +293,7 @@ class AsyncHostManagerClient:
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                answer = await method(call.request, timeout=attempts.left(time.monotonic()))
+                answer = await method(call.request, timeout=attempts.time_left(time.monotonic()))
                 if answer is not None:
                     return cast("Response", answer)
                 raise self._unreadable(call.what, changes=call.changes)

@@ -30,7 +30,7 @@ class Attempts:
         self._began: float | None = None  # time of the first failure
         self._last: HostManagerError | None = None
 
-    def left(self, now: float) -> float:
+    def time_left(self, now: float) -> float:
         """Return the time limit of the next attempt, in s."""
         return max(0.001, self._deadline - now)
 

@@ -119,8 +119,8 @@ def _unavailable(text: str, address: Address) -> ConnectionFailure:
     if "Permission denied" in text:
         return ConnectionFailure(_not_allowed("the socket belongs to another user"), PermissionDenied)
     if "refused" in text:
-        left = "no process listens on the socket" if address.is_unix else "connection refused"
-        return ConnectionFailure(f"{left}. {_START}")
+        cause = "no process listens on the socket" if address.is_unix else "connection refused"
+        return ConnectionFailure(f"{cause}. {_START}")
     if address.host and re.search(r"DNS|resolution|resolv", text):
         return ConnectionFailure(f"the host name {address.host!r} cannot be resolved. Check the address")
     for pattern, failure in _BY_TEXT_OF_UNAVAILABLE:

@@ -291,7 +291,7 @@ class HostManagerClient:
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                return cast("Response", method(call.request, timeout=attempts.left(time.monotonic())))
+                return cast("Response", method(call.request, timeout=attempts.time_left(time.monotonic())))
             except grpc.RpcError as error:
                 failure = error_from_rpc(error, call.what, self.address, changes=call.changes)
                 pause = attempts.pause(failure, time.monotonic())

@@ -181,11 +181,11 @@ class FakeDaemon(FakeHost):
         def turn(*, heartbeat_due: bool) -> list[Any]:
             nonlocal cursor
             with self.changed:
-                seen = {i: v for i, v in self.instances.items() if not ids or i in ids}
+                visible = {i: v for i, v in self.instances.items() if not ids or i in ids}
                 if cursor < 0:
                     cursor = self.revision
-                    return self._snapshot(message, list(seen.values()), reason)
-                changed = [v for v in seen.values() if v.revision > cursor]
+                    return self._snapshot(message, list(visible.values()), reason)
+                changed = [v for v in visible.values() if v.revision > cursor]
                 removed = [i for i, r in self.removals.items() if r > cursor and i not in self.instances]
                 cursor = self.revision
                 if changed or removed:

@@ -126,9 +126,9 @@ def test_a_watch_survives_the_death_of_the_daemon(daemon: FakeDaemon, start: Sta
     process = start("watch", "--json")
     line_of(process)
     daemon.restart("epoch-2")
-    seen = [line_of(process) for _ in range(3)]
-    assert [one["type"] for one in seen] == ["disconnected", "reconnected", "status"]
-    assert seen[2]["snapshot"] == "epoch_changed"
+    documents = [line_of(process) for _ in range(3)]
+    assert [one["type"] for one in documents] == ["disconnected", "reconnected", "status"]
+    assert documents[2]["snapshot"] == "epoch_changed"
 
 
 @pytest.mark.parametrize("args", [["watch"], ["logs", "-f", "data1"], ["events", "-f"]])

@@ -93,35 +93,47 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(STEPS, max_size=60), st.integers(1, 4))
-def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]], pieces: int) -> None:
-    model, fold = Model(), StatusFold()
-    view: dict[str, pb.ManagedInstance] = {}
-    connection: Iterator[pb.WatchStatusResponse] | None = None
+class Watcher:
+    """A reader that folds the stream of a model and checks every update."""
 
-    def see(update: StatusUpdate | None) -> None:
+    def __init__(self, model: Model, pieces: int) -> None:
+        self.model = model
+        self.pieces = pieces
+        self.fold = StatusFold()
+        self.view: dict[str, pb.ManagedInstance] = {}
+        self.connection: Iterator[pb.WatchStatusResponse] | None = None
+
+    def disconnect(self) -> None:
+        self.connection = None
+        self.fold.disconnected()
+
+    def read(self, count: int) -> None:
+        if self.connection is None:
+            self.connection = self.model.stream(self.fold.resume_token, self.pieces)
+        for _ in range(count):
+            before = self.fold.resume_token
+            message = next(self.connection)
+            self.check(self.fold.receive(message))
+            part = message.WhichOneof("update") == "snapshot" and not message.snapshot.last
+            assert self.fold.resume_token == (before if part else message.resume_token)
+
+    def check(self, update: StatusUpdate | None) -> None:
         if update is None:
             return
         for instance_id in update.changed:
             new = update.state.instances[instance_id]
-            assert view.get(instance_id) != new, "a repeat"
-            view[instance_id] = new
+            assert self.view.get(instance_id) != new, "a repeat"
+            self.view[instance_id] = new
         for instance_id in update.removed:
-            del view[instance_id]
-        assert view == dict(update.state.instances)
+            del self.view[instance_id]
+        assert self.view == dict(update.state.instances)
 
-    def read(count: int) -> None:
-        nonlocal connection
-        if connection is None:
-            connection = model.stream(fold.resume_token, pieces)
-        for _ in range(count):
-            before = fold.resume_token
-            message = next(connection)
-            see(fold.receive(message))
-            part = message.WhichOneof("update") == "snapshot" and not message.snapshot.last
-            assert fold.resume_token == (before if part else message.resume_token)
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEPS, max_size=60), st.integers(1, 4))
+def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]], pieces: int) -> None:
+    model = Model()
+    watcher = Watcher(model, pieces)
     for kind, instance_id, number in steps:
         match kind:
             case "change":
@@ -131,19 +143,17 @@ def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]]
             case "compact":
                 # A real daemon would send a snapshot; the model drops the stream, a harder case.
                 model.compact()
-                connection = None
-                fold.disconnected()
+                watcher.disconnect()
             case "restart":
                 model.restart()
-                connection = None
-                fold.disconnected()
+                watcher.disconnect()
             case "disconnect":
-                connection = None
-                fold.disconnected()
+                watcher.disconnect()
             case "read":
-                read(number)
-    read(pieces + 1)
-    assert {i: v.restart_count for i, v in view.items()} == {i: v for i, (v, _) in model.instances.items()}
+                watcher.read(number)
+    watcher.read(pieces + 1)
+    counts = {instance_id: instance.restart_count for instance_id, instance in watcher.view.items()}
+    assert counts == {instance_id: value for instance_id, (value, _) in model.instances.items()}
 
 
 def piece(*ids: str, first: bool, last: bool, token: str = "1:5") -> pb.WatchStatusResponse:
@@ -191,12 +201,12 @@ def test_pauses_double_to_their_longest_and_jitter_only_shortens_them() -> None:
 
 
 def test_a_message_resets_the_pause() -> None:
-    told: list[Disconnected | Reconnected] = []
-    link = Link(Reconnect(jitter=0), told.append, lambda: 0.0)
+    changes: list[Disconnected | Reconnected] = []
+    link = Link(Reconnect(jitter=0), changes.append, lambda: 0.0)
     link.received(0.0, complete=True)
     assert [link.lost(Unreachable("gone"), 1.0) for _ in range(3)] == [0.1, 0.2, 0.4]
     link.received(9.0, complete=False)
-    assert told[-1] == Reconnected(8.0, False)
+    assert changes[-1] == Reconnected(8.0, False)
     assert link.lost(Unreachable("gone"), 10.0) == 0.1
 
 
@@ -217,7 +227,7 @@ def test_the_give_up_time_counts_from_the_start_of_the_outage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "again", "skipped"),
+    ("known", "again", "skipped"),
     [
         ("", "abc", 0),
         ("abc", "abc", 3),
@@ -230,5 +240,5 @@ def test_the_give_up_time_counts_from_the_start_of_the_outage() -> None:
         ("abab", "abababc", 6),
     ],
 )
-def test_the_overlap_of_known_and_new_lines_is_found(seen: str, again: str, skipped: int | None) -> None:
-    assert overlap(list(seen), list(again)) == skipped
+def test_the_overlap_of_known_and_new_lines_is_found(known: str, again: str, skipped: int | None) -> None:
+    assert overlap(list(known), list(again)) == skipped

@@ -104,10 +104,10 @@ def test_a_removed_instance_counts_as_down_but_not_up(daemon: FakeDaemon, client
 
 def test_a_new_epoch_counts_by_its_own_generations(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1", generation=9, observed_generation=8)
-    seen = threading.Event()
+    observed = threading.Event()
 
     def restart_daemon() -> None:
-        assert seen.wait(30)
+        assert observed.wait(30)
         daemon.stop()
         daemon.instances["data1"].generation = 1
         daemon.instances["data1"].observed_generation = 1
@@ -115,7 +115,9 @@ def test_a_new_epoch_counts_by_its_own_generations(daemon: FakeDaemon, client: A
 
     helper = threading.Thread(target=restart_daemon)
     helper.start()
-    progress = client.wait_for({"data1": 9}, epoch="epoch-1", timeout=30, on_progress=lambda _: seen.set())
+    progress = client.wait_for(
+        {"data1": 9}, epoch="epoch-1", timeout=30, on_progress=lambda _: observed.set()
+    )
     helper.join()
     assert progress.state.epoch == "epoch-2"
 

@@ -163,8 +163,8 @@ def test_without_a_terminal_the_tour_runs_and_explains_the_missing_compose_servi
     assert "SIGKILL" in demo.output
     assert "restart required" in demo.output
     assert "no process and no file remains" in demo.output
-    (why,) = re.findall(r"^the lab has no compose services: (.*)$", demo.output, re.MULTILINE)
-    assert "docker" in why
+    (reason,) = re.findall(r"^the lab has no compose services: (.*)$", demo.output, re.MULTILINE)
+    assert "docker" in reason
 
 
 def test_with_an_engine_the_tour_has_compose_services(
@@ -281,7 +281,7 @@ def test_a_signal_to_the_tour_leaves_nothing_behind(
 ) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    eventually(lambda: "the daemon listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "the daemon listens on" in demo.output, "the start of the demo")
     demo.signal(signum)
     assert demo.wait() == 128 + signum
     assert demo.leftovers() == []
@@ -291,7 +291,7 @@ def test_a_signal_to_the_tour_leaves_nothing_behind(
 def test_a_failed_step_is_reported_and_everything_is_brought_down(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
-    eventually(lambda: "the daemon listens on" in demo.output, "the demo to begin")
+    wait_until(lambda: "the daemon listens on" in demo.output, "the start of the demo")
     os.kill(demo.daemon(), signal.SIGKILL)
     assert demo.wait() not in (0, -signal.SIGKILL)
     assert "Error: " in demo.output

@@ -138,14 +138,14 @@ def describe(instance: pb.ManagedInstance, now: float) -> str:
 
 
 def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
-    left = to_seconds(instance.at) - now if instance.HasField("at") else None
+    remaining = to_seconds(instance.at) - now if instance.HasField("at") else None
     ended = exit_words(instance.last_exit, now) if instance.HasField("last_exit") else ""
     match instance.next_action:
         case pb.NEXT_ACTION_START_AT:
             # The last exit with its time replaces that part of the message; a failed start keeps its message.
             what, _, _ = instance.message.partition("; ")
             yield ended if ended and what.startswith("last exit") else one_line(what)
-            when = f"in {duration(left)}" if left is not None else "soon"
+            when = f"in {duration(remaining)}" if remaining is not None else "soon"
             yield f"restarting {when} (attempt {instance.consecutive_failures + 1})"
         case pb.NEXT_ACTION_UP:
             yield one_line(instance.message) if instance.message != "running" else ""
@@ -153,10 +153,10 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
             yield f"last exit: {ended}" if ended else one_line(instance.message)
         case pb.NEXT_ACTION_WAIT_START:
             yield one_line(instance.message)
-            yield f"gives up in {duration(left)}" if left is not None else ""
+            yield f"gives up in {duration(remaining)}" if remaining is not None else ""
         case pb.NEXT_ACTION_WAIT_DEAD:
             yield one_line(instance.message)
-            yield f"a stronger signal in {duration(left)}" if left is not None else ""
+            yield f"a stronger signal in {duration(remaining)}" if remaining is not None else ""
         case _:
             yield one_line(instance.message)
     if instance.restart_required:

@@ -50,7 +50,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     """Raise DemoError after `seconds` within the context."""
 
     def handle(_signum: int, _frame: FrameType | None) -> NoReturn:
-        raise DemoError(f"no success within {seconds:g} s: {what}")
+        raise DemoError(f"no result within {seconds:g} s: {what}")
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, seconds)
