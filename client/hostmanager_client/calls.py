@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import InvalidRequest
-from hostmanager_client.limits import ReceiveLimit
+from hostmanager_client.receive_limits import ReceiveLimit
 
 Response = TypeVar("Response", bound=Message)
 

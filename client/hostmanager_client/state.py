@@ -14,7 +14,7 @@ from types import MappingProxyType
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.errors import ServerBug
-from hostmanager_client.limits import MOST_INSTANCES, ReceiveLimit
+from hostmanager_client.receive_limits import MOST_INSTANCES, ReceiveLimit
 from hostmanager_client.words import snapshot_word, to_datetime
 
 

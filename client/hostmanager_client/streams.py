@@ -17,7 +17,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.calls import MAX_IDS
 from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
-from hostmanager_client.limits import LONGEST_LINE_KEPT
+from hostmanager_client.receive_limits import LONGEST_LINE_KEPT
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client import HostManagerError, ServerBug, limits
+from hostmanager_client import HostManagerError, ServerBug, receive_limits
 from hostmanager_client.calls import EventPages, InstancePages
 from hostmanager_client.state import StatusFold
 from hostmanager_client.streams import LogStream
@@ -31,7 +31,7 @@ def test_endless_pages_are_an_error(pages: Any, page: Any) -> None:
 
 
 def test_too_many_bytes_in_sum_are_an_error() -> None:
-    limit = limits.ReceiveLimit("pages", most_bytes=100)
+    limit = receive_limits.ReceiveLimit("pages", most_bytes=100)
     limit.count(100)
     with pytest.raises(ServerBug, match="cannot receive all pages"):
         limit.count(1)
@@ -41,7 +41,7 @@ def test_an_endless_snapshot_is_an_error() -> None:
     fold = StatusFold()
     fold.receive(pb.WatchStatusResponse(snapshot=pb.StatusSnapshot(first=True)))
     message = pb.WatchStatusResponse(snapshot=pb.StatusSnapshot())
-    for _ in range(limits.MOST_PAGES - 1):
+    for _ in range(receive_limits.MOST_PAGES - 1):
         fold.receive(message)
     with pytest.raises(ServerBug, match="pieces of a snapshot"):
         fold.receive(message)
@@ -51,7 +51,7 @@ def test_more_instances_than_any_host_has_are_an_error() -> None:
     fold = StatusFold()
     fold.receive(pb.WatchStatusResponse(snapshot=pb.StatusSnapshot(first=True, last=True)))
     delta = pb.WatchStatusResponse(delta=pb.StatusDelta())
-    for number in range(limits.MOST_INSTANCES + 1):
+    for number in range(receive_limits.MOST_INSTANCES + 1):
         delta.delta.instances.add(instance_id=str(number))
     with pytest.raises(ServerBug, match="claims more than"):
         fold.receive(delta)
@@ -68,7 +68,7 @@ def test_more_lines_than_requested_are_an_error() -> None:
 def test_the_call_for_an_endless_listing_ends(
     daemon: FakeDaemon, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = limits.ReceiveLimit.__init__.__kwdefaults__
+    defaults = receive_limits.ReceiveLimit.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "most_pieces", 50)
 

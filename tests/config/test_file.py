@@ -21,7 +21,7 @@ from hostmanager_server.config.load import (
     load_all_hosts,
     load_site_config,
 )
-from hostmanager_server.config.reader import MAX_PROBLEMS
+from hostmanager_server.config.node_reader import MAX_PROBLEMS
 from hostmanager_server.config.ready import READY_KEYS
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.linux.trusted_paths import Trust

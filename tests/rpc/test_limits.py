@@ -16,7 +16,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.rpc.admission import AdmissionControl, Pacer
 from hostmanager_server.rpc.limits import Limit, Limits
-from hostmanager_server.rpc.options import server_options
+from hostmanager_server.rpc.server_options import server_options
 
 from tests.rpc.harness import (
     messages,

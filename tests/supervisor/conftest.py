@@ -14,8 +14,8 @@ from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, ProcessSpec
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import Accepted
-from hostmanager_server.supervisor.manager import RequestHandler
 from hostmanager_server.supervisor.reconciler import Reconciler
+from hostmanager_server.supervisor.request_handler import RequestHandler
 
 from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig

@@ -9,10 +9,10 @@ from importlib import import_module
 import click
 
 from hostmanager_client.cli import DEBUG_VARIABLE
+from hostmanager_client.cli.cli_session import current_session
 from hostmanager_client.cli.failure import EXIT_CODES, exit_code, pipe_closed, show_error
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.cli.session import current_session
 from hostmanager_client.errors import HostManagerError
 
 # Name: (module, short help). The module has a click command with the name and the suffix "_command".

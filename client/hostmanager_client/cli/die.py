@@ -6,9 +6,9 @@ import sys
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import common_options
 from hostmanager_client.cli.output import print_json, print_line
-from hostmanager_client.cli.session import pass_session
 
 
 @click.command("die")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import common_options, id_argument
 from hostmanager_client.cli.output import print_json, print_log
-from hostmanager_client.cli.session import pass_session
 
 
 @click.command("logs")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options, wait_option
 from hostmanager_client.cli.output import print_json, print_line, print_lines
-from hostmanager_client.cli.session import pass_session
 from hostmanager_client.cli.targets import changes_argument, to_changes
 
 
@@ -41,11 +41,11 @@ def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, 
         if not session.json:
             print_line("manager started")
         if wait:
-            from hostmanager_client.cli.progress import follow_all
+            from hostmanager_client.cli.wait_progress import follow_all
 
             progress = follow_all(session, client)
     if session.json:
-        from hostmanager_client.cli.progress import wait_json
+        from hostmanager_client.cli.wait_progress import wait_json
         from hostmanager_client.words import to_json
 
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hostmanager_client.cli.session import current_session
+from hostmanager_client.cli.cli_session import current_session
 from hostmanager_client.errors import HostManagerError
 from hostmanager_client.seconds import LONGEST_TIMEOUT
 

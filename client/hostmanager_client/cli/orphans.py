@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli.cli_session import current_session, pass_session
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, safe_words
 from hostmanager_client.cli.output import print_json, print_line, print_lines
-from hostmanager_client.cli.session import current_session, pass_session
 from hostmanager_client.errors import HostManagerError
 
 SHORT_ID = 12  # characters, as docker shows ids

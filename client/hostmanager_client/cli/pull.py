@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument
 from hostmanager_client.cli.output import print_json, print_line
-from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

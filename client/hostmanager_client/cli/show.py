@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import common_options, id_argument
 from hostmanager_client.cli.output import print_json, print_lines
-from hostmanager_client.cli.session import pass_session
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostmanager_client.cli.cli_session import CliSession, pass_session
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import (
     common_options,
@@ -15,7 +16,6 @@ from hostmanager_client.cli.options import (
     wait_option,
 )
 from hostmanager_client.cli.output import print_json, print_line
-from hostmanager_client.cli.session import CliSession, pass_session
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -174,7 +174,7 @@ def _update(
             _print_all(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
         progress = None
         if wait and reload_config:
-            from hostmanager_client.cli.progress import follow_all
+            from hostmanager_client.cli.wait_progress import follow_all
 
             progress = follow_all(session, client)
         elif wait:
@@ -207,7 +207,7 @@ def _wait(
     answer: pb.UpdateResponse | pb.RestartResponse,
     targets: Mapping[str, Target],
 ) -> WaitProgress:
-    from hostmanager_client.cli.progress import follow
+    from hostmanager_client.cli.wait_progress import follow
 
     generations = {g.instance_id: g.generation for g in answer.generations}
     return follow(session, client, generations, targets, answer.epoch)
@@ -231,7 +231,7 @@ def _finish(
 ) -> None:
     """Print the end of the output, after success."""
     if session.json:
-        from hostmanager_client.cli.progress import wait_json
+        from hostmanager_client.cli.wait_progress import wait_json
         from hostmanager_client.words import to_json
 
         print_json(to_json(answer) | ({"wait": wait_json(progress)} if progress is not None else {}))

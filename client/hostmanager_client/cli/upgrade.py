@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options
 from hostmanager_client.cli.output import print_json, print_line
-from hostmanager_client.cli.session import pass_session
 from hostmanager_client.errors import DeadlineExceeded, Unreachable
 
 if TYPE_CHECKING:

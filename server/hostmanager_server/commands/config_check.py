@@ -17,7 +17,7 @@ from hostmanager_server.config.load import (
     load_all_hosts,
     load_site_config,
 )
-from hostmanager_server.config.reader import MAX_PROBLEMS_LISTED
+from hostmanager_server.config.node_reader import MAX_PROBLEMS_LISTED
 from hostmanager_server.config.secrets import masked
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
 from hostmanager_server.core.event_log import Severity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from hostmanager_server.config.document import ListNode, Node
-from hostmanager_server.config.reader import Reader
+from hostmanager_server.config.node_reader import Reader
 
 
 def read_command(reader: Reader, node: Node, label: str) -> tuple[str, ...] | None:

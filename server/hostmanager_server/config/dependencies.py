@@ -6,7 +6,7 @@ import graphlib
 from collections.abc import Collection, Mapping, Sequence
 
 from hostmanager_server.config.instance_keys import Dependency
-from hostmanager_server.config.reader import Reader, shown, suggest
+from hostmanager_server.config.node_reader import Reader, shown, suggest
 
 
 def check_dependencies(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostmanager_server.config.document import ListNode, Node, Scalar
-from hostmanager_server.config.reader import Reader, shown
+from hostmanager_server.config.node_reader import Reader, shown
 from hostmanager_server.core.spec import EnvFile
 from hostmanager_server.linux.env_file import EnvFileContent, EnvFileError, read_env_file
 from hostmanager_server.linux.sd_notify import PRIVATE_VARIABLES

@@ -11,8 +11,8 @@ from typing import TypeVar
 from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, Node, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
+from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown, suggest
 from hostmanager_server.config.quantities import parse_size, parse_whole
-from hostmanager_server.config.reader import Entry, Reader, describe, hint_at, shown, suggest
 from hostmanager_server.config.ready import read_ready
 from hostmanager_server.core.spec import (
     STOP_GRACE,

@@ -12,7 +12,7 @@ from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, merge, r
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
 from hostmanager_server.config.manager_options import ManagerOptions, read_options
-from hostmanager_server.config.reader import Entry, Reader, shown
+from hostmanager_server.config.node_reader import Entry, Reader, shown
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from hostmanager_server.config.node_reader import hint_at, shown
 from hostmanager_server.config.ocs import OcsAgents, ocs_agents, ocs_command
-from hostmanager_server.config.reader import hint_at, shown
 
 GROUP = "hostmanager.agents"
 

@@ -15,8 +15,8 @@ from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_pat
 from hostmanager_server.config.instances import ParseContext, read_instances
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manager_options import ManagerOptions
+from hostmanager_server.config.node_reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.quantities import parse_whole
-from hostmanager_server.config.reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hostmanager_server.config.document import Node, NodeKind, Scalar
-from hostmanager_server.config.reader import Reader, hint_at, is_null, shown
+from hostmanager_server.config.node_reader import Reader, hint_at, is_null, shown
 from hostmanager_server.core.spec import Management, Target
 
 Manage = tuple[Management, Target]

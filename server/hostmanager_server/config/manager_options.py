@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from hostmanager_server.config.document import Scalar
-from hostmanager_server.config.reader import Reader, hint_at, shown
+from hostmanager_server.config.node_reader import Reader, hint_at, shown
 from hostmanager_server.core.spec import Target
 
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import MapNode, Node
+from hostmanager_server.config.node_reader import Entry, Reader, describe, shown
 from hostmanager_server.config.quantities import parse_whole
-from hostmanager_server.config.reader import Entry, Reader, describe, shown
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
 
 PROBES = ("tcp", "http", "command")

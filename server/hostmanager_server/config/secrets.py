@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hostmanager_server.config.document import ListNode, MapNode, Node, Scalar
-from hostmanager_server.config.reader import is_null
+from hostmanager_server.config.node_reader import is_null
 
 MASK = "***"
 _NAME = re.compile(

@@ -25,7 +25,7 @@ from hostmanager_server.rpc.listen import (
     lock_socket,
     parse_listen,
 )
-from hostmanager_server.rpc.options import server_options
+from hostmanager_server.rpc.server_options import server_options
 
 __all__ = [
     "STOP_GRACE",

@@ -12,7 +12,7 @@ from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.supervisor.errors import Accepted
-from hostmanager_server.supervisor.manager import RequestHandler
+from hostmanager_server.supervisor.request_handler import RequestHandler
 
 _REST = 3.0  # times as long as a reading took
 _LONGEST_REST = 1.0  # s

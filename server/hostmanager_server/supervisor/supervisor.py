@@ -31,9 +31,9 @@ from hostmanager_server.supervisor.answers import answer_when_stored, copy_answe
 from hostmanager_server.supervisor.config_readings import Reading, Readings, update_from
 from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.loop import Loop, now
-from hostmanager_server.supervisor.manager import RequestHandler
 from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
+from hostmanager_server.supervisor.request_handler import RequestHandler
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, Tar
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.errors import RequestError
-from hostmanager_server.supervisor.manager import RequestHandler
 from hostmanager_server.supervisor.reconciler import Reconciler
+from hostmanager_server.supervisor.request_handler import RequestHandler
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

@@ -21,7 +21,7 @@ from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener, EngineWatcher
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
-from hostmanager_server.drivers.compose.service import FollowedService
+from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.compose.service_containers import Key, ServiceContainers
 from hostmanager_server.drivers.compose.service_status import container_differs
 from hostmanager_server.drivers.compose.survey import take_survey

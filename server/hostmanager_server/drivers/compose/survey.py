@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hostmanager_server.core.catalog import Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Orphan, Survey
 from hostmanager_server.drivers.compose.engine.container import Container
-from hostmanager_server.drivers.compose.service import FollowedService
+from hostmanager_server.drivers.compose.followed_service import FollowedService
 
 
 def take_survey(

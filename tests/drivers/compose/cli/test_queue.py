@@ -10,7 +10,7 @@ from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.cli.batches import ComposeTask
 from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.queue import GATHER_LIMIT, GATHER_TIME, CallQueue
-from hostmanager_server.drivers.compose.service import FollowedService
+from hostmanager_server.drivers.compose.followed_service import FollowedService
 
 from tests.fakes.driver import FakePoller
 

@@ -14,7 +14,7 @@ from hostmanager_server.core.events import RunKey
 from hostmanager_server.drivers.compose.cli.batches import ComposeBatch, ComposeBatches, ComposeTask
 from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
-from hostmanager_server.drivers.compose.service import FollowedService
+from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.contract import Poller
 
 # How long, in s, a call waits for further services. Longer than a turn of the supervisor (SLICE), because

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_line
-from hostmanager_client.cli.session import CliSession
 
 if TYPE_CHECKING:
     from hostmanager_client.calls import Target
