@@ -1,4 +1,4 @@
-"""State diagram in docs/reference/states.md, drawn from the transitions of the core.
+"""State diagram in docs/reference/states.md, from the core's transitions.
 
 Run the script after a change of TRANSITIONS. With --check, the script writes nothing and exits with 1 when
 the page is out of date.
@@ -33,7 +33,7 @@ def _name(state: State) -> str:
 
 
 def with_diagram(page: str) -> str:
-    """Return the page with the present diagram. Raises ValueError when a marker line is missing."""
+    """Return the page with the present diagram. Raises ValueError without markers."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

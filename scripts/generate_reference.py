@@ -86,7 +86,10 @@ def command_section(path: tuple[str, ...], command: click.Command) -> Iterator[s
 
 
 def option_row(param: click.Parameter, context: click.Context) -> tuple[str, str] | None:
-    """Return the spellings and the help of an option; None for arguments, hidden and common options."""
+    """Return the spellings and the help of an option.
+
+    Arguments, hidden options and common options have none.
+    """
     if not isinstance(param, click.Option) or param.hidden or COMMON & {*param.opts}:
         return None
     record = param.get_help_record(context)
@@ -94,7 +97,10 @@ def option_row(param: click.Parameter, context: click.Context) -> tuple[str, str
 
 
 def click_paragraphs(text: str) -> Iterator[str]:
-    """Yield help of click as markdown; a paragraph that begins with a backspace keeps its lines."""
+    """Yield help of click as markdown.
+
+    A paragraph that begins with a backspace keeps its lines.
+    """
     for number, paragraph in enumerate(re.split(r"\n\s*\n", inspect.cleandoc(text))):
         if number:
             yield ""
@@ -123,7 +129,7 @@ class Comments:
 
 
 def contract_page() -> str:
-    """Return the page of all services, enums and messages of the contract with their comments."""
+    """Return the page of all services, enums and messages with their comments."""
     file = read_contract()
     comments = Comments(file)
     lines = [
@@ -199,7 +205,10 @@ def enum_section(name: str, enum: EnumDescriptorProto, comments: Comments, path:
 
 
 def type_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
-    """Return the type of a field; scalars as in the proto file, messages and enums as links."""
+    """Return the type of a field.
+
+    Scalars stand as in the proto file, messages and enums as links.
+    """
     if entry := map_entry(field, message):
         key, value = (type_of(part, message) for part in entry.field)
         return f"map of {key} to {value}"

@@ -1,4 +1,4 @@
-"""Fixtures of a real Docker engine, a registry and a cgroup, and the guards of every test.
+"""Fixtures of real Docker engines, registries and cgroups, and common guards.
 
 On a machine without an engine, tests with an engine are skipped with the reason; in CI (CI=true) they fail.
 """
@@ -62,7 +62,7 @@ def guard_kill_pid_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """Create a cgroup (version 2) for the test, and kill the processes in the cgroup after the test."""
+    """Create a cgroup (version 2) for the test, and remove it with its processes."""
     if isinstance(found := cgroup_or_reason(), str):
         pytest.skip(found)  # in CI too: many containers have no writable cgroup
     yield found
@@ -101,14 +101,17 @@ def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[MakeProject]:
-    """Return a function, compose_project(text), for compose projects that are removed after the test."""
+    """Return compose_project(text), which makes projects for one test."""
     with compose_projects(tmp_path, engine) as make:
         yield make
 
 
 @pytest.fixture
 def private_engine() -> Iterator[StartEngine]:
-    """Return a function, private_engine("--live-restore"), for engines that the test may kill or freeze."""
+    """Return private_engine("--live-restore"), which starts an engine.
+
+    The test may kill or freeze the engine.
+    """
     found = engine_or_reason()
     if isinstance(found, str):
         _skip(found)

@@ -40,7 +40,7 @@ async def wait_until_async(
     what: str,
     timeout: float = TIMEOUT,  # noqa: ASYNC109  # the message needs the number
 ) -> T:
-    """Poll a condition between other work of the event loop; otherwise as `wait_until`."""
+    """Poll a condition between other work of the loop; see `wait_until`."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a site for each test, and a compose project on a real engine."""
+"""Fixtures of the end-to-end tests: sites and compose projects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.lab import Lab
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Return a site for one test, and kill the processes of its daemons after the test."""
+    """Return a site for one test, and kill its processes after the test."""
     site = Site(tmp_path)
     yield site
     site.clean_up()

@@ -27,7 +27,7 @@ eventually = wait_until  # used by test_slow_and_frozen.py
 
 
 def marked(state_dir: Path) -> list[int]:
-    """Return the live processes with this state directory in TEST_SITE, which agents inherit."""
+    """Return the live processes with this state directory in TEST_SITE."""
     needle = b"TEST_SITE=" + os.fsencode(state_dir)
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and needle in environment(entry)]
 
@@ -77,7 +77,10 @@ class Site:
         self.daemons: list[Daemon] = []
 
     def write(self, instances: list[dict[str, Any]], **top: Any) -> None:
-        """Write the site config with these `agent-instances`; an instance without a class gets a class."""
+        """Write the site config with these `agent-instances`.
+
+        An instance without a class gets the class Test.
+        """
         for instance in instances:
             instance.setdefault("agent-class", "Test")
         site = {"hosts": {"localhost": {"agent-instances": instances}}, **top}

@@ -1,4 +1,4 @@
-"""Sites with compose services on a real engine, observed through the daemon and through the engine."""
+"""Sites with compose services on a real engine."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Lab:
     # --- compose files
 
     def text(self, services: Mapping[str, Settings], **top: Any) -> str:
-        """Return a compose file with these services, which run until a signal and have no network.
+        """Return a compose file with these services.
 
-        A setting of None removes the default of that key.
+        The services run until a signal and have no network. A setting of None removes that default.
         """
         common = {"image": self.image, "network_mode": "none"}
         each = {
@@ -79,7 +79,10 @@ class Lab:
     # --- daemons
 
     def serve(self, *flags: str, files: str = "", wait: bool = True) -> Daemon:
-        """Start a daemon with `files` as --docker-compose; by default the file of the lab's project."""
+        """Start a daemon with `files` as --docker-compose.
+
+        The default is the file of the lab's project.
+        """
         return self.site.start(
             "--docker-compose", files or str(self.project.file),
             "--docker-compose-bin", str(self.compose_bin), *flags, wait=wait,

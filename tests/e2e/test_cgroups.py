@@ -19,7 +19,10 @@ UP, DOWN = pb.NEXT_ACTION_UP, pb.NEXT_ACTION_DOWN
 
 @pytest.fixture
 def escaping(site: Site) -> Site:
-    """Return a site with an agent that starts a hidden process; its pid is in the file `escaped`."""
+    """Return a site with an agent that starts a hidden process.
+
+    The hidden process writes its pid to the file `escaped`.
+    """
     command = [sys.executable, "-c", escape(), "escaped"]
     site.write([{"instance-id": "a", "command": command, "working-dir": str(site.folder)}])
     return site

@@ -1,4 +1,4 @@
-"""Targets, restarts and journals after the death of a daemon, and after an orderly end."""
+"""Targets, restarts and journals after the death or the end of a daemon."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_an_unwritable_state_directory_is_reported(two: Site) -> None:
 
 @contextmanager
 def full_disk(daemon: Daemon) -> Iterator[None]:
-    """Limit the files of the daemon to 1 KiB, less than any change to the journal needs."""
+    """Limit the daemon's files to 1 KiB, too little for any journal change."""
     _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1024, hard))
     try:

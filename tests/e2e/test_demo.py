@@ -1,4 +1,4 @@
-"""Runs of `hostmanager demo`: the tour, interruptions at every moment, and the clean-up."""
+"""Runs of `hostmanager demo`: the tour, interruptions, and the clean-up."""
 
 from __future__ import annotations
 

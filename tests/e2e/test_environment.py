@@ -1,4 +1,4 @@
-"""Variables of agents: inheritance across users, env-file, and places where no secret may appear."""
+"""Variables of agents: inheritance across users, env-file, and secrets."""
 
 from __future__ import annotations
 

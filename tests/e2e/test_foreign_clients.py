@@ -64,7 +64,10 @@ def test_the_calls_are_those_of_the_contract() -> None:
 
 
 class BufCurl:
-    """Calls through `buf curl`, a process per call, with the daemon's reflection instead of a proto file."""
+    """Calls through `buf curl`, a process per call.
+
+    The calls use the daemon's reflection instead of a proto file.
+    """
 
     def __init__(self, daemon: Daemon) -> None:
         self._socket = daemon.site.socket

@@ -1,4 +1,4 @@
-"""A thousand watchers, two hundred of them never reading: latency, memory and states of the daemon."""
+"""Watches by a thousand clients, two hundred of which never read."""
 
 from __future__ import annotations
 

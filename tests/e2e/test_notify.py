@@ -1,4 +1,4 @@
-"""Notifications of a real daemon to systemd, and the environment that its agents do not inherit."""
+"""Notifications of a real daemon to systemd, and the environment of its agents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def manager(site: Site) -> Iterator[socket.socket]:
 
 
 def receive(receiver: socket.socket, line: str) -> list[str]:
-    """Receive datagrams until one has this line, and return the lines of that datagram."""
+    """Receive datagrams up to the first with this line, and return its lines."""
     while line not in (lines := receiver.recv(4096).decode().split("\n")):
         pass
     return lines

@@ -1,4 +1,4 @@
-"""Supervision of real processes over gRPC: restarts, targets, shutdown, resuming, reload and logs."""
+"""Supervision of real processes: restarts, targets, shutdown, reload and logs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def agent(instance_id: str, command: list[str] | None = None, **more: Any) -> di
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; false for a dead process that its parent has not reaped."""
+    """Return whether a process runs; false for a dead, unreaped process."""
     stat = read_stat(pid)
     return stat is not None and stat.alive
 

@@ -1,4 +1,4 @@
-"""Runs of the tutorials, and of the Python samples in the pages, against a real daemon."""
+"""Runs of the tutorials and the Python samples against a real daemon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ INSTANCES = ("thermo1", "data1", "heater")  # the names in the samples
 
 
 def save_files(page: Path, folder: Path, *, image: str = "") -> None:
-    """Write the files of a page: blocks with the file name as a comment in the first line."""
+    """Write the files of a page.
+
+    The first line of such a block is a comment with the file name.
+    """
     for block in blocks(page):
         if block.language in ("python", "yaml"):
             first = block.text.partition("\n")[0]
@@ -50,7 +53,7 @@ def run(site: Site, command_line: str) -> str:
 
 
 def follow(site: Site, page: Path) -> dict[str, str]:
-    """Run the commands of a page in order, the daemon included, and return the output of each."""
+    """Run the commands of a page, the daemon included, and return the outputs."""
     outputs = {}
     for block in blocks(page):
         for line in command_lines(block) if block.language in ("", "console") else ():

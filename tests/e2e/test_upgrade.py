@@ -1,4 +1,4 @@
-"""Upgrades of a running daemon: its pid, its agents and its watchers survive the exec."""
+"""Upgrades of a running daemon, which keep its pid, agents and watchers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_agents_keep_running_and_stay_children_of_the_daemon(daemon: Daemon) -> 
 
 @contextmanager
 def followed(daemon: Daemon) -> Iterator[list[HostState]]:
-    """Collect the states of a watcher during the block, up to a state of the last daemon."""
+    """Collect the states of a watcher up to a state of the last daemon."""
     states: list[HostState] = []
     with HostManagerClient(f"unix:{daemon.site.socket}") as client:
 

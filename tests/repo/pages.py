@@ -52,7 +52,10 @@ def prose(page: Path) -> str:
 
 
 def command_lines(example: Example) -> list[str]:
-    """Return the command lines of a shell example, without output; continuation lines are joined."""
+    """Return the command lines of a shell example, without output.
+
+    Continuation lines are joined.
+    """
     lines = example.text.replace("\\\n", " ").splitlines()
     if example.language == "console":
         return [_PROMPT.sub("", line) for line in lines if _PROMPT.match(line)]
@@ -78,7 +81,10 @@ def shell_examples(pages: list[Path] = PAGES) -> list[Example]:
 
 
 def commands_of(program: str, pages: list[Path] = PAGES) -> list[tuple[str, list[str]]]:
-    """Return each call of a program in the shell examples: its place, and the words after the program."""
+    """Return each call of a program in the shell examples.
+
+    A call is the place of the example, and the words after the program.
+    """
     return [
         (str(example), command[1:])
         for example in shell_examples(pages)

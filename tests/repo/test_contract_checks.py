@@ -23,7 +23,7 @@ message Thing {
 
 
 def environment() -> dict[str, str]:
-    """Return variables for git and buf without configuration and repository of the caller."""
+    """Return variables for git and buf without the caller's configuration."""
     kept = {
         name: value
         for name, value in os.environ.items()

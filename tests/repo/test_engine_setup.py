@@ -1,4 +1,4 @@
-"""Installation of a Docker engine by `scripts/setup-engine`: derived apt sources, and refusals."""
+"""Derived apt sources and refusals of `scripts/setup-engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locked requirements: hashes, no index, and versions within the bounds of pyproject.toml."""
+"""Locked requirements: hashes, versions, and agreement with pyproject.toml."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def text_of(lock: str) -> str:
 
 
 def pins_of(lock: str) -> list[Pin]:
-    """Return the pins of a lock file. Fails on a line other than a pin, a hash or a comment."""
+    """Return the pins of a lock file. Fails on a line of another kind."""
     pins = []
     for line in re.sub(r"\\\n", " ", text_of(lock)).splitlines():
         if not line.lstrip().startswith("#"):
@@ -80,7 +80,10 @@ def on(python: str, machine: str) -> dict[str, str]:
 
 
 def chosen(lock: str, environment: dict[str, str]) -> dict[str, str]:
-    """Return the version of each package that pip chooses in an environment. Fails on a second version."""
+    """Return the version of each package that pip chooses in an environment.
+
+    Fails on a package with two versions.
+    """
     versions: dict[str, str] = {}
     for pin in pins_of(lock):
         if pin.requirement.marker is None or pin.requirement.marker.evaluate(environment):

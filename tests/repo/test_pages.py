@@ -1,4 +1,4 @@
-"""Examples in the pages: links, site configs, commands, API calls and names of tests."""
+"""Examples in the pages: links, site configs, commands and API calls."""
 
 from __future__ import annotations
 

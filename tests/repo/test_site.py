@@ -1,4 +1,4 @@
-"""Builds of the documentation site without warnings, dead links, and files from other hosts."""
+"""Builds of the documentation site: warnings, dead links and foreign files."""
 
 from __future__ import annotations
 
