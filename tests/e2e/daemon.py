@@ -23,7 +23,6 @@ from tests.waiting import TIMEOUT, wait_until
 
 PATIENCE = TIMEOUT
 COMMAND = Path(sys.executable).with_name("hostmanager")
-eventually = wait_until  # used by test_slow_and_frozen.py
 
 
 def marked(state_dir: Path) -> list[int]:

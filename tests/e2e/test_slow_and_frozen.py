@@ -27,7 +27,8 @@ from hostmanager_client import (
 )
 
 from tests.client.slow_link import slow_link
-from tests.e2e.daemon import COMMAND, PATIENCE, Daemon, Site, eventually
+from tests.e2e.daemon import COMMAND, PATIENCE, Daemon, Site
+from tests.waiting import wait_until
 
 EACH_WAY = 0.4  # s
 INSTANCES: list[dict[str, Any]] = [
@@ -158,11 +159,11 @@ def test_every_stream_detects_a_frozen_daemon(site: Site, running: Daemon, strea
     thread = threading.Thread(target=follow if kind == "sync" else lambda: asyncio.run(follow_async()))
     thread.start()
     if stream == "watch_events":
-        eventually(lambda: restart(running) and first.wait(0.5), "an event")
+        wait_until(lambda: restart(running) and first.wait(0.5), "an event")
     assert first.wait(PATIENCE)
     with Frozen(running):
         assert lost.wait(PATIENCE)
-    eventually(lambda: restart(running) and not _lives(thread), "the stream to go on")
+    wait_until(lambda: restart(running) and not _lives(thread), "the stream to go on")
 
 
 def _lives(thread: threading.Thread) -> bool:
