@@ -31,7 +31,7 @@ NAMES_LISTED = 20  # in one message: the event log keeps many of them
 
 
 def listed(names: Sequence[str]) -> str:
-    """The names as a message has them: a few, and how many more there are."""
+    """Join names for a message: the first few, and the number of the others."""
     more = len(names) - NAMES_LISTED
     return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 

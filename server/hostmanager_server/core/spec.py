@@ -136,8 +136,11 @@ class LogPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EnvFile:
-    """A file of variables, and the digest of what it said; empty where it could not be read. The values are
-    kept nowhere. `optional`: a file that is missing gives none."""
+    """A file of variables, with the digest of its content.
+
+    The digest is empty if the file could not be read; the daemon stores no values. An `optional` file may be
+    missing.
+    """
 
     path: str
     digest: str = ""
