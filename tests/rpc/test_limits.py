@@ -21,7 +21,6 @@ from hostmanager_server.rpc.server_options import server_options
 from tests.rpc.harness import (
     messages,
     refused,
-    run,
     server_harness,
     spec,
     until,
@@ -48,19 +47,16 @@ MANY = [f"i{n}" for n in range(1001)]
         ("RemoveOrphans", pb.RemoveOrphansRequest(container_ids=MANY), "container_ids"),
     ],
 )
-def test_a_request_with_more_than_a_thousand_ids_is_refused(
+async def test_a_request_with_more_than_a_thousand_ids_is_refused(
     tmp_path: Path, method: str, request_: Any, field: str
 ) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            call = getattr(h.stub(), method)(request_)
-            error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
-            assert error.code is CODE.INVALID_ARGUMENT
-            assert error.metadata == {"limit": "max-ids-per-request", "value": "1000"}
-            assert "1001" in error.message
-            assert list(error.violations) == [field]
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        call = getattr(h.stub(), method)(request_)
+        error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+        assert error.code is CODE.INVALID_ARGUMENT
+        assert error.metadata == {"limit": "max-ids-per-request", "value": "1000"}
+        assert "1001" in error.message
+        assert list(error.violations) == [field]
 
 
 @pytest.mark.parametrize(
@@ -84,97 +80,82 @@ def test_a_request_with_more_than_a_thousand_ids_is_refused(
         ("Upgrade", pb.UpgradeRequest(expected_epoch="x" * 2000), "expected_epoch"),
     ],
 )
-def test_a_text_that_no_instance_can_have_is_refused_and_not_repeated(
+async def test_a_text_that_no_instance_can_have_is_refused_and_not_repeated(
     tmp_path: Path, method: str, request_: Any, field: str
 ) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            call = getattr(h.stub(), method)(request_)
-            error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
-            assert error.code is CODE.INVALID_ARGUMENT
-            assert error.metadata["limit"] in ("max-id-characters", "max-token-characters")
-            assert list(error.violations) == [field]
-            assert len(error.message) < 300
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        call = getattr(h.stub(), method)(request_)
+        error = await refused(call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+        assert error.code is CODE.INVALID_ARGUMENT
+        assert error.metadata["limit"] in ("max-id-characters", "max-token-characters")
+        assert list(error.violations) == [field]
+        assert len(error.message) < 300
 
 
-def test_an_instance_with_a_longer_id_can_be_used(tmp_path: Path) -> None:
+async def test_an_instance_with_a_longer_id_can_be_used(tmp_path: Path) -> None:
     """Compose services may have longer names than the site config allows."""
     name = "service-" * 12
 
-    async def play() -> None:
-        async with server_harness(tmp_path, [spec(name)]) as h:
-            stub = h.stub()
-            assert (await stub.GetInstance(pb.GetInstanceRequest(instance_id=name))).instance
-            await stub.Update(pb.UpdateRequest(requests=up(name)))
-            watch: Any = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=[name]))
-            assert [i.instance_id for i in (await watch.read()).snapshot.instances] == [name]
-
-    run(play())
+    async with server_harness(tmp_path, [spec(name)]) as h:
+        stub = h.stub()
+        assert (await stub.GetInstance(pb.GetInstanceRequest(instance_id=name))).instance
+        await stub.Update(pb.UpdateRequest(requests=up(name)))
+        watch: Any = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=[name]))
+        assert [i.instance_id for i in (await watch.read()).snapshot.instances] == [name]
 
 
-def test_a_thousand_ids_of_eighty_characters_are_accepted(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            ids = [f"{n:04}" + "\U0001f52d" * 76 for n in range(1000)]  # four bytes each
-            watch: Any = h.stub().WatchStatus(pb.WatchStatusRequest(instance_ids=ids))
-            assert (await watch.read()).snapshot.last
-
-    run(play())
+async def test_a_thousand_ids_of_eighty_characters_are_accepted(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        ids = [f"{n:04}" + "\U0001f52d" * 76 for n in range(1000)]  # four bytes each
+        watch: Any = h.stub().WatchStatus(pb.WatchStatusRequest(instance_ids=ids))
+        assert (await watch.read()).snapshot.last
 
 
-def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
+async def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
     limits = Limits(filter_bytes=Limit(1024**2, 400_000))
 
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=limits) as h:
-            stub = h.stub()
-            request = pb.WatchStatusRequest(instance_ids=[f"{n:080}" for n in range(1000)])
-            streams = [stub.WatchStatus(request) for _ in range(20)]
-            ends = await asyncio.gather(*(s.read() for s in streams), return_exceptions=True)
-            errors = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
-            assert 0 < len(errors) < 20
-            for error in errors:
-                assert error.code() is CODE.RESOURCE_EXHAUSTED
-                assert "max-filter-bytes-per-client=400000" in (error.details() or "")
-            assert 0 < h.server.admission[0].filter_bytes.held <= 400_000
-            # Ids of tracked instances cost next to nothing, and no filter costs nothing.
-            assert await stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["a", "b"])).read()
-            assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
-            for stream in streams:
-                stream.cancel()
-            await until(lambda: h.server.admission[0].filter_bytes.held < 1000)
-
-    run(play())
+    async with server_harness(tmp_path, limits=limits) as h:
+        stub = h.stub()
+        request = pb.WatchStatusRequest(instance_ids=[f"{n:080}" for n in range(1000)])
+        streams = [stub.WatchStatus(request) for _ in range(20)]
+        ends = await asyncio.gather(*(s.read() for s in streams), return_exceptions=True)
+        errors = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+        assert 0 < len(errors) < 20
+        for error in errors:
+            assert error.code() is CODE.RESOURCE_EXHAUSTED
+            assert "max-filter-bytes-per-client=400000" in (error.details() or "")
+        assert 0 < h.server.admission[0].filter_bytes.held <= 400_000
+        # Ids of tracked instances cost next to nothing, and no filter costs nothing.
+        assert await stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["a", "b"])).read()
+        assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: h.server.admission[0].filter_bytes.held < 1000)
 
 
-def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
+async def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
     requests: dict[str, Any] = {
         "WatchStatus": pb.WatchStatusRequest(instance_ids=["a", "kept"]),
         "WatchEvents": pb.WatchEventsRequest(instance_ids=["kept"], resume_token="e0.0"),
         "TailLogs": pb.TailLogsRequest(instance_id="a", follow=True, lines=77),
     }
 
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            channel = h.channel()
-            streams = []
-            for name, request in requests.items():
-                method = channel.unary_stream(
-                    f"/hostmanager.v1.HostManagerService/{name}",
-                    request_serializer=bytes, response_deserializer=bytes,
-                )  # fmt: skip
-                streams.append(method(request.SerializeToString()))
-                await streams[-1].read()
-            gc.collect()
-            wanted = tuple(type(request) for request in requests.values())
-            held = [o for o in gc.get_objects() if isinstance(o, wanted) and o in requests.values()]
-            assert len(held) == len(requests), "only the requests of this test itself"
-            for stream in streams:
-                stream.cancel()
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        channel = h.channel()
+        streams = []
+        for name, request in requests.items():
+            method = channel.unary_stream(
+                f"/hostmanager.v1.HostManagerService/{name}",
+                request_serializer=bytes, response_deserializer=bytes,
+            )  # fmt: skip
+            streams.append(method(request.SerializeToString()))
+            await streams[-1].read()
+        gc.collect()
+        wanted = tuple(type(request) for request in requests.values())
+        held = [o for o in gc.get_objects() if isinstance(o, wanted) and o in requests.values()]
+        assert len(held) == len(requests), "only the requests of this test itself"
+        for stream in streams:
+            stream.cancel()
 
 
 def _reflection(channel: Any) -> Any:
@@ -196,87 +177,75 @@ def _status(channel: Any) -> Any:
 
 
 @pytest.mark.parametrize("opened", [_reflection, _health, _status])
-def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Path, opened: Any) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=Limits(watchers=3, watchers_per_client=2)) as h:
-            channel = h.channel()
-            streams = [opened(channel) for _ in range(2)]
-            for stream in streams:
-                await stream.read()
-            for more in (_reflection, _health, _status):
-                error = await refused(more(channel).read())
-                assert error.code is CODE.RESOURCE_EXHAUSTED
-                assert error.metadata == {"limit": "max-watchers-per-client", "value": "2"}
-            await h.answers_another_client()
-            streams.pop().cancel()
-            await until(lambda: h.watchers == 1)
-            another = opened(channel)
-            await another.read()
-            streams.append(another)
-            closing = asyncio.ensure_future(h.server.stop())
-            for stream in streams:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await messages(stream)
-                assert caught.value.code() is CODE.UNAVAILABLE
-            await closing
-            assert h.watchers == 0
-
-    run(play())
+async def test_streams_of_every_kind_are_counted_and_end_with_the_daemon(tmp_path: Path, opened: Any) -> None:
+    async with server_harness(tmp_path, limits=Limits(watchers=3, watchers_per_client=2)) as h:
+        channel = h.channel()
+        streams = [opened(channel) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        for more in (_reflection, _health, _status):
+            error = await refused(more(channel).read())
+            assert error.code is CODE.RESOURCE_EXHAUSTED
+            assert error.metadata == {"limit": "max-watchers-per-client", "value": "2"}
+        await h.answers_another_client()
+        streams.pop().cancel()
+        await until(lambda: h.watchers == 1)
+        another = opened(channel)
+        await another.read()
+        streams.append(another)
+        closing = asyncio.ensure_future(h.server.stop())
+        for stream in streams:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await messages(stream)
+            assert caught.value.code() is CODE.UNAVAILABLE
+        await closing
+        assert h.watchers == 0
 
 
-def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, limits=Limits(log_streams=Limit(3, 2))) as h:
-            stub = h.stub()
-            request = pb.TailLogsRequest(instance_id="a", follow=True)
-            for _ in range(2):
-                await stub.TailLogs(request).read()
-            error = await refused(stub.TailLogs(request).read())
-            assert error.metadata == {"limit": "max-log-streams-per-client", "value": "2"}
-            assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
-
-    run(play())
+async def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, limits=Limits(log_streams=Limit(3, 2))) as h:
+        stub = h.stub()
+        request = pb.TailLogsRequest(instance_id="a", follow=True)
+        for _ in range(2):
+            await stub.TailLogs(request).read()
+        error = await refused(stub.TailLogs(request).read())
+        assert error.metadata == {"limit": "max-log-streams-per-client", "value": "2"}
+        assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
 
 
-def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
+async def test_an_event_does_not_repeat_a_thousand_names(tmp_path: Path) -> None:
     ids = [f"i{n:03}" for n in range(300)]
 
-    async def play() -> None:
-        async with server_harness(tmp_path, [spec(i) for i in ids]) as h:
-            stub = h.stub()
-            await stub.Update(pb.UpdateRequest(requests=up(*ids)))
-            await stub.Restart(pb.RestartRequest(instance_ids=ids))
-            kinds = ("Update", "Restart")
-            listed = await stub.ListEvents(pb.ListEventsRequest(page_size=1000))
-            logged = [e.message for e in listed.events if e.reason in kinds]
-            assert len(logged) == 2
-            for message in logged:
-                assert len(message) < 400
-                assert message.endswith("and 280 more")
-
-    run(play())
+    async with server_harness(tmp_path, [spec(i) for i in ids]) as h:
+        stub = h.stub()
+        await stub.Update(pb.UpdateRequest(requests=up(*ids)))
+        await stub.Restart(pb.RestartRequest(instance_ids=ids))
+        kinds = ("Update", "Restart")
+        listed = await stub.ListEvents(pb.ListEventsRequest(page_size=1000))
+        logged = [e.message for e in listed.events if e.reason in kinds]
+        assert len(logged) == 2
+        for message in logged:
+            assert len(message) < 400
+            assert message.endswith("and 280 more")
 
 
-def test_other_tasks_run_between_two_paced_pieces() -> None:
-    async def play() -> None:
-        pacer = Pacer()
-        order: list[int] = []
+async def test_other_tasks_run_between_two_paced_pieces() -> None:
+    pacer = Pacer()
+    order: list[int] = []
 
-        async def piece(number: int) -> None:
-            async with pacer:
-                order.append(number)
+    async def piece(number: int) -> None:
+        async with pacer:
+            order.append(number)
 
-        async def other() -> None:
-            for _ in range(3):
-                await asyncio.sleep(0)
-            order.append(-1)
+    async def other() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        order.append(-1)
 
-        await asyncio.gather(*(piece(number) for number in range(50)), other())
-        assert sorted(order) == [-1, *range(50)]
-        assert [number for number in order if number >= 0] == list(range(50)), "in order of arrival"
-        assert order.index(-1) < 10
-
-    run(play())
+    await asyncio.gather(*(piece(number) for number in range(50)), other())
+    assert sorted(order) == [-1, *range(50)]
+    assert [number for number in order if number >= 0] == list(range(50)), "in order of arrival"
+    assert order.index(-1) < 10
 
 
 def test_every_name_of_a_limit_is_in_the_page() -> None:

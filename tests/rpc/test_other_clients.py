@@ -48,71 +48,62 @@ def test_the_list_of_calls_is_complete() -> None:
     assert {name for name, _ in CALLS} == {method.name for method in SERVICE.methods}
 
 
-def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with (
-            server_harness(tmp_path, started=False) as h,
-            Channel(path=h.address.removeprefix("unix:")) as channel,
-        ):
-            for name, request in CALLS:
-                path = f"/{SERVICE.full_name}/{name}"
-                answer = getattr(pb, f"{name}Response")
-                if SERVICE.methods_by_name[name].server_streaming:
-                    streaming = UnaryStreamMethod(channel, path, type(request), answer)
-                    async with streaming.open() as stream:
-                        await stream.send_message(request, end=True)
-                        message = await stream.recv_message()
-                        assert message is not None, name
-                        with suppress(StreamClosedError):  # the stream may have ended already
-                            await stream.cancel()
-                else:
-                    message = await UnaryUnaryMethod(channel, path, type(request), answer)(request)
-                assert isinstance(message, answer), name
-            assert h.died == [frozenset()]
-
-    run(play())
+async def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
+    async with (
+        server_harness(tmp_path, started=False) as h,
+        Channel(path=h.address.removeprefix("unix:")) as channel,
+    ):
+        for name, request in CALLS:
+            path = f"/{SERVICE.full_name}/{name}"
+            answer = getattr(pb, f"{name}Response")
+            if SERVICE.methods_by_name[name].server_streaming:
+                streaming = UnaryStreamMethod(channel, path, type(request), answer)
+                async with streaming.open() as stream:
+                    await stream.send_message(request, end=True)
+                    message = await stream.recv_message()
+                    assert message is not None, name
+                    with suppress(StreamClosedError):  # the stream may have ended already
+                        await stream.cancel()
+            else:
+                message = await UnaryUnaryMethod(channel, path, type(request), answer)(request)
+            assert isinstance(message, answer), name
+        assert h.died == [frozenset()]
 
 
-def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, started=False) as h:
-            for name, request in CALLS:
-                process = await asyncio.create_subprocess_exec(
-                    str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc",
-                    "--http2-prior-knowledge", "--unix-socket", h.address.removeprefix("unix:"),
-                    "--data", json.dumps(MessageToDict(request)), f"http://localhost/{SERVICE.full_name}/{name}",
-                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=tmp_path,
-                )  # fmt: skip
-                assert process.stdout is not None
-                assert process.stderr is not None
-                if name.startswith("Watch"):
-                    line = await process.stdout.readline()
-                    process.terminate()
-                    await process.communicate()
-                    assert line.startswith(b"{"), name
-                else:
-                    out, err = await process.communicate()
-                    assert process.returncode == 0, (name, err)
-                    assert out.startswith(b"{"), name
-            assert h.died == [frozenset()]
-
-    run(play())
+async def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, started=False) as h:
+        for name, request in CALLS:
+            process = await asyncio.create_subprocess_exec(
+                str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc",
+                "--http2-prior-knowledge", "--unix-socket", h.address.removeprefix("unix:"),
+                "--data", json.dumps(MessageToDict(request)), f"http://localhost/{SERVICE.full_name}/{name}",
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=tmp_path,
+            )  # fmt: skip
+            assert process.stdout is not None
+            assert process.stderr is not None
+            if name.startswith("Watch"):
+                line = await process.stdout.readline()
+                process.terminate()
+                await process.communicate()
+                assert line.startswith(b"{"), name
+            else:
+                out, err = await process.communicate()
+                assert process.returncode == 0, (name, err)
+                assert out.startswith(b"{"), name
+        assert h.died == [frozenset()]
 
 
-def test_health_is_checked_and_watched(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            health: Any = health_pb2_grpc.HealthStub(h.channel())
-            for name in ("", SERVICE.full_name):
-                answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
-                assert answer.status == SERVING
-            watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-            assert (await watch.read()).status == SERVING
-            await h.server.set_serving(serving=False)
-            assert (await watch.read()).status == NOT_SERVING
-            watch.cancel()
-
-    run(play())
+async def test_health_is_checked_and_watched(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        health: Any = health_pb2_grpc.HealthStub(h.channel())
+        for name in ("", SERVICE.full_name):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+        assert (await watch.read()).status == SERVING
+        await h.server.set_serving(serving=False)
+        assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
 
 
 async def reflected(channel: grpc.aio.Channel, version: str) -> set[str]:

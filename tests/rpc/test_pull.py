@@ -20,7 +20,7 @@ from hostmanager_server.rpc.pull import images_to_pull
 from hostmanager_server.state.store import Store
 
 from tests.core.instances import with_fields
-from tests.rpc.harness import PATIENCE, ServerHarness, messages, refused, run, server_harness, until
+from tests.rpc.harness import PATIENCE, ServerHarness, messages, refused, server_harness, until
 
 CODE = grpc.StatusCode
 
@@ -34,183 +34,156 @@ def publish(h: ServerHarness, *specs: InstanceSpec) -> None:
     h.store.publish([new_instance(spec) for spec in specs])
 
 
-def test_a_pull_is_reported_from_its_start_to_its_result(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            call = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
-            first: Any = await call.read()
-            assert [(i.image, i.state, list(i.instance_ids)) for i in first.images] == [
-                ("agent:2", pb.ImagePull.STATE_WAITING, ["x"])
-            ]
-            assert h.engine.pull is not None
-            layers = (LayerProgress("l1", "Downloading", 10, 100),)
-            pulling = ImageProgress("agent:2", ("x",), PullState.PULLING, "Downloading", layers)
-            h.engine.pull.put(pulling)
-            second: Any = await call.read()
-            assert second.images[0].layers[0].current == 10
-            h.engine.pull.put(replace(pulling, state=PullState.FAILED, message="no such image"), over=True)
-            last = (await messages(call))[-1]
-            assert (last.result.images, last.result.failed) == (1, 1)
-            assert last.images[0].message == "no such image"
-            assert h.engine.pull_requests[0][1:] == (True, 60.0)
-            assert h.engine.pull.followers == 0
-
-    run(play())
+async def test_a_pull_is_reported_from_its_start_to_its_result(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        call = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
+        first: Any = await call.read()
+        assert [(i.image, i.state, list(i.instance_ids)) for i in first.images] == [
+            ("agent:2", pb.ImagePull.STATE_WAITING, ["x"])
+        ]
+        assert h.engine.pull is not None
+        layers = (LayerProgress("l1", "Downloading", 10, 100),)
+        pulling = ImageProgress("agent:2", ("x",), PullState.PULLING, "Downloading", layers)
+        h.engine.pull.put(pulling)
+        second: Any = await call.read()
+        assert second.images[0].layers[0].current == 10
+        h.engine.pull.put(replace(pulling, state=PullState.FAILED, message="no such image"), over=True)
+        last = (await messages(call))[-1]
+        assert (last.result.images, last.result.failed) == (1, 1)
+        assert last.images[0].message == "no such image"
+        assert h.engine.pull_requests[0][1:] == (True, 60.0)
+        assert h.engine.pull.followers == 0
 
 
-def test_a_second_pull_joins_and_a_client_that_leaves_stops_following(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            first: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            assert not (await first.read()).joined
-            h.engine.failure = "a client that joins does not need the engine"
-            second: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            assert (await second.read()).joined
-            pull = h.engine.pull
-            assert pull is not None
-            assert pull.followers == 2
-            first.cancel()
-            await until(lambda: pull.followers == 1)
-            pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
-            assert (await messages(second))[-1].result.pulled == 1
-            assert pull.followers == 0
-
-    run(play())
+async def test_a_second_pull_joins_and_a_client_that_leaves_stops_following(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        first: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        assert not (await first.read()).joined
+        h.engine.failure = "a client that joins does not need the engine"
+        second: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        assert (await second.read()).joined
+        pull = h.engine.pull
+        assert pull is not None
+        assert pull.followers == 2
+        first.cancel()
+        await until(lambda: pull.followers == 1)
+        pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+        assert (await messages(second))[-1].result.pulled == 1
+        assert pull.followers == 0
 
 
-def test_an_impossible_pull_is_refused_with_the_reason(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            publish(h, service("x", "agent:2"))
-            unknown = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["nosuch"])).read())
-            assert (unknown.code, list(unknown.violations)) == (
-                CODE.NOT_FOUND,
-                ["instance_ids[0]"],
-            )
-            native = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["x", "a"])).read())
-            assert (native.code, list(native.violations)) == (
-                CODE.INVALID_ARGUMENT, ["instance_ids[1]"]
-            )  # fmt: skip
-            request = pb.DockerPullRequest(progress_timeout=Duration(nanos=1))
-            late = await refused(stub.DockerPull(request).read())
-            assert (late.code, list(late.violations)) == (
-                CODE.INVALID_ARGUMENT, ["progress_timeout"]
-            )  # fmt: skip
-            h.engine.failure = "there is no Docker Engine; start it"
-            unreachable = await refused(stub.DockerPull(pb.DockerPullRequest()).read())
-            assert (unreachable.code, unreachable.reason, unreachable.message) == (
-                CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.failure
-            )  # fmt: skip
-            assert not h.engine.pull_requests
-
-    run(play())
+async def test_an_impossible_pull_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        publish(h, service("x", "agent:2"))
+        unknown = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["nosuch"])).read())
+        assert (unknown.code, list(unknown.violations)) == (
+            CODE.NOT_FOUND,
+            ["instance_ids[0]"],
+        )
+        native = await refused(stub.DockerPull(pb.DockerPullRequest(instance_ids=["x", "a"])).read())
+        assert (native.code, list(native.violations)) == (
+            CODE.INVALID_ARGUMENT, ["instance_ids[1]"]
+        )  # fmt: skip
+        request = pb.DockerPullRequest(progress_timeout=Duration(nanos=1))
+        late = await refused(stub.DockerPull(request).read())
+        assert (late.code, list(late.violations)) == (
+            CODE.INVALID_ARGUMENT, ["progress_timeout"]
+        )  # fmt: skip
+        h.engine.failure = "there is no Docker Engine; start it"
+        unreachable = await refused(stub.DockerPull(pb.DockerPullRequest()).read())
+        assert (unreachable.code, unreachable.reason, unreachable.message) == (
+            CODE.UNAVAILABLE, "ENGINE_UNREACHABLE", h.engine.failure
+        )  # fmt: skip
+        assert not h.engine.pull_requests
 
 
-def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, compose=False) as h:
-            error = await refused(h.stub().DockerPull(pb.DockerPullRequest()).read())
-            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
-            assert "--docker-compose" in error.message
-
-    run(play())
+async def test_without_compose_files_there_is_nothing_to_pull(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, compose=False) as h:
+        error = await refused(h.stub().DockerPull(pb.DockerPullRequest()).read())
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "NO_COMPOSE_FILES")
+        assert "--docker-compose" in error.message
 
 
-def test_a_reader_that_stalls_and_leaves_stops_following(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            await call.read()
-            pull = h.engine.pull
-            assert pull is not None
-            for word in ("Downloading", "Extracting"):  # each takes more than half of gRPC's buffer
-                layers = (LayerProgress("l" * 3_000_000, word),)
-                pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
-                await until(lambda: pull.read_version == pull.version)
-            call.cancel()
-            await until(lambda: pull.followers == 0 and not pull.listeners)
-
-    run(play())
+async def test_a_reader_that_stalls_and_leaves_stops_following(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        await call.read()
+        pull = h.engine.pull
+        assert pull is not None
+        for word in ("Downloading", "Extracting"):  # each takes more than half of gRPC's buffer
+            layers = (LayerProgress("l" * 3_000_000, word),)
+            pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
+            await until(lambda: pull.read_version == pull.version)
+        call.cancel()
+        await until(lambda: pull.followers == 0 and not pull.listeners)
 
 
-def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            await call.read()
-            h.hub.close()
-            assert (await refused(messages(call))).reason == "SHUTTING_DOWN"
-            assert h.engine.pull is not None
-            await until(lambda: h.engine.pull is not None and not h.engine.pull.followers)
-
-    run(play())
+async def test_a_pull_ends_with_the_daemon(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        await call.read()
+        h.hub.close()
+        assert (await refused(messages(call))).reason == "SHUTTING_DOWN"
+        assert h.engine.pull is not None
+        await until(lambda: h.engine.pull is not None and not h.engine.pull.followers)
 
 
-def test_a_slow_reader_skips_intermediate_progress(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            await call.read()
-            assert h.engine.pull is not None
-            for number in range(1000):
-                layers = (LayerProgress("l1", "Downloading", number, 1000),)
-                h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
-            h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
-            responses = await messages(call)
-            assert len(responses) < 10
-            assert responses[-1].result.pulled == 1
-
-    run(play())
+async def test_a_slow_reader_skips_intermediate_progress(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        await call.read()
+        assert h.engine.pull is not None
+        for number in range(1000):
+            layers = (LayerProgress("l1", "Downloading", number, 1000),)
+            h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLING, "", layers))
+        h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+        responses = await messages(call)
+        assert len(responses) < 10
+        assert responses[-1].result.pulled == 1
 
 
-def test_the_event_log_has_the_end_of_a_pull_before_its_followers(
+async def test_the_event_log_has_the_end_of_a_pull_before_its_followers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hostmanager_server.rpc.pull.LOGGED_WITHIN", PATIENCE)
 
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"))
-            call: Any = h.stub().DockerPull(pb.DockerPullRequest())
-            await call.read()
-            assert h.engine.pull is not None
-            h.keep_supervisor_busy()
-            h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
-            await messages(call)
-            assert [e.entry.reason for e in h.store.events_since(0).events][-1] == "PullEnded"
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"))
+        call: Any = h.stub().DockerPull(pb.DockerPullRequest())
+        await call.read()
+        assert h.engine.pull is not None
+        h.keep_supervisor_busy()
+        h.engine.pull.put(ImageProgress("agent:2", ("x",), PullState.PULLED), over=True)
+        await messages(call)
+        assert [e.entry.reason for e in h.store.events_since(0).events][-1] == "PullEnded"
 
 
-def test_the_event_log_has_the_result_of_a_pull_without_followers(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            publish(h, service("x", "agent:2"), service("y", "agent:3"))
-            call: Any = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
-            await call.read()
-            pull = h.engine.pull
-            assert pull is not None
-            call.cancel()
-            await until(lambda: not pull.followers)
-            pull.put(ImageProgress("agent:3", ("y",), PullState.PULLED))
-            pull.put(ImageProgress("agent:2", ("x",), PullState.FAILED, "no such image"), over=True)
+async def test_the_event_log_has_the_result_of_a_pull_without_followers(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        publish(h, service("x", "agent:2"), service("y", "agent:3"))
+        call: Any = h.stub().DockerPull(pb.DockerPullRequest(detach=True))
+        await call.read()
+        pull = h.engine.pull
+        assert pull is not None
+        call.cancel()
+        await until(lambda: not pull.followers)
+        pull.put(ImageProgress("agent:3", ("y",), PullState.PULLED))
+        pull.put(ImageProgress("agent:2", ("x",), PullState.FAILED, "no such image"), over=True)
 
-            def log_entries() -> list[tuple[str, str]]:
-                return [(e.entry.reason, e.entry.message) for e in h.store.events_since(0).events]
+        def log_entries() -> list[tuple[str, str]]:
+            return [(e.entry.reason, e.entry.message) for e in h.store.events_since(0).events]
 
-            await until(lambda: any(reason == "PullEnded" for reason, _ in log_entries()))
-            assert log_entries()[-2:] == [
-                ("DockerPull", "pull of agent:2, agent:3"),
-                ("PullEnded", "pull ended: 1 pulled, 1 failed: agent:2: no such image"),
-            ]
-
-    run(play())
+        await until(lambda: any(reason == "PullEnded" for reason, _ in log_entries()))
+        assert log_entries()[-2:] == [
+            ("DockerPull", "pull of agent:2, agent:3"),
+            ("PullEnded", "pull ended: 1 pulled, 1 failed: agent:2: no such image"),
+        ]
 
 
 def snapshot_of(*specs: InstanceSpec, image_id: str = "unknown") -> Any:

@@ -119,43 +119,37 @@ def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_traceback(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-def test_a_bad_request_is_refused_with_the_bad_field(tmp_path: Path) -> None:
-    async def play() -> None:
-        broken = InstanceSpec("broken", "Agent", problem="it has no command")
-        async with server_harness(tmp_path, [spec("a"), spec("lazy", target=Target.DOWN)]) as h:
-            h.config = ReadConfig(HostSpec("host", (spec("a"), spec("lazy", target=Target.DOWN), broken)))
-            stub = h.stub()
-            await stub.Update(pb.UpdateRequest(reload_config=True))
-            for name, request, code, fields in REFUSALS:
-                call = getattr(stub, name)(request)
-                error = await refused(call if hasattr(call, "__await__") else anext(aiter(call)))
-                assert (error.code.name, set(error.violations)) == (code, fields), (name, request)
-                assert error.domain == "hostmanager"
-
-    run(play())
+async def test_a_bad_request_is_refused_with_the_bad_field(tmp_path: Path) -> None:
+    broken = InstanceSpec("broken", "Agent", problem="it has no command")
+    async with server_harness(tmp_path, [spec("a"), spec("lazy", target=Target.DOWN)]) as h:
+        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("lazy", target=Target.DOWN), broken)))
+        stub = h.stub()
+        await stub.Update(pb.UpdateRequest(reload_config=True))
+        for name, request, code, fields in REFUSALS:
+            call = getattr(stub, name)(request)
+            error = await refused(call if hasattr(call, "__await__") else anext(aiter(call)))
+            assert (error.code.name, set(error.violations)) == (code, fields), (name, request)
+            assert error.domain == "hostmanager"
 
 
-def test_the_manager_is_refused_what_its_state_does_not_allow(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            error = await refused(stub.StartManager(pb.StartManagerRequest()))
-            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_RUNNING")
-            stopped = await stub.StopManager(pb.StopManagerRequest())
-            assert not h.host.runs, "StopManager returns when everything is down"
-            assert (await stub.StopManager(pb.StopManagerRequest())).revision >= stopped.revision
-            for call in (
-                stub.Update(pb.UpdateRequest(requests=up("a"))),
-                stub.Restart(pb.RestartRequest(all=True)),
-            ):
-                error = await refused(call)
-                assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_STOPPED")
-                assert error.metadata == {"manager_state": "stopped"}
-            await stub.StartManager(pb.StartManagerRequest(requests=down("b")))
-            await until(lambda: len(h.host.runs) == 2)
-            assert h.host.run_of("b") is None
-
-    run(play())
+async def test_the_manager_is_refused_what_its_state_does_not_allow(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        error = await refused(stub.StartManager(pb.StartManagerRequest()))
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_RUNNING")
+        stopped = await stub.StopManager(pb.StopManagerRequest())
+        assert not h.host.runs, "StopManager returns when everything is down"
+        assert (await stub.StopManager(pb.StopManagerRequest())).revision >= stopped.revision
+        for call in (
+            stub.Update(pb.UpdateRequest(requests=up("a"))),
+            stub.Restart(pb.RestartRequest(all=True)),
+        ):
+            error = await refused(call)
+            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_STOPPED")
+            assert error.metadata == {"manager_state": "stopped"}
+        await stub.StartManager(pb.StartManagerRequest(requests=down("b")))
+        await until(lambda: len(h.host.runs) == 2)
+        assert h.host.run_of("b") is None
 
 
 def test_the_text_of_a_bug_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,37 +167,28 @@ def test_the_text_of_a_bug_is_not_sent(tmp_path: Path, monkeypatch: pytest.Monke
     run(play())
 
 
-def test_a_request_beyond_the_size_limit_is_refused(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await h.stub().GetInstance(pb.GetInstanceRequest(instance_id="x" * 1_100_000))
-            assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
-
-    run(play())
+async def test_a_request_beyond_the_size_limit_is_refused(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await h.stub().GetInstance(pb.GetInstanceRequest(instance_id="x" * 1_100_000))
+        assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
 
 
-def test_every_bad_entry_is_reported(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            changes = [
-                pb.TargetChange(instance_id="nosuch", target_state=pb.TARGET_STATE_UP),
-                pb.TargetChange(instance_id="a"),
-                pb.TargetChange(target_state=pb.TARGET_STATE_UP),
-            ]
-            error = await refused(h.stub().Update(pb.UpdateRequest(requests=changes)))
-            assert error.code is CODE.INVALID_ARGUMENT
-            assert list(error.violations) == [
-                "requests[0].instance_id", "requests[1].target_state", "requests[2].instance_id"
-            ]  # fmt: skip
-
-    run(play())
+async def test_every_bad_entry_is_reported(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        changes = [
+            pb.TargetChange(instance_id="nosuch", target_state=pb.TARGET_STATE_UP),
+            pb.TargetChange(instance_id="a"),
+            pb.TargetChange(target_state=pb.TARGET_STATE_UP),
+        ]
+        error = await refused(h.stub().Update(pb.UpdateRequest(requests=changes)))
+        assert error.code is CODE.INVALID_ARGUMENT
+        assert list(error.violations) == [
+            "requests[0].instance_id", "requests[1].target_state", "requests[2].instance_id"
+        ]  # fmt: skip
 
 
-def test_a_bad_id_of_a_restart_has_its_own_index(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            error = await refused(h.stub().Restart(pb.RestartRequest(instance_ids=["a", "a", "nosuch"])))
-            assert list(error.violations) == ["instance_ids[2]"]
-
-    run(play())
+async def test_a_bad_id_of_a_restart_has_its_own_index(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        error = await refused(h.stub().Restart(pb.RestartRequest(instance_ids=["a", "a", "nosuch"])))
+        assert list(error.violations) == ["instance_ids[2]"]

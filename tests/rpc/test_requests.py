@@ -15,249 +15,207 @@ from hostmanager_server.core.spec import HostSpec, Management
 
 from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
-from tests.rpc.harness import WatchState, down, refused, run, server_harness, spec, until, up
+from tests.rpc.harness import WatchState, down, refused, server_harness, spec, until, up
 
 BROKEN = ReadConfig(None, (Problem(Severity.ERROR, "unknown manage 'maybe'", "site.yaml", 3, 5),))
 CODE = grpc.StatusCode
 
 
-def test_status_and_lists_agree(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            status = await stub.GetStatus(pb.GetStatusRequest())
-            listed = await stub.ListInstances(pb.ListInstancesRequest())
-            one = await stub.GetInstance(pb.GetInstanceRequest(instance_id="b"))
-            assert [c.instance_id for c in status.child_states] == ["a", "b", "c"]
-            assert {c.next_action for c in status.child_states} == {pb.NEXT_ACTION_UP}
-            assert status.manager.state == pb.MANAGER_STATE_RUNNING
-            assert status.manager.epoch == h.epoch
-            assert [i.full_name for i in listed.instances] == ["Agent:a", "Agent:b", "Agent:c"]
-            assert one.instance == listed.instances[1]
-            assert one.instance.process.pid
-            assert one.revision == listed.revision == status.revision
-
-    run(play())
+async def test_status_and_lists_agree(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        status = await stub.GetStatus(pb.GetStatusRequest())
+        listed = await stub.ListInstances(pb.ListInstancesRequest())
+        one = await stub.GetInstance(pb.GetInstanceRequest(instance_id="b"))
+        assert [c.instance_id for c in status.child_states] == ["a", "b", "c"]
+        assert {c.next_action for c in status.child_states} == {pb.NEXT_ACTION_UP}
+        assert status.manager.state == pb.MANAGER_STATE_RUNNING
+        assert status.manager.epoch == h.epoch
+        assert [i.full_name for i in listed.instances] == ["Agent:a", "Agent:b", "Agent:c"]
+        assert one.instance == listed.instances[1]
+        assert one.instance.process.pid
+        assert one.revision == listed.revision == status.revision
 
 
-def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, [spec(f"i{n}") for n in range(5)]) as h:
-            stub = h.stub()
-            first = await stub.ListInstances(pb.ListInstancesRequest(page_size=2))
-            h.config = ReadConfig(HostSpec("host", tuple(spec(i) for i in ("i0", "i2", "i3", "i35"))))
-            await stub.Update(pb.UpdateRequest(reload_config=True))
-            await until(lambda: set(h.store.snapshot().instances) == {"i0", "i2", "i3", "i35"})
-            second = await stub.ListInstances(
-                pb.ListInstancesRequest(page_size=2, page_token=first.next_page_token)
-            )
-            third = await stub.ListInstances(
-                pb.ListInstancesRequest(page_size=2, page_token=second.next_page_token)
-            )
-            pages = [[i.instance_id for i in page.instances] for page in (first, second, third)]
-            assert pages == [["i0", "i1"], ["i2", "i3"], ["i35"]]
-            assert not third.next_page_token
-
-    run(play())
+async def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, [spec(f"i{n}") for n in range(5)]) as h:
+        stub = h.stub()
+        first = await stub.ListInstances(pb.ListInstancesRequest(page_size=2))
+        h.config = ReadConfig(HostSpec("host", tuple(spec(i) for i in ("i0", "i2", "i3", "i35"))))
+        await stub.Update(pb.UpdateRequest(reload_config=True))
+        await until(lambda: set(h.store.snapshot().instances) == {"i0", "i2", "i3", "i35"})
+        second = await stub.ListInstances(
+            pb.ListInstancesRequest(page_size=2, page_token=first.next_page_token)
+        )
+        third = await stub.ListInstances(
+            pb.ListInstancesRequest(page_size=2, page_token=second.next_page_token)
+        )
+        pages = [[i.instance_id for i in page.instances] for page in (first, second, third)]
+        assert pages == [["i0", "i1"], ["i2", "i3"], ["i35"]]
+        assert not third.next_page_token
 
 
-def test_ordered_changes_end_as_the_last_one_says(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            everyone = pb.TargetChange(all=True, target_state=pb.TARGET_STATE_UP)
-            answer = await stub.Update(pb.UpdateRequest(requests=[*down("a"), everyone, *down("b")]))
-            assert {g.instance_id for g in answer.generations} == {"a", "b", "c"}
-            wanted = {g.instance_id: g.generation for g in answer.generations}
-            view = WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest(resume_token=answer.resume_token))
-            await view.read(stream, lambda: all(
-                i in view.instances and view.instances[i].observed_generation >= g for i, g in wanted.items()
-            ))  # fmt: skip
-            assert view.reasons == [], "the watch resumes without a snapshot"
-            targets = {i: m.target_state for i, m in view.instances.items()}
-            assert targets == {"a": pb.TARGET_STATE_UP, "b": pb.TARGET_STATE_DOWN, "c": pb.TARGET_STATE_UP}
-            assert view.instances["b"].next_action == pb.NEXT_ACTION_DOWN
-            assert h.host.run_of("b") is None
-
-    run(play())
+async def test_ordered_changes_end_as_the_last_one_says(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        everyone = pb.TargetChange(all=True, target_state=pb.TARGET_STATE_UP)
+        answer = await stub.Update(pb.UpdateRequest(requests=[*down("a"), everyone, *down("b")]))
+        assert {g.instance_id for g in answer.generations} == {"a", "b", "c"}
+        wanted = {g.instance_id: g.generation for g in answer.generations}
+        view = WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest(resume_token=answer.resume_token))
+        await view.read(stream, lambda: all(
+            i in view.instances and view.instances[i].observed_generation >= g for i, g in wanted.items()
+        ))  # fmt: skip
+        assert view.reasons == [], "the watch resumes without a snapshot"
+        targets = {i: m.target_state for i, m in view.instances.items()}
+        assert targets == {"a": pb.TARGET_STATE_UP, "b": pb.TARGET_STATE_DOWN, "c": pb.TARGET_STATE_UP}
+        assert view.instances["b"].next_action == pb.NEXT_ACTION_DOWN
+        assert h.host.run_of("b") is None
 
 
-def test_a_request_with_a_bad_entry_changes_nothing(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            before = h.store.snapshot()
-            request = pb.UpdateRequest(requests=[*down("a"), *down("nobody"), *up("b", "noone")])
-            error = await refused(stub.Update(request))
-            assert (error.code, error.reason, error.domain) == (
-                CODE.NOT_FOUND,
-                "UNKNOWN_INSTANCE",
-                "hostmanager",
-            )
-            assert error.violations.keys() == {"requests[1]", "requests[3]"}
-            assert "'nobody'" in error.violations["requests[1]"]
-            request = pb.UpdateRequest(
-                requests=[
-                    *down("a"),
-                    pb.TargetChange(instance_id="b"),
-                    pb.TargetChange(all=False, target_state=pb.TARGET_STATE_UP),
-                ]
-            )
-            error = await refused(stub.Update(request))
-            assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "INVALID_REQUEST")
-            assert error.violations.keys() == {"requests[1].target_state", "requests[2].instance_id"}
-            await stub.GetStatus(pb.GetStatusRequest())
-            assert h.store.snapshot().instances == before.instances
-
-    run(play())
+async def test_a_request_with_a_bad_entry_changes_nothing(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        before = h.store.snapshot()
+        request = pb.UpdateRequest(requests=[*down("a"), *down("nobody"), *up("b", "noone")])
+        error = await refused(stub.Update(request))
+        assert (error.code, error.reason, error.domain) == (
+            CODE.NOT_FOUND,
+            "UNKNOWN_INSTANCE",
+            "hostmanager",
+        )
+        assert error.violations.keys() == {"requests[1]", "requests[3]"}
+        assert "'nobody'" in error.violations["requests[1]"]
+        request = pb.UpdateRequest(
+            requests=[
+                *down("a"),
+                pb.TargetChange(instance_id="b"),
+                pb.TargetChange(all=False, target_state=pb.TARGET_STATE_UP),
+            ]
+        )
+        error = await refused(stub.Update(request))
+        assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert error.violations.keys() == {"requests[1].target_state", "requests[2].instance_id"}
+        await stub.GetStatus(pb.GetStatusRequest())
+        assert h.store.snapshot().instances == before.instances
 
 
-def test_validating_changes_nothing(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            before = h.store.revision
-            answer = await stub.Update(pb.UpdateRequest(requests=down("a"), validate_only=True))
-            assert answer.revision == before
-            assert not answer.generations
-            h.config = BROKEN
-            error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True)))
-            assert error.reason == "CONFIG_UNUSABLE"
-            assert h.store.revision == before
-
-    run(play())
+async def test_validating_changes_nothing(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        before = h.store.revision
+        answer = await stub.Update(pb.UpdateRequest(requests=down("a"), validate_only=True))
+        assert answer.revision == before
+        assert not answer.generations
+        h.config = BROKEN
+        error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True)))
+        assert error.reason == "CONFIG_UNUSABLE"
+        assert h.store.revision == before
 
 
-def test_a_broken_config_is_refused_with_its_place_and_changes_no_instance(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            before = h.store.snapshot().instances
-            h.config = BROKEN
-            error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, requests=down("a"))))
-            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "CONFIG_UNUSABLE")
-            assert "site.yaml:3:5" in error.message
-            status = await stub.GetStatus(pb.GetStatusRequest())
-            assert not status.manager.config_parse_status["[SCF]"].success
-            assert h.store.snapshot().instances == before
-
-    run(play())
+async def test_a_broken_config_is_refused_with_its_place_and_changes_no_instance(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        before = h.store.snapshot().instances
+        h.config = BROKEN
+        error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, requests=down("a"))))
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "CONFIG_UNUSABLE")
+        assert "site.yaml:3:5" in error.message
+        status = await stub.GetStatus(pb.GetStatusRequest())
+        assert not status.manager.config_parse_status["[SCF]"].success
+        assert h.store.snapshot().instances == before
 
 
-def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            before = {r.key.instance_id: r.pid for r in h.host.runs}
-            await h.restart("a")
-            assert {r.key.instance_id: r.pid for r in h.host.runs if r.key.instance_id != "a"} == {
-                i: pid for i, pid in before.items() if i != "a"
-            }
-            one = await stub.GetInstance(pb.GetInstanceRequest(instance_id="a"))
-            assert one.instance.target_state == pb.TARGET_STATE_UP
-
-    run(play())
+async def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        before = {r.key.instance_id: r.pid for r in h.host.runs}
+        await h.restart("a")
+        assert {r.key.instance_id: r.pid for r in h.host.runs if r.key.instance_id != "a"} == {
+            i: pid for i, pid in before.items() if i != "a"
+        }
+        one = await stub.GetInstance(pb.GetInstanceRequest(instance_id="a"))
+        assert one.instance.target_state == pb.TARGET_STATE_UP
 
 
-def test_die_needs_the_epoch_of_the_running_daemon(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            error = await refused(stub.Die(pb.DieRequest(expected_epoch="earlier")))
-            assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
-            assert not h.died
-            answer = await stub.Die(pb.DieRequest(expected_epoch=h.epoch))
-            assert answer.epoch == h.epoch
-            assert h.died == [frozenset()]
-            assert not h.host.runs
-
-    run(play())
+async def test_die_needs_the_epoch_of_the_running_daemon(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        error = await refused(stub.Die(pb.DieRequest(expected_epoch="earlier")))
+        assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
+        assert not h.died
+        answer = await stub.Die(pb.DieRequest(expected_epoch=h.epoch))
+        assert answer.epoch == h.epoch
+        assert h.died == [frozenset()]
+        assert not h.host.runs
 
 
-def test_upgrade_needs_the_running_epoch_and_a_version_that_starts(
+async def test_upgrade_needs_the_running_epoch_and_a_version_that_starts(
     tmp_path: Path,
 ) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            error = await refused(stub.Upgrade(pb.UpgradeRequest(expected_epoch="earlier")))
-            assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
-            answer = await stub.Upgrade(pb.UpgradeRequest(validate_only=True))
-            assert (answer.epoch, answer.version) == (h.epoch, "9.9")
-            await stub.Upgrade(pb.UpgradeRequest(expected_epoch=h.epoch))
-            assert h.upgrades == [True, False]
-            h.cannot_upgrade = "no module named so"
-            error = await refused(stub.Upgrade(pb.UpgradeRequest()))
-            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "UPGRADE_REFUSED")
-            assert "no module named so" in error.message
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        error = await refused(stub.Upgrade(pb.UpgradeRequest(expected_epoch="earlier")))
+        assert (error.code, error.reason) == (CODE.ABORTED, "STALE_EPOCH")
+        answer = await stub.Upgrade(pb.UpgradeRequest(validate_only=True))
+        assert (answer.epoch, answer.version) == (h.epoch, "9.9")
+        await stub.Upgrade(pb.UpgradeRequest(expected_epoch=h.epoch))
+        assert h.upgrades == [True, False]
+        h.cannot_upgrade = "no module named so"
+        error = await refused(stub.Upgrade(pb.UpgradeRequest()))
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "UPGRADE_REFUSED")
+        assert "no module named so" in error.message
 
 
-def test_die_leaves_disowned_processes_running(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            await h.stub().Die(pb.DieRequest(disown_processes=True))
-            assert h.died == [frozenset({Management.HOST})]
-            assert len(h.host.runs) == 3
-
-    run(play())
+async def test_die_leaves_disowned_processes_running(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        await h.stub().Die(pb.DieRequest(disown_processes=True))
+        assert h.died == [frozenset({Management.HOST})]
+        assert len(h.host.runs) == 3
 
 
-def test_stopping_processes_cannot_be_disowned(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
-            await h.restart("a")
-            stopping = h.stub().StopManager(pb.StopManagerRequest())
-            await until(lambda: h.store.snapshot().manager.state is ManagerState.STOPPING)
-            error = await refused(h.stub().Die(pb.DieRequest(disown_processes=True)))
-            assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_STOPPING")
-            assert not h.died
-            stopping.cancel()
-
-    run(play())
+async def test_stopping_processes_cannot_be_disowned(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
+        await h.restart("a")
+        stopping = h.stub().StopManager(pb.StopManagerRequest())
+        await until(lambda: h.store.snapshot().manager.state is ManagerState.STOPPING)
+        error = await refused(h.stub().Die(pb.DieRequest(disown_processes=True)))
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "MANAGER_STOPPING")
+        assert not h.died
+        stopping.cancel()
 
 
-def test_die_may_be_repeated(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
-            await h.restart("a")
-            request = pb.DieRequest(disown_dockers=True)
-            calls = [h.stub().Die(request) for _ in range(2)]
-            await until(lambda: h.died == [frozenset({Management.DOCKER})] * 2)
-            for call in calls:
-                call.cancel()
-
-    run(play())
+async def test_die_may_be_repeated(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        h.host.behave("a", Behaviour(ignores=frozenset({signal.SIGINT})))
+        await h.restart("a")
+        request = pb.DieRequest(disown_dockers=True)
+        calls = [h.stub().Die(request) for _ in range(2)]
+        await until(lambda: h.died == [frozenset({Management.DOCKER})] * 2)
+        for call in calls:
+            call.cancel()
 
 
-def test_die_is_refused_during_an_upgrade(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            h.being_upgraded = True
-            error = await refused(h.stub().Die(pb.DieRequest()))
-            assert (error.code, error.reason) == (CODE.UNAVAILABLE, "BEING_UPGRADED")
-            assert h.store.snapshot().manager.state is ManagerState.RUNNING
-            assert "Die" not in [event.entry.reason for event in h.store.events_since(0).events]
-
-    run(play())
+async def test_die_is_refused_during_an_upgrade(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        h.being_upgraded = True
+        error = await refused(h.stub().Die(pb.DieRequest()))
+        assert (error.code, error.reason) == (CODE.UNAVAILABLE, "BEING_UPGRADED")
+        assert h.store.snapshot().manager.state is ManagerState.RUNNING
+        assert "Die" not in [event.entry.reason for event in h.store.events_since(0).events]
 
 
-def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, started=False) as h:
-            h.host.behave("a", Behaviour(ignores=frozenset({2, 15})))
-            await asyncio.wrap_future(h.supervisor.start_manager())
-            await until(lambda: len(h.host.runs) == 3)
-            stub = h.stub()
-            await stub.GetStatus(pb.GetStatusRequest())  # connects the channel
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.StopManager(pb.StopManagerRequest(), timeout=2)
-            assert caught.value.code() is CODE.DEADLINE_EXCEEDED
-            status = await stub.GetStatus(pb.GetStatusRequest())
-            assert status.manager.state == pb.MANAGER_STATE_STOPPING
-
-    run(play())
+async def test_a_deadline_is_kept_while_a_stop_takes_longer(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, started=False) as h:
+        h.host.behave("a", Behaviour(ignores=frozenset({2, 15})))
+        await asyncio.wrap_future(h.supervisor.start_manager())
+        await until(lambda: len(h.host.runs) == 3)
+        stub = h.stub()
+        await stub.GetStatus(pb.GetStatusRequest())  # connects the channel
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.StopManager(pb.StopManagerRequest(), timeout=2)
+        assert caught.value.code() is CODE.DEADLINE_EXCEEDED
+        status = await stub.GetStatus(pb.GetStatusRequest())
+        assert status.manager.state == pb.MANAGER_STATE_STOPPING

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.in_memory import ReadConfig
-from tests.rpc.harness import ServerHarness, refused, run, server_harness
+from tests.rpc.harness import ServerHarness, refused, server_harness
 
 CODE = grpc.StatusCode
 FOUR_KB = 4096
@@ -122,69 +122,57 @@ async def fails(h: ServerHarness, ids: list[str], *, reload: bool) -> HostManage
 
 @pytest.mark.parametrize("count", [1, 26, 199])
 @pytest.mark.parametrize("folder", ["/srv/site", "/" + "ü" * 1500])
-def test_a_config_full_of_errors_is_sent_with_the_first_places(
+async def test_a_config_full_of_errors_is_sent_with_the_first_places(
     tmp_path: Path, count: int, folder: str
 ) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            h.config = broken(count, folder=folder)
-            error = await fails(h, [], reload=True)
-            assert isinstance(error, PreconditionFailed)
-            assert (error.reason, exit_code(error)) == ("CONFIG_UNUSABLE", 5)
-            lines = str(error).splitlines()
-            assert lines[1].endswith("site.yaml:2:5: error: unknown manage 'mäybe0'")
-            if count > MOST_LISTED:
-                omitted = count + 1 - len(lines[1:-1])
-                assert lines[-1].startswith(f"and {omitted} more: `hostmanager config check")
-                assert lines[-1].removesuffix("` lists all").removesuffix("'").endswith("/site.yaml")
-
-    run(play())
+    async with server_harness(tmp_path) as h:
+        h.config = broken(count, folder=folder)
+        error = await fails(h, [], reload=True)
+        assert isinstance(error, PreconditionFailed)
+        assert (error.reason, exit_code(error)) == ("CONFIG_UNUSABLE", 5)
+        lines = str(error).splitlines()
+        assert lines[1].endswith("site.yaml:2:5: error: unknown manage 'mäybe0'")
+        if count > MOST_LISTED:
+            omitted = count + 1 - len(lines[1:-1])
+            assert lines[-1].startswith(f"and {omitted} more: `hostmanager config check")
+            assert lines[-1].removesuffix("` lists all").removesuffix("'").endswith("/site.yaml")
 
 
 @pytest.mark.parametrize("name", ["id{}", "x" * 70 + "{}", "ü" * 70 + "{}", "\U0001f52d" * 70 + "{}"])
 @pytest.mark.parametrize("reload", [False, True])
-def test_any_number_of_unknown_ids_is_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            error = await fails(h, [name.format(n) for n in range(60)], reload=reload)
-            assert isinstance(error, NotFound)
-            assert (error.reason, exit_code(error)) == ("UNKNOWN_INSTANCE", 4)
-            assert error.violations[0].field == "requests[0]"
-            omitted = 60 - len(error.violations)
-            assert f"and {omitted} more" in str(error)
-
-    run(play())
+async def test_any_number_of_unknown_ids_is_not_found(tmp_path: Path, name: str, *, reload: bool) -> None:
+    async with server_harness(tmp_path) as h:
+        error = await fails(h, [name.format(n) for n in range(60)], reload=reload)
+        assert isinstance(error, NotFound)
+        assert (error.reason, exit_code(error)) == ("UNKNOWN_INSTANCE", 4)
+        assert error.violations[0].field == "requests[0]"
+        omitted = 60 - len(error.violations)
+        assert f"and {omitted} more" in str(error)
 
 
-def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
-    async def play() -> None:
-        long = "y" * 200_000
-        async with server_harness(tmp_path) as h:
-            stub = h.stub()
-            calls = (
-                stub.GetInstance(pb.GetInstanceRequest(instance_id=long)),
-                stub.ListInstances(pb.ListInstancesRequest(instance_ids=[long, "x" * 5000])),
-                stub.Restart(pb.RestartRequest(instance_ids=[long])),
-                stub.Die(pb.DieRequest(expected_epoch=long)),
-                stub.TailLogs(pb.TailLogsRequest(instance_id=long)).read(),
-                stub.DockerPull(pb.DockerPullRequest(instance_ids=[long])).read(),
-                stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=[long])).read(),
-            )
-            for call in calls:
-                error = await refused(call)
-                assert error.code is CODE.INVALID_ARGUMENT
-                assert re.search("max-(id|token)-characters=", error.message)
-
-    run(play())
+async def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> None:
+    long = "y" * 200_000
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        calls = (
+            stub.GetInstance(pb.GetInstanceRequest(instance_id=long)),
+            stub.ListInstances(pb.ListInstancesRequest(instance_ids=[long, "x" * 5000])),
+            stub.Restart(pb.RestartRequest(instance_ids=[long])),
+            stub.Die(pb.DieRequest(expected_epoch=long)),
+            stub.TailLogs(pb.TailLogsRequest(instance_id=long)).read(),
+            stub.DockerPull(pb.DockerPullRequest(instance_ids=[long])).read(),
+            stub.RemoveOrphans(pb.RemoveOrphansRequest(container_ids=[long])).read(),
+        )
+        for call in calls:
+            error = await refused(call)
+            assert error.code is CODE.INVALID_ARGUMENT
+            assert re.search("max-(id|token)-characters=", error.message)
 
 
-def test_a_long_problem_of_the_engine_is_sent_with_its_beginning(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            h.config = ReadConfig(HostSpec("host", ()))
-            h.engine.failure = "the engine says " + "no " * 20_000
-            error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
-            assert (error.code, error.reason) == (CODE.UNAVAILABLE, "ENGINE_UNREACHABLE")
-            assert error.message.startswith("the engine says no no")
-
-    run(play())
+async def test_a_long_problem_of_the_engine_is_sent_with_its_beginning(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        h.config = ReadConfig(HostSpec("host", ()))
+        h.engine.failure = "the engine says " + "no " * 20_000
+        error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
+        assert (error.code, error.reason) == (CODE.UNAVAILABLE, "ENGINE_UNREACHABLE")
+        assert error.message.startswith("the engine says no no")

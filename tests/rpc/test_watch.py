@@ -16,210 +16,183 @@ from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import HostSpec, ProcessSpec
 
 from tests.in_memory import ReadConfig
-from tests.rpc.harness import ServerHarness, WatchState, down, run, server_harness, spec, until, up
+from tests.rpc.harness import ServerHarness, WatchState, down, server_harness, spec, until, up
 
 CODE = grpc.StatusCode
 Snapshot = pb.StatusSnapshot
 
 
-def test_a_watch_begins_with_a_snapshot_and_follows(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub, view = h.stub(), WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest())
-            await view.read(stream, lambda: len(view.instances) == 3)
-            assert view.reasons == [Snapshot.REASON_INITIAL]
-            await stub.Update(pb.UpdateRequest(requests=down("a")))
-            await view.read(stream, lambda: view.instances["a"].next_action == pb.NEXT_ACTION_DOWN)
-            h.config = ReadConfig(HostSpec("host", (spec("b"), spec("d"))))
-            await stub.Update(pb.UpdateRequest(reload_config=True))
-            await view.read(stream, lambda: view.instances.keys() == {"b", "d"})
-            h.call_soon(lambda: h.host.crash("b", ExitStatus(3)))
-            await view.read(stream, lambda: view.instances["b"].last_exit.code == 3)
-            assert view.instances["b"].stability < 1.0
-            await view.read(stream, lambda: view.instances["b"].next_action == pb.NEXT_ACTION_UP)
-            await stub.StopManager(pb.StopManagerRequest())
-            await view.read(
-                stream, lambda: view.manager is not None and view.manager.state == pb.MANAGER_STATE_STOPPED
-            )
-            listed = await stub.ListInstances(pb.ListInstancesRequest())
-            assert view.instances.keys() == {i.instance_id for i in listed.instances}
-            assert {i: m.revision for i, m in view.instances.items()} == {
-                i.instance_id: i.revision for i in listed.instances
-            }
-
-    run(play())
+async def test_a_watch_begins_with_a_snapshot_and_follows(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub, view = h.stub(), WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest())
+        await view.read(stream, lambda: len(view.instances) == 3)
+        assert view.reasons == [Snapshot.REASON_INITIAL]
+        await stub.Update(pb.UpdateRequest(requests=down("a")))
+        await view.read(stream, lambda: view.instances["a"].next_action == pb.NEXT_ACTION_DOWN)
+        h.config = ReadConfig(HostSpec("host", (spec("b"), spec("d"))))
+        await stub.Update(pb.UpdateRequest(reload_config=True))
+        await view.read(stream, lambda: view.instances.keys() == {"b", "d"})
+        h.call_soon(lambda: h.host.crash("b", ExitStatus(3)))
+        await view.read(stream, lambda: view.instances["b"].last_exit.code == 3)
+        assert view.instances["b"].stability < 1.0
+        await view.read(stream, lambda: view.instances["b"].next_action == pb.NEXT_ACTION_UP)
+        await stub.StopManager(pb.StopManagerRequest())
+        await view.read(
+            stream, lambda: view.manager is not None and view.manager.state == pb.MANAGER_STATE_STOPPED
+        )
+        listed = await stub.ListInstances(pb.ListInstancesRequest())
+        assert view.instances.keys() == {i.instance_id for i in listed.instances}
+        assert {i: m.revision for i, m in view.instances.items()} == {
+            i.instance_id: i.revision for i in listed.instances
+        }
 
 
-def test_a_resumed_watch_gets_what_it_missed_and_no_more(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub, view = h.stub(), WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest())
-            await view.read(stream, lambda: len(view.instances) == 3)
-            stream.cancel()
-            h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
-            await stub.Update(pb.UpdateRequest(reload_config=True, requests=down("a")))
-            await until(lambda: len(h.store.snapshot().instances) == 2 and h.host.run_of("a") is None)
-            first = await anext(aiter(stub.WatchStatus(pb.WatchStatusRequest(resume_token=view.token))))
-            assert {i.instance_id for i in first.delta.instances} == {"a"}
-            assert list(first.delta.removed_instance_ids) == ["c"]
-
-    run(play())
+async def test_a_resumed_watch_gets_what_it_missed_and_no_more(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub, view = h.stub(), WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest())
+        await view.read(stream, lambda: len(view.instances) == 3)
+        stream.cancel()
+        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
+        await stub.Update(pb.UpdateRequest(reload_config=True, requests=down("a")))
+        await until(lambda: len(h.store.snapshot().instances) == 2 and h.host.run_of("a") is None)
+        first = await anext(aiter(stub.WatchStatus(pb.WatchStatusRequest(resume_token=view.token))))
+        assert {i.instance_id for i in first.delta.instances} == {"a"}
+        assert list(first.delta.removed_instance_ids) == ["c"]
 
 
-def test_a_watch_that_cannot_resume_says_why_and_starts_over(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, removals_kept=0) as h:
-            stub = h.stub()
-            token = (await stub.GetStatus(pb.GetStatusRequest())).resume_token
-            h.config = ReadConfig(HostSpec("host", (spec("a"),)))
-            await stub.Update(pb.UpdateRequest(reload_config=True))
-            await until(lambda: len(h.store.snapshot().instances) == 1)
-            for given, reason in (
-                (token, Snapshot.REASON_HISTORY_COMPACTED),
-                ("earlier.3", Snapshot.REASON_EPOCH_CHANGED),
-                ("", Snapshot.REASON_INITIAL),
-            ):
-                first = await anext(aiter(stub.WatchStatus(pb.WatchStatusRequest(resume_token=given))))
-                assert first.snapshot.reason == reason
-                assert [i.instance_id for i in first.snapshot.instances] == ["a"]
-
-    run(play())
+async def test_a_watch_that_cannot_resume_says_why_and_starts_over(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, removals_kept=0) as h:
+        stub = h.stub()
+        token = (await stub.GetStatus(pb.GetStatusRequest())).resume_token
+        h.config = ReadConfig(HostSpec("host", (spec("a"),)))
+        await stub.Update(pb.UpdateRequest(reload_config=True))
+        await until(lambda: len(h.store.snapshot().instances) == 1)
+        for given, reason in (
+            (token, Snapshot.REASON_HISTORY_COMPACTED),
+            ("earlier.3", Snapshot.REASON_EPOCH_CHANGED),
+            ("", Snapshot.REASON_INITIAL),
+        ):
+            first = await anext(aiter(stub.WatchStatus(pb.WatchStatusRequest(resume_token=given))))
+            assert first.snapshot.reason == reason
+            assert [i.instance_id for i in first.snapshot.instances] == ["a"]
 
 
-def test_a_reader_that_missed_forgotten_removals_is_resynced_in_its_stream(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, removals_kept=0) as h:
-            stub, view = h.stub(), WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest())
-            await view.read(stream, lambda: len(view.instances) == 3)
-            h.config = ReadConfig(HostSpec("host", (spec("a"),)))
-            await stub.Update(pb.UpdateRequest(reload_config=True))
-            await view.read(stream, lambda: view.instances.keys() == {"a"})
-            assert view.reasons[0] == Snapshot.REASON_INITIAL
-            assert set(view.reasons[1:]) == {Snapshot.REASON_SLOW_CONSUMER}
-
-    run(play())
+async def test_a_reader_that_missed_forgotten_removals_is_resynced_in_its_stream(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, removals_kept=0) as h:
+        stub, view = h.stub(), WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest())
+        await view.read(stream, lambda: len(view.instances) == 3)
+        h.config = ReadConfig(HostSpec("host", (spec("a"),)))
+        await stub.Update(pb.UpdateRequest(reload_config=True))
+        await view.read(stream, lambda: view.instances.keys() == {"a"})
+        assert view.reasons[0] == Snapshot.REASON_INITIAL
+        assert set(view.reasons[1:]) == {Snapshot.REASON_SLOW_CONSUMER}
 
 
-def test_a_filtered_watch_gets_only_its_instances(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub, view = h.stub(), WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["b", "later"]))
-            await view.read(stream, lambda: view.instances.keys() == {"b"})
-            h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"), spec("later"))))
-            await stub.Update(pb.UpdateRequest(reload_config=True, requests=[*down("a"), *down("b")]))
-            await view.read(
-                stream,
-                lambda: (
-                    "later" in view.instances
-                    and view.instances["later"].next_action == pb.NEXT_ACTION_UP
-                    and view.instances["b"].next_action == pb.NEXT_ACTION_DOWN
-                ),
-            )
-            assert view.instances.keys() == {"b", "later"}
-
-    run(play())
+async def test_a_filtered_watch_gets_only_its_instances(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub, view = h.stub(), WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["b", "later"]))
+        await view.read(stream, lambda: view.instances.keys() == {"b"})
+        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"), spec("later"))))
+        await stub.Update(pb.UpdateRequest(reload_config=True, requests=[*down("a"), *down("b")]))
+        await view.read(
+            stream,
+            lambda: (
+                "later" in view.instances
+                and view.instances["later"].next_action == pb.NEXT_ACTION_UP
+                and view.instances["b"].next_action == pb.NEXT_ACTION_DOWN
+            ),
+        )
+        assert view.instances.keys() == {"b", "later"}
 
 
-def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path) as h:
-            stub, view = h.stub(), WatchState()
-            beat = Duration(seconds=1)
-            stream = stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=beat))
-            events = stub.WatchEvents(pb.WatchEventsRequest(heartbeat_interval=beat))
-            await view.read(stream, lambda: view.heartbeats == 2)
-            _opening, silence = await anext(aiter(events)), await anext(aiter(events))
-            assert not silence.events
-            assert silence.resume_token
-
-    run(play())
+async def test_a_quiet_watch_has_a_heartbeat(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub, view = h.stub(), WatchState()
+        beat = Duration(seconds=1)
+        stream = stub.WatchStatus(pb.WatchStatusRequest(heartbeat_interval=beat))
+        events = stub.WatchEvents(pb.WatchEventsRequest(heartbeat_interval=beat))
+        await view.read(stream, lambda: view.heartbeats == 2)
+        _opening, silence = await anext(aiter(events)), await anext(aiter(events))
+        assert not silence.events
+        assert silence.resume_token
 
 
-def test_a_large_snapshot_comes_in_chunks_of_one_revision(tmp_path: Path) -> None:
-    async def play() -> None:
-        async with server_harness(tmp_path, [spec(f"i{n:04}") for n in range(1100)]) as h:
-            stub, view = h.stub(), WatchState()
-            stream = stub.WatchStatus(pb.WatchStatusRequest())
-            await view.read(stream, lambda: bool(view.token))
-            assert view.chunks == 3
-            assert len(view.instances) == 1100
-            assert view.revision == h.store.revision
-
-    run(play())
+async def test_a_large_snapshot_comes_in_chunks_of_one_revision(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, [spec(f"i{n:04}") for n in range(1100)]) as h:
+        stub, view = h.stub(), WatchState()
+        stream = stub.WatchStatus(pb.WatchStatusRequest())
+        await view.read(stream, lambda: bool(view.token))
+        assert view.chunks == 3
+        assert len(view.instances) == 1100
+        assert view.revision == h.store.revision
 
 
-def test_no_message_exceeds_the_default_limit_of_clients(tmp_path: Path) -> None:
+async def test_no_message_exceeds_the_default_limit_of_clients(tmp_path: Path) -> None:
     large = [
         replace(spec(f"i{number:04}"), process=ProcessSpec(("agent", "x" * 10_000))) for number in range(450)
     ]
 
-    async def play() -> None:
-        async with server_harness(tmp_path, large) as h:
-            stub = h.stub()
-            listed: list[str] = []
-            token = ""
-            while True:
-                page = await stub.ListInstances(pb.ListInstancesRequest(page_size=1000, page_token=token))
-                listed += [instance.instance_id for instance in page.instances]
-                if not (token := page.next_page_token):
-                    break
-            assert listed == [each.instance_id for each in large]
+    async with server_harness(tmp_path, large) as h:
+        stub = h.stub()
+        listed: list[str] = []
+        token = ""
+        while True:
+            page = await stub.ListInstances(pb.ListInstancesRequest(page_size=1000, page_token=token))
+            listed += [instance.instance_id for instance in page.instances]
+            if not (token := page.next_page_token):
+                break
+        assert listed == [each.instance_id for each in large]
 
-            call: Any = stub.WatchStatus(pb.WatchStatusRequest())
-            generations: dict[str, int] = {}
-            while True:
-                first = await call.read()
-                generations |= {i.instance_id: i.generation for i in first.snapshot.instances}
-                if first.snapshot.last:
-                    break
-                assert not first.resume_token
-            assert len(generations) == 450
+        call: Any = stub.WatchStatus(pb.WatchStatusRequest())
+        generations: dict[str, int] = {}
+        while True:
+            first = await call.read()
+            generations |= {i.instance_id: i.generation for i in first.snapshot.instances}
+            if first.snapshot.last:
+                break
+            assert not first.resume_token
+        assert len(generations) == 450
 
-            answer = await stub.Update(pb.UpdateRequest(requests=down("all")))
-            late: Any = stub.WatchStatus(pb.WatchStatusRequest(resume_token=answer.resume_token))
-            chunks: list[Any] = []
-            while min(generations.values()) < 2:
-                chunks.append(await late.read())
-                generations |= {i.instance_id: i.generation for i in chunks[-1].delta.instances}
-            assert len(chunks) > 4
-            assert chunks[0].resume_token == answer.resume_token, (
-                "resuming from the middle of a delta repeats the whole delta"
-            )
-
-    run(play())
+        answer = await stub.Update(pb.UpdateRequest(requests=down("all")))
+        late: Any = stub.WatchStatus(pb.WatchStatusRequest(resume_token=answer.resume_token))
+        chunks: list[Any] = []
+        while min(generations.values()) < 2:
+            chunks.append(await late.read())
+            generations |= {i.instance_id: i.generation for i in chunks[-1].delta.instances}
+        assert len(chunks) > 4
+        assert chunks[0].resume_token == answer.resume_token, (
+            "resuming from the middle of a delta repeats the whole delta"
+        )
 
 
 READERS, STALLED, ROUNDS, INSTANCES = 800, 200, 12, 150
 MEMORY_GROWTH = 400 * 1024  # KiB, the clients in this process included
 
 
-def test_a_thousand_watchers_converge_while_two_hundred_never_read(tmp_path: Path) -> None:
+async def test_a_thousand_watchers_converge_while_two_hundred_never_read(tmp_path: Path) -> None:
     """Unary calls go on, readers converge, memory is bounded, and every stream is freed afterwards."""
 
-    async def play() -> None:
-        async with server_harness(tmp_path, [spec(f"i{n:03}") for n in range(INSTANCES)]) as h:
-            idle = await open_stalled_watches(h)
-            readers = [LastMessage() for _ in range(READERS)]
-            reading = start_reading(h, readers)
-            await until(lambda: h.watchers == READERS + STALLED)
-            await until(lambda: all(reader.data for reader in readers))
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            await change_everything(h)
-            await until(lambda: all(reader.revision() == h.store.revision for reader in readers))
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            assert grown < MEMORY_GROWTH, f"{grown} KiB more"
-            for task in reading:
-                task.cancel()
-            for watch in idle:
-                watch.cancel()
-            await until(lambda: h.watchers == 0)
-            assert not h.hub._watchers
-
-    run(play())
+    async with server_harness(tmp_path, [spec(f"i{n:03}") for n in range(INSTANCES)]) as h:
+        idle = await open_stalled_watches(h)
+        readers = [LastMessage() for _ in range(READERS)]
+        reading = start_reading(h, readers)
+        await until(lambda: h.watchers == READERS + STALLED)
+        await until(lambda: all(reader.data for reader in readers))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        await change_everything(h)
+        await until(lambda: all(reader.revision() == h.store.revision for reader in readers))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < MEMORY_GROWTH, f"{grown} KiB more"
+        for task in reading:
+            task.cancel()
+        for watch in idle:
+            watch.cancel()
+        await until(lambda: h.watchers == 0)
+        assert not h.hub._watchers
 
 
 async def open_stalled_watches(h: ServerHarness) -> list[grpc.aio.UnaryStreamCall[Any, Any]]:
