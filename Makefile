@@ -45,7 +45,7 @@ demo: $(VENV)/.installed ## run a daemon with a small lab; Ctrl-C ends the demo 
 	@exec $(BIN)/hostmanager demo
 
 .PHONY: test
-test: $(VENV)/.installed-dev $(GENERATORS)/.installed ## run the whole test suite
+test: $(VENV)/.installed-dev $(GENERATORS)/.installed ## run the test suite
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-long

@@ -182,7 +182,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
             observed_generation=instance.generation,
         )
 
-    # --- helpers
+    # --- steps
 
     def _enter(self, request: Message, context: grpc.ServicerContext) -> None:
         self.hanging.wait(30)

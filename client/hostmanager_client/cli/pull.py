@@ -33,7 +33,7 @@ def pull_command(
 ) -> None:
     """Pull the images of the managed compose files, or of the named instances.
 
-    A running pull is followed instead. Containers keep their images; `restart` moves an instance to its new
+    If a pull already runs, follow it. Containers keep their images; `restart` moves an instance to its new
     image. Exits 1 if a pull failed.
 
     \b

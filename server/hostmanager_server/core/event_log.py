@@ -37,7 +37,7 @@ class Severity(Enum):
 class LogEntry:
     """One entry of the event log.
 
-    `reason` is a CamelCase word for programs, listed in docs/reference/states.md; `message` is a
+    `reason` is a CamelCase word for programs, listed in docs/reference/events.md; `message` is a
     sentence for people.
     """
 

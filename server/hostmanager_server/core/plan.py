@@ -61,7 +61,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
 
 
 def _effective(changes: Iterable[TargetChange]) -> list[TargetChange]:
-    """Return the changes without those that a later entry repeats.
+    """Drop every change that an identical later change repeats; keep the order.
 
     A thousand entries for `all` are two changes at most. An earlier change to the other target stays: some of
     its effects outlive a later change.

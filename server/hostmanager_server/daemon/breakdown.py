@@ -14,7 +14,7 @@ class BrokenDownError(Exception):
 
 
 class Breakdown:
-    """The end of the supervision by a bug, on the event loop."""
+    """Lets the event loop learn that a bug ended the supervisor thread."""
 
     def __init__(self) -> None:
         self._noted = asyncio.Event()

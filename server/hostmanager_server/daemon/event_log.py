@@ -1,4 +1,4 @@
-"""Watchers inside the daemon: the event log, and the first observation."""
+"""The event log on the daemon's log, and the wait for the first facts of the engine."""
 
 from __future__ import annotations
 

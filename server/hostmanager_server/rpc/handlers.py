@@ -31,7 +31,7 @@ def stream_handler(
 
 
 def parse_request(request_type: type[RequestT], data: bytes) -> RequestT:
-    """Parse a request. Raises RpcError when the bytes are no such message.
+    """Parse a request. Raises RpcError when the bytes are not a valid message of this type.
 
     Handlers parse requests themselves: a failure in gRPC's deserializer reaches the client as UNKNOWN, and
     the log as a traceback.

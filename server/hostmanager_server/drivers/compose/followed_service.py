@@ -244,7 +244,7 @@ class FollowedService:
         self._end_probe()
         self._post = _discard
 
-    # --- helpers
+    # --- steps
 
     def _forget_run(self) -> None:
         self._end_probe()

@@ -60,7 +60,7 @@ class ContainerCache:
         return self._store(ended, at)
 
     def fold_start(self, inspected: Container, at: float) -> tuple[Container, ...]:
-        """Fold a start event of time `at` (s since 1970, engine's clock).
+        """Apply a start event of time `at` (s since 1970, engine's clock).
 
         The inspection was made after the event.
         """
@@ -80,7 +80,7 @@ class ContainerCache:
         return self._store(_new_run(inspected, begin, known.finished if known is not None else None), at)
 
     def fold_start_without_inspection(self, container_id: str, at: float) -> tuple[Container, ...]:
-        """Fold a start event of time `at` (s since 1970) when the inspection failed."""
+        """Apply a start event of time `at` (s since 1970) when the inspection failed."""
         known = self._known.get(container_id)
         if known is None:
             self._versions[container_id] = at  # inspections from here on are not ahead of this event

@@ -62,7 +62,7 @@ for _name in ("bool", "int", "float", "timestamp"):  # as explicit tags
 def load_document(text: str | bytes) -> object:
     """Load the only document of a text.
 
-    Numbers and booleans stay words. Raises yaml.YAMLError for an invalid text or a text beyond the limits.
+    Numbers and booleans stay strings. Raises yaml.YAMLError for an invalid text or a text beyond the limits.
     """
     try:
         check_bounds(yaml.parse(text, Loader=SafeLoader))

@@ -72,5 +72,5 @@ def open_draft(free: str, final: str) -> Draft:
 
 
 def free_path(final: str) -> str:
-    """Return the path of the spare file for a record."""
+    """Return the path of the file in which the next record is drafted."""
     return final.removesuffix(RECORD) + ".free"

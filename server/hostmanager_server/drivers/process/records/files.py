@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordFile:
-    """A file that is a record, was one, or should be one.
+    """A record file, valid or not, present or removed.
 
     `path` is the present path, or the former one of a file that is not `in_directory`. `locked`: a process
     of the run is alive. `record`: the content, or None with the reason in `problem`. `file`: a descriptor
