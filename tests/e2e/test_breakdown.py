@@ -19,7 +19,7 @@ def broken(statement: str) -> list[str]:
     """Return the daemon's program with `statement` as a bug."""
     code = f"""
 import sys
-def bug(*_): raise KeyError("a bug")
+def bug(*_, **__): raise KeyError("a bug")
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.supervisor.reconciler import Reconciler
 {statement}
@@ -50,7 +50,7 @@ def test_a_bug_of_the_supervisor_during_shutdown_ends_the_daemon(site: Site) -> 
 def test_a_bug_of_the_driver_costs_one_stop_and_not_the_supervisor(site: Site) -> None:
     agent(site)
     once = "stop = ProcessDriver.stop; calls = []\n"
-    once += "ProcessDriver.stop = lambda *a: stop(*a) if calls else (calls.append(1), bug())"
+    once += "ProcessDriver.stop = lambda *a, **k: stop(*a, **k) if calls else (calls.append(1), bug())"
     daemon = site.start(program=broken(once))
     daemon.wait_for("a", UP)
     daemon.update(a="down")
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_socket_is_left_alone(site: Site) -> None:
     daemon = site.start("--listen", f"unix:{precious}", wait=False)
     assert daemon.process.wait(30) == 1
     assert precious.read_text() == "data"
-    assert "move it away" in daemon.log.read_text()
+    assert "move the file away" in daemon.log.read_text()
 
 
 def limited(files: int) -> list[str | Path]:

@@ -35,7 +35,7 @@ def start_engine(engine: DockerEngine) -> Iterator[StartEngine]:
 @pytest.fixture(scope="module")
 def restoring_engine(start_engine: StartEngine) -> PrivateEngine:
     """Start an engine with --live-restore: its containers outlive the engine."""
-    private = start_engine("--restoring_engine-restore")
+    private = start_engine("--live-restore")
     private.engine.import_image(IMAGE)
     return private
 
