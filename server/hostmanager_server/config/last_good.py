@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
+from hostmanager_server.config.file import MAX_BYTES
 from hostmanager_server.config.load import LoadedConfig, load_site_config
-from hostmanager_server.linux.trusted_paths import Trust
+from hostmanager_server.linux.trusted_paths import Trust, find_own_file
 
 log = logging.getLogger(__name__)
+
+# JSON takes up to six bytes for a byte of the config; the rest is for the path.
+_MOST_BYTES = 6 * MAX_BYTES + 2**16
 
 
 class LastGood:
@@ -19,12 +24,13 @@ class LastGood:
 
     def __init__(self, state_dir: Path) -> None:
         self._copy = state_dir / "site-config.json"
+        self._reported = ""
 
     def keep(self, config: LoadedConfig) -> None:
         """Write a copy of a config that is in force; wait for the disk.
 
         If the copy cannot be written, the method only logs a warning: a daemon needs the copy only after a
-        crash while the file has errors.
+        crash while the file has errors. The write replaces a foreign file or link in the place of the copy.
         """
         data = json.dumps({"file": config.file, "text": config.text}).encode()
         fresh = self._copy.with_suffix(".new")
@@ -39,11 +45,7 @@ class LastGood:
             log.warning("cannot keep a copy of the site config in %s: %s", self._copy, error.strerror)
 
     def _is_kept(self, data: bytes) -> bool:
-        try:
-            with self._copy.open("rb") as file:
-                return not os.fstat(file.fileno()).st_mode & 0o077 and file.read() == data
-        except FileNotFoundError:
-            return False
+        return self._read() == (data, 0)
 
     def load(
         self, file: Path, *, host: str | None, working_dir: Path | None, trust: Trust | None = None
@@ -61,14 +63,47 @@ class LastGood:
         return replace(kept, problems=config.problems, stale=True)
 
     def _text_of(self, file: str) -> str | None:
+        kept = self._read()
+        if kept is None:
+            return None
         try:
-            fields = json.loads(self._copy.read_bytes())
+            fields = json.loads(kept[0])
             return str(fields["text"]) if fields["file"] == file else None
+        except (ValueError, KeyError, TypeError) as error:
+            self._report(error)
+            return None
+
+    def _read(self) -> tuple[bytes, int] | None:
+        """Return the copy and the mode bits of other users; None if there is no usable copy.
+
+        Never opens a link, a pipe or a file of another user: a read of a pipe would block the daemon.
+        """
+        try:
+            place = find_own_file(self._copy)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("cannot use the copy of the site config in %s: %s", self._copy, error)
+        except OSError as error:
+            self._report(error)
             return None
+        try:
+            with open(f"/proc/self/fd/{place}", "rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+            others = stat.S_IMODE(os.fstat(place).st_mode) & 0o077
+        except OSError as error:
+            self._report(error)
+            return None
+        finally:
+            os.close(place)
+        if len(data) > _MOST_BYTES:
+            self._report(ValueError(f"the copy has more than {_MOST_BYTES} bytes"))
+            return None
+        return data, others
+
+    def _report(self, error: Exception) -> None:
+        """Log why the copy cannot be used, once for each reason."""
+        if str(error) != self._reported:
+            self._reported = str(error)
+            log.warning("cannot use the copy of the site config in %s: %s", self._copy, error)
 
 
 def _for_its_user_only(path: str, flags: int) -> int:
