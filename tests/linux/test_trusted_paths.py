@@ -18,6 +18,7 @@ from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.drivers.compose.cli.program import ComposeError
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
+from hostmanager_server.drivers.process.records.files import secure_directory
 from hostmanager_server.linux import trusted_paths
 from hostmanager_server.linux.lock_file import HeldError, take_lock_file
 from hostmanager_server.linux.trusted_paths import (
@@ -272,6 +273,61 @@ def test_root_refuses_a_state_directory_that_others_may_write(
     StateDir(state, None, Trust(uid=0, override=True)).close()
     if "/" not in weak:
         assert "--trust-config allows it" in caplog.text
+
+
+@ROOT
+@pytest.mark.parametrize("name", ["runs", "logs"])
+@pytest.mark.parametrize("kind", ["owner", "mode", "group", "link", "file"])
+def test_root_refuses_a_subdirectory_of_the_state_directory_that_others_may_change(
+    tmp_path: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    folder = state / name
+    match kind:
+        case "owner":
+            folder.mkdir(mode=0o755)
+            os.chown(folder, FOREIGN_UID, 0)
+        case "mode":
+            folder.mkdir(mode=0o777)
+        case "group":
+            folder.mkdir(mode=0o770)
+            os.chown(folder, 0, FOREIGN_UID)
+        case "link":
+            (tmp_path / "elsewhere").mkdir(mode=0o755)
+            folder.symlink_to(tmp_path / "elsewhere")
+        case "file":
+            folder.touch(mode=0o600)
+    with pytest.raises(StateDirError, match=f"{name}'.*--trust-config, or choose another with --state-dir"):
+        StateDir(state, None, STRICT)
+    StateDir(state, None, Trust(uid=0, override=True)).close()
+    assert "--trust-config allows it" in caplog.text
+    caplog.clear()
+    StateDir(state, None, Trust(uid=FOREIGN_UID + 1)).close()
+    assert f"state/{name}'" in caplog.text, "for a plain user it is a warning"
+
+
+@ROOT
+def test_root_uses_a_state_directory_as_the_daemon_makes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    for _ in range(2):
+        StateDir(state, None, STRICT).close()
+        secure_directory(state / "runs")
+        (state / "logs").mkdir(mode=0o750, exist_ok=True)
+    assert caplog.text == ""
+
+
+def test_the_directory_of_records_is_not_restricted_through_a_link(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir(mode=0o755)
+    (tmp_path / "runs").symlink_to(target)
+    secure_directory(tmp_path / "runs")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
+    assert "the path is a symbolic link" in caplog.text
 
 
 def test_a_journal_is_for_its_user_only_and_an_older_one_becomes_so(

@@ -51,7 +51,13 @@ class Trust:
 
         Raises UntrustedError for a refused path, OSError where the check is impossible.
         """
-        found = list(weaknesses(path, self.uid))
+        return self.judge(list(weaknesses(path, self.uid)))
+
+    def judge(self, found: list[Weakness]) -> list[str]:
+        """Return a warning for each weakness.
+
+        Raises UntrustedError for the first one if the daemon refuses such paths.
+        """
         if found and self.refuses:
             raise UntrustedError(f"{found[0]}, or {OVERRIDE}")
         return [f"{each} ({OVERRIDE} allows it)" if self.override else str(each) for each in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hostmanager_server.linux.trusted_paths import (
     UntrustedError,
     Weakness,
     make_private_directory,
+    weaknesses,
 )
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 _REMEDY = "choose another with --state-dir"
 # The files that the daemon reads before all others, with modes restricted where needed.
 _FILES = ("lock", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "site-config.json")
+# The directories that the daemon creates there: records of runs, and output.
+_DIRECTORIES = ("runs", "logs")
 
 
 class StateDirError(Exception):
@@ -76,9 +80,9 @@ class StateDir:
 
 
 def check_state_dir(path: Path, trust: Trust) -> list[str]:
-    """Return warnings about other users with write access to the directory.
+    """Return warnings about other users with write access to the directory or its subdirectories.
 
-    Raises StateDirError where the trust rules refuse such access.
+    Missing files and subdirectories are fine. Raises StateDirError where the trust rules refuse such access.
     """
     try:
         warnings = trust.check(path)
@@ -88,11 +92,26 @@ def check_state_dir(path: Path, trust: Trust) -> list[str]:
                 if trust.refuses and owner != trust.uid:
                     weakness = Weakness(str(path / name), f"belongs to user {owner}", "chown root")
                     raise UntrustedError(f"{weakness}, or {OVERRIDE}")
+        for name in _DIRECTORIES:
+            found = trust.judge(_weaknesses_of_directory(path / name, trust.uid))
+            warnings += [each for each in found if each not in warnings]  # of the way there: only once
     except OSError as error:
         raise _unusable(path, error) from error
     except UntrustedError as error:
         raise StateDirError(f"cannot use the state directory {path}: {error}, or {_REMEDY}") from error
     return warnings
+
+
+def _weaknesses_of_directory(path: Path, uid: int) -> list[Weakness]:
+    """Return the weaknesses of a subdirectory, which must be no link; none for a missing one."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return []
+    if not stat.S_ISDIR(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no directory"
+        return [Weakness(str(path), f"is {kind}", "remove")]
+    return list(weaknesses(path, uid))
 
 
 def _unusable(path: Path, error: OSError) -> StateDirError:

@@ -101,13 +101,19 @@ def any_removed(directory: Path) -> bool:
 
 
 def secure_directory(directory: Path) -> None:
-    """Create the directory of records for the daemon's user; log another owner.
+    """Create the directory of records for the daemon's user; log a link or another owner.
 
     Raises OSError.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = os.stat(directory)
-    if info.st_uid != os.geteuid():
+    info = os.lstat(directory)
+    if stat.S_ISLNK(info.st_mode):
+        _log.error(
+            "cannot trust the directory of runtime records '%s': the path is a symbolic link; the daemon "
+            "skips records of other owners; replace the link by a directory",
+            directory,
+        )
+    elif info.st_uid != os.geteuid():
         _log.error(
             "cannot trust the directory of runtime records '%s': it belongs to user id %d, and the daemon is "
             "%d; the daemon skips records of other owners; change the owner of the directory",
