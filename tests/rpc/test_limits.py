@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_server.rpc import handlers
 from hostmanager_server.rpc.admission import AdmissionControl, Pacer
 from hostmanager_server.rpc.limits import Limit, Limits
 from hostmanager_server.rpc.server_options import server_options
@@ -131,6 +132,42 @@ async def test_filters_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
         for stream in streams:
             stream.cancel()
         await until(lambda: h.server.admission[0].filter_bytes.held < 1000)
+
+
+async def test_requests_that_wait_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
+    request = pb.UpdateRequest(requests=up(*(f"{n:080}" for n in range(1000))))
+    most = 3 * request.ByteSize()
+
+    async with server_harness(tmp_path, limits=Limits(waiting_request_bytes=Limit(2 * most, most))) as h:
+        stub = h.stub()
+        admission = h.server.admission[0]
+        async with admission.large_change_pacer:
+            calls = [asyncio.ensure_future(refused(stub.Update(request))) for _ in range(20)]
+            await until(lambda: admission.request_bytes.held == most)
+            assert await stub.GetInstance(pb.GetInstanceRequest(instance_id="a")), (
+                "a small request costs nothing"
+            )
+            await until(lambda: sum(call.done() for call in calls) == 17)
+        errors = await asyncio.gather(*calls)
+        assert [error.code for error in errors].count(CODE.NOT_FOUND) == 3
+        limited = [error for error in errors if error.code is CODE.RESOURCE_EXHAUSTED]
+        assert len(limited) == 17
+        for error in limited:
+            assert error.metadata == {"limit": "max-waiting-request-bytes-per-client", "value": str(most)}
+        await until(lambda: admission.request_bytes.held == 0)
+
+
+async def test_a_stream_without_a_request_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "REQUEST_PATIENCE", 0.05)
+
+    async with server_harness(tmp_path) as h:
+        for method in ("hostmanager.v1.HostManagerService/WatchStatus", "grpc.health.v1.Health/Watch"):
+            stream: Any = h.channel().stream_stream(f"/{method}")()
+            async with asyncio.timeout(10):
+                error = await refused(stream.read())
+            assert error.code is CODE.INVALID_ARGUMENT
+            assert "none came within 0.05 s" in error.message
+        await until(lambda: h.watchers == 0)
 
 
 async def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
@@ -257,6 +294,7 @@ def test_every_name_of_a_limit_is_in_the_page() -> None:
         admission.engine_streams,
         admission.filter_bytes,
         admission.long_calls,
+        admission.request_bytes,
     )
     names = [limiter.name for limiter in limiters]
     for name in (*names, "max-ids-per-request", "max-id-characters", "max-token-characters"):

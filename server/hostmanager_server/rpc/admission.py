@@ -86,6 +86,7 @@ class AdmissionControl:
     engine_streams: Limiter = field(init=False)
     filter_bytes: Limiter = field(init=False)
     long_calls: Limiter = field(init=False)
+    request_bytes: Limiter = field(init=False)
     message_pacer: Pacer = field(default_factory=Pacer)  # for stream messages that are expensive to build
     large_change_pacer: Pacer = field(default_factory=Pacer)
     large_list_pacer: Pacer = field(default_factory=Pacer)
@@ -103,3 +104,8 @@ class AdmissionControl:
             "max-filter-bytes", limits.filter_bytes, "name fewer instance_ids, or none to watch all"
         )
         self.long_calls = Limiter("max-long-calls", limits.long_calls, "wait until others are answered")
+        self.request_bytes = Limiter(
+            "max-waiting-request-bytes",
+            limits.waiting_request_bytes,
+            "wait until others are answered, or send less",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from hostmanager_server.rpc.errors import RpcError, internal, invalid
 from hostmanager_server.rpc.trailers import trailers
 
 log = logging.getLogger(__name__)
+
+REQUEST_PATIENCE = 30.0  # the longest wait for the request of a stream, s
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 RequestT = TypeVar("RequestT", bound=Message)
@@ -46,12 +49,24 @@ def parse_request(request_type: type[RequestT], data: bytes) -> RequestT:
 async def read_request(context: ServicerContext, request_type: type[RequestT]) -> RequestT:
     """Read the only request of a stream of responses.
 
-    Raises RpcError when the client sends no request, or bytes that are no such message.
+    Raises RpcError when the client sends no request in REQUEST_PATIENCE, or bytes that are no such message.
     """
-    data = await context.read()
+    # gRPC writes into a pending read until the call ends: the timeout must not cancel the read.
+    reading = asyncio.ensure_future(context.read())
+    reading.add_done_callback(_ignore_failure)
+    done, _ = await asyncio.wait({reading}, timeout=REQUEST_PATIENCE)
+    if not done:
+        raise invalid(f"cannot answer a call without a request; none came within {REQUEST_PATIENCE:g} s")
+    data = reading.result()
     if data is grpc.aio.EOF:
         raise invalid("cannot answer a call without a request; send one message")
     return parse_request(request_type, data)
+
+
+def _ignore_failure(reading: asyncio.Future[Any]) -> None:
+    """Mark the exception as seen: a read that outlives the call fails, and asyncio would log the failure."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def abort(context: ServicerContext, error: Exception, admission: AdmissionControl) -> None:

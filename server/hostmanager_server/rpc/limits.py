@@ -20,8 +20,9 @@ class Limit:
 class Limits:
     """The limits of one server. Counts unless stated otherwise.
 
-    All processes on the unix socket count as one client, and so does each TCP host. Each value fits into
-    64 MiB of memory when one client takes all it may.
+    All processes on the unix socket count as one client, and so does each TCP host. Each value except `calls`
+    fits into 64 MiB of memory when one client takes all it may. An idle call costs some 20 kB, and `calls`
+    exceeds the number of watchers: all calls together take up to 160 MiB, and have no limit per client.
     """
 
     watchers: int = 4096  # streams of every kind
@@ -30,6 +31,9 @@ class Limits:
     engine_streams: Limit = Limit(64, 32)  # followed pulls, and removals of orphans
     filter_bytes: Limit = Limit(8 * 1024**2, 3 * 1024**2)  # memory for the instance_ids of watches
     long_calls: Limit = Limit(256, 128)  # see LONG_CALLS in rpc.service
+    # Requests of unary calls from parsing to answer, see LARGE_REQUEST in rpc.service. A byte takes up to 26
+    # bytes of memory: 2 in a request of 1,000 long ids, 26 in a request of empty entries.
+    waiting_request_bytes: Limit = Limit(3 * 1024**2, 3 * 1024**2 // 2)
     calls: int = 8192  # in flight, streams included
     connections: int = 1024
     # gRPC starts calls in order of arrival: up to this many of one connection before those of another. A

@@ -57,6 +57,11 @@ LARGE_LISTS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
+# Serialized bytes above which a request counts for `waiting_request_bytes`. A smaller request takes no more
+# memory than the call that brings the request.
+LARGE_REQUEST = 1024
+
+
 class UnaryCalls:
     """The number of unary calls in flight. Belongs to the event loop."""
 
@@ -152,11 +157,14 @@ def _unary(
     async def call(data: bytes, context: ServicerContext) -> Message:
         with calls:
             try:
-                request = parse_request(request_type, data)
-                if not is_long(request):
-                    return await answer(request)
-                with admission.long_calls.hold(client_of(context.peer())):
-                    answered = await answer(request)
+                client = client_of(context.peer())
+                counted = len(data) if len(data) > LARGE_REQUEST else 0
+                with admission.request_bytes.hold(client, counted):
+                    request = parse_request(request_type, data)
+                    if not is_long(request):
+                        return await answer(request)
+                    with admission.long_calls.hold(client):
+                        answered = await answer(request)
                 async with admission.answer_pacer:  # many calls may have waited for the same work
                     return answered
             except Exception as error:
