@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output.archives import Archives
 from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.drivers.output.output_files import OutputFiles, file_stem
 from hostmanager_server.drivers.output.stream import OutputStream
@@ -124,6 +125,31 @@ def test_a_smaller_keep_drops_the_archives_beyond_it(outputs: OutputFiles) -> No
     wait_until(lambda: len(archives(live)) > 5, "rotated")
     outputs.resume("a", LogPolicy(size=64 * 1024, keep=2))
     wait_until(lambda: [path.suffix for path in archives(live)] == [".2", ".1"], "pruned")
+
+
+def test_numbered_files_of_an_agent_cost_a_bounded_amount_of_work(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 20_001):
+        (directory / f"a.log.{number}").write_bytes(b"%d\n" % number)
+    looked_at: list[str] = []
+    status = LogDirectory.status
+
+    def count(folder: LogDirectory, name: str) -> os.stat_result:
+        looked_at.append(name)
+        return status(folder, name)
+
+    monkeypatch.setattr(LogDirectory, "status", count)
+    known = Archives(directory / "a.log")
+    with LogDirectory(str(directory)) as folder:
+        known.load(folder)
+        assert len(looked_at) <= 1001
+        assert known.read_before(folder, 0, 4) == b"1\n"
+        assert known.read_before(folder, -2, 4) == b"2\n"
+        known.drop(folder, 2)
+        assert known.read(folder, -100, 10) == (-4, b"2\n")
+    assert not (directory / "a.log.1000").exists()
+    assert (directory / "a.log.20000").exists()
 
 
 def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Path) -> None:

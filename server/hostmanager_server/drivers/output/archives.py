@@ -13,7 +13,9 @@ from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.linux.fallocate import data_start
 
 _log = logging.getLogger(__name__)
-_MOST_ARCHIVES = 10_000  # for an archive recovered before the policy is known
+# The greatest number of an archive: 1000 is the greatest `keep` of a site config, and a recovered archive may
+# come on top before the policy is known. Agents create files with greater numbers, which stay untouched.
+_MOST_ARCHIVES = 1001
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,10 @@ class Archives:
             directory.remove(self.copying)
             for stop in self._suffixes(directory, f"{self._live.name}.cut."):
                 self._recover_cut(directory, self._cut_at(stop), stop)
+        newest_first: list[Archive] = []
         stop = 0
-        for index in sorted(self._suffixes(directory, f"{self._live.name}.")):
+        suffixes = self._suffixes(directory, f"{self._live.name}.")
+        for index in sorted(suffix for suffix in suffixes if suffix <= _MOST_ARCHIVES):
             try:
                 start = stop - directory.status(self._name(index)).st_size
             except FileNotFoundError:  # removed by an operator
@@ -61,8 +65,9 @@ class Archives:
             except RefusedFileError as error:
                 self._skip(error)
                 continue
-            self._all.insert(0, Archive(start, stop, start, index))
+            newest_first.append(Archive(start, stop, start, index))
             stop = start
+        self._all = [*reversed(newest_first), *self._all]
 
     def _suffixes(self, directory: LogDirectory, prefix: str) -> list[int]:
         names = directory.names()
@@ -168,9 +173,14 @@ class Archives:
 
     def drop(self, directory: LogDirectory, keep: int) -> None:
         """Delete the archives with numbers beyond `keep`."""
-        for archive in [archive for archive in self._all if archive.index > keep]:
-            directory.remove(self._name(archive.index))
-            self._all.remove(archive)
+        dropped: set[Archive] = set()
+        try:
+            for archive in self._all:
+                if archive.index > keep:
+                    directory.remove(self._name(archive.index))
+                    dropped.add(archive)
+        finally:
+            self._all = [archive for archive in self._all if archive not in dropped]
 
     def _make_room(self, directory: LogDirectory, keep: int) -> None:
         """Free the number 1: move the archives before the first gap up, or drop the oldest."""
