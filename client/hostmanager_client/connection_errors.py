@@ -11,7 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hostmanager_client.errors import HostManagerError, PermissionDenied, ServerBug, Unreachable
+from hostmanager_client.errors import (
+    HostManagerError,
+    LimitExceeded,
+    PermissionDenied,
+    ServerBug,
+    Unreachable,
+)
 
 if TYPE_CHECKING:
     import grpc
@@ -63,6 +69,9 @@ _LOST = ConnectionFailure(
     "it closed the connection. It may have been stopped; try again", patience=_CLOSING, sent=True
 )
 _TOO_LARGE = ConnectionFailure("its answer is larger than the limit of this client", ServerBug, sent=True)
+_REQUEST_TOO_LARGE = ConnectionFailure(
+    "the request is larger than the limit of the daemon. Send it in smaller parts", LimitExceeded
+)
 _LONG_ERROR = ConnectionFailure("it refused with an error that is too long to transmit", ServerBug, sent=True)
 _UNREADABLE = ConnectionFailure(
     f"its answer is unreadable: it may be another program, or much newer than this client. {_FOREIGN}",
@@ -75,6 +84,7 @@ _NO_ROUTE = ConnectionFailure("its machine is unreachable. Check the address and
 # The first match counts. Any status may carry these texts.
 _BY_TEXT: tuple[tuple[str, ConnectionFailure], ...] = (
     (r"CLIENT: Received message larger", _TOO_LARGE),
+    (r"SERVER: Received message larger", _REQUEST_TOO_LARGE),
     (r"metadata size exceeds", _LONG_ERROR),
     (r"deserializing response|END_STREAM flag received", _UNREADABLE),
     (r"header with status: (429|50[234])", _PROXY),

@@ -116,7 +116,9 @@ def _from_failure(
     failure: ConnectionFailure, what: str, address: Address, *, changes: bool
 ) -> HostManagerError:
     message = f"cannot reach the daemon at {address}: {failure.why}"
-    if failure.kind is ServerBug or (failure.sent and changes):
+    if failure.kind is LimitExceeded:  # the daemon refused the request unread
+        message = f"cannot {what}: the daemon at {address} refused the request: {failure.why}"
+    elif failure.kind is ServerBug or (failure.sent and changes):
         message = f"cannot {what}: no answer from the daemon at {address}: {failure.why}"
     if failure.sent and changes:
         message += f". {_UNKNOWN_OUTCOME} before you try again"

@@ -128,6 +128,7 @@ def test_reflection_works_on_the_socket_and_over_tcp_only_with_the_flag(tmp_path
                 with pytest.raises(grpc.aio.AioRpcError, match="--reflection") as caught:
                     await over_tcp
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                assert b"REFLECTION_OFF" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
 
     run(play(flag=False))
     run(play(flag=True))

@@ -8,7 +8,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_client.aio import AsyncHostManagerClient
+from hostmanager_client.errors import LimitExceeded
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
 from hostmanager_server.rpc.service import SERVICE
 from hostmanager_server.rpc.status import StatusRpcs
@@ -110,13 +113,34 @@ def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_traceback(
             for version in ("v1", "v1alpha"):
                 name = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
                 answer = channel.stream_stream(name)(iter([data]))
-                assert (await refused(answer.read())).code is CODE.INVALID_ARGUMENT
+                error = await refused(answer.read())
+                assert error.code is CODE.INVALID_ARGUMENT
+                assert f" grpc.reflection.{version}.ServerReflectionRequest " in error.message
             answer = channel.unary_unary(f"/{SERVICE.full_name}/GetInstance")(b"\x0a\x01\xff")
             assert (await refused(answer)).code is CODE.INVALID_ARGUMENT, "an id that is no UTF-8"
             await h.stub().GetStatus(pb.GetStatusRequest())
 
     run(play())
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_a_health_check_of_an_unknown_service_says_so(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        health: Any = health_pb2_grpc.HealthStub(h.channel())
+        error = await refused(health.Check(health_pb2.HealthCheckRequest(service="x.Y")))
+        assert (error.code, error.reason) == (CODE.NOT_FOUND, "UNKNOWN_SERVICE")
+        assert "'x.Y'" in error.message
+        assert SERVICE.full_name in error.message
+        for call in (health.Check, lambda request: health.Watch(request).read()):
+            error = await refused(call(health_pb2.HealthCheckRequest(service="x" * 100_000)))
+            assert (error.code, set(error.violations)) == (CODE.INVALID_ARGUMENT, {"service"})
+
+
+async def test_a_request_above_the_limit_of_the_daemon_is_explained_by_the_client(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h, AsyncHostManagerClient(h.address) as client:
+        with pytest.raises(LimitExceeded, match="refused the request: the request is larger") as caught:
+            await client.get_instance("x" * 500_000)
+        assert "cannot reach" not in str(caught.value)
 
 
 async def test_a_bad_request_is_refused_with_the_bad_field(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def unknown_orphans(violations: Sequence[FieldViolation]) -> RpcError:
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", violations)
 
 
+def unknown_service(name: str, known: Sequence[str]) -> RpcError:
+    """Return the error for a health check of a gRPC service that the daemon does not have."""
+    message = f"cannot check the health of {name!r}: no such service (known: {', '.join(known)})"
+    return RpcError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SERVICE", message)
+
+
+def reflection_off() -> RpcError:
+    """Return the error for reflection over TCP without --reflection."""
+    message = "server reflection is off over TCP; start the daemon with --reflection, or use the socket"
+    return RpcError(grpc.StatusCode.UNIMPLEMENTED, "REFLECTION_OFF", message)
+
+
 def _bad_entries(code: grpc.StatusCode, reason: str, violations: Sequence[FieldViolation]) -> RpcError:
     entries = tuple(violation.description for violation in violations)
     return RpcError(code, reason, "", tuple(violations), entries=entries)

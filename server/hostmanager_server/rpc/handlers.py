@@ -33,8 +33,10 @@ def stream_handler(
     return grpc.stream_stream_rpc_method_handler(call, response_serializer=serialize)
 
 
-def parse_request(request_type: type[RequestT], data: bytes) -> RequestT:
+def parse_request(request_type: type[RequestT], data: bytes, name: str = "") -> RequestT:
     """Parse a request. Raises RpcError when the bytes are not a valid message of this type.
+
+    `name` replaces the name of the type in the text of the error.
 
     Handlers parse requests themselves: a failure in gRPC's deserializer reaches the client as UNKNOWN, and
     the log as a traceback.
@@ -42,7 +44,7 @@ def parse_request(request_type: type[RequestT], data: bytes) -> RequestT:
     try:
         return request_type.FromString(data)
     except DecodeError as error:
-        name = request_type.DESCRIPTOR.full_name
+        name = name or request_type.DESCRIPTOR.full_name
         raise invalid(f"cannot read the request: it is no valid {name} message") from error
 
 

@@ -7,6 +7,7 @@ from grpc_health.v1 import health, health_pb2
 
 from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.caller import client_of
+from hostmanager_server.rpc.errors import unknown_service
 from hostmanager_server.rpc.handlers import (
     ServicerContext,
     abort,
@@ -25,10 +26,12 @@ class Health:
         """Create a health service whose watches end when the hub closes."""
         self._hub = hub
         self._servicer = health.aio.HealthServicer()
+        self._known = {""}
 
     async def set(self, name: str, *, serving: bool) -> None:
         """Set the health of a gRPC service; the empty name stands for the whole server."""
         response = health_pb2.HealthCheckResponse
+        self._known.add(name)
         await self._servicer.set(name, response.SERVING if serving else response.NOT_SERVING)
 
     def handlers(self, admission: AdmissionControl) -> grpc.GenericRpcHandler:
@@ -37,6 +40,9 @@ class Health:
         async def check(data: bytes, context: ServicerContext) -> health_pb2.HealthCheckResponse:
             try:
                 request = parse_request(health_pb2.HealthCheckRequest, data)
+                check_token(request.service, "service")
+                if request.service not in self._known:
+                    raise unknown_service(request.service, sorted(self._known - {""}))
             except Exception as error:
                 await abort(context, error, admission)
                 raise  # not reached: abort raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import cast
 
 import grpc
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.caller import client_of
+from hostmanager_server.rpc.errors import reflection_off
 from hostmanager_server.rpc.handlers import ServicerContext, abort, parse_request, stream_handler
 from hostmanager_server.rpc.hub import Hub
 
@@ -25,15 +27,12 @@ def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.G
     """Return the method handlers for one server; `tcp` enables reflection for TCP clients."""
     servicer = reflection.aio.ReflectionServicer((service.SERVICE.full_name, health.SERVICE_NAME, *SERVICES))
 
-    async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> _Responses:
-        if not tcp and not context.peer().startswith("unix:"):
-            await context.abort(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "server reflection is off over TCP; start the daemon with --reflection, or use the socket",
-            )
+    async def call(name: str, requests: AsyncIterator[bytes], context: ServicerContext) -> _Responses:
         try:
+            if not tcp and not context.peer().startswith("unix:"):
+                raise reflection_off()
             with admission.streams.hold(client_of(context.peer())):
-                responses = cast("_Responses", servicer.ServerReflectionInfo(_read(requests), context))
+                responses = cast("_Responses", servicer.ServerReflectionInfo(_read(name, requests), context))
                 async for response in hub.until_closed(responses):
                     async with admission.message_pacer:  # a stream may send requests without end
                         pass
@@ -41,10 +40,17 @@ def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.G
         except Exception as error:
             await abort(context, error, admission)
 
-    method = stream_handler(call, reflection_pb2.ServerReflectionResponse.SerializeToString)
-    return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in SERVICES]
+    serialize = reflection_pb2.ServerReflectionResponse.SerializeToString
+    return [
+        grpc.method_handlers_generic_handler(
+            name, {"ServerReflectionInfo": stream_handler(partial(call, name), serialize)}
+        )
+        for name in SERVICES
+    ]
 
 
-async def _read(requests: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+async def _read(
+    service_name: str, requests: AsyncIterator[bytes]
+) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
     async for data in requests:
-        yield parse_request(reflection_pb2.ServerReflectionRequest, data)
+        yield parse_request(reflection_pb2.ServerReflectionRequest, data, f"{service_name}Request")
