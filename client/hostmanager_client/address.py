@@ -7,6 +7,7 @@ neither package imports the other.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ SOCKET_NAME = "hostmanager.sock"
 SYSTEM_FOLDER = Path("/run/hostmanager")
 # The kernel's limit: sun_path holds 108 bytes with the final NUL.
 LONGEST_SOCKET_PATH = 107
+_OTHER_SCHEME = r"(?!unix:)[A-Za-z][A-Za-z0-9+.-]*://"  # the server has a copy
 HOW_TO_WRITE = "write unix:/path/of/the.sock, a path with a '/', or HOST:PORT"
 
 
@@ -55,13 +57,17 @@ def parse_address(text: str) -> Address:
     Nothing in a path is decoded. A relative path starts at the working directory, `~` is the home directory.
     Raises InvalidAddress.
     """
-    if text.lstrip().startswith("unix:"):
-        text = text.lstrip()
+    if text[:1].isspace():
+        raise InvalidAddress(
+            f"cannot use {text!r} as an address: the address starts with a blank; remove the blank"
+        )
     if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
         raise InvalidAddress(
             f"cannot use {text!r} as an address: the daemon does not serve abstract sockets; {HOW_TO_WRITE} "
             "(./@NAME for a file with such a name)"
         )
+    if re.match(_OTHER_SCHEME, text):
+        raise InvalidAddress(f"cannot use {text!r} as an address: URLs are not supported; {HOW_TO_WRITE}")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if path.startswith("//"):
@@ -73,15 +79,19 @@ def parse_address(text: str) -> Address:
                 )
         return _unix(text, path)
     if "/" in text:
-        if "://" in text:
-            raise InvalidAddress(f"cannot use {text!r} as an address: URLs are not supported; {HOW_TO_WRITE}")
         return _unix(text, text)
-    return _tcp(text.strip())
+    if text[-1:].isspace():
+        raise InvalidAddress(
+            f"cannot use {text!r} as an address: the address ends with a blank; remove the blank"
+        )
+    return _tcp(text)
 
 
 def _unix(text: str, path: str) -> Address:
     if not path or "\0" in path or path.endswith("/"):
         raise InvalidAddress(f"cannot use {text!r} as an address: the path names no socket; {HOW_TO_WRITE}")
+    if path.rpartition("/")[2] in (".", ".."):
+        raise InvalidAddress(f"cannot use {text!r} as an address: the path names a directory; {HOW_TO_WRITE}")
     absolute = str(Path(os.path.expanduser(path)).absolute())
     if "," in absolute:
         raise InvalidAddress(
@@ -104,9 +114,9 @@ def _tcp(text: str) -> Address:
         raise InvalidAddress(
             f"cannot use {text!r} as an address: write an IPv6 host in brackets, as in [::1]:8765"
         )
-    if not colon or not host or any(c.isspace() or not c.isprintable() for c in host):
+    if not colon or not host or any(c in "[]" or c.isspace() or not c.isprintable() for c in host):
         raise InvalidAddress(f"cannot use {text!r} as an address: {HOW_TO_WRITE}")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise InvalidAddress(f"cannot use {text!r} as an address: {port!r} is not a port (1 to 65535)")
     return Address(host=host, port=int(port))
 
@@ -122,7 +132,7 @@ def default_address(environ: Mapping[str, str] | None = None, uid: int | None = 
     if no safe socket is left. An address given by the user is not checked in this way.
     """
     environ = os.environ if environ is None else environ
-    if given := environ.get(ADDRESS_VARIABLE, "").strip():
+    if (given := environ.get(ADDRESS_VARIABLE, "")).strip():
         return parse_address(given)
     uid = os.geteuid() if uid is None else uid
     candidates = _candidates(environ, uid)

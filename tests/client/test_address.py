@@ -20,7 +20,7 @@ from hostmanager_client.errors import InvalidAddress
         ("localhost:8765", "localhost:8765", "dns:///localhost:8765"),
         ("127.0.0.1:1", "127.0.0.1:1", "dns:///127.0.0.1:1"),
         ("[::1]:8765", "[::1]:8765", "dns:///[::1]:8765"),
-        ("  daq1:8765 ", "daq1:8765", "dns:///daq1:8765"),
+        ("daq1:8765", "daq1:8765", "dns:///daq1:8765"),
     ],
 )
 def test_every_form_of_an_address_is_parsed(text: str, meant: str, target: str) -> None:

@@ -127,8 +127,40 @@ def test_a_relative_name_leads_server_and_client_to_one_socket(
 
 
 @pytest.mark.parametrize(
-    "text", ["unix-abstract:hm", "unix:@hm", "@hm", "unix:\0hm", "unix:", "unix:/run/a,b"]
-)
-def test_the_client_refuses_the_same_addresses_as_the_server(text: str) -> None:
+    ("text", "meant"),
+    [
+        ("unix:/d/x", "unix:/d/x"),
+        ("unix:/d/ a.sock", "unix:/d/ a.sock"),
+        ("unix: a.sock", "unix:/d/ a.sock"),
+        ("unix:/d/a.sock ", "unix:/d/a.sock "),
+        ("/d/a.sock ", "unix:/d/a.sock "),
+        ("./a://b", "unix:/d/a:/b"),
+        ("unix:dns://x", "unix:/d/dns:/x"),
+        ("/d/../x", "unix:/d/../x"),
+        ("/d/..x", "unix:/d/..x"),
+        ("[::1]:5", "[::1]:5"),
+        ("[localhost]:5", "localhost:5"),
+        ("localhost:00005", "localhost:5"),
+        ("127.0.0.1:5", "127.0.0.1:5"),
+        *((text, None) for text in (
+            " unix:/d/x", "\tunix:/d/x", "\nunix:/d/x", " /d/x", " x/y", " 127.0.0.1:5", "127.0.0.1:5 ",
+            "127.0.0.1: 5", "127.0.0.1:5\n",
+            "dns:///x:1", "dns:///127.0.0.1:1", "ipv4:127.0.0.1:1", "http://localhost:1", "vsock://1:2",
+            "::1:5", "::1]:5", "[::1:5", "[[::1]]:5", "[]:5", "[:5", "]:5",
+            "unix:/d/..", "unix:/d/.", "unix:.", "unix:..", "/d/.", "./..", "unix:///d/..", "unix:///.",
+            "localhost:000005", "localhost:" + "1" * 5000, "localhost:-1",
+            "unix-abstract:hm", "unix:@hm", "@hm", "unix:\0hm", "unix:", "unix:/run/a,b",
+        )),
+    ],
+)  # fmt: skip
+def test_server_and_client_read_an_address_alike(
+    monkeypatch: pytest.MonkeyPatch, text: str, meant: str | None
+) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/d")
+    if meant is not None:
+        assert (parse_listen(text, insecure=True).text, str(parse_address(text))) == (meant, meant)
+        return
+    with pytest.raises(AddressError, match="cannot listen"):
+        parse_listen(text, insecure=True)
     with pytest.raises(InvalidAddress, match="cannot use"):
         parse_address(text)

@@ -16,6 +16,7 @@ from hostmanager_server.linux.trusted_paths import Trust, UntrustedError, make_p
 
 log = logging.getLogger(__name__)
 
+_OTHER_SCHEME = r"(?!unix:)[A-Za-z][A-Za-z0-9+.-]*://"  # the client has a copy
 LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un.sun_path, unix(7)
 
 
@@ -58,15 +59,27 @@ def parse_listen(text: str, *, insecure: bool) -> ListenAddress:
 
     A path is a file name without any encoding, relative to the working directory; `~` is the home directory.
     """
+    if text[:1].isspace():
+        raise AddressError(f"cannot listen on {text!r}: the address starts with a blank; remove the blank")
     if text.startswith("unix-abstract:") or text.removeprefix("unix:").startswith("@"):
         raise AddressError(
             f"cannot listen on {text!r}: an abstract socket has no owner and no mode, so every user of this "
             "machine could reach it; use unix:PATH (./@NAME for a file of such a name)"
         )
+    if re.match(_OTHER_SCHEME, text):
+        raise AddressError(
+            f"cannot listen on {text!r}: URLs are not supported; give unix:PATH, or HOST:PORT such as "
+            "127.0.0.1:5555"
+        )
     if text.startswith("unix:") or "/" in text:
         return _parse_socket(text)
+    if text[-1:].isspace():
+        raise AddressError(f"cannot listen on {text!r}: the address ends with a blank; remove the blank")
     host, colon, port = text.rpartition(":")
-    host = host.strip("[]")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise AddressError(f"cannot listen on {text!r}: write an IPv6 host in brackets, as in [::1]:5555")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not host:
         raise AddressError(
             f"cannot listen on {text!r}: give HOST:PORT such as 127.0.0.1:5555, or unix:PATH for a socket"
@@ -81,7 +94,7 @@ def parse_listen(text: str, *, insecure: bool) -> ListenAddress:
             f"cannot listen on {text}: every user of this machine could reach it without a credential; "
             "add --insecure to accept this, or use a unix socket"
         )
-    return ListenAddress(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return ListenAddress(f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}")
 
 
 def _parse_socket(text: str) -> ListenAddress:
@@ -94,6 +107,8 @@ def _parse_socket(text: str) -> ListenAddress:
             )
     if not name or name.endswith("/") or "\0" in name:
         raise AddressError(f"cannot listen on {text!r}: no socket is named; give unix:PATH, without a NUL")
+    if name.rpartition("/")[2] in (".", ".."):
+        raise AddressError(f"cannot listen on {text!r}: the path names a directory; give that of a socket")
     path = Path(os.path.expanduser(name)).absolute()
     if "," in str(path):
         raise AddressError(
