@@ -180,6 +180,16 @@ def test_a_reset_that_is_undone_in_time_keeps_the_run() -> None:
     assert s.instance.standing.state is State.UP
 
 
+def test_a_reset_that_is_undone_takes_the_target_of_the_new_config() -> None:
+    s = make().up()
+    reload(s, spec("a", "Other"))
+    reload(s, spec("a", initial_target=DOWN))
+    assert s.instance.wanted.target is DOWN
+    assert stops(s.decide())
+    assert s.ends() == []
+    assert s.instance.settled
+
+
 def test_a_passive_successor_does_not_keep_the_former_run_alive() -> None:
     s = make().up()
     reload(s, spec("a", "Other", initial_target=Target.PASSIVE))
@@ -215,7 +225,7 @@ def test_an_instance_waits_for_dependencies_that_are_down_stopping_or_missing() 
         "b": new_instance(spec("b")),
         "c": plan.set_targets({"c": up("c")}, [TargetChange("c", DOWN)])["c"],
     }
-    assert dependencies.waiting_for(instances, waiting) == ("b", "c", "d")
+    assert [each.instance_id for each in dependencies.waiting_for(instances, waiting)] == ["b", "c", "d"]
 
 
 def test_a_passive_dependency_that_runs_is_up() -> None:

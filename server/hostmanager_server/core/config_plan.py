@@ -103,6 +103,8 @@ class _Planner:
 
     def _respecify(self, old: Instance, spec: InstanceSpec) -> None:
         new = replace(old, spec=spec, wanted=replace(old.wanted, successor=None))
+        if old.wanted.successor is not None:  # back from another kind: the configured target holds
+            new = next_generation(replace(new, wanted=replace(new.wanted, target=spec.initial_target)), old)
         new = _with_service(new, old.spec)
         self.changed[spec.instance_id] = new
         if old.spec.service is not None and spec.service is None:
