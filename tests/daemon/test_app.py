@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hostmanager_server.core.plan import ALL, TargetChange
+from hostmanager_server.core.recovery import Recovered
+from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon.app import App
+from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.supervisor import ReplacingError
 
@@ -22,3 +26,11 @@ async def test_a_daemon_that_upgrades_refuses_a_request_to_end(
     await app.upgrade()
     with pytest.raises(ReplacingError):
         app.exit(frozenset())
+
+
+async def test_a_signal_during_the_start_keeps_instances_from_starting(tmp_path: Path) -> None:
+    app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
+    recovery = JournalRecovery(Recovered(), crashed=True, keeps_targets=True, manager_stopped=False)
+    assert app._initial_changes(recovery) == []
+    app.terminate()
+    assert app._initial_changes(recovery) == [TargetChange(ALL, Target.DOWN)]

@@ -184,8 +184,8 @@ class App:
 
     def _initial_changes(self, recovery: JournalRecovery) -> list[TargetChange]:
         """Return the change of all targets at the start, if there is one."""
-        if recovery.manager_stopped:
-            # The manager stops again at once: an instance that starts now would only be stopped again.
+        if recovery.manager_stopped or self._ends_before_the_start():
+            # The manager stops at once: an instance that starts now would only be stopped again.
             initial: Target | None = Target.DOWN
         elif recovery.keeps_targets:
             initial = None
@@ -194,9 +194,18 @@ class App:
         return [] if initial is None else [TargetChange(ALL, initial)]
 
     async def _serve(self, parts: Parts, addresses: list[str], ready: Callable[[list[str]], None]) -> None:
-        """Serve clients once the recovered state is known, and report readiness."""
+        """Serve clients once the recovered state is known, and report readiness.
+
+        Returns at once if the daemon is ending: a stop must not wait for the end of the start.
+        """
         # The server starts after recovery, so that no client reads that nothing runs.
-        await wait_for_first_observation(parts.store, parts.hub)
+        observed = asyncio.ensure_future(wait_for_first_observation(parts.store, parts.hub))
+        waiting: list[asyncio.Future[Any]] = [observed, self._end]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if self._end.done():
+            observed.cancel()
+            return
+        await observed
         await parts.server.serve()
         ready(addresses)
         parts.notifier.ready()
@@ -231,6 +240,14 @@ class App:
             parts.state_dir.close()
 
     # --- details
+
+    def _ends_before_the_start(self) -> bool:
+        """Return whether a signal already asked for a stop of all instances.
+
+        With kept targets the answer is no: the daemon starts with the targets that it must keep.
+        """
+        keeps = self._settings.persist is PersistTargets.ALWAYS
+        return self._end.done() and not self._end.result().disown and not keeps
 
     def _finish(self, end: _End) -> None:
         if not self._end.done():
