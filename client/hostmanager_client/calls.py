@@ -54,11 +54,14 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
 
 
 def update(
-    changes: TargetRequests, *, reload_config: bool, validate_only: bool
+    changes: TargetRequests, *, reload_config: bool, validate_only: bool, with_dependencies: bool
 ) -> UnaryCall[pb.UpdateResponse]:
     """Return the call of Update."""
     request = pb.UpdateRequest(
-        requests=target_changes(changes), reload_config=reload_config, validate_only=validate_only
+        requests=target_changes(changes),
+        reload_config=reload_config,
+        validate_only=validate_only,
+        with_dependencies=with_dependencies,
     )
     what = "reload the site config" if reload_config and not request.requests else "update targets"
     return UnaryCall("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)

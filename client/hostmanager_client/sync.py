@@ -114,14 +114,27 @@ class HostManagerClient:
         return make_state(status, listing.instances, listing.revision)
 
     def update(
-        self, changes: TargetRequests = (), *, reload_config: bool = False, validate_only: bool = False
+        self,
+        changes: TargetRequests = (),
+        *,
+        reload_config: bool = False,
+        validate_only: bool = False,
+        with_dependencies: bool = False,
     ) -> pb.UpdateResponse:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
-        config first. `validate_only`: check the request and change nothing.
+        config first. `validate_only`: check the request and change nothing. `with_dependencies`: also set
+        the target of dependencies that are down to up.
         """
-        return self._call(calls.update(changes, reload_config=reload_config, validate_only=validate_only))
+        return self._call(
+            calls.update(
+                changes,
+                reload_config=reload_config,
+                validate_only=validate_only,
+                with_dependencies=with_dependencies,
+            )
+        )
 
     def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.

@@ -105,11 +105,14 @@ class Waiting:
         # newest generation.
         needed = generation if state.epoch == self._epoch else instance.generation
         if instance.observed_generation < needed:
-            return unreached(instance.reason, instance.message)
+            stuck = instance.reason == "DependencyDown" and instance.generation >= needed
+            return unreached(instance.reason, instance.message, hopeless=stuck)
         if instance.target_state == pb.TARGET_STATE_PASSIVE or _matches(instance, wanted):
             return None
-        finished = wanted == pb.TARGET_STATE_UP and instance.reason == "Finished"
-        return unreached(instance.reason, instance.message, hopeless=finished)
+        if wanted == pb.TARGET_STATE_UP and instance.reason == "Finished":
+            return None  # ended with success, and the restart policy asks for no further run
+        failed = wanted == pb.TARGET_STATE_UP and instance.reason == "Failed"
+        return unreached(instance.reason, instance.message, hopeless=failed)
 
 
 def _matches(instance: pb.ManagedInstance, wanted: pb.TargetState.ValueType) -> bool:

@@ -90,10 +90,29 @@ def test_a_target_that_another_client_changes_fails(daemon: FakeDaemon, client: 
         client.wait_for(generations(answer), timeout=3600, on_progress=overrule)
 
 
-def test_a_finished_instance_does_not_come_up_again(daemon: FakeDaemon, client: Any) -> None:
-    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, reason="Finished", message="ended with code 0")
-    with pytest.raises(TargetNotReached, match="ended with code 0"):
+def test_an_instance_that_failed_for_good_ends_the_wait(daemon: FakeDaemon, client: Any) -> None:
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, reason="Failed", message="ended with code 1")
+    with pytest.raises(TargetNotReached, match="ended with code 1"):
         client.wait_for({"data1": 1}, timeout=3600)
+
+
+def test_an_instance_that_finished_has_reached_its_target(daemon: FakeDaemon, client: Any) -> None:
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, reason="Finished", message="completed with code 0")
+    client.wait_for({"data1": 1}, timeout=3600)
+
+
+def test_a_dependency_that_is_down_on_purpose_ends_the_wait(daemon: FakeDaemon, client: Any) -> None:
+    message = "waiting for hub to be up (its target is down)"
+    daemon.add(
+        "data1",
+        next_action=pb.NEXT_ACTION_START,
+        reason="DependencyDown",
+        message=message,
+        generation=2,
+        observed_generation=1,
+    )
+    with pytest.raises(TargetNotReached, match="its target is down"):
+        client.wait_for({"data1": 2}, timeout=3600)
 
 
 def test_a_removed_instance_counts_as_down_but_not_up(daemon: FakeDaemon, client: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig
+from hostmanager_server.core.spec import StartCondition
 
 Instances = Callable[..., LoadedConfig]
 Errors = Callable[[LoadedConfig], list[tuple[int, int, str]]]
@@ -26,6 +27,30 @@ def test_dependencies_are_kept_in_order_each_once(instances: Instances) -> None:
     config = instances("instance-id: a, depends-on: [c, b, c]", "instance-id: b", "instance-id: c")
     assert config.spec is not None
     assert config.spec.instances[0].depends_on == ("c", "b")
+
+
+def test_dependencies_may_have_conditions_as_words_or_as_in_compose_files(instances: Instances) -> None:
+    config = instances(
+        "instance-id: a, depends-on: {b: completed, c: {condition: started}, d: {}}",
+        "instance-id: b",
+        "instance-id: c",
+        "instance-id: d",
+    )
+    assert config.spec is not None
+    assert config.spec.instances[0].depends_on == ("b", "c", "d")
+    assert config.spec.instances[0].conditions == (
+        ("b", StartCondition.COMPLETED),
+        ("c", StartCondition.STARTED),
+    )
+
+
+@pytest.mark.parametrize("wrong", ["reddy", "{condition: reddy}"])
+def test_an_unknown_condition_is_an_error_at_its_place(
+    instances: Instances, errors: Errors, wrong: str
+) -> None:
+    ((line, _, message),) = errors(instances(f"instance-id: a, depends-on: {{b: {wrong}}}", "instance-id: b"))
+    assert line == 5
+    assert "must be started, ready or completed, not 'reddy' (did you mean 'ready'?)" in message
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def test_relative_paths_are_relative_to_the_working_directory(load: Load, tmp_pa
             "{backoff: {initial: 1s, factor: 1.5, maximum: 1m, reset-after: 1h}}",
             RestartPolicy(RestartWhen.ALWAYS, Backoff(1, 1.5, 60, 3600)),
         ),
+        ("{give-up-after: 5}", RestartPolicy(give_up_after=5)),
     ],
 )
 def test_restart(instances: Instances, written: str, policy: RestartPolicy) -> None:
@@ -276,6 +277,9 @@ def test_ready(instances: Instances, written: str, probe: ReadinessProbe) -> Non
         "restart: []",
         "restart: {backoff: {initial: inf}}",
         "restart: null",
+        "restart: {give-up-after: 0}",
+        "restart-dependents: 1",
+        "up-after: -1",
         "ready: {}",
         "ready: {tcp: x}",
         "ready: {tcp: 'x:²'}",

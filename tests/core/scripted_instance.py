@@ -19,9 +19,9 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.lifecycle import decide, next_deadline
-from hostmanager_server.core.model import Instance, State, new_instance
+from hostmanager_server.core.model import Instance, State, UnmetDependency, new_instance
 from hostmanager_server.core.plan import TargetChange
-from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, Target
+from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, StartCondition, Target
 
 from tests.core.instances import with_fields
 
@@ -106,7 +106,8 @@ class ScriptedInstance:
         return self.decide()
 
     def neighbours(self, *, waiting_for: tuple[str, ...] = (), held_by: tuple[str, ...] = ()) -> list[Action]:
-        self.instance = with_fields(self.instance, waiting_for=waiting_for, held_by=held_by)
+        unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in waiting_for)
+        self.instance = with_fields(self.instance, waiting_for=unmet, held_by=held_by)
         return self.decide()
 
     # --- shorthands

@@ -22,11 +22,9 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.lifecycle import decide, next_deadline
-from hostmanager_server.core.model import Instance, State
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
+from hostmanager_server.core.model import Instance, Outcome, State
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, StartCondition, Target
 from hostmanager_server.core.stability import stability
-
-from tests.core.instances import with_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +159,7 @@ class SimulatedHost:
             for instance in self.instances.values()
             if instance_id in instance.spec.depends_on
         ]
-        instance = with_fields(
-            old,
-            waiting_for=dependencies.waiting_for(self.instances, old),
-            held_by=dependencies.held_by(self.instances, old, dependents),
-        )
+        instance = dependencies.with_dependency_facts(old, self.instances, dependents)
         decision = decide(instance, self.now)
         new = decision.instance
         self.instances[instance_id] = new
@@ -215,6 +209,8 @@ class SimulatedHost:
             instance.should_stop and instance.standing.state is State.UP and not instance.observed.held_by
         ), f"{instance.instance_id} is not stopped"
         match instance.standing.state:
+            case State.WAIT_START if instance.should_stop:
+                assert instance.observed.held_by, f"{instance.instance_id} is not stopped"
             case State.START_AT | State.WAIT_START | State.WAIT_DEAD:
                 assert instance.standing.deadline is not None, (
                     f"{instance.instance_id} stays {instance.standing.state.value} without a deadline"
@@ -281,11 +277,22 @@ class SimulatedHost:
             return False
         if instance.wanted.target is Target.PASSIVE:
             return instance.observed.run is not None
-        if instance.wanted.target is not Target.UP or instance.standing.finished:
+        if instance.wanted.target is not Target.UP or instance.standing.outcome is not None:
             return False
         return instance.observed.run is not None or (
-            instance.spec.process is not None and all(self.expected_up(d) for d in instance.spec.depends_on)
+            instance.spec.process is not None
+            and all(self.meets(instance, d) for d in instance.spec.depends_on)
         )
+
+    def meets(self, instance: Instance, name: str) -> bool:
+        """Return whether a dependency must meet its condition once all processes behave well."""
+        dependency = self.instances.get(name)
+        if dependency is None:
+            return False
+        if dependency.standing.outcome is Outcome.COMPLETED:
+            return True
+        condition = dict(instance.spec.conditions).get(name, dependency.spec.default_condition)
+        return condition is not StartCondition.COMPLETED and self.expected_up(name)
 
     def host_spec(self) -> HostSpec:
         return HostSpec("host", tuple(self.config.values()))

@@ -18,6 +18,7 @@ from hostmanager_server.core.spec import (
     ProcessSpec,
     RestartPolicy,
     RestartWhen,
+    StartCondition,
     StopPolicy,
     Target,
 )
@@ -46,9 +47,13 @@ behaviours = st.builds(
 )
 
 
+conditions = st.sampled_from(StartCondition)
+
+
 @st.composite
 def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
     earlier = NAMES[: NAMES.index(name)]  # keeps the dependencies free of cycles
+    depends_on = tuple(n for n in earlier if draw(st.sampled_from([False, False, True])))
     argv = draw(st.sampled_from(["one"] * 6 + ["two"] * 2 + [""]))
     return InstanceSpec(
         name,
@@ -60,8 +65,14 @@ def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
         restart=RestartPolicy(
             draw(st.sampled_from([RestartWhen.ALWAYS] * 3 + [RestartWhen.ON_FAILURE, RestartWhen.NEVER])),
             Backoff(initial=draw(st.sampled_from([0.1, 0.1, 0.0]))),
+            draw(st.sampled_from([None, None, 1, 3])),
         ),
-        depends_on=tuple(n for n in earlier if draw(st.sampled_from([False, False, True]))),
+        up_after=draw(st.sampled_from([0.0, 1.0, 20.0])),
+        depends_on=depends_on,
+        conditions=tuple(
+            (n, draw(st.sampled_from(StartCondition))) for n in depends_on if draw(st.booleans())
+        ),
+        restart_dependents=draw(st.booleans()),
     )
 
 
@@ -250,9 +261,9 @@ class Machine(RuleBasedStateMachine):
                 assert instance.standing.state is State.UNKNOWN
             elif host.expected_up(name):
                 assert instance.standing.state is State.UP, f"I3: {name}: {instance.standing}"
-            elif instance.wanted.target is Target.UP and not instance.standing.finished:
+            elif instance.wanted.target is Target.UP and instance.standing.outcome is None:
                 assert instance.standing.state is State.START, f"{name}: {instance.standing}"
-                assert any(not host.expected_up(d) for d in instance.spec.depends_on)
+                assert any(not host.meets(instance, d) for d in instance.spec.depends_on)
             else:
                 assert instance.standing.state is State.DOWN, f"I3: {name}: {instance.standing}"
             if instance.settled:

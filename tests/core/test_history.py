@@ -9,7 +9,16 @@ from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History, adds_nothing, history_of, with_history
 from hostmanager_server.core.lifecycle import decide
-from hostmanager_server.core.model import Exit, Instance, Phase, Run, State, new_instance, successor_of
+from hostmanager_server.core.model import (
+    Exit,
+    Instance,
+    Outcome,
+    Phase,
+    Run,
+    State,
+    new_instance,
+    successor_of,
+)
 from hostmanager_server.core.plan import TargetChange, retire, set_targets
 from hostmanager_server.core.spec import (
     InstanceSpec,
@@ -44,11 +53,11 @@ def running(**changes: object) -> Instance:
 
 
 def test_a_finished_instance_stays_finished() -> None:
-    instance = with_history(new_instance(SPEC), history(finished=True), NOW)
+    instance = with_history(new_instance(SPEC), history(outcome=Outcome.COMPLETED), NOW)
     decision = decide(instance, NOW)
     assert decision.actions == ()
     assert (decision.instance.standing.state, decision.instance.standing.reason) == (State.DOWN, "Finished")
-    assert history_of(decision.instance) == history(finished=True)
+    assert history_of(decision.instance) == history(outcome=Outcome.COMPLETED)
 
 
 def test_a_backoff_continues_under_the_next_daemon() -> None:
@@ -60,17 +69,17 @@ def test_a_backoff_continues_under_the_next_daemon() -> None:
 
 def test_a_finished_instance_with_the_target_down_can_be_started() -> None:
     down = with_fields(new_instance(SPEC), target=Target.DOWN)
-    instance = with_history(down, history(finished=True), NOW)
+    instance = with_history(down, history(outcome=Outcome.COMPLETED), NOW)
     up = set_targets({"a": instance}, [TargetChange("a", Target.UP)])["a"]
     assert decide(up, NOW).instance.standing.state is State.WAIT_START
-    assert not instance.standing.finished
+    assert instance.standing.outcome is None
 
 
 def test_a_running_instance_is_not_finished_and_sheds_its_failures_in_time() -> None:
-    past = history(failures=2, retry_at=NOW, finished=True)
+    past = history(failures=2, retry_at=NOW, outcome=Outcome.COMPLETED)
     instance = with_history(running(), past, NOW)
     assert (instance.standing.runs, instance.standing.restarts, instance.standing.failures) == (9, 6, 2)
-    assert (instance.standing.finished, instance.standing.retry_at) == (False, None)
+    assert (instance.standing.outcome, instance.standing.retry_at) == (None, None)
     later = NOW.plus(SPEC.restart.backoff.reset_after)
     assert decide(instance, later).instance.standing.failures == 0
 
@@ -85,7 +94,7 @@ def test_an_unobserved_exit_adds_one_failure_to_the_history() -> None:
 @pytest.mark.parametrize("change", [{"agent_class": "Another"}, {"management": Management.DOCKER}])
 def test_a_history_of_another_class_or_management_is_void(change: dict[str, object]) -> None:
     instance = new_instance(SPEC)
-    assert with_history(instance, history(finished=True, **change), NOW) == instance
+    assert with_history(instance, history(outcome=Outcome.COMPLETED, **change), NOW) == instance
 
 
 def test_an_instance_without_failures_and_exits_has_no_history() -> None:
@@ -138,6 +147,6 @@ def test_a_started_run_without_restarts_is_finished_when_it_is_gone() -> None:
     instance = decide(with_history(new_instance(once), begun, NOW), NOW).instance
     assert (instance.standing.state, instance.standing.reason, len(instance.standing.fail_times)) == (
         State.DOWN,
-        "Finished",
+        "Failed",
         1,
     )

@@ -9,7 +9,7 @@ import pytest
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Remove
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
-from hostmanager_server.core.model import Phase, Run, State, StopStage
+from hostmanager_server.core.model import Outcome, Phase, Run, State, StopStage
 from hostmanager_server.core.spec import (
     Backoff,
     EnvFile,
@@ -48,7 +48,7 @@ def test_a_start_waits_for_what_it_depends_on() -> None:
     s = make()
     assert s.neighbours(waiting_for=("b", "c")) == []
     assert (s.state(), s.instance.standing.reason) == (State.START, "WaitingForDependencies")
-    assert "b, c" in s.instance.standing.message
+    assert s.instance.standing.message == "waiting for b to be up, c to be up"
     (launch,) = s.neighbours()
     assert isinstance(launch, Launch)
 
@@ -182,9 +182,9 @@ def test_the_restart_policy_decides_about_restarts(when: RestartWhen, code: int,
     s = make(restart=RestartPolicy(when)).up()
     s.ends(code)
     assert s.state() is (State.START_AT if comes_back else State.DOWN)
-    assert s.instance.standing.finished is not comes_back
+    assert (s.instance.standing.outcome is None) is comes_back
     if not comes_back:
-        assert s.instance.standing.reason == "Finished"
+        assert s.instance.standing.reason == ("Finished" if code == 0 else "Failed")
         assert f"code {code}" in s.instance.standing.message
         assert s.instance.settled, "no further change without a request"
         assert bool(s.instance.standing.fail_times) is (code != 0), (
@@ -196,11 +196,8 @@ def test_without_restarts_a_failed_start_finishes_the_instance() -> None:
     s = make(restart=RestartPolicy(RestartWhen.NEVER))
     s.decide()
     s.start_failed()
-    assert (s.state(), s.instance.standing.reason, s.instance.standing.finished) == (
-        State.DOWN,
-        "Finished",
-        True,
-    )
+    assert (s.state(), s.instance.standing.reason) == (State.DOWN, "Failed")
+    assert s.instance.standing.outcome is Outcome.FAILED
     assert len(s.instance.standing.fail_times) == 1
 
 
@@ -210,7 +207,7 @@ def test_without_restarts_a_timed_out_start_is_stopped() -> None:
     s.started()
     assert stops(s.until_state_deadline()) == [(INT, False)]
     assert s.ends() == []
-    assert (s.state(), s.instance.standing.reason) == (State.DOWN, "Finished")
+    assert (s.state(), s.instance.standing.reason) == (State.DOWN, "Failed")
     assert "not ready after 15 s" in s.instance.standing.message
 
 

@@ -54,6 +54,9 @@ def live_through_everything() -> None:
         if ready:
             s.ready()
         s.ends(0)
+    s = make(Target.DOWN, up_after=1.0)
+    s.instance = with_fields(s.instance, run=Run(1, Phase.READY, PROCESS, 4711, s.now), runs=1)
+    s.decide()  # found running, just started
     s = make(process=None, problem="no command")
     s.decide()
     s.instance = replace(s.instance, spec=replace(s.instance.spec, process=PROCESS))

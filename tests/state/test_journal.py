@@ -18,7 +18,7 @@ import pytest
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Exit
+from hostmanager_server.core.model import Exit, Outcome
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema
 from hostmanager_server.state.journal import Journal
@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 BOOT = "boot-1"
-HISTORY = History("Agent", Management.HOST, runs=3, fail_times=(Instant(5.0, 1e9),), finished=True)
+HISTORY = History("Agent", Management.HOST, runs=3, fail_times=(Instant(5.0, 1e9),), outcome=Outcome.FAILED)
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ histories = st.builds(
     last_exit=st.none() | exits,
     start_error=st.text(),
     retry_at=st.none() | moments,
-    finished=st.booleans(),
+    outcome=st.sampled_from([None, *Outcome]),
     started_once=st.booleans(),
     restart_of=st.integers(0, 10**6),
 )

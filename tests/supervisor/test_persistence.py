@@ -8,7 +8,7 @@ import pytest
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History, history_of
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Exit, Instance, new_instance
+from hostmanager_server.core.model import Exit, Instance, Outcome, new_instance
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.supervisor.persistence import Persistence
@@ -87,7 +87,7 @@ def test_outdated_failures_cause_no_write(journal: SlowJournal) -> None:
 
 
 def test_the_history_of_a_removed_instance_is_forgotten(journal: SlowJournal) -> None:
-    journal.histories = {"gone": History("Agent", Management.HOST, finished=True)}
+    journal.histories = {"gone": History("Agent", Management.HOST, outcome=Outcome.COMPLETED)}
     persistence = Persistence(journal, Recovered(histories=dict(journal.histories)))
     persistence.take_recovered()
     persistence.save(RUNNING, tracked(last_exit=EXIT), ["a"])

@@ -66,9 +66,14 @@ def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
 @click.command("up")
 @ids_argument()
 @all_option
+@click.option(
+    "--with-dependencies", is_flag=True, help="Also start the dependencies that are down on purpose."
+)
 @wait_option
 @common_options
-def up_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
+def up_command(
+    instance_ids: tuple[str, ...], *, everything: bool, with_dependencies: bool, wait: bool
+) -> None:
     """Set the target of instances to up.
 
     \b
@@ -76,7 +81,7 @@ def up_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -
       hostmanager up --all             start all instances
     """
     ids = _named(instance_ids, everything=everything)
-    _update(pass_session(), [(i, "up") for i in ids], wait=wait)
+    _update(pass_session(), [(i, "up") for i in ids], wait=wait, with_dependencies=with_dependencies)
 
 
 @click.command("down")
@@ -163,12 +168,22 @@ def _update(
     wait: bool,
     reload_config: bool = False,
     validate_only: bool = False,
+    with_dependencies: bool = False,
 ) -> None:
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         changes = to_changes(pairs)
-        answer = client.update(changes, reload_config=reload_config, validate_only=validate_only)
+        answer = client.update(
+            changes,
+            reload_config=reload_config,
+            validate_only=validate_only,
+            with_dependencies=with_dependencies,
+        )
         ids = [g.instance_id for g in answer.generations]
         targets = last_targets(changes, ids)
+        if with_dependencies:
+            from hostmanager_client.calls import UP
+
+            targets |= dict.fromkeys((i for i in ids if i not in targets), UP)
         if not session.json:
             _warn(answer)
             _print_all(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
@@ -179,6 +194,8 @@ def _update(
             progress = follow_all(session, client)
         elif wait:
             progress = _wait(session, client, answer, targets)
+        elif not session.json and not validate_only:
+            _print_all(_waits(client, targets))
     _finish(session, answer, progress)
 
 
@@ -199,6 +216,19 @@ def _sentences(targets: Mapping[str, Target], *, reload_config: bool, validate_o
     would = "would be " if validate_only else ""
     for instance_id, target in targets.items():
         yield f"{one_line(instance_id)}: target {would}{target_word(target)}"
+
+
+def _waits(client: HostManagerClient, targets: Mapping[str, Target]) -> Iterable[str]:
+    """Yield a line for each named instance whose start waits for other instances."""
+    from hostmanager_client.calls import UP
+
+    ups = [instance_id for instance_id, target in targets.items() if target == UP]
+    if not ups:
+        return
+    for instance in client.list_instances(ups).instances:
+        if instance.reason in ("WaitingForDependencies", "DependencyDown"):
+            hint = "; --with-dependencies starts them, too" if instance.reason == "DependencyDown" else ""
+            yield f"{one_line(instance.instance_id)}: {one_line(instance.message)}{hint}"
 
 
 def _wait(

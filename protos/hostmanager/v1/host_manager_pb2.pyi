@@ -1404,10 +1404,15 @@ class UpdateRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     RELOAD_CONFIG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WITH_DEPENDENCIES_FIELD_NUMBER: _builtins.int
     reload_config: _builtins.bool
     """Read the site config first. Default false."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    with_dependencies: _builtins.bool
+    """A change to up also sets the target of all direct and indirect dependencies
+    that are down to up. Default false.
+    """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetChange]:
         """Applied in order."""
@@ -1418,10 +1423,11 @@ class UpdateRequest(_message.Message):
         requests: _abc.Iterable[Global___TargetChange] | None = ...,
         reload_config: _builtins.bool = ...,
         validate_only: _builtins.bool = ...,
+        with_dependencies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reload_config", b"reload_config", "requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reload_config", b"reload_config", "requests", b"requests", "validate_only", b"validate_only", "with_dependencies", b"with_dependencies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hostmanager_server.config.command_line import read_command
-from hostmanager_server.config.document import ListNode, Node, Scalar
+from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
 from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown, suggest
 from hostmanager_server.config.quantities import parse_size, parse_whole
@@ -21,6 +21,7 @@ from hostmanager_server.core.spec import (
     ReadinessProbe,
     RestartPolicy,
     RestartWhen,
+    StartCondition,
     StopPolicy,
 )
 
@@ -36,19 +37,21 @@ LIMITS = (
 )  # fmt: skip
 KEYS = (
     "command", "depends-on", "env", "env-file", "env-inherit", "limits", "log", "ready", "restart",
-    "start-timeout", "stop-signal", "stop-timeout", "user", "working-dir",
+    "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "up-after", "user", "working-dir",
 )  # fmt: skip
-RESTART_KEYS = ("policy", "backoff")
+RESTART_KEYS = ("policy", "backoff", "give-up-after")
+MAX_FAILURES = 1_000_000
 BACKOFF_KEYS = ("initial", "factor", "maximum", "reset-after")
 LOG_KEYS = ("size", "keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """An id in `depends-on`, and its place in the site config."""
+    """An id in `depends-on`, its place in the site config, and its condition, if given."""
 
     instance_id: str
     node: Node
+    condition: StartCondition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,11 @@ class InstanceKeys:
     log: Log = Log()
     ready: ReadinessProbe | None = None
     restart: RestartPolicy | None = None
+    restart_dependents: bool | None = None
     start_timeout: float | None = None
     stop_signal: int | None = None
     stop_timeout: tuple[float, float] | None = None  # s after the stop signal, s after TERM
+    up_after: float | None = None
     user: str | None = None
     working_dir: str | None = None
 
@@ -104,9 +109,11 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
         ready=_or(over.ready, under.ready),
         restart=_or(over.restart, under.restart),
+        restart_dependents=_or(over.restart_dependents, under.restart_dependents),
         start_timeout=_or(over.start_timeout, under.start_timeout),
         stop_signal=_or(over.stop_signal, under.stop_signal),
         stop_timeout=_or(over.stop_timeout, under.stop_timeout),
+        up_after=_or(over.up_after, under.up_after),
         user=_or(over.user, under.user),
         working_dir=_or(over.working_dir, under.working_dir),
     )
@@ -135,9 +142,11 @@ def read_settings(
         log=read("log", _log) or Log(),
         ready=read("ready", read_ready),
         restart=read("restart", _restart),
+        restart_dependents=read("restart-dependents", _boolean),
         start_timeout=read("start-timeout", lambda r, node, label: r.seconds(node, label, 0.01, DAY)),
         stop_signal=read("stop-signal", _signal),
         stop_timeout=read("stop-timeout", _stop_timeout),
+        up_after=read("up-after", lambda r, node, label: r.seconds(node, label, 0, DAY)),
         user=read("user", _user),
         working_dir=read("working-dir", lambda r, node, label: read_path(r, node, label, working_dir)),
     )
@@ -173,12 +182,37 @@ def _user(reader: Reader, node: Node, label: str) -> str | None:
 
 
 def _depends_on(reader: Reader, node: Node, label: str) -> tuple[Dependency, ...]:
+    """Return the dependencies: a list of ids, or a mapping from ids to conditions."""
     found: dict[str, Dependency] = {}
+    if isinstance(node, MapNode):
+        for instance_id, entry in reader.mapping(node, label).items():
+            condition = _condition(reader, entry.value, f"{shown(instance_id)} in {label}")
+            found[instance_id] = Dependency(instance_id, entry.key, condition)
+        return tuple(found.values())
     for child in reader.sequence(node, label):
-        instance_id = reader.text(child, f"an entry of {label}")
-        if instance_id is not None:
-            found.setdefault(instance_id, Dependency(instance_id, child))
+        name = reader.text(child, f"an entry of {label}")
+        if name is not None:
+            found.setdefault(name, Dependency(name, child))
     return tuple(found.values())
+
+
+def _boolean(reader: Reader, node: Node, label: str) -> bool | None:
+    if isinstance(node, Scalar) and node.kind is NodeKind.BOOLEAN:
+        return node.text.lower() in ("true", "yes", "on")
+    reader.error(node, f"{label} must be true or false, not {describe(node)}")
+    return None
+
+
+def _condition(reader: Reader, node: Node, label: str) -> StartCondition | None:
+    """Return the condition: a word, or a mapping with the key `condition`, as in compose files."""
+    if isinstance(node, MapNode):
+        entries = reader.mapping(node, label)
+        reader.check_keys(entries, ("condition",), label)
+        if "condition" not in entries:
+            return None
+        node, label = entries["condition"].value, f"'condition' of {label}"
+    word = reader.choice(node, label, [condition.value for condition in StartCondition])
+    return None if word is None else StartCondition(word)
 
 
 def _env(reader: Reader, node: Node, label: str) -> dict[str, str]:
@@ -256,12 +290,17 @@ def _restart(reader: Reader, node: Node, label: str) -> RestartPolicy:
         return RestartPolicy(_policy(reader, node, label))
     entries = reader.mapping(node, label)
     reader.check_keys(entries, RESTART_KEYS, label)
-    when, backoff = RestartWhen.ALWAYS, Backoff()
+    when, backoff, give_up_after = RestartWhen.ALWAYS, Backoff(), None
     if "policy" in entries:
         when = _policy(reader, entries["policy"].value, f"'policy' in {label}")
     if "backoff" in entries:
         backoff = _backoff(reader, entries["backoff"].value, f"'backoff' in {label}")
-    return RestartPolicy(when, backoff)
+    if "give-up-after" in entries:
+        give_up = entries["give-up-after"].value
+        give_up_after = reader.whole(give_up, f"'give-up-after' in {label}", 1, MAX_FAILURES)
+        if when is RestartWhen.NEVER:
+            reader.warn(give_up, f"'give-up-after' in {label} has no effect: the policy is never")
+    return RestartPolicy(when, backoff, give_up_after)
 
 
 def _policy(reader: Reader, node: Node, label: str) -> RestartWhen:

@@ -16,6 +16,7 @@ from hostmanager_server.config.node_reader import Entry, Reader, shown
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,
+    UP_AFTER,
     CommandProbe,
     EnvFile,
     InstanceSpec,
@@ -197,9 +198,16 @@ def _spec(reader: Reader, instance: _Instance, context: ParseContext) -> Instanc
             "" if process is None else process.user,
         ),
         start_timeout=START_TIMEOUT if settings.start_timeout is None else settings.start_timeout,
+        up_after=UP_AFTER if settings.up_after is None else settings.up_after,
         stop=settings.stop,
         restart=settings.restart or RestartPolicy(),
         depends_on=tuple(dependency.instance_id for dependency in settings.depends_on or ()),
+        conditions=tuple(
+            (dependency.instance_id, dependency.condition)
+            for dependency in settings.depends_on or ()
+            if dependency.condition is not None
+        ),
+        restart_dependents=bool(settings.restart_dependents),
     )
 
 

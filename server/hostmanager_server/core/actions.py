@@ -1,4 +1,4 @@
-"""Actions: commands of the core that the supervisor carries out."""
+"""Decisions of the core, and the actions that the supervisor carries out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.model import Instance
 from hostmanager_server.core.spec import InstanceSpec
 
 
@@ -44,3 +45,14 @@ class Remove:
 
 
 Action = Launch | Stop | LogEntry | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The result of `decide`.
+
+    The reconciler carries out the actions in order.
+    """
+
+    instance: Instance
+    actions: tuple[Action, ...] = ()

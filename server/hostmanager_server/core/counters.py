@@ -7,11 +7,16 @@ from dataclasses import replace
 from hostmanager_server.core import entries, stability
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Instance
+from hostmanager_server.core.model import Exit, Instance, Outcome
 from hostmanager_server.core.spec import RestartWhen, Target
 
 # The shortest wait after a failed start, in s. Without backoff the core would try in a busy loop.
 START_FAILED_RETRY = 0.1
+
+# A main process that ends with success within BACKGROUND_WITHIN s, and leaves processes, counts as a program
+# in the background. After BACKGROUND_LIMIT such runs in a row, no restart follows.
+BACKGROUND_WITHIN = 5.0
+BACKGROUND_LIMIT = 3
 
 
 def count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> Instance:
@@ -24,18 +29,23 @@ def count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> In
     if wanted.target is Target.PASSIVE or instance.passive_tracking:
         return replace(instance, wanted=replace(wanted, target=Target.PASSIVE))
     fail_times = (*standing.fail_times, now)
-    if instance.spec.restart.when is RestartWhen.NEVER:
-        return finish(instance, fail_times)
+    policy = instance.spec.restart
+    if policy.when is RestartWhen.NEVER:
+        instance = replace(instance, standing=replace(standing, fail_times=fail_times))
+        return finish(instance, Outcome.FAILED)
     failures = standing.failures + 1
-    retry_at = now.plus(max(instance.spec.restart.backoff.delay(failures), at_least))
-    standing = replace(standing, failures=failures, fail_times=fail_times, retry_at=retry_at)
-    return replace(instance, standing=standing)
+    standing = replace(standing, failures=failures, fail_times=fail_times)
+    given_up = policy.give_up_after is not None and failures >= policy.give_up_after
+    if given_up or standing.backgrounded >= BACKGROUND_LIMIT:
+        return finish(replace(instance, standing=standing), Outcome.FAILED)
+    retry_at = now.plus(max(policy.backoff.delay(failures), at_least))
+    return replace(instance, standing=replace(standing, retry_at=retry_at))
 
 
-def finish(instance: Instance, fail_times: tuple[Instant, ...]) -> Instance:
-    """Mark an instance as finished if its target is up: no restart follows."""
-    finished = instance.wanted.target is Target.UP
-    return replace(instance, standing=replace(instance.standing, finished=finished, fail_times=fail_times))
+def finish(instance: Instance, outcome: Outcome) -> Instance:
+    """Record the outcome of an instance with the target up: no restart follows."""
+    reached = outcome if instance.wanted.target is Target.UP else None
+    return replace(instance, standing=replace(instance.standing, outcome=reached))
 
 
 def count_end(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
@@ -45,9 +55,27 @@ def count_end(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     last_exit = instance.observed.last_exit
     assert last_exit is not None
     actions.append(entries.exited(instance, last_exit, now))
+    instance = _count_background(instance, last_exit, now, actions)
     if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
-        return finish(instance, instance.standing.fail_times)
+        return finish(instance, Outcome.COMPLETED)
     return count_failure(instance, now)
+
+
+def _count_background(instance: Instance, last_exit: Exit, now: Instant, actions: list[Action]) -> Instance:
+    """Report a program that puts itself into the background, and count such runs in a row.
+
+    The sign: the main process ends with success soon after the start, and leaves processes.
+    """
+    started = last_exit.started
+    left_processes = instance.observed.run is not None and instance.spec.process is not None
+    soon = started is not None and last_exit.at.mono - started.mono < BACKGROUND_WITHIN
+    standing = instance.standing
+    if left_processes and soon and last_exit.status.success:
+        actions.append(entries.backgrounded(instance, now))
+        standing = replace(standing, backgrounded=standing.backgrounded + 1)
+    elif standing.backgrounded:
+        standing = replace(standing, backgrounded=0)
+    return replace(instance, standing=standing)
 
 
 def with_start_error(instance: Instance, why: str) -> Instance:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import assert_never
 
-from hostmanager_server.core.model import Instance, Instances, State
+from hostmanager_server.core.model import Instance, Instances, Outcome, Phase, State, UnmetDependency
+from hostmanager_server.core.spec import StartCondition, Target
 
 
 class Dependents:
@@ -38,25 +40,68 @@ def affects_neighbours(before: Instance | None, after: Instance | None) -> bool:
 
 
 def _relevant_facts(instance: Instance) -> tuple[object, ...]:
-    return instance.next_action, instance.should_run, instance.should_stop, instance.observed.run is None
+    run, standing = instance.observed.run, instance.standing
+    run_facts = (run.phase, run.started) if run is not None else None
+    waits = standing.reason if standing.state is State.START else ""
+    wanted = (instance.should_run, instance.should_stop, instance.wanted.target)
+    return (instance.next_action, *wanted, standing.outcome, run_facts, waits)
 
 
 def with_dependency_facts(instance: Instance, instances: Instances, dependents: Iterable[str]) -> Instance:
-    """Return the instance with up-to-date `waiting_for` and `held_by`."""
-    missing = waiting_for(instances, instance)
+    """Return the instance with up-to-date `waiting_for`, `held_by` and `restarted_by`."""
+    unmet = waiting_for(instances, instance)
     holding = held_by(instances, instance, dependents)
-    if (missing, holding) == (instance.observed.waiting_for, instance.observed.held_by):
+    causes = restarted_by(instances, instance)
+    observed = instance.observed
+    if (unmet, holding, causes) == (observed.waiting_for, observed.held_by, observed.restarted_by):
         return instance
-    return replace(instance, observed=replace(instance.observed, waiting_for=missing, held_by=holding))
+    observed = replace(observed, waiting_for=unmet, held_by=holding, restarted_by=causes)
+    return replace(instance, observed=observed)
 
 
-def waiting_for(instances: Instances, instance: Instance) -> tuple[str, ...]:
-    """Return the dependencies of an instance that are not up, or must stop."""
-    return tuple(
-        name
-        for name in instance.spec.depends_on
-        if (other := instances.get(name)) is None or other.next_action is not State.UP or other.should_stop
-    )
+def waiting_for(instances: Instances, instance: Instance) -> tuple[UnmetDependency, ...]:
+    """Return the dependencies of an instance that do not meet their conditions."""
+    if not instance.spec.depends_on:
+        return ()
+    conditions = dict(instance.spec.conditions)
+    unmet = []
+    for name in instance.spec.depends_on:
+        other = instances.get(name)
+        if other is None:
+            unmet.append(UnmetDependency(name, conditions.get(name, StartCondition.READY)))
+        elif not _meets(other, condition := conditions.get(name, other.spec.default_condition)):
+            unmet.append(UnmetDependency(name, condition, _why_hopeless(other)))
+    return tuple(unmet)
+
+
+def _meets(dependency: Instance, condition: StartCondition) -> bool:
+    if dependency.observed.unobservable:
+        return False
+    completed = dependency.standing.outcome is Outcome.COMPLETED
+    match condition:
+        case StartCondition.COMPLETED:
+            return completed
+        case StartCondition.READY:
+            return completed or (dependency.standing.state is State.UP and not dependency.should_stop)
+        case StartCondition.STARTED:
+            run = dependency.observed.run
+            executed = run is not None and run.phase in (Phase.RUNNING, Phase.READY, Phase.DEGRADED)
+            return completed or (executed and not dependency.should_stop)
+    assert_never(condition)
+
+
+def _why_hopeless(dependency: Instance) -> str:
+    """Return why only a request can help the dependency; empty if the daemon works on it."""
+    standing = dependency.standing
+    if dependency.retired:
+        return "it is gone from the config"
+    if dependency.wanted.target is Target.DOWN:
+        return "its target is down"
+    if standing.outcome is Outcome.FAILED:
+        return "it has failed"
+    if standing.state is State.START and standing.reason == "DependencyDown":
+        return "one of its own dependencies is down"
+    return ""
 
 
 def held_by(instances: Instances, instance: Instance, dependents: Iterable[str]) -> tuple[str, ...]:
@@ -65,4 +110,21 @@ def held_by(instances: Instances, instance: Instance, dependents: Iterable[str])
         name
         for name in dependents
         if (other := instances.get(name)) is not None and other.observed.run is not None and other.should_stop
+    )
+
+
+def restarted_by(instances: Instances, instance: Instance) -> tuple[str, ...]:
+    """Return the dependencies with `restart-dependents` that are up with a later run than the instance's."""
+    run = instance.observed.run
+    if run is None or run.started is None:
+        return ()
+    return tuple(
+        name
+        for name in instance.spec.depends_on
+        if (other := instances.get(name)) is not None
+        and other.spec.restart_dependents
+        and other.next_action is State.UP
+        and (began := other.observed.run) is not None
+        and began.started is not None
+        and began.started.mono > run.started.mono
     )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Exit, Instance
+from hostmanager_server.core.model import Exit, Instance, Outcome
+from hostmanager_server.core.spec import RestartWhen
+
+IN_BACKGROUND = (
+    "the main process ended with code 0 and left processes: the program put itself into the background; run "
+    "the program in the foreground (often an option such as --foreground, --nodaemon or -F)"
+)
 
 
 def found_running(instance: Instance, now: Instant) -> LogEntry:
@@ -57,7 +63,27 @@ def degraded(instance: Instance, missing: str, now: Instant) -> LogEntry:
 def exited(instance: Instance, last_exit: Exit, now: Instant) -> LogEntry:
     """Return the entry for an exit without a stop request."""
     message = f"{instance.spec.full_name} {last_exit.why}"
-    return _entry(EntryKind.EXIT, "Exited", message, instance, now, Severity.WARNING, last_exit)
+    done = last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS
+    severity = Severity.INFO if done else Severity.WARNING
+    return _entry(EntryKind.EXIT, "Exited", message, instance, now, severity, last_exit)
+
+
+def outcome(instance: Instance, message: str, now: Instant) -> LogEntry:
+    """Return the entry for an end that no restart follows."""
+    if instance.standing.outcome is Outcome.COMPLETED:
+        return _entry(EntryKind.EXIT, "Finished", message, instance, now)
+    return _entry(EntryKind.EXIT, "GaveUp", message, instance, now, Severity.ERROR)
+
+
+def backgrounded(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a program that put itself into the background."""
+    return _entry(EntryKind.EXIT, "Backgrounded", IN_BACKGROUND, instance, now, Severity.WARNING)
+
+
+def restarted_with(instance: Instance, now: Instant) -> LogEntry:
+    """Return the entry for a restart that follows the restart of a dependency."""
+    message = f"restarting with {', '.join(instance.observed.restarted_by)}"
+    return _entry(EntryKind.REQUEST, "RestartWithDependency", message, instance, now)
 
 
 def stopping(instance: Instance, message: str, now: Instant, *, escalated: bool = False) -> LogEntry:

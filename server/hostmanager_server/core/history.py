@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.lifecycle import resume
-from hostmanager_server.core.model import Exit, Instance, Instances, Run, State
+from hostmanager_server.core.model import Exit, Instance, Instances, Outcome, Run, State
 from hostmanager_server.core.spec import Management, RestartWhen, Target
 
 
@@ -27,7 +27,7 @@ class History:
     last_exit: Exit | None = None
     start_error: str = ""
     retry_at: Instant | None = None
-    finished: bool = False
+    outcome: Outcome | None = None
     started_once: bool = False  # a run with `restart: never` has begun: no second run
     restart_of: int = 0  # the number of the live run that an operator asked to restart; 0: none
 
@@ -39,7 +39,7 @@ def history_of(instance: Instance) -> History | None:
     observed, standing, run = instance.observed, instance.standing, instance.observed.run
     started_once = _started_once(instance)
     restart_of = run.number if instance.wanted.restart and run is not None else 0
-    counted = standing.restarts or standing.failures or standing.fail_times or standing.finished
+    counted = standing.restarts or standing.failures or standing.fail_times or standing.outcome
     ended = observed.last_exit or observed.start_error
     if not (counted or ended or started_once or restart_of):
         return None  # the runtime record holds the number of the run
@@ -53,7 +53,7 @@ def history_of(instance: Instance) -> History | None:
         last_exit=observed.last_exit,
         start_error=observed.start_error,
         retry_at=standing.retry_at,
-        finished=standing.finished,
+        outcome=standing.outcome,
         started_once=started_once,
         restart_of=restart_of,
     )
@@ -98,7 +98,7 @@ def history_differs(before: Instance, after: Instance) -> bool:
         or old.failures != new.failures
         or old.restarts != new.restarts
         or old.retry_at != new.retry_at
-        or old.finished is not new.finished
+        or old.outcome is not new.outcome
         or before.wanted.restart is not after.wanted.restart
         or before.observed.start_error != after.observed.start_error
         or before.retired is not after.retired
@@ -150,9 +150,9 @@ def _down_with_history(instance: Instance, history: History, now: Instant) -> In
         why = "ended together with its daemon, which could not record the exit status"
         observed = replace(observed, last_exit=Exit(ExitStatus(), now, False, why))
         return resume(replace(instance, observed=observed), State.UP)
-    finished = history.finished and wanted_up
+    outcome = history.outcome if wanted_up else None
     return replace(
         instance,
         observed=replace(observed, start_error=observed.start_error or history.start_error),
-        standing=replace(standing, retry_at=history.retry_at, finished=finished),
+        standing=replace(standing, retry_at=history.retry_at, outcome=outcome),
     )

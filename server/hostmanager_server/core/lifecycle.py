@@ -8,36 +8,23 @@ a second call of `decide` changes nothing. The tests hold `decide` to the table 
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
-from hostmanager_server.core import entries, stability
-from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core import entries, explanations, stability
+from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, how_it_ended, signal_name
-from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
+from hostmanager_server.core.model import Instance, Outcome, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
+from hostmanager_server.core.stop_stages import next_stage
 
 # The shortest wait after a failed stop, in s. Without backoff the core would try in a busy loop.
 STOP_FAILED_RETRY = 0.1
 
-# The pause between two KILLs, in s, of a tree that the kernel still holds (uninterruptible sleep, forks).
-KILL_REPEAT = 5.0
-
 # Each pass moves an instance at most one state on, and no chain is longer than the number of states.
 _LONGEST_CHAIN = 2 * len(State)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The result of `decide`.
-
-    The reconciler must carry out the actions in order.
-    """
-
-    instance: Instance
-    actions: tuple[Action, ...] = ()
 
 
 def decide(instance: Instance, now: Instant) -> Decision:
@@ -47,6 +34,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
     can observe the instance again.
     """
     actions: list[Action] = []
+    known = instance
     if instance.wanted.target_lost and not instance.observed.unobservable:
         instance = _keep_running_if_target_lost(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
@@ -57,6 +45,8 @@ def decide(instance: Instance, now: Instant) -> Decision:
             break
     else:  # pragma: no cover - a cycle is a bug of this module, which the property tests look for
         raise AssertionError(f"{instance.spec.full_name} does not come to rest in {instance.standing.state}")
+    if (outcome := instance.standing.outcome) is not None and outcome is not known.standing.outcome:
+        actions.append(entries.outcome(instance, explanations.outcome(instance), now))
     instance = update_counters(instance, now)
     gone = instance.observed.run is None and instance.standing.state in (State.DOWN, State.UNKNOWN)
     if instance.retired and gone and not instance.observed.unobservable:
@@ -121,6 +111,8 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     wanted, service, spec = instance.wanted, instance.observed.service, instance.spec
     if instance.observed.run is not None:
         actions.append(entries.found_running(instance, now))
+        if instance.too_young(now) and wanted.target is not Target.PASSIVE:
+            return _move(instance, State.WAIT_START, "Starting", "found running")
         return _to_up(instance, now, "found running")
     if wanted.successor is not None:
         actions.append(entries.reset(instance, now))
@@ -128,7 +120,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if instance.retired:
         return _to_down(instance)
     if wanted.restart:
-        standing = replace(instance.standing, retry_at=None, finished=False)
+        standing = replace(instance.standing, retry_at=None, outcome=None)
         return replace(instance, wanted=replace(wanted, restart=False), standing=standing)
     if spec.workload is None:
         return _move(instance, State.UNKNOWN, "NotOperable", spec.problem)
@@ -144,7 +136,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 
 def _start_at(instance: Instance, now: Instant) -> Instance:
-    if not _can_start(instance):
+    if not instance.can_start:
         return _to_down(instance)
     standing = instance.standing
     if standing.deadline is None or now.mono >= standing.deadline.mono or standing.retry_at is None:
@@ -153,13 +145,13 @@ def _start_at(instance: Instance, now: Instant) -> Instance:
 
 
 def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    if not _can_start(instance):
+    if not instance.can_start:
         return _to_down(instance)
     spec, standing, workload = instance.spec, instance.standing, instance.spec.workload
     assert workload is not None
-    if instance.observed.waiting_for:
-        message = f"waiting for {', '.join(instance.observed.waiting_for)} to be up"
-        return _move(instance, State.START, "WaitingForDependencies", message, standing.deadline)
+    if unmet := instance.observed.waiting_for:
+        reason = "DependencyDown" if any(each.hopeless for each in unmet) else "WaitingForDependencies"
+        return _move(instance, State.START, reason, explanations.unmet_dependencies(unmet), standing.deadline)
     run = Run(standing.runs + 1, Phase.LAUNCHING, workload)
     actions.append(entries.launching(instance, now))
     actions.append(Launch(RunKey(instance.instance_id, run.number), spec))
@@ -187,8 +179,15 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
     if run.phase is Phase.ENDING:
         return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
-        return _escalate(instance, now, actions)
+        return _stop(instance, now, actions)
+    if instance.standing.reason == "WaitingForDependents":  # the operator changed their mind
+        instance = _move(instance, State.WAIT_START, "Starting", "started; not ready yet")
+        deadline = None
     if run.phase in (Phase.READY, Phase.DEGRADED):
+        if instance.too_young(now):
+            assert run.started is not None
+            message = f"started; up after {spec.up_after:g} s"
+            return _move(instance, State.WAIT_START, "Starting", message, run.started.plus(spec.up_after))
         actions.append(entries.up(instance, run.pid, now))
         return _to_up(instance, now, "running")
     if deadline is None and run.phase is Phase.RUNNING:
@@ -203,7 +202,7 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
 
 
 def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    run, held_by, standing = instance.observed.run, instance.observed.held_by, instance.standing
+    run, standing = instance.observed.run, instance.standing
     if run is None:
         return _lost(instance, now, actions)
     if run.phase is Phase.ENDING:
@@ -211,10 +210,10 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
             return instance  # a passive instance is only observed: the rest of its tree may run on
         return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
-        if held_by:
-            message = f"waiting for {', '.join(held_by)} to be down"
-            return _move(instance, State.UP, "WaitingForDependents", message)
-        return _escalate(instance, now, actions)
+        return _stop(instance, now, actions)
+    if instance.observed.restarted_by and instance.should_run:
+        actions.append(entries.restarted_with(instance, now))
+        return replace(instance, wanted=replace(instance.wanted, restart=True))
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
     if standing.failures and standing.deadline is not None and now.mono >= standing.deadline.mono:
@@ -278,6 +277,14 @@ def _unknown(instance: Instance) -> Instance:
 # --- the stop escalation ------------------------------------------------------------------------------------
 
 
+def _stop(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Begin the stop, after the dependents that also stop."""
+    if held_by := instance.observed.held_by:
+        message = f"waiting for {', '.join(held_by)} to be down"
+        return _move(instance, instance.standing.state, "WaitingForDependents", message)
+    return _escalate(instance, now, actions)
+
+
 def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     """Take the next step of the stop escalation: stop signal, TERM, KILL.
 
@@ -288,7 +295,7 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     if isinstance(run.workload, ServiceSpec):
         return _remove_containers(instance, run, now, actions)
     policy = instance.spec.stop
-    stage, signum, grace = _next_stage(run.stop_stage, policy.signal, policy.grace, policy.term_grace)
+    stage, signum, grace = next_stage(run.stop_stage, policy.signal, policy.grace, policy.term_grace)
     whole_tree = stage is not StopStage.SIGNAL
     actions.append(Stop(instance.run_key(), signum, whole_tree))
     if run.stop_stage is not StopStage.KILL:  # the event log has the first KILL only
@@ -299,18 +306,6 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     message = f"sent {signal_name(signum)}; waiting for the whole process tree to end"
     instance = instance.with_run(replace(run, stop_stage=stage))
     return _move(instance, State.WAIT_DEAD, reason, message, now.plus(grace))
-
-
-def _next_stage(
-    stage: StopStage | None, first: int, grace: float, term_grace: float
-) -> tuple[StopStage, int, float]:
-    if stage is None and first not in (signal.SIGTERM, signal.SIGKILL):
-        return StopStage.SIGNAL, first, grace
-    if stage is None and first == signal.SIGTERM:
-        return StopStage.TERM, signal.SIGTERM, grace
-    if stage is StopStage.SIGNAL:
-        return StopStage.TERM, signal.SIGTERM, term_grace
-    return StopStage.KILL, signal.SIGKILL, KILL_REPEAT
 
 
 def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
@@ -356,17 +351,12 @@ def _move(
     return replace(instance, standing=standing)
 
 
-def _can_start(instance: Instance) -> bool:
-    return instance.should_run and instance.spec.workload is not None and instance.observed.run is None
-
-
 def _about_to_start(instance: Instance) -> Instance:
     return _move(instance, State.START, "Starting", "about to start")
 
 
 def _backing_off(instance: Instance) -> Instance:
-    attempt = instance.standing.failures + 1
-    message = f"{how_it_ended(instance)}; waiting to restart (attempt {attempt})"
+    message = explanations.backing_off(instance)
     return _move(instance, State.START_AT, "BackingOff", message, instance.standing.retry_at)
 
 
@@ -377,8 +367,9 @@ def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
 
 
 def _to_down(instance: Instance) -> Instance:
-    if instance.standing.finished:
-        return _move(instance, State.DOWN, "Finished", f"{how_it_ended(instance)}; no restart")
+    if (outcome := instance.standing.outcome) is not None:
+        reason = "Finished" if outcome is Outcome.COMPLETED else "Failed"
+        return _move(instance, State.DOWN, reason, explanations.outcome(instance))
     return _move(instance, State.DOWN, "Stopped", how_it_ended(instance))
 
 

@@ -8,7 +8,15 @@ from enum import Enum
 
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
-from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, ServiceSpec, Target, Workload
+from hostmanager_server.core.spec import (
+    InstanceSpec,
+    Management,
+    ProcessSpec,
+    ServiceSpec,
+    StartCondition,
+    Target,
+    Workload,
+)
 
 
 class State(Enum):
@@ -40,6 +48,26 @@ class StopStage(Enum):
     TERM = "term"  # SIGTERM to the whole tree
     KILL = "kill"  # SIGKILL to the whole tree, repeated until no process is left
     REMOVE = "remove"  # compose stops and removes the containers; the engine escalates
+
+
+class Outcome(Enum):
+    """The end of an instance that no restart follows, although the target is up."""
+
+    COMPLETED = "completed"  # ended with success
+    FAILED = "failed"  # the daemon gave up, or the restart policy allows no restart
+
+
+@dataclass(frozen=True, slots=True)
+class UnmetDependency:
+    """A dependency that delays a start.
+
+    `hopeless` says why the condition cannot be met without a request; empty: the daemon works on the
+    dependency.
+    """
+
+    instance_id: str
+    condition: StartCondition
+    hopeless: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +118,9 @@ class Observed:
     run: Run | None = None  # None: no process or container is alive
     last_exit: Exit | None = None
     start_error: str = ""  # why the last launch failed
-    waiting_for: tuple[str, ...] = ()  # dependencies that are not up
+    waiting_for: tuple[UnmetDependency, ...] = ()
     held_by: tuple[str, ...] = ()  # dependents that must be down first
+    restarted_by: tuple[str, ...] = ()  # dependencies that began a new run, and restart their dependents
     service: ServiceStatus | None = None  # the engine's status of a compose service
     unobservable: str = ""  # why the real state is unknown; the core does nothing meanwhile
 
@@ -109,7 +138,8 @@ class Standing:
     failures: int = 0  # consecutive failures, from which the backoff is computed
     fail_times: tuple[Instant, ...] = ()
     retry_at: Instant | None = None  # no launch before this moment
-    finished: bool = False  # ended, and the restart policy asks for no further run
+    outcome: Outcome | None = None  # None: a restart follows an end
+    backgrounded: int = 0  # runs in a row with a main process that left its tree and ended with success
     observed_generation: int = 0
 
 
@@ -151,12 +181,23 @@ class Instance:
         wanted = self.wanted
         return (
             wanted.target is Target.UP
-            and not self.standing.finished
+            and self.standing.outcome is None
             and wanted.enforced
             and not self.retired
             and not wanted.restart
             and wanted.successor is None
         )
+
+    @property
+    def can_start(self) -> bool:
+        """True if the instance must be running, and no run is in the way."""
+        return self.should_run and self.spec.workload is not None and self.observed.run is None
+
+    def too_young(self, now: Instant) -> bool:
+        """Return whether the run has not lasted `up_after` yet."""
+        run = self.observed.run
+        began = run.started if run is not None else None
+        return began is not None and now.mono < began.mono + self.spec.up_after
 
     @property
     def passive_tracking(self) -> bool:
@@ -187,7 +228,7 @@ class Instance:
         if wanted.restart or wanted.successor is not None or self.retired or self.observed.unobservable:
             return False
         if wanted.target is Target.UP:
-            return state is State.UP or (self.standing.finished and state is State.DOWN)
+            return state is State.UP or (self.standing.outcome is not None and state is State.DOWN)
         return state in (State.DOWN, State.UNKNOWN) or wanted.target is Target.PASSIVE
 
     def run_key(self) -> RunKey:
@@ -230,10 +271,11 @@ def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
     The count of runs continues.
     """
     new = new_instance(spec, target, generation=old.wanted.generation)
+    unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in spec.depends_on)
     return replace(
         new,
         # Every dependency counts as missing until the reconciler has checked them.
-        observed=replace(new.observed, waiting_for=spec.depends_on, last_exit=old.observed.last_exit),
+        observed=replace(new.observed, waiting_for=unmet, last_exit=old.observed.last_exit),
         standing=replace(
             new.standing, runs=old.standing.runs, observed_generation=old.standing.observed_generation
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hostmanager_server.core.model import Instance, Instances
+from hostmanager_server.core.model import Instance, Instances, Outcome, Standing
 from hostmanager_server.core.spec import Management, Target
 
 ALL = "all"
@@ -13,10 +13,14 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class TargetChange:
-    """A requested target for one instance, or for all if `instance_id` is ALL."""
+    """A requested target for one instance, or for all if `instance_id` is ALL.
+
+    `with_dependencies`: a change to `up` also brings up the dependencies that are down on purpose.
+    """
 
     instance_id: str
     target: Target
+    with_dependencies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
     request once, and becomes passive again.
     """
     changed: dict[str, Instance] = {}
-    for change in _effective(changes):
+    for change in with_dependencies(instances, _effective(changes)):
         ids = sorted(instances) if change.instance_id == ALL else [change.instance_id]
         for instance_id in ids:
             old = changed.get(instance_id, instances[instance_id])
@@ -76,8 +80,39 @@ def _with_target(instance: Instance, target: Target) -> Instance:
         return replace(instance, wanted=wanted)
     if target is not Target.UP:
         wanted = replace(wanted, restart=False)
-    standing = replace(instance.standing, finished=False, retry_at=None)
-    return replace(instance, wanted=wanted, standing=standing)
+    return replace(instance, wanted=wanted, standing=_fresh(instance))
+
+
+def with_dependencies(instances: Instances, changes: Iterable[TargetChange]) -> list[TargetChange]:
+    """Return the changes, with the changes of the dependencies before those of their dependents.
+
+    Only dependencies with the target down change. The order of the changes stays.
+    """
+    expanded: list[TargetChange] = []
+    for change in changes:
+        if change.with_dependencies and change.target is Target.UP and change.instance_id != ALL:
+            expanded += (
+                TargetChange(name, Target.UP)
+                for name in _dependencies_of(instances, change.instance_id)
+                if instances[name].wanted.target is Target.DOWN
+            )
+        expanded.append(change)
+    return expanded
+
+
+def _dependencies_of(instances: Instances, instance_id: str) -> list[str]:
+    """Return all direct and indirect dependencies of an instance, without duplicates."""
+    found: dict[str, None] = {}
+    queue = [instance_id]
+    while queue:
+        instance = instances.get(queue.pop())
+        if instance is not None:
+            # The definition after the next start decides: the request starts the instance.
+            spec = instance.wanted.successor or instance.spec
+            new = [name for name in spec.depends_on if name not in found and name in instances]
+            found.update(dict.fromkeys(new))
+            queue += new
+    return list(found)
 
 
 def next_generation(instance: Instance, before: Instance) -> Instance:
@@ -121,9 +156,14 @@ def restart(instances: Instances, ids: Iterable[str]) -> dict[str, Instance]:
 
 
 def _with_restart(instance: Instance) -> Instance:
-    standing = replace(instance.standing, finished=False, retry_at=None)
-    restarted = replace(instance, wanted=replace(instance.wanted, restart=True), standing=standing)
+    restarted = replace(instance, wanted=replace(instance.wanted, restart=True), standing=_fresh(instance))
     return next_generation(restarted, instance)
+
+
+def _fresh(instance: Instance) -> Standing:
+    """Return the standing after a request: no backoff, no outcome, and a new count after giving up."""
+    standing = replace(instance.standing, outcome=None, retry_at=None, backgrounded=0)
+    return replace(standing, failures=0) if instance.standing.outcome is Outcome.FAILED else standing
 
 
 def retire(instance: Instance) -> Instance:

@@ -65,7 +65,7 @@ def recover_runs(
         if adopted.ended is not None:
             restarted = history is not None and history.restart_of == adopted.run.number
             instance = _ended(instance, adopted, recorded, restarted=restarted, now=now)
-        elif not adopted.ready:
+        elif not adopted.ready or now.mono < adopted.started.mono + instance.spec.up_after:
             instance = resume(instance, State.WAIT_START)
         instances[instance_id] = instance
         entries.append(_entry(adopted, recorded, now))

@@ -11,6 +11,8 @@ from enum import Enum
 # waits 10 s after the stop signal, and 5 s after SIGTERM.
 START_TIMEOUT = 15.0
 START_TIMEOUT_RETRY = 5.0
+# How long a run must last, in s, before the instance is up; the default of supervisord's `startsecs`, too.
+UP_AFTER = 1.0
 STOP_GRACE = 10.0
 TERM_GRACE = 5.0
 
@@ -39,6 +41,14 @@ class RestartWhen(Enum):
     NEVER = "never"
 
 
+class StartCondition(Enum):
+    """What an instance waits for in a dependency before the start."""
+
+    STARTED = "started"  # the dependency was executed
+    READY = "ready"  # the dependency is up, or has completed
+    COMPLETED = "completed"  # the dependency has ended with success, and is not restarted
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Exponential backoff between restarts, in s.
@@ -64,10 +74,14 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """The exits that lead to a restart, and the delays before restarts."""
+    """The exits that lead to a restart, and the delays before restarts.
+
+    After `give_up_after` failures in a row no restart follows; None: restarts never end.
+    """
 
     when: RestartWhen = RestartWhen.ALWAYS
     backoff: Backoff = field(default_factory=Backoff)
+    give_up_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +227,23 @@ class InstanceSpec:
     ready: ReadinessProbe | None = None
     log: LogPolicy = field(default_factory=LogPolicy)
     start_timeout: float = START_TIMEOUT
+    up_after: float = 0.0  # s that a run must last before the instance is up
     stop: StopPolicy = field(default_factory=StopPolicy)
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     depends_on: tuple[str, ...] = ()
+    # Conditions by id of the dependency. For the others, `default_condition` of the dependency holds.
+    conditions: tuple[tuple[str, StartCondition], ...] = ()
+    restart_dependents: bool = False  # a new run restarts the running dependents
+
+    @property
+    def one_shot(self) -> bool:
+        """True for a run that is expected to end: exit code 0 leads to no restart, and no probe exists."""
+        return self.restart.when is not RestartWhen.ALWAYS and self.ready is None
+
+    @property
+    def default_condition(self) -> StartCondition:
+        """The condition of dependents that name none."""
+        return StartCondition.COMPLETED if self.one_shot else StartCondition.READY
 
     @property
     def full_name(self) -> str:

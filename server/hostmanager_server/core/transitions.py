@@ -15,6 +15,7 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.START: "target is up",
         State.START_AT: "target is up, after a failure",
         State.UP: "found running",
+        State.WAIT_START: "found running, just started",
         State.UNKNOWN: "no command",
         State.WAIT_DEAD: "the engine is restarting the service",
     },

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.model import Instance, Outcome, State
 from hostmanager_server.core.spec import Target
 from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.sd_notify import NotifySocket
@@ -213,4 +213,4 @@ def _status_text(snapshot: Snapshot) -> str:
 
 
 def _is_up(instance: Instance) -> bool:
-    return instance.next_action is State.UP or instance.standing.finished
+    return instance.next_action is State.UP or instance.standing.outcome is Outcome.COMPLETED

@@ -165,9 +165,12 @@ def process_log_lines(batch: Iterable[Line]) -> Iterator[pb.LogLine]:
 
 
 def target_changes(
-    requests: Sequence[pb.TargetChange], known: Collection[str] | None = None
+    requests: Sequence[pb.TargetChange],
+    known: Collection[str] | None = None,
+    *,
+    with_dependencies: bool = False,
 ) -> list[TargetChange]:
-    """Return the requested changes.
+    """Return the requested changes; `with_dependencies` goes into each.
 
     Raises RpcError with a violation for each entry that is incomplete, or that names no instance among
     `known` (None: a reload is about to change the instances, so ids are not checked).
@@ -178,7 +181,7 @@ def target_changes(
         who = ALL if request.all else request.instance_id
         if target is None or not who:
             raise invalid_entries(_violations(requests, known))
-        changes.append(TargetChange(who, target))
+        changes.append(TargetChange(who, target, with_dependencies))
     return changes
 
 

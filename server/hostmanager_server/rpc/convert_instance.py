@@ -162,7 +162,7 @@ def _start_time(instance: Instance) -> Timestamp | None:
 def _waiting_for(instance: Instance) -> Sequence[str]:
     match instance.standing.state:
         case State.START:
-            return instance.observed.waiting_for
-        case State.UP if not instance.should_run:
+            return [unmet.instance_id for unmet in instance.observed.waiting_for]
+        case State.UP | State.WAIT_START if not instance.should_run:
             return instance.observed.held_by
     return ()

@@ -45,7 +45,7 @@ class RequestRpcs:
         instances = context.store.snapshot().instances
         _check_changes(request.requests, instances)
         known = None if request.reload_config else instances
-        changes = convert.target_changes(request.requests, known)
+        changes = convert.target_changes(request.requests, known, with_dependencies=request.with_dependencies)
         if not changes and not request.reload_config:
             text = "nothing to do: give requests, or set reload_config"
             raise invalid(text, FieldViolation("requests", text))

@@ -9,7 +9,7 @@ from typing import Any
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
-from hostmanager_server.core.model import Exit
+from hostmanager_server.core.model import Exit, Outcome
 from hostmanager_server.core.spec import Management
 from hostmanager_server.state.schema import Table
 
@@ -71,7 +71,8 @@ def encode_history(history: History) -> str:
             "last_exit": _exit(history.last_exit) if history.last_exit is not None else None,
             "start_error": history.start_error,
             "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
-            "finished": history.finished,
+            "finished": history.outcome is not None,  # read by versions before `outcome`
+            "outcome": history.outcome.value if history.outcome is not None else None,
             "under_way": history.started_once,
             "restart_of": history.restart_of,
         }
@@ -92,12 +93,21 @@ def decode_history(text: str) -> History:
             last_exit=_read_exit(record["last_exit"]) if record["last_exit"] is not None else None,
             start_error=str(record["start_error"]),
             retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
-            finished=bool(record["finished"]),
+            outcome=_read_outcome(record),
             started_once=bool(record["under_way"]),
             restart_of=int(record.get("restart_of", 0)),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read the history of an instance: {error!r}") from error
+
+
+def _read_outcome(record: Any) -> Outcome | None:
+    if not record["finished"]:
+        return None
+    if "outcome" in record:
+        return Outcome(record["outcome"])
+    end = record["last_exit"]  # of a version that told no failure from a success
+    return Outcome.COMPLETED if end is not None and end["code"] == 0 else Outcome.FAILED
 
 
 def _instant(moment: Instant) -> list[float]:
