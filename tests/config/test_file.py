@@ -68,7 +68,7 @@ DEEP_ALIASES = "x-0: &x0 {}\n" + "".join(f"x-{n}: &x{n} {{<<: *x{n - 1}}}\n" for
         ("hosts: {localhost: {}}", (1, 9), "has no 'agent-instances'"),
         ("hosts: {localhost: 3}", (1, 20), "must be a mapping"),
         ("hosts: {localhost: {agent-instances: {}}}", (1, 38), "must be a list"),
-        ("hosts: {a: {agent-instances: []}}", (1, 9), "no 'localhost'"),
+        ("hosts: {a: {agent-instances: []}}", (1, 9), "hosts: a"),
         (GOOD + "hosts: {}", (2, 1), "twice (first in line 1)"),
         (GOOD + "? [a]\n: b", (2, 3), "must be a word"),
         (GOOD + "<<: 3", (2, 5), "only a mapping can be merged"),
@@ -174,7 +174,6 @@ def test_a_file_that_others_may_write_is_a_warning_and_an_error_for_root(tmp_pat
     ("asked", "machine", "expected"),
     [
         ("a", "b", "a"),
-        ("c", "b", "localhost"),
         (None, "b", "b"),
         (None, "b.example.org", "b"),
         (None, "long.example.org", "long.example.org"),
@@ -193,6 +192,13 @@ def test_the_host_is_the_named_one_else_this_machine_else_localhost(
     assert [config.host for config in load_all_hosts(file) if config.local] == [
         expected if asked is None else "b"
     ]
+
+
+def test_a_named_host_that_the_file_lacks_is_an_error_with_all_hosts(load: Load) -> None:
+    file = Path(load("hosts: {daq1: {agent-instances: []}, localhost: {agent-instances: []}}").file)
+    (problem,) = load_site_config(file, host="daq2").problems
+    expected = "has no host 'daq2' (hosts: daq1, localhost; did you mean 'daq1'?); choose a host with --host"
+    assert expected in problem.message
 
 
 def test_an_error_of_another_host_does_not_affect_this_host(load: Load) -> None:

@@ -25,6 +25,7 @@ from hostmanager_server.linux.trusted_paths import Trust
 
 # The host entry for any machine without an entry of its own name, as in OCS.
 ANY_HOST = "localhost"
+HOSTS_NAMED = 15  # in an error
 
 # Keys that OCS reads from `hub`, a host and its `crossbar` (ocs/site_config.py), and keys that only the
 # documents of OCS mention. The daemon has no router, and uses none of these keys.
@@ -216,7 +217,9 @@ def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dic
 
 
 def _choose(hosts: Mapping[str, Entry], host: str | None) -> str | None:
-    return next((name for name in (*_names(host), ANY_HOST) if name in hosts), None)
+    """Return the host to use; only a machine without an entry of its name falls back to `localhost`."""
+    fallback = () if host else (ANY_HOST,)
+    return next((name for name in (*_names(host), *fallback) if name in hosts), None)
 
 
 def _names(host: str | None) -> tuple[str, ...]:
@@ -228,10 +231,12 @@ def _names(host: str | None) -> tuple[str, ...]:
 
 def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> None:
     name = _names(host)[0]
-    hint = suggest(name, hosts) or f"hosts: {', '.join(sorted(hosts)[:15])}"
-    text = (
-        f"the site config has no host {shown(name)}, and no {ANY_HOST!r} ({hint}); choose a host with --host"
-    )
+    listed = sorted(hosts)
+    more = f" and {len(listed) - HOSTS_NAMED} more" if len(listed) > HOSTS_NAMED else ""
+    hint = suggest(name, hosts)
+    known = f"hosts: {', '.join(listed[:HOSTS_NAMED])}{more}" + (f"; {hint}" if hint else "")
+    text = f"the site config has no host {shown(name)}" + ("" if host else f", and no {ANY_HOST!r}")
+    text += f" ({known}); choose a host with --host"
     reader.error(next(iter(hosts.values())).key, text)
 
 
