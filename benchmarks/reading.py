@@ -14,7 +14,7 @@ from benchmarks import child_log
 from benchmarks.managers import HostManager
 from benchmarks.table import Row
 
-CONNECTIONS = 8  # fewer would not carry 1,000 streams: see streams_per_connection in rpc.limits
+CONNECTIONS = 16  # fewer would not carry 1,000 streams: see streams_per_connection in rpc.limits
 
 
 def watchers(*, quick: bool) -> list[Row]:

@@ -44,11 +44,11 @@ async def read(stub, started):
 
 async def main():
     own = [("grpc.use_local_subchannel_pool", 1)]  # a separate connection for each channel
-    channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(8)]
+    channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(16)]
     stubs = [pb_grpc.HostManagerServiceStub(channel) for channel in channels]
     loop = asyncio.get_running_loop()
     started = [loop.create_future() for _ in range(count)]
-    tasks = [asyncio.ensure_future(read(stubs[n % 8], started[n])) for n in range(count)]
+    tasks = [asyncio.ensure_future(read(stubs[n % 16], started[n])) for n in range(count)]
     await asyncio.gather(*started)
     print("started", flush=True)
     await asyncio.gather(*tasks)

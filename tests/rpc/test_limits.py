@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
-from hostmanager_server.rpc import handlers
+from hostmanager_server.rpc import pending_requests
 from hostmanager_server.rpc.admission import AdmissionControl, Pacer
 from hostmanager_server.rpc.limits import Limit, Limits
 from hostmanager_server.rpc.server_options import server_options
@@ -157,19 +157,6 @@ async def test_requests_that_wait_take_a_bounded_amount_of_memory(tmp_path: Path
         await until(lambda: admission.request_bytes.held == 0)
 
 
-async def test_a_stream_without_a_request_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "REQUEST_PATIENCE", 0.05)
-
-    async with server_harness(tmp_path) as h:
-        for method in ("hostmanager.v1.HostManagerService/WatchStatus", "grpc.health.v1.Health/Watch"):
-            stream: Any = h.channel().stream_stream(f"/{method}")()
-            async with asyncio.timeout(10):
-                error = await refused(stream.read())
-            assert error.code is CODE.INVALID_ARGUMENT
-            assert "none came within 0.05 s" in error.message
-        await until(lambda: h.watchers == 0)
-
-
 async def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
     requests: dict[str, Any] = {
         "WatchStatus": pb.WatchStatusRequest(instance_ids=["a", "kept"]),
@@ -243,8 +230,10 @@ async def test_log_streams_are_few_and_leave_room_for_watches(tmp_path: Path) ->
     async with server_harness(tmp_path, limits=Limits(log_streams=Limit(3, 2))) as h:
         stub = h.stub()
         request = pb.TailLogsRequest(instance_id="a", follow=True)
-        for _ in range(2):
-            await stub.TailLogs(request).read()
+        # gRPC before 1.83 cancels a call that the program lets go of (seen with 1.75.1).
+        streams = [stub.TailLogs(request) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
         error = await refused(stub.TailLogs(request).read())
         assert error.metadata == {"limit": "max-log-streams-per-client", "value": "2"}
         assert await stub.WatchStatus(pb.WatchStatusRequest()).read()
@@ -294,10 +283,17 @@ def test_every_name_of_a_limit_is_in_the_page() -> None:
         admission.engine_streams,
         admission.filter_bytes,
         admission.long_calls,
+        admission.queued_calls,
         admission.request_bytes,
     )
     names = [limiter.name for limiter in limiters]
-    for name in (*names, "max-ids-per-request", "max-id-characters", "max-token-characters"):
+    for name in (
+        *names,
+        pending_requests.NAME,
+        "max-ids-per-request",
+        "max-id-characters",
+        "max-token-characters",
+    ):
         assert f"`{name}`" in page
 
 
@@ -306,8 +302,13 @@ def test_a_ping_times_out_before_the_next_keepalive() -> None:
     assert options["grpc.http2.ping_timeout_ms"] <= options["grpc.keepalive_time_ms"]
 
 
-def test_more_calls_may_wait_than_are_admitted() -> None:
+def test_bursts_of_calls_wait_in_bounded_memory() -> None:
     """Calls above the limit get CANCELLED from gRPC, as if the client had cancelled them."""
     options = dict(server_options(Limits(), 1))
-    assert options["grpc.server.max_pending_requests"] > Limits().calls
-    assert options["grpc.server.max_pending_requests_hard_limit"] > Limits().calls
+    first, most = (
+        options["grpc.server.max_pending_requests"],
+        options["grpc.server.max_pending_requests_hard_limit"],
+    )
+    assert 1000 < first < most, "more than gRPC's default"
+    assert most * 17_000 < 64 * 1024**2
+    assert options["grpc.experimental.tcp_max_read_chunk_size"] <= 16 * 1024

@@ -11,10 +11,13 @@ from typing import Self
 
 from hostmanager_server.rpc.errors import limit_reached
 from hostmanager_server.rpc.limits import Limit, Limits
+from hostmanager_server.rpc.pending_requests import PendingRequests
 
 # The pause after a piece of work, in multiples of its duration: gRPC spends about as much again on sending.
 PAUSE_FACTOR = 2.0
 ANSWER_PAUSE = 0.003  # s
+START_PAUSE = 0.003  # s
+BYTE_PAUSE = 1e-7  # s for each byte of a request: gRPC takes some 10 ms to receive 300 kB
 
 
 class Limiter:
@@ -65,14 +68,25 @@ class Pacer:
         self._pause = pause
         self._lock = asyncio.Lock()
         self._began = 0.0
+        self._added = 0.0
+        self.waiting = 0
+
+    def add_pause(self, seconds: float) -> None:
+        """Make the next pause longer."""
+        self._added += seconds
 
     async def __aenter__(self) -> Self:
-        await self._lock.acquire()
+        self.waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self.waiting -= 1
         self._began = time.monotonic()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        pause = max(self._pause, PAUSE_FACTOR * (time.monotonic() - self._began))
+        pause = max(self._pause, PAUSE_FACTOR * (time.monotonic() - self._began)) + self._added
+        self._added = 0.0
         asyncio.get_running_loop().call_later(pause, self._lock.release)
 
 
@@ -86,13 +100,23 @@ class AdmissionControl:
     engine_streams: Limiter = field(init=False)
     filter_bytes: Limiter = field(init=False)
     long_calls: Limiter = field(init=False)
+    queued_calls: Limiter = field(init=False)
     request_bytes: Limiter = field(init=False)
+    pending_requests: PendingRequests = field(init=False)
+    # For the begin of streams, and of calls that may have large requests: until its turn, a call neither
+    # reads its request, of which gRPC holds 8 KiB meanwhile, nor does any work.
+    start_pacer: Pacer = field(default_factory=lambda: Pacer(START_PAUSE))
     message_pacer: Pacer = field(default_factory=Pacer)  # for stream messages that are expensive to build
     large_change_pacer: Pacer = field(default_factory=Pacer)
     large_list_pacer: Pacer = field(default_factory=Pacer)
     # For refusals by a limit and answers to long calls. gRPC starts one call in each round of the event loop:
     # without a pause, a refusal would come first every time.
     answer_pacer: Pacer = field(default_factory=lambda: Pacer(ANSWER_PAUSE))
+
+    async def turn_to_start(self) -> None:
+        """Wait for the turn of a call to read its request."""
+        async with self.start_pacer:
+            pass
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -104,6 +128,8 @@ class AdmissionControl:
             "max-filter-bytes", limits.filter_bytes, "name fewer instance_ids, or none to watch all"
         )
         self.long_calls = Limiter("max-long-calls", limits.long_calls, "wait until others are answered")
+        self.queued_calls = Limiter("max-queued-calls", limits.queued_calls, "wait until others are answered")
+        self.pending_requests = PendingRequests(limits.calls_without_request)
         self.request_bytes = Limiter(
             "max-waiting-request-bytes",
             limits.waiting_request_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,13 +9,15 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from hostmanager_server.rpc.admission import AdmissionControl
+from hostmanager_server.rpc.admission import BYTE_PAUSE, AdmissionControl
+from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.errors import RpcError, internal, invalid
 from hostmanager_server.rpc.trailers import trailers
 
 log = logging.getLogger(__name__)
 
-REQUEST_PATIENCE = 30.0  # the longest wait for the request of a stream, s
+# Refused calls that wait for the pacer. Each takes some 20 kB; more are refused at once.
+PACED_REFUSALS = 1024
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 RequestT = TypeVar("RequestT", bound=Message)
@@ -48,27 +49,31 @@ def parse_request(request_type: type[RequestT], data: bytes, name: str = "") -> 
         raise invalid(f"cannot read the request: it is no valid {name} message") from error
 
 
-async def read_request(context: ServicerContext, request_type: type[RequestT]) -> RequestT:
-    """Read the only request of a stream of responses.
+def unary_handler(
+    call: Callable[..., Any], serialize: Callable[[Any], bytes]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return a handler for a single response that reads its request itself.
 
-    Raises RpcError when the client sends no request in REQUEST_PATIENCE, or bytes that are no such message.
+    gRPC holds the request of a unary-unary method until the answer, and waits for the request without a time
+    limit. A stream-unary method is the same on the wire.
     """
-    # gRPC writes into a pending read until the call ends: the timeout must not cancel the read.
-    reading = asyncio.ensure_future(context.read())
-    reading.add_done_callback(_ignore_failure)
-    done, _ = await asyncio.wait({reading}, timeout=REQUEST_PATIENCE)
-    if not done:
-        raise invalid(f"cannot answer a call without a request; none came within {REQUEST_PATIENCE:g} s")
-    data = reading.result()
-    if data is grpc.aio.EOF:
-        raise invalid("cannot answer a call without a request; send one message")
-    return parse_request(request_type, data)
+    return grpc.stream_unary_rpc_method_handler(call, response_serializer=serialize)
 
 
-def _ignore_failure(reading: asyncio.Future[Any]) -> None:
-    """Mark the exception as seen: a read that outlives the call fails, and asyncio would log the failure."""
-    if not reading.cancelled():
-        reading.exception()
+async def read_request(context: ServicerContext, request_type: type[RequestT], caller: Caller) -> RequestT:
+    """Read and parse the only request of a call; see PendingRequests.read.
+
+    Raises RpcError also when the bytes are no such message.
+    """
+    return parse_request(request_type, await read_data(context, caller))
+
+
+async def read_data(context: ServicerContext, caller: Caller) -> bytes:
+    """Read the first request of a call; see PendingRequests.read."""
+    admission = caller.admission
+    data: bytes = await admission.pending_requests.read(caller.client, context.read())
+    admission.start_pacer.add_pause(len(data) * BYTE_PAUSE)
+    return data
 
 
 async def abort(context: ServicerContext, error: Exception, admission: AdmissionControl) -> None:
@@ -79,7 +84,7 @@ async def abort(context: ServicerContext, error: Exception, admission: Admission
     if not isinstance(error, RpcError):
         log.error("a call failed because of a bug in the daemon", exc_info=error)
         error = internal()
-    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and admission.answer_pacer.waiting < PACED_REFUSALS:
         # Pacing refusals keeps clients that retry at once from starving the others. The traceback would keep
         # the request in memory meanwhile.
         error.__traceback__ = None

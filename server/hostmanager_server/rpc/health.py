@@ -6,14 +6,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from hostmanager_server.rpc.admission import AdmissionControl
-from hostmanager_server.rpc.caller import client_of
+from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.errors import unknown_service
 from hostmanager_server.rpc.handlers import (
     ServicerContext,
     abort,
-    parse_request,
     read_request,
     stream_handler,
+    unary_handler,
 )
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.validation import check_token
@@ -37,9 +37,10 @@ class Health:
     def handlers(self, admission: AdmissionControl) -> grpc.GenericRpcHandler:
         """Return the method handlers for one server."""
 
-        async def check(data: bytes, context: ServicerContext) -> health_pb2.HealthCheckResponse:
+        async def check(_: object, context: ServicerContext) -> health_pb2.HealthCheckResponse:
+            caller = Caller(client_of(context.peer()), admission)
             try:
-                request = parse_request(health_pb2.HealthCheckRequest, data)
+                request = await read_request(context, health_pb2.HealthCheckRequest, caller)
                 check_token(request.service, "service")
                 if request.service not in self._known:
                     raise unknown_service(request.service, sorted(self._known - {""}))
@@ -50,9 +51,11 @@ class Health:
             return response
 
         async def watch(_: object, context: ServicerContext) -> None:
+            caller = Caller(client_of(context.peer()), admission)
             try:
-                with admission.streams.hold(client_of(context.peer())):
-                    request = await read_request(context, health_pb2.HealthCheckRequest)
+                with admission.streams.hold(caller.client):
+                    await admission.turn_to_start()
+                    request = await read_request(context, health_pb2.HealthCheckRequest, caller)
                     check_token(request.service, "service")
                     await self._hub.unless_closed(self._servicer.Watch(request, context))
             except Exception as error:
@@ -60,7 +63,7 @@ class Health:
 
         serialize = health_pb2.HealthCheckResponse.SerializeToString
         methods = {
-            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=serialize),
+            "Check": unary_handler(check, serialize),
             "Watch": stream_handler(watch, serialize),
         }
         return grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)

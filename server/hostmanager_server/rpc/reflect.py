@@ -12,9 +12,15 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.admission import AdmissionControl
-from hostmanager_server.rpc.caller import client_of
+from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.errors import reflection_off
-from hostmanager_server.rpc.handlers import ServicerContext, abort, parse_request, stream_handler
+from hostmanager_server.rpc.handlers import (
+    ServicerContext,
+    abort,
+    parse_request,
+    read_data,
+    stream_handler,
+)
 from hostmanager_server.rpc.hub import Hub
 
 # The two versions of the protocol differ only in the package name; new clients try v1 first.
@@ -28,11 +34,17 @@ def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.G
     servicer = reflection.aio.ReflectionServicer((service.SERVICE.full_name, health.SERVICE_NAME, *SERVICES))
 
     async def call(name: str, requests: AsyncIterator[bytes], context: ServicerContext) -> _Responses:
+        caller = Caller(client_of(context.peer()), admission)
         try:
+            # Read before any refusal: a client of gRPC that still sends its request when the call ends may
+            # report INTERNAL instead of the status (grpcio 1.85).
+            await admission.turn_to_start()
+            first = await read_data(context, caller)
             if not tcp and not context.peer().startswith("unix:"):
                 raise reflection_off()
-            with admission.streams.hold(client_of(context.peer())):
-                responses = cast("_Responses", servicer.ServerReflectionInfo(_read(name, requests), context))
+            with admission.streams.hold(caller.client):
+                parsed = _parse(name, first, requests)
+                responses = cast("_Responses", servicer.ServerReflectionInfo(parsed, context))
                 async for response in hub.until_closed(responses):
                     async with admission.message_pacer:  # a stream may send requests without end
                         pass
@@ -49,8 +61,10 @@ def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.G
     ]
 
 
-async def _read(
-    service_name: str, requests: AsyncIterator[bytes]
+async def _parse(
+    service_name: str, first: bytes, others: AsyncIterator[bytes]
 ) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-    async for data in requests:
-        yield parse_request(reflection_pb2.ServerReflectionRequest, data, f"{service_name}Request")
+    message = f"{service_name}Request"
+    yield parse_request(reflection_pb2.ServerReflectionRequest, first, message)
+    async for data in others:
+        yield parse_request(reflection_pb2.ServerReflectionRequest, data, message)

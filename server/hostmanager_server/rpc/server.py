@@ -128,6 +128,8 @@ class Server:
                 self._sockets.pop().unlink()
         await self.set_serving(serving=False)
         self._hub.close()
+        for admission in self.admission:
+            admission.pending_requests.close()
         # Some clients drop pending responses, the one to Die included, when the server announces that it goes
         # away. Responses are on the wire a moment after their handlers return.
         with suppress(TimeoutError):

@@ -20,13 +20,17 @@ def server_options(limits: Limits, listeners: int) -> list[tuple[str, Any]]:
         ("grpc.server_handshake_timeout_ms", limits.handshake_seconds * 1000),
         # No max_connection_idle_ms: a call made just when it expires fails (1 of 36 in grpcio 1.85).
         ("grpc.max_metadata_size", 16 * 1024),
-        # Calls that wait for their handler. Above the first value gRPC answers some calls with CANCELLED, at
-        # random, above the second all. The defaults, 1,000 and 3,000, are below our limit of calls.
-        ("grpc.server.max_pending_requests", 2 * limits.calls),
-        ("grpc.server.max_pending_requests_hard_limit", 4 * limits.calls),
+        # Calls that wait for their handler, some 17 kB each, in order of arrival. Above the first value gRPC
+        # answers some calls with CANCELLED, at random, above the second all. Without this bound a burst on
+        # many connections takes hundreds of MB, and others wait for seconds behind the burst.
+        ("grpc.server.max_pending_requests", limits.calls_not_begun),
+        ("grpc.server.max_pending_requests_hard_limit", limits.calls_not_begun + 200),
         # Bytes that a connection may send ahead for each waiting call; the probe would raise the number.
         ("grpc.http2.lookahead_bytes", 8 * 1024),
         ("grpc.http2.bdp_probe", 0),
+        # The most bytes of one read from a socket. A piece of a waiting request keeps the whole buffer of its
+        # read, which grows to 4 MiB otherwise.
+        ("grpc.experimental.tcp_max_read_chunk_size", 16 * 1024),
         # Clients may ping on a quiet watch without being disconnected.
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.rpc.admission import AdmissionControl, Pacer
+from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.events import EventRpcs
@@ -21,8 +21,10 @@ from hostmanager_server.rpc.handlers import (
     ServicerContext,
     abort,
     parse_request,
+    read_data,
     read_request,
     stream_handler,
+    unary_handler,
 )
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
@@ -121,9 +123,8 @@ class Service:
         """Return the method handlers for one server; `calls` counts its unary calls."""
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for name, (request_type, answer) in self._unary.items():
-            paced = _one_at_a_time(answer, LARGE_CHANGES.get(name, _never), admission.large_change_pacer)
-            paced = _one_at_a_time(paced, LARGE_LISTS.get(name, _never), admission.large_list_pacer)
-            methods[name] = _unary(request_type, paced, LONG_CALLS.get(name, _never), admission, calls)
+            method = _UnaryMethod(name, request_type, answer, admission, calls)
+            methods[name] = unary_handler(method.call, _serialize)
         for name, (request_type, follow) in self._streams.items():
             methods[name] = _stream(request_type, follow, admission)
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
@@ -133,45 +134,66 @@ def _never(_: Any) -> bool:
     return False
 
 
-def _one_at_a_time(
-    answer: Callable[[Any], Awaitable[Message]], is_large: Callable[[Any], bool], pacer: Pacer
-) -> Callable[[Any], Awaitable[Message]]:
-    """Return a method that waits for the pacer when the request is large."""
+class _UnaryMethod:
+    """One method with a single response, on one server."""
 
-    async def paced(request: Any) -> Message:
-        if not is_large(request):
-            return await answer(request)
-        async with pacer:
-            return await answer(request)
+    def __init__(
+        self,
+        name: str,
+        request_type: type[Message],
+        answer: Callable[[Any], Awaitable[Message]],
+        admission: AdmissionControl,
+        calls: UnaryCalls,
+    ) -> None:
+        self._request_type = request_type
+        self._answer = answer
+        self._admission = admission
+        self._calls = calls
+        self._is_long = LONG_CALLS.get(name, _never)
+        self._is_large_change = LARGE_CHANGES.get(name, _never)
+        self._is_large_list = LARGE_LISTS.get(name, _never)
+        self._may_be_large = name in LARGE_CHANGES or name in LARGE_LISTS
 
-    return paced
+    async def call(self, _: object, context: ServicerContext) -> Message:
+        """Handle one call."""
+        caller = Caller(client_of(context.peer()), self._admission)
+        try:
+            if self._may_be_large:
+                await self._admission.turn_to_start()
+            # No variable holds the request: refused calls wait for the pacer.
+            message, was_long = await self._answered(await read_data(context, caller), caller.client)
+            if not was_long:
+                return message
+            async with self._admission.answer_pacer:  # many calls may have waited for the same work
+                return message
+        except Exception as error:
+            await abort(context, error, self._admission)
+            raise  # not reached: abort raises
 
+    async def _answered(self, data: bytes, client: str) -> tuple[Message, bool]:
+        """Return the answer, and whether the call is long."""
+        admission = self._admission
+        counted = len(data) if len(data) > LARGE_REQUEST else 0
+        with self._calls, admission.request_bytes.hold(client, counted):
+            request = parse_request(self._request_type, data)
+            del data
+            if not self._is_long(request):
+                return await self._in_turn(request, client), False
+            with admission.long_calls.hold(client):
+                return await self._in_turn(request, client), True
 
-def _unary(
-    request_type: type[Message],
-    answer: Callable[[Any], Awaitable[Message]],
-    is_long: Callable[[Any], bool],
-    admission: AdmissionControl,
-    calls: UnaryCalls,
-) -> grpc.RpcMethodHandler[Any, Any]:
-    async def call(data: bytes, context: ServicerContext) -> Message:
-        with calls:
-            try:
-                client = client_of(context.peer())
-                counted = len(data) if len(data) > LARGE_REQUEST else 0
-                with admission.request_bytes.hold(client, counted):
-                    request = parse_request(request_type, data)
-                    if not is_long(request):
-                        return await answer(request)
-                    with admission.long_calls.hold(client):
-                        answered = await answer(request)
-                async with admission.answer_pacer:  # many calls may have waited for the same work
-                    return answered
-            except Exception as error:
-                await abort(context, error, admission)
-                raise  # not reached: abort raises
-
-    return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
+    async def _in_turn(self, request: Any, client: str) -> Message:
+        """Answer a large request when its turn comes, and others at once."""
+        admission = self._admission
+        if self._is_large_change(request):
+            pacer = admission.large_change_pacer
+        elif self._is_large_list(request):
+            pacer = admission.large_list_pacer
+        else:
+            return await self._answer(request)
+        with admission.queued_calls.hold(client):
+            async with pacer:
+                return await self._answer(request)
 
 
 def _stream(
@@ -183,7 +205,8 @@ def _stream(
         caller = Caller(client_of(context.peer()), admission)
         try:
             with admission.streams.hold(caller.client):
-                async for message in answer(await read_request(context, request_type), caller):
+                await admission.turn_to_start()
+                async for message in answer(await read_request(context, request_type, caller), caller):
                     yield message
         except Exception as error:
             await abort(context, error, admission)
