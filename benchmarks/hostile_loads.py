@@ -85,6 +85,26 @@ async def largest_updates(address: str) -> None:
     await _repeat_forever(lambda n: stubs[n].Update(request), 4)
 
 
+async def parallel_updates(address: str) -> None:
+    """300 updates of 312 kB at once."""
+    stubs = _stubs(address)
+    ids = [f"{number:04}" + "\U0001f52d" * 75 for number in range(1000)]  # each of these takes four bytes
+    changes = [pb.TargetChange(instance_id=i, target_state=pb.TARGET_STATE_UP) for i in ids]
+    request = pb.UpdateRequest(requests=changes)
+    await _repeat_forever(lambda n: stubs[n % CHANNELS].Update(request), 300)
+
+
+async def unsent_requests(address: str) -> None:
+    """2,000 calls of GetStatus that never send their request."""
+    channels: list[Any] = [*_channels(address)]
+
+    async def call(number: int) -> None:
+        method = channels[number % CHANNELS].stream_unary("/hostmanager.v1.HostManagerService/GetStatus")
+        await method()
+
+    await _repeat_forever(call, 2000)
+
+
 async def unread_logs(address: str) -> None:
     """1,000 readers of 100,000 lines that read nothing."""
     stubs = _stubs(address)
@@ -133,8 +153,8 @@ async def reloads(address: str) -> None:
 LOADS: dict[str, Load] = {
     load.__name__.replace("_", "-"): load
     for load in (
-        huge_filters, largest_filters, huge_updates, largest_updates, unread_logs, health_watches,
-        reflections, idle_connections, reloads,
+        huge_filters, largest_filters, huge_updates, largest_updates, parallel_updates,
+        unsent_requests, unread_logs, health_watches, reflections, idle_connections, reloads,
     )
 }  # fmt: skip
 
