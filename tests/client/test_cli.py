@@ -180,7 +180,11 @@ def test_reload_shows_the_warnings_of_the_config(daemon: FakeDaemon, run: Run) -
 
 def test_show_has_all_properties_of_an_instance(daemon: FakeDaemon, run: Run) -> None:
     crashed(daemon, "data1")
+    daemon.instances["data1"].process.env_files.extend(
+        [pb.EnvFile(path="/etc/lab.env", loaded=True), pb.EnvFile(path="/etc/more.env", optional=True)]
+    )
     output = run("show", "data1").output
+    assert "/etc/lab.env, /etc/more.env (optional, not loaded)" in output
     assert "command:" in output
     assert "agent data1" in output
     assert "last exit:" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -11,7 +12,7 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import ManagerState, Problem
-from hostmanager_server.core.spec import HostSpec, Management
+from hostmanager_server.core.spec import EnvFile, HostSpec, Management, ProcessSpec
 
 from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
@@ -35,6 +36,18 @@ async def test_status_and_lists_agree(tmp_path: Path) -> None:
         assert one.instance == listed.instances[1]
         assert one.instance.process.pid
         assert one.revision == listed.revision == status.revision
+
+
+async def test_an_instance_names_the_files_of_its_variables(tmp_path: Path) -> None:
+    files = (EnvFile("/etc/lab.env", "digest"), EnvFile("/etc/more.env", optional=True))
+    one = replace(spec("a"), process=ProcessSpec(("a",), env_files=files))
+
+    async with server_harness(tmp_path, [one]) as h:
+        answer = await h.stub().GetInstance(pb.GetInstanceRequest(instance_id="a"))
+        assert list(answer.instance.process.env_files) == [
+            pb.EnvFile(path="/etc/lab.env", loaded=True),
+            pb.EnvFile(path="/etc/more.env", optional=True),
+        ]
 
 
 async def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Path) -> None:

@@ -98,9 +98,15 @@ def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
     yield "command from", process.command_source
     yield "user", process.user
     yield "working directory", process.working_dir
+    yield "env files", ", ".join(_env_file(file) for file in process.env_files)
     yield "log file", process.log_file
     yield "launches", str(process.run)
     yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
+
+
+def _env_file(file: pb.EnvFile) -> str:
+    notes = [note for note, told in (("optional", file.optional), ("not loaded", not file.loaded)) if told]
+    return f"{file.path} ({', '.join(notes)})" if notes else file.path
 
 
 def _moment(stamp: Timestamp, now: float) -> str:

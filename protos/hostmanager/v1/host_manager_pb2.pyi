@@ -419,6 +419,7 @@ class HostProcess(_message.Message):
     LOG_FILE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
+    ENV_FILES_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The process id of the agent; 0 if none runs."""
     command_source: _builtins.str
@@ -438,6 +439,12 @@ class HostProcess(_message.Message):
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The command of the present or the next run."""
 
+    @_builtins.property
+    def env_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvFile]:
+        """The files of variables of the present or the next run, those of the class
+        first; a later file overrides an earlier file. No message has their values.
+        """
+
     def __init__(
         self,
         *,
@@ -449,14 +456,44 @@ class HostProcess(_message.Message):
         log_file: _builtins.str = ...,
         run: _builtins.int = ...,
         adopted: _builtins.bool = ...,
+        env_files: _abc.Iterable[Global___EnvFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "command", b"command", "command_source", b"command_source", "log_file", b"log_file", "pid", b"pid", "run", b"run", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "command", b"command", "command_source", b"command_source", "env_files", b"env_files", "log_file", b"log_file", "pid", b"pid", "run", b"run", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostProcess: _TypeAlias = HostProcess  # noqa: Y015
+
+@_typing.final
+class EnvFile(_message.Message):
+    """A file of variables, the key `env-file` of a class or an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    optional: _builtins.bool
+    """True if the file may be missing."""
+    loaded: _builtins.bool
+    """True if the daemon read the file when it loaded the config, or for the run."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        optional: _builtins.bool = ...,
+        loaded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "optional", b"optional", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvFile: _TypeAlias = EnvFile  # noqa: Y015
 
 @_typing.final
 class ComposeService(_message.Message):

@@ -141,6 +141,10 @@ class InstanceConverter:
             message.command_source = workload.source
             message.user = workload.user
             message.working_dir = workload.working_dir
+            message.env_files.extend(
+                pb.EnvFile(path=file.path, optional=file.optional, loaded=bool(file.digest))
+                for file in workload.env_files
+            )
 
 
 def _service_name(spec: InstanceSpec) -> str:
