@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,28 @@ def test_the_error_for_a_bad_file_quotes_compose(
 def test_the_error_for_a_missing_file_names_the_file(v2: ComposeProgram, tmp_path: Path) -> None:
     with pytest.raises(ComposeError, match=r"cannot read '.*nowhere\.yaml': there is no file"):
         read(v2, str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize("name", [".env", "agent.env", "compose.yaml"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge file"])
+def test_a_file_that_would_block_its_reader_is_refused_before_compose_runs(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    file = write(tmp_path, services={"a": IMAGE | {"env_file": "agent.env"}})
+    planted = tmp_path / name
+    planted.unlink(missing_ok=True)
+    match kind:
+        case "pipe":
+            os.mkfifo(planted)
+        case "device":
+            planted.symlink_to("/dev/zero")
+        case "huge file":
+            with planted.open("wb") as sparse:
+                sparse.truncate(2**40)
+    never = ComposeProgram((str(tmp_path / "not-run"),), (1, 29, 0))
+    why = "larger than 8 MiB" if kind == "huge file" else "not a regular file"
+    with pytest.raises(ComposeError, match=f"cannot read '.*/{re.escape(name)}': {why}"):
+        read(never, file)
 
 
 def test_a_hanging_program_is_ended_after_the_timeout(tmp_path: Path) -> None:

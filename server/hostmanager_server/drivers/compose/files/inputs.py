@@ -20,6 +20,9 @@ _VARIABLE = re.compile(
 )
 _ENV_LINE = re.compile(r"\s*(?:export\s+)?([\w.-]+)\s*[=:]\s*(.*?)\s*$")
 
+MAX_BYTES = 8 * 1024 * 1024  # of an input file
+_NULL_DEVICE = os.makedev(1, 3)  # /dev/null, an empty file for compose
+
 
 @dataclass(slots=True)
 class ComposeInputs:
@@ -134,28 +137,60 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def check_inputs(files: Iterable[Path]) -> None:
+    """Raise ComposeInputError for a file that would block its reader, or fill its memory.
+
+    A missing file is no error.
+    """
+    for file in files:
+        try:
+            info = os.stat(file)
+        except (OSError, ValueError):  # compose has the better message
+            continue
+        if stat.S_ISREG(info.st_mode):
+            if info.st_size > MAX_BYTES:
+                raise ComposeInputError(_too_large(file))
+        elif not stat.S_ISDIR(info.st_mode) and info.st_rdev != _NULL_DEVICE:
+            raise ComposeInputError(_not_regular(file))
+
+
+class ComposeInputError(Exception):
+    """An input file must not be read; the text has the reason and a remedy."""
+
+
+def _not_regular(file: Path) -> str:
+    return f"cannot read '{file}': not a regular file; name a regular file"
+
+
+def _too_large(file: Path) -> str:
+    return f"cannot read '{file}': larger than {MAX_BYTES // 2**20} MiB; make the file smaller"
+
+
 def _read_yaml(file: Path) -> object:
     try:
-        return load_document(_read(file))
+        return load_document(read_input(file))
     except (OSError, yaml.YAMLError, ValueError):
         return None
 
 
 def _read_env(file: Path) -> dict[str, str]:
     try:
-        lines = _read(file).decode(errors="replace").splitlines()
+        lines = read_input(file).decode(errors="replace").splitlines()
     except OSError:
         return {}
     found = (_ENV_LINE.match(line) for line in lines if not line.lstrip().startswith("#"))
     return {match[1]: match[2].strip("'\"") for match in found if match}
 
 
-def _read(file: Path) -> bytes:
-    """Read a regular file; raise OSError for others.
+def read_input(file: Path) -> bytes:
+    """Read a regular file of up to MAX_BYTES; raise OSError for others.
 
-    A pipe in place of the file must not block the daemon.
+    A pipe or a device in place of the file must not block the daemon, and a huge file not fill its memory.
     """
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(f"cannot read '{file}': not a regular file")
-        return stream.read()
+            raise OSError(_not_regular(file))
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(_too_large(file))
+    return data

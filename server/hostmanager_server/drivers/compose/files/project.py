@@ -17,7 +17,14 @@ from hostmanager_server.core.catalog import Project
 from hostmanager_server.core.spec import PullPolicy, ServiceSpec
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram
 from hostmanager_server.drivers.compose.files.compose_document import load_document
-from hostmanager_server.drivers.compose.files.inputs import find_inputs, interpolate
+from hostmanager_server.drivers.compose.files.inputs import (
+    ComposeInputError,
+    ComposeInputs,
+    check_inputs,
+    find_inputs,
+    interpolate,
+    read_input,
+)
 
 # The prefix that logrus puts before a message when stderr is no terminal.
 _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
@@ -38,6 +45,11 @@ def read_project(
         argv = program.command(files, None, "config", *args, all_profiles=all_profiles)
         return _run(argv, files, environ, timeout)
 
+    inputs = find_inputs(files, environ=environ)
+    try:
+        check_inputs(inputs.files)  # compose would read a pipe until the timeout
+    except ComposeInputError as error:
+        raise ComposeError(str(error)) from error
     document = _parse(config(all_profiles=True), files)
     services = document.get("services") or {}
     if not isinstance(services, dict):
@@ -47,7 +59,7 @@ def read_project(
     if any(isinstance(s, dict) and s.get("profiles") for s in services.values()):
         active = set(config("--services", all_profiles=False).split())
     hashes = _hashes(config("--hash", "*", all_profiles=True))
-    unstable = _services_of_unstable_hash(program, services, files, environ)
+    unstable = _services_of_unstable_hash(program, services, inputs)
     specs = {
         str(service): _spec(program, name, files, str(service), each, hashes, unstable)
         for service, each in services.items()
@@ -107,7 +119,7 @@ def _hashes(text: str) -> dict[str, str]:
 
 
 def _services_of_unstable_hash(
-    program: ComposeProgram, services: Mapping[str, Any], files: tuple[str, ...], environ: Mapping[str, str]
+    program: ComposeProgram, services: Mapping[str, Any], inputs: ComposeInputs
 ) -> frozenset[str]:
     """Return the services with hashes that differ without any change.
 
@@ -118,7 +130,7 @@ def _services_of_unstable_hash(
     if program.legacy:
         return frozenset(map(str, services))
     built = {str(name) for name, each in services.items() if isinstance(each, dict) and each.get("build")}
-    return frozenset(built | find_inputs(files, environ=environ).with_env_file)
+    return frozenset(built | inputs.with_env_file)
 
 
 def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
@@ -127,7 +139,7 @@ def _name_of_v1(files: tuple[str, ...], environ: Mapping[str, str]) -> str:
     name = environ.get("COMPOSE_PROJECT_NAME", "")
     if not name:
         try:
-            lines = (folder / ".env").read_text(errors="replace").splitlines()
+            lines = read_input(folder / ".env").decode(errors="replace").splitlines()
         except OSError:
             lines = []
         given = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))
