@@ -152,6 +152,18 @@ def test_numbered_files_of_an_agent_cost_a_bounded_amount_of_work(
     assert (directory / "a.log.20000").exists()
 
 
+def test_planted_unfinished_archives_are_left_out(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A daemon leaves one; an agent that may write the directory creates any number."""
+    for stop in range(1, 301):
+        (directory / f"a.log.cut.{stop}").write_bytes(b"x\n")
+    known = Archives(directory / "a.log")
+    with LogDirectory(str(directory)) as folder:
+        known.load(folder)
+    archives = [path for path in directory.iterdir() if path.name.removeprefix("a.log.").isdecimal()]
+    assert 1 <= len(archives) <= 4
+    assert f"{300 - len(archives)} unfinished archives are left out" in caplog.text
+
+
 def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Path) -> None:
     live = directory / "a.log"
     live.write_bytes(b"three\n")

@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 # The greatest number of an archive: 1000 is the greatest `keep` of a site config, and a recovered archive may
 # come on top before the policy is known. Agents create files with greater numbers, which stay untouched.
 _MOST_ARCHIVES = 1001
+# The most unfinished copies that are recovered. A daemon leaves one; agents create others.
+_MOST_CUTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,14 @@ class Archives:
         """Recover the archives of an earlier daemon; the newest archive ends at position 0."""
         with suppress(OSError):  # a read-only disk is readable all the same
             directory.remove(self.copying)
-            for stop in self._suffixes(directory, f"{self._live.name}.cut."):
+            stops = sorted(self._suffixes(directory, f"{self._live.name}.cut."), reverse=True)
+            for stop in stops[:_MOST_CUTS]:
                 self._recover_cut(directory, self._cut_at(stop), stop)
+            if len(stops) > _MOST_CUTS:
+                _log.warning(
+                    "%s: %d unfinished archives are left out; a daemon leaves one, remove the others",
+                    self._live, len(stops) - _MOST_CUTS,
+                )  # fmt: skip
         newest_first: list[Archive] = []
         stop = 0
         suffixes = self._suffixes(directory, f"{self._live.name}.")
