@@ -9,7 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.errors import InvalidRequest
+from hostmanager_client.errors import InvalidRequest, quoted
 from hostmanager_client.receive_limits import ReceiveLimit
 
 Response = TypeVar("Response", bound=Message)
@@ -50,7 +50,9 @@ def get_status() -> UnaryCall[pb.GetStatusResponse]:
 def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
     """Return the call of GetInstance."""
     request = pb.GetInstanceRequest(instance_id=instance_id)
-    return UnaryCall("GetInstance", request, f"get {instance_id!r}", PLAIN_TIMEOUT, pb.GetInstanceResponse)
+    return UnaryCall(
+        "GetInstance", request, f"get {quoted(instance_id)}", PLAIN_TIMEOUT, pb.GetInstanceResponse
+    )
 
 
 def update(
@@ -223,6 +225,6 @@ class EventPages:
 def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
     if isinstance(instance_ids, str):  # otherwise each letter would be an id
         raise InvalidRequest(
-            f"cannot use {instance_ids!r} as a list of instance ids: write [{instance_ids!r}]"
+            f"cannot use {quoted(instance_ids)} as a list of instance ids: put the id into a list"
         )
     return tuple(instance_ids)

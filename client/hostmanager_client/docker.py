@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.errors import InvalidRequest, ServerBug
+from hostmanager_client.errors import InvalidRequest, ServerBug, quoted
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.streams import DEFAULT_HEARTBEAT, HEARTBEATS_MISSED, Stream
 
@@ -93,7 +93,7 @@ class OrphanStream(Stream[pb.RemoveOrphansResponse]):
 
 def _ids(ids: Iterable[str], of_what: str) -> tuple[str, ...]:
     if isinstance(ids, str):  # otherwise each letter would be an id
-        raise InvalidRequest(f"cannot use {ids!r} as a list of {of_what} ids: write [{ids!r}]")
+        raise InvalidRequest(f"cannot use {quoted(ids)} as a list of {of_what} ids: put the id into a list")
     return tuple(ids)
 
 

@@ -23,6 +23,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST_QUOTED = 100  # characters; an id has at most 80
+
+
+def quoted(text: str) -> str:
+    """Return a text of a caller in quotes, cut when it is too long for an id."""
+    if len(text) <= LONGEST_QUOTED:
+        return repr(text)
+    return f"{text[:LONGEST_QUOTED]!r}… ({len(text)} characters)"
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.calls import MAX_IDS
-from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
+from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable, quoted
 from hostmanager_client.receive_limits import LONGEST_LINE_KEPT
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
@@ -171,7 +171,7 @@ class LogStream(Stream[pb.LogLine]):
     method = "TailLogs"
 
     def __init__(self, instance_id: str, lines: int | None, *, follow: bool, silence: float | None) -> None:
-        self.what = f"read the log of {instance_id!r}"
+        self.what = f"read the log of {quoted(instance_id)}"
         self.reconnects = follow
         # A quiet instance sends no lines, so the keepalive of the channel checks the connection.
         self.silence = None if follow else silence

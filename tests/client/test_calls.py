@@ -23,6 +23,8 @@ from hostmanager_client import (
     Unsupported,
     Violation,
 )
+from hostmanager_client.calls import get_instance
+from hostmanager_client.streams import LogStream
 
 from tests.client.conftest import MakeClient
 from tests.client.fake_daemon import FakeDaemon
@@ -164,3 +166,13 @@ def test_a_closed_client_is_an_error_and_no_hang(daemon: FakeDaemon, client: Any
         client.close()
     with pytest.raises(Unreachable, match="closed"):
         client.get_status()
+
+
+def test_an_id_that_no_instance_can_have_is_not_quoted_whole(client: Any) -> None:
+    endless = "x" * 100_000
+    with pytest.raises(InvalidRequest, match="put the id into a list") as caught:
+        client.restart(endless)
+    assert len(str(caught.value)) < 300
+    for what in (get_instance(endless).what, LogStream(endless, None, follow=False, silence=None).what):
+        assert what.endswith("x'… (100000 characters)")
+        assert len(what) < 200
