@@ -182,6 +182,21 @@ async def test_a_stream_does_not_keep_its_request(tmp_path: Path) -> None:
             stream.cancel()
 
 
+async def test_a_refused_request_is_freed_without_a_garbage_collection(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        gc.collect()
+        gc.disable()
+        try:
+            request = pb.UpdateRequest(requests=up("freed"))
+            for _ in range(3):
+                assert (await refused(stub.Update(request))).code is CODE.NOT_FOUND
+            held = [o for o in gc.get_objects() if isinstance(o, pb.UpdateRequest) and o == request]
+            assert len(held) == 1, "only the request of this test itself"
+        finally:
+            gc.enable()
+
+
 def _reflection(channel: Any) -> Any:
     async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")

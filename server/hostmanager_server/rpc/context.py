@@ -73,4 +73,5 @@ async def carry_out(future: Future[T], entries: str = "requests") -> T:
     try:
         return await asyncio.wrap_future(future)
     except RequestError as error:
-        raise from_request_error(error, entries) from error
+        error.__traceback__ = None  # the future keeps the error until a garbage collection, see rpc.handlers
+        raise from_request_error(error, entries) from None

@@ -84,10 +84,11 @@ async def abort(context: ServicerContext, error: Exception, admission: Admission
     if not isinstance(error, RpcError):
         log.error("a call failed because of a bug in the daemon", exc_info=error)
         error = internal()
+    # The traceback keeps the request, megabytes for a thousand long ids: while the refusal waits, and in
+    # cycles of frames and futures until the next full garbage collection.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and admission.answer_pacer.waiting < PACED_REFUSALS:
-        # Pacing refusals keeps clients that retry at once from starving the others. The traceback would keep
-        # the request in memory meanwhile.
-        error.__traceback__ = None
+        # Pacing refusals keeps clients that retry at once from starving the others.
         async with admission.answer_pacer:
             pass
     sent = trailers(error)
