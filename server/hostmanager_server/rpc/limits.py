@@ -34,7 +34,7 @@ class Limits:
     calls_without_request: Limit = Limit(128, 64)  # each may have sent all of a request but the end
     # Requests of unary calls from parsing to answer, see LARGE_REQUEST in rpc.service. A byte takes up to 26
     # bytes of memory: 2 in a request of 1,000 long ids, 26 in a request of empty entries.
-    waiting_request_bytes: Limit = Limit(3 * 1024**2, 3 * 1024**2 // 2)
+    waiting_request_bytes: Limit = Limit(3 * 1024**2 // 2, 3 * 1024**2 // 4)
     calls: int = 8192  # in flight, streams included
     calls_not_begun: int = 3000  # received, without a handler yet: some 50 MB
     connections: int = 1024
