@@ -225,6 +225,6 @@ class EventPages:
 def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
     if isinstance(instance_ids, str):  # otherwise each letter would be an id
         raise InvalidRequest(
-            f"cannot use {quoted(instance_ids)} as a list of instance ids: put the id into a list"
+            f"cannot use {quoted(instance_ids)} as a list of instance ids: write [{quoted(instance_ids)}]"
         )
     return tuple(instance_ids)

@@ -103,8 +103,7 @@ _BY_TEXT_OF_UNAVAILABLE: tuple[tuple[str, ConnectionFailure], ...] = (
     (r"endpoint is not connected|temporarily unavailable", _SILENT),
     (r"connect.*tim(ed|e) ?out", _SILENT),
     (r"failed to connect.*(reset by peer|[Ss]ocket closed|EOF|[Bb]roken pipe)", _CLOSED_AT_ONCE),
-    (r"[Ss]ocket closed|[Ee]ndpoint clos|GOAWAY|reset by peer|[Bb]roken pipe|EOF|[Ss]hut ?down|closing",
-     _LOST),
+    (r"(ocket|ransport) closed|ndpoint clos|GOAWAY|reset by peer|roken pipe|EOF|hut ?down|closing", _LOST),
 )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ class OrphanStream(Stream[pb.RemoveOrphansResponse]):
 
 def _ids(ids: Iterable[str], of_what: str) -> tuple[str, ...]:
     if isinstance(ids, str):  # otherwise each letter would be an id
-        raise InvalidRequest(f"cannot use {quoted(ids)} as a list of {of_what} ids: put the id into a list")
+        raise InvalidRequest(f"cannot use {quoted(ids)} as a list of {of_what} ids: write [{quoted(ids)}]")
     return tuple(ids)
 
 

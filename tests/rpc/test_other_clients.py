@@ -20,7 +20,7 @@ from h2.exceptions import StreamClosedError
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.rpc.service import SERVICE
 
-from tests.rpc.harness import down, run, server_harness
+from tests.rpc.harness import down, refusal, run, server_harness
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -128,7 +128,7 @@ def test_reflection_works_on_the_socket_and_over_tcp_only_with_the_flag(tmp_path
                 with pytest.raises(grpc.aio.AioRpcError, match="--reflection") as caught:
                     await over_tcp
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-                assert b"REFLECTION_OFF" in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+                assert refusal(caught.value).reason == "REFLECTION_OFF"
 
     run(play(flag=False))
     run(play(flag=True))
