@@ -4,6 +4,7 @@
 #   VENV         the directory of the virtual environment (default: .venv)
 #   WORKERS      the number of parallel tests; 0: one after another (default: auto, a worker per core, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
+#   TESTS        the tests of `make test-lowest` and `make test-newest` (default: the core; empty: all)
 #   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/explanation/robustness.md
 
 SHELL := /bin/bash
@@ -31,10 +32,13 @@ export GENERATORS
 SETUP := pyproject.toml scripts/setup-venv
 PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1
 
-# Tests of test-lowest: the parts that call the dependencies, without end-to-end tests, in a minute or two.
-CORE_TESTS := tests/core tests/config tests/supervisor tests/rpc tests/client \
+# Tests of test-lowest and test-newest: the parts that call the dependencies, without end-to-end tests and without the
+# pure core, in a minute or two.
+CORE_TESTS := tests/config tests/rpc tests/client \
     tests/drivers/process/test_process.py tests/drivers/test_contract.py tests/drivers/compose/files/test_compose_document.py \
     tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/commands/test_serve.py tests/commands/test_config_check.py
+
+TESTS ?= $(CORE_TESTS)
 
 .PHONY: help
 help: ## list the targets
@@ -54,17 +58,17 @@ test-long: $(VENV)/.installed-dev ## run the tests of more than 20 s each, which
 
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed ## run the core of the suite on the lowest versions of all dependencies
-	$(LOWEST)/bin/python $(PYTEST) $(CORE_TESTS) $(PYTEST_ARGS)
+	$(LOWEST)/bin/python $(PYTEST) $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: test-newest
-test-newest: $(GENERATORS)/.installed ## lint, types and the whole suite on the newest versions, not the locked ones
+test-newest: $(GENERATORS)/.installed ## lint, types and the core of the suite on the newest versions, not the locked ones
 	@scripts/setup-venv newest
 	$(NEWEST)/bin/ruff check .
 	$(NEWEST)/bin/ruff format --check .
 	$(NEWEST)/bin/mypy
 	$(NEWEST)/bin/lint-imports --no-logo
 	$(NEWEST)/bin/buf lint
-	$(NEWEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
+	$(NEWEST)/bin/python $(PYTEST) $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: lock
 lock: $(LOCK)/.installed ## lock the newest versions that pyproject.toml allows, with hashes, into requirements/

@@ -66,6 +66,15 @@ def test_each_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
     assert re.findall(r"^scripts/setup-venv (\S+)$", done.stdout, re.MULTILINE) == SETUPS[target]
 
 
+def test_the_newest_versions_run_the_core_unless_other_tests_are_chosen(tmp_path: Path) -> None:
+    command = ["make", "--dry-run", "test-newest", f"VENV={tmp_path}"]
+    for chosen, expected in (([], "tests/rpc tests/client"), (["TESTS=tests/state"], " tests/state")):
+        (line,) = (line for line in run([*command, *chosen]).stdout.splitlines() if "-m pytest" in line)
+        assert expected in line
+    (line,) = (line for line in run([*command, "TESTS="]).stdout.splitlines() if "-m pytest" in line)
+    assert "tests/" not in line
+
+
 def test_nothing_is_set_up_twice(tmp_path: Path) -> None:
     for stamp in (
         ".installed",
@@ -147,6 +156,6 @@ def test_no_variable_of_the_makefile_is_predefined_by_make() -> None:
 def test_ci_runs_the_commands_of_the_pages_and_no_others() -> None:
     script = (ROOT / ".ci/run").read_text()
     commands = re.findall(r"^make .*$", script, re.MULTILINE)
-    assert commands == ["make check", "make docs", "make test"]
+    assert commands == ["make check", "make docs", "make test", "make test-lowest"]
     assert set(commands[:3]) <= set(re.findall(r"make [a-z]+", (ROOT / "README.md").read_text()))
     assert set(commands) <= set(re.findall(r"make [a-z-]+", (ROOT / "CONTRIBUTING.md").read_text()))
