@@ -18,6 +18,11 @@ def remember(fail_times: tuple[Instant, ...], now: Instant) -> tuple[Instant, ..
     return recent[-MEMORY:] if len(recent) > MEMORY else recent
 
 
+def recovers(fail_times: tuple[Instant, ...], now: Instant) -> bool:
+    """Return whether the stability changes with time: a failure lies within the window."""
+    return any(now.mono < t.plus(WINDOW).mono for t in fail_times)
+
+
 def stability(fail_times: tuple[Instant, ...], now: Instant) -> float:
     """Return the stability: 1.0 minus the costs of recent failures, at least 0.0.
 

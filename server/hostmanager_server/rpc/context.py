@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import Management
+from hostmanager_server.rpc.child_states import ChildStates
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.errors import from_request_error
@@ -51,8 +52,10 @@ class RpcContext:
     engine: DockerEngine | None = None  # None: the daemon manages no compose files
     # Returns why the engine cannot be used, empty if it can; all callers share one inspection.
     engine_problem: SingleFlight[str] = field(init=False)
+    child_states: ChildStates = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "child_states", ChildStates(self.store, self.daemon))
         object.__setattr__(self, "engine_problem", SingleFlight(self._inspect_engine))
 
     async def _inspect_engine(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -14,6 +14,7 @@ from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, 
 from hostmanager_server.core.stability import stability
 from hostmanager_server.rpc.convert import exit_, timestamp
 from hostmanager_server.rpc.convert_docker import fill_service
+from hostmanager_server.rpc.wire import double
 from hostmanager_server.state.store import Tracked
 
 MANAGEMENT = {
@@ -37,6 +38,7 @@ NEXT_ACTION = {
 }
 # The `agent_script` that OCS shows for an instance started through its plugin system.
 PLUGIN = "__plugin__"
+_KEPT = 100  # messages of instances that are gone; dropping them costs a pass over all
 
 
 def shown_class(instance: Instance) -> str:
@@ -64,34 +66,30 @@ def child_state(instance: Instance, now: Instant) -> pb.ChildState:
 
 
 class InstanceConverter:
-    """A cache of ManagedInstance messages, each built once per change. For one thread."""
+    """A cache of serialized ManagedInstance messages, each built once per change. For one thread."""
 
     def __init__(self, log_file: Callable[[InstanceSpec], str]) -> None:
         """Create a converter; `log_file` returns the path of a process's output file."""
         self._log_file = log_file
-        self._made: dict[str, tuple[Tracked, pb.ManagedInstance]] = {}
+        self._made: dict[str, tuple[Tracked, bytes]] = {}
 
-    def __call__(self, tracked: Tracked, now: Instant) -> pb.ManagedInstance:
-        """Return the message for an instance; the caller must not change the message."""
+    def __call__(self, tracked: Tracked, now: Instant) -> bytes:
+        """Return the serialized message for an instance."""
         instance = tracked.instance
         made = self._made.get(instance.instance_id)
-        if made is not None and made[0] is tracked:
-            message = made[1]
-            if instance.standing.fail_times:  # stability recovers with time, without a change
-                message = pb.ManagedInstance()
-                message.CopyFrom(made[1])
-                message.stability = stability(instance.standing.fail_times, now)
-            return message
-        message = self._convert(instance, tracked.revision, now)
-        self._made[instance.instance_id] = (tracked, message)
-        return message
+        if made is None or made[0] is not tracked:
+            made = tracked, self._convert(instance, tracked.revision).SerializeToString()
+            self._made[instance.instance_id] = made
+        # Stability recovers with time, without a change, so the cached message lacks the field.
+        value = stability(instance.standing.fail_times, now) if instance.standing.fail_times else 1.0
+        return made[1] + double(pb.ManagedInstance.STABILITY_FIELD_NUMBER, value)
 
-    def forget(self, instance_ids: Iterable[str]) -> None:
-        """Drop the messages of instances that are no longer tracked."""
-        for instance_id in instance_ids:
-            self._made.pop(instance_id, None)
+    def forget_others(self, instances: Mapping[str, Tracked]) -> None:
+        """Drop the messages of instances that are no longer tracked, when these are many."""
+        if len(self._made) > 2 * len(instances) + _KEPT:
+            self._made = {key: made for key, made in self._made.items() if key in instances}
 
-    def _convert(self, instance: Instance, revision: int, now: Instant) -> pb.ManagedInstance:
+    def _convert(self, instance: Instance, revision: int) -> pb.ManagedInstance:
         spec, wanted, observed, standing = (
             instance.spec, instance.wanted, instance.observed, instance.standing,
         )  # fmt: skip
@@ -109,7 +107,6 @@ class InstanceConverter:
             next_action=NEXT_ACTION[instance.next_action],
             at=_deadline(instance),
             fail_times=[timestamp(at) for at in standing.fail_times],
-            stability=stability(standing.fail_times, now),
             reason="OutOfSight" if observed.unobservable else standing.reason,
             message=observed.unobservable or standing.message,
             generation=wanted.generation,

@@ -8,6 +8,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.rpc.convert import timestamp
+from hostmanager_server.rpc.wire import embedded, repeated
 
 Reason = pb.StatusSnapshot.Reason
 
@@ -18,38 +19,34 @@ def snapshot_message(
     resume_token: str,
     reason: Reason.ValueType,
     manager: pb.ManagerStatus | None,
-    instances: Sequence[pb.ManagedInstance],
+    instances: Sequence[bytes],
 ) -> bytes:
-    """Return one serialized chunk of a snapshot.
+    """Return one serialized chunk of a snapshot with these serialized instances.
 
     The first chunk has the manager's status. The last chunk has a resume token: a reader that stops earlier
     lacks the other instances, and cannot resume.
     """
-    message = _message(revision, now, resume_token)
-    chunk = message.snapshot
-    chunk.reason = reason
-    chunk.first, chunk.last = manager is not None, bool(resume_token)
-    if manager is not None:
-        chunk.manager.CopyFrom(manager)
-    chunk.instances.extend(instances)
-    return message.SerializeToString()
+    chunk = pb.StatusSnapshot(
+        reason=reason, manager=manager, first=manager is not None, last=bool(resume_token)
+    )
+    body = chunk.SerializeToString() + repeated(pb.StatusSnapshot.INSTANCES_FIELD_NUMBER, instances)
+    header = _message(revision, now, resume_token).SerializeToString()
+    return header + embedded(pb.WatchStatusResponse.SNAPSHOT_FIELD_NUMBER, body)
 
 
 def delta_message(
     revision: int,
     now: Instant,
     resume_token: str,
-    instances: Sequence[pb.ManagedInstance],
+    instances: Sequence[bytes],
     removed: Sequence[str] = (),
     manager: pb.ManagerStatus | None = None,
 ) -> bytes:
-    """Return a serialized delta: changed instances, the ids of removed ones, the manager if changed."""
-    message = _message(revision, now, resume_token)
-    message.delta.instances.extend(instances)
-    message.delta.removed_instance_ids.extend(removed)
-    if manager is not None:
-        message.delta.manager.CopyFrom(manager)
-    return message.SerializeToString()
+    """Return a serialized delta: changed instances (serialized), ids of removed ones, a changed manager."""
+    delta = pb.StatusDelta(removed_instance_ids=removed, manager=manager)
+    body = delta.SerializeToString() + repeated(pb.StatusDelta.INSTANCES_FIELD_NUMBER, instances)
+    header = _message(revision, now, resume_token).SerializeToString()
+    return header + embedded(pb.WatchStatusResponse.DELTA_FIELD_NUMBER, body)
 
 
 def heartbeat_message(revision: int, now: Instant, resume_token: str) -> bytes:

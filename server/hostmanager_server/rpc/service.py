@@ -95,7 +95,7 @@ class Service:
         status, requests = StatusRpcs(context), RequestRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
         pull, orphans = PullRpcs(context), OrphanRpcs(context)
-        self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]] = {
+        self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message | bytes]]]] = {
             "StartManager": (pb.StartManagerRequest, requests.start_manager),
             "StopManager": (pb.StopManagerRequest, requests.stop_manager),
             "GetStatus": (pb.GetStatusRequest, status.get_status),
@@ -141,7 +141,7 @@ class _UnaryMethod:
         self,
         name: str,
         request_type: type[Message],
-        answer: Callable[[Any], Awaitable[Message]],
+        answer: Callable[[Any], Awaitable[Message | bytes]],
         admission: AdmissionControl,
         calls: UnaryCalls,
     ) -> None:
@@ -154,7 +154,7 @@ class _UnaryMethod:
         self._is_large_list = LARGE_LISTS.get(name, _never)
         self._may_be_large = name in LARGE_CHANGES or name in LARGE_LISTS
 
-    async def call(self, _: object, context: ServicerContext) -> Message:
+    async def call(self, _: object, context: ServicerContext) -> Message | bytes:
         """Handle one call."""
         caller = Caller(client_of(context.peer()), self._admission)
         try:
@@ -170,7 +170,7 @@ class _UnaryMethod:
             await abort(context, error, self._admission)
             raise  # not reached: abort raises
 
-    async def _answered(self, data: bytes, client: str) -> tuple[Message, bool]:
+    async def _answered(self, data: bytes, client: str) -> tuple[Message | bytes, bool]:
         """Return the answer, and whether the call is long."""
         admission = self._admission
         counted = len(data) if len(data) > LARGE_REQUEST else 0
@@ -182,7 +182,7 @@ class _UnaryMethod:
             with admission.long_calls.hold(client):
                 return await self._in_turn(request, client), True
 
-    async def _in_turn(self, request: Any, client: str) -> Message:
+    async def _in_turn(self, request: Any, client: str) -> Message | bytes:
         """Answer a large request when its turn comes, and others at once."""
         admission = self._admission
         if self._is_large_change(request):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostmanager_server.rpc import convert
@@ -30,7 +31,6 @@ class SnapshotChunks:
         """Create an empty cache."""
         self._context = context
         self._revision = 0
-        self._ids: list[str] = []  # of `_revision`, sorted
         self._cache: dict[tuple[Reason.ValueType, str | None], SnapshotChunk] = {}
 
     def cached(self, snapshot: Snapshot, reason: Reason.ValueType, after: str | None) -> SnapshotChunk | None:
@@ -41,19 +41,20 @@ class SnapshotChunks:
         self, snapshot: Snapshot, wanted: frozenset[str], reason: Reason.ValueType, after: str | None
     ) -> SnapshotChunk:
         """Return the chunk of the wanted instances that follows `after`; an empty set stands for all."""
+        self._context.convert.forget_others(snapshot.instances)
         if wanted:
             return self._build(snapshot, sorted(i for i in wanted if i in snapshot.instances), reason, after)
         if snapshot.revision < self._revision:  # a slow reader, still at an older snapshot
-            return self._build(snapshot, sorted(snapshot.instances), reason, after)
+            return self._build(snapshot, snapshot.ids, reason, after)
         if snapshot.revision != self._revision:
-            self._revision, self._ids = snapshot.revision, sorted(snapshot.instances)
+            self._revision = snapshot.revision
             self._cache.clear()
-        chunk = self._build(snapshot, self._ids, reason, after)
+        chunk = self._build(snapshot, snapshot.ids, reason, after)
         self._cache[reason, after] = chunk
         return chunk
 
     def _build(
-        self, snapshot: Snapshot, ids: list[str], reason: Reason.ValueType, after: str | None
+        self, snapshot: Snapshot, ids: Sequence[str], reason: Reason.ValueType, after: str | None
     ) -> SnapshotChunk:
         context, now = self._context, self._context.now()
         start = 0 if after is None else bisect_right(ids, after)

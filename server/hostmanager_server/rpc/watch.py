@@ -133,7 +133,6 @@ class WatchRpcs:
 
     def _build_delta(self, cursor: int, changes: StoreChanges, wanted: frozenset[str]) -> tuple[bytes, ...]:
         context = self._context
-        context.convert.forget(changes.removed)
         instances = [t for t in changes.instances if not wanted or t.instance.instance_id in wanted]
         removed = [i for i in changes.removed if not wanted or i in wanted]
         if not instances and not removed and changes.manager is None:

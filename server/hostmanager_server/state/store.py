@@ -31,11 +31,12 @@ class Tracked:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The manager and all instances at one revision."""
+    """The manager and all instances at one revision; `ids` has the ids in order."""
 
     revision: int
     manager: ManagerStatus
     instances: Mapping[str, Tracked]
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Store:
         self._events: deque[PublishedEntry] = deque(maxlen=events_kept)
         self._sequence = 0
         self._snapshot: Snapshot | None = None
+        self._ids: tuple[str, ...] | None = None  # sorted; None: instances came or went
         self._listeners: list[Callable[[], None]] = []
 
     # --- the publishing thread
@@ -118,12 +120,15 @@ class Store:
             self._revision += 1
             revision = self._revision
             for instance in changed:
+                if instance.instance_id not in self._instances:
+                    self._ids = None
                 self._instances[instance.instance_id] = Tracked(instance, revision)
                 self._instances.move_to_end(instance.instance_id)
                 self._removals.pop(instance.instance_id, None)
             for instance_id in removed:
                 if self._instances.pop(instance_id, None) is not None:
                     self._removals[instance_id] = revision
+                    self._ids = None
             while len(self._removals) > self._removals_kept:
                 _, self._compacted = self._removals.popitem(last=False)
             if manager is not None and manager != self._manager:
@@ -159,7 +164,10 @@ class Store:
         """Return the present state; nothing changes the mapping afterwards."""
         with self._lock:
             if self._snapshot is None:
-                self._snapshot = Snapshot(self._revision, self._manager, dict(self._instances))
+                if self._ids is None:
+                    self._ids = tuple(sorted(self._instances))
+                instances = dict(self._instances)
+                self._snapshot = Snapshot(self._revision, self._manager, instances, self._ids)
             return self._snapshot
 
     def changes_since(self, revision: int) -> StoreChanges | None:
