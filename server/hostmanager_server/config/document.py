@@ -9,9 +9,10 @@ has no use: tags, a second document, values that contain themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -80,6 +81,24 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptScalar(Scalar):
+    """The marker of a value that an earlier reading kept; it counts with all values below."""
+
+    kept_size: int = 1
+    kept_height: int = 0
+
+    @property
+    def size(self) -> int:
+        """Return the number of values, those below included."""
+        return self.kept_size
+
+    @property
+    def height(self) -> int:
+        """Return the number of levels below."""
+        return self.kept_height
+
+
+@dataclass(frozen=True, slots=True)
 class ListNode:
     """A YAML sequence of `size` values in `height` levels.
 
@@ -107,10 +126,10 @@ class MapNode:
 Node = Scalar | ListNode | MapNode
 
 
-def compose(text: str) -> Node | None:
+def compose(text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> Node | None:
     """Return the only document of a text, or None if the text has none.
 
-    Raises DocumentError.
+    `kept` has size and height of the values that markers in the text stand for. Raises DocumentError.
     """
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None:
@@ -120,15 +139,15 @@ def compose(text: str) -> Node | None:
             f"the file has the character {code} here, which YAML does not allow", line, column
         )
     try:
-        return _parse(text)
+        return _parse(text, kept)
     except yaml.MarkedYAMLError as error:
         raise _too_deep_before(error, text) or _syntax_error(error, text) from error
     except (yaml.YAMLError, ValueError) as error:
         raise DocumentError(f"the file is not valid YAML: {error}") from error
 
 
-def _parse(text: str) -> Node | None:
-    return _Composer(yaml.parse(text, Loader=_LOADER)).document()
+def _parse(text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> Node | None:
+    return _Composer(yaml.parse(text, Loader=_LOADER), kept).document()
 
 
 def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | None:
@@ -152,6 +171,7 @@ def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | N
 @dataclass(slots=True)
 class _Composer:
     events: Iterator[Any]
+    kept: Mapping[str, tuple[int, int]]
     anchors: dict[str, Node | None] = field(default_factory=dict)  # None: the value is not complete yet
     count: int = 0
 
@@ -194,6 +214,10 @@ class _Composer:
     def _fresh(self, event: Any, depth: int) -> Node:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         if isinstance(event, yaml.ScalarEvent):
+            if event.value in self.kept:
+                size, height = self.kept[event.value]
+                self.count += size - 1
+                return KeptScalar(line, column, event.value, NodeKind.TEXT, size, height)
             return Scalar(line, column, event.value, _kind(event))
         if depth >= MAX_DEPTH:
             raise _too_deep(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from hostmanager_server.config.document import ListNode, Node, Scalar
 from hostmanager_server.config.node_reader import Reader, shown
 from hostmanager_server.core.spec import EnvFile
-from hostmanager_server.linux.env_file import EnvFileContent, EnvFileError, read_env_file
+from hostmanager_server.linux.env_file import EnvFileError
 from hostmanager_server.linux.sd_notify import PRIVATE_VARIABLES
 
 ALL = "all"
@@ -78,7 +77,7 @@ def read_env_files(reader: Reader, node: Node, label: str, folder: Path) -> tupl
             reader.error(child, f"{label} must be a path, not an empty text")
             continue
         try:
-            path = str(folder / Path(name).expanduser())
+            path = str(folder / reader.machine.expand_home(name))
             found.append(EnvFilePath(path, child, optional=name != text))
         except RuntimeError as error:  # `~user` names no user of this machine
             reader.error(child, f"{label} is {shown(text)}, which cannot be found: {error}")
@@ -87,41 +86,16 @@ def read_env_files(reader: Reader, node: Node, label: str, folder: Path) -> tupl
     return tuple(found)
 
 
-def user_number(user: str) -> int | None:
-    """Return the number of a user, given by name or number.
+def read_env_file_digest(reader: Reader, file: EnvFilePath, user: int | None, label: str) -> EnvFile:
+    """Return the file with its digest.
 
-    The result is None for an empty text or an unknown user.
+    An unusable file is only a warning: no other agent needs the file, and a later start of the agent reads it
+    again.
     """
-    if user.isdecimal():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid if user else None
-    except KeyError:
-        return None
-
-
-class EnvFiles:
-    """The env-files of a site config, each read once for each user."""
-
-    def __init__(self) -> None:
-        self._contents: dict[tuple[str, int | None, bool], EnvFileContent | EnvFileError] = {}
-
-    def read(self, reader: Reader, file: EnvFilePath, user: int | None, label: str) -> EnvFile:
-        """Return the file with its digest.
-
-        An unusable file is only a warning: no other agent needs the file, and a later start of the agent
-        reads it again.
-        """
-        key = (file.path, user, file.optional)
-        if key not in self._contents:
-            try:
-                self._contents[key] = read_env_file(file.path, user, optional=file.optional)
-            except EnvFileError as error:
-                self._contents[key] = error
-        found = self._contents[key]
-        if isinstance(found, EnvFileError):
-            reader.warn(file.node, f"{label} cannot start: {found}")
-            return EnvFile(file.path, optional=file.optional)
-        for warning in found.warnings:
-            reader.warn(file.node, warning)
-        return EnvFile(file.path, found.digest, file.optional)
+    found = reader.machine.env_file(file.path, user, optional=file.optional)
+    if isinstance(found, EnvFileError):
+        reader.warn(file.node, f"{label} cannot start: {found}")
+        return EnvFile(file.path, optional=file.optional)
+    for warning in found.warnings:
+        reader.warn(file.node, warning)
+    return EnvFile(file.path, found.digest, file.optional)

@@ -164,7 +164,7 @@ def read_path(reader: Reader, node: Node, label: str, working_dir: Path) -> str 
         reader.error(node, f"{label} must be a path, not an empty text")
         return None
     try:
-        return str(working_dir / Path(text).expanduser())
+        return str(working_dir / reader.machine.expand_home(text))
     except RuntimeError as error:  # `~user` names no user of this machine
         reader.error(node, f"{label} is {shown(text)}, which cannot be found: {error}")
         return None

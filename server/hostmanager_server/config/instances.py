@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from hostmanager_server.config.dependencies import check_dependencies
-from hostmanager_server.config.document import MapNode, Node, Scalar
-from hostmanager_server.config.environment_keys import EnvFiles, user_number
+from hostmanager_server.config.document import KeptScalar, MapNode, Node, Scalar
+from hostmanager_server.config.environment_keys import read_env_file_digest
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, merge, read_settings
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
@@ -31,6 +32,7 @@ HOST_MANAGER = "HostManager"
 OCS_KEYS = ("instance-id", "agent-class", "arguments", "manage")
 INSTANCE_KEYS = (*OCS_KEYS, *KEYS)
 MAX_ID = 80  # characters; ids become file names, in which one character may take up to twelve
+_NO_KEYS = InstanceKeys()
 # Keys for native processes only: the compose file sets them for its services.
 PROCESS_KEYS = (
     "command", "env", "env-file", "env-inherit", "limits", "log", "stop-signal", "stop-timeout", "user",
@@ -39,7 +41,9 @@ PROCESS_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Instance:
+class ReadInstance:
+    """An entry of `agent-instances` as read, before it is compared with others."""
+
     id_node: Node
     class_node: Node
     instance_id: str
@@ -60,36 +64,135 @@ class ParseContext:
     log_dir: str  # empty: the daemon's default
     local: bool  # the host is this machine: an agent that cannot start here gets a warning
     env_inherit: tuple[str, ...] | None = None  # for agents without `env-inherit`
-    env_files: EnvFiles = field(default_factory=EnvFiles)
+
+    def without_places(self) -> ParseContext:
+        """Return a context that is equal to that of a later reading if the texts of the classes are."""
+        return replace(self, classes={name: without_places(keys) for name, keys in self.classes.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class KeptInstance:
+    """An entry of `agent-instances` without problems, for later readings that find the same text.
+
+    The entry may have moved in the file, so its nodes are NOWHERE.
+    """
+
+    instance: ReadInstance
+    spec: InstanceSpec | None  # None: not managed
+    size: int  # of the entry's node, as in `document`
+    height: int
+
+
+NOWHERE = Scalar(-1, -1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class HostInstances:
+    """The specs of the managed instances in the order of the file, and the daemon's options.
+
+    `entries` has the instance and the spec of each node, by the position of the node in the list.
+    """
+
+    specs: tuple[InstanceSpec, ...]
+    options: ManagerOptions
+    entries: Mapping[int, tuple[ReadInstance, InstanceSpec | None]]
+
+    def to_keep(self, position: int, node: Node) -> KeptInstance | None:
+        """Return an entry for later readings; None for one that they have to read themselves."""
+        if position not in self.entries:
+            return None
+        instance, spec = self.entries[position]
+        if instance.agent_class == HOST_MANAGER:
+            return None
+        return KeptInstance(_to_keep(instance), spec, node.size, node.height)
 
 
 def read_instances(
-    reader: Reader, nodes: Iterable[Node], context: ParseContext
-) -> tuple[list[InstanceSpec], ManagerOptions]:
-    """Return the specs of the managed instances, and the daemon's options.
-
-    The specs are in the order of the file.
-    """
-    found: dict[str, _Instance] = {}
-    for node in nodes:
-        instance = _read_instance(reader, node, context)
+    reader: Reader,
+    nodes: Iterable[Node],
+    context: ParseContext,
+    kept: Mapping[str, KeptInstance] = MappingProxyType({}),
+) -> HostInstances:
+    """Read the entries of `agent-instances`; `kept` has entries of an earlier reading, by marker."""
+    found: dict[str, ReadInstance] = {}
+    known: dict[str, KeptInstance] = {}
+    positions: dict[str, int] = {}
+    for position, node in enumerate(nodes):
+        earlier = kept[node.text] if isinstance(node, KeptScalar) else None
+        instance = _read_instance(reader, node, context) if earlier is None else _kept(earlier, context)
         if instance is None:
             continue
-        first = found.setdefault(instance.instance_id, instance)
-        if first is not instance:
+        first = found.get(instance.instance_id)
+        if first is not None:  # two entries of the same text may be one kept instance
             where = f"first in line {first.id_node.line}"
             reader.error(
                 instance.id_node, f"instance-id {shown(instance.instance_id)} is there twice ({where})"
             )
+            continue
+        found[instance.instance_id] = instance
+        positions[instance.instance_id] = position
+        if earlier is not None:
+            known[instance.instance_id] = earlier
     managed = [instance for instance in found.values() if instance.manage is not None]
-    specs = [_spec(reader, instance, context) for instance in managed]
+    specs = {
+        instance.instance_id: _known_spec(reader, instance, earlier.spec, context)
+        if (earlier := known.get(instance.instance_id)) is not None and earlier.spec is not None
+        else _spec(reader, instance, context)
+        for instance in managed
+    }
     check_dependencies(reader, {i.instance_id: i.settings.depends_on or () for i in managed}, found)
     if context.local:
-        _warn_of_inoperable(reader, managed, specs)
-    return specs, _options(reader, found.values())
+        _warn_of_inoperable(reader, managed, specs.values())
+    entries = {position: (found[name], specs.get(name)) for name, position in positions.items()}
+    return HostInstances(tuple(specs.values()), _options(reader, found.values()), entries)
 
 
-def _options(reader: Reader, instances: Iterable[_Instance]) -> ManagerOptions:
+def _known_spec(
+    reader: Reader, instance: ReadInstance, spec: InstanceSpec, context: ParseContext
+) -> InstanceSpec:
+    """Return the spec of an earlier reading, with the present digests of its env-files."""
+    if spec.process is None or not instance.settings.env_files:
+        return spec
+    env_files = _env_files(reader, instance, context)
+    if env_files == spec.process.env_files:
+        return spec
+    return replace(spec, process=replace(spec.process, env_files=env_files))
+
+
+def _kept(entry: KeptInstance, context: ParseContext) -> ReadInstance:
+    """Return the instance of an earlier reading, with the env-files of its class as they are named now."""
+    instance = entry.instance
+    of_class = context.classes.get(instance.agent_class, _NO_KEYS).env_files
+    if not of_class:
+        return instance
+    settings = replace(instance.settings, env_files=(*of_class, *instance.settings.env_files))
+    return replace(instance, settings=settings)
+
+
+def _to_keep(instance: ReadInstance) -> ReadInstance:
+    """Return an instance with only the keys that are compared with other instances, or with files."""
+    files, settings = instance.own.env_files, instance.settings
+    kept = _NO_KEYS
+    if settings.depends_on or settings.env_files:
+        kept = InstanceKeys(depends_on=settings.depends_on, env_files=files, user=settings.user)
+    return replace(
+        instance, id_node=NOWHERE, class_node=NOWHERE, arguments=(), own=_NO_KEYS,
+        settings=without_places(kept),
+    )  # fmt: skip
+
+
+def without_places(keys: InstanceKeys) -> InstanceKeys:
+    """Return equal keys for equal texts, wherever they stand in the file."""
+    if not keys.depends_on and not keys.env_files:
+        return keys
+    return replace(
+        keys,
+        depends_on=keys.depends_on and tuple(replace(each, node=NOWHERE) for each in keys.depends_on),
+        env_files=tuple(replace(each, node=NOWHERE) for each in keys.env_files),
+    )
+
+
+def _options(reader: Reader, instances: Iterable[ReadInstance]) -> ManagerOptions:
     own = [instance for instance in instances if instance.agent_class == HOST_MANAGER]
     for other in own[1:]:
         first = own[0].class_node.line
@@ -97,7 +200,7 @@ def _options(reader: Reader, instances: Iterable[_Instance]) -> ManagerOptions:
     return read_options(reader, own[0].arguments) if own else ManagerOptions()
 
 
-def _read_instance(reader: Reader, node: Node, context: ParseContext) -> _Instance | None:
+def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadInstance | None:
     label = "an entry of 'agent-instances'"
     if not isinstance(node, MapNode):
         reader.error(node, f"{label} must be a mapping (key: value)")
@@ -118,7 +221,7 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> _Instan
         _check_service(reader, entries, own, label)
     if instance_id is None or agent_class is None:
         return None
-    return _Instance(
+    return ReadInstance(
         entries["instance-id"].value,
         entries["agent-class"].value,
         instance_id,
@@ -174,7 +277,7 @@ def _agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], label
     return text
 
 
-def _spec(reader: Reader, instance: _Instance, context: ParseContext) -> InstanceSpec:
+def _spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> InstanceSpec:
     assert instance.manage is not None
     management, target = instance.manage
     settings = instance.settings
@@ -211,7 +314,7 @@ def _spec(reader: Reader, instance: _Instance, context: ParseContext) -> Instanc
     )
 
 
-def _process(reader: Reader, instance: _Instance, context: ParseContext) -> ProcessSpec | None:
+def _process(reader: Reader, instance: ReadInstance, context: ParseContext) -> ProcessSpec | None:
     arguments = [word.text for word in instance.arguments]
     launchers = context.launchers
     command = launchers.find(
@@ -232,18 +335,18 @@ def _process(reader: Reader, instance: _Instance, context: ParseContext) -> Proc
     )
 
 
-def _env_files(reader: Reader, instance: _Instance, context: ParseContext) -> tuple[EnvFile, ...]:
+def _env_files(reader: Reader, instance: ReadInstance, context: ParseContext) -> tuple[EnvFile, ...]:
     """Return the files, with digests of their content if the host is this machine."""
     files = instance.settings.env_files
     if not context.local:
         return tuple(EnvFile(file.path, optional=file.optional) for file in files)
-    user = user_number(instance.settings.user or "") if files else None
+    user = reader.machine.user_number(instance.settings.user or "") if files else None
     label = f"instance {shown(instance.instance_id)}"
-    return tuple(context.env_files.read(reader, file, user, label) for file in files)
+    return tuple(read_env_file_digest(reader, file, user, label) for file in files)
 
 
 def _warn_of_inoperable(
-    reader: Reader, instances: Iterable[_Instance], specs: Iterable[InstanceSpec]
+    reader: Reader, instances: Iterable[ReadInstance], specs: Iterable[InstanceSpec]
 ) -> None:
     specs = list(specs)
     idle = {spec.instance_id for spec in specs if spec.problem}

@@ -50,11 +50,17 @@ class LastGood:
     def load(
         self, file: Path, *, host: str | None, working_dir: Path | None, trust: Trust | None = None
     ) -> LoadedConfig:
-        """Return the config in the file, or the copy if the file has errors.
+        """Return the config in the file, or the copy if the file has errors; see `in_place_of`."""
+        config = load_site_config(file, host=host, working_dir=working_dir, trust=trust)
+        return self.in_place_of(config, file, host=host, working_dir=working_dir)
+
+    def in_place_of(
+        self, config: LoadedConfig, file: Path, *, host: str | None, working_dir: Path | None
+    ) -> LoadedConfig:
+        """Return the copy instead of a config with errors, or the config if there is no usable copy.
 
         A config from the copy is `stale`, and has the errors of the file as its problems.
         """
-        config = load_site_config(file, host=host, working_dir=working_dir, trust=trust)
         if config.ok or (text := self._text_of(config.file)) is None:
             return config
         kept = load_site_config(file, host=host, working_dir=working_dir, text=text)

@@ -12,8 +12,10 @@ from hostmanager_server.config.document import DocumentError, MapNode, Node, com
 from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
-from hostmanager_server.config.instances import ParseContext, read_instances
+from hostmanager_server.config.instances import HostInstances, ParseContext, read_instances
+from hostmanager_server.config.kept_entries import ShortText
 from hostmanager_server.config.launchers import Launchers
+from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.node_reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.quantities import parse_whole
@@ -92,14 +94,8 @@ def load_site_config(
     (None: the current directory). `text`, if given, takes the place of the file's content. `trust` decides
     whether other users may be able to write the file (None: the rule for the user of this process).
     """
-    site = _read_site(file, working_dir, text, most_problems, trust)
-    name = _choose(site.hosts, host)
-    if name is None:
-        reader = site.reader.fork()
-        if site.hosts:
-            _no_such_host(reader, site.hosts, host)
-        return LoadedConfig(site.file, host or "", None, problems=reader.problems)
-    return _read_host(site, site.launchers(), name, local=True)
+    source = read_source(file, working_dir, text, most_problems, trust)
+    return read_config(source, host).config
 
 
 def load_all_hosts(
@@ -113,11 +109,33 @@ def load_all_hosts(
 
     Without hosts, the only result has the problems.
     """
-    site = _read_site(file, working_dir, None, most_problems, trust)
+    site = _read_site(read_source(file, working_dir, None, most_problems, trust))
     if not site.hosts:
         return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
     own, launchers = _choose(site.hosts, None), site.launchers()
-    return [_read_host(site, launchers, name, local=name == own) for name in site.hosts]
+    return [_read_host(site, launchers, name, local=name == own).config for name in site.hosts]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """The text of a site config file, or None with the reason among the problems of `reader`."""
+
+    text: str | None
+    public: bool  # all users may read the file
+    working_dir: Path
+    reader: Reader  # with the problems of the file itself
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """A site config for one host, and the parts of it that a later reading may keep."""
+
+    config: LoadedConfig
+    launchers: Launchers | None = None  # None: the config has no entry for the host
+    context: ParseContext | None = None
+    nodes: tuple[Node, ...] = ()
+    instances: HostInstances | None = None
+    complete: bool = False  # `config` has all problems and all secrets, none dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +148,7 @@ class _Site:
     classes: Mapping[str, InstanceKeys]
     reader: Reader  # with the problems of the shared part
     text: str
+    complete: bool = True
 
     def launchers(self) -> Launchers:
         """Return the sources of commands, with those of `agent-classes`."""
@@ -137,28 +156,53 @@ class _Site:
         return Launchers(Path(self.file).absolute(), self.working_dir, commands)
 
 
-def _read_site(
-    file: Path, working_dir: Path | None, text: str | None, most_problems: int, trust: Trust | None
-) -> _Site:
-    reader = Reader(str(file), most_problems)
-    folder = (working_dir or Path()).absolute()
-    hosts: dict[str, Entry] = {}
-    classes: dict[str, InstanceKeys] = {}
+def read_source(
+    file: Path,
+    working_dir: Path | None,
+    text: str | None,
+    most_problems: int,
+    trust: Trust | None,
+    machine: MachineFacts | None = None,
+) -> SourceText:
+    """Read the text of a file, unless the caller has it."""
+    reader = Reader(str(file), most_problems, machine)
     public = False
     if text is None:
         text, public = _text(reader, file, trust or Trust.of_this_process())
-    document = _document(reader, text) if text is not None else None
+    return SourceText(text, public, (working_dir or Path()).absolute(), reader)
+
+
+def read_config(source: SourceText, host: str | None, short: ShortText | None = None) -> ReadConfig:
+    """Read the config for `host`, from the short text if given."""
+    site = _read_site(source, short)
+    name = _choose(site.hosts, host)
+    if name is None:
+        reader = site.reader.fork()
+        if site.hosts:
+            _no_such_host(reader, site.hosts, host)
+        return ReadConfig(LoadedConfig(site.file, host or "", None, problems=reader.problems))
+    return _read_host(site, site.launchers(), name, local=True, short=short)
+
+
+def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
+    reader = source.reader.fork()
+    hosts: dict[str, Entry] = {}
+    classes: dict[str, InstanceKeys] = {}
+    complete = True
+    document = None
+    if source.text is not None:
+        document = _document(reader, source.text if short is None else short.text, short)
     if document is not None:
-        if public:
-            _warn_of_secrets(reader, document)
+        if source.public:
+            complete = _warn_of_secrets(reader, document) < MAX_FOUND
         top = reader.mapping(document, "the site config")
         reader.check_keys(top, TOP_KEYS, "the site config")
         if "hub" in top:
             reader.check_keys(reader.mapping(top["hub"].value, "'hub'"), HUB_KEYS, "'hub'")
         if "agent-classes" in top:
-            classes = _read_classes(reader, top["agent-classes"].value, folder)
+            classes = _read_classes(reader, top["agent-classes"].value, source.working_dir)
         hosts = _read_hosts(reader, document, top)
-    return _Site(reader.file, folder, hosts, classes, reader, text or "")
+    return _Site(reader.file, source.working_dir, hosts, classes, reader, source.text or "", complete)
 
 
 def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
@@ -173,19 +217,22 @@ def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
     return text, public
 
 
-def _warn_of_secrets(reader: Reader, document: Node) -> None:
-    for secret in islice(find_secrets(document), MAX_FOUND):
+def _warn_of_secrets(reader: Reader, document: Node) -> int:
+    """Warn of the first MAX_FOUND secrets, and return their number."""
+    found = list(islice(find_secrets(document), MAX_FOUND))
+    for secret in found:
         text = f"{shown(secret.path)} looks like a secret, and everybody on this machine may read this file"
         reader.warn(secret.node, f"{text}; put the value into an 'env-file', or chmod o-r this one")
+    return len(found)
 
 
 def _note(reader: Reader, error: DocumentError) -> None:
     reader.note(Problem(Severity.ERROR, error.message, reader.file, error.line, error.column))
 
 
-def _document(reader: Reader, text: str) -> Node | None:
+def _document(reader: Reader, text: str, short: ShortText | None) -> Node | None:
     try:
-        document = compose(text)
+        document = compose(text, short.measures if short is not None else {})
     except DocumentError as error:
         _note(reader, error)
         return None
@@ -219,10 +266,11 @@ def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dic
 def _choose(hosts: Mapping[str, Entry], host: str | None) -> str | None:
     """Return the host to use; only a machine without an entry of its name falls back to `localhost`."""
     fallback = () if host else (ANY_HOST,)
-    return next((name for name in (*_names(host), *fallback) if name in hosts), None)
+    return next((name for name in (*host_names(host), *fallback) if name in hosts), None)
 
 
-def _names(host: str | None) -> tuple[str, ...]:
+def host_names(host: str | None) -> tuple[str, ...]:
+    """Return the names under which the config may have the host, the first one first."""
     if host:
         return (host,)
     name = socket.gethostname()
@@ -230,7 +278,7 @@ def _names(host: str | None) -> tuple[str, ...]:
 
 
 def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> None:
-    name = _names(host)[0]
+    name = host_names(host)[0]
     listed = sorted(hosts)
     more = f" and {len(listed) - HOSTS_NAMED} more" if len(listed) > HOSTS_NAMED else ""
     hint = suggest(name, hosts)
@@ -240,7 +288,9 @@ def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) 
     reader.error(next(iter(hosts.values())).key, text)
 
 
-def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> LoadedConfig:
+def _read_host(
+    site: _Site, launchers: Launchers, name: str, *, local: bool, short: ShortText | None = None
+) -> ReadConfig:
     reader = site.reader.fork()
     label = f"host {shown(name)}"
     host = site.hosts[name]
@@ -265,12 +315,15 @@ def _read_host(site: _Site, launchers: Launchers, name: str, *, local: bool) -> 
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
     context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit)
-    instances, options = read_instances(reader, nodes, context)
+    instances = read_instances(reader, nodes, context, short.kept if short is not None else {})
+    options = instances.options
     if "address" in entries:
         address = _address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
-    spec = None if reader.failed else HostSpec(name, tuple(instances))
-    return LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
+    spec = None if reader.failed else HostSpec(name, instances.specs)
+    config = LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
+    complete = site.complete and reader.complete
+    return ReadConfig(config, launchers, context, nodes, instances, complete)
 
 
 def _address(reader: Reader, node: Node, label: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
+from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
@@ -35,8 +36,11 @@ class Reader:
     in messages.
     """
 
-    def __init__(self, file: str, most_problems: int = MAX_PROBLEMS) -> None:
+    def __init__(
+        self, file: str, most_problems: int = MAX_PROBLEMS, machine: MachineFacts | None = None
+    ) -> None:
         self.file = file
+        self.machine = machine or MachineFacts()
         self._most = most_problems
         self._problems: dict[Problem, None] = {}  # in order, each once, also if aliases repeat a value
         self._dropped = 0
@@ -44,7 +48,7 @@ class Reader:
 
     def fork(self) -> Reader:
         """Return another reader that starts with the problems of this one."""
-        other = Reader(self.file, self._most)
+        other = Reader(self.file, self._most, self.machine)
         other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
         return other
 
@@ -67,6 +71,11 @@ class Reader:
             self._problems[problem] = None
         else:
             self._dropped += 1
+
+    @property
+    def complete(self) -> bool:
+        """Return whether `problems` has all noted problems, none dropped."""
+        return not self._dropped
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hostmanager_server.config.last_good import LastGood
-from hostmanager_server.config.load import LoadedConfig, load_site_config
+from hostmanager_server.config.load import LoadedConfig
+from hostmanager_server.config.reload import RepeatedLoad
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.daemon.settings import DaemonSettings
@@ -17,6 +18,7 @@ class SiteFile:
 
     def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
+        self._reader = RepeatedLoad()
         self._last_good = LastGood(settings.state_dir)
         self._in_force = False
 
@@ -25,10 +27,10 @@ class SiteFile:
         settings = self._settings
         # Once a config is in force, a file with errors changes nothing. Until then, the copy that an earlier
         # daemon kept takes the place of a file with errors.
-        load = load_site_config if self._in_force else self._last_good.load
-        config = load(
-            settings.site_file, host=settings.host, working_dir=settings.working_dir, trust=settings.trust
-        )
+        file, host, folder = settings.site_file, settings.host, settings.working_dir
+        config = self._reader.load(file, host=host, working_dir=folder, trust=settings.trust)
+        if not self._in_force:
+            config = self._last_good.in_place_of(config, file, host=host, working_dir=folder)
         if not config.ok or config.options == settings.options:
             return config
         text = "the arguments of the HostManager entry have changed: start the daemon again to apply them"
