@@ -109,7 +109,7 @@ docs: $(VENV)/.installed-docs ## build the pages as a site, in build/site; dead 
 	@echo "make docs: build/site/index.html"
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## run the benchmarks and print the table
+bench: $(VENV)/.installed-bench $(VENV)/bench/.installed ## run the benchmarks and print the table
 	$(BIN)/python -m benchmarks
 
 .PHONY: check-ruff check-types check-imports check-contract check-stubs
@@ -140,6 +140,9 @@ $(VENV)/.installed-dev: $(SETUP) requirements/dev.txt
 
 $(VENV)/.installed-bench: $(SETUP) requirements/bench.txt
 	@scripts/setup-venv bench
+
+$(VENV)/bench/.installed: scripts/setup-peers requirements/pm2/package-lock.json
+	@scripts/setup-peers
 
 $(VENV)/.installed-docs: $(SETUP) requirements/docs.txt
 	@scripts/setup-venv docs

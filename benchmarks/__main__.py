@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from typing import Protocol
 
 # Set before the import of grpc: the benchmarks start children while gRPC runs.
@@ -15,16 +16,19 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from benchmarks import (
+    cold_start,
     compose_all,
     compose_idle,
     compose_kill,
+    growth,
     hostile,
     reading,
     recovery,
     standing,
+    subscribers,
     supervision,
 )
-from benchmarks.table import NotHereError, Row, render
+from benchmarks.table import NotHereError, Row, machine_load, render
 
 
 class Benchmark(Protocol):
@@ -37,7 +41,11 @@ class Benchmark(Protocol):
 BENCHMARKS: dict[str, Benchmark] = {
     "kill-one": supervision.kill_one,
     "kill-all": supervision.kill_all,
+    "exit": subscribers.exits,
+    "crowd": supervision.crowded,
     "start-stop": supervision.start_and_stop,
+    "cold-start": cold_start.cold_start,
+    "growth": growth.growth,
     "recovery": recovery.recovery,
     "idle": standing.idle,
     "asking": standing.asking,
@@ -76,7 +84,8 @@ def main() -> int:
     for name in arguments.only or BENCHMARKS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
-            rows += BENCHMARKS[name](quick=arguments.quick)
+            load = machine_load()
+            rows += [replace(row, load=load) for row in BENCHMARKS[name](quick=arguments.quick)]
         except NotHereError as error:
             skipped.append(f"{name} is skipped: {error}")
             print(skipped[-1], file=sys.stderr, flush=True)

@@ -7,7 +7,6 @@ import os
 import random
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,91 +14,50 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import grpc
 import yaml
+from google.protobuf.duration_pb2 import Duration
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
+from benchmarks.agents import PATIENCE, SHELL, Child, Reports
+from benchmarks.table import NotHereError
+
+__all__ = ["PATIENCE", "HostManager", "HostManagerDaemon", "Manager", "Reports", "bring_up", "wait_until"]
+
 BIN = Path(sys.executable).parent
-_SLEEP = ("sleep", "100000")  # the command that an agent executes after its report
-PATIENCE = 120.0  # s, more than any wait takes on any machine
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+# Waits for the exits of `count` agents, and returns the time of the last (s, CLOCK_MONOTONIC).
+WaitForExits = Callable[[int], float]
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, pause: float = 0.02) -> None:
     """Wait for a condition. Raises TimeoutError after PATIENCE s, with `what` in its text."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {PATIENCE:g} s for {what}")
-        time.sleep(0.02)
-
-
-class Reports:
-    """A FIFO for reports of agents: each agent writes `NAME PID` as its first act."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "reports"
-        os.mkfifo(self.path)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self._partial = b""
-        self._pids: set[int] = set()
-
-    def command(self, name: str) -> list[str]:
-        """Return the command of an agent that reports, then sleeps."""
-        return ["/bin/sh", "-c", f'echo "$0 $$" > {self.path}; exec {" ".join(_SLEEP)}', name]
-
-    def read(self, count: int) -> list[tuple[str, int, float]]:
-        """Return the next `count` reports: name, pid, and time of reading (s, CLOCK_MONOTONIC)."""
-        found: list[tuple[str, int, float]] = []
-        while len(found) < count:
-            if not select.select([self._fd], [], [], PATIENCE)[0]:
-                raise TimeoutError(f"{count - len(found)} of {count} agents did not report")
-            *lines, self._partial = (self._partial + os.read(self._fd, 65536)).split(b"\n")
-            moment = time.monotonic()
-            for line in lines:
-                name, pid = line.decode().split()
-                found.append((name, int(pid), moment))
-                self._pids.add(int(pid))
-        return found
-
-    def close(self) -> None:
-        """Kill the agents that reported and still run."""
-        os.close(self._fd)
-        for pid in self._pids:
-            _end_agent(pid)
-
-
-def _end_agent(pid: int) -> None:
-    """Kill a process, unless the pid now belongs to another program."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:  # read after pidfd_open, so that the signal goes to the process with this command line
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-        if arguments == [word.encode() for word in _SLEEP]:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    finally:
-        os.close(fd)
+        time.sleep(pause)
 
 
 class Manager(ABC):
     """A service manager under measurement: a process in a temporary directory."""
 
-    name: str
+    name: ClassVar[str]
 
-    def __init__(self) -> None:
+    def __init__(self, child: Child = SHELL) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hm-bench-"))
-        self.reports = Reports(self.folder)
+        self.reports = Reports(self.folder, child)
         self._process: subprocess.Popen[bytes] | None = None
+        self.began = 0.0  # s, CLOCK_MONOTONIC, of the start of the process
+        self.first_answer = 0.0
 
     @property
     def pid(self) -> int:
@@ -119,6 +77,10 @@ class Manager(ABC):
     def status(self) -> None:
         """Read the status of all agents once."""
 
+    def exits(self, name: str) -> AbstractContextManager[WaitForExits]:
+        """Subscribe to exits of all agents, or at least of `name`. Raises NotHereError if nobody can."""
+        raise NotHereError(f"{self.name} tells no subscriber of exits")
+
     @abstractmethod
     def status_command(self) -> list[str]:
         """Return an operator's command for the status."""
@@ -134,9 +96,11 @@ class Manager(ABC):
         `environ` None stands for the environment of this process. Raises RuntimeError when the manager ends.
         """
         self._again = functools.partial(self._start, command, environ)
+        self.began = time.monotonic()
         self._again()
         try:
-            wait_until(lambda: self._ended() or serves(), self.name)
+            wait_until(lambda: self._ended() or serves(), self.name, pause=0.002)
+            self.first_answer = time.monotonic()
             if self._ended():
                 text = (self.folder / "manager.log").read_text(errors="replace")
                 raise RuntimeError(f"cannot measure {self.name}: it ended at once:\n{text}")
@@ -188,9 +152,13 @@ class HostManagerDaemon(Manager):
     name = "ours"
 
     def __init__(
-        self, count: int, options: Sequence[str | Path] = (), environ: Mapping[str, str] | None = None
+        self,
+        count: int,
+        options: Sequence[str | Path] = (),
+        environ: Mapping[str, str] | None = None,
+        child: Child = SHELL,
     ) -> None:
-        super().__init__()
+        super().__init__(child)
         instances = [self._instance(number) for number in range(count)]
         site = self.folder / "site.yaml"
         site.write_text(yaml.safe_dump({"hosts": {"localhost": {"agent-instances": instances}}}))
@@ -231,6 +199,23 @@ class HostManagerDaemon(Manager):
 
     def status(self) -> None:
         self.stub.GetStatus(pb.GetStatusRequest(), timeout=PATIENCE)
+
+    @contextmanager
+    def exits(self, name: str) -> Iterator[WaitForExits]:
+        stream = self.stub.WatchEvents(pb.WatchEventsRequest(heartbeat_interval=Duration(seconds=1)))
+        messages = iter(stream)
+        next(messages)  # a heartbeat: the subscription stands
+
+        def wait(count: int) -> float:
+            ended: set[str] = set()
+            while len(ended) < count:
+                for event in next(messages).events:
+                    if event.kind == pb.EVENT_KIND_EXIT:
+                        ended.add(event.instance_id)
+            return time.monotonic()
+
+        yield wait
+        stream.cancel()
 
     def status_command(self) -> list[str]:
         return [str(BIN / "hostmanager"), "--address", f"unix:{self.socket}", "status"]
@@ -287,6 +272,7 @@ def wait_ended(pidfds: Iterable[int]) -> float:
     waiting = set(pidfds)
     for fd in waiting:
         poll.register(fd, select.POLLIN)
+    moment = time.monotonic()
     try:
         while waiting:
             ended = poll.poll(PATIENCE * 1000)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import socket
 import xmlrpc.client
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.managers import BIN, Manager
+from benchmarks.agents import SHELL, Child
+from benchmarks.managers import BIN, HostManager, Manager
+from benchmarks.table import NotHereError
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -31,9 +35,15 @@ class Supervisord(Manager):
 
     name = "supervisord"
 
-    def __init__(self, count: int) -> None:
-        require_peer()
-        super().__init__()
+    @staticmethod
+    def missing() -> str:
+        if (BIN / "supervisord").exists():
+            return ""
+        return f"it is not in {BIN.parent}; run `make bench`, or `scripts/setup-venv bench` first"
+
+    def __init__(self, count: int, child: Child = SHELL) -> None:
+        require(self.name, self.missing())
+        super().__init__(child)
         self.socket = self.folder / "s.sock"
         logs = self.folder / "logs"
         logs.mkdir()
@@ -62,7 +72,7 @@ serverurl=unix://{self.socket}
     def _program(self, name: str) -> str:
         return f"""
 [program:{name}]
-command=/bin/sh -c 'echo "$0 $$" > {self.reports.path}; exec sleep 100000' {name}
+command={shlex.join(self.reports.command(name)).replace("%", "%%")}
 autostart=false
 autorestart=true
 startsecs=0
@@ -93,10 +103,36 @@ stopsignal=INT
         return [str(BIN / "supervisorctl"), "-c", str(self.config), "status"]
 
 
-def require_peer() -> None:
-    """Raise SystemExit unless supervisord is installed; only comparisons need it."""
-    if not (BIN / "supervisord").exists():
-        raise SystemExit(
-            f"cannot compare with supervisord: it is not in {BIN.parent}; "
-            "run `make bench`, or `scripts/setup-venv bench` first"
-        )
+class MakeManager(Protocol):
+    """A class of managers."""
+
+    name: str
+
+    def __call__(self, count: int, *, child: Child = SHELL) -> Manager:
+        """Start a manager with `count` agents, all down."""
+
+
+class Peer(MakeManager, Protocol):
+    """A class of managers that this machine may lack."""
+
+    @staticmethod
+    def missing() -> str:
+        """Return the reason why this machine cannot run the peer, or an empty text."""
+
+
+def require(name: str, missing: str) -> None:
+    """Raise NotHereError if there is a reason why this machine cannot run a peer."""
+    if missing:
+        raise NotHereError(f"cannot compare with {name}: {missing}")
+
+
+def here(*peers: Peer) -> tuple[list[MakeManager], str]:
+    """Return the peers that this machine can run, and a note on the others."""
+    missing = {peer.name: reason for peer in peers if (reason := peer.missing())}
+    found: list[MakeManager] = [peer for peer in peers if peer.name not in missing]
+    return found, "; ".join(f"without {name}: {reason}" for name, reason in missing.items())
+
+
+def with_ours(peers: Iterable[MakeManager]) -> list[MakeManager]:
+    """Return the daemon of this distribution and the peers."""
+    return [HostManager, *peers]

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 
@@ -17,31 +17,72 @@ import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
-from benchmarks.managers import HostManager, Manager, Reports, bring_up, wait_ended, watch_ends
-from benchmarks.peers import Supervisord
+from benchmarks.agents import SHELL, Child, Reports, crowd, static_child
+from benchmarks.managers import (
+    HostManager,
+    Manager,
+    WaitForExits,
+    bring_up,
+    wait_ended,
+    watch_ends,
+)
+from benchmarks.peers import MakeManager, Supervisord, here, with_ours
+from benchmarks.peers_fifo import S6, Runit
+from benchmarks.peers_pm2 import Pm2
 from benchmarks.table import Row, percentile
 
 SETTLE = 0.05  # s between two kills, so that each meets an idle manager
+LIVED = 1.2  # s; runit and supervisord delay the replacement of an agent that lived less than a second
+SLOW = {"supervisord": 20}  # rounds of a peer that takes seconds for each
+MOST = {"pm2": 100}  # agents of a peer that takes minutes for more
+CROWD = 5000
 
 
 def kill_one(*, quick: bool) -> list[Row]:
     """Measure kill -9 of one of 100, until the replacement's first act and the change at a watcher."""
     rounds = 30 if quick else 200
-    with HostManager(100) as ours:
-        pids = bring_up(ours, 100)
-        ran = _kill_each(ours, pids, rounds)
+    child = static_child()
+    peers, note = here(Supervisord, Runit, Pm2)
+    times = {"ours": _kill_some(HostManager, child, rounds), "floor": _floor(child, rounds)}
+    times |= {peer.name: _kill_some(peer, child, min(rounds, SLOW.get(peer.name, rounds))) for peer in peers}
+    shell = {make.name: _kill_some(make, SHELL, min(rounds, 20)) for make in with_ours(peers)}
+    with HostManager(100, child=child) as ours:
+        bring_up(ours, 100)
         watched = _kill_and_watch(ours, rounds)
-    with Supervisord(100) as theirs:
-        peer = _kill_each(theirs, bring_up(theirs, 100), min(rounds, 20))
-    floor = _floor(rounds)
+    p50 = {name: median(found) for name, found in times.items()}
+    p99 = {name: percentile(found, 0.99) for name, found in times.items()}
+    with_shell = {name: median(found) for name, found in shell.items()}
+    floor = "floor: waitid and Popen in a loop, one child"
     return [
-        Row("kill -9 to the replacement's first act, 100 managed, p50", "ms", median(ran),
-            {"supervisord": median(peer), "floor": median(floor)}, reach=3,
-            note="floor: waitid and Popen in a loop, one child"),
-        Row("the same, p99", "ms", percentile(ran, 0.99),
-            {"supervisord": percentile(peer, 0.99), "floor": percentile(floor, 0.99)}, reach=30),
+        Row(f"kill -9 to the replacement's first act, 100 managed, p50, {child.name}", "ms", p50.pop("ours"),
+            p50, bounds={"runit": 0.9, "pm2": 0.25}, note=f"{floor}; {note}" if note else floor),
+        Row("the same, p99", "ms", p99.pop("ours"), p99, reach=30),
+        Row("the same, p50, shell child", "ms", with_shell.pop("ours"), with_shell),
         Row("kill -9 to the change at a watcher over TCP, p50", "ms", median(watched), reach=5),
     ]  # fmt: skip
+
+
+def crowded(*, quick: bool) -> list[Row]:
+    """Measure kill -9 of one of 100 on an empty host, and beside 5,000 processes of no manager."""
+    rounds = 30 if quick else 200
+    child = static_child()
+    peers, note = here(Runit)
+    times = {"empty host": median(_kill_some(HostManager, child, rounds))}
+    with crowd(CROWD):
+        ours = median(_kill_some(HostManager, child, rounds))
+        for peer in peers:
+            times[peer.name] = median(_kill_some(peer, child, rounds))
+    return [
+        Row(f"the replacement's first act beside {CROWD} foreign processes, p50", "ms", ours, times,
+            bounds={"empty host": 1.5}, note=note)
+    ]  # fmt: skip
+
+
+def _kill_some(make: MakeManager, child: Child, rounds: int) -> list[float]:
+    with make(100, child=child) as manager:
+        pids = bring_up(manager, 100)
+        time.sleep(LIVED)
+        return _kill_each(manager, pids, rounds)
 
 
 def _kill_each(manager: Manager, pids: dict[str, int], rounds: int) -> list[float]:
@@ -84,9 +125,9 @@ def _kill_and_watch(ours: HostManager, rounds: int) -> list[float]:
     return latencies
 
 
-def _floor(rounds: int) -> list[float]:
+def _floor(kind: Child, rounds: int) -> list[float]:
     """Measure a plain Python loop that waits for a child and starts another."""
-    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
+    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder), kind)) as reports:
         child = subprocess.Popen(reports.command("x"), start_new_session=True)
         reports.read(1)
         latencies = []
@@ -113,49 +154,70 @@ def _floor(rounds: int) -> list[float]:
 
 
 def kill_all(*, quick: bool) -> list[Row]:
-    """Measure the kill of all 100 at once, until the first act of the last replacement."""
+    """Measure the kill of all 100 at once, until the last exit event and the last replacement's first act."""
     rounds = 3 if quick else 10
-    results: dict[str, float] = {}
-    for make in (HostManager, Supervisord):
-        with make(100) as manager:
-            pids = bring_up(manager, 100)
-            times = []
-            for _ in range(rounds):
-                began = time.monotonic()
-                for pid in pids.values():
-                    os.kill(pid, signal.SIGKILL)
-                reports = manager.reports.read(100)
-                times.append((max(moment for _, _, moment in reports) - began) * 1e3)
-                pids = {name: pid for name, pid, _ in reports}
-                time.sleep(1.0)
-            results[manager.name] = median(times)
-    ours = results.pop("ours")
-    return [Row("all 100 killed at once, to all 100 back", "ms", ours, results, reach=150)]
+    peers, note = here(Supervisord, Runit, Pm2)
+    back: dict[str, float] = {}
+    told: dict[str, float] = {}
+    for make in with_ours(peers):
+        with make(100, child=static_child()) as manager:
+            times = _kill_together(manager, bring_up(manager, 100), rounds)
+        back[manager.name] = median(ran for ran, _ in times)
+        if times[0][1] is not None:
+            told[manager.name] = median(exited for _, exited in times if exited is not None)
+    return [
+        Row("all 100 killed at once, to the last exit event", "ms", told.pop("ours"), told,
+            bounds={"pm2": 1.0}),
+        Row("all 100 killed at once, to all 100 back", "ms", back.pop("ours"), back,
+            bounds={"runit": 1.2}, note=note),
+    ]  # fmt: skip
+
+
+def _kill_together(manager: Manager, pids: dict[str, int], rounds: int) -> list[tuple[float, float | None]]:
+    """Return, for each round, the times in ms until all are back, and until the last exit event, if any."""
+    times: list[tuple[float, float | None]] = []
+    for _ in range(rounds):
+        time.sleep(LIVED)
+        with ExitStack() as stack:
+            wait: WaitForExits | None = None
+            if type(manager).exits is not Manager.exits:
+                wait = stack.enter_context(manager.exits(next(iter(pids))))
+            began = time.monotonic()
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            last_exit = (wait(100) - began) * 1e3 if wait is not None else None
+            reports = manager.reports.read(100)
+        times.append(((max(moment for _, _, moment in reports) - began) * 1e3, last_exit))
+        pids = {name: pid for name, pid, _ in reports}
+    return times
 
 
 def start_and_stop(*, quick: bool) -> list[Row]:
     """Measure start-all until the last agent's first act, and stop-all until the last end."""
     rows = []
-    for count, reach_stop in ((100, 30), (500, 130)):
+    child = static_child()
+    peers, note = here(Supervisord, Runit, S6, Pm2)
+    for count in (100, 500):
         rounds = 2 if quick else 5
         started: dict[str, list[float]] = {}
         stopped: dict[str, list[float]] = {}
-        for make in (HostManager, Supervisord):
-            with make(count) as manager:
+        for make in with_ours(peer for peer in peers if count <= MOST.get(peer.name, count)):
+            with make(count, child=child) as manager:
                 for _ in range(rounds):
                     start, stop = _start_stop(manager, count)
                     started.setdefault(manager.name, []).append(start)
                     stopped.setdefault(manager.name, []).append(stop)
-        started["bare loop"] = [_bare(count) for _ in range(rounds)]
+        started["bare loop"] = [_bare(child, count) for _ in range(rounds)]
         up = {name: median(times) for name, times in started.items()}
         down = {name: median(times) for name, times in stopped.items()}
         rows.append(
             Row(f"start-all of {count} to the last one's first act", "ms", up.pop("ours"), up,
-                reach=1.5, reach_of="bare loop")
+                bounds={"s6": 1.2, "bare loop": 4.0}, note=note)
         )  # fmt: skip
         rows.append(
-            Row(f"stop-all of {count} to the last one gone", "ms", down.pop("ours"), down, reach=reach_stop)
-        )
+            Row(f"stop-all of {count} to the last one gone", "ms", down.pop("ours"), down,
+                bounds={"supervisord": 1.0})
+        )  # fmt: skip
     return rows
 
 
@@ -182,9 +244,9 @@ def _in_background(call: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _bare(count: int) -> float:
+def _bare(kind: Child, count: int) -> float:
     """Return the time of starting the agents in a plain loop, until the last first act, in ms."""
-    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder))) as reports:
+    with tempfile.TemporaryDirectory() as folder, closing(Reports(Path(folder), kind)) as reports:
         began = time.monotonic()
         children: list[subprocess.Popen[bytes]] = []
 

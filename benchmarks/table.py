@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ class Row:
     """One measurement with its peers' figures from the same run, all in `unit`.
 
     `reach` is the upper bound that docs/explanation/benchmarks.md sets, in `unit`, or in multiples of the
-    peer named in `reach_of`; None stands for no bound.
+    peer named in `reach_of`; None stands for no bound. `bounds` has further bounds, in multiples of peers. A
+    bound of a peer that was not measured is left out. `load` describes the machine before the measurement.
     """
 
     what: str
@@ -27,6 +29,8 @@ class Row:
     reach: float | None = None
     reach_of: str = ""
     note: str = ""
+    bounds: dict[str, float] = field(default_factory=dict)
+    load: str = ""
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -35,11 +39,24 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether our figure is within the bound; None without a bound."""
-        if self.reach is None:
-            return None
-        bound = self.reach * self.peers[self.reach_of] if self.reach_of else self.reach
-        return self.ours <= bound
+        """Whether our figure is within all bounds; None without a bound."""
+        bounds = [times * self.peers[peer] for peer, times in self._multiples().items()]
+        if self.reach is not None and not self.reach_of:
+            bounds.append(self.reach)
+        return self.ours <= min(bounds) if bounds else None
+
+    @property
+    def to_reach(self) -> str:
+        """The bounds as text, empty without a bound."""
+        texts = [_figure(self.reach, self.unit)] if self.reach is not None and not self.reach_of else []
+        return ", ".join([*texts, *(f"{times:g} x {peer}" for peer, times in self._multiples().items())])
+
+    def _multiples(self) -> dict[str, float]:
+        """Return the bounds in multiples of peers that were measured."""
+        multiples = dict(self.bounds)
+        if self.reach is not None and self.reach_of:
+            multiples[self.reach_of] = self.reach
+        return {peer: times for peer, times in multiples.items() if peer in self.peers}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row for JSON, with None for infinite ratios."""
@@ -55,7 +72,7 @@ def percentile(values: Iterable[float], fraction: float) -> float:
 
 def render(rows: Iterable[Row]) -> str:
     """Return the rows as a Markdown table, aligned for a terminal."""
-    lines = [("what", "ours", "peers, same run", "peer / ours", "to reach", ""), *map(_cells, rows)]
+    lines = [("what", "ours", "peers, same run", "peer / ours", "to reach", "", "load"), *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
@@ -72,8 +89,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         _figure(row.ours, row.unit),
         ", ".join(f"{name} {_figure(value, row.unit)}" for name, value in row.peers.items()) or "-",
         ", ".join(f"{name} {_ratio(ratio)}" for name, ratio in row.ratios.items()) or "-",
-        _reach(row),
+        row.to_reach or "-",
         f"{verdict} ({row.note})" if row.note else verdict,
+        row.load,
     )
 
 
@@ -85,7 +103,7 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.3g}x" if math.isfinite(ratio) else "(ours is 0)"
 
 
-def _reach(row: Row) -> str:
-    if row.reach is None:
-        return "-"
-    return f"{row.reach:g} x {row.reach_of}" if row.reach_of else _figure(row.reach, row.unit)
+def machine_load() -> str:
+    """Return the mean number of runnable processes in the last minute, and the number of processes."""
+    processes = sum(name.isdigit() for name in os.listdir("/proc"))
+    return f"{os.getloadavg()[0]:.2f}, {processes} processes"

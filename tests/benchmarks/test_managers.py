@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.managers import HostManager, Reports, bring_up, wait_ended, watch_ends
+from benchmarks.agents import Reports
+from benchmarks.managers import HostManager, bring_up, wait_ended, watch_ends
 
 ROOT = Path(__file__).resolve().parents[2]
 

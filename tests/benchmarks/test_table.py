@@ -19,6 +19,26 @@ def test_a_reach_may_be_a_multiple_of_a_peer(ours: float, met: object) -> None:
     assert Row("x", "ms", ours, {"bare loop": 100.0}, reach=1.5, reach_of="bare loop").met is met
 
 
+@pytest.mark.parametrize(("ours", "met"), [(8.9, True), (9.1, False)])
+def test_a_row_is_met_within_the_bounds_of_all_peers(ours: float, met: object) -> None:
+    row = Row("x", "ms", ours, {"runit": 10.0, "pm2": 100.0}, bounds={"runit": 0.9, "pm2": 0.25})
+    assert row.met is met
+    assert row.to_reach == "0.9 x runit, 0.25 x pm2"
+
+
+def test_the_bound_of_a_peer_that_was_not_measured_is_left_out() -> None:
+    row = Row("x", "ms", 20.0, {"pm2": 100.0}, bounds={"runit": 0.9, "pm2": 0.25})
+    assert row.met is True
+    assert row.to_reach == "0.25 x pm2"
+    alone = Row("x", "ms", 20.0, bounds={"runit": 0.9}, reach=1.5, reach_of="s6")
+    assert alone.met is None
+    assert alone.to_reach == ""
+
+
+def test_the_table_tells_the_load_of_each_row() -> None:
+    assert "0.12, 80 processes |" in render([Row("x", "ms", 1.0, load="0.12, 80 processes")])
+
+
 def test_a_row_without_a_reach_has_no_verdict() -> None:
     assert Row("x", "ms", 1.0).met is None
 
