@@ -173,6 +173,7 @@ class _Composer:
     events: Iterator[Any]
     kept: Mapping[str, tuple[int, int]]
     anchors: dict[str, Node | None] = field(default_factory=dict)  # None: the value is not complete yet
+    texts: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
     def document(self) -> Node | None:
@@ -218,7 +219,9 @@ class _Composer:
                 size, height = self.kept[event.value]
                 self.count += size - 1
                 return KeptScalar(line, column, event.value, NodeKind.TEXT, size, height)
-            return Scalar(line, column, event.value, _kind(event))
+            # Keys and many values repeat: one text for all of them takes less memory.
+            text = self.texts.setdefault(event.value, event.value)
+            return Scalar(line, column, text, _kind(event))
         if depth >= MAX_DEPTH:
             raise _too_deep(event)
         is_list = isinstance(event, yaml.SequenceStartEvent)
