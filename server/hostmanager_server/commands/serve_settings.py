@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ from hostmanager_server.commands.default_paths import default_socket, default_st
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import default_site_file
 from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets, split_files
+from hostmanager_server.config.reload import RepeatedLoad
 from hostmanager_server.core.spec import Target
 from hostmanager_server.daemon.settings import ComposeSettings, DaemonSettings
 from hostmanager_server.linux.trusted_paths import Trust
@@ -55,6 +56,7 @@ class ServePlaces:
     state_dir: Path
     working_dir: Path
     trust: Trust
+    site: RepeatedLoad = field(default_factory=RepeatedLoad, compare=False, repr=False)
 
 
 def find_places(flags: ServeFlags, environ: dict[str, str]) -> ServePlaces:
@@ -83,11 +85,10 @@ def read_options(flags: ServeFlags, places: ServePlaces) -> ManagerOptions:
         check_state_dir(places.state_dir, places.trust)  # before the daemon reads any file there
     except StateDirError as error:
         raise click.ClickException(str(error)) from error
+    file, folder = places.site_file, places.working_dir
+    loaded = places.site.load(file, host=flags.host, working_dir=folder, trust=places.trust)
     last_good = LastGood(places.state_dir)
-    loaded = last_good.load(
-        places.site_file, host=flags.host, working_dir=places.working_dir, trust=places.trust
-    )
-    return loaded.options
+    return last_good.in_place_of(loaded, file, host=flags.host, working_dir=folder).options
 
 
 def make_settings(
@@ -115,6 +116,7 @@ def make_settings(
         ),
         cgroup=flags.cgroup,
         trust=places.trust,
+        site=places.site,
     )
 
 

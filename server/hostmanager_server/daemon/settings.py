@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets
+from hostmanager_server.config.reload import RepeatedLoad
 from hostmanager_server.core.spec import Target
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
 from hostmanager_server.linux.trusted_paths import Trust
@@ -38,3 +39,5 @@ class DaemonSettings:
     limits: Limits = field(default_factory=Limits)
     cgroup: str = AUTO  # find_groups describes the values
     trust: Trust = field(default_factory=Trust.of_this_process)
+    # The options above come from a reading of the site config; the daemon's first reading need not repeat it.
+    site: RepeatedLoad = field(default_factory=RepeatedLoad, compare=False, repr=False)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig
-from hostmanager_server.config.reload import RepeatedLoad
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.daemon.settings import DaemonSettings
@@ -18,7 +17,7 @@ class SiteFile:
 
     def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
-        self._reader = RepeatedLoad()
+        self._reader = settings.site
         self._last_good = LastGood(settings.state_dir)
         self._in_force = False
 
