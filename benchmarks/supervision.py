@@ -33,9 +33,11 @@ from benchmarks.table import Row, percentile
 
 SETTLE = 0.05  # s between two kills, so that each meets an idle manager
 LIVED = 1.2  # s; runit and supervisord delay the replacement of an agent that lived less than a second
-SLOW = {"supervisord": 20}  # rounds of a peer that takes seconds for each
+SLOW = ("supervisord",)  # peers that take seconds for each round: they get a tenth of the rounds
 MOST = {"pm2": 100}  # agents of a peer that takes minutes for more
 CROWD = 5000
+COUNTS = (100, 500)  # agents to start and stop
+AGENTS = 100  # in rows that name no other number
 
 
 def kill_one(*, quick: bool) -> list[Row]:
@@ -44,10 +46,10 @@ def kill_one(*, quick: bool) -> list[Row]:
     child = static_child()
     peers, note = here(Supervisord, Runit, Pm2)
     times = {"ours": _kill_some(HostManager, child, rounds), "floor": _floor(child, rounds)}
-    times |= {peer.name: _kill_some(peer, child, min(rounds, SLOW.get(peer.name, rounds))) for peer in peers}
-    shell = {make.name: _kill_some(make, SHELL, min(rounds, 20)) for make in with_ours(peers)}
-    with HostManager(100, child=child) as ours:
-        bring_up(ours, 100)
+    times |= {peer.name: _kill_some(peer, child, _rounds(peer, rounds)) for peer in peers}
+    shell = {make.name: _kill_some(make, SHELL, _rounds(make, rounds)) for make in with_ours(peers)}
+    with HostManager(AGENTS, child=child) as ours:
+        bring_up(ours, AGENTS)
         watched = _kill_and_watch(ours, rounds)
     p50 = {name: median(found) for name, found in times.items()}
     p99 = {name: percentile(found, 0.99) for name, found in times.items()}
@@ -78,9 +80,13 @@ def crowded(*, quick: bool) -> list[Row]:
     ]  # fmt: skip
 
 
+def _rounds(make: MakeManager, rounds: int) -> int:
+    return max(3, rounds // 10) if make.name in SLOW else rounds
+
+
 def _kill_some(make: MakeManager, child: Child, rounds: int) -> list[float]:
-    with make(100, child=child) as manager:
-        pids = bring_up(manager, 100)
+    with make(AGENTS, child=child) as manager:
+        pids = bring_up(manager, AGENTS)
         time.sleep(LIVED)
         return _kill_each(manager, pids, rounds)
 
@@ -160,8 +166,8 @@ def kill_all(*, quick: bool) -> list[Row]:
     back: dict[str, float] = {}
     told: dict[str, float] = {}
     for make in with_ours(peers):
-        with make(100, child=static_child()) as manager:
-            times = _kill_together(manager, bring_up(manager, 100), rounds)
+        with make(AGENTS, child=static_child()) as manager:
+            times = _kill_together(manager, bring_up(manager, AGENTS), rounds)
         back[manager.name] = median(ran for ran, _ in times)
         if times[0][1] is not None:
             told[manager.name] = median(exited for _, exited in times if exited is not None)
@@ -185,8 +191,8 @@ def _kill_together(manager: Manager, pids: dict[str, int], rounds: int) -> list[
             began = time.monotonic()
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
-            last_exit = (wait(100) - began) * 1e3 if wait is not None else None
-            reports = manager.reports.read(100)
+            last_exit = (wait(AGENTS) - began) * 1e3 if wait is not None else None
+            reports = manager.reports.read(AGENTS)
         times.append(((max(moment for _, _, moment in reports) - began) * 1e3, last_exit))
         pids = {name: pid for name, pid, _ in reports}
     return times
@@ -197,7 +203,7 @@ def start_and_stop(*, quick: bool) -> list[Row]:
     rows = []
     child = static_child()
     peers, note = here(Supervisord, Runit, S6, Pm2)
-    for count in (100, 500):
+    for count in COUNTS:
         rounds = 2 if quick else 5
         started: dict[str, list[float]] = {}
         stopped: dict[str, list[float]] = {}
