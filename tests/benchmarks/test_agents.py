@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,12 +101,21 @@ def test_a_missing_peer_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_cost_of_a_daemon_includes_its_helpers_and_no_agent() -> None:
-    wait = "import sys; sys.stdin.read()"
-    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{wait}']); {wait}"
-    with subprocess.Popen(["python3", "-c", script], stdin=subprocess.PIPE) as daemon:
-        deadline = time.monotonic() + 60
-        while not growth.helpers(daemon.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(growth.helpers(daemon.pid)) == 1
-        assert growth.resident(daemon.pid) > 5
+    helper = "import sys; print('ready', flush=True); sys.stdin.read()"
+    script = f"""
+import subprocess, sys
+agent = subprocess.Popen(['sleep', '99999'], stdout=subprocess.DEVNULL)
+helper = subprocess.Popen([sys.executable, '-c', {helper!r}])
+sys.stdin.read()
+agent.kill()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"ready\n"
+        (found,) = growth.helpers(daemon.pid)
+        assert growth.helpers(found) == []
+        assert growth.resident(daemon.pid) > growth.resident(found) > 0
+        assert growth.daemon_cpu(daemon.pid) > growth.daemon_cpu(found) > 0
         daemon.communicate()
