@@ -128,7 +128,7 @@ VERSION = st.tuples(
 
 
 @settings(
-    max_examples=30,
+    max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(versions=st.lists(VERSION, min_size=2, max_size=6))
@@ -173,7 +173,7 @@ def damaged(text: str, seed: int) -> str:
 
 def test_any_damage_to_a_file_is_seen_as_by_a_reading_from_scratch(site: Site) -> None:
     choice = random.Random(7)
-    for seed in range(60):
+    for seed in range(40):
         chosen = [(choice.randrange(10), number) for number in range(7)]
         text = text_of(seed % 2, chosen, 0)
         site.write(text)
