@@ -6,7 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks.compose_daemon import running_daemon
+from benchmarks.compose_daemon import SETTLE, running_daemon
+from benchmarks.compose_neighbour import STANDING, Neighbour
 from benchmarks.compose_peer import NAME, Polling
 from benchmarks.compose_services import Services, services
 from benchmarks.table import Row
@@ -24,7 +25,24 @@ def idle(*, quick: bool) -> list[Row]:
             peers = {NAME: _polling_cpu(load, polling_seconds)}
         what = f"idle cost of tracking {count} compose service{'s' if count > 1 else ''}"
         rows.append(Row(what, "CPU s/min", ours, peers, reach=0.1))
-    return rows
+    return [*rows, _beside_a_neighbour(seconds)]
+
+
+def _beside_a_neighbour(seconds: float) -> Row:
+    """Measure the daemon with 10 services, while another project's tests run on the same engine."""
+    with (
+        services(10) as load,
+        running_daemon(load) as (daemon, _),
+        Neighbour(load.engine) as neighbour,
+    ):
+        time.sleep(SETTLE)
+        before, containers = tree_cpu(daemon.pid), neighbour.containers
+        time.sleep(seconds)
+        ours = (tree_cpu(daemon.pid) - before) * 60 / seconds
+        rate = (neighbour.containers - containers) / seconds
+    what = "idle cost of tracking 10 compose services beside a test suite of another project"
+    note = f"{rate:.1f} containers/s come and go, {STANDING} more have a health check each second"
+    return Row(what, "CPU s/min", ours, reach=0.1, note=note)
 
 
 def _polling_cpu(load: Services, seconds: float) -> float:

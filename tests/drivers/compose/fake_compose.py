@@ -59,6 +59,8 @@ class FakeEngine:
     containers: dict[str, Container] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=itertools.count)
     _refreshes: list[Callable[[], None]] = field(default_factory=list)
+    watched_projects: frozenset[str] = frozenset()
+    _started: bool = False
     _closed: bool = False
 
     # --- EngineWatcher
@@ -68,6 +70,7 @@ class FakeEngine:
         return self
 
     def start(self) -> None:
+        self._started = True
         if self.present:
             self._sync()
         else:
@@ -75,6 +78,11 @@ class FakeEngine:
 
     def close(self) -> None:
         self._closed = True
+
+    def watch_projects(self, projects: frozenset[str]) -> None:
+        self.watched_projects = projects
+        if self._started and self.present:
+            self._sync()
 
     def watch_images(self, tags: frozenset[str]) -> None:
         """Do nothing: the fake engine always reports all its images."""
@@ -86,8 +94,9 @@ class FakeEngine:
             self._refreshes.append(then)
 
     def _sync(self) -> None:
-        containers, images = tuple(self.containers.values()), dict(self.images)
-        self._notify(lambda notify: notify.synced(containers, images))
+        projects, images = self.watched_projects, dict(self.images)
+        containers = tuple(each for each in self.containers.values() if each.project in projects)
+        self._notify(lambda notify: notify.synced(projects, containers, images))
 
     def _notify(self, call: Callable[[EngineListener], None]) -> None:
         def notify() -> None:
@@ -151,7 +160,7 @@ class FakeEngine:
 
     def put(self, container: Container) -> None:
         self.containers[container.id] = container
-        if self.present:
+        if self.present and container.project in self.watched_projects:
             self._notify(lambda notify: notify.container_changed(container))
 
 

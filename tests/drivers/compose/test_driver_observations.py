@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.events import (
     Appeared,
@@ -16,7 +17,9 @@ from hostmanager_server.core.events import (
     ServiceObserved,
     StartFailed,
     StopFailed,
+    Unobservable,
 )
+from hostmanager_server.core.model import NOT_YET_OBSERVED
 
 from tests.drivers.compose.driver_harness import DriverHarness, services
 from tests.drivers.compose.fake_compose import AWAY, service
@@ -289,6 +292,35 @@ def test_a_service_that_leaves_its_file_is_an_orphan() -> None:
     failed = harness.event("a", StartFailed)
     assert isinstance(failed, StartFailed)
     assert "no service" in failed.why
+
+
+def test_a_service_of_a_new_project_is_unknown_until_its_containers_are_listed() -> None:
+    harness = DriverHarness(*services("a"))
+    moved = replace(service("b"), project="other")
+    harness.engine.run(harness.engine.create(moved, 1))
+    harness.settle()
+    harness.follow(moved)
+    unknown = harness.event("b", Unobservable)
+    assert isinstance(unknown, Unobservable)
+    assert unknown.why == NOT_YET_OBSERVED
+    assert harness.event_kinds("a") == []
+    harness.driver.launch(RunKey("b", 1), harness.spec(moved))
+    assert harness.event_kinds("b") == ["Unobservable", "StartFailed"]
+    harness.settle()
+    assert harness.event_kinds("b")[-1] == "Appeared"
+    assert harness.compose.log == []
+
+
+def test_a_running_service_is_observed_after_its_project_left_the_catalog() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    harness.driver.manage(Catalog())
+    harness.settle()
+    harness.engine.end(harness.engine.containers_of("a")[0], 3)
+    harness.settle()
+    assert "Exited" in harness.event_kinds("a")
+    harness.driver.forget(harness.spec(service("a")))
+    assert harness.engine.watched_projects == frozenset()
 
 
 def test_a_stopped_container_with_an_old_image_is_recreated() -> None:

@@ -61,6 +61,8 @@ class ComposeDriver:
         self._containers = ServiceContainers()
         self._image_ids: Mapping[str, str] = {}
         self._engine_problem = NOT_YET_OBSERVED  # why the engine cannot be used; empty: usable
+        self._wanted_projects: frozenset[str] = frozenset()
+        self._observed_projects: frozenset[str] = frozenset()
         self._survey = Survey()
 
     # --- ServiceDriver
@@ -79,6 +81,7 @@ class ComposeDriver:
             self._listener.files_changed()
         services = catalog.services.values()
         self._watch.watch_images(frozenset(service.image for service in services))
+        self._watch_projects()
         if not self._watching:
             self._watching = True
             self._watch.start()
@@ -96,10 +99,8 @@ class ComposeDriver:
             self._unfollow(spec.instance_id)
             followed = FollowedService(spec, self._post, self._poller.now, self._begin_probe)
             self._services[spec.instance_id] = followed
-        if self._engine_problem:
-            followed.mark_unobservable(self._engine_problem)
-        else:
-            self._update(followed)
+            self._watch_projects()
+        self._update(followed)
         self._update_survey()
 
     def forget(self, spec: InstanceSpec) -> None:
@@ -113,8 +114,8 @@ class ComposeDriver:
         if service is None:
             why = spec.problem or "the instance has no compose service"
             self._post(StartFailed(run, f"cannot start {run.instance_id!r}: {why}", self._poller.now()))
-        elif self._engine_problem:
-            service.fail_launch(run, self._engine_problem)
+        elif problem := self._problem_of(service):
+            service.fail_launch(run, problem)
         elif service.run not in (None, run):
             service.fail_launch(run, "its last run is still there; stop that first")
         else:
@@ -164,9 +165,12 @@ class ComposeDriver:
 
     # --- EngineListener
 
-    def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
+    def synced(
+        self, projects: frozenset[str], containers: Sequence[Container], images: Mapping[str, str]
+    ) -> None:
         """See `EngineListener.synced`."""
         self._engine_problem = ""
+        self._observed_projects = projects
         self._containers.reset(containers)
         self._image_ids = images
         for service in list(self._services.values()):
@@ -216,15 +220,31 @@ class ComposeDriver:
         self._update_survey()
 
     def _update(self, service: FollowedService) -> None:
-        service.update(
-            self._containers.of_service(service.key), self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
-        )
+        if problem := self._problem_of(service):
+            service.mark_unobservable(problem)
+        else:
+            image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
+            service.update(self._containers.of_service(service.key), image_id)
+
+    def _problem_of(self, service: FollowedService) -> str:
+        """Return why the containers of a service are unknown, or the empty string."""
+        if self._engine_problem or service.wanted.project in self._observed_projects:
+            return self._engine_problem
+        return NOT_YET_OBSERVED  # the project is new, and `synced` will follow
+
+    def _watch_projects(self) -> None:
+        """Watch the projects of the catalog, and those of services that left the catalog and still run."""
+        projects = frozenset(self._projects) | {each.wanted.project for each in self._services.values()}
+        if projects != self._wanted_projects:
+            self._wanted_projects = projects
+            self._watch.watch_projects(projects)
 
     def _unfollow(self, instance_id: str) -> None:
         service = self._services.pop(instance_id, None)
         if service is not None:
             service.close()
             self._queue.withdraw(service)
+            self._watch_projects()
 
     def _update_survey(self) -> None:
         problem = "" if self._engine_problem == NOT_YET_OBSERVED else self._engine_problem

@@ -11,6 +11,7 @@ from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
 from tests.docker_engine import DockerEngine
 from tests.drivers.compose.engine.watch_harness import (
+    PROJECT,
     RecordingListener,
     ServiceContainer,
     StartWatch,
@@ -20,14 +21,14 @@ from tests.drivers.compose.engine.watch_harness import (
 
 @pytest.fixture
 def start_watch() -> Iterator[StartWatch]:
-    """Return a starter of watches; close them at the end.
+    """Return a starter of watches of PROJECT, or of other projects; close them at the end.
 
     Also check that no thread is left.
     """
     with ExitStack() as started:
 
         def start(
-            host: str, *, ping_after: float = 10.0, answer_within: float = 5.0
+            host: str, *projects: str, ping_after: float = 10.0, answer_within: float = 5.0
         ) -> tuple[EngineWatch, RecordingListener]:
             listener = RecordingListener()
             watch = EngineWatch(
@@ -38,6 +39,7 @@ def start_watch() -> Iterator[StartWatch]:
                 answer_within=answer_within,
             )
             started.callback(watch.close)
+            watch.watch_projects(frozenset(projects or {PROJECT}))
             watch.start()
             return watch, listener
 
@@ -49,8 +51,8 @@ def start_watch() -> Iterator[StartWatch]:
 def new_service(engine: DockerEngine, image: str) -> Iterator[Callable[..., ServiceContainer]]:
     made: list[ServiceContainer] = []
 
-    def make(*options: str, command: Sequence[str] = ()) -> ServiceContainer:
-        made.append(ServiceContainer(engine, image, *options, command=command))
+    def make(*options: str, command: Sequence[str] = (), project: str = PROJECT) -> ServiceContainer:
+        made.append(ServiceContainer(engine, image, *options, command=command, project=project))
         return made[-1]
 
     yield make

@@ -88,6 +88,7 @@ class SimulatedEngine:
         self.aborted = threading.Event()
         self.empty_reads_left = 3
         self.opening = True
+        self.removal = "destroy"
         self.following = False
 
     # --- steps of the script
@@ -110,7 +111,7 @@ class SimulatedEngine:
             case "destroy" if simulated is not None and not simulated.running:
                 del self.containers_by_id[name]
                 self.destroyed.add(name)
-                self.emit("destroy", name)
+                self.emit(self.removal, name)
             case "rename" if simulated is not None:
                 self.emit("rename", name)
             case _:
@@ -201,7 +202,7 @@ class RecordingListener:
         engine.reported = self.now
         self.lives: dict[str, list[Container]] = {}
 
-    def synced(self, containers: Sequence[Container], images: object) -> None:
+    def synced(self, projects: object, containers: Sequence[Container], images: object) -> None:
         for container in containers:
             self.now[container.id] = container
             self.lives[container.id] = [container]
@@ -224,6 +225,7 @@ def new_session(engine: SimulatedEngine, listener: RecordingListener) -> WatchSe
         cast("Messages", engine),
         listener,
         lambda callback: callback(),
+        lambda: frozenset({"p"}),
         frozenset,
         ping_after=1e6,
         answer_within=1.0,
@@ -326,6 +328,19 @@ def test_notifications_are_true_complete_and_in_order(
             assert reported_exit_codes(life) == simulated.codes[already_over:]
         else:
             assert not life[-1].running
+
+
+def test_a_removal_is_known_by_the_word_of_podman() -> None:
+    engine = SimulatedEngine([("create", "a")], [])
+    engine.run_step()
+    engine.removal = "remove"
+    engine.script.extend([("destroy", "a"), ("create", "b")])
+    listener = RecordingListener(engine)
+    session = new_session(engine, listener)
+    session.open()
+    session.follow()
+    session.close()
+    assert list(listener.now) == ["b"]
 
 
 def test_a_stuck_container_does_not_hide_the_others() -> None:

@@ -117,7 +117,7 @@ def test_a_missing_engine_is_notified_once(start_watch: StartWatch, tmp_path: Pa
 def test_close_while_connected_leaves_no_thread(start_watch: StartWatch, engine: DockerEngine) -> None:
     watch, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
-    assert sorted(threads()) == ["hm-engine", "hm-events"]
+    assert sorted(threads()) == ["hm-engine", "hm-events", "hm-events"]
     watch.close()
     assert not threads()
     watch.close()

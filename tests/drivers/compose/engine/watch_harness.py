@@ -14,6 +14,8 @@ from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
 from tests.docker_engine import DEADLINE, DockerEngine, unique_name
 
+PROJECT = unique_name()  # of the containers of this process, unless a test names another project
+
 
 class RecordingListener:
     """A listener that records all notifications in order, and can wait for them."""
@@ -22,8 +24,10 @@ class RecordingListener:
         self.calls: list[tuple[str, object]] = []
         self._more = threading.Condition()
 
-    def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
-        self._add("synced", (tuple(containers), dict(images)))
+    def synced(
+        self, projects: frozenset[str], containers: Sequence[Container], images: Mapping[str, str]
+    ) -> None:
+        self._add("synced", (tuple(containers), dict(images), projects))
 
     def container_changed(self, container: Container) -> None:
         self._add("changed", container)
@@ -65,6 +69,12 @@ class RecordingListener:
         assert isinstance(found, tuple)
         return {container.id: container for container in found[0]}
 
+    def listed_projects(self) -> object:
+        """Return the projects of the latest `synced`."""
+        found = [what for name, what in self.calls if name == "synced"][-1]
+        assert isinstance(found, tuple)
+        return found[2]
+
     def image_ids(self) -> dict[str, str]:
         """Return the image ids of the latest notification."""
         ids: dict[str, str] = {}
@@ -96,7 +106,7 @@ class RecordingListener:
 
 class StartWatch(Protocol):
     def __call__(
-        self, host: str, *, ping_after: float = ..., answer_within: float = ...
+        self, host: str, *projects: str, ping_after: float = ..., answer_within: float = ...
     ) -> tuple[EngineWatch, RecordingListener]: ...
 
 
@@ -113,8 +123,15 @@ def catches_term(pid: int) -> bool:
 class ServiceContainer:
     """A container with the labels of a compose service, made by `docker create`."""
 
-    def __init__(self, engine: DockerEngine, image: str, *options: str, command: Sequence[str] = ()) -> None:
-        self.project = unique_name()
+    def __init__(
+        self,
+        engine: DockerEngine,
+        image: str,
+        *options: str,
+        command: Sequence[str] = (),
+        project: str = PROJECT,
+    ) -> None:
+        self.project = project
         labels = (f"com.docker.compose.project={self.project}", "com.docker.compose.service=agent")
         arguments = [argument for label in labels for argument in ("--label", label)]
         arguments += ["--network", "none", *options, image, *command]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from hostmanager_server.drivers.compose.engine.transport import (
     OpenSockets,
     TcpAdapter,
     UnixAdapter,
+    shut_down,
 )
 
 __all__ = [
@@ -121,7 +123,7 @@ class Connection(docker.APIClient):
         """Raise requests.RequestException without an answer within `within` s."""
         self._fetch("/_ping", within)
 
-    def stream_events(self, filters: dict[str, list[str]], within: float) -> EngineEventStream:
+    def stream_events(self, filters: Mapping[str, list[str]], within: float) -> EngineEventStream:
         """Return the engine's events from now on.
 
         Waits at most `within` s for the stream to begin.
@@ -130,8 +132,7 @@ class Connection(docker.APIClient):
         """
         url = f"/v{self.api_version}/events"
         response = self._fetch(url, within, params={"filters": json.dumps(filters)}, stream=True)
-        self._sockets.remove_timeout(response.raw.fileno())
-        return EngineEventStream(response)
+        return EngineEventStream(response, self._sockets.remove_timeout(response.raw.fileno()))
 
     def inspect(self, container_id: str, within: float) -> dict[str, Any]:
         """Return the engine's document of a container (`GET /containers/{id}/json`).
@@ -198,10 +199,17 @@ class EngineEventStream:
     Iterating blocks, and ends when the engine ends the stream.
     """
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, sock: socket.socket | None) -> None:
         self._response = response
+        self._socket = sock
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for line in self._response.iter_lines():
-            if line:
-                yield json.loads(line)
+        with self._response:
+            for line in self._response.iter_lines():
+                if line:
+                    yield json.loads(line)
+
+    def close(self) -> None:
+        """End the iteration, also of another thread that waits for an event."""
+        if self._socket is not None:
+            shut_down(self._socket)

@@ -33,16 +33,24 @@ class ContainerCache:
         self._known: dict[str, Container] = {}
         self._versions: dict[str, float] = {}
 
-    def reset(self, containers: Iterable[Container]) -> None:
-        """Replace the cache by these containers, all just inspected."""
-        self._known.clear()
-        self._versions.clear()
-        for container in containers:
-            self._store(container)
-
     def get(self, container_id: str) -> Container | None:
         """Return the cached facts of a container, or None for an unknown id."""
         return self._known.get(container_id)
+
+    def add(self, containers: Iterable[Container]) -> None:
+        """Add containers, all just inspected."""
+        for container in containers:
+            self._store(container)
+
+    def all(self) -> tuple[Container, ...]:
+        """Return the cached facts of every container."""
+        return tuple(self._known.values())
+
+    def keep_projects(self, projects: frozenset[str]) -> None:
+        """Forget the containers of all other projects."""
+        for known in self.all():
+            if known.project not in projects:
+                self.remove(known.id)
 
     def ids_of_project(self, project: str) -> set[str]:
         """Return the ids of the cached containers of a compose project."""

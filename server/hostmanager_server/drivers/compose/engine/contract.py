@@ -23,6 +23,12 @@ class EngineWatcher(Protocol):
     def close(self) -> None:
         """Stop watching. The listener gets no notification after this call."""
 
+    def watch_projects(self, projects: frozenset[str]) -> None:
+        """Watch the containers of these compose projects from now on, and no other containers.
+
+        `synced` follows when the containers of new projects are known.
+        """
+
     def watch_images(self, tags: frozenset[str]) -> None:
         """Watch these image tags from now on, and no other tags."""
 
@@ -36,10 +42,12 @@ class EngineListener(Protocol):
     Methods run on the supervisor thread, in the order of events.
     """
 
-    def synced(self, containers: Sequence[Container], images: Mapping[str, str]) -> None:
-        """Replace all known facts after a new connection to the engine.
+    def synced(
+        self, projects: frozenset[str], containers: Sequence[Container], images: Mapping[str, str]
+    ) -> None:
+        """Replace all known facts after a new connection to the engine, or a change of the watched projects.
 
-        `containers` holds every container of a compose service. `images` maps each watched tag to its image
+        `containers` holds every service container of `projects`. `images` maps each watched tag to its image
         id, or to UNKNOWN_IMAGE where the engine has no such image.
         """
 

@@ -36,7 +36,7 @@ class RefreshRequested:
 
 @dataclass(frozen=True, slots=True)
 class WantedChanged:
-    """A change of the set of watched image tags."""
+    """A change of the watched projects or image tags."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from docker.errors import APIError
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.container import (
+    PROJECT_LABEL,
     Container,
     from_inspect,
     is_service_container,
@@ -30,9 +31,9 @@ class EngineQueries:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def list_containers(self, label: str) -> list[dict[str, Any]]:
-        """Return the list entries of all service containers with this label."""
-        entries = self._connection.containers(all=True, filters={"label": [label]})
+    def list_containers(self, project: str) -> list[dict[str, Any]]:
+        """Return the list entries of all service containers of a project."""
+        entries = self._connection.containers(all=True, filters={"label": [f"{PROJECT_LABEL}={project}"]})
         return [entry for entry in entries if is_service_container(entry.get("Labels") or {})]
 
     def inspect(self, container_id: str, within: float) -> Container | None:

@@ -7,7 +7,6 @@ and notifies the listener of every change.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 
 import requests
 
-from hostmanager_server.drivers.compose.engine.connection import Connection, EngineEventStream
+from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.container import (
     PROJECT_LABEL,
     Container,
@@ -26,6 +25,8 @@ from hostmanager_server.drivers.compose.engine.container import (
 from hostmanager_server.drivers.compose.engine.container_cache import ContainerCache
 from hostmanager_server.drivers.compose.engine.contract import EngineListener
 from hostmanager_server.drivers.compose.engine.engine_errors import EngineError
+from hostmanager_server.drivers.compose.engine.event_streams import EventStreams
+from hostmanager_server.drivers.compose.engine.image_events import concerns
 from hostmanager_server.drivers.compose.engine.messages import (
     CloseRequested,
     EventReceived,
@@ -35,21 +36,8 @@ from hostmanager_server.drivers.compose.engine.messages import (
     WantedChanged,
 )
 from hostmanager_server.drivers.compose.engine.queries import ContainerBusyError, EngineQueries
-from hostmanager_server.linux.thread_names import name_this_thread
 
 log = logging.getLogger(__name__)
-
-# One filter for both types. The engine would match a label filter against the labels of images as well and
-# drop nearly all image events, so the session checks the labels itself. The events left out change no known
-# fact of a container (exec_*, top, resize, oom, update) or come together with a listed event (kill, stop,
-# restart). Without the filter, the health checks of 50 services would wake the thread several times a second.
-_FILTERS = {
-    "type": ["container", "image"],
-    "event": [
-        *("create", "start", "die", "destroy", "rename", "health_status", "pause", "unpause"),
-        *("tag", "untag", "pull", "load", "import", "delete"),
-    ],
-}
 
 _EVENT_DELAY = 5.0  # s; an event that an inspection is ahead of arrives within this time, or never
 _RETRY_DELAY = 0.1  # s between inspections while such an event is missing
@@ -80,6 +68,7 @@ class WatchSession:
         messages: Messages,
         listener: EngineListener,
         call_soon: Callable[[Callable[[], None]], None],
+        wanted_projects: Callable[[], frozenset[str]],
         wanted_tags: Callable[[], frozenset[str]],
         *,
         ping_after: float,
@@ -90,12 +79,13 @@ class WatchSession:
         self._messages = messages
         self._listener = listener
         self._call_soon = call_soon
+        self._wanted_projects = wanted_projects
         self._wanted_tags = wanted_tags
         self._ping_after = ping_after
         self._answer_within = answer_within
         self._cache = ContainerCache()
-        self._stream: EngineEventStream | None = None
-        self._reader: threading.Thread | None = None
+        self._streams = EventStreams(connection, messages, answer_within)
+        self._projects: frozenset[str] = frozenset()
         self._to_inspect: dict[str, float] = {}  # container id → since when an inspection is due
         self._busy: dict[str, float] = {}  # container id → since when inspections have failed
         self._open_refreshes: list[RefreshRequested] = []  # answered when no inspection is due
@@ -103,19 +93,9 @@ class WatchSession:
         self._images: dict[str, str] = {}
 
     def open(self) -> None:
-        """Connect to the engine, list all containers and images, and notify the listener."""
+        """Connect to the engine, list the containers and images, and notify the listener."""
         self._connection.negotiate(self._answer_within)
-        # The stream opens first, so that no event during the listing is missed.
-        self._stream = self._connection.stream_events(_FILTERS, self._answer_within)
-        self._reader = threading.Thread(
-            target=self._read, args=(self._stream,), name="hm-events", daemon=True
-        )
-        self._reader.start()
-        found = [self._inspect_listed(entry) for entry in self._queries.list_containers(PROJECT_LABEL)]
-        containers = tuple(container for container in found if container is not None)
-        self._cache.reset(containers)
-        self._images = self._queries.image_ids(self._wanted_tags())
-        self._call_soon(partial(self._listener.synced, containers, dict(self._images)))
+        self._follow_projects()
 
     def follow(self) -> None:
         """Process messages and notify the listener, until a CloseRequested arrives."""
@@ -128,19 +108,21 @@ class WatchSession:
             except Empty:
                 message = None
             match message:
-                case EventReceived() if message.stream is self._stream:
+                case EventReceived() if self._streams.opened(message.stream):
                     last_answer = time.monotonic()
                     self._fold(message.event)
-                case StreamEnded() if message.stream is self._stream:
+                case StreamEnded() if self._streams.note_end(message.stream):
                     raise message.error
                 case RefreshRequested():
                     self._refresh(message)
+                case WantedChanged() if self._wanted_projects() != self._projects:
+                    self._follow_projects()
                 case WantedChanged():
                     self._images_outdated = True
                 case CloseRequested():
                     return
                 case EventReceived() | StreamEnded() | None:
-                    pass  # from the stream of an earlier connection, or no message in time
+                    pass  # from a closed stream or an earlier connection, or no message in time
             self._inspect_scheduled()
             if time.monotonic() - last_answer >= self._ping_after:
                 self._ping()
@@ -149,24 +131,26 @@ class WatchSession:
     def close(self) -> None:
         """Close the connection, and put unanswered refreshes back for the next session."""
         self._connection.abort()
-        if self._reader is not None:
-            self._reader.join()
+        self._streams.join()
         self._connection.close()
         for refresh in self._open_refreshes:
             self._messages.put(refresh)
 
     # --- events from the engine
 
-    def _read(self, stream: EngineEventStream) -> None:
-        # A separate thread, because one read cannot wait for the engine and for requests at once.
-        name_this_thread("hm-events")
-        error: Exception = EngineError("the Docker Engine ended its stream of events, because it stops")
-        try:
-            for event in stream:
-                self._messages.put(EventReceived(stream, event))
-        except Exception as problem:  # the watch thread must learn of every error, also of a bug
-            error = problem
-        self._messages.put(StreamEnded(stream, error))
+    def _follow_projects(self) -> None:
+        """Follow the wanted projects from now on, and notify the listener of all containers and images."""
+        wanted = self._wanted_projects()
+        # The streams open first, so that no event during the listing is missed.
+        self._streams.follow(wanted)
+        self._cache.keep_projects(wanted)
+        for project in sorted(wanted - self._projects):
+            found = map(self._inspect_listed, self._queries.list_containers(project))
+            self._cache.add(container for container in found if container is not None)
+        self._projects = wanted
+        self._images_outdated = False
+        self._images = self._queries.image_ids(self._wanted_tags())
+        self._call_soon(partial(self._listener.synced, wanted, self._cache.all(), dict(self._images)))
 
     def _ping(self) -> None:
         try:
@@ -180,12 +164,13 @@ class WatchSession:
 
     def _fold(self, event: Mapping[str, Any]) -> None:
         if event.get("Type") == "image":
-            self._images_outdated = True
+            if concerns(event, self._wanted_tags(), self._images.values()):
+                self._images_outdated = True
             return
         actor = event.get("Actor") or {}
         container_id = actor.get("ID") or ""
         attributes = actor.get("Attributes") or {}
-        if self._cache.get(container_id) is None and not is_service_container(attributes):
+        if self._cache.get(container_id) is None and not self._is_watched(attributes):
             return
         at = event.get("timeNano", 0) / 1e9
         match event.get("Action"):
@@ -196,12 +181,15 @@ class WatchSession:
                 self._schedule_inspection(container_id)
             case "start":
                 self._fold_start(container_id, at)
-            case "destroy":
+            case "destroy" | "remove":  # "remove" is Podman's word
                 self._to_inspect.pop(container_id, None)
                 self._busy.pop(container_id, None)
                 self._remove(container_id)
             case _:
                 self._schedule_inspection(container_id)
+
+    def _is_watched(self, labels: Mapping[str, str]) -> bool:
+        return labels.get(PROJECT_LABEL) in self._projects and is_service_container(labels)
 
     def _fold_start(self, container_id: str, at: float) -> None:
         try:
@@ -229,9 +217,10 @@ class WatchSession:
 
     def _refresh(self, refresh: RefreshRequested) -> None:
         self._open_refreshes.append(refresh)
-        listed = self._queries.list_containers(f"{PROJECT_LABEL}={refresh.project}")
-        for container_id in {entry["Id"] for entry in listed} | self._cache.ids_of_project(refresh.project):
-            self._schedule_inspection(container_id)
+        if refresh.project in self._projects:
+            listed = {entry["Id"] for entry in self._queries.list_containers(refresh.project)}
+            for container_id in listed | self._cache.ids_of_project(refresh.project):
+                self._schedule_inspection(container_id)
 
     def _schedule_inspection(self, container_id: str) -> None:
         self._to_inspect.setdefault(container_id, time.monotonic())
@@ -262,7 +251,7 @@ class WatchSession:
         except ContainerBusyError:
             return self._give_up_on_stuck(container_id)
         self._busy.pop(container_id, None)
-        if inspected is None:
+        if inspected is None or inspected.project not in self._projects:
             known = self._cache.get(container_id)
             if known is not None and known.running and not overdue:
                 return False  # the die event, with the exit code, is still to come

@@ -37,21 +37,28 @@ class OpenSockets:
                 return
         raise ConnectionAbortedError("the connection was closed")
 
-    def remove_timeout(self, fd: int) -> None:
-        """Let reads from the socket with descriptor `fd` wait without limit."""
+    def remove_timeout(self, fd: int) -> socket.socket | None:
+        """Let reads from the socket with descriptor `fd` wait without limit, and return the socket."""
         with self._lock:
             for sock in self._open:
                 if sock.fileno() == fd:
                     sock.settimeout(None)
+                    return sock
+        return None
 
     def shut_down(self) -> None:
         """Shut down every socket, and refuse later sockets."""
         with self._lock:
             self._is_shut = True
             for sock in self._open:
-                with suppress(OSError):  # the peer or this process closed the socket
-                    # Not the method of SSLSocket, which would remove the TLS layer of a thread that reads.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                shut_down(sock)
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End all reads and writes of a socket, also those of other threads."""
+    with suppress(OSError):  # the peer or this process closed the socket
+        # Not the method of SSLSocket, which would remove the TLS layer of a thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _UnixConnection(UnixHTTPConnection):

@@ -61,6 +61,7 @@ class EngineWatch:
         self._ping_after = ping_after
         self._answer_within = answer_within
         self._messages: Messages = SimpleQueue()
+        self._wanted_projects: frozenset[str] = frozenset()
         self._wanted_tags: frozenset[str] = frozenset()
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -81,6 +82,11 @@ class EngineWatch:
                 self._connection.abort()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def watch_projects(self, projects: frozenset[str]) -> None:
+        """Watch the containers of these compose projects from now on, and no others. Thread-safe."""
+        self._wanted_projects = projects
+        self._messages.put(WantedChanged())
 
     def watch_images(self, tags: frozenset[str]) -> None:
         """Watch these image tags from now on, and no other tags. Thread-safe."""
@@ -139,6 +145,7 @@ class EngineWatch:
             self._messages,
             self._listener,
             self._notify,
+            lambda: self._wanted_projects,
             lambda: self._wanted_tags,
             ping_after=self._ping_after,
             answer_within=self._answer_within,
