@@ -114,14 +114,15 @@ class DockerEngine:
         USER…
         """
         options = itertools.chain.from_iterable(("--change", change) for change in changes)
-        image = self.docker("import", *options, "-", tag, stdin=_busybox_archive(files or {}))
+        printed = self.docker("import", *options, "-", tag, stdin=_busybox_archive(files or {}))
+        image = printed.split()[-1]  # Podman prints the id twice
         self._imported.extend((tag, image))
         return image
 
     def remove_images(self) -> None:
         """Remove the images of import_image, even if stopped containers still use them."""
         for image in self._imported:
-            with contextlib.suppress(docker.errors.ImageNotFound):
+            with contextlib.suppress(docker.errors.NotFound):
                 self.api.remove_image(image, force=True)
         self._imported.clear()
 

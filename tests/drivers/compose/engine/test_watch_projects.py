@@ -73,6 +73,7 @@ def test_projects_can_be_added_and_dropped(
     kept, other = new_service(), unique_name()
     running = new_service(project=other)
     running.docker("start")
+    listener.wait_for(lambda: bool(listener.changes_of(kept.id)))
 
     watch.watch_projects(frozenset({PROJECT, other}))
     listener.wait_for_call("synced", times=2)

@@ -20,10 +20,10 @@ from hostmanager_server.linux.thread_names import name_this_thread
 log = logging.getLogger(__name__)
 
 MAX_PROJECT_STREAMS = 16
-"""The number of streams, each with a thread; with more projects, one stream follows all compose projects."""
+"""The number of streams, each with a thread; with more projects, one stream follows all containers."""
 
 _IMAGES = "images"
-_PROJECTS = "projects"  # all compose projects
+_CONTAINERS = "containers"  # of all projects, and of none
 
 # The events left out change no known fact of a container (exec_*, top, resize, oom, update) or come together
 # with a listed event (kill, stop, restart). Podman filters by its own names, `died` and `remove`.
@@ -103,13 +103,12 @@ class EventStreams:
 
 def _filters(projects: Iterable[str]) -> dict[str, Mapping[str, list[str]]]:
     """Return the filters of each stream, by a key that identifies the stream."""
-    labels = {f"project {name}": f"{PROJECT_LABEL}={name}" for name in projects}
-    if len(labels) > MAX_PROJECT_STREAMS:
-        labels = {_PROJECTS: PROJECT_LABEL}
+    containers: Mapping[str, list[str]] = {"type": ["container"], "event": _CONTAINER_EVENTS}
     found: dict[str, Mapping[str, list[str]]] = {
-        key: {"type": ["container"], "event": _CONTAINER_EVENTS, "label": [label]}
-        for key, label in labels.items()
+        f"project {name}": {**containers, "label": [f"{PROJECT_LABEL}={name}"]} for name in sorted(projects)
     }
+    if len(found) > MAX_PROJECT_STREAMS:
+        found = {_CONTAINERS: containers}  # a label without a value matches nothing in Podman 4.3
     # Without the label, which the engine would compare with the labels of the image.
     found[_IMAGES] = {"type": ["image"], "event": _IMAGE_EVENTS}
     return found

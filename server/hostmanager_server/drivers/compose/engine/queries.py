@@ -62,6 +62,7 @@ class EngineQueries:
             image = self._connection.inspect_image(tag)  # type: ignore[no-untyped-call]  # its stub has no types
             return str(image["Id"])
         except APIError as error:
-            if error.is_client_error():  # no such image, or an invalid image name
+            # No such image, or an invalid image name, for which Podman answers 500.
+            if error.is_client_error() or "invalid reference format" in str(error):
                 return UNKNOWN_IMAGE
             raise
