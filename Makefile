@@ -39,10 +39,15 @@ CORE_TESTS := tests/config tests/rpc tests/client \
     tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/commands/test_serve.py tests/commands/test_config_check.py
 
 TESTS ?= $(CORE_TESTS)
+# Tests of test-newest-engine and test-podman.
+COMPOSE_TESTS := tests/drivers/compose tests/e2e/test_compose_daemon.py tests/e2e/test_compose_files.py \
+    tests/e2e/test_compose_services.py tests/e2e/test_engine_faults.py
+PODMAN_TESTS := tests/drivers/compose/engine/test_watch.py tests/drivers/compose/engine/test_watch_projects.py \
+    tests/drivers/compose/test_orphans.py tests/drivers/compose/logs/test_reader.py tests/e2e/test_compose_services.py
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(VENV)/.installed ## run a daemon with a small lab; Ctrl-C ends the demo and leaves nothing behind
@@ -69,6 +74,14 @@ test-newest: $(GENERATORS)/.installed ## lint, types and the core of the suite o
 	$(NEWEST)/bin/lint-imports --no-logo
 	$(NEWEST)/bin/buf lint
 	$(NEWEST)/bin/python $(PYTEST) $(TESTS) $(PYTEST_ARGS)
+
+.PHONY: test-newest-engine
+test-newest-engine: $(VENV)/.installed-dev ## run the compose tests on the engine and Compose of Debian testing (root, Debian)
+	scripts/with-engine newest $(BIN)/python $(PYTEST) $(COMPOSE_TESTS) $(PYTEST_ARGS)
+
+.PHONY: test-podman
+test-podman: $(VENV)/.installed-dev ## run the core of the compose tests on the Podman of this machine (root)
+	scripts/with-engine podman $(BIN)/python $(PYTEST) $(PODMAN_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lock
 lock: $(LOCK)/.installed ## lock the newest versions that pyproject.toml allows, with hashes, into requirements/

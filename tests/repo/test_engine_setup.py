@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/setup-engine"
+WITH_ENGINE = ROOT / "scripts/with-engine"
 NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
 
 
@@ -214,3 +216,34 @@ def test_an_engine_elsewhere_is_not_replaced_by_one_here(tmp_path: Path) -> None
     done = run("start", PATH=f"{tmp_path}:{os.environ['PATH']}", DOCKER_HOST="tcp://elsewhere.test:2376")
     assert done.returncode == 1
     assert "no engine answers at DOCKER_HOST=tcp://elsewhere.test:2376" in done.stdout
+
+
+def test_the_source_of_another_release_keeps_mirror_and_keys(apt: Path) -> None:
+    (apt / "sources.list").write_text("deb [signed-by=/k.gpg] http://mirror/debian bookworm main\n")
+    done = run("mirror", "testing", APT_SOURCES=str(apt), OS_RELEASE=str(apt / "os-release"))
+    assert done.returncode == 0, done.stdout
+    assert {"Suites: testing", "URIs: http://mirror/debian", "signed-by: /k.gpg"} <= set(
+        done.stdout.splitlines()
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["newest"], ["nosuch", "true"]])
+def test_an_unknown_engine_or_no_command_shows_the_usage(arguments: list[str]) -> None:
+    done = subprocess.run([WITH_ENGINE, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: scripts/with-engine")
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_without_podman_its_tests_are_skipped_with_the_reason(tmp_path: Path, ci: str, code: int) -> None:
+    for name in ("bash", "env", "dirname", "id"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run(
+        [WITH_ENGINE, "podman", "true"],
+        env={"PATH": str(tmp_path), "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("skipped: ")

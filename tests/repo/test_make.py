@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (
-    "help", "demo", "test", "test-long", "test-lowest", "test-newest", "lock", "torture", "soak", "engine",
-    "check", "fmt", "proto", "docs", "bench",
+    "help", "demo", "test", "test-long", "test-lowest", "test-newest", "test-newest-engine", "test-podman",
+    "lock", "torture", "soak", "engine", "check", "fmt", "proto", "docs", "bench",
 )  # fmt: skip
 SETUPS = {
     "demo": ["run"],
@@ -21,6 +21,8 @@ SETUPS = {
     "test-long": ["dev"],
     "test-lowest": ["lowest"],
     "test-newest": ["generators", "newest"],
+    "test-newest-engine": ["dev"],
+    "test-podman": ["dev"],
     "lock": ["lock"],
     "torture": ["dev"],
     "soak": ["dev"],
