@@ -10,9 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from hostmanager.values import dataclass
 
 from hostmanager_client.errors import InvalidAddress, PermissionDenied
 

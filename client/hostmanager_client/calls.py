@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.values import dataclass
 
 from hostmanager_client.errors import InvalidRequest, quoted
 from hostmanager_client.receive_limits import ReceiveLimit

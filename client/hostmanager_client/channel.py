@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hostmanager.values import dataclass
 
 ChannelOptions = tuple[tuple[str, int | str], ...]
 

@@ -20,8 +20,9 @@ HostManagerError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from hostmanager.values import dataclass
 
 LONGEST_QUOTED = 100  # characters; an id has at most 80
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_client.errors import HostManagerError, Unreachable
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from hostmanager.values import dataclass, field
 
 from hostmanager_client.address import Address
 from hostmanager_client.connection_errors import ConnectionFailure, connection_failure

@@ -7,11 +7,11 @@ the state nor the resume token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_client.errors import ServerBug
 from hostmanager_client.receive_limits import MOST_INSTANCES, ReceiveLimit

@@ -7,9 +7,9 @@ change (`observed_generation`) and the state of the instance matches the target.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.values import dataclass
 
 from hostmanager_client.errors import TargetNotReached, Unreached
 from hostmanager_client.state import HostState

@@ -15,8 +15,9 @@ import errno
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from hostmanager.values import dataclass
 
 VARIABLE = "HOSTMANAGER_FAILPOINTS"
 

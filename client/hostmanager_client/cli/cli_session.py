@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+from hostmanager.values import dataclass
 
 from hostmanager_client.address import default_address, parse_address
 from hostmanager_client.admin_socket import address_with_capacity

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from importlib import metadata
+
+from hostmanager.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

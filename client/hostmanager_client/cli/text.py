@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import click
+from hostmanager.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

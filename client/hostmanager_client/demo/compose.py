@@ -7,11 +7,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hostmanager.values import dataclass
 
 EXAMPLE = "weather-station"  # folder and image name of the example
 PREFIX = "ocs-"  # of the services with an entry in the site config

@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 import click
 import yaml
+from hostmanager.values import dataclass, field
 
 from hostmanager_client.address import LONGEST_SOCKET_PATH
 from hostmanager_client.demo.compose import EXAMPLE, DockerError, LabProject

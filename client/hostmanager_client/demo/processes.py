@@ -8,8 +8,9 @@ import select
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 VARIABLE = "HOSTMANAGER_DEMO"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.load import (
     LoadedConfig,

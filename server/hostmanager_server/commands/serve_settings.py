@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.commands.default_paths import default_socket, default_state_dir, private_folder
 from hostmanager_server.config.last_good import LastGood

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
 import yaml
+from hostmanager.values import dataclass, field
 
 MAX_DEPTH = 64
 MAX_NODES = 500_000  # some 20,000 instances; composing them takes seconds

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.document import ListNode, Node, Scalar
 from hostmanager_server.config.node_reader import Reader, shown

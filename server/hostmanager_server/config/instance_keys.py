@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.dependencies import check_dependencies
 from hostmanager_server.config.document import KeptScalar, MapNode, Node, Scalar

@@ -12,8 +12,9 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.document import KeptScalar, MapNode, Node
 from hostmanager_server.config.instances import HostInstances, KeptInstance, ParseContext

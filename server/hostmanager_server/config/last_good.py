@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
+
+from hostmanager.values import replace
 
 from hostmanager_server.config.file import MAX_BYTES
 from hostmanager_server.config.load import LoadedConfig, load_site_config

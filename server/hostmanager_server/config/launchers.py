@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.config.node_reader import hint_at, shown
 from hostmanager_server.config.ocs import OcsAgents, ocs_agents, ocs_command

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
 from hostmanager_server.config.environment_keys import read_env_inherit

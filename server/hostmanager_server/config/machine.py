@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pwd
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.linux.env_file import EnvFileContent, EnvFileError, read_env_file
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.document import Scalar
 from hostmanager_server.config.node_reader import Reader, hint_at, shown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.machine import MachineFacts

@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.linux import sd_notify
 

@@ -7,8 +7,9 @@ reading compares contents, checks owners and modes, and asks again for all that 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.instances import NOWHERE
 from hostmanager_server.config.kept_entries import KeptEntries, ShortText, entries_to_keep

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.document import ListNode, MapNode, Node, Scalar
 from hostmanager_server.config.node_reader import is_null

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import RunKey

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem

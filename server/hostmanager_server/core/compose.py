@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 UNKNOWN_IMAGE = "unknown"
 NO_EXIT_CODE = 127  # as in OCS, for a service without a container

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.event_log import EntryKind, LogEntry

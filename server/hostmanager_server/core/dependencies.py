@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
+
+from hostmanager.values import replace
 
 from hostmanager_server.core.model import Instance, Instances, Outcome, Phase, State, UnmetDependency
 from hostmanager_server.core.spec import StartCondition, Target

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Exit

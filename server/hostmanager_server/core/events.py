@@ -5,7 +5,7 @@ A lost or repeated event does no harm: the core decides from the folded facts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.spec import ProcessSpec

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from typing import assert_never
+
+from hostmanager.values import replace
 
 from hostmanager_server.core.events import (
     Appeared,

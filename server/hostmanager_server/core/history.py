@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.lifecycle import resume

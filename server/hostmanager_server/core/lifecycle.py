@@ -8,8 +8,9 @@ a second call of `decide` changes nothing. The tests hold `decide` to the table 
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from typing import assert_never
+
+from hostmanager.values import replace
 
 from hostmanager_server.core import entries, explanations, stability
 from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.compose import Orphan
 from hostmanager_server.core.event_log import Severity

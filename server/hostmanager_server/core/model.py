@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.model import Instance, Instances, Outcome, Standing
 from hostmanager_server.core.spec import Management, Target

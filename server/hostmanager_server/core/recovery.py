@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity

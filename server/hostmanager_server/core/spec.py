@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
 from enum import Enum
+
+from hostmanager.values import dataclass, field
 
 # Timings in s, from OCS (ocs/agents/host_manager/drivers.py): a start may take 15 s, and the next attempt
 # after a time-out follows 5 s later. OCS gives up on a stop after 11 s (WAIT_DEAD_TIME); the stop escalation

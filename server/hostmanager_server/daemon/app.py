@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.event_log import EntryKind, LogEntry

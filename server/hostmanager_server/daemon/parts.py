@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.spec import Management

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.manager_status import ManagerState

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.config.manager_options import ManagerOptions, PersistTargets
 from hostmanager_server.config.reload import RepeatedLoad

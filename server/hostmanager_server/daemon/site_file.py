@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from hostmanager.values import replace
 
 from hostmanager_server.config.last_good import LastGood
 from hostmanager_server.config.load import LoadedConfig

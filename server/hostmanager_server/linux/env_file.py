@@ -7,7 +7,8 @@ import json
 import os
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.accounts import describe_user, is_private_group

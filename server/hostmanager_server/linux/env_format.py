@@ -10,7 +10,8 @@ message quotes a value.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 MAX_VARIABLES = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

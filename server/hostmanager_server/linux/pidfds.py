@@ -8,8 +8,9 @@ import os
 import select
 import signal
 import struct
-from dataclasses import dataclass
 from functools import cache
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import ExitStatus
 

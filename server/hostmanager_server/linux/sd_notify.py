@@ -13,7 +13,8 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.linux.accounts import describe_group, describe_user, is_private_group, user_name
 

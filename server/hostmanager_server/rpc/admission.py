@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Self
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.rpc.errors import limit_reached
 from hostmanager_server.rpc.limits import Limit, Limits

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.validation import check_count, check_ids

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.spec import Management

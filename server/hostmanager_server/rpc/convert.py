@@ -7,10 +7,10 @@ The modules next to this module convert instances (convert_instance), values of 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import EntryKind, Severity
 from hostmanager_server.core.events import Instant

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import grpc
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.supervisor import (

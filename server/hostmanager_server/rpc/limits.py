@@ -5,7 +5,7 @@ The names that clients see, and the counting, are in rpc.admission.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from hostmanager.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.linux.lock_file import HeldError, take_lock_file
 from hostmanager_server.linux.trusted_paths import Trust, UntrustedError, make_private_directory

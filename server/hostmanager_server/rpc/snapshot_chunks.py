@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.chunks import in_chunks

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from hostmanager.values import dataclass
 
 from hostmanager_server.rpc.errors import FieldViolation, RpcError
 

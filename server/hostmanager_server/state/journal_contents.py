@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass, field
 from typing import Any
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.manager_status import ManagerStatus

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog

@@ -10,8 +10,9 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import assert_never
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
 from hostmanager_server.core.dependencies import Dependents, affects_neighbours, with_dependency_facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from hostmanager.values import replace
 
 from hostmanager_server.core.announcements import (
     SiteConfig,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from hostmanager.values import dataclass
 
 from hostmanager_server.commands.default_paths import default_socket
 from hostmanager_server.commands.systemd import unit_file

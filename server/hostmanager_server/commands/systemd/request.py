@@ -8,8 +8,9 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.commands.default_paths import default_state_dir
 from hostmanager_server.commands.serve import serve_command

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.commands.systemd import hardening
 from hostmanager_server.drivers.process.records import descriptor_store

@@ -7,8 +7,9 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.secrets import MASK, has_password, is_secret_name
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from hostmanager.values import dataclass
 
 from hostmanager_server.commands.systemd.unit import UnitError
 from hostmanager_server.config.secrets import has_password, is_secret_name

@@ -7,7 +7,8 @@ import os
 import pwd
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server import failpoints
 from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec

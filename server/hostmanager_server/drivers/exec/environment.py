@@ -6,7 +6,8 @@ import fnmatch
 import os
 import pwd
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
 from hostmanager_server.linux.env_file import CARRIER, read_env_file

@@ -12,7 +12,8 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 SHELL = "/bin/sh"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.drivers.output.log_directory import LogDirectory

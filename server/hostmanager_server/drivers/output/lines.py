@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 LONGEST_LINE = 64 * 1024  # bytes; a longer line is split into parts
 

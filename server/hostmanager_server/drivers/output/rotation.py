@@ -10,8 +10,8 @@ import select
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 
+from hostmanager.values import dataclass
 from inotify_simple import INotify, flags
 
 from hostmanager_server.core.spec import LogPolicy

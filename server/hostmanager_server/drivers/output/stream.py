@@ -21,8 +21,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.output.archives import Archives
 from hostmanager_server.drivers.output.live_file import LiveFile

@@ -15,7 +15,8 @@ import errno
 import logging
 import os
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.linux.pidfds import read_file

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.cgroup import Cgroups

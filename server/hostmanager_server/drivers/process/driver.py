@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import (
     Adopted,

@@ -7,7 +7,8 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.drivers.process.membership import has_mark, marker_in, real_uid

@@ -8,7 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.contract import Poller, Timer
 from hostmanager_server.drivers.process.process_table import Member, ProcessTable, ProcessTree, open_member

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import RunKey
 

@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from hostmanager.values import dataclass
 
 _VERSION_TIMEOUT = 20.0  # s for a program to print its version; v1 is slow to start
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.events import RunKey
 from hostmanager_server.drivers.compose.cli.batches import ComposeBatch, ComposeBatches, ComposeTask

@@ -18,7 +18,8 @@ These rules keep newer facts from being replaced by older facts:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from hostmanager.values import replace
 
 from hostmanager_server.drivers.compose.engine.container import Container
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.compose.engine.connection import Connection, EngineEventStream
 from hostmanager_server.drivers.compose.engine.container import PROJECT_LABEL

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.compose.engine.connection import EngineEventStream
 

@@ -8,10 +8,10 @@ show both cases in advance.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from hostmanager.values import dataclass
 
 try:
     from yaml import CSafeLoader as SafeLoader

@@ -6,11 +6,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.compose.files.compose_document import load_document
 

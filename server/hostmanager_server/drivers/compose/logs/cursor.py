@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.compose.logs.demultiplexer import LineSplitter, LogMessage, OutputLine
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.output.lines import LONGEST_LINE, LineAssembler
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.spec import PullPolicy
 

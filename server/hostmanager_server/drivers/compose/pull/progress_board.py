@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.compose.pull.progress import ImageProgress, PullState
 

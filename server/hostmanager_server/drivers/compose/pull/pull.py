@@ -7,11 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import requests
 import urllib3
 from docker.errors import DockerException, ImageNotFound, StreamParseError
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.spec import PullPolicy

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.process.records.files import RECORD, open_record
 from hostmanager_server.drivers.process.records.record import RELEASED_AT, Record

@@ -10,9 +10,10 @@ import hashlib
 import logging
 import os
 import stat
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
+
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.drivers.process.records.holders import (

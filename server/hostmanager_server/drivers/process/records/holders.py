@@ -15,8 +15,9 @@ import re
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.membership import (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
