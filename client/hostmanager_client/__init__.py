@@ -13,8 +13,8 @@ imports only the modules of the names in use.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # `typing` has a cost that short commands need not pay
 if TYPE_CHECKING:
     from hostmanager_client.address import Address, default_address, parse_address
     from hostmanager_client.aio import AsyncHostManagerClient

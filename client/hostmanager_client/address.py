@@ -10,8 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import quote
 
 from hostmanager.values import dataclass
 
@@ -19,7 +17,7 @@ from hostmanager_client.errors import InvalidAddress, PermissionDenied
 
 ADDRESS_VARIABLE = "HOSTMANAGER_ADDRESS"
 SOCKET_NAME = "hostmanager.sock"
-SYSTEM_FOLDER = Path("/run/hostmanager")
+SYSTEM_FOLDER = "/run/hostmanager"
 # The kernel's limit: sun_path holds 108 bytes with the final NUL.
 LONGEST_SOCKET_PATH = 107
 _OTHER_SCHEME = r"(?!unix:)[A-Za-z][A-Za-z0-9+.-]*://"  # the server has a copy
@@ -43,6 +41,8 @@ class Address:
     def grpc_target(self) -> str:
         """The target string for gRPC; percent signs in the path are encoded, as gRPC decodes them."""
         if self.path:
+            from urllib.parse import quote
+
             return f"unix:{quote(os.fsencode(self.path))}"
         return f"dns:///{self}"
 
@@ -93,7 +93,7 @@ def _unix(text: str, path: str) -> Address:
         raise InvalidAddress(f"cannot use {text!r} as an address: the path names no socket; {HOW_TO_WRITE}")
     if path.rpartition("/")[2] in (".", ".."):
         raise InvalidAddress(f"cannot use {text!r} as an address: the path names a directory; {HOW_TO_WRITE}")
-    absolute = str(Path(os.path.expanduser(path)).absolute())
+    absolute = _absolute(os.path.expanduser(path))
     if "," in absolute:
         raise InvalidAddress(
             f"cannot use {absolute!r} as an address: gRPC splits an address at a comma; "
@@ -105,6 +105,15 @@ def _unix(text: str, path: str) -> Address:
             f"{LONGEST_SOCKET_PATH} bytes long; use a shorter path"
         )
     return Address(path=absolute)
+
+
+def _absolute(path: str) -> str:
+    """Return the path from the root, without `.` and repeated slashes; `..` stays."""
+    if path.startswith("/") and not {"", "."} & set(path[1:].split("/")):
+        return path
+    from pathlib import Path
+
+    return str(Path(path).absolute())
 
 
 def _tcp(text: str) -> Address:
@@ -141,44 +150,44 @@ def default_address(environ: Mapping[str, str] | None = None, uid: int | None = 
     for path in candidates:
         if not _is_socket(path):
             continue
-        if path.parent == SYSTEM_FOLDER or not (
-            why := _not_ours(path, uid)
-        ):  # only root can create that folder
-            return Address(path=str(path))
+        # only root can create that folder
+        if os.path.dirname(path) == SYSTEM_FOLDER or not (why := _not_ours(path, uid)):
+            return Address(path=path)
         refused = refused or (
-            f"cannot use {str(path)!r} as the address: {why}, so another user may listen there; remove "
+            f"cannot use {path!r} as the address: {why}, so another user may listen there; remove "
             f"the socket, or name the address with --address or {ADDRESS_VARIABLE} to use that daemon"
         )
     if refused:
         raise PermissionDenied(refused)
-    return Address(path=str(candidates[0]))
+    return Address(path=candidates[0])
 
 
-def _candidates(environ: Mapping[str, str], uid: int) -> list[Path]:
+def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    private = Path(runtime) / "hostmanager" if runtime else Path(f"/tmp/hostmanager-{uid}")  # noqa: S108
+    private = f"{runtime.rstrip('/')}/hostmanager" if runtime else f"/tmp/hostmanager-{uid}"  # noqa: S108
     directories = [SYSTEM_FOLDER, private] if uid == 0 else [private, SYSTEM_FOLDER]
-    return [directory / SOCKET_NAME for directory in directories]
+    return [f"{directory}/{SOCKET_NAME}" for directory in directories]
 
 
-def _is_socket(path: Path) -> bool:
+def _is_socket(path: str) -> bool:
     try:
-        return stat.S_ISSOCK(path.stat().st_mode)
+        return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
         return False
 
 
-def _not_ours(socket: Path, uid: int) -> str:
+def _not_ours(socket: str, uid: int) -> str:
     """Return why another user may own the socket; empty if only root and `uid` can create it."""
-    for path in (socket.parent, socket):
+    folder = os.path.dirname(socket)
+    for path in (folder, socket):
         try:
-            status = path.lstat()
+            status = os.lstat(path)
         except OSError as error:
-            return f"{str(path)!r} cannot be inspected: {error.strerror}"
+            return f"{path!r} cannot be inspected: {error.strerror}"
         if stat.S_ISLNK(status.st_mode):
-            return f"{str(path)!r} is a symbolic link"
+            return f"{path!r} is a symbolic link"
         if status.st_uid not in (0, uid):
-            return f"{str(path)!r} belongs to user {status.st_uid}"
-        if path == socket.parent and status.st_mode & 0o022:
-            return f"{str(path)!r} is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
+            return f"{path!r} belongs to user {status.st_uid}"
+        if path == folder and status.st_mode & 0o022:
+            return f"{path!r} is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""

@@ -301,10 +301,11 @@ class AsyncHostManagerClient:
 
     async def _call(self, call: UnaryCall[Response]) -> Response:
         method: Callable[..., Any] = getattr(self._stub, call.method)
+        request = calls.request_message(call)
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                answer = await method(call.request, timeout=attempts.time_left(time.monotonic()))
+                answer = await method(request, timeout=attempts.time_left(time.monotonic()))
                 if answer is not None:
                     return cast("Response", answer)
                 raise self._unreadable(call.what, changes=call.changes)
@@ -322,7 +323,7 @@ class AsyncHostManagerClient:
     def _unreadable(self, what: str, *, changes: bool) -> HostManagerError:
         """Return the error for an unreadable message, for which grpc.aio returns None."""
         text = "Exception deserializing response!"  # the text of the blocking gRPC API
-        return make_error(grpc.StatusCode.INTERNAL, text, (), what, self.address, changes=changes)
+        return make_error("INTERNAL", text, (), what, self.address, changes=changes)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but wake up when this client is closed."""
@@ -394,7 +395,7 @@ class AsyncHostManagerClient:
                 return  # close() cancelled the call, so the iterator stops
             # gRPC raises CancelledError also if the daemon answers with CANCELLED.
             raise make_error(
-                grpc.StatusCode.CANCELLED, "", (), stream.what, self.address, changes=stream.changes
+                "CANCELLED", "", (), stream.what, self.address, changes=stream.changes
             ) from error
         finally:
             self._streams.discard(call)

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic, TypeAlias, TypeVar
 
-from google.protobuf.message import Message
-from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.values import dataclass
 
 from hostmanager_client.errors import InvalidRequest, quoted
 from hostmanager_client.receive_limits import ReceiveLimit
 
-Response = TypeVar("Response", bound=Message)
+TYPE_CHECKING = False  # `typing` and the stubs have a cost that short commands need not pay
+if TYPE_CHECKING:
+    from typing import Any, Generic, TypeAlias, TypeVar
+
+    from google.protobuf.message import Message
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    Response = TypeVar("Response", bound=Message)
+    Target: TypeAlias = pb.TargetState.ValueType
+    UP, DOWN = pb.TARGET_STATE_UP, pb.TARGET_STATE_DOWN
+
+    class _Answered(Generic[Response]):
+        """A call with a type of answer."""
+else:
+    Target, UP, DOWN = int, 1, 2  # the numbers of the contract never change
+    Response = object
+
+    class _Answered:
+        def __class_getitem__(cls, response):
+            return cls
+
 
 MAX_IDS = 1000  # ids that the daemon accepts in one request
 PLAIN_TIMEOUT = 10.0  # s
@@ -20,53 +37,49 @@ PLAIN_TIMEOUT = 10.0  # s
 STOP_TIMEOUT = 120.0  # s
 UPGRADE_TIMEOUT = 60.0  # s; the daemon first checks that the new code starts
 
-Target: TypeAlias = "pb.TargetState.ValueType"
-UP = pb.TARGET_STATE_UP
-DOWN = pb.TARGET_STATE_DOWN
 # One id (or "all") and its target.
 Change = tuple[str, Target]
 TargetRequests = Mapping[str, Target] | Iterable[Change]
 
 
 @dataclass(frozen=True, slots=True)
-class UnaryCall(Generic[Response]):
-    """One unary call; `what` completes the sentence "cannot ..." of its errors."""
+class UnaryCall(_Answered[Response]):
+    """One unary call; `what` completes the sentence "cannot ..." of its errors.
+
+    `request` has the fields of the request, with mappings for messages.
+    """
 
     method: str
-    request: Message
+    request: Mapping[str, Any]
     what: str
     timeout: float
-    response: type[Response]
     changes: bool = False  # changes something on the host; other calls may be repeated
 
 
 def get_status() -> UnaryCall[pb.GetStatusResponse]:
     """Return the call of GetStatus."""
-    return UnaryCall(
-        "GetStatus", pb.GetStatusRequest(), "get the status", PLAIN_TIMEOUT, pb.GetStatusResponse
-    )
+    return UnaryCall("GetStatus", {}, "get the status", PLAIN_TIMEOUT)
 
 
 def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
     """Return the call of GetInstance."""
-    request = pb.GetInstanceRequest(instance_id=instance_id)
-    return UnaryCall(
-        "GetInstance", request, f"get {quoted(instance_id)}", PLAIN_TIMEOUT, pb.GetInstanceResponse
-    )
+    what = f"get {quoted(instance_id)}"
+    return UnaryCall("GetInstance", {"instance_id": instance_id}, what, PLAIN_TIMEOUT)
 
 
 def update(
     changes: TargetRequests, *, reload_config: bool, validate_only: bool, with_dependencies: bool
 ) -> UnaryCall[pb.UpdateResponse]:
     """Return the call of Update."""
-    request = pb.UpdateRequest(
-        requests=target_changes(changes),
-        reload_config=reload_config,
-        validate_only=validate_only,
-        with_dependencies=with_dependencies,
-    )
-    what = "reload the site config" if reload_config and not request.requests else "update targets"
-    return UnaryCall("Update", request, what, PLAIN_TIMEOUT, pb.UpdateResponse, changes=not validate_only)
+    requests = target_changes(changes)
+    request = {
+        "requests": requests,
+        "reload_config": reload_config,
+        "validate_only": validate_only,
+        "with_dependencies": with_dependencies,
+    }
+    what = "reload the site config" if reload_config and not requests else "update targets"
+    return UnaryCall("Update", request, what, PLAIN_TIMEOUT, changes=not validate_only)
 
 
 def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.RestartResponse]:
@@ -74,52 +87,41 @@ def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.Restar
     ids = _ids(instance_ids)
     if bool(ids) == all_up:
         raise InvalidRequest("cannot restart: name instances, or ask for all of them, not both")
-    request = pb.RestartRequest(instance_ids=ids, all=all_up)
     what = f"restart {', '.join(ids) or 'all'}"
-    return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, pb.RestartResponse, changes=True)
+    return UnaryCall("Restart", {"instance_ids": ids, "all": all_up}, what, PLAIN_TIMEOUT, changes=True)
 
 
 def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
     """Return the call of StartManager."""
-    request = pb.StartManagerRequest(requests=target_changes(changes), reload_config=reload_config)
-    return UnaryCall(
-        "StartManager", request, "start the manager", PLAIN_TIMEOUT, pb.StartManagerResponse, changes=True
-    )
+    request = {"requests": target_changes(changes), "reload_config": reload_config}
+    return UnaryCall("StartManager", request, "start the manager", PLAIN_TIMEOUT, changes=True)
 
 
 def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
     """Return the call of StopManager."""
-    request = pb.StopManagerRequest()
-    return UnaryCall(
-        "StopManager", request, "stop the manager", STOP_TIMEOUT, pb.StopManagerResponse, changes=True
-    )
+    return UnaryCall("StopManager", {}, "stop the manager", STOP_TIMEOUT, changes=True)
 
 
 def die(*, disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
     """Return the call of Die."""
-    request = pb.DieRequest(
-        disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=expected_epoch
-    )
-    return UnaryCall("Die", request, "end the daemon", STOP_TIMEOUT, pb.DieResponse, changes=True)
+    request = {
+        "disown_dockers": disown_dockers,
+        "disown_processes": disown_processes,
+        "expected_epoch": expected_epoch,
+    }
+    return UnaryCall("Die", request, "end the daemon", STOP_TIMEOUT, changes=True)
 
 
 def upgrade(expected_epoch: str, *, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
     """Return the call of Upgrade."""
-    request = pb.UpgradeRequest(expected_epoch=expected_epoch, validate_only=validate_only)
-    return UnaryCall(
-        "Upgrade",
-        request,
-        "upgrade the daemon",
-        UPGRADE_TIMEOUT,
-        pb.UpgradeResponse,
-        changes=not validate_only,
-    )
+    request = {"expected_epoch": expected_epoch, "validate_only": validate_only}
+    return UnaryCall("Upgrade", request, "upgrade the daemon", UPGRADE_TIMEOUT, changes=not validate_only)
 
 
-def target_changes(changes: TargetRequests) -> list[pb.TargetChange]:
-    """Return the changes as messages, in order."""
+def target_changes(changes: TargetRequests) -> list[dict[str, Any]]:
+    """Return the fields of the changes, in order."""
     pairs = changes.items() if isinstance(changes, Mapping) else changes
-    return [pb.TargetChange(instance_id=instance_id, target_state=target) for instance_id, target in pairs]
+    return [{"instance_id": instance_id, "target_state": target} for instance_id, target in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +158,12 @@ class InstancePages:
         """Return the next call; None after the last page."""
         if self._page_token is None:
             return None
-        request = pb.ListInstancesRequest(
-            instance_ids=self._parts[0], page_size=self.PAGE_SIZE, page_token=self._page_token
-        )
-        return UnaryCall(
-            "ListInstances", request, "list the instances", PLAIN_TIMEOUT, pb.ListInstancesResponse
-        )
+        request = {
+            "instance_ids": self._parts[0],
+            "page_size": self.PAGE_SIZE,
+            "page_token": self._page_token,
+        }
+        return UnaryCall("ListInstances", request, "list the instances", PLAIN_TIMEOUT)
 
     def received(self, page: pb.ListInstancesResponse) -> None:
         """Add a page; raise ServerBug if the listing exceeds the receive limit."""
@@ -202,13 +204,13 @@ class EventPages:
         """Return the next call; None after the last page."""
         if self._page_token is None:
             return None
-        request = pb.ListEventsRequest(
-            instance_ids=self._ids if self._wanted is None else (),
-            page_size=self.PAGE_SIZE,
-            page_token=self._page_token,
-            newest=self._newest if self._wanted is None else 0,
-        )
-        return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT, pb.ListEventsResponse)
+        request = {
+            "instance_ids": self._ids if self._wanted is None else (),
+            "page_size": self.PAGE_SIZE,
+            "page_token": self._page_token,
+            "newest": self._newest if self._wanted is None else 0,
+        }
+        return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT)
 
     def received(self, page: pb.ListEventsResponse) -> None:
         """Add a page; raise ServerBug if the listing exceeds the receive limit."""
@@ -228,3 +230,11 @@ def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
             f"cannot use {quoted(instance_ids)} as a list of instance ids: write [{quoted(instance_ids)}]"
         )
     return tuple(instance_ids)
+
+
+def request_message(call: UnaryCall[Any]) -> Message:
+    """Return the request of a call as a message of protobuf."""
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    request: Message = getattr(pb, f"{call.method}Request")(**call.request)
+    return request

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 from hostmanager.values import dataclass
 
@@ -20,9 +19,8 @@ from hostmanager_client.errors import (
     Unreachable,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import grpc
-
     from hostmanager_client.address import Address
 
 FOR_EVER = float("inf")
@@ -108,14 +106,14 @@ _BY_TEXT_OF_UNAVAILABLE: tuple[tuple[str, ConnectionFailure], ...] = (
 )  # fmt: skip
 
 
-def connection_failure(code: grpc.StatusCode, text: str, address: Address) -> ConnectionFailure | None:
+def connection_failure(code: str, text: str, address: Address) -> ConnectionFailure | None:
     """Return the cause of a status that did not come from the daemon; None for other statuses."""
-    if code.name == "DEADLINE_EXCEEDED":  # its text may belong to a stream reset by the daemon
+    if code == "DEADLINE_EXCEEDED":  # its text may belong to a stream reset by the daemon
         return None
     for pattern, failure in _BY_TEXT:
         if re.search(pattern, text):
             return failure
-    match code.name:
+    match code:
         case "CANCELLED":
             return _OVERLOADED
         case "UNAVAILABLE":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-import grpc
 from hostmanager.values import dataclass, field
 
 from hostmanager_client.address import Address
@@ -25,28 +23,42 @@ from hostmanager_client.errors import (
     Violation,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import grpc
+
 DETAILS_KEY = "grpc-status-details-bin"
 _UNKNOWN_OUTCOME = "The daemon may have carried it out: check"
 
-_ERRORS: dict[grpc.StatusCode, type[HostManagerError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
-    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.ALREADY_EXISTS: PreconditionFailed,
-    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
-    grpc.StatusCode.ABORTED: Aborted,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
-    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
-    grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
-    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.UNAVAILABLE: Unreachable,
+_ERRORS: dict[str, type[HostManagerError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": PreconditionFailed,
+    "FAILED_PRECONDITION": PreconditionFailed,
+    "ABORTED": Aborted,
+    "RESOURCE_EXHAUSTED": LimitExceeded,
+    "PERMISSION_DENIED": PermissionDenied,
+    "UNAUTHENTICATED": PermissionDenied,
+    "UNIMPLEMENTED": Unsupported,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "UNAVAILABLE": Unreachable,
     # The daemon or a proxy cancelled the call.
-    grpc.StatusCode.CANCELLED: Unreachable,
-    grpc.StatusCode.INTERNAL: ServerBug,
-    grpc.StatusCode.DATA_LOSS: ServerBug,
-    grpc.StatusCode.UNKNOWN: ServerBug,
+    "CANCELLED": Unreachable,
+    "INTERNAL": ServerBug,
+    "DATA_LOSS": ServerBug,
+    "UNKNOWN": ServerBug,
 }
+# The numbers of the statuses on the wire.
+CODE_NAMES = dict(
+    enumerate((
+        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+        "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+        "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+    ))
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +80,13 @@ def error_from_rpc(
     # The raised error is also a grpc.Call; the annotations of gRPC omit that.
     call: Any = rpc_error
     if not hasattr(call, "trailing_metadata"):
-        return make_error(grpc.StatusCode.UNKNOWN, str(rpc_error), (), what, address, changes=changes)
+        return make_error("UNKNOWN", str(rpc_error), (), what, address, changes=changes)
     metadata = call.trailing_metadata() or ()
-    return make_error(call.code(), call.details() or "", metadata, what, address, changes=changes)
+    return make_error(call.code().name, call.details() or "", metadata, what, address, changes=changes)
 
 
 def make_error(
-    code: grpc.StatusCode,
+    code: str,
     text: str,
     metadata: Iterable[tuple[str, str | bytes]],
     what: str,
@@ -82,14 +94,14 @@ def make_error(
     *,
     changes: bool = False,
 ) -> HostManagerError:
-    """Return the error for a status, its text and its trailing metadata."""
+    """Return the error for the name of a status, its text and its trailing metadata."""
     details = _details(metadata)
     # A status with an ErrorInfo comes from the daemon; other statuses may describe the connection.
     failure = None if details.reason else connection_failure(code, text, address)
     if failure is not None:
         return _from_failure(failure, what, address, changes=changes)
     kind = _ERRORS.get(code, ServerBug)
-    text = text or code.name.lower().replace("_", " ")
+    text = text or code.lower().replace("_", " ")
     # Many texts of the daemon are whole sentences.
     message = text if text.startswith("cannot ") and details.reason else f"cannot {what}: {text}"
     if kind is DeadlineExceeded:
@@ -131,19 +143,19 @@ def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
     packed = next((value for key, value in metadata if key == DETAILS_KEY), None)
     if not isinstance(packed, bytes):
         return _Details()
-    # The import takes some milliseconds, and successful calls do not need the module.
-    from google.protobuf.message import DecodeError
-    from google.rpc import error_details_pb2, status_pb2
+    from hostmanager_client.light.messages import MalformedError, decode
 
     reason, info_metadata, violations = "", {}, []
     try:
-        status = status_pb2.Status.FromString(packed)
+        status = decode("google.rpc.Status", packed)
         for detail in status.details:
-            info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-            if detail.Unpack(info):
+            name = detail.type_url.rpartition("/")[2]
+            if name == "google.rpc.ErrorInfo":
+                info = decode(name, detail.value)
                 reason, info_metadata = info.reason, dict(info.metadata)
-            elif detail.Unpack(bad_request):
+            elif name == "google.rpc.BadRequest":
+                bad_request = decode(name, detail.value)
                 violations += [Violation(v.field, v.description) for v in bad_request.field_violations]
-    except DecodeError:
+    except MalformedError:
         return _Details()  # unreadable details add nothing to the status
     return _Details(reason, info_metadata, tuple(violations))

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 
-from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.values import dataclass, field, replace
 
 from hostmanager_client.errors import ServerBug
 from hostmanager_client.receive_limits import MOST_INSTANCES, ReceiveLimit
 from hostmanager_client.words import snapshot_word, to_datetime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class StatusFold:
             self._pieces_manager = piece.manager
         if not piece.last:
             return None
+        from hostmanager.v1 import host_manager_pb2 as pb
+
         instances, manager = self._pieces, self._pieces_manager or pb.ManagerStatus()
         self.disconnected()
         return self._replace_state(message, instances, manager, snapshot_word(piece.reason))

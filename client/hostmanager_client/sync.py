@@ -301,10 +301,11 @@ class HostManagerClient:
 
     def _call(self, call: UnaryCall[Response]) -> Response:
         method: Callable[..., Any] = getattr(self._stub, call.method)
+        request = calls.request_message(call)
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                return cast("Response", method(call.request, timeout=attempts.time_left(time.monotonic())))
+                return cast("Response", method(request, timeout=attempts.time_left(time.monotonic())))
             except grpc.RpcError as error:
                 failure = error_from_rpc(error, call.what, self.address, changes=call.changes)
                 pause = attempts.pause(failure, time.monotonic())

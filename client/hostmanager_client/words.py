@@ -10,13 +10,18 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager.v1.host_manager_tables import ENUMS, MESSAGES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from google.protobuf.descriptor import EnumDescriptor
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from hostmanager.v1 import host_manager_pb2 as pb
 
 # The range of times that every time zone can show.
 _EARLIEST = int(datetime(2, 1, 1, tzinfo=UTC).timestamp())
@@ -25,57 +30,63 @@ _LATEST = int(datetime(9998, 1, 1, tzinfo=UTC).timestamp())
 _IRREGULAR = {"NEXT_ACTION_UNKNOWN": "?"}
 
 
-@cache
 def enum_words(descriptor: EnumDescriptor) -> dict[int, str]:
     """Return a map from number to word, with every value of an enum."""
-    values = list(descriptor.values)
-    prefix = values[0].name.removesuffix("UNSPECIFIED")
-    return {v.number: _IRREGULAR.get(v.name) or v.name.removeprefix(prefix).lower() for v in values}
+    return _words(descriptor.full_name)
+
+
+@cache
+def _words(enum: str) -> dict[int, str]:
+    values = ENUMS[enum]
+    prefix = values[0].removesuffix("UNSPECIFIED")
+    return {
+        number: _IRREGULAR.get(name) or name.removeprefix(prefix).lower() for number, name in values.items()
+    }
 
 
 def next_action_word(value: pb.NextAction.ValueType) -> str:
     """Return `up`, `down`, `start_at`, `start`, `wait_start`, `wait_dead` or `?`."""
-    return _word(pb.NextAction.DESCRIPTOR, value)
+    return _word("NextAction", value)
 
 
 def target_word(value: pb.TargetState.ValueType) -> str:
     """Return `up`, `down` or `passive`."""
-    return _word(pb.TargetState.DESCRIPTOR, value)
+    return _word("TargetState", value)
 
 
 def manager_word(value: pb.ManagerState.ValueType) -> str:
     """Return `running`, `stopping` or `stopped`."""
-    return _word(pb.ManagerState.DESCRIPTOR, value)
+    return _word("ManagerState", value)
 
 
 def severity_word(value: pb.Severity.ValueType) -> str:
     """Return `info`, `warning` or `error`."""
-    return _word(pb.Severity.DESCRIPTOR, value)
+    return _word("Severity", value)
 
 
 def event_word(value: pb.EventKind.ValueType) -> str:
     """Return `launch`, `up`, `exit`, ..."""
-    return _word(pb.EventKind.DESCRIPTOR, value)
+    return _word("EventKind", value)
 
 
 def management_word(value: pb.Management.ValueType) -> str:
     """Return `host`, `docker` or `retired`."""
-    return _word(pb.Management.DESCRIPTOR, value)
+    return _word("Management", value)
 
 
 def snapshot_word(value: pb.StatusSnapshot.Reason.ValueType) -> str:
     """Return `initial`, `epoch_changed`, `history_compacted` or `slow_consumer`."""
-    return _word(pb.StatusSnapshot.Reason.DESCRIPTOR, value)
+    return _word("StatusSnapshot.Reason", value)
 
 
 def pull_word(value: pb.ImagePull.State.ValueType) -> str:
     """Return `waiting`, `pulling`, `up to date`, `pulled`, `skipped`, `failed` or `cancelled`."""
-    return _word(pb.ImagePull.State.DESCRIPTOR, value).replace("_", " ")
+    return _word("ImagePull.State", value).replace("_", " ")
 
 
-def _word(descriptor: EnumDescriptor, value: int) -> str:
+def _word(enum: str, value: int) -> str:
     # A newer daemon may send values that are unknown here.
-    return enum_words(descriptor).get(value, f"value {value}")
+    return _words(f"hostmanager.v1.{enum}").get(value, f"value {value}")
 
 
 def to_datetime(stamp: Timestamp) -> datetime:
@@ -96,7 +107,7 @@ def to_json(message: Message) -> dict[str, Any]:
     (all values are far below 2**53) and enums are words. Times are RFC 3339 in UTC, durations are in s.
     """
     result: dict[str, Any] = {}
-    for name, presence, convert in _plan(message.DESCRIPTOR):
+    for name, presence, convert in _plan(message.DESCRIPTOR.full_name):
         if presence and not message.HasField(name):
             result[name] = None
         else:
@@ -128,28 +139,29 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 
 @cache
-def _plan(descriptor: Any) -> tuple[tuple[str, bool, Callable[[Any], Any]], ...]:
+def _plan(message: str) -> tuple[tuple[str, bool, Callable[[Any], Any]], ...]:
     """Return name, presence and converter of each field; computed once for each message type."""
-    return tuple((f.name, f.has_presence and not f.is_repeated, _converter(f)) for f in descriptor.fields)
+    return tuple(
+        (name, label == "?", _converter(kind, type_name, label))
+        for _, name, kind, type_name, label, _ in MESSAGES[message]
+    )
 
 
-def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
-    kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        value = _single(kind.fields_by_name["value"])
+def _converter(kind: str, type_name: str, label: str) -> Callable[[Any], Any]:
+    if label == "%":
+        _, _, value_kind, value_type, _, _ = MESSAGES[type_name][1]
+        value = _single(value_kind, value_type)
         return lambda entries: {key: value(entries[key]) for key in sorted(entries)}
-    single = _single(field)
-    if field.is_repeated:
+    single = _single(kind, type_name)
+    if label == "*":
         return lambda values: [single(value) for value in values]
     return single
 
 
-def _single(field: FieldDescriptor) -> Callable[[Any], Any]:
-    if field.message_type is not None:
-        return _SCALARS.get(field.message_type.full_name, to_json)
-    if field.enum_type is not None:
-        words = enum_words(field.enum_type)
+def _single(kind: str, type_name: str) -> Callable[[Any], Any]:
+    if kind == "message":
+        return _SCALARS.get(type_name, to_json)
+    if kind == "enum":
+        words = _words(type_name)
         return lambda number: words.get(number, number)
-    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
-        return _finite
-    return _same
+    return _finite if kind == "double" else _same

@@ -13,20 +13,21 @@ import pytest
 from click.testing import Result
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import DOWN, UP
-from hostmanager_client.cli.app import COMMANDS, cli
+from hostmanager_client.cli.app import COMMANDS
 
-from tests.client.command_line import make_runner
+from tests.client.command_line import TRANSPORTS, command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def run(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+@pytest.fixture(params=TRANSPORTS)
+def run(request: pytest.FixtureRequest, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("HOSTMANAGER_TRANSPORT", request.param)
     monkeypatch.setenv("HOSTMANAGER_ADDRESS", str(socket))
 
     def invoke(*args: str) -> Result:
-        return make_runner().invoke(cli, args, prog_name="hostmanager", catch_exceptions=False)
+        return make_runner().invoke(command_line, args, prog_name="hostmanager", catch_exceptions=False)
 
     return invoke
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client.calls import EventPages, InstancePages
+from hostmanager_client.calls import EventPages, InstancePages, request_message
 from hostmanager_client.streams import EventStream, StatusStream
 
 IDS = [f"i{n:04}" for n in range(2500)]
 
 
 def test_a_listing_is_split_into_requests() -> None:
-    pages, asked = InstancePages(reversed(IDS)), []
+    pages = InstancePages(reversed(IDS))
+    asked: list[tuple[int, str]] = []
     while (call := pages.next_call()) is not None:
-        assert isinstance(call.request, pb.ListInstancesRequest)
-        ids = call.request.instance_ids
-        asked.append((len(ids), call.request.page_token))
+        request: Any = request_message(call)
+        assert isinstance(request, pb.ListInstancesRequest)
+        ids = request.instance_ids
+        asked.append((len(ids), request.page_token))
         half = len(ids) // 2
-        page, token = (ids[half:], "") if call.request.page_token else (ids[:half], f"after {ids[half]}")
+        page, token = (ids[half:], "") if request.page_token else (ids[:half], f"after {ids[half]}")
         instances = [pb.ManagedInstance(instance_id=i) for i in page]
         pages.received(
             pb.ListInstancesResponse(
@@ -32,7 +36,7 @@ def test_events_are_filtered_from_all_events() -> None:
     pages = EventPages(IDS, newest=2)
     call = pages.next_call()
     assert call is not None
-    assert call.request == pb.ListEventsRequest(page_size=1000)
+    assert request_message(call) == pb.ListEventsRequest(page_size=1000)
     events = [
         pb.Event(sequence=n, instance_id=i) for n, i in enumerate(["i0001", "x", "i0002", "i0003", "y"])
     ]

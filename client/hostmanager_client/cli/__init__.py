@@ -16,6 +16,7 @@ PROGRAM = "hostmanager"
 # failure.py has the other exit codes; its import fails if a dependency is missing.
 FAILED = 1
 BUG = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 # Objects made between two runs of the garbage collector. With the default of 700 the collector runs about
 # sixty times while modules load, and finds nothing.
@@ -26,34 +27,21 @@ def main() -> None:
     """Run the command line and exit with its code; docs/reference/exit-codes.md lists them."""
     gc.set_threshold(_COLLECT_AFTER)
     debug = bool(os.environ.get(DEBUG_VARIABLE))
+    code: object
     try:
-        import click
-
-        from hostmanager_client.cli.app import cli
-        from hostmanager_client.cli.failure import INTERRUPTED, pipe_closed
         from hostmanager_client.cli.output import end_styles, protect_terminals
 
         protect_terminals()
-    except Exception as error:  # a dependency is missing or has the wrong version
-        if debug:
-            raise
-        sys.exit(_report(error))
-    try:
-        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        code = _run_brief_command()
+        if code is None:
+            code = _run_any_command(debug=debug)
         end_styles()
         sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.ClickException as error:
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
+        from hostmanager_client.cli.failure import pipe_closed
+
         code = pipe_closed()
     except Exception as error:  # the last boundary: users get no traceback
         if debug:
@@ -62,6 +50,32 @@ def main() -> None:
     finally:
         gc.freeze()  # skips the last collection, a tenth of the time of a short command
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run_brief_command() -> int | None:
+    from hostmanager_client.cli import brief
+
+    return brief.run(sys.argv[1:])
+
+
+def _run_any_command(*, debug: bool) -> object:
+    import click
+
+    from hostmanager_client.cli.app import cli
+
+    try:
+        return cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
 
 
 def _report(error: Exception) -> int:

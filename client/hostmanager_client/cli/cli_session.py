@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-import click
-from hostmanager.values import dataclass
+from hostmanager.values import dataclass, field
 
-from hostmanager_client.address import default_address, parse_address
-from hostmanager_client.admin_socket import address_with_capacity
+from hostmanager_client.address import Address, default_address, parse_address
 from hostmanager_client.errors import HostManagerError, NotFound
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import click
+
     from hostmanager_client.sync import HostManagerClient
+
+MOST_KNOWN = 10  # ids in an error
 
 
 @dataclass(slots=True)
 class CliSession:
-    """One run of the command line."""
+    """One run of the command line. `asked` returns the instance ids in its arguments."""
 
     address: str | None = None
     json: bool = False
     timeout: float | None = None
+    asked: Callable[[], list[str]] = field(default=list)
+
+    def find_address(self) -> Address:
+        """Return the address of the daemon; raise InvalidAddress or PermissionDenied."""
+        return parse_address(self.address) if self.address is not None else default_address()
 
     @contextmanager
     def connect(self, timeout: float | None = None) -> Iterator[HostManagerClient]:
@@ -33,27 +40,32 @@ class CliSession:
         # programs that fork without exec, and take time.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        from hostmanager_client.admin_socket import address_with_capacity
         from hostmanager_client.sync import HostManagerClient
 
-        address = parse_address(self.address) if self.address is not None else default_address()
-        with HostManagerClient(address_with_capacity(address), timeout=timeout or self.timeout) as client:
+        address = address_with_capacity(self.find_address())
+        with HostManagerClient(address, timeout=timeout or self.timeout) as client:
             try:
                 yield client
             except NotFound as error:
-                raise _with_suggestions(error, client) from error
+                raise with_suggestions(error, client, self.asked()) from error
 
 
 def current_session(ctx: click.Context) -> CliSession:
     """Return the session of this run; works during shell completion, too."""
-    return ctx.find_root().ensure_object(CliSession)
+    session = ctx.find_root().ensure_object(CliSession)
+    session.asked = _ids_of_command
+    return session
 
 
 def pass_session(ctx: click.Context | None = None) -> CliSession:
     """Return the session of the current command."""
+    import click
+
     return current_session(ctx or click.get_current_context())
 
 
-def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
+def with_suggestions(error: NotFound, client: HostManagerClient, asked: list[str]) -> NotFound:
     """Return the error with suggestions for the unknown ids."""
     from difflib import get_close_matches
 
@@ -61,12 +73,11 @@ def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
         known = [child.instance_id for child in client.get_status().child_states]
     except HostManagerError:
         return error  # the first error tells more than this one
-    asked = [word for word in _ids_of_command() if word not in known]
-    near = [close for word in asked if (close := get_close_matches(word, known, n=3))]
+    near = [close for word in asked if word not in known and (close := get_close_matches(word, known, n=3))]
     if near:
         hint = " ".join(f"did you mean {' or '.join(map(repr, close))}?" for close in near)
     elif known:
-        hint = f"known: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+        hint = f"known: {', '.join(known[:MOST_KNOWN])}{', ...' if len(known) > MOST_KNOWN else ''}"
     else:
         hint = "the daemon has no instances"
     return NotFound(
@@ -80,6 +91,8 @@ def _with_suggestions(error: NotFound, client: HostManagerClient) -> NotFound:
 
 def _ids_of_command() -> list[str]:
     """Return the instance ids in the arguments of the current command."""
+    import click
+
     params = click.get_current_context().params
     words: list[str] = []
     for name in ("instance_ids", "instance_id", "changes"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hostmanager_client.cli.escape import one_line
-from hostmanager_client.reconnect import ConnectionChange, Disconnected
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.words import to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hostmanager_client.reconnect import ConnectionChange
 
 
 def state_json(state: HostState) -> dict[str, Any]:
@@ -38,6 +41,8 @@ def update_json(update: StatusUpdate) -> dict[str, Any]:
 
 def connection_json(change: ConnectionChange) -> dict[str, Any]:
     """Return the JSON line for a lost or restored connection."""
+    from hostmanager_client.reconnect import Disconnected
+
     if isinstance(change, Disconnected):
         return {
             "type": "disconnected",
@@ -50,6 +55,8 @@ def connection_json(change: ConnectionChange) -> dict[str, Any]:
 
 def connection_line(change: ConnectionChange) -> str:
     """Return the text line for a lost or restored connection."""
+    from hostmanager_client.reconnect import Disconnected
+
     if isinstance(change, Disconnected):
         return f"connection lost ({one_line(str(change.error))}); next attempt in {change.retry_in:.1f} s"
     rest = "" if change.complete else "; output may be missing here"

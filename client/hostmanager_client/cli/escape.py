@@ -8,6 +8,7 @@ Python: `\x1b`, `\u202e`.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _ESCAPE = "\x1b"
 # Control characters (C0 and C1) except tab and newline, and invisible or reordering characters: the Unicode
@@ -17,43 +18,52 @@ _INVISIBLE = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
     "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff"
 )
-_DANGEROUS = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_INVISIBLE}]")
-_BREAKS = re.compile(r"[\t\n\r\x0b\x0c\x85]+")
+_DANGEROUS = f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_INVISIBLE}]"
+_BREAKS = r"[\t\n\r\x0b\x0c\x85]+"
 # Permitted styles: bold, faint, italic, underlined, reverse, struck, their ends, colours.
 _COLOUR = r"(?:0?[0-479]|2[2-579]|[34][0-79]|9[0-7]|10[0-7]|[34]8;5;[0-9]{1,3}|[34]8;2(?:;[0-9]{1,3}){3})"
 _STYLE = rf"\x1b\[(?:{_COLOUR}(?:;{_COLOUR}){{0,5}})?m"
 # grep and gcc clear the rest of the line after each colour, which has no effect here.
 _CLEARING = r"\x1b\[0?K"
-_STYLED = re.compile(f"({_STYLE})|{_CLEARING}|\r(?=\n)")
+_STYLED = f"({_STYLE})|{_CLEARING}|\r(?=\n)"
+_ANY_STYLE = r"\x1b\[[;?0-9]*[a-zA-Z]"
+
+# At the first use: ordinary text needs none of the expressions, and they take some milliseconds.
+_compiled = cache(re.compile)
 
 
 def escape(text: str) -> str:
     """Return the text with escapes for dangerous characters; tabs and newlines stay."""
-    return text if text.isprintable() else _DANGEROUS.sub(_shown, text)
+    return text if text.isprintable() else _compiled(_DANGEROUS).sub(_shown, text)
 
 
 def one_line(text: str) -> str:
     """Return the text on one line, with escapes for dangerous characters."""
-    return text if text.isprintable() else escape(_BREAKS.sub(" ", text))
+    return text if text.isprintable() else escape(_compiled(_BREAKS).sub(" ", text))
 
 
 def escape_keep_colours(text: str) -> str:
     """Return the text with escapes for dangerous characters, but with its colours."""
     if _ESCAPE not in text and "\r" not in text:
         return escape(text)
-    parts = _STYLED.split(text)  # text and styles alternate; None for a dropped sequence
+    parts = _compiled(_STYLED).split(text)  # text and styles alternate; None for a dropped sequence
     return "".join((part or "") if n % 2 else escape(part) for n, part in enumerate(parts))
+
+
+def without_styles(text: str) -> str:
+    """Return the text without colours and other styles."""
+    return _compiled(_ANY_STYLE).sub("", text) if _ESCAPE in text else text
 
 
 def json_escape(document: str) -> str:
     """Return the JSON document with JSON escapes for dangerous characters."""
-    return document if document.isprintable() else _DANGEROUS.sub(_json_shown, document)
+    return document if document.isprintable() else _compiled(_DANGEROUS).sub(_json_shown, document)
 
 
 class StyleBounds:
     """A filter that ends every colour at the end of its line; accepts text in pieces."""
 
-    _PIECES = re.compile(f"{_STYLE}|\n")
+    _PIECES = f"{_STYLE}|\n"
     RESET = "\x1b[0m"
 
     def __init__(self) -> None:
@@ -63,7 +73,7 @@ class StyleBounds:
         """Return a piece of text, with a reset before each newline inside a colour."""
         if not self.open and _ESCAPE not in text:
             return text
-        return self._PIECES.sub(self._bounded, text)
+        return _compiled(self._PIECES).sub(self._bounded, text)
 
     def _bounded(self, match: re.Match[str]) -> str:
         piece = match[0]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from hostmanager_client import errors
 from hostmanager_client.cli import FAILED
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_line
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 USAGE = 2
 UNREACHABLE = 3
 NOT_FOUND = 4
 PRECONDITION = 5
 PERMISSION = 6
-INTERRUPTED = 130  # 128 + SIGINT, as in shells
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 EXIT_CODES = """\

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from hostmanager_client.cli import read
+from hostmanager_client.cli.change import to_changes
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options, wait_option
-from hostmanager_client.cli.output import print_json, print_line, print_lines
-from hostmanager_client.cli.targets import changes_argument, to_changes
+from hostmanager_client.cli.output import print_json, print_line
+from hostmanager_client.cli.targets import changes_argument
 
 
 @click.group("manager", cls=SuggestingGroup, subcommand_metavar="start|stop|status")
@@ -75,20 +77,4 @@ def stop_command() -> None:
 @common_options
 def status_command() -> None:
     """Show the manager without its instances."""
-    session = pass_session()
-    with session.connect() as client:
-        answer = client.get_status()
-        address = str(client.address)
-    if session.json:
-        from hostmanager_client.words import to_json
-
-        print_json(to_json(answer.manager))
-        return
-    from hostmanager_client.cli.escape import one_line
-    from hostmanager_client.cli.view import manager_line, problem_lines
-    from hostmanager_client.words import to_seconds
-
-    lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
-    if answer.manager.site_config_file:
-        lines.append(f"site config: {one_line(answer.manager.site_config_file)}")
-    print_lines(lines)
+    read.show_manager(pass_session())

@@ -7,14 +7,17 @@ filter to all other output on a terminal: of click, of the commands of other pac
 from __future__ import annotations
 
 import io
-import json
+import os
 import sys
 from collections.abc import Iterable
-from typing import IO, Any, TextIO, cast
 
-import click
+from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json_escape, without_styles
 
-from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json_escape
+TYPE_CHECKING = False  # short commands do without `typing`
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+_ASCII = ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
 
 
 class TerminalWriter(io.TextIOWrapper):
@@ -22,11 +25,10 @@ class TerminalWriter(io.TextIOWrapper):
 
     def __init__(self, terminal: TextIO) -> None:
         # click bypasses a stream with the encoding ASCII.
-        encoding = "utf-8" if terminal.encoding.lower() in ("ascii", "ansi_x3.4-1968") else terminal.encoding
+        encoding = "utf-8" if terminal.encoding.lower() in _ASCII else terminal.encoding
         # The stream of Python must stay attached, as it keeps the descriptor open.
-        super().__init__(
-            cast("IO[bytes]", terminal.buffer), encoding, "backslashreplace", line_buffering=True
-        )
+        buffer: Any = terminal.buffer
+        super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
         self._bounds = StyleBounds()
 
     def write(self, text: str) -> int:
@@ -83,23 +85,42 @@ def print_line(line: str, *, err: bool = False) -> None:
 
 def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines with one write."""
-    click.echo("\n".join(escape_keep_colours(line.replace("\n", " ")) for line in lines), err=err)
+    _echo("\n".join(escape_keep_colours(line.replace("\n", " ")) for line in lines), err=err)
 
 
 def print_log(text: str, *, continues: bool, raw: bool) -> None:
     """Print a log line or a piece of one: filtered on a terminal unless `raw`, else unchanged."""
+    import click
+
     end = "" if continues else "\n"
     if sys.stdout.isatty() and not raw:
         shown = text.replace("\n", "\\n")  # only a forged log line has a newline
         click.echo(f"{shown}{end}", nl=False)
     else:
-        click.echo(f"{text}{end}", file=cast("IO[str]", UnfilteredStream(sys.stdout)), nl=False, color=True)
+        unfiltered: Any = UnfilteredStream(sys.stdout)
+        click.echo(f"{text}{end}", file=unfiltered, nl=False, color=True)
 
 
 def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:
     """Print a value as JSON: on one line if `lines`, else indented."""
+    import json
+
     if lines:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     else:
         text = json.dumps(value, ensure_ascii=False, indent=None if err else 2)
-    click.echo(json_escape(text), err=err)
+    _echo(json_escape(text), err=err)
+
+
+def _echo(text: str, *, err: bool) -> None:
+    """Print text as click.echo does: with colours on a terminal only."""
+    stream = sys.stderr if err else sys.stdout
+    if (stream.encoding or "").lower() in _ASCII:
+        import click
+
+        click.echo(text, err=err)
+        return
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        text = without_styles(text)
+    stream.write(f"{text}\n")
+    stream.flush()

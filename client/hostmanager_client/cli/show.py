@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import click
 
+from hostmanager_client.cli import read
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import common_options, id_argument
-from hostmanager_client.cli.output import print_json, print_lines
-
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-    from hostmanager.v1 import host_manager_pb2 as pb
-
-UNKNOWN_IMAGE = "unknown"  # the id of a tag that the engine does not have
 
 
 @click.command("show")
@@ -24,125 +14,4 @@ UNKNOWN_IMAGE = "unknown"  # the id of a tag that the engine does not have
 @common_options
 def show_command(instance_id: str) -> None:
     """Show all properties of one instance."""
-    session = pass_session()
-    with session.connect() as client:
-        instance = client.get_instance(instance_id)
-    if session.json:
-        from hostmanager_client.words import to_json
-
-        print_json(to_json(instance))
-        return
-    import time
-
-    from hostmanager_client.cli.escape import one_line
-
-    pairs = [(name, one_line(text)) for name, text in _pairs(instance, time.time()) if text]
-    width = max(len(name) for name, _ in pairs) + 1
-    print_lines(f"{click.style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
-
-
-def _pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
-    from hostmanager.v1 import host_manager_pb2 as pb
-
-    yield from _state_pairs(instance, now)
-    yield from _history_pairs(instance, now)
-    yield "generation", f"{instance.generation} (carried out: {instance.observed_generation})"
-    match instance.WhichOneof("runtime"):
-        case "process":
-            yield from _process_pairs(instance.process)
-        case "compose_service" if instance.compose_service.service:
-            observed = instance.next_action != pb.NEXT_ACTION_UNKNOWN
-            yield from _service_pairs(instance.compose_service, observed=observed)
-
-
-def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
-    from hostmanager_client import words
-    from hostmanager_client.cli.view import describe
-
-    yield "instance", instance.instance_id
-    yield "class", instance.agent_class
-    yield "management", words.management_word(instance.management)
-    yield "target", words.target_word(instance.target_state)
-    yield "state", words.next_action_word(instance.next_action)
-    yield "reason", instance.reason
-    yield "message", describe(instance, now) or instance.message
-    yield "operable", "" if instance.operable else "no"
-    yield "retired", "yes" if instance.retired else ""
-    yield "passive", "yes" if instance.passive_tracking else ""
-    yield "restart required", "yes" if instance.restart_required else ""
-    yield "next deadline", _moment(instance.at, now) if instance.HasField("at") else ""
-    yield "started", _moment(instance.start_time, now) if instance.HasField("start_time") else ""
-    yield "waits for", ", ".join(instance.waiting_for)
-
-
-def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
-    from hostmanager_client.cli.text import duration
-    from hostmanager_client.cli.view import exit_words, stability
-    from hostmanager_client.words import to_seconds
-
-    yield "restarts", str(instance.restart_count)
-    yield "failures in a row", str(instance.consecutive_failures)
-    yield "stability", f"{stability(instance, now):.2f}"
-    yield "recent failures", ", ".join(f"{duration(now - to_seconds(t))} ago" for t in instance.fail_times)
-    if instance.HasField("last_exit"):
-        last = instance.last_exit
-        expected = "asked for" if last.expected else "not asked for"
-        pid = f", pid {last.pid}" if last.pid else ""
-        yield "last exit", f"{exit_words(last, now)}, {expected}{pid}"
-        yield "last exit because", last.message
-
-
-def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
-    yield "pid", str(process.pid) if process.pid else "none"
-    yield "command", shlex.join(process.command)
-    yield "command from", process.command_source
-    yield "user", process.user
-    yield "working directory", process.working_dir
-    yield "env files", ", ".join(_env_file(file) for file in process.env_files)
-    yield "log file", process.log_file
-    yield "launches", str(process.run)
-    yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
-
-
-def _env_file(file: pb.EnvFile) -> str:
-    notes = [note for note, told in (("optional", file.optional), ("not loaded", not file.loaded)) if told]
-    return f"{file.path} ({', '.join(notes)})" if notes else file.path
-
-
-def _moment(stamp: Timestamp, now: float) -> str:
-    from hostmanager_client.cli.text import duration
-    from hostmanager_client.words import to_datetime, to_seconds
-
-    ago = now - to_seconds(stamp)
-    when = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
-    return f"{to_datetime(stamp):%Y-%m-%d %H:%M:%S} UTC ({when})"
-
-
-def _service_pairs(service: pb.ComposeService, *, observed: bool) -> Iterator[tuple[str, str]]:
-    """Yield the properties of a compose service; those of its containers only if `observed`.
-
-    `observed`: the engine has answered. Ids have the short form of docker; `--json` has the full ids.
-    """
-    from hostmanager_client.cli.text import short_id
-
-    yield "compose file", service.compose_file
-    yield "project", service.project
-    yield "service", service.service
-    if not observed:
-        yield "image", service.image_tag
-        yield "container", "not known"
-        return
-    there = service.image_id != UNKNOWN_IMAGE
-    yield "image", f"{service.image_tag} ({short_id(service.image_id) if there else 'not on the engine'})"
-    yield "containers", f"{service.running_replicas} of {service.replicas} run"
-    if not service.container_found:
-        yield "container", "none"
-        return
-    yield "container", f"{service.container_name} ({short_id(service.container_id)})"
-    status = service.status if service.running else f"{service.status} ({service.exit_code})"
-    yield "status", f"{status}, {service.health}" if service.health else status
-    yield "pid", str(service.pid) if service.pid else ""
-    outdated = service.running and service.running_image != service.image_id
-    older = ", older than the tag" if outdated else ""
-    yield "running image", f"{short_id(service.running_image)}{older}" if service.running else ""
-    yield "definition", "changed since the container was made" if service.definition_changed else ""
+    read.show_instance(pass_session(), instance_id)

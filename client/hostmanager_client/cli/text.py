@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
-import click
 from hostmanager.values import dataclass
+
+_COLORS = {"red": 31, "green": 32, "yellow": 33}
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A piece of text and its colour, a click colour name or empty."""
+    """A piece of text and its colour: red, green, yellow or empty."""
 
     text: str
     color: str = ""
@@ -20,9 +20,15 @@ class Cell:
     def styled(self, width: int = 0) -> str:
         """Return the text with its colour, padded to `width` columns."""
         padded = self.text + " " * (width - display_width(self.text))
-        if not self.color and not self.bold:
-            return padded
-        return click.style(padded, fg=self.color or None, bold=self.bold or None)
+        return style(padded, self.color, bold=self.bold)
+
+
+def style(text: str, color: str = "", *, bold: bool = False) -> str:
+    """Return the text in a colour (red, green, yellow or none), as click.style does."""
+    begin = f"\x1b[{_COLORS[color]}m" if color else ""
+    if bold:
+        begin += "\x1b[1m"
+    return f"{begin}{text}\x1b[0m" if begin else text
 
 
 def table(
@@ -49,6 +55,8 @@ def display_width(text: str) -> int:
     """Return the width of the text in columns of a terminal."""
     if text.isascii():
         return len(text)
+    import unicodedata
+
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hostmanager.v1 import host_manager_pb2 as pb
-
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.text import Cell, duration, table
 from hostmanager_client.state import HostState
@@ -17,18 +15,21 @@ from hostmanager_client.words import (
     to_seconds,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
 HEADER = ("INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE")
 _RIGHT = frozenset({4, 5, 6, 7})
 _STATE_COLORS = {
-    pb.NEXT_ACTION_UP: "green",
-    pb.NEXT_ACTION_DOWN: "",
-    pb.NEXT_ACTION_START_AT: "red",
-    pb.NEXT_ACTION_START: "yellow",
-    pb.NEXT_ACTION_WAIT_START: "yellow",
-    pb.NEXT_ACTION_WAIT_DEAD: "yellow",
-    pb.NEXT_ACTION_UNKNOWN: "red",
+    "up": "green",
+    "start_at": "red",
+    "start": "yellow",
+    "wait_start": "yellow",
+    "wait_dead": "yellow",
+    "?": "red",
 }
-_SEVERITY_COLORS = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}
+_SEVERITY_COLORS = {"warning": "yellow", "error": "red"}
 # A failure t seconds ago, within the window, costs this amount divided by t (the measure of OCS).
 _STABILITY_WINDOW = 120.0
 _STABILITY_COST = 5.0
@@ -45,8 +46,8 @@ def status_lines(state: HostState, now: float, address: str) -> list[str]:
 
 def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
     """Return the line of the manager."""
-    running = manager.state == pb.MANAGER_STATE_RUNNING
-    word = Cell(manager_word(manager.state), "green" if running else "yellow").styled()
+    state = manager_word(manager.state)
+    word = Cell(state, "green" if state == "running" else "yellow").styled()
     parts = [f"manager {word}"]
     if manager.host:
         parts.append(f"host {one_line(manager.host)}")
@@ -81,7 +82,8 @@ def problem_lines(manager: pb.ManagerStatus) -> list[str]:
 
 def problem_line(problem: pb.ConfigProblem) -> str:
     """Return a line such as `config warning: site.yaml:3:5: ...`."""
-    severity = Cell(f"config {severity_word(problem.severity)}", _SEVERITY_COLORS.get(problem.severity, ""))
+    word = severity_word(problem.severity)
+    severity = Cell(f"config {word}", _SEVERITY_COLORS.get(word, ""))
     place = problem.file
     if problem.line:
         place += f":{problem.line}"
@@ -93,11 +95,12 @@ def problem_line(problem: pb.ConfigProblem) -> str:
 def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
     stable = stability(instance, now)
     pid = pid_of(instance)
+    state = next_action_word(instance.next_action)
     return [
         Cell(one_line(instance.instance_id)),
         Cell(one_line(instance.agent_class)),
         Cell(target_word(instance.target_state)),
-        Cell(next_action_word(instance.next_action), _STATE_COLORS.get(instance.next_action, "")),
+        Cell(state, _STATE_COLORS.get(state, "")),
         Cell(_since(instance, now)),
         Cell(str(pid) if pid else "-"),
         Cell(str(instance.restart_count)),
@@ -140,21 +143,21 @@ def describe(instance: pb.ManagedInstance, now: float) -> str:
 def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
     remaining = to_seconds(instance.at) - now if instance.HasField("at") else None
     ended = exit_words(instance.last_exit, now) if instance.HasField("last_exit") else ""
-    match instance.next_action:
-        case pb.NEXT_ACTION_START_AT:
+    match next_action_word(instance.next_action):
+        case "start_at":
             # The last exit with its time replaces that part of the message; a failed start keeps its message.
             what, _, _ = instance.message.partition("; ")
             yield ended if ended and what.startswith("last exit") else one_line(what)
             when = f"in {duration(remaining)}" if remaining is not None else "soon"
             yield f"restarting {when} (attempt {instance.consecutive_failures + 1})"
-        case pb.NEXT_ACTION_UP:
+        case "up":
             yield one_line(instance.message) if instance.message != "running" else ""
-        case pb.NEXT_ACTION_DOWN:
+        case "down":
             yield f"last exit: {ended}" if ended else one_line(instance.message)
-        case pb.NEXT_ACTION_WAIT_START:
+        case "wait_start":
             yield one_line(instance.message)
             yield f"gives up in {duration(remaining)}" if remaining is not None else ""
-        case pb.NEXT_ACTION_WAIT_DEAD:
+        case "wait_dead":
             yield one_line(instance.message)
             yield f"a stronger signal in {duration(remaining)}" if remaining is not None else ""
         case _:

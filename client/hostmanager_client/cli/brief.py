@@ -1,0 +1,143 @@
+"""Short commands without the time to load click, gRPC and protobuf.
+
+`run` handles the plain forms of the commands that ask the daemon once. For everything else (--help, --wait,
+mistakes, TCP, a daemon that does not answer) the full command line runs, with the same output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from hostmanager.values import dataclass, field
+
+from hostmanager_client.cli import change, read
+from hostmanager_client.cli.cli_session import CliSession, with_suggestions
+from hostmanager_client.errors import HostManagerError, NotFound
+from hostmanager_client.seconds import LONGEST_TIMEOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# "grpc": never use this module. "light": accepted as a synonym of the default.
+TRANSPORT_VARIABLE = "HOSTMANAGER_TRANSPORT"
+_WITH_FULL_CLIENT = ("HOSTMANAGER_DEBUG", "_HOSTMANAGER_COMPLETE")
+
+
+@dataclass(slots=True)
+class BriefSession(CliSession):
+    """One run of a short command."""
+
+    @contextmanager
+    def connect(self, timeout: float | None = None) -> Iterator[Any]:
+        """Open a light client; raise FullClientNeeded for a daemon on TCP."""
+        from hostmanager_client.light.client import FullClientNeeded, LightClient
+
+        address = self.find_address()
+        if not address.is_unix:
+            raise FullClientNeeded("the daemon listens on TCP")
+        client: Any = LightClient(address, timeout or self.timeout)
+        try:
+            yield client
+        except NotFound as error:
+            try:
+                raise with_suggestions(error, client, self.asked()) from error
+            except FullClientNeeded:
+                raise error from None
+        finally:
+            client.close()
+
+
+@dataclass(slots=True)
+class _Words:
+    """The words of a command line."""
+
+    names: list[str] = field(default_factory=list)  # the command and its arguments
+    flags: set[str] = field(default_factory=set)
+    address: str | None = None
+    timeout: float | None = None
+
+
+def run(arguments: Sequence[str]) -> int | None:
+    """Run a short command and return its exit code; None if the full command line must run."""
+    if os.environ.get(TRANSPORT_VARIABLE) == "grpc" or any(map(os.environ.get, _WITH_FULL_CLIENT)):
+        return None
+    words = _parse(arguments)
+    work = None if words is None else _work(words)
+    if words is None or work is None:
+        return None
+    from hostmanager_client.light.client import FullClientNeeded
+
+    ids = words.names[1:]
+    session = BriefSession(words.address, "--json" in words.flags, words.timeout, lambda: ids)
+    try:
+        work(session)
+    except FullClientNeeded:
+        return None
+    except HostManagerError as error:
+        from hostmanager_client.cli.failure import exit_code, show_error
+
+        show_error(error, as_json=session.json)
+        return exit_code(error)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> _Words | None:
+    """Return the words of a plain command line; None for any other."""
+    words = _Words()
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in ("--address", "--timeout") or word == "-a":
+            value = value if equals else next(rest, "")
+            if not value or value.startswith("-"):
+                return None
+            if name != "--timeout":
+                words.address = value
+            elif (seconds := _seconds(value)) is not None:
+                words.timeout = seconds
+            else:
+                return None
+        elif word in ("--json", "--all"):
+            words.flags.add(word)
+        elif word.startswith("-"):
+            return None
+        else:
+            words.names.append(word)
+    return words
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= LONGEST_TIMEOUT else None
+
+
+def _work(words: _Words) -> Callable[[CliSession], None] | None:
+    """Return the function of a command; None if the arguments are not those of a short command."""
+    if not words.names:
+        return None
+    command, *ids = words.names
+    everything = "--all" in words.flags
+    if command in ("up", "down", "restart"):
+        if bool(ids) == everything:
+            return None
+        if command == "restart":
+            return lambda session: change.restart(session, tuple(ids), everything=everything)
+        pairs = [(each, command) for each in ids or [change.ALL]]
+        return lambda session: change.update(session, pairs)
+    if everything:
+        return None
+    if command == "status":
+        return lambda session: read.show_status(session, ids)
+    if command == "show" and len(ids) == 1:
+        return lambda session: read.show_instance(session, ids[0])
+    if command == "reload" and not ids:
+        return lambda session: change.update(session, (), reload_config=True)
+    if command == "manager" and ids == ["status"]:
+        return read.show_manager
+    return None

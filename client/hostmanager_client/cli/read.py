@@ -1,0 +1,65 @@
+"""The work of the commands that only read: `status`, `show`, `manager status`.
+
+Neither click nor gRPC nor protobuf is loaded here: brief.py runs these commands without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hostmanager_client.cli.cli_session import CliSession
+from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.output import print_json, print_lines
+
+
+def show_status(session: CliSession, instance_ids: Sequence[str]) -> None:
+    """Show the manager and all or the named instances."""
+    with session.connect() as client:
+        state = client.get_state(instance_ids)
+        address = str(client.address)
+    if session.json:
+        from hostmanager_client.cli.documents import state_json
+
+        print_json(state_json(state))
+        return
+    from hostmanager_client.cli.view import status_lines
+
+    print_lines(status_lines(state, state.time.timestamp(), address))
+
+
+def show_manager(session: CliSession) -> None:
+    """Show the manager without its instances."""
+    with session.connect() as client:
+        answer = client.get_status()
+        address = str(client.address)
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer.manager))
+        return
+    from hostmanager_client.cli.view import manager_line, problem_lines
+    from hostmanager_client.words import to_seconds
+
+    lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
+    if answer.manager.site_config_file:
+        lines.append(f"site config: {one_line(answer.manager.site_config_file)}")
+    print_lines(lines)
+
+
+def show_instance(session: CliSession, instance_id: str) -> None:
+    """Show all properties of one instance."""
+    with session.connect() as client:
+        instance = client.get_instance(instance_id)
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(instance))
+        return
+    import time
+
+    from hostmanager_client.cli.instance_text import properties
+    from hostmanager_client.cli.text import style
+
+    pairs = [(name, one_line(text)) for name, text in properties(instance, time.time()) if text]
+    width = max(len(name) for name, _ in pairs) + 1
+    print_lines(f"{style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
