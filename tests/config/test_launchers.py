@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig, load_site_config
@@ -175,3 +177,13 @@ def test_a_class_that_is_described_but_has_no_command_has_none(tmp_path: Path) -
     assert config.spec is not None
     assert config.spec.instances[0].process is None
     assert "did you mean" not in config.spec.instances[0].problem
+
+
+def test_installed_packages_are_not_listed_for_instances_with_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(**_: str) -> NoReturn:
+        raise AssertionError("a start must not read the metadata of all installed packages")
+
+    monkeypatch.setattr(metadata, "entry_points", listed)
+    assert load(tmp_path, "Listed").ok

@@ -86,9 +86,9 @@ class Commands(SuggestingGroup):
 def _print_version(ctx: click.Context, param: click.Parameter, value: object) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import version
+    from hostmanager.distribution import version
 
-    click.echo(f"hostmanager {version('hostmanager')}")
+    click.echo(f"hostmanager {version()}")
     ctx.exit()
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import click
+from hostmanager.distribution import version
 
 from hostmanager_server import failpoints
 from hostmanager_server.commands.serve_settings import (
@@ -147,7 +147,7 @@ def serve_command(**given: Any) -> None:
         settings = make_settings(flags, places, options, environ)
         if flags.preflight:
             check_addresses(settings)
-            click.echo(version("hostmanager"))
+            click.echo(version())
             return
         outcome = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:

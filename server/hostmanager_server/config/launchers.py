@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hostmanager.values import dataclass, field
+from hostmanager.values import dataclass
 
 from hostmanager_server.config.node_reader import hint_at, shown
 from hostmanager_server.config.ocs import OcsAgents, ocs_agents, ocs_command
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "hostmanager.agents"
 
 
 def installed_agents() -> dict[str, EntryPoint]:
     """Return the entry points of the group `hostmanager.agents`, by agent class."""
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -28,19 +34,38 @@ class LaunchCommand:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
 class Launchers:
-    """The sources of commands on this machine.
+    """The sources of commands on this machine, each read when an instance asks for the first time.
 
     `classes` has the commands under `agent-classes`. `file` and `working_dir` are absolute paths, which the
     command line of OCS's launcher contains.
     """
 
-    file: Path
-    working_dir: Path
-    classes: Mapping[str, tuple[str, ...]]
-    installed: Mapping[str, EntryPoint] = field(default_factory=installed_agents)
-    ocs: OcsAgents = field(default_factory=ocs_agents)
+    def __init__(self, file: Path, working_dir: Path, classes: Mapping[str, tuple[str, ...]]) -> None:
+        self.file = file
+        self.working_dir = working_dir
+        self.classes = classes
+        self._report: Callable[[str], None] = lambda problem: None
+
+    @cached_property
+    def installed(self) -> Mapping[str, EntryPoint]:
+        """The installed entry points of agents, by agent class."""
+        return installed_agents()
+
+    @cached_property
+    def ocs(self) -> OcsAgents:
+        """The agent classes of the installed OCS."""
+        agents = ocs_agents()
+        for problem in agents.problems:
+            self._report(problem)
+        return agents
+
+    def report_problems(self, report: Callable[[str], None]) -> None:
+        """Call `report` with each reason why classes of OCS may be missing, once they are read."""
+        self._report = report
+        if "ocs" in vars(self):
+            for problem in self.ocs.problems:
+                report(problem)
 
     def find(
         self,

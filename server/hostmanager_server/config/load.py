@@ -309,9 +309,7 @@ def _read_host(
         nodes = reader.sequence(entries["agent-instances"].value, f"'agent-instances' of {label}")
     elif isinstance(host.value, MapNode) or is_null(host.value):
         reader.error(host.key, f"{label} has no 'agent-instances'; add a list, which may be empty")
-    if local:
-        for problem in launchers.ocs.problems:
-            reader.warn(None, problem)
+    launchers.report_problems((lambda problem: reader.warn(None, problem)) if local else _ignore)
     env_inherit = None
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
@@ -325,6 +323,10 @@ def _read_host(
     config = LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
     complete = site.complete and reader.complete
     return ReadConfig(config, launchers, context, nodes, instances, complete)
+
+
+def _ignore(problem: str) -> None:
+    """Drop a problem of another host."""
 
 
 def _address(reader: Reader, node: Node, label: str) -> str | None:

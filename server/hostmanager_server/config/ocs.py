@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from hostmanager.values import dataclass
@@ -50,6 +49,8 @@ def ocs_agents() -> OcsAgents:
     The first call takes seconds. A later call takes no time, unless a plugin was installed, removed or
     changed its version, or cannot be loaded.
     """
+    from importlib.metadata import entry_points
+
     plugins = frozenset(
         (point.name, point.value, point.dist.version if point.dist is not None else "")
         for point in entry_points(group=GROUP)

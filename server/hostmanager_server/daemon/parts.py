@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from hostmanager.distribution import version
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
@@ -69,7 +69,7 @@ def build_parts(
     its journal cannot be used.
     """
     state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
-    daemon = DaemonInfo(version("hostmanager"), secrets.token_hex(8), os.getpid(), now())
+    daemon = DaemonInfo(version(), secrets.token_hex(8), os.getpid(), now())
     store = Store(
         daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
     )
