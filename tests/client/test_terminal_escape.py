@@ -19,9 +19,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.cli import escape
-from hostmanager_client.cli.app import COMMANDS, cli
+from hostmanager_client.cli.app import COMMANDS
 
-from tests.client.command_line import make_runner
+from tests.client.command_line import command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 # Title, clipboard, link, clear, conceal, query; C1; overwrite; reordering and invisible characters; markup.
@@ -240,7 +240,7 @@ def test_extreme_numbers_break_no_command(lying: LyingDaemon, args: tuple[str, .
         shown = on_a_terminal(lying.socket, *args)
         assert "This is a bug" not in shown
     else:
-        result = make_runner().invoke(cli, args, env={"HOSTMANAGER_ADDRESS": str(lying.socket)})
+        result = make_runner().invoke(command_line, args, env={"HOSTMANAGER_ADDRESS": str(lying.socket)})
         assert result.exception is None or isinstance(result.exception, SystemExit)
         shown = result.output
     assert "NaN" not in shown
