@@ -10,14 +10,15 @@ from pathlib import Path
 from hostmanager_server.drivers.process.cgroup_delegation import parse_mounts
 
 # Starts a process that outlives the agent, without parent, descriptors or environment, in a separate session.
-# The process writes its pid to the file that the first argument names.
+# The process writes its pid to the file that the first argument names. HIDE may remove the mark of the run.
 ESCAPE = """
-import os, sys, time
+import os, resource, sys, time
 if os.fork() == 0:
     os.setsid()
     parent = os.getpid()
     if os.fork() == 0:
         while os.getppid() == parent: time.sleep(0.001)
+        HIDE
         os.closerange(0, 1024)
         os.execve(sys.executable, [sys.executable, "-c", SLEEP, sys.argv[1]], {})
     os._exit(0)
@@ -28,9 +29,13 @@ SLEEP = "import os, sys, time; open(sys.argv[1] + '.new', 'w').write(str(os.getp
 SLEEP += "os.rename(sys.argv[1] + '.new', sys.argv[1]); time.sleep(1000)"
 
 
-def escape(then: str = "time.sleep(1000)") -> str:
-    """Return code that lets a process escape, and then runs the code `then`."""
-    return f"SLEEP = {SLEEP!r}\n" + ESCAPE.replace(
+def escape(then: str = "time.sleep(1000)", *, marked: bool = False) -> str:
+    """Return code that lets a process escape, and then runs the code `then`.
+
+    If `marked`, the process keeps the resource limit that is the mark of its run.
+    """
+    hide = "pass" if marked else "resource.setrlimit(10, (7, 7))"
+    return f"SLEEP = {SLEEP!r}\n" + ESCAPE.replace("HIDE", hide).replace(
         "THEN", f"while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n{then}"
     )
 

@@ -32,6 +32,7 @@ from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.linux.pidfds import read_stat
+from hostmanager_server.linux.subreaper import Orphans, set_subreaper
 
 from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness
@@ -208,8 +209,10 @@ class ProcessHarness:
 
     killed = ExitStatus(signal=signal.SIGKILL)
 
-    def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
+    def __init__(self, directory: Path, cgroup: Path | None = None, *, lists_orphans: bool = True) -> None:
         self.directory = directory
+        self._lists_orphans = lists_orphans  # False: as on a kernel without CONFIG_PROC_CHILDREN
+        set_subreaper()
         self.cgroup = cgroup  # the parent of the runs' cgroups; None: no cgroups
         self.poller = EpollPoller()
         self.events: list[DriverEvent] = []
@@ -227,6 +230,8 @@ class ProcessHarness:
 
     def new_driver(self, output: Output, store: DescriptorStore | None = None) -> ProcessDriver:
         """Return another driver with the same state directory."""
+        orphans = Orphans(None if self._lists_orphans else self.directory / "no-children")
+        orphans.listen()
         return ProcessDriver(
             self.poller,
             self.events.append,
@@ -236,6 +241,7 @@ class ProcessHarness:
             call_soon=self.poller.call_soon,
             groups=Cgroups(None if self.cgroup is None else str(self.cgroup / "agents")),
             store=store,
+            orphans=orphans,
         )
 
     def spec(
@@ -324,6 +330,8 @@ class ProcessHarness:
                     os.kill(event.pid, signal.SIGKILL)  # during an exec the environment reads empty
                     os.waitpid(event.pid, 0)
         self.poller.close()
+        set_subreaper(enabled=False)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def find_processes_with(*texts: str) -> list[int]:
@@ -350,6 +358,14 @@ def findable_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def real(tmp_path: Path, findable_agents: None) -> Iterator[ProcessHarness]:
     harness = ProcessHarness(tmp_path)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def scanning(tmp_path: Path, findable_agents: None) -> Iterator[ProcessHarness]:
+    """Return a harness on a kernel that lists no orphans."""
+    harness = ProcessHarness(tmp_path, lists_orphans=False)
     yield harness
     harness.close()
 

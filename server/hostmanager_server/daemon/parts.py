@@ -23,6 +23,7 @@ from hostmanager_server.drivers.process.cgroup_delegation import find_cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import has_records
+from hostmanager_server.linux.subreaper import Orphans
 from hostmanager_server.rpc.context import RpcContext, UpgradeDaemon
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
@@ -62,7 +63,7 @@ def build_parts(
     upgrade: UpgradeDaemon,
     break_down: Callable[[], None],
 ) -> Parts:
-    """Build the parts of a daemon, on the running event loop.
+    """Build the parts of a daemon, on the running event loop of the first thread.
 
     Clients call `exit_daemon` and `upgrade` by RPC; the supervisor's thread calls `break_down` when a bug
     ends the supervision. StateDir describes `inherited_lock`. Raises StateDirError if the state directory or
@@ -77,7 +78,9 @@ def build_parts(
     journal, contents = open_journal(state_dir.path)
     recovery = recover(contents, settings.persist, has_records=has_records(state_dir.path / "runs"))
     journal.discard(targets=not recovery.keeps_targets, histories=not recovery.crashed)
-    make_driver = _process_driver(settings, state_dir, outputs, daemon.epoch)
+    orphans = Orphans()
+    orphans.listen()
+    make_driver = _process_driver(settings, state_dir, outputs, daemon.epoch, orphans)
     compose = settings.compose
     services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
     site = SiteFile(settings)
@@ -99,7 +102,7 @@ def build_parts(
 
 
 def _process_driver(
-    settings: DaemonSettings, state_dir: StateDir, outputs: OutputFiles, epoch: str
+    settings: DaemonSettings, state_dir: StateDir, outputs: OutputFiles, epoch: str, orphans: Orphans
 ) -> Callable[[Poller, PostEvent, CallSoon], Driver]:
     """Return the factory of the process driver.
 
@@ -109,6 +112,8 @@ def _process_driver(
     def make(poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
         groups = find_cgroups(settings.cgroup, state_dir.path)
         descriptors = DescriptorStore.from_environment(os.environ)
-        return ProcessDriver(poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors)
+        return ProcessDriver(
+            poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors, orphans
+        )
 
     return make

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.process import tree_tracker
+from hostmanager_server.drivers.process.process_table import ProcessTable
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import read_file, read_stat
 
@@ -58,6 +57,7 @@ ESCAPES = {
     "in another session": daemon(close_fds=False, env="None"),
     "with its descriptors closed": daemon(close_fds=True, env="None"),
     "with its environment scrubbed": daemon(close_fds=False, env="{}"),
+    "without session, descriptors and environment": daemon(close_fds=True, env="{}"),
 }
 
 
@@ -94,8 +94,16 @@ def bystander(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[byte
     process.wait()
 
 
+@pytest.fixture(params=["real", "scanning"])
+def either(request: pytest.FixtureRequest) -> ProcessHarness:
+    """Return a harness that finds trees by descent, and one that scans /proc."""
+    harness: ProcessHarness = request.getfixturevalue(request.param)
+    return harness
+
+
 @pytest.mark.parametrize("how", ESCAPES)
-def test_a_process_that_daemonised_keeps_the_run_from_being_gone(real: ProcessHarness, how: str) -> None:
+def test_a_process_that_daemonised_keeps_the_run_from_being_gone(either: ProcessHarness, how: str) -> None:
+    real = either
     escaped = launch_and_escape(real, ESCAPES[how])
     real.driver.stop(A, signal.SIGINT, whole_tree=False)
     real.wait_for(lambda: has(real, Exited))
@@ -122,7 +130,8 @@ def test_a_child_without_other_evidence_is_found_by_descent(real: ProcessHarness
 
 
 @pytest.mark.parametrize("how", ESCAPES)
-def test_killing_the_whole_tree_reaches_a_process_that_daemonised(real: ProcessHarness, how: str) -> None:
+def test_killing_the_whole_tree_reaches_a_process_that_daemonised(either: ProcessHarness, how: str) -> None:
+    real = either
     escaped = launch_and_escape(real, ESCAPES[how])
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone))
@@ -147,7 +156,8 @@ def test_term_reaches_the_tree_of_a_living_main_process_once(real: ProcessHarnes
     assert not real.alive("a")
 
 
-def test_killing_wins_against_a_tree_that_keeps_forking(real: ProcessHarness) -> None:
+def test_killing_wins_against_a_tree_that_keeps_forking(either: ProcessHarness) -> None:
+    real = either
     script = real.directory / "fork.py"
     script.write_text(FORKS)
     real.driver.launch(
@@ -191,7 +201,8 @@ def test_one_tree_s_end_does_not_touch_another_s(real: ProcessHarness) -> None:
     real.wait_for(lambda: has(real, Gone, other))
 
 
-def test_many_that_end_at_once_are_all_gone(real: ProcessHarness) -> None:
+def test_many_that_end_at_once_are_all_gone(either: ProcessHarness) -> None:
+    real = either
     keys = [RunKey(f"i{number}", 1) for number in range(60)]
     for key in keys:
         name = key.instance_id
@@ -209,9 +220,10 @@ def test_many_that_end_at_once_are_all_gone(real: ProcessHarness) -> None:
 
 
 def test_a_stop_after_the_unobserved_end_of_the_last_descendant_does_nothing(
-    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+    either: ProcessHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_tracker, "_FRESH", 0.0)  # as if the last scan were old
+    real = either
+    monkeypatch.setattr(ProcessTable, "fresh", 0.0)  # as if the last scan were old
     child = real.directory / "child"
     script = (
         f"(setsid sh -c 'echo $$ > {child}; exec sleep 1000' &); : > {real.settled('a')}; exec sleep 1000"
@@ -224,7 +236,7 @@ def test_a_stop_after_the_unobserved_end_of_the_last_descendant_does_nothing(
     real.wait_for(lambda: any(isinstance(event, Exited) for event in real.events))
     os.kill(left, signal.SIGKILL)
     gone = threading.Event()
-    while Path(f"/proc/{left}").exists():  # the process is reaped, and the loop has not turned since
+    while runs(left):  # the loop has not turned since the end
         gone.wait(0.01)
     real.driver.stop(A, signal.SIGTERM, whole_tree=True)
     real.wait_for(lambda: any(isinstance(event, Gone) for event in real.events))

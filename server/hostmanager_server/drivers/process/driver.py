@@ -37,15 +37,15 @@ from hostmanager_server.drivers.process.main_process import (
 )
 from hostmanager_server.drivers.process.membership import agent_uids
 from hostmanager_server.drivers.process.process_table import ProcessTree
-from hostmanager_server.drivers.process.reaper import reap_orphaned_children
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.records.record import Record
-from hostmanager_server.drivers.process.tree_tracker import TreeTracker
+from hostmanager_server.drivers.process.run_trees import RunTrees
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.linux.rlimits import LimitError
+from hostmanager_server.linux.subreaper import Orphans
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ class ProcessDriver:
 
     `state_dir` holds the runtime records. `epoch` must be different for each daemon. `call_soon` runs a
     callable on the supervisor thread, and may be called from any thread. `groups` creates the cgroups of
-    runs. `store` keeps pidfds across daemons; without one, the driver keeps none.
+    runs. `store` keeps pidfds across daemons; without one, the driver keeps none. `orphans` makes this
+    process a subreaper; the driver closes it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ProcessDriver:
         call_soon: CallSoon,
         groups: Cgroups,
         store: DescriptorStore | None = None,
+        orphans: Orphans | None = None,
     ) -> None:
         gate.seal_descriptors()
         self._poller = poller
@@ -85,7 +87,7 @@ class ProcessDriver:
         self._inherited = command.inherited_environment(os.environ)
         self._groups = groups
         self._records = RecordDirectory(state_dir / "runs")
-        self._trees = TreeTracker(poller, self._records)
+        self._trees = RunTrees(poller, self._records, orphans or Orphans())
         self._prober = Prober(call_soon, poller)
         self._descriptors = store or DescriptorStore(None, {})
         self._launcher = Launcher(
@@ -119,6 +121,7 @@ class ProcessDriver:
         else:
             started = _Run(run, launched.identity, launched.tree, launched.pidfd)
             self._runs[run.instance_id] = started
+            self._trees.follow_descent(started.tree, adopted=False)
             try:
                 self._follow(started)
             except OSError as error:  # without a watch, the end of the process would stay unnoticed
@@ -136,10 +139,10 @@ class ProcessDriver:
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
-        self._trees.refresh()  # may find that the run is gone
         known = self._find(run)
         if known is None:
             return
+        self._trees.refresh(known.tree)  # may find that the run is gone
         if known.pidfd is not None:
             pidfds.send_signal(known.pidfd, signum)
         if whole_tree:
@@ -162,7 +165,7 @@ class ProcessDriver:
         surviving = set(self._trees.find_survivors([tree for _, _, tree in without_main]))
         for record, status, tree in without_main:
             if tree in surviving or self._records.is_locked(record.run.instance_id):
-                adopted.append(self._recover_survivors(record, status))
+                adopted.append(self._recover_survivors(record, tree, status))
             else:
                 self._records.remove(record.run.instance_id)
                 # An upgraded daemon was passed no descriptors, although the store still holds them.
@@ -170,7 +173,7 @@ class ProcessDriver:
                 if record.released:
                     adopted.append(adopted_run(record, ended=status, gone=True))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
-        reap_orphaned_children(self._poller, {recovered.pid for recovered in adopted})
+        self._trees.reap_orphans()
         self._descriptors.close_passed({run.tree.token.decode() for run in self._runs.values()})
         for recovered in adopted:
             spec = specs.get(recovered.run.instance_id)
@@ -188,6 +191,7 @@ class ProcessDriver:
     def close(self) -> None:
         """See `Driver.close`."""
         self.disown()
+        self._trees.close()
         self._groups.close()
         self._prober.close()
         self._descriptors.close()
@@ -276,7 +280,9 @@ class ProcessDriver:
     def _recover(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follow a run again that has a living main process."""
         pid = record.identity.pid
-        run = self._resume(record, _tree_of(record, pid), pidfd)
+        tree = _tree_of(record, pid)
+        self._trees.follow_descent(tree, adopted=True)
+        run = self._resume(record, tree, pidfd)
         ready = record.ready or spec is None or self._probe_again(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
@@ -297,9 +303,9 @@ class ProcessDriver:
         run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
         return False
 
-    def _recover_survivors(self, record: Record, status: ExitStatus) -> Adopted:
+    def _recover_survivors(self, record: Record, tree: ProcessTree, status: ExitStatus) -> Adopted:
         """Follow a run again that has descendants left, but no main process."""
-        run = self._resume(record, _tree_of(record), None)
+        run = self._resume(record, tree, None)
 
         def check_tree() -> None:
             if self._find(run.key) is run:

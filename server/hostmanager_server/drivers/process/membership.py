@@ -19,7 +19,7 @@ from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, us
 from hostmanager_server.linux.pidfds import read_file, read_stat
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
-_LIMIT = 10
+MARKED_LIMIT = 10
 LIMIT_NAME = "locks"  # the name in a site config; a run with this limit in its spec gets no mark
 _MARKS = (1 << 32, 1 << 62)  # from the first, below the second; RLIM_INFINITY is above both
 
@@ -38,14 +38,14 @@ def put_mark(pid: int) -> int | None:
     The mark lies below the limit of the daemon, which may itself be the marked agent of another daemon.
     """
     least, bound = _MARKS
-    _, hard = resource.getrlimit(_LIMIT)
+    _, hard = resource.getrlimit(MARKED_LIMIT)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
     if bound <= least:
         return None
     mark = least + secrets.randbelow(bound - least)
     try:
-        resource.prlimit(pid, _LIMIT, (mark, mark))
+        resource.prlimit(pid, MARKED_LIMIT, (mark, mark))
     except (OSError, ValueError):
         return None
     return mark
@@ -53,14 +53,17 @@ def put_mark(pid: int) -> int | None:
 
 def has_mark(pid: int, mark: int | None) -> bool:
     """Return whether a process has the mark of a run."""
-    if mark is None:
-        return False
+    return mark is not None and hard_limit(pid) == mark
+
+
+def hard_limit(pid: int | str) -> int | None:
+    """Return the resource limit of a process that holds marks; None when the process is gone or hidden."""
     try:
-        return resource.prlimit(pid, _LIMIT)[1] == mark
+        return resource.prlimit(int(pid), MARKED_LIMIT)[1]
     except PermissionError:  # root without CAP_SYS_RESOURCE; every user may read the file
-        return _limit_in_proc(pid) == mark
+        return _limit_in_proc(pid)
     except OSError:
-        return False
+        return None
 
 
 def agent_uids(noted: int | None, user: str) -> set[int]:
@@ -136,7 +139,7 @@ def shares_namespaces(pid: int) -> bool:
         return False
 
 
-def _limit_in_proc(pid: int) -> int | None:
+def _limit_in_proc(pid: int | str) -> int | None:
     try:
         found = _LIMIT_LINE.search(read_file(f"/proc/{pid}/limits"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from enum import Enum
 
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.process.cgroup import Cgroup
-from hostmanager_server.drivers.process.membership import has_mark, marker_in, real_uid
+from hostmanager_server.drivers.process.markers import MarkerReader, Trust
+from hostmanager_server.drivers.process.membership import hard_limit, has_mark, real_uid
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
 
 _SCAN_ROUNDS = 4  # a scan that has not settled by then is left to the next call
-_BLANK_SCANS = 20  # scans in which a process may show neither command line nor environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,6 @@ class Member:
     entry: int
 
 
-class _Trust(Enum):
-    """How long a reading of a process stays true."""
-
-    SURE = "for the life of the process"
-    FOR_NOW = "for this scan only"
-    UNSURE = "not at all: an exec may be going on"
-
-
 @dataclass(eq=False, slots=True)
 class ProcessTree:
     """The processes of one run.
@@ -45,7 +36,9 @@ class ProcessTree:
     the main process founded, as long as the kernel cannot have reused the number unnoticed, else 0. `group`
     is the cgroup of the run, if the daemon created one; the other evidence finds processes that moved to
     another cgroup. `uids` are the user ids of the agent: marker and mark (see `membership`) of a process
-    with another user id do not count. `members` maps pids as text to members.
+    with another user id do not count. `members` maps pids as text to members. `descends`: every process of
+    the run descends from this process, and orphans become its children. `limit` is the hard limit by which
+    such processes are known: the mark, or the limit of an agent without one.
     """
 
     token: bytes
@@ -55,6 +48,8 @@ class ProcessTree:
     uids: set[int] = field(default_factory=set)
     mark: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
+    descends: bool = False
+    limit: int | None = None
 
     def has_user_of(self, pid: int | str) -> bool:
         """Return whether a process has a user id of the agent.
@@ -79,16 +74,19 @@ class ProcessTable:
     the scan has classified it, the table scans again.
     """
 
+    share = 3.0  # pause after a scan, in durations of the scan: scans take at most a quarter of the time
+    fresh = 0.05  # s for which a scan is recent: one scan serves many stops at once
+
     def __init__(self) -> None:
         self._foreign: dict[str, int] = {}
-        self._blank: dict[tuple[str, int], int] = {}  # in how many scans a process had no environment
+        self._markers = MarkerReader()
         self.main_pids: set[str] = set()  # pids of living main processes, which need no scan
 
     def forget(self) -> None:
         """Read every process again in the next scan."""
         self._foreign.clear()
 
-    def scan(self, trees: Mapping[bytes, ProcessTree]) -> bool:
+    def scan(self, trees: Mapping[bytes, ProcessTree], _wanted: Iterable[ProcessTree] = ()) -> bool:
         """Update the members of all trees; return False when another scan must follow."""
         settled = False
         for _ in range(_SCAN_ROUNDS):
@@ -112,7 +110,7 @@ class ProcessTable:
             return True
         found = []
         for name in fresh:
-            member = self._as_member(name, _entry(name), read_stat(name))
+            member = as_member(name, entry_of(name), read_stat(name))
             if member is not None:
                 found.append(member)
         # A foreign process may have got a pid before the reading. Such a process is not in the cgroup now.
@@ -129,7 +127,7 @@ class ProcessTable:
         found = []
         for name, entry in _list_processes().items():
             if name.isdigit() and has_mark(int(name), tree.mark) and tree.has_user_of(name):
-                member = self._as_member(name, entry, read_stat(name))
+                member = as_member(name, entry, read_stat(name))
                 if member is not None:
                     found.append(member)
         return found
@@ -180,7 +178,8 @@ class ProcessTable:
         by_session: dict[int, ProcessTree],
     ) -> bool:
         settled = True
-        blank: dict[tuple[str, int], int] = {}
+        self._markers.next_scan()
+        by_mark: dict[int | None, ProcessTree] = {t.mark: t for t in trees.values() if t.mark is not None}
         undecided: list[tuple[str, int, Stat]] = []
         for name, entry in fresh:
             if not name.isdigit():
@@ -188,7 +187,7 @@ class ProcessTable:
                 continue
             stat = read_stat(name)
             if stat is None:
-                if _entry(name) == entry:  # a hidden process of another user
+                if entry_of(name) == entry:  # a hidden process of another user
                     self._foreign[name] = entry
                 else:
                     # the vanished process may have left a child that the listing did not reach
@@ -197,19 +196,18 @@ class ProcessTable:
             if stat.kernel_thread or not stat.alive:
                 self._foreign[name] = entry
                 continue
-            token, trust = self._marker(name, entry, blank)
-            tree = trees.get(token) if token else None
+            token, trust = self._markers.read(name, entry)
+            tree = trees.get(token) or (by_mark.get(hard_limit(name)) if by_mark else None)
             if tree is not None and not tree.has_user_of(name):
                 # Any user can copy a marker, and the agent may change its user id later.
-                tree, trust = None, _Trust.FOR_NOW
+                tree, trust = None, Trust.FOR_NOW
             if tree is None:
                 tree = by_session.get(stat.session)
             if tree is not None:
                 settled &= self._join(tree, name, entry, stat, known)
             else:
-                settled &= trust is not _Trust.UNSURE
-                undecided.append((name, entry if trust is _Trust.SURE else 0, stat))
-        self._blank = blank
+                settled &= trust is not Trust.UNSURE
+                undecided.append((name, entry if trust is Trust.SURE else 0, stat))
         return self._decide_by_descent(undecided, known) and settled
 
     def _decide_by_descent(
@@ -225,7 +223,7 @@ class ProcessTable:
                     rest.append((name, entry, stat))
                 else:
                     joined = True
-                    settled &= self._join(tree, name, entry or _entry(name), stat, known)
+                    settled &= self._join(tree, name, entry or entry_of(name), stat, known)
             undecided = rest
         self._foreign.update((name, entry) for name, entry, _ in undecided if entry)
         return settled
@@ -233,41 +231,22 @@ class ProcessTable:
     def _join(
         self, tree: ProcessTree, name: str, entry: int, stat: Stat, known: dict[int, ProcessTree]
     ) -> bool:
-        member = self._as_member(name, entry, stat)
+        member = as_member(name, entry, stat)
         if member is None:
             return False
         tree.members[name] = member
         known[member.pid] = tree
         return True
 
-    @staticmethod
-    def _as_member(name: str, entry: int, stat: Stat | None) -> Member | None:
-        """Return the process as a member; None unless it is still the listed process.
 
-        Only then are the readings those of the listed process.
-        """
-        if stat is None or not stat.alive or not entry or _entry(name) != entry:
-            return None
-        return Member(int(name), stat.start, entry)
+def as_member(name: str, entry: int, stat: Stat | None) -> Member | None:
+    """Return the process as a member; None unless it is still the listed process.
 
-    def _marker(self, name: str, entry: int, blank: dict[tuple[str, int], int]) -> tuple[bytes, _Trust]:
-        """Return the run marker of a process, empty without one, and the trust in it.
-
-        During an exec the environment reads empty; for a process without environment it always does. A
-        process that shows a command line and no environment in two scans has none.
-        """
-        try:
-            environ = read_file(f"/proc/{name}/environ")
-            if not environ:
-                scans = blank[name, entry] = self._blank.get((name, entry), 0) + 1
-                if read_file(f"/proc/{name}/cmdline"):
-                    return b"", _Trust.SURE if scans > 1 else _Trust.UNSURE
-                return b"", _Trust.FOR_NOW if scans > _BLANK_SCANS else _Trust.UNSURE
-        except PermissionError:
-            return b"", _Trust.SURE  # a process of another user: session and parent decide
-        except OSError:
-            return b"", _Trust.UNSURE
-        return marker_in(environ), _Trust.SURE
+    Only then are the readings those of the listed process.
+    """
+    if stat is None or not stat.alive or not entry or entry_of(name) != entry:
+        return None
+    return Member(int(name), stat.start, entry)
 
 
 def open_member(member: Member) -> int | None:
@@ -280,7 +259,7 @@ def open_member(member: Member) -> int | None:
         return None
     # While the pidfd shows the process unreaped, the pid is its own, and so are readings by the pid.
     stat = read_stat(member.pid)
-    entry = _entry(str(member.pid))
+    entry = entry_of(str(member.pid))
     if stat is not None and stat.start == member.start and entry == member.entry and pidfds.exists(pidfd):
         return pidfd
     os.close(pidfd)
@@ -292,7 +271,8 @@ def _list_processes() -> dict[str, int]:
         return {entry.name: entry.inode() for entry in entries}
 
 
-def _entry(name: str) -> int:
+def entry_of(name: str) -> int:
+    """Return the inode of a process in /proc; 0 when the process is gone or hidden."""
     try:
         return os.stat(f"/proc/{name}").st_ino
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -16,9 +17,7 @@ from hostmanager_server.drivers.process.process_table import Member, ProcessTabl
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.linux import pidfds
 
-_SHARE = 3.0  # pause after a scan, in durations of the scan: scans take at most a quarter of the time
 _AGAIN = 0.001  # s until a scan that did not settle is repeated
-_FRESH = 0.05  # s for which a scan is recent: one scan serves many stops at once
 _SURVIVOR_SCANS = 100
 _NO_DESCRIPTORS = 0.1  # s until a failed scan is repeated
 _HIDDEN_AGAIN_MAX = 1.0  # s; checks for hidden processes become rarer, up to this interval
@@ -58,14 +57,15 @@ class _TrackedTree:
 class TreeTracker:
     """Tracks trees from the launch of the main process to the end of the last one.
 
-    One scan of the process table serves all trees that wait for one. The first scan runs at once, so that a
-    lost agent is replaced without delay; further scans are spaced out.
+    One scan of the process table serves all trees that wait for one. The first scan runs in the same round
+    of the loop, so that a lost agent is replaced without delay, and all ends of a round are handled together;
+    further scans are spaced out.
     """
 
-    def __init__(self, poller: Poller, records: RecordDirectory) -> None:
+    def __init__(self, poller: Poller, records: RecordDirectory, table: ProcessTable) -> None:
         self._poller = poller
         self._records = records
-        self._table = ProcessTable()
+        self._table = table
         self._trees: dict[bytes, ProcessTree] = {}
         self._tracked: dict[ProcessTree, _TrackedTree] = {}
         self._waiting: dict[ProcessTree, _TrackedTree] = {}
@@ -92,7 +92,7 @@ class TreeTracker:
     def main_process_ended(self, tree: ProcessTree, scanned: Callable[[], None]) -> None:
         """Scan for survivors of a tree after its main process has ended.
 
-        The scan runs now or some milliseconds later.
+        The scan runs at the end of this round of the loop, or some milliseconds later.
 
         Calls `scanned` when the survivors are known, and `gone` immediately after when there are none.
         """
@@ -105,14 +105,18 @@ class TreeTracker:
         self._waiting[tree] = tracked
         self._request(0.0)
 
-    def refresh(self) -> None:
-        """Scan now, unless the last scan is recent, to know the members of all trees.
+    def refresh(self, tree: ProcessTree) -> None:
+        """Scan now, unless the last scan is recent, to know the members of a tree.
 
         Call before signalling a main process: once the main process has ended, its children have another
         parent, and descent no longer shows the tree that they belong to.
         """
-        if time.monotonic() - self._scanned_at > _FRESH:
-            self._scan()
+        if tree in self._waiting or self._table.fresh:
+            if time.monotonic() - self._scanned_at > self._table.fresh:
+                self._scan()
+            return
+        with contextlib.suppress(OSError):  # the scan after the end tries again
+            self._table.scan(self._trees, [tree])
 
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
         """Send `signum` to every process of a tree except the main one.
@@ -139,7 +143,7 @@ class TreeTracker:
         # as foreign for good.
         by_token = {**self._trees, **{tree.token: tree for tree in trees}}
         for _ in range(_SURVIVOR_SCANS):
-            if not trees or (self._table.scan(by_token) and self._scan_cgroups(trees)):
+            if not trees or (self._table.scan(by_token, trees) and self._scan_cgroups(trees)):
                 return [tree for tree in trees if tree.members or (tree.group and tree.group.populated())]
             time.sleep(_AGAIN)
         return trees
@@ -164,11 +168,8 @@ class TreeTracker:
                 return
             self._timer.cancel()
             self._timer = None
-        if due <= now:
-            self._scan()
-        else:
-            self._due = due
-            self._timer = self._poller.call_later(due - now, self._on_timer)
+        self._due = due
+        self._timer = self._poller.call_later(max(0.0, due - now), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -180,8 +181,9 @@ class TreeTracker:
         again: list[float] = []
         settled = False
         try:
-            settled = self._table.scan(self._trees)
-            settled &= self._scan_cgroups([tracked.tree for tracked in self._waiting.values()])
+            waiting = list(self._waiting)
+            settled = self._table.scan(self._trees, waiting)
+            settled &= self._scan_cgroups(waiting)
             if not settled:
                 again.append(_AGAIN)
             for tracked in list(self._waiting.values()):
@@ -209,7 +211,7 @@ class TreeTracker:
             self._unwatch(tracked, list(tracked.watched))
         ended = time.monotonic()
         self._scanned_at = ended
-        self._no_scan_before = ended + _SHARE * (ended - began)
+        self._no_scan_before = ended + self._table.share * (ended - began)
         if again and self._waiting:
             self._request(min(again))
         for scanned in callbacks:

@@ -1,0 +1,153 @@
+"""Orphans: descendants of this process that lost their parent, which the kernel makes its children.
+
+A child subreaper gets the orphans among its descendants, as process 1 does (PR_SET_CHILD_SUBREAPER). The
+kernel makes an orphan a child of the first thread, and a new process a child of the thread that started it.
+Therefore the children of the first thread are the orphans, as long as no other thread with living children
+ends, and the first thread starts no process of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+# linux/prctl.h and linux/wait.h
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_WNOTHREAD = 0x20000000
+_READ = 1 << 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def set_subreaper(*, enabled: bool = True) -> bool:
+    """Make this process a child subreaper or not, and return whether the process was one before.
+
+    The attribute survives an exec, and holds for all descendants that start later. Raises OSError.
+    """
+    before = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(before))
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(enabled))
+    return bool(before.value)
+
+
+def _prctl(option: int, argument: int) -> None:
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Orphans:
+    """The living orphans of this process, and their reaping.
+
+    `inherited`: this process was a subreaper before, so an earlier program of it had the orphans too.
+    `spared` holds the pids of children that another part of this process reaps: after an exec, those of
+    earlier threads are children of the first thread. `ended` is a descriptor that becomes readable after the
+    end of an orphan, once `listen` and `start` were called.
+    """
+
+    def __init__(self, children: Path | None = None) -> None:
+        """Make this process a subreaper. `children` replaces the file of the first thread's children."""
+        self.spared: set[int] = set()
+        self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._file: int | None = None
+        self._listening = False
+        self._started = False
+        path = children or Path(f"/proc/self/task/{os.getpid()}/children")
+        try:
+            self.inherited = set_subreaper()
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a filter of system calls
+            self.inherited = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernel lists the orphans, so that descent shows every process of a new run."""
+        return self._file is not None
+
+    def reap(self) -> list[int]:
+        """Reap the ended orphans, and return the pids of the living, the oldest first.
+
+        Only the thread that calls this method reaps orphans: until then no other process has a returned pid.
+        """
+        while True:
+            reaped = False
+            alive = []
+            for pid in self._children():
+                if pid in self.spared:
+                    continue
+                if _reap(pid):
+                    reaped = True
+                else:
+                    alive.append(pid)
+            if not reaped:  # an orphan that ended after the listing may have left children
+                return alive
+
+    def _children(self) -> list[int]:
+        if self._file is None:
+            return []
+        data = part = os.pread(self._file, _READ, 0)
+        while part:
+            part = os.pread(self._file, _READ, len(data))
+            data += part
+        return [int(pid) for pid in data.split()]
+
+    def listen(self) -> None:
+        """Handle SIGCHLD. Call on the first thread."""
+        self._listening = True
+        signal.signal(signal.SIGCHLD, self._child_ended)
+        signal.siginterrupt(signal.SIGCHLD, False)
+
+    def start(self) -> None:
+        """Make `ended` readable after each end of an orphan from now on, and for those that have ended.
+
+        Before the call `spared` must hold the children that are no orphans.
+        """
+        self._started = True
+        if self._listening:
+            os.kill(os.getpid(), signal.SIGCHLD)
+
+    def _child_ended(self, _signum: int, _frame: FrameType | None) -> None:
+        # Most signals concern agents, which the supervisor's thread started and reaps. The handler runs
+        # between any two operations of the first thread, so it must take no lock.
+        while self._started and (pid := _ended_child_of_this_thread()) and pid not in self.spared:
+            if self._file is not None:
+                os.eventfd_write(self.ended, 1)
+                return
+            if not _reap(pid):  # the kernel lists no orphans, so no other thread knows of them
+                return
+
+    def clear(self) -> None:
+        """Make `ended` unreadable."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.ended)
+
+    def close(self) -> None:
+        """Close the descriptors. The handler of `listen` keeps `ended`, until this process ends."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+        if not self._listening:
+            os.close(self.ended)
+
+
+def _ended_child_of_this_thread() -> int:
+    """Return the pid of an ended child of the calling thread, left unreaped; 0 for none."""
+    try:
+        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD)
+    except ChildProcessError:
+        return 0
+    return 0 if info is None else info.si_pid
+
+
+def _reap(pid: int) -> bool:
+    """Reap a child if it has ended; return whether it is gone."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
