@@ -40,7 +40,7 @@ async def log_events(store: Store, hub: Hub) -> None:
     The supervisor's thread takes no part.
     """
     cursor = 0
-    with hub.watcher(silence=math.inf) as watcher, suppress(RpcError):  # the hub closed
+    with hub.watcher(silence=math.inf, of_client=False) as watcher, suppress(RpcError):  # the hub closed
         while True:
             revision = hub.revision
             batch = store.events_since(cursor)

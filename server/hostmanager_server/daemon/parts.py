@@ -84,10 +84,11 @@ def build_parts(
     compose = settings.compose
     services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
     site = SiteFile(settings)
-    supervisor = Supervisor(
-        store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep
-    )
     hub = Hub(store)
+    supervisor = Supervisor(
+        store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep,
+        hub.let_readers_run,
+    )  # fmt: skip
     convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
     engine = None if compose is None else engine_access()
     context = RpcContext(daemon, store, supervisor, hub, convert, outputs, now, exit_daemon, upgrade, engine)

@@ -17,7 +17,15 @@ from hostmanager.values import dataclass, field
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
 from hostmanager_server.core.dependencies import Dependents, affects_neighbours, with_dependency_facts
 from hostmanager_server.core.event_log import LogEntry
-from hostmanager_server.core.events import DriverEvent, Instant, RunKey, StartFailed, StopFailed
+from hostmanager_server.core.events import (
+    DriverEvent,
+    Exited,
+    Gone,
+    Instant,
+    RunKey,
+    StartFailed,
+    StopFailed,
+)
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.history import history_differs, history_of
 from hostmanager_server.core.lifecycle import decide, next_deadline
@@ -53,6 +61,7 @@ class Reconciler:
     """The owner of the instances.
 
     The composition sets `driver` once, right after construction, because the driver needs `post`.
+    `let_readers_run` gives readers the time to send ends before launches take the processors.
     """
 
     driver: Driver
@@ -60,8 +69,11 @@ class Reconciler:
     def __init__(self, store: Store, now: Callable[[], Instant]) -> None:
         self._store = store
         self._now = now
+        self.let_readers_run: Callable[[], None] = lambda: None
         self._instances: dict[str, Instance] = {}
         self._dirty: dict[str, None] = {}  # ids of instances to decide about, in order
+        self._ended: dict[str, None] = {}  # ids of instances with a run that ended, until the publication
+        self._launches: dict[str, Launch] = {}  # by id: launches that wait for a publication, or their turn
         self._deadlines: list[tuple[float, str]] = []  # a heap; outdated entries stay until they come due
         self._armed: dict[str, float] = {}  # the valid deadline of each instance
         self._dependents = Dependents()
@@ -93,6 +105,8 @@ class Reconciler:
             instance = self._instances.get(event.instance_id)
             if instance is not None:
                 self._set(fold(instance, event))
+                if isinstance(event, Exited | Gone):
+                    self._ended[event.instance_id] = None
 
     @contextlib.contextmanager
     def _deferred_events(self) -> Iterator[None]:
@@ -143,20 +157,40 @@ class Reconciler:
     def step(self) -> bool:
         """Decide about changed and due instances, carry out the actions, and publish.
 
-        Takes at most SLICE. Returns True if more instances wait for a decision.
+        All ends since the last step are published together, and before the launch of any replacement. Other
+        work takes at most SLICE. Returns True if more instances wait for a decision or their launch.
         """
         self._collect_due()
+        if self._ended:
+            for instance_id in list(self._ended):
+                self._decide_at_once(instance_id)
+            self._publish_ends()
+            if self._launches:
+                self.let_readers_run()
+        for instance_id in [waiting for waiting in self._launches if waiting in self._dirty]:
+            self._decide_at_once(instance_id)  # perhaps a stop, which must not wait for the launch
         end = self._now().mono + SLICE
+        while self._launches and self._now().mono < end:
+            self._launch(self._launches.pop(next(iter(self._launches))))
         while self._dirty and self._now().mono < end:
-            instance_id = next(iter(self._dirty))
-            # Events from inside a driver call lead to a decision at once, and to the same publication.
-            for _ in range(AT_ONCE):
-                self._dirty.pop(instance_id, None)
-                self._decide(instance_id)
-                if instance_id not in self._dirty:
-                    break
+            self._decide_at_once(next(iter(self._dirty)))
+        self._publish_ends()
+        return bool(self._dirty or self._launches)
+
+    def _publish_ends(self) -> None:
         self.publish()
-        return bool(self._dirty)
+        self._ended.clear()
+
+    def _decide_at_once(self, instance_id: str) -> None:
+        """Decide about an instance, also about events from inside the driver calls of its actions.
+
+        These lead to the same publication.
+        """
+        for _ in range(AT_ONCE):
+            self._dirty.pop(instance_id, None)
+            self._decide(instance_id)
+            if instance_id not in self._dirty:
+                break
 
     def settle(self, instance_ids: Iterable[str]) -> None:
         """Decide about these instances before the next publication."""
@@ -208,7 +242,10 @@ class Reconciler:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Launch():
-                self._launch(action)
+                if action.run.instance_id in self._ended:
+                    self._launches[action.run.instance_id] = action
+                else:
+                    self._launch(action)
             case Stop(run, signum, whole_tree):
                 self._stop(run, signum, whole_tree=whole_tree)
             case LogEntry():
@@ -227,6 +264,11 @@ class Reconciler:
             self.post(StartFailed(action.run, why, self._now()))
 
     def _stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
+        launch = self._launches.get(run.instance_id)
+        if launch is not None and launch.run == run:
+            del self._launches[run.instance_id]
+            self.post(StartFailed(run, "a stop was requested before the start", self._now()))
+            return
         try:
             self.driver.stop(run, signum, whole_tree=whole_tree)
         except Exception as error:  # a bug of the driver: only this stop fails, and the core repeats the stop
@@ -268,6 +310,8 @@ class Reconciler:
         instance = self._instances.pop(instance_id)
         self._dirty.pop(instance_id, None)
         self._armed.pop(instance_id, None)
+        self._launches.pop(instance_id, None)
+        self._ended.pop(instance_id, None)
         self._pending.changed.pop(instance_id, None)
         self._pending.removed[instance_id] = None
         self._changed_histories[instance_id] = None

@@ -52,7 +52,8 @@ class Supervisor:
     `load_config` runs once for all reloads that wait for it, and `keep_config` with each accepted config;
     both run on one loader thread, one call at a time. `on_failure` runs on the supervisor thread if a bug
     ends the thread, after which the daemon supervises nothing. `recovered` is the content of the earlier
-    daemon's journal.
+    daemon's journal. `let_readers_run` runs on the supervisor thread between the publication of an end and
+    the launch of the replacement, and may block for some ms.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Supervisor:
         recovered: Recovered = Recovered(),  # noqa: B008 - frozen
         make_service_driver: MakeServiceDriver | None = None,
         keep_config: Callable[[SiteConfig], None] = lambda _: None,
+        let_readers_run: Callable[[], None] = lambda: None,
     ) -> None:
         self._keep_config = keep_config
         self._on_failure = on_failure
         self._load_config = load_config
         self._loop = Loop()
         self._reconciler = Reconciler(store, now)
+        self._reconciler.let_readers_run = let_readers_run
         self._services: ServiceDriver | None = None
         self._ended = False  # no further decisions
         self._log_requests: list[Future[None]] = []  # done with the next publication
