@@ -26,6 +26,7 @@ from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output import stream
 from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.drivers.process import driver as process_driver
+from hostmanager_server.drivers.process import run_trees
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.launcher import Launched, Launcher
 from hostmanager_server.drivers.process.process_table import ProcessTree
@@ -182,7 +183,7 @@ REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
     Mutant.FORGETFUL: (parts, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (recovery, "Journal", HastyJournal),
-    Mutant.BLIND: (process_driver, "TreeTracker", BlindTracker),
+    Mutant.BLIND: (run_trees, "TreeTracker", BlindTracker),
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
     Mutant.RUTHLESS: (parts, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (parts, "ProcessDriver", LeakyDriver),

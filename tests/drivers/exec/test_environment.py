@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may switch users")
 SECRET = "s3cr3t-value"
-OWN = {"HOME", "LOGNAME", "SHELL", "USER", "HOSTMANAGER_RUN", "HOSTMANAGER_INSTANCE_ID"}
+OWN = {"HOME", "LOGNAME", "SHELL", "USER", "HOSTMANAGER_RUN", "HOSTMANAGER_INSTANCE_ID", "SPT_NOENV"}
 OF_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}
 
 
@@ -93,6 +93,20 @@ def test_env_inherit_adds_to_the_list_and_replaces_everything_else(real: Process
     entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     assert env["HOME"] == entry.pw_dir
     assert "MY_ONE" not in environment_of(real, "b", user=user, env_inherit=())
+
+
+@pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=as_root)])
+def test_every_agent_keeps_its_environment_in_proc(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    monkeypatch.delenv("SPT_NOENV", raising=False)
+    real.replace_driver()
+    assert environment_of(real, user=user)["SPT_NOENV"] == "1"
+    assert environment_of(real, "b", user=user, env=(("SPT_NOENV", "own"),))["SPT_NOENV"] == "own"
+    from_file = environment_of(real, "c", user=user, env_files=(env_file(real, "SPT_NOENV=file\n"),))
+    assert from_file["SPT_NOENV"] == "file"
+    # Not part of the spec, so neither readers nor a comparison with the config see the variable.
+    assert [event.process for event in real.events if isinstance(event, Started)] == [None] * 3
 
 
 @as_root

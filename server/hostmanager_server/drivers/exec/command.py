@@ -24,6 +24,9 @@ INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 _NOT_INHERITED = sd_notify.PRIVATE_VARIABLES | {
     "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
 }  # fmt: skip
+# setproctitle, which OCS calls in every agent, overwrites the environment of a process in /proc, where the run
+# marker stands. This variable makes the library leave the environment alone.
+_KEEP_ENVIRON = "SPT_NOENV"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -87,6 +90,7 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
     else:
         env.update(from_files)
     env.update(own)
+    env.setdefault(_KEEP_ENVIRON, "1")
     uid = os.getuid() if user is None else user.pw_uid
     return ExecCommand(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
 
