@@ -128,7 +128,11 @@ class Orphans:
             os.eventfd_read(self.ended)
 
     def close(self) -> None:
-        """Close the descriptors. The handler of `listen` keeps `ended`, until this process ends."""
+        """Reap no more, and close the descriptors.
+
+        The handler of `listen` keeps `ended`, until this process ends or executes its successor, which reaps.
+        """
+        self._started = False
         file, self._file = self._file, None
         if file is not None:
             os.close(file)

@@ -137,3 +137,18 @@ def test_orphans_of_a_run_that_ended_before_an_exec_are_adopted(
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone, A))
     assert not runs(escaped)
+
+
+def test_a_closed_driver_reaps_no_agent(real: ProcessHarness) -> None:
+    # The successor, after an exec, reads the exit status.
+    real.driver.adopt({})
+    real.driver.launch(A, real.command("a", "sleep", "1000"))
+    pid = real.pid("a")
+    real.driver.disown()
+    real.driver.close()
+    os.kill(pid, signal.SIGUSR1)
+    status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.kill(os.getpid(), signal.SIGCHLD)
+    assert status is not None
+    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    real.replace_driver()

@@ -24,8 +24,8 @@ INSTANCE_MARKER = "HOSTMANAGER_INSTANCE_ID"
 _NOT_INHERITED = sd_notify.PRIVATE_VARIABLES | {
     "GRPC_ENABLE_FORK_SUPPORT", failpoints.VARIABLE, RUN_MARKER, INSTANCE_MARKER,
 }  # fmt: skip
-# setproctitle, which OCS calls in every agent, overwrites the environment of a process in /proc, where the run
-# marker stands. This variable makes the library leave the environment alone.
+# setproctitle, which OCS calls in every agent, overwrites the environment in /proc, with the run marker. This
+# variable makes the library leave the environment alone.
 _KEEP_ENVIRON = "SPT_NOENV"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

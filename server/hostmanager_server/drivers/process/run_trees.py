@@ -38,9 +38,12 @@ class RunTrees:
 
         A predecessor that was no subreaper has let orphans of an `adopted` run escape.
         """
-        stat = read_stat(tree.main_pid)
-        is_child = stat is not None and stat.parent == os.getpid()
-        tree.descends = self._orphans.known and is_child and (self._orphans.inherited or not adopted)
+        if adopted:
+            stat = read_stat(tree.main_pid)
+            is_child = stat is not None and stat.parent == os.getpid()
+            tree.descends = self._orphans.known and self._orphans.inherited and is_child
+        else:
+            tree.descends = self._orphans.known
 
     def track(self, tree: ProcessTree, instance_id: str, gone: Callable[[], None]) -> None:
         """See `TreeTracker.track`."""
@@ -84,7 +87,6 @@ class RunTrees:
         """See `TreeTracker.clear`."""
         self._by_descent.clear()
         self._by_scan.clear()
-        self._orphans.spared.clear()
 
     def close(self) -> None:
         """Stop reaping orphans."""
