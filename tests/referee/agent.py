@@ -82,7 +82,8 @@ def _probe_lock(path: str, journal: Journal) -> None:
 def _fork_away(index: int, words: list[str]) -> bool:
     """Fork a descendant outside of the session and the process tree; return True in the descendant.
 
-    Even descendants are known by their environment only, odd descendants by their open descriptors only.
+    The first is known by its environment only, the second by its open descriptors, the third by the resource
+    limit that is the mark of its run.
     """
     if os.fork():
         os.wait()
@@ -90,7 +91,9 @@ def _fork_away(index: int, words: list[str]) -> bool:
     os.setsid()
     if os.fork():
         os._exit(0)
-    if index % 2:
+    if index == 2:
+        os.closerange(3, _DESCRIPTORS)
+    if index:
         script = os.path.abspath(__file__)
         os.execve(sys.executable, [sys.executable, "-I", "-S", script, f"hidden{index}", *words], {})
     os.closerange(3, _DESCRIPTORS)
@@ -163,7 +166,7 @@ def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> Non
     if ready and os.path.exists(ready):
         os.unlink(ready)
     if kind == "forker":
-        for index in range(2):
+        for index in range(3):
             _probe_lock(f"{base}.child{index}.lock", journal)
             if _fork_away(index, [instance, folder, beat, run]):
                 role = f"child{index}"

@@ -29,7 +29,7 @@ class AgentKind(Enum):
     STEADY = "steady"
     CRASHER = "crasher"  # ends after a while, in many ways
     DEAF = "deaf"  # ignores INT and TERM
-    # Forks two descendants outside of its session and process tree, one of them without environment.
+    # Forks three descendants outside of its session and process tree, two of them without environment.
     FORKER = "forker"
     WRITER = "writer"  # writes numbered lines to its output
     SLOW = "slow"  # has a probe, and becomes ready some time after the start
@@ -46,7 +46,7 @@ class Agent:
     @property
     def descendants(self) -> int:
         """Number of descendants that the agent forks."""
-        return 2 if self.kind is AgentKind.FORKER else 0
+        return 3 if self.kind is AgentKind.FORKER else 0
 
 
 def make_agents(counts: Mapping[AgentKind, int], guests: int = 1) -> tuple[Agent, ...]:
