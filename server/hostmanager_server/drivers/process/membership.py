@@ -19,7 +19,7 @@ from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, us
 from hostmanager_server.linux.pidfds import read_file, read_stat
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
-MARKED_LIMIT = 10
+_LIMIT = 10
 LIMIT_NAME = "locks"  # the name in a site config; a run with this limit in its spec gets no mark
 _MARKS = (1 << 32, 1 << 62)  # from the first, below the second; RLIM_INFINITY is above both
 
@@ -38,14 +38,14 @@ def put_mark(pid: int) -> int | None:
     The mark lies below the limit of the daemon, which may itself be the marked agent of another daemon.
     """
     least, bound = _MARKS
-    _, hard = resource.getrlimit(MARKED_LIMIT)
+    _, hard = resource.getrlimit(_LIMIT)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
     if bound <= least:
         return None
     mark = least + secrets.randbelow(bound - least)
     try:
-        resource.prlimit(pid, MARKED_LIMIT, (mark, mark))
+        resource.prlimit(pid, _LIMIT, (mark, mark))
     except (OSError, ValueError):
         return None
     return mark
@@ -59,7 +59,7 @@ def has_mark(pid: int, mark: int | None) -> bool:
 def hard_limit(pid: int | str) -> int | None:
     """Return the resource limit of a process that holds marks; None when the process is gone or hidden."""
     try:
-        return resource.prlimit(int(pid), MARKED_LIMIT)[1]
+        return resource.prlimit(int(pid), _LIMIT)[1]
     except PermissionError:  # root without CAP_SYS_RESOURCE; every user may read the file
         return _limit_in_proc(pid)
     except OSError:
