@@ -120,7 +120,7 @@ def test_process_1_of_a_pid_namespace_reaps_all_orphans(site: Site) -> None:
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
     (first,) = map(int, children)
     daemon.wait_for("a", UP)
-    # A process of nobody's run, as `docker exec -d` leaves.
+    # A process of no run, as `docker exec -d` leaves.
     enter = ["nsenter", "--target", str(first), "--pid", "sh", "-c", "setsid sleep 0.05 &"]
     subprocess.run(enter, check=True, stdout=subprocess.DEVNULL)
     wait_until(lambda: len(zombies(first)) <= 1, "the reaping of orphans")

@@ -57,7 +57,7 @@ async def test_a_stuck_event_loop_holds_up_no_publisher() -> None:
         thread.join()
 
 
-async def test_without_clients_the_publisher_waits_for_nobody() -> None:
+async def test_without_clients_the_publisher_does_not_wait() -> None:
     hub = Hub(Store("epoch", STOPPED))
     with hub.watcher(silence=1000, of_client=False):
         await asyncio.get_running_loop().run_in_executor(None, hub.let_readers_run)
