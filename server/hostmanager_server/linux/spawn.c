@@ -1,0 +1,183 @@
+/* The start of a child process, without a shell and at a cost that no number of open files changes.
+ *
+ * posix_spawn(3) copies the descriptor table of the caller, and cannot set resource limits, enter a cgroup or
+ * note the child anywhere. Here the child shares the table for a moment, and then copies only the few
+ * descriptors below `above`. The child notes its own pid in its runtime record before it executes the agent:
+ * no agent is ever unrecorded, even when the daemon dies in between.
+ *
+ * Until execve, the child shares the memory of the daemon, and the calling thread waits (CLONE_VFORK). The
+ * child therefore runs on a stack apart, allocates nothing and takes no lock. Python calls through ctypes,
+ * which releases the interpreter's lock meanwhile. Layout of `struct request`: see spawning.py.
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef __x86_64__
+#error "clone3 is written for x86-64 only; elsewhere the daemon starts agents through a shell"
+#endif
+
+enum { CLONE, TABLE, DESCRIPTOR, NOTE, LIMIT, DIRECTORY, EXEC };
+enum { INPUT, OUTPUT, LOCK, RECORD, PASSED };
+enum { UNSHARE = 2, SIGNALS = 64, STACK = 32768 };
+enum { VM = 0x100, FILES = 0x400, PIDFD = 0x1000, VFORK = 0x4000 };
+#define INTO_CGROUP 0x200000000ULL
+
+struct limit {
+    uint64_t soft, hard;
+};
+
+struct request {
+    const char *program;
+    char *const *argv;
+    char *const *env;
+    const char *directory;
+    const char *note; /* the text for the record; its last `digits` bytes become the pid, behind blanks */
+    const int32_t *limit_names;
+    const struct limit *limits;
+    int64_t note_length, note_at, digits;
+    int32_t passed[PASSED]; /* descriptors of the caller; -1: none */
+    int32_t slots[PASSED];  /* low descriptors of the caller, through which the child gets the others */
+    int32_t above;          /* the child copies no descriptor from here on */
+    int32_t lock_number;    /* the number of the lock in the child */
+    int32_t limits_before;  /* so many limits are set before the note */
+    int32_t limit_count;
+    int32_t cgroup; /* a descriptor of the cgroup's directory; -1: none */
+    /* results */
+    int32_t pid, pidfd, step, error, failed_limit;
+};
+
+struct clone_args_3 {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
+        cgroup;
+};
+
+struct kernel_sigaction {
+    void *handler;
+    unsigned long flags;
+    void *restorer;
+    uint64_t mask;
+};
+
+static void fail(struct request *request, int step) {
+    request->step = step;
+    request->error = errno;
+    syscall(SYS_exit_group, 127);
+}
+
+static void pass(struct request *request, int which, int number) {
+    if (request->passed[which] >= 0 && syscall(SYS_dup3, request->slots[which], number, 0) < 0)
+        fail(request, DESCRIPTOR);
+}
+
+static void note(struct request *request) {
+    char text[128];
+    int64_t at = request->note_length, first = at - request->digits;
+    if (at > (int64_t)sizeof text || first < 0) {
+        errno = EINVAL;
+        fail(request, NOTE);
+    }
+    for (int64_t i = 0; i < first; i++)
+        text[i] = request->note[i];
+    for (long pid = syscall(SYS_getpid); at > first; pid /= 10)
+        text[--at] = pid ? (char)('0' + pid % 10) : ' ';
+    if (syscall(SYS_pwrite64, request->slots[RECORD], text, request->note_length, request->note_at) !=
+        request->note_length)
+        fail(request, NOTE);
+}
+
+static void set_limits(struct request *request, int from, int to) {
+    for (int i = from; i < to; i++) {
+        request->failed_limit = i;
+        if (syscall(SYS_prlimit64, 0, request->limit_names[i], &request->limits[i], NULL) < 0)
+            fail(request, LIMIT);
+    }
+}
+
+__attribute__((noreturn, used)) static void run_child(struct request *request) {
+    if (syscall(SYS_close_range, request->above, ~0U, UNSHARE) < 0)
+        fail(request, TABLE);
+    syscall(SYS_setsid);
+    struct kernel_sigaction standard = {0};
+    for (int number = 1; number <= SIGNALS; number++) /* ignored signals stay ignored across execve */
+        syscall(SYS_rt_sigaction, number, &standard, NULL, sizeof standard.mask);
+    pass(request, INPUT, 0);
+    pass(request, OUTPUT, 1);
+    pass(request, OUTPUT, 2);
+    pass(request, LOCK, request->lock_number);
+    set_limits(request, 0, request->limits_before);
+    if (request->passed[RECORD] >= 0)
+        note(request);
+    set_limits(request, request->limits_before, request->limit_count);
+    if (syscall(SYS_chdir, request->directory) < 0)
+        fail(request, DIRECTORY);
+    uint64_t none = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
+    syscall(SYS_execve, request->program, request->argv, request->env);
+    fail(request, EXEC);
+    __builtin_unreachable();
+}
+
+/* Starts a child on the stack that the arguments name. The result in the caller is that of clone3(2). */
+static long start(struct clone_args_3 *args, struct request *request) {
+    register struct request *argument __asm__("r12") = request;
+    long result = SYS_clone3;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %%r12, %%rdi\n\t"
+                     "call *%[child]\n\t"
+                     "1:"
+                     : "+a"(result)
+                     : "D"(args), "S"(sizeof *args), "r"(argument), [child] "r"(run_child)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
+
+/* Returns 0, or -1 with the failed step and its error in the request; no child is left then. */
+__attribute__((visibility("default"))) int hostmanager_spawn(struct request *request) {
+    char stack[STACK] __attribute__((aligned(16)));
+    struct clone_args_3 args = {
+        .flags = VM | VFORK | FILES | PIDFD,
+        .pidfd = (uint64_t)(uintptr_t)&request->pidfd,
+        .exit_signal = SIGCHLD,
+        .stack = (uint64_t)(uintptr_t)stack,
+        .stack_size = STACK,
+    };
+    if (request->cgroup >= 0) {
+        args.flags |= INTO_CGROUP;
+        args.cgroup = (uint64_t)request->cgroup;
+    }
+    request->step = CLONE;
+    request->error = 0;
+    uint64_t all = ~0ULL, before = 0;
+    for (int i = 0; i < PASSED; i++)
+        if (request->passed[i] >= 0)
+            syscall(SYS_dup3, request->passed[i], request->slots[i], O_CLOEXEC);
+    /* A handler of the daemon in the child would change the memory of the daemon. */
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
+    long pid = start(&args, request);
+    if (pid < 0)
+        request->error = (int)-pid;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
+    /* The slots keep no file: the daemon must not hold the lock of a run. */
+    for (int i = INPUT + 1; i < PASSED; i++)
+        if (request->passed[i] >= 0)
+            syscall(SYS_dup3, request->slots[INPUT], request->slots[i], O_CLOEXEC);
+    if (pid > 0 && request->error) {
+        while (waitpid((pid_t)pid, NULL, __WALL) < 0 && errno == EINTR)
+            ;
+        close(request->pidfd);
+    }
+    request->pid = (int32_t)pid;
+    return request->error ? -1 : 0;
+}

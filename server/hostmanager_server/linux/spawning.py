@@ -1,0 +1,208 @@
+"""Child processes started by `spawn.c`: in a new session, with limits, in a cgroup, noted in a record."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("_spawn.so")
+# The kernel or a filter of system calls (seccomp) lacks clone3 (Linux 5.3) or close_range (5.9).
+_MISSING = (errno.ENOSYS, errno.EPERM)
+# Refusals of a cgroup: no right to it, no such controller mode, or a kernel before 5.7.
+_NO_CGROUP = (errno.EACCES, errno.EBUSY, errno.EINVAL, errno.ENODEV, errno.ENOENT, errno.EOPNOTSUPP)
+_SLOTS = 4  # input, output, lock and record, in this order
+
+
+class Step(IntEnum):
+    """A step of a start, in order; see `spawn.c`."""
+
+    CLONE = 0
+    TABLE = 1
+    DESCRIPTOR = 2
+    NOTE = 3
+    LIMIT = 4
+    DIRECTORY = 5
+    EXEC = 6
+
+
+class SpawnError(OSError):
+    """A start that failed at `step`; for LIMIT, at the limit with the index `limit`."""
+
+    def __init__(self, number: int, step: Step, limit: int = 0) -> None:
+        super().__init__(number, os.strerror(number))
+        self.step = step
+        self.limit = limit
+
+
+class SpawnUnavailableError(Exception):
+    """Starts through `spawn.c` are impossible on this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The text that a child writes into its record through `file`, at offset `at`.
+
+    The last `digits` bytes of the text become the child's pid, behind blanks.
+    """
+
+    file: int
+    at: int
+    text: bytes
+    digits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A soft and a hard resource limit, by the number of its kind."""
+
+    kind: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A program to execute as a child.
+
+    `output` becomes stdout and stderr, and `lock` gets the number `lock_number`. The child has `mark` before
+    it writes `note`, and `limits` afterwards. `cgroup` is a descriptor of a cgroup's directory; where the
+    kernel refuses the cgroup, the child starts outside.
+    """
+
+    output: int
+    program: str = ""
+    argv: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    working_dir: str = "/"
+    lock: int = -1
+    lock_number: int = -1
+    note: Note | None = None
+    mark: Limit | None = None
+    limits: Sequence[Limit] = ()
+    cgroup: int = -1
+
+
+class _Request(ctypes.Structure):
+    _fields_ = (
+        ("program", ctypes.c_char_p),
+        ("argv", ctypes.POINTER(ctypes.c_char_p)),
+        ("env", ctypes.POINTER(ctypes.c_char_p)),
+        ("directory", ctypes.c_char_p),
+        ("note", ctypes.c_char_p),
+        ("limit_names", ctypes.POINTER(ctypes.c_int32)),
+        ("limits", ctypes.POINTER(ctypes.c_uint64)),
+        ("note_length", ctypes.c_int64),
+        ("note_at", ctypes.c_int64),
+        ("digits", ctypes.c_int64),
+        ("passed", ctypes.c_int32 * _SLOTS),
+        ("slots", ctypes.c_int32 * _SLOTS),
+        ("above", ctypes.c_int32),
+        ("lock_number", ctypes.c_int32),
+        ("limits_before", ctypes.c_int32),
+        ("limit_count", ctypes.c_int32),
+        ("cgroup", ctypes.c_int32),
+        ("pid", ctypes.c_int32),
+        ("pidfd", ctypes.c_int32),
+        ("step", ctypes.c_int32),
+        ("error", ctypes.c_int32),
+        ("failed_limit", ctypes.c_int32),
+    )
+
+
+class Spawner:
+    """Starts children at a cost that no number of open files or agents changes.
+
+    Keeps four descriptors: the numbers below which a child finds what it inherits. Create a spawner early,
+    while low numbers are free.
+    """
+
+    def __init__(self, library: Path = LIBRARY) -> None:
+        """Load the library.
+
+        Raises SpawnUnavailableError where the library was not built, and OSError for a lack of descriptors.
+        """
+        try:
+            self._spawn = ctypes.CDLL(str(library)).hostmanager_spawn
+        except (OSError, AttributeError) as error:
+            raise SpawnUnavailableError(str(error)) from error
+        self._spawn.argtypes = (ctypes.POINTER(_Request),)
+        self._lock = threading.Lock()
+        self._slots: list[int] = []
+        try:
+            for _ in range(_SLOTS):
+                self._slots.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def null(self) -> int:
+        """A descriptor of /dev/null."""
+        return self._slots[0]
+
+    def close(self) -> None:
+        """Close the descriptors of the spawner."""
+        while self._slots:
+            os.close(self._slots.pop())
+
+    def spawn(self, child: Child) -> tuple[int, int]:
+        """Start a child that has executed its program, and return its pid and a pidfd.
+
+        The caller closes the pidfd. Blocks until the child executes, and lets other threads run meanwhile.
+        Raises SpawnError with no child left, ValueError for a NUL byte, and SpawnUnavailableError where the
+        kernel lacks a system call, with nothing done.
+        """
+        request = self._request(child)
+        with self._lock:
+            failed = self._spawn(ctypes.byref(request))
+            if failed and request.step == Step.CLONE and child.cgroup >= 0 and request.error in _NO_CGROUP:
+                request.cgroup = -1
+                failed = self._spawn(ctypes.byref(request))
+        if not failed:
+            return request.pid, request.pidfd
+        step = Step(request.step)
+        if step in (Step.CLONE, Step.TABLE) and request.error in _MISSING:
+            raise SpawnUnavailableError(f"the system call for '{step.name}': {os.strerror(request.error)}")
+        raise SpawnError(request.error, step, max(0, request.failed_limit - (child.mark is not None)))
+
+    def _request(self, child: Child) -> _Request:
+        note = child.note
+        limits = [limit for limit in (child.mark, *child.limits) if limit is not None]
+        numbers = [number for limit in limits for number in (limit.soft, limit.hard)]
+        return _Request(
+            program=_encoded(child.program),
+            argv=_array(map(_encoded, child.argv)),
+            env=_array(_encoded(f"{name}={value}") for name, value in child.env.items()),
+            directory=_encoded(child.working_dir),
+            note=note and note.text,
+            limit_names=(ctypes.c_int32 * len(limits))(*[limit.kind for limit in limits]),
+            limits=(ctypes.c_uint64 * len(numbers))(*numbers),
+            note_length=0 if note is None else len(note.text),
+            note_at=0 if note is None else note.at,
+            digits=0 if note is None else note.digits,
+            passed=(self._slots[0], child.output, child.lock, -1 if note is None else note.file),
+            slots=tuple(self._slots),
+            above=max(self._slots) + 1,
+            lock_number=child.lock_number,
+            limits_before=int(child.mark is not None),
+            limit_count=len(limits),
+            cgroup=child.cgroup,
+        )
+
+
+def _encoded(text: str) -> bytes:
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise ValueError("embedded null byte")
+    return data
+
+
+def _array(words: Iterable[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    listed = [*words, None]
+    return (ctypes.c_char_p * len(listed))(*listed)

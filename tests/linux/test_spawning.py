@@ -1,0 +1,122 @@
+"""The start of a child by `spawn.c`: what the child inherits, and what a failure leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostmanager_server.linux.spawning import (
+    Child,
+    Limit,
+    Note,
+    Spawner,
+    SpawnError,
+    SpawnUnavailableError,
+    Step,
+)
+
+SLEEP = "/bin/sleep"
+
+
+@pytest.fixture
+def spawner() -> Iterator[Spawner]:
+    try:
+        spawner = Spawner()
+    except SpawnUnavailableError as error:
+        pytest.skip(str(error))
+    yield spawner
+    spawner.close()
+
+
+def end(pid: int, pidfd: int) -> None:
+    os.close(pidfd)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def sleeper(spawner: Spawner, **fields: object) -> Child:
+    return Child(output=spawner.null, program=SLEEP, argv=["sleep", "1000"], **fields)  # type: ignore[arg-type]
+
+
+def test_a_child_inherits_no_signals_and_no_descriptors_but_its_own(spawner: Spawner, tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    lock = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    ignored = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        pid, pidfd = spawner.spawn(sleeper(spawner, lock=lock, lock_number=250))
+    finally:
+        signal.signal(signal.SIGUSR1, ignored)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(lock)
+    try:
+        assert set(os.listdir(f"/proc/{pid}/fd")) == {"0", "1", "2", "250"}
+        status = Path(f"/proc/{pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert {int(fields[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")} == {0}
+        assert os.getsid(pid) == pid
+    finally:
+        end(pid, pidfd)
+
+
+def test_only_the_child_keeps_the_lock(spawner: Spawner, tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    lock = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    pid, pidfd = spawner.spawn(sleeper(spawner, lock=lock, lock_number=250))
+    os.close(lock)
+    again = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    end(pid, pidfd)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(again)
+
+
+def test_a_child_notes_its_pid_and_has_its_limits(spawner: Spawner, tmp_path: Path) -> None:
+    (tmp_path / "record").write_bytes(b"<" + b"." * 20 + b">")
+    file = os.open(tmp_path / "record", os.O_WRONLY | os.O_CLOEXEC)
+    note = Note(file, 1, b"pid is        ", 7)
+    limits = [Limit(resource.RLIMIT_FSIZE, 0, 0), Limit(resource.RLIMIT_CORE, 5, 6)]
+    pid, pidfd = spawner.spawn(sleeper(spawner, note=note, limits=limits))
+    try:
+        assert (tmp_path / "record").read_bytes() == b"<pid is %7d......>" % pid
+        assert resource.prlimit(pid, resource.RLIMIT_CORE) == (5, 6)
+        assert resource.prlimit(pid, resource.RLIMIT_FSIZE) == (0, 0)
+    finally:
+        end(pid, pidfd)
+        os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"program": "/nowhere"}, Step.EXEC),
+        ({"working_dir": "/nowhere"}, Step.DIRECTORY),
+        ({"limits": [Limit(resource.RLIMIT_CORE, 0, 0), Limit(1000, 0, 0)]}, Step.LIMIT),
+        ({"lock_number": 1 << 30, "lock": 0}, Step.DESCRIPTOR),
+        ({"note": Note(0, 0, b"x" * 200, 7)}, Step.NOTE),
+    ],
+)
+def test_a_failed_start_tells_its_step_and_leaves_nothing(
+    spawner: Spawner, change: dict[str, object], step: Step
+) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    fields = {"program": SLEEP, "argv": ["sleep", "1000"], "output": spawner.null, **change}
+    with pytest.raises(SpawnError) as failed:
+        spawner.spawn(Child(**fields))  # type: ignore[arg-type]  # any fields
+    assert failed.value.step is step
+    assert failed.value.limit == (1 if step is Step.LIMIT else 0)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    assert all(Path(f"/proc/{pid}/comm").read_text().strip() != "sleep" for pid in children.split())
+
+
+def test_without_the_library_a_spawner_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(SpawnUnavailableError):
+        Spawner(tmp_path / "missing.so")
