@@ -26,9 +26,14 @@ class Point(Enum):
     """A step of the daemon; a daemon that dies there loses the work done since the previous step."""
 
     INTENT = "intent"  # the core asked the driver to launch; the driver has done nothing yet
-    SPAWNED = "spawned"  # a child waits in the gate, without a record on disk
-    RECORDED = "recorded"  # the child has a valid record, and waits in the gate
-    RELEASED = "released"  # the child executes the agent
+    # A start passes RECORDED before SPAWNED, a start behind the gate after SPAWNED.
+    RECORDED = (
+        "recorded"  # the run has a valid record; there is no process yet, or the process waits in the gate
+    )
+    SPAWNED = (
+        "spawned"  # the child executes the agent, and its record has the pid alone; in the gate: no record
+    )
+    RELEASED = "released"  # the child executes the agent, and its record names the process
     EXIT_OBSERVED = "exit_observed"  # the main process was reaped; its record still exists
     STOP_SENT = "stop_sent"  # the driver sent a signal
     COMMITTING = "committing"  # the journal is about to write a change

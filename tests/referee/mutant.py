@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from typing import Any
 
 from hostmanager_server.commands.serve import serve_command
 from hostmanager_server.core.events import Adopted, ExitStatus, RunKey
-from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.core.spec import InstanceSpec
 from hostmanager_server.daemon import parts, recovery
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.gate import Gate
@@ -28,14 +29,16 @@ from hostmanager_server.drivers.output.log_directory import LogDirectory
 from hostmanager_server.drivers.process import driver as process_driver
 from hostmanager_server.drivers.process import run_trees
 from hostmanager_server.drivers.process.driver import ProcessDriver
-from hostmanager_server.drivers.process.launcher import Launched, Launcher
+from hostmanager_server.drivers.process.launcher import Launched, Launcher, _Start
 from hostmanager_server.drivers.process.process_table import ProcessTree
 from hostmanager_server.drivers.process.records import directory as record_directory
-from hostmanager_server.drivers.process.records.draft import Draft
 from hostmanager_server.drivers.process.records.files import RecordFile, find_record_files
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.drivers.process.tree_tracker import TreeTracker
+from hostmanager_server.failpoints import Point, reached
+from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
+from hostmanager_server.linux.spawning import Spawner
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.watch import WatchRpcs
@@ -46,19 +49,27 @@ from hostmanager_server.state.store import StoreChanges
 class NaiveLauncher(Launcher):
     """A launcher that records an agent after the start, as most supervisors do."""
 
-    def _pass_gate(
-        self,
-        run: RunKey,
-        tree: ProcessTree,
-        spec: InstanceSpec,
-        process: ProcessSpec,
-        draft: Draft,
-        child: Gate,
-    ) -> Launched:
+    def _start_recorded(self, start: _Start, spawner: Spawner) -> Launched:
+        record = self._record(start, pidfds.unknown_process())
+        pid, pidfd = self._spawn(start, record, spawner)
+        start.follow(pid)
+        reached(Point.SPAWNED)
+        identity = pidfds.identify(pid, pidfd) or record.identity
+        start.draft.commit(replace(record, identity=identity, released=True))
+        return Launched(identity, start.tree, pidfd, start.process)
+
+
+class OpenGateLauncher(Launcher):
+    """A launcher that lets an agent through the gate before it is recorded."""
+
+    def _start_recorded(self, start: _Start, spawner: Spawner) -> Launched:
+        return self._start_in_gate(start)
+
+    def _pass_gate(self, start: _Start, child: Gate) -> Launched:
         child.release()
         open_gate = Gate(child.pid, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         try:
-            return super()._pass_gate(run, tree, spec, process, draft, open_gate)
+            return super()._pass_gate(start, open_gate)
         finally:
             os.close(open_gate.descriptor)
 
@@ -167,6 +178,7 @@ class Mutant(Enum):
     """The bug of a daemon."""
 
     NAIVE = "naive"
+    OPEN_GATE = "open-gate"
     FORGETFUL = "forgetful"
     HASTY = "hasty"
     BLIND = "blind"
@@ -181,6 +193,7 @@ class Mutant(Enum):
 # The module and the name that each mutant replaces.
 REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.NAIVE: (process_driver, "Launcher", NaiveLauncher),
+    Mutant.OPEN_GATE: (process_driver, "Launcher", OpenGateLauncher),
     Mutant.FORGETFUL: (parts, "ProcessDriver", ForgetfulDriver),
     Mutant.HASTY: (recovery, "Journal", HastyJournal),
     Mutant.BLIND: (run_trees, "TreeTracker", BlindTracker),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.failpoints import Point
+from hostmanager_server.linux.spawning import LIBRARY
 
 from tests.referee.daemons import command_of
 from tests.referee.invariants import Invariant, Violation
@@ -94,9 +95,12 @@ def test_a_daemon_that_follows_a_link_in_the_log_directory_is_detected(tmp_path:
     assert found.value.invariant is Invariant.I10
 
 
-def test_a_daemon_that_records_an_agent_after_its_start_is_detected(tmp_path: Path) -> None:
-    # Random rounds detect the mutant within 60: `python -m tests.referee --mutant naive --rounds 60`.
-    match = Match(tmp_path, seed=1, program=command_of(Mutant.NAIVE))
+@pytest.mark.parametrize("mutant", [Mutant.NAIVE, Mutant.OPEN_GATE])
+def test_a_daemon_that_records_an_agent_after_its_start_is_detected(tmp_path: Path, mutant: Mutant) -> None:
+    # Random rounds detect the mutants within 60: `python -m tests.referee --mutant naive --rounds 60`.
+    if mutant is Mutant.NAIVE and not LIBRARY.exists():
+        pytest.skip("the agents of a daemon without the library of starts go through the gate")
+    match = Match(tmp_path, seed=1, program=command_of(mutant))
     rounds = Rounds(match)
 
     def play() -> None:

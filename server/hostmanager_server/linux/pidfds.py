@@ -66,6 +66,11 @@ def boot_id() -> str:
     return read_file("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
 
 
+def unknown_process() -> Identity:
+    """Return the identity of a process of this boot of which nothing is known yet."""
+    return Identity(boot_id(), 0, 0, 0)
+
+
 def read_file(path: str) -> bytes:
     """Return the content of a small file, at most 8 MiB. Raises OSError.
 

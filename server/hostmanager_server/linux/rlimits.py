@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from collections.abc import Iterable
 
+from hostmanager_server.linux.spawning import Limit
+
+_UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY as the kernel has it; the resource module says -1
 _LOCKS = 10  # RLIMIT_LOCKS of asm-generic/resource.h; missing in the resource module
 
 # Values have the units of setrlimit(2): bytes, seconds, counts; not the kilobytes of a shell's `ulimit`.
@@ -58,26 +62,51 @@ class LimitError(Exception):
     """A resource limit that the daemon could not set; the text is for the operator."""
 
 
-def apply_limits(pid: int, limits: Iterable[tuple[str, int | None]]) -> None:
-    """Set soft and hard limits of a process; None is unlimited. Raises LimitError."""
+def resolve_limits(limits: Iterable[tuple[str, int | None]]) -> list[tuple[str, Limit]]:
+    """Return the limits of a new process by name; None is unlimited. Raises LimitError.
+
+    The first is the daemon's original limit of open files, if the daemon raised its own.
+    """
+    resolved = []
     if _inherited_files is not None:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, _inherited_files)
+        resolved.append(("nofile", Limit(resource.RLIMIT_NOFILE, *map(_unsigned, _inherited_files))))
     for name, value in limits:
         number = LIMITS.get(name)
         if number is None:
             raise LimitError(f"there is no limit '{name}' (known: {', '.join(LIMITS)})")
-        wanted = resource.RLIM_INFINITY if value is None else value
-        shown = "unlimited" if value is None else str(value)
-        if value is not None and value < 0:
-            raise LimitError(f"cannot set the limit '{name}' to {value}: the value must be 0 or more")
+        if value is not None and not 0 <= value <= _UNLIMITED:
+            raise LimitError(f"cannot set the limit '{name}' to {value}: the value must be 0 to {_UNLIMITED}")
+        wanted = _UNLIMITED if value is None else value
+        resolved.append((name, Limit(number, wanted, wanted)))
+    return resolved
+
+
+def apply_limits(pid: int, limits: Iterable[tuple[str, Limit]]) -> None:
+    """Set resolved limits of a process. Raises LimitError."""
+    for name, limit in limits:
         try:
-            resource.prlimit(pid, number, (wanted, wanted))
-        except PermissionError as error:
-            _, hard = resource.prlimit(pid, number)
-            most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
-            raise LimitError(
-                f"cannot set the limit '{name}' to {shown}: the daemon's own is {most} and only root may "
-                "raise it; lower the value or raise the daemon's limit"
-            ) from error
-        except (OSError, ValueError, OverflowError) as error:
-            raise LimitError(f"cannot set the limit '{name}' to {shown}: {error}") from error
+            resource.prlimit(pid, limit.kind, (_signed(limit.soft), _signed(limit.hard)))
+        except (OSError, ValueError) as error:
+            raise refused_limit(name, limit, error) from error
+
+
+def refused_limit(name: str, limit: Limit, error: Exception) -> LimitError:
+    """Return the LimitError for a limit that the kernel refused."""
+    shown = "unlimited" if limit.hard == _UNLIMITED else str(limit.hard)
+    if isinstance(error, OSError) and error.errno == errno.EPERM:
+        _, hard = resource.getrlimit(limit.kind)
+        most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+        return LimitError(
+            f"cannot set the limit '{name}' to {shown}: the daemon's own is {most} and only root may "
+            "raise it; lower the value or raise the daemon's limit"
+        )
+    return LimitError(f"cannot set the limit '{name}' to {shown}: {error}")
+
+
+def _unsigned(value: int) -> int:
+    return value & _UNLIMITED
+
+
+def _signed(value: int) -> int:
+    """Return a limit as the resource module takes the number."""
+    return value - (1 << 64) if value >> 63 else value

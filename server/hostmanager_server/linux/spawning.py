@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from hostmanager.values import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 

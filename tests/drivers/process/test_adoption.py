@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, RunKey, Started
 from hostmanager_server.drivers.process import main_process
+from hostmanager_server.drivers.process.records import files
 from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.spawning import LIBRARY
 
 from tests.drivers.conftest import DEADLINE
 
@@ -25,12 +27,14 @@ A = RunKey("a", 1)
 # A daemon that launches one agent, prints its pid, and is killed without warning.
 DAEMON = """
 import json, os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from hostmanager_server.core.events import Instant, RunKey, Started
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.exec import direct, gate
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
+from hostmanager_server.linux import pidfds
 
 class Poller:
     def watch(self, fd, callback): pass
@@ -46,7 +50,17 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 state, argv, crash = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-if crash == "before release":
+if "record" in crash or "release" in crash:
+    direct.load_spawner = lambda: None
+if crash == "with the pid noted":
+    pidfds.identify = die
+elif crash == "with nothing noted":
+    spawn = direct.spawn
+    direct.spawn = lambda spawner, command, child: spawn(spawner, command, replace(child, note=None))
+    pidfds.identify = die
+elif crash == "with nothing started":
+    direct.spawn = die
+elif crash == "before release":
     gate.Gate.release = die
 elif crash == "before release, the gate frozen":
     gate.Gate.release = lambda self: die(os.kill(self.pid, signal.SIGSTOP))
@@ -144,6 +158,67 @@ def test_a_run_in_the_gate_leaves_with_its_daemon(
         real.wait_for(lambda: not runs(int(output)))
     real.wait_for(lambda: not real.alive("a"))
     assert not touched.exists()
+    assert real.events == []
+
+
+needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="the library of starts was not built")
+
+
+@needs_library
+def test_a_run_is_adopted_if_its_daemon_died_right_after_the_start(real: ProcessHarness) -> None:
+    launch_and_kill_daemon(
+        real, "sh", "-c", f": > {real.settled('a')}; sleep 1000", crash="with the pid noted"
+    )
+    real.settle("a")
+    (adopted,) = real.driver.adopt({})
+    assert (adopted.run, adopted.ended) == (A, None)
+    written = json.loads(record(real).read_text())
+    assert (written["pid"], written["released"]) == (adopted.pid, 1)
+    assert written["start"] == pidfds.read_stat(adopted.pid).start  # type: ignore[union-attr]  # it runs
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: gone(real))
+    assert not real.alive("a")
+
+
+@needs_library
+def test_another_process_with_a_noted_pid_is_not_the_main_process(real: ProcessHarness) -> None:
+    launch_and_kill_daemon(real, "true", crash="with the pid noted")
+    real.wait_for(lambda: not real.alive("a"))
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        text = record(real).read_text()
+        head, _, rest = text.partition('"pid": ')
+        record(real).write_text(f'{head}"pid": {bystander.pid:7}{rest[7:]}')
+        (adopted,) = real.driver.adopt({})
+        assert adopted.gone
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@needs_library
+def test_a_run_without_a_noted_pid_is_stopped_as_a_whole(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_NOTE_READINGS", 3)
+    launch_and_kill_daemon(
+        real, "sh", "-c", f": > {real.settled('a')}; sleep 1000", crash="with nothing noted"
+    )
+    real.settle("a")
+    (adopted,) = real.driver.adopt({})
+    assert (adopted.run, adopted.ended, adopted.gone) == (A, ExitStatus(), False)
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: gone(real))
+    assert not real.alive("a")
+
+
+@needs_library
+def test_a_record_without_a_process_is_void(real: ProcessHarness) -> None:
+    launch_and_kill_daemon(real, "true", crash="with nothing started")
+    assert json.loads(record(real).read_text())["pid"] == 0
+    assert real.driver.adopt({}) == []
+    assert real.records() == []
     assert real.events == []
 
 

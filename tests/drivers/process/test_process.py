@@ -213,14 +213,6 @@ def test_an_unwritable_log_directory_fails_the_start(real: ProcessHarness) -> No
     assert f"{real.directory}/log" in why_failed(real, real.command("a", "true"))
 
 
-def test_an_exec_that_fails_after_the_checks_shows_as_exit_126_or_127(real: ProcessHarness) -> None:
-    program = real.directory / "agent"
-    program.write_text("#!/nonexistent/interpreter\n")
-    program.chmod(0o755)
-    real.run(real.command("a", str(program)))
-    assert status(real).code in (126, 127)
-
-
 @pytest.mark.parametrize("spare", range(8))
 def test_without_descriptors_a_start_fails_and_leaves_nothing(real: ProcessHarness, spare: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

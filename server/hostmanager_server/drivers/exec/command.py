@@ -12,7 +12,7 @@ from hostmanager.values import dataclass, field
 
 from hostmanager_server import failpoints
 from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.exec import environment, gate
+from hostmanager_server.drivers.exec import environment
 from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.env_file import EnvFileError
 
@@ -36,16 +36,19 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExecCommand:
-    """The command line and environment that the gate executes.
+    """A program with its command line and environment, ready for execve(2) in `working_dir`.
 
-    `uid` is the user id of the agent after the user switch. `env_files` holds the digests of the present
-    contents.
+    `program` is the path to execute. Where another program switches the user, `runs` is the program of the
+    agent behind that one, otherwise empty. `uid` is the user id of the agent after the user switch.
+    `env_files` holds the digests of the present contents.
     """
 
+    program: str
     argv: list[str]
     working_dir: str
     env: dict[str, str] = field(repr=False)
     uid: int
+    runs: str = ""
     env_files: tuple[EnvFile, ...] = ()
 
 
@@ -83,7 +86,7 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
     own = {**dict(spec.env), "PWD": working_dir}
     from_files = {name: value for name, value in files.variables.items() if name not in own}
     path = {**env, **from_files, **own}.get("PATH", _DEFAULT_PATH)
-    _check_program(argv[0], path, working_dir)
+    program = _find_program(argv[0], path, working_dir)
     words = list(argv)
     if prefix:
         words = environment.hand_over(words, env, from_files)
@@ -92,7 +95,9 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
     env.update(own)
     env.setdefault(_KEEP_ENVIRON, "1")
     uid = os.getuid() if user is None else user.pw_uid
-    return ExecCommand(prefix + gate.shell_safe(words, env), working_dir, env, uid, files.files)
+    if prefix:
+        return ExecCommand(prefix[0], prefix + words, working_dir, env, uid, program, files.files)
+    return ExecCommand(program, words, working_dir, env, uid, "", files.files)
 
 
 def prepare_probe(
@@ -148,17 +153,21 @@ def _as_user(entry: pwd.struct_passwd) -> list[str]:
     return [setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
 
 
-def _check_program(name: str, path: str, working_dir: str) -> None:
+def _find_program(name: str, path: str, working_dir: str) -> str:
+    """Return the path that execve(2) takes in the working directory, as a shell would find the program."""
     if "/" in name:
         program = os.path.join(working_dir, name)
         if os.path.isfile(program):
             if os.access(program, os.X_OK):
-                return
+                return name
             raise CommandError(f"'{program}' is not executable; chmod +x it")
         what = "is a directory" if os.path.isdir(program) else "does not exist"
         raise CommandError(f"its program '{program}' {what}; correct 'command'")
-    if _is_program(_found_before(name, path, working_dir)) or _is_program(_find(name, path, working_dir)):
-        return
+    found = _found_before(name, path, working_dir)
+    if not _is_program(found):
+        found = _find(name, path, working_dir)
+    if found:
+        return found
     raise CommandError(
         f"its program '{name}' is not found in PATH ({path}); install the program or give its full path"
     )

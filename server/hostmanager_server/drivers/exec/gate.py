@@ -99,7 +99,7 @@ def spawn(
         # posix_spawn costs half as much as Popen, and resets every signal.
         pid = os.posix_spawn(
             SHELL,
-            [*words, working_dir, *argv],
+            [*words, working_dir, *shell_safe(argv, env)],
             env,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read_end, 0),
@@ -127,7 +127,14 @@ def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> 
     """
     return os.posix_spawn(
         SHELL,
-        [SHELL, "-c", 'cd "$1" && unset OLDPWD && shift && exec "$@"', "probe", working_dir, *argv],
+        [
+            SHELL,
+            "-c",
+            'cd "$1" && unset OLDPWD && shift && exec "$@"',
+            "probe",
+            working_dir,
+            *shell_safe(argv, env),
+        ],
         env,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

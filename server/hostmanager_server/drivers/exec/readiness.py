@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import CommandProbe, HttpProbe, ReadinessProbe, TcpProbe
 from hostmanager_server.drivers.contract import CallSoon, Poller
-from hostmanager_server.drivers.exec import gate
-from hostmanager_server.drivers.exec.command import ExecCommand
+from hostmanager_server.drivers.exec import direct, gate
+from hostmanager_server.drivers.exec.command import CommandError, ExecCommand
 from hostmanager_server.linux import pidfds
+from hostmanager_server.linux.spawning import Child, Spawner
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _RETRY_DELAY = 1.0  # s between two attempts to start the thread
@@ -34,8 +35,9 @@ class Prober:
     threads or descriptors left, the prober logs one warning and tries again each second.
     """
 
-    def __init__(self, call_soon: CallSoon, poller: Poller) -> None:
+    def __init__(self, call_soon: CallSoon, poller: Poller, spawner: Spawner | None = None) -> None:
         self._call_soon = call_soon
+        self._spawner = spawner
         self._poller = poller
         self._start_failing = False  # the last attempt to start the thread failed, and a warning was logged
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -120,12 +122,26 @@ class Prober:
             began = loop.time()
             try:
                 async with asyncio.timeout(probe.timeout):
-                    if await _try(probe, command):
+                    if await self._try(probe, command):
                         self._call_soon(answered)
                         return
-            except (OSError, ValueError, EOFError, RuntimeError):
-                pass  # not reachable, no HTTP, out of time, or no thread for a name lookup: not ready yet
+            except (CommandError, OSError, ValueError, EOFError, RuntimeError):
+                # not reachable, no HTTP, not executable, out of time, or no thread for a name lookup
+                pass  # not ready yet
             await asyncio.sleep(max(0.0, began + probe.interval - loop.time()))
+
+    def _try(self, probe: ReadinessProbe, command: ExecCommand | None) -> Coroutine[Any, Any, bool]:
+        match probe.check:
+            case TcpProbe(host, port):
+                return _connects(host, port)
+            case HttpProbe(url):
+                return _answers(url)
+            case CommandProbe():
+                if command is None:
+                    raise AssertionError("a command probe needs its command")
+                return _succeeds(command, self._spawner)
+            case other:
+                assert_never(other)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -142,20 +158,6 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _try(probe: ReadinessProbe, command: ExecCommand | None) -> Coroutine[Any, Any, bool]:
-    match probe.check:
-        case TcpProbe(host, port):
-            return _connects(host, port)
-        case HttpProbe(url):
-            return _answers(url)
-        case CommandProbe():
-            if command is None:
-                raise AssertionError("a command probe needs its command")
-            return _succeeds(command)
-        case other:
-            assert_never(other)
 
 
 async def _connects(host: str, port: int) -> bool:
@@ -182,16 +184,9 @@ async def _answers(url: str) -> bool:
         writer.close()
 
 
-async def _succeeds(command: ExecCommand) -> bool:
+async def _succeeds(command: ExecCommand, spawner: Spawner | None) -> bool:
     loop = asyncio.get_running_loop()
-    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
-    try:
-        pidfd = pidfds.open_pidfd(pid)
-    except OSError:  # no descriptors: the command cannot be awaited
-        _kill_and_reap(pid)
-        raise
-    if pidfd is None:
-        raise AssertionError("an unreaped child has a pidfd")
+    pid, pidfd = _start(command, spawner)
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_reader(pidfd, functools.partial(_resolve, ended))
     try:
@@ -206,6 +201,21 @@ async def _succeeds(command: ExecCommand) -> bool:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def _start(command: ExecCommand, spawner: Spawner | None) -> tuple[int, int]:
+    """Start a command and return its pid and a pidfd. Raises CommandError, OSError or ValueError."""
+    if spawner is not None:
+        return direct.spawn(spawner, command, Child(output=spawner.null))
+    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
+    try:
+        pidfd = pidfds.open_pidfd(pid)
+    except OSError:  # no descriptors: the command cannot be awaited
+        _kill_and_reap(pid)
+        raise
+    if pidfd is None:
+        raise AssertionError("an unreaped child has a pidfd")
+    return pid, pidfd
 
 
 def _kill_and_reap(pid: int) -> None:

@@ -24,7 +24,7 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.spec import InstanceSpec
 from hostmanager_server.drivers.contract import CallSoon, Output, Poller, PostEvent
-from hostmanager_server.drivers.exec import command, gate
+from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import Prober
 from hostmanager_server.drivers.process.cgroup import Cgroups
@@ -33,6 +33,7 @@ from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
     adopted_run,
     find_main_process,
+    identify_main_process,
     status_of_ended,
 )
 from hostmanager_server.drivers.process.membership import agent_uids
@@ -88,10 +89,18 @@ class ProcessDriver:
         self._groups = groups
         self._records = RecordDirectory(state_dir / "runs")
         self._trees = RunTrees(poller, self._records, orphans or Orphans())
-        self._prober = Prober(call_soon, poller)
+        self._spawner = direct.load_spawner()
+        self._prober = Prober(call_soon, poller, self._spawner)
         self._descriptors = store or DescriptorStore(None, {})
         self._launcher = Launcher(
-            output, self._records, groups, self._descriptors, epoch, self._inherited, poller.now
+            output,
+            self._records,
+            groups,
+            self._descriptors,
+            epoch,
+            self._inherited,
+            poller.now,
+            self._spawner,
         )
         self._runs: dict[str, _Run] = {}
 
@@ -151,7 +160,7 @@ class ProcessDriver:
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Kills processes that never left the gate."""
-        records = [r for r in self._records.read() if self._is_of_this_boot(r)]
+        records = [self._identified(r) for r in self._records.read() if self._is_of_this_boot(r)]
         alive: list[tuple[Record, int]] = []
         without_main: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
@@ -194,6 +203,8 @@ class ProcessDriver:
         self._trees.close()
         self._groups.close()
         self._prober.close()
+        if self._spawner is not None:
+            self._spawner.close()
         self._descriptors.close()
         self._records.close()
 
@@ -206,13 +217,15 @@ class ProcessDriver:
             self._poller.watch(run.pidfd, functools.partial(self._main_process_ended, run))
 
     def _abandon(self, run: _Run) -> None:
-        """Kill and forget a run that cannot be watched.
-
-        The run has only just started and has no descendants.
-        """
+        """Kill and forget a run that cannot be watched."""
         del self._runs[run.key.instance_id]
         if run.pidfd is not None:
+            self._trees.refresh(run.tree)
+            self._trees.signal_members(run.tree, signal.SIGKILL)
             pidfds.send_signal(run.pidfd, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                # The main process is unreaped, so the process group still has its number.
+                os.killpg(run.identity.pid, signal.SIGKILL)
             pidfds.has_ended(run.pidfd, GATE_ENDS)
             os.close(run.pidfd)
         with contextlib.suppress(ChildProcessError):
@@ -276,6 +289,13 @@ class ProcessDriver:
             return True
         self._records.remove(record.run.instance_id)
         return False
+
+    def _identified(self, record: Record) -> Record:
+        """Return a record with the numbers of its main process, if only these are missing."""
+        found = identify_main_process(record)
+        if found is not record:
+            self._records.identify(record.run.instance_id, found.identity)
+        return found
 
     def _recover(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follow a run again that has a living main process."""

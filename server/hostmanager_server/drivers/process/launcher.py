@@ -1,4 +1,4 @@
-"""The launch of a run: a child waits in the gate, is recorded, becomes the agent."""
+"""The launch of a run: recorded first, then started; or, behind a gate, started, recorded and released."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hostmanager.values import dataclass, replace
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.contract import Output
-from hostmanager_server.drivers.exec import command, gate
-from hostmanager_server.drivers.exec.command import INSTANCE_MARKER, RUN_MARKER, CommandError
+from hostmanager_server.drivers.exec import command, direct, gate
+from hostmanager_server.drivers.exec.command import INSTANCE_MARKER, RUN_MARKER, CommandError, ExecCommand
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.drivers.process import membership
@@ -24,16 +24,17 @@ from hostmanager_server.drivers.process.records.descriptor_store import Descript
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.records.draft import Draft
 from hostmanager_server.drivers.process.records.files import file_name
-from hostmanager_server.drivers.process.records.record import Record
+from hostmanager_server.drivers.process.records.record import RELEASED_AT, Record
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
-from hostmanager_server.linux.rlimits import apply_limits
+from hostmanager_server.linux.rlimits import apply_limits, refused_limit, resolve_limits
+from hostmanager_server.linux.spawning import Child, Limit, Note, Spawner, SpawnError, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A main process that left the gate, and its spec; the caller closes `pidfd`."""
+    """A started main process, and its spec; the caller closes `pidfd`."""
 
     identity: Identity
     tree: ProcessTree
@@ -41,15 +42,41 @@ class Launched:
     process: ProcessSpec
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """A prepared start; the caller closes `draft` and `output`."""
+
+    run: RunKey
+    tree: ProcessTree
+    spec: InstanceSpec
+    process: ProcessSpec
+    limits: list[tuple[str, Limit]]
+    draft: Draft
+    command: ExecCommand
+    output: int
+
+    @property
+    def may_have_mark(self) -> bool:
+        """False for a run with its own limit in the place of the mark."""
+        return all(name != membership.LIMIT_NAME for name, _ in self.process.limits)
+
+    def follow(self, pid: int) -> None:
+        """Note the main process in the tree."""
+        self.tree.main_pid = self.tree.session = pid
+
+
 class Launcher:
-    """Starts main processes through the gate, so that none is ever unrecorded.
+    """Starts main processes such that none is ever unrecorded.
+
+    With a spawner, the record is written first, without the numbers of the process, and the child notes its
+    own pid there before it becomes the agent. Without one, the child waits in a gate until it is recorded.
 
     `epoch` must be different for each daemon; epoch and a counter form the run markers.
     """
 
     def __init__(
         self, output: Output, records: RecordDirectory, groups: Cgroups, store: DescriptorStore, epoch: str,
-        inherited: Mapping[str, str], now: Callable[[], Instant],
+        inherited: Mapping[str, str], now: Callable[[], Instant], spawner: Spawner | None,
     ) -> None:  # fmt: skip
         self._output = output
         self._records = records
@@ -59,6 +86,7 @@ class Launcher:
         self._count = itertools.count(1)
         self._inherited = inherited
         self._now = now
+        self._spawner = spawner
 
     def launch(self, run: RunKey, spec: InstanceSpec, process: ProcessSpec) -> Launched:
         """Start the main process of a run and return it.
@@ -91,27 +119,88 @@ class Launcher:
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
             group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
-            path = None if group is None else group.path
+            tree = ProcessTree(token.encode(), 0, 0, group, {prepared.uid})
+            start = _Start(run, tree, spec, process, resolve_limits(process.limits), draft, prepared, output)
             try:
-                child = gate.spawn(
-                    prepared.argv, prepared.working_dir, prepared.env, output, draft.lock, draft.flag, path
-                )
-                stack.callback(os.close, child.descriptor)
-                tree = ProcessTree(token.encode(), child.pid, child.pid, group, {prepared.uid})
-                return self._pass_gate(run, tree, spec, process, draft, child)
+                if self._spawner is None:
+                    return self._start_in_gate(start)
+                return self._start_recorded(start, self._spawner)
             except BaseException:
                 self._groups.drop(group)
                 raise
 
-    def _pass_gate(
-        self,
-        run: RunKey,
-        tree: ProcessTree,
-        spec: InstanceSpec,
-        process: ProcessSpec,
-        draft: Draft,
-        child: Gate,
-    ) -> Launched:
+    def _start_recorded(self, start: _Start, spawner: Spawner) -> Launched:
+        """Record the run, then start its main process; on failure, leave no process."""
+        if start.may_have_mark:
+            start.tree.mark = membership.new_mark()
+        record = self._record(start, pidfds.unknown_process())
+        instance_id = start.run.instance_id
+        try:
+            start.draft.commit(record)
+            reached(Point.RECORDED)
+            pid, pidfd = self._spawn(start, record, spawner)
+        except BaseException:
+            self._records.remove(instance_id)
+            raise
+        start.follow(pid)
+        identity = replace(pidfds.unknown_process(), pid=pid)
+        # The agent runs, and its record names the pid: a failure here loses only what a scan finds again.
+        with contextlib.suppress(OSError):
+            reached(Point.SPAWNED)
+            identity = pidfds.identify(pid, pidfd) or identity
+            start.draft.identify(identity)
+        self._store.keep(record.token, pidfd)
+        with contextlib.suppress(OSError):
+            reached(Point.RELEASED)
+        return Launched(identity, start.tree, pidfd, start.process)
+
+    @staticmethod
+    def _spawn(start: _Start, record: Record, spawner: Spawner) -> tuple[int, int]:
+        text, digits = record.noted_start()
+        mark, group = start.tree.mark, start.tree.group
+        with contextlib.ExitStack() as stack:
+            directory = -1
+            if group is not None:
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # removed by another program
+                    directory = os.open(group.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    stack.callback(os.close, directory)
+            child = Child(
+                output=start.output,
+                lock=start.draft.lock,
+                lock_number=gate.lock_descriptor(),
+                note=Note(start.draft.flag, RELEASED_AT, text, digits),
+                mark=None if mark is None else membership.as_limit(mark),
+                limits=[limit for _, limit in start.limits],
+                cgroup=directory,
+            )
+            try:
+                return direct.spawn(spawner, start.command, child)
+            except SpawnError as error:
+                if error.step is not Step.LIMIT:
+                    raise
+                raise refused_limit(*start.limits[error.limit], error) from error
+
+    def _start_in_gate(self, start: _Start) -> Launched:
+        command, group = start.command, start.tree.group
+        direct.check_executable(command)
+        child = gate.spawn(
+            command.argv, command.working_dir, command.env, start.output, start.draft.lock, start.draft.flag,
+            None if group is None else group.path,
+        )  # fmt: skip
+        try:
+            start.follow(child.pid)
+            return self._pass_gate(start, child)
+        finally:
+            os.close(child.descriptor)
+
+    def _record(self, start: _Start, identity: Identity) -> Record:
+        tree, spec = start.tree, start.spec
+        return Record(
+            start.run, tree.token.decode(), identity, self._now(), start.process, spec.agent_class,
+            ready=spec.ready is None, group=tree.group, uid=min(tree.uids), mark=tree.mark,
+        )  # fmt: skip
+
+    def _pass_gate(self, start: _Start, child: Gate) -> Launched:
         """Record the child and let it become the agent; on failure, leave no process."""
         pidfd = None
         try:
@@ -120,16 +209,10 @@ class Launcher:
             identity = pidfds.identify(child.pid, pidfd)
             if identity is None:
                 raise CommandError("its process vanished: another part of the daemon reaped the child")
-            now, token = self._now(), tree.token.decode()
-            if not any(name == membership.LIMIT_NAME for name, _ in process.limits):
-                tree.mark = membership.put_mark(child.pid)
-            draft.commit(
-                Record(
-                    run, token, identity, now, process, spec.agent_class, ready=spec.ready is None,
-                    group=tree.group, uid=min(tree.uids), mark=tree.mark,
-                )
-            )  # fmt: skip
-            apply_limits(child.pid, process.limits)
+            if start.may_have_mark:
+                start.tree.mark = membership.put_mark(child.pid)
+            start.draft.commit(self._record(start, identity))
+            apply_limits(child.pid, start.limits)
             reached(Point.RECORDED)
         except BaseException:
             # The child is unreaped, so the pid is still the child's.
@@ -137,13 +220,13 @@ class Launcher:
             os.waitpid(child.pid, 0)
             if pidfd is not None:
                 os.close(pidfd)
-            self._records.remove(run.instance_id)
+            self._records.remove(start.run.instance_id)
             raise
-        self._store.keep(token, pidfd)
+        self._store.keep(start.tree.token.decode(), pidfd)
         child.release()
         reached(Point.RELEASED)
         # The gate notes the release too, but perhaps late, and the next daemon must not mistake a released
         # child for a waiting one.
         with contextlib.suppress(OSError):
-            draft.mark_released()
-        return Launched(identity, tree, pidfd, process)
+            start.draft.mark_released()
+        return Launched(identity, start.tree, pidfd, start.process)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from hostmanager.values import replace
 
 from hostmanager_server.core.events import Adopted, ExitStatus
 from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.process.membership import agent_uids, has_mark_or_marker
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
@@ -39,6 +41,31 @@ def find_main_process(record: Record, kept: int | None) -> int | ExitStatus:
         return pidfd
     try:
         return status_of_ended(identity, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def identify_main_process(record: Record) -> Record:
+    """Return the record with start time and inode of its main process, where these are missing.
+
+    A daemon that dies right after a start leaves a record with the pid alone. The process with that pid
+    counts only with the mark or the marker of the run: before its program runs, the process has the mark.
+    """
+    pid = record.identity.pid
+    if not pid or record.identity.start:
+        return record
+    pidfd = pidfds.open_pidfd(pid)
+    if pidfd is None:
+        return record
+    try:
+        uids = agent_uids(record.uid, record.process.user) | {os.getuid()}
+        for _ in range(_GATE_READINGS):
+            if has_mark_or_marker(pid, record.token.encode(), record.mark, uids):
+                return replace(record, identity=pidfds.identify(pid, pidfd) or record.identity)
+            # A process without a mark shows the marker once its program runs.
+            if record.mark is not None or pidfds.has_ended(pidfd, _SHORTLY):
+                break
+        return record
     finally:
         os.close(pidfd)
 

@@ -17,6 +17,7 @@ from collections.abc import Collection
 
 from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, user_id
 from hostmanager_server.linux.pidfds import read_file, read_stat
+from hostmanager_server.linux.spawning import Limit
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
 _LIMIT = 10
@@ -30,10 +31,8 @@ _NAMESPACES = ("mnt", "pid", "user")
 _GENERATIONS = 32  # the longest chain of parents that counts
 
 
-def put_mark(pid: int) -> int | None:
-    """Give a child a random mark before it runs, and return the mark.
-
-    Returns None where the child's limit is too low for a mark.
+def new_mark() -> int | None:
+    """Return a random mark for a child; None where the daemon's limit is too low for a mark.
 
     The mark lies below the limit of the daemon, which may itself be the marked agent of another daemon.
     """
@@ -41,9 +40,19 @@ def put_mark(pid: int) -> int | None:
     _, hard = resource.getrlimit(_LIMIT)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
-    if bound <= least:
+    return least + secrets.randbelow(bound - least) if bound > least else None
+
+
+def as_limit(mark: int) -> Limit:
+    """Return the resource limit that carries a mark."""
+    return Limit(_LIMIT, mark, mark)
+
+
+def put_mark(pid: int) -> int | None:
+    """Give a child a random mark before it runs, and return the mark, or None without one."""
+    mark = new_mark()
+    if mark is None:
         return None
-    mark = least + secrets.randbelow(bound - least)
     try:
         resource.prlimit(pid, _LIMIT, (mark, mark))
     except (OSError, ValueError):

@@ -32,7 +32,14 @@ from hostmanager_server.drivers.process.records.holders import (
     is_locked,
     lock_holders,
 )
-from hostmanager_server.drivers.process.records.record import READY_AT, RELEASED_AT, Record
+from hostmanager_server.drivers.process.records.record import (
+    IDENTITY_AT,
+    READY_AT,
+    RELEASED_AT,
+    Record,
+    identity_text,
+)
+from hostmanager_server.linux.pidfds import Identity
 
 # Errors of open(2) for a link, a socket or a directory in the place of a record.
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
@@ -88,6 +95,18 @@ class RecordDirectory:
                 os.pwrite(file, b"1", RELEASED_AT)
                 if ready:
                     os.pwrite(file, b"1", READY_AT)
+            finally:
+                os.close(file)
+
+    def identify(self, instance_id: str, identity: Identity) -> None:
+        """Note the numbers of the main process in a record that names only its pid.
+
+        Where the write fails, the next daemon finds the numbers as this one did.
+        """
+        with contextlib.suppress(OSError):
+            file = open_record(self._path(instance_id), os.O_WRONLY)
+            try:
+                os.pwrite(file, identity_text(identity), IDENTITY_AT)
             finally:
                 os.close(file)
 

@@ -8,7 +8,8 @@ import os
 from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.process.records.files import RECORD, open_record
-from hostmanager_server.drivers.process.records.record import RELEASED_AT, Record
+from hostmanager_server.drivers.process.records.record import IDENTITY_AT, RELEASED_AT, Record, identity_text
+from hostmanager_server.linux.pidfds import Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Draft:
     Until `commit` the file has the spare name.
 
     The child inherits `lock`. The gate of the child notes its release through `flag`, which stands at the
-    offset of the record's flag `released`.
+    offset of the record's flag `released`; a child without a gate notes its start there.
     """
 
     lock: int
@@ -44,6 +45,10 @@ class Draft:
     def mark_released(self) -> None:
         """Note in the valid record that the agent has left the gate. Raises OSError."""
         os.pwrite(self.flag, b"1", RELEASED_AT)
+
+    def identify(self, identity: Identity) -> None:
+        """Note the process of a record that is older than its process. Raises OSError."""
+        os.pwrite(self.flag, identity_text(identity), IDENTITY_AT)
 
     def close(self) -> None:
         """Close both descriptors; the child keeps its own."""

@@ -10,6 +10,8 @@ import hashlib
 import logging
 import os
 import stat
+import time
+from hostmanager.values import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +34,8 @@ RECORD, ASIDE = ".json", ".corrupt"
 # With these flags, open(2) refuses a link, and does not wait for a pipe or a device.
 OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONGEST_NAME = 180  # a file name has at most 255 bytes, suffixes included
+_NOTE_READINGS = 1_000
+_NOTE_PAUSE = 0.001  # s between two readings
 _log = logging.getLogger(__name__)
 
 
@@ -168,6 +172,9 @@ def _inspect(path: str, file: int, *, in_directory: bool) -> RecordFile:
         must_be_ours(os.fstat(file), links=1 if in_directory else 0)
         data = read_bounded(file)
         parsed = Record.from_json(data)
+        if not parsed.identity.pid:
+            data, locked = _read_noted(file, data)
+            parsed = Record.from_json(data)
         if file_name(parsed.run.instance_id) != os.path.splitext(os.path.basename(path))[0]:
             raise ValueError(f"the record names instance '{parsed.run.instance_id}'")
         record = _with_own_group(parsed, path)
@@ -182,6 +189,22 @@ def _inspect(path: str, file: int, *, in_directory: bool) -> RecordFile:
         return RecordFile(path, in_directory, data, locked, record, problem, file)
     os.close(file)
     return RecordFile(path, in_directory, data, locked, record, problem, None)
+
+
+def _read_noted(file: int, data: bytes) -> tuple[bytes, bool]:
+    """Return a record as soon as it names a pid or its lock is free, and whether it is locked.
+
+    If the daemon died in the middle of a start, the child holds the lock, and notes its pid within
+    microseconds.
+    """
+    for _ in range(_NOTE_READINGS):
+        if not is_locked(file):
+            return read_bounded(file), False
+        data = read_bounded(file)
+        if Record.from_json(data).identity.pid:
+            break
+        time.sleep(_NOTE_PAUSE)
+    return data, True
 
 
 def _with_own_group(record: Record, path: str) -> Record:

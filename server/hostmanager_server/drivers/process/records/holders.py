@@ -130,7 +130,7 @@ def belongs_to_its_run(record: Record, holders: Collection[int]) -> bool:
     if alive and not _is_kin(main, record):
         return False
     # While a session has members, the kernel assigns its number to no new process.
-    has_number = verified or read_stat(main) is None
+    has_number = main > 0 and (verified or read_stat(main) is None)
     return any((alive and descends(pid, main)) or (has_number and _session(pid) == main) for pid in holders)
 
 

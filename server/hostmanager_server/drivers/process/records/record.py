@@ -19,6 +19,11 @@ _HEAD = b'{"version": %d, "released": ' % VERSION
 RELEASED_AT = len(_HEAD)
 _MIDDLE = b', "ready": '
 READY_AT = RELEASED_AT + 1 + len(_MIDDLE)
+# The numbers of the main process have fixed widths, with blanks before the digits: a daemon that starts a
+# process without the gate writes the record before there is a process, and the numbers into the record later.
+_PID_DIGITS, _START_DIGITS, _INODE_DIGITS = 7, 20, 20
+_BEFORE_PID = b', "pid": '
+IDENTITY_AT = READY_AT + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,9 @@ class Record:
     has succeeded, or there is none. `group`: the cgroup, if the daemon created one. `uid`: the user id at
     the start. `mark`: the number in the resource limits (see `membership`). `uid` and `mark` are None in
     records of older daemons.
+
+    A record that is older than its process has 0 in the numbers of `identity`. The process notes its own
+    pid before it becomes the agent, and the daemon the rest afterwards (see `noted_start`).
     """
 
     run: RunKey
@@ -47,19 +55,16 @@ class Record:
     def to_json(self) -> bytes:
         """Return the record as JSON, with `released` and `ready` at fixed offsets."""
         process = self.process
-        return json.dumps(
+        head = b"%s%d%s%d%s" % (
+            _HEAD, self.released, _MIDDLE, self.ready, identity_text(self.identity),
+        )  # fmt: skip
+        rest = json.dumps(
             {
-                "version": VERSION,
-                "released": int(self.released),
-                "ready": int(self.ready),
                 "instance_id": self.run.instance_id,
                 "agent_class": self.agent_class,
                 "number": self.run.number,
                 "token": self.token,
                 "boot_id": self.identity.boot_id,
-                "pid": self.identity.pid,
-                "start": self.identity.start,
-                "inode": self.identity.inode,
                 "started_mono": self.started.mono,
                 "started_wall": self.started.wall,
                 "process": {
@@ -77,6 +82,17 @@ class Record:
                 "mark": self.mark,
             }
         ).encode("ascii")
+        return head + b", " + rest[1:]
+
+    def noted_start(self) -> tuple[bytes, int]:
+        """Return a text for RELEASED_AT, and the number of bytes at its end that become the pid.
+
+        With this text, a process notes that it is about to become the agent.
+        """
+        return (
+            b"1%s%d%s%s" % (_MIDDLE, self.ready, _BEFORE_PID, b" " * _PID_DIGITS),
+            _PID_DIGITS,
+        )
 
     @staticmethod
     def from_json(data: bytes) -> Record:
@@ -85,6 +101,8 @@ class Record:
             fields = json.loads(data)
             if fields["version"] not in (1, VERSION):
                 raise ValueError(f"it has version {fields['version']}, not {VERSION}")
+            if not int(fields["pid"]) and fields.get("released", True):
+                raise ValueError("0 is not a pid")
             return Record(
                 run=RunKey(_text(fields["instance_id"]), int(fields["number"])),
                 token=_token(fields["token"]),
@@ -104,6 +122,13 @@ class Record:
             raise ValueError(f"it is not a record: {error!r}") from error
 
 
+def identity_text(identity: Identity) -> bytes:
+    """Return the numbers of a main process as they stand in a record, at IDENTITY_AT."""
+    return b'%s%*d, "start": %*d, "inode": %*d' % (
+        _BEFORE_PID, _PID_DIGITS, identity.pid, _START_DIGITS, identity.start, _INODE_DIGITS, identity.inode,
+    )  # fmt: skip
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a text")
@@ -119,7 +144,7 @@ def _token(value: Any) -> str:
 
 def _pid(value: Any) -> int:
     pid = int(value)
-    if not 0 < pid <= _LAST_PID:
+    if not 0 <= pid <= _LAST_PID:
         raise ValueError(f"{pid} is not a pid")
     return pid
 
