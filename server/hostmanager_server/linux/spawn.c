@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -27,7 +28,7 @@
 
 enum { CLONE, TABLE, DESCRIPTOR, NOTE, LIMIT, DIRECTORY, EXEC };
 enum { INPUT, OUTPUT, LOCK, RECORD, PASSED };
-enum { UNSHARE = 2, SIGNALS = 64, STACK = 32768 };
+enum { UNSHARE = 2, CLOSE_AT_EXEC = 4, SIGNALS = 64, STACK = 32768 };
 enum { VM = 0x100, FILES = 0x400, PIDFD = 0x1000, VFORK = 0x4000 };
 #define INTO_CGROUP 0x200000000ULL
 
@@ -37,13 +38,14 @@ struct limit {
 
 struct request {
     const char *program;
-    char *const *argv;
-    char *const *env;
+    char *argv, *env; /* texts one behind the other, each ended by a NUL */
     const char *directory;
     const char *note; /* the text for the record; its last `digits` bytes become the pid, behind blanks */
     const int32_t *limit_names;
     const struct limit *limits;
+    int64_t argv_count, env_count;
     int64_t note_length, note_at, digits;
+    char **words; /* filled here: the pointers to all texts, as execve(2) takes them */
     int32_t passed[PASSED]; /* descriptors of the caller; -1: none */
     int32_t slots[PASSED];  /* low descriptors of the caller, through which the child gets the others */
     int32_t above;          /* the child copies no descriptor from here on */
@@ -54,6 +56,9 @@ struct request {
     /* results */
     int32_t pid, pidfd, step, error, failed_limit;
 };
+
+/* The caller compares it: an old library beside a new caller would misread the request. */
+__attribute__((visibility("default"))) const int32_t hostmanager_spawn_layout = 2 << 16 | sizeof(struct request);
 
 struct clone_args_3 {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
@@ -112,6 +117,7 @@ __attribute__((noreturn, used)) static void run_child(struct request *request) {
     pass(request, INPUT, 0);
     pass(request, OUTPUT, 1);
     pass(request, OUTPUT, 2);
+    syscall(SYS_close_range, 3, ~0U, CLOSE_AT_EXEC); /* from Linux 5.11; a guard only, Python does the same */
     pass(request, LOCK, request->lock_number);
     set_limits(request, 0, request->limits_before);
     if (request->passed[RECORD] >= 0)
@@ -121,7 +127,7 @@ __attribute__((noreturn, used)) static void run_child(struct request *request) {
         fail(request, DIRECTORY);
     uint64_t none = 0;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
-    syscall(SYS_execve, request->program, request->argv, request->env);
+    syscall(SYS_execve, request->program, request->words, request->words + request->argv_count + 1);
     fail(request, EXEC);
     __builtin_unreachable();
 }
@@ -143,6 +149,13 @@ static long start(struct clone_args_3 *args, struct request *request) {
     return result;
 }
 
+static char **point(char **to, char *text, int64_t count) {
+    for (int64_t i = 0; i < count; i++, text += strlen(text) + 1)
+        *to++ = text;
+    *to++ = NULL;
+    return to;
+}
+
 /* Returns 0, or -1 with the failed step and its error in the request; no child is left then. */
 __attribute__((visibility("default"))) int hostmanager_spawn(struct request *request) {
     char stack[STACK] __attribute__((aligned(16)));
@@ -159,6 +172,12 @@ __attribute__((visibility("default"))) int hostmanager_spawn(struct request *req
     }
     request->step = CLONE;
     request->error = 0;
+    request->words = malloc((size_t)(request->argv_count + request->env_count + 2) * sizeof *request->words);
+    if (!request->words) {
+        request->error = ENOMEM;
+        return -1;
+    }
+    point(point(request->words, request->argv, request->argv_count), request->env, request->env_count);
     uint64_t all = ~0ULL, before = 0;
     for (int i = 0; i < PASSED; i++)
         if (request->passed[i] >= 0)
@@ -178,6 +197,7 @@ __attribute__((visibility("default"))) int hostmanager_spawn(struct request *req
             ;
         close(request->pidfd);
     }
+    free(request->words);
     request->pid = (int32_t)pid;
     return request->error ? -1 : 0;
 }

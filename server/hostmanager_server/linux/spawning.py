@@ -6,16 +6,18 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from hostmanager.values import dataclass, field
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
+
+from hostmanager.values import dataclass, field
 
 LIBRARY = Path(__file__).with_name("_spawn.so")
 # The kernel or a filter of system calls (seccomp) lacks clone3 (Linux 5.3) or close_range (5.9).
 _MISSING = (errno.ENOSYS, errno.EPERM)
 # Refusals of a cgroup: no right to it, no such controller mode, or a kernel before 5.7.
 _NO_CGROUP = (errno.EACCES, errno.EBUSY, errno.EINVAL, errno.ENODEV, errno.ENOENT, errno.EOPNOTSUPP)
+_LAYOUT = 2  # of the request; changes with `hostmanager_spawn_layout` in `spawn.c`
 _SLOTS = 4  # input, output, lock and record, in this order
 
 
@@ -91,15 +93,18 @@ class Child:
 class _Request(ctypes.Structure):
     _fields_ = (
         ("program", ctypes.c_char_p),
-        ("argv", ctypes.POINTER(ctypes.c_char_p)),
-        ("env", ctypes.POINTER(ctypes.c_char_p)),
+        ("argv", ctypes.c_char_p),
+        ("env", ctypes.c_char_p),
         ("directory", ctypes.c_char_p),
         ("note", ctypes.c_char_p),
         ("limit_names", ctypes.POINTER(ctypes.c_int32)),
         ("limits", ctypes.POINTER(ctypes.c_uint64)),
+        ("argv_count", ctypes.c_int64),
+        ("env_count", ctypes.c_int64),
         ("note_length", ctypes.c_int64),
         ("note_at", ctypes.c_int64),
         ("digits", ctypes.c_int64),
+        ("words", ctypes.c_void_p),
         ("passed", ctypes.c_int32 * _SLOTS),
         ("slots", ctypes.c_int32 * _SLOTS),
         ("above", ctypes.c_int32),
@@ -128,9 +133,13 @@ class Spawner:
         Raises SpawnUnavailableError where the library was not built, and OSError for a lack of descriptors.
         """
         try:
-            self._spawn = ctypes.CDLL(str(library)).hostmanager_spawn
-        except (OSError, AttributeError) as error:
+            loaded = ctypes.CDLL(str(library))
+            self._spawn = loaded.hostmanager_spawn
+            layout = ctypes.c_int32.in_dll(loaded, "hostmanager_spawn_layout").value
+        except (OSError, AttributeError, ValueError) as error:
             raise SpawnUnavailableError(str(error)) from error
+        if layout != _LAYOUT << 16 | ctypes.sizeof(_Request):
+            raise SpawnUnavailableError(f"'{library}' was built from another version; install again")
         self._spawn.argtypes = (ctypes.POINTER(_Request),)
         self._lock = threading.Lock()
         self._slots: list[int] = []
@@ -176,10 +185,12 @@ class Spawner:
         limits = [limit for limit in (child.mark, *child.limits) if limit is not None]
         numbers = [number for limit in limits for number in (limit.soft, limit.hard)]
         return _Request(
-            program=_encoded(child.program),
-            argv=_array(map(_encoded, child.argv)),
-            env=_array(_encoded(f"{name}={value}") for name, value in child.env.items()),
-            directory=_encoded(child.working_dir),
+            program=_encoded([child.program]),
+            argv=_encoded(child.argv),
+            env=_encoded([f"{name}={value}" for name, value in child.env.items()]),
+            directory=_encoded([child.working_dir]),
+            argv_count=len(child.argv),
+            env_count=len(child.env),
             note=note and note.text,
             limit_names=(ctypes.c_int32 * len(limits))(*[limit.kind for limit in limits]),
             limits=(ctypes.c_uint64 * len(numbers))(*numbers),
@@ -196,13 +207,9 @@ class Spawner:
         )
 
 
-def _encoded(text: str) -> bytes:
-    data = os.fsencode(text)
-    if b"\0" in data:
+def _encoded(words: Sequence[str]) -> bytes:
+    """Return texts one behind the other, each ended by a NUL except the last, which ctypes ends."""
+    data = os.fsencode("\0".join(words))
+    if data.count(b"\0") >= max(1, len(words)):
         raise ValueError("embedded null byte")
     return data
-
-
-def _array(words: Iterable[bytes]) -> ctypes.Array[ctypes.c_char_p]:
-    listed = [*words, None]
-    return (ctypes.c_char_p * len(listed))(*listed)
