@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.linux.spawning import (
-    Child,
+    Heritage,
     Limit,
     Note,
+    Program,
     Spawner,
     SpawnError,
     SpawnUnavailableError,
@@ -41,8 +42,9 @@ def end(pid: int, pidfd: int) -> None:
     os.waitpid(pid, 0)
 
 
-def sleeper(spawner: Spawner, **fields: object) -> Child:
-    return Child(output=spawner.null, program=SLEEP, argv=["sleep", "1000"], **fields)  # type: ignore[arg-type]
+def sleeper(spawner: Spawner, **fields: object) -> tuple[int, int]:
+    program = Program(path=SLEEP, argv=["sleep", "1000"])
+    return spawner.spawn(program, Heritage(output=spawner.null, **fields))  # type: ignore[arg-type]  # any
 
 
 def test_a_child_inherits_no_signals_and_no_descriptors_but_its_own(spawner: Spawner, tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_a_child_inherits_no_signals_and_no_descriptors_but_its_own(spawner: Spa
     ignored = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
-        pid, pidfd = spawner.spawn(sleeper(spawner, lock=lock, lock_number=250))
+        pid, pidfd = sleeper(spawner, lock=lock, lock_number=250)
     finally:
         signal.signal(signal.SIGUSR1, ignored)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -67,11 +69,25 @@ def test_a_child_inherits_no_signals_and_no_descriptors_but_its_own(spawner: Spa
         end(pid, pidfd)
 
 
+def test_a_child_copies_no_descriptors_that_it_does_not_need(spawner: Spawner) -> None:
+    many = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(600)]
+    try:
+        pid, pidfd = sleeper(spawner)
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+    try:
+        # The size of the table: the kernel copies in steps of 64 descriptors.
+        assert "FDSize:\t64\n" in Path(f"/proc/{pid}/status").read_text()
+    finally:
+        end(pid, pidfd)
+
+
 def test_only_the_child_keeps_the_lock(spawner: Spawner, tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     lock = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    pid, pidfd = spawner.spawn(sleeper(spawner, lock=lock, lock_number=250))
+    pid, pidfd = sleeper(spawner, lock=lock, lock_number=250)
     os.close(lock)
     again = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CLOEXEC)
     with pytest.raises(BlockingIOError):
@@ -86,7 +102,7 @@ def test_a_child_notes_its_pid_and_has_its_limits(spawner: Spawner, tmp_path: Pa
     file = os.open(tmp_path / "record", os.O_WRONLY | os.O_CLOEXEC)
     note = Note(file, 1, b"pid is        ", 7)
     limits = [Limit(resource.RLIMIT_FSIZE, 0, 0), Limit(resource.RLIMIT_CORE, 5, 6)]
-    pid, pidfd = spawner.spawn(sleeper(spawner, note=note, limits=limits))
+    pid, pidfd = sleeper(spawner, note=note, limits=limits)
     try:
         assert (tmp_path / "record").read_bytes() == b"<pid is %7d......>" % pid
         assert resource.prlimit(pid, resource.RLIMIT_CORE) == (5, 6)
@@ -99,7 +115,7 @@ def test_a_child_notes_its_pid_and_has_its_limits(spawner: Spawner, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "step"),
     [
-        ({"program": "/nowhere"}, Step.EXEC),
+        ({"path": "/nowhere"}, Step.EXEC),
         ({"working_dir": "/nowhere"}, Step.DIRECTORY),
         ({"limits": [Limit(resource.RLIMIT_CORE, 0, 0), Limit(1000, 0, 0)]}, Step.LIMIT),
         ({"lock_number": 1 << 30, "lock": 0}, Step.DESCRIPTOR),
@@ -110,9 +126,13 @@ def test_a_failed_start_tells_its_step_and_leaves_nothing(
     spawner: Spawner, change: dict[str, object], step: Step
 ) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    fields = {"program": SLEEP, "argv": ["sleep", "1000"], "output": spawner.null, **change}
+    texts: dict[str, object] = {"path": SLEEP, "argv": ["sleep", "1000"]}
+    texts |= {name: value for name, value in change.items() if name in ("path", "working_dir")}
     with pytest.raises(SpawnError) as failed:
-        spawner.spawn(Child(**fields))  # type: ignore[arg-type]  # any fields
+        spawner.spawn(
+            Program(**texts),  # type: ignore[arg-type]  # any
+            Heritage(output=spawner.null, **{n: v for n, v in change.items() if n not in texts}),  # type: ignore[arg-type]
+        )
     assert failed.value.step is step
     assert failed.value.limit == (1 if step is Step.LIMIT else 0)
     assert sorted(os.listdir("/proc/self/fd")) == before

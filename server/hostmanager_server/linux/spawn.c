@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #ifndef __x86_64__
-#error "clone3 is written for x86-64 only; elsewhere the daemon starts agents through a shell"
+#error "the call of clone is written for x86-64; elsewhere the daemon starts agents through a shell"
 #endif
 
 enum { CLONE, TABLE, DESCRIPTOR, NOTE, LIMIT, DIRECTORY, EXEC };
@@ -53,12 +53,13 @@ struct request {
     int32_t limits_before;  /* so many limits are set before the note */
     int32_t limit_count;
     int32_t cgroup; /* a descriptor of the cgroup's directory; -1: none */
+    int32_t join;   /* the child enters the cgroup itself, which takes longer */
     /* results */
     int32_t pid, pidfd, step, error, failed_limit;
 };
 
 /* The caller compares it: an old library beside a new caller would misread the request. */
-__attribute__((visibility("default"))) const int32_t hostmanager_spawn_layout = 2 << 16 | sizeof(struct request);
+__attribute__((visibility("default"))) const int32_t hostmanager_spawn_layout = 3 << 16 | sizeof(struct request);
 
 struct clone_args_3 {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
@@ -107,7 +108,18 @@ static void set_limits(struct request *request, int from, int to) {
     }
 }
 
+/* Best effort: the table of descriptors is still that of the caller. */
+static void join_cgroup(struct request *request) {
+    long file = syscall(SYS_openat, request->cgroup, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+    if (file >= 0) {
+        syscall(SYS_write, file, "0", 1);
+        syscall(SYS_close, file);
+    }
+}
+
 __attribute__((noreturn, used)) static void run_child(struct request *request) {
+    if (request->join)
+        join_cgroup(request);
     if (syscall(SYS_close_range, request->above, ~0U, UNSHARE) < 0)
         fail(request, TABLE);
     syscall(SYS_setsid);
@@ -132,10 +144,17 @@ __attribute__((noreturn, used)) static void run_child(struct request *request) {
     __builtin_unreachable();
 }
 
-/* Starts a child on the stack that the arguments name. The result in the caller is that of clone3(2). */
+/* Starts a child on the stack that the arguments name. The result in the caller is that of clone(2).
+ *
+ * Filters of system calls often refuse clone3, as they cannot see its flags, so only a cgroup asks for it.
+ */
 static long start(struct clone_args_3 *args, struct request *request) {
+    int new = args->flags & INTO_CGROUP ? 1 : 0;
+    long result = new ? SYS_clone3 : SYS_clone;
+    uint64_t first = new ? (uint64_t)(uintptr_t)args : args->flags | args->exit_signal;
+    uint64_t second = new ? sizeof *args : args->stack + args->stack_size;
     register struct request *argument __asm__("r12") = request;
-    long result = SYS_clone3;
+    register uint64_t fourth __asm__("r10") = 0, fifth __asm__("r8") = 0;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -144,7 +163,8 @@ static long start(struct clone_args_3 *args, struct request *request) {
                      "call *%[child]\n\t"
                      "1:"
                      : "+a"(result)
-                     : "D"(args), "S"(sizeof *args), "r"(argument), [child] "r"(run_child)
+                     : "D"(first), "S"(second), "d"(args->pidfd), "r"(fourth), "r"(fifth), "r"(argument),
+                       [child] "r"(run_child)
                      : "rcx", "r11", "memory", "cc");
     return result;
 }
@@ -166,7 +186,7 @@ __attribute__((visibility("default"))) int hostmanager_spawn(struct request *req
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = STACK,
     };
-    if (request->cgroup >= 0) {
+    if (request->cgroup >= 0 && !request->join) {
         args.flags |= INTO_CGROUP;
         args.cgroup = (uint64_t)request->cgroup;
     }

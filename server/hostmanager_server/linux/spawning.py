@@ -13,11 +13,9 @@ from pathlib import Path
 from hostmanager.values import dataclass, field
 
 LIBRARY = Path(__file__).with_name("_spawn.so")
-# The kernel or a filter of system calls (seccomp) lacks clone3 (Linux 5.3) or close_range (5.9).
-_MISSING = (errno.ENOSYS, errno.EPERM)
-# Refusals of a cgroup: no right to it, no such controller mode, or a kernel before 5.7.
-_NO_CGROUP = (errno.EACCES, errno.EBUSY, errno.EINVAL, errno.ENODEV, errno.ENOENT, errno.EOPNOTSUPP)
-_LAYOUT = 2  # of the request; changes with `hostmanager_spawn_layout` in `spawn.c`
+# The kernel or a filter of system calls (seccomp) lacks clone's flags (Linux 5.2) or close_range (5.9).
+_MISSING = (errno.ENOSYS, errno.EPERM, errno.EINVAL)
+_LAYOUT = 3  # of the request; changes with `hostmanager_spawn_layout` in `spawn.c`
 _SLOTS = 4  # input, output, lock and record, in this order
 
 
@@ -69,19 +67,25 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
-    """A program to execute as a child.
+class Program:
+    """A program to execute, with its texts."""
+
+    path: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    working_dir: str = "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heritage:
+    """What a child gets from this process besides its program.
 
     `output` becomes stdout and stderr, and `lock` gets the number `lock_number`. The child has `mark` before
-    it writes `note`, and `limits` afterwards. `cgroup` is a descriptor of a cgroup's directory; where the
-    kernel refuses the cgroup, the child starts outside.
+    it writes `note`, and `limits` afterwards. `cgroup` is a descriptor of a cgroup's directory; a child that
+    may not enter the cgroup starts outside.
     """
 
     output: int
-    program: str = ""
-    argv: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    working_dir: str = "/"
     lock: int = -1
     lock_number: int = -1
     note: Note | None = None
@@ -112,6 +116,7 @@ class _Request(ctypes.Structure):
         ("limits_before", ctypes.c_int32),
         ("limit_count", ctypes.c_int32),
         ("cgroup", ctypes.c_int32),
+        ("join", ctypes.c_int32),
         ("pid", ctypes.c_int32),
         ("pidfd", ctypes.c_int32),
         ("step", ctypes.c_int32),
@@ -149,6 +154,8 @@ class Spawner:
         except OSError:
             self.close()
             raise
+        self._numbers = tuple(self._slots)
+        self._above = max(self._slots) + 1
 
     @property
     def null(self) -> int:
@@ -160,51 +167,58 @@ class Spawner:
         while self._slots:
             os.close(self._slots.pop())
 
-    def spawn(self, child: Child) -> tuple[int, int]:
+    def spawn(self, program: Program, heritage: Heritage) -> tuple[int, int]:
         """Start a child that has executed its program, and return its pid and a pidfd.
 
         The caller closes the pidfd. Blocks until the child executes, and lets other threads run meanwhile.
         Raises SpawnError with no child left, ValueError for a NUL byte, and SpawnUnavailableError where the
         kernel lacks a system call, with nothing done.
         """
-        request = self._request(child)
+        request = _Request()
+        self._describe(request, program)
+        self._hand_down(request, heritage)
         with self._lock:
             failed = self._spawn(ctypes.byref(request))
-            if failed and request.step == Step.CLONE and child.cgroup >= 0 and request.error in _NO_CGROUP:
-                request.cgroup = -1
+            if failed and request.step == Step.CLONE and heritage.cgroup >= 0:
+                # The kernel (before 5.7), a filter or the group refuses a start inside the group.
+                request.join = 1
                 failed = self._spawn(ctypes.byref(request))
         if not failed:
             return request.pid, request.pidfd
         step = Step(request.step)
         if step in (Step.CLONE, Step.TABLE) and request.error in _MISSING:
             raise SpawnUnavailableError(f"the system call for '{step.name}': {os.strerror(request.error)}")
-        raise SpawnError(request.error, step, max(0, request.failed_limit - (child.mark is not None)))
+        raise SpawnError(request.error, step, max(0, request.failed_limit - request.limits_before))
 
-    def _request(self, child: Child) -> _Request:
-        note = child.note
-        limits = [limit for limit in (child.mark, *child.limits) if limit is not None]
-        numbers = [number for limit in limits for number in (limit.soft, limit.hard)]
-        return _Request(
-            program=_encoded([child.program]),
-            argv=_encoded(child.argv),
-            env=_encoded([f"{name}={value}" for name, value in child.env.items()]),
-            directory=_encoded([child.working_dir]),
-            argv_count=len(child.argv),
-            env_count=len(child.env),
-            note=note and note.text,
-            limit_names=(ctypes.c_int32 * len(limits))(*[limit.kind for limit in limits]),
-            limits=(ctypes.c_uint64 * len(numbers))(*numbers),
-            note_length=0 if note is None else len(note.text),
-            note_at=0 if note is None else note.at,
-            digits=0 if note is None else note.digits,
-            passed=(self._slots[0], child.output, child.lock, -1 if note is None else note.file),
-            slots=tuple(self._slots),
-            above=max(self._slots) + 1,
-            lock_number=child.lock_number,
-            limits_before=int(child.mark is not None),
-            limit_count=len(limits),
-            cgroup=child.cgroup,
-        )
+    @staticmethod
+    def _describe(request: _Request, program: Program) -> None:
+        request.program = _encoded([program.path])
+        request.argv = _encoded(program.argv)
+        request.argv_count = len(program.argv)
+        request.env = _encoded([f"{name}={value}" for name, value in program.env.items()])
+        request.env_count = len(program.env)
+        request.directory = _encoded([program.working_dir])
+
+    def _hand_down(self, request: _Request, heritage: Heritage) -> None:
+        note, file = heritage.note, -1
+        if note is not None:
+            file = note.file
+            request.note, request.note_length = note.text, len(note.text)
+            request.note_at, request.digits = note.at, note.digits
+        request.passed = (self._slots[0], heritage.output, heritage.lock, file)
+        request.slots = self._numbers
+        request.above = self._above
+        request.lock_number = heritage.lock_number
+        limits = list(heritage.limits)
+        if heritage.mark is not None:
+            limits.insert(0, heritage.mark)
+            request.limits_before = 1
+        if limits:
+            numbers = [number for limit in limits for number in (limit.soft, limit.hard)]
+            request.limit_names = (ctypes.c_int32 * len(limits))(*[limit.kind for limit in limits])
+            request.limits = (ctypes.c_uint64 * len(numbers))(*numbers)
+            request.limit_count = len(limits)
+        request.cgroup = heritage.cgroup
 
 
 def _encoded(words: Sequence[str]) -> bytes:

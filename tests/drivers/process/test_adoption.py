@@ -56,7 +56,7 @@ if crash == "with the pid noted":
     pidfds.identify = die
 elif crash == "with nothing noted":
     spawn = direct.spawn
-    direct.spawn = lambda spawner, command, child: spawn(spawner, command, replace(child, note=None))
+    direct.spawn = lambda spawner, command, given: spawn(spawner, command, replace(given, note=None))
     pidfds.identify = die
 elif crash == "with nothing started":
     direct.spawn = die

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey
-from hostmanager_server.drivers.exec import gate
+from hostmanager_server.drivers.exec import direct, gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux.pidfds import read_stat
+from hostmanager_server.linux.spawning import Heritage, Spawner, _Request
 
 from tests.cgroups import escape, groups_in, populated, processes_in
 from tests.drivers.process.test_adoption import launch_and_kill_daemon, record, rewrite
@@ -49,6 +50,28 @@ def groups(cgroup: Path) -> list[Path]:
 def test_the_agent_starts_in_its_cgroup(grouped: ProcessHarness, cgroup: Path) -> None:
     output = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
     assert f"{cgroup.name}/agents/a%20%25b." in output
+    assert groups(cgroup) == []
+
+
+class JoiningSpawner(Spawner):
+    """A spawner on a kernel that starts no process inside a cgroup."""
+
+    def _hand_down(self, request: _Request, heritage: Heritage) -> None:
+        super()._hand_down(request, heritage)
+        request.join = int(heritage.cgroup >= 0)
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let agents enter their cgroups themselves; name this fixture before `grouped`."""
+    monkeypatch.setattr(direct, "Spawner", JoiningSpawner)
+
+
+def test_an_agent_enters_its_cgroup_where_the_kernel_cannot_start_it_there(
+    joining: None, grouped: ProcessHarness, cgroup: Path
+) -> None:
+    output = grouped.run(grouped.command("a", "grep", "0::", "/proc/self/cgroup"))
+    assert f"{cgroup.name}/agents/a." in output
     assert groups(cgroup) == []
 
 

@@ -9,7 +9,14 @@ from contextlib import suppress
 from hostmanager.values import replace
 
 from hostmanager_server.drivers.exec.command import CommandError, ExecCommand
-from hostmanager_server.linux.spawning import Child, Spawner, SpawnError, SpawnUnavailableError, Step
+from hostmanager_server.linux.spawning import (
+    Heritage,
+    Program,
+    Spawner,
+    SpawnError,
+    SpawnUnavailableError,
+    Step,
+)
 
 _SHELL = "/bin/sh"
 _HEAD = 256  # bytes of a program that the kernel reads to find out its kind
@@ -26,7 +33,7 @@ def load_spawner() -> Spawner | None:
     try:
         spawner = Spawner()
         try:
-            spawner.spawn(Child(output=spawner.null, argv=[""]))
+            spawner.spawn(Program(path="", argv=[""]), Heritage(output=spawner.null))
         except SpawnError as error:
             if error.step is Step.EXEC:
                 return spawner
@@ -39,25 +46,25 @@ def load_spawner() -> Spawner | None:
     return None
 
 
-def spawn(spawner: Spawner, command: ExecCommand, child: Child) -> tuple[int, int]:
-    """Start a child with the program, command line, environment and directory of `command`.
+def spawn(spawner: Spawner, command: ExecCommand, heritage: Heritage) -> tuple[int, int]:
+    """Start a child that executes `command`, and return the pid and a pidfd, which the caller closes.
 
-    Returns the pid and a pidfd, which the caller closes. A text file without "#!" runs in a shell, as from
-    a shell. Raises CommandError, SpawnError (for the step LIMIT), other OSErrors and ValueError.
+    A text file without "#!" runs in a shell, as from a shell. Raises CommandError, SpawnError (for the step
+    LIMIT), other OSErrors and ValueError.
     """
     if command.runs:
         _check_script(command.runs, command.working_dir)
-    child = replace(
-        child, program=command.program, argv=command.argv, env=command.env, working_dir=command.working_dir
-    )
+    env, working_dir = command.env, command.working_dir
     try:
-        return spawner.spawn(child)
+        return spawner.spawn(
+            Program(path=command.program, argv=command.argv, env=env, working_dir=working_dir), heritage
+        )
     except SpawnError as error:
         if error.errno != errno.ENOEXEC or not _is_text(command.program, command.working_dir):
             raise _explained(error, command) from error
-    child = replace(child, program=_SHELL, argv=[_SHELL, command.program, *command.argv[1:]])
+    argv = [_SHELL, command.program, *command.argv[1:]]
     try:
-        return spawner.spawn(child)
+        return spawner.spawn(Program(path=_SHELL, argv=argv, env=env, working_dir=working_dir), heritage)
     except SpawnError as error:
         raise _explained(error, command) from error
 

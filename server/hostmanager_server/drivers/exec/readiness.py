@@ -20,7 +20,7 @@ from hostmanager_server.drivers.contract import CallSoon, Poller
 from hostmanager_server.drivers.exec import direct, gate
 from hostmanager_server.drivers.exec.command import CommandError, ExecCommand
 from hostmanager_server.linux import pidfds
-from hostmanager_server.linux.spawning import Child, Spawner
+from hostmanager_server.linux.spawning import Heritage, Spawner
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _RETRY_DELAY = 1.0  # s between two attempts to start the thread
@@ -206,7 +206,7 @@ async def _succeeds(command: ExecCommand, spawner: Spawner | None) -> bool:
 def _start(command: ExecCommand, spawner: Spawner | None) -> tuple[int, int]:
     """Start a command and return its pid and a pidfd. Raises CommandError, OSError or ValueError."""
     if spawner is not None:
-        return direct.spawn(spawner, command, Child(output=spawner.null))
+        return direct.spawn(spawner, command, Heritage(output=spawner.null))
     pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
     try:
         pidfd = pidfds.open_pidfd(pid)

@@ -79,11 +79,11 @@ class LogDirectory:
     def open_for_append(self, name: str) -> int:
         """Open a file for appending, created if missing (0640); the caller closes the descriptor."""
         for _ in range(_TRIES):
-            try:
-                return self.open(name, os.O_WRONLY | os.O_APPEND)
-            except FileNotFoundError:
-                with suppress(FileExistsError):  # another process created the file meanwhile
-                    return self._create(name, os.O_APPEND)
+            if self.exists(name):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    return self.open(name, os.O_WRONLY | os.O_APPEND)
+            with suppress(FileExistsError):  # another process created the file meanwhile
+                return self._create(name, os.O_APPEND)
         raise OSError(
             errno.EBUSY, "another process creates and removes the file again and again", self.path(name)
         )

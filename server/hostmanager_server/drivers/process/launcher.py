@@ -29,7 +29,7 @@ from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.linux.rlimits import apply_limits, refused_limit, resolve_limits
-from hostmanager_server.linux.spawning import Child, Limit, Note, Spawner, SpawnError, Step
+from hostmanager_server.linux.spawning import Heritage, Limit, Note, Spawner, SpawnError, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Launcher:
                 with contextlib.suppress(FileNotFoundError, PermissionError):  # removed by another program
                     directory = os.open(group.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     stack.callback(os.close, directory)
-            child = Child(
+            heritage = Heritage(
                 output=start.output,
                 lock=start.draft.lock,
                 lock_number=gate.lock_descriptor(),
@@ -174,7 +174,7 @@ class Launcher:
                 cgroup=directory,
             )
             try:
-                return direct.spawn(spawner, start.command, child)
+                return direct.spawn(spawner, start.command, heritage)
             except SpawnError as error:
                 if error.step is not Step.LIMIT:
                     raise
