@@ -29,7 +29,7 @@ LOWEST := $(VENV)/lowest
 NEWEST := $(VENV)/newest
 LOCK := $(VENV)/lock
 export GENERATORS
-SETUP := pyproject.toml scripts/setup-venv
+SETUP := pyproject.toml scripts/setup-venv hatch_build.py server/hostmanager_server/linux/spawn.c
 PYTEST := -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --maxschedchunk 1
 
 # Tests of test-lowest and test-newest: the parts that call the dependencies, without end-to-end tests and without the
