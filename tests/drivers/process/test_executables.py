@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 A = RunKey("a", 1)
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="the library of starts was not built")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may switch users")
 ABSENT = "does not exist"
 MISSING = [
     (
@@ -70,6 +71,25 @@ def test_a_missing_interpreter_fails_the_start_in_the_gate(
     gated: None, real: ProcessHarness, content: bytes, why: str
 ) -> None:
     assert failure(real, content) == f"cannot start 'a': cannot execute './x': its interpreter {why}"
+
+
+def test_an_interpreter_that_is_not_executable_fails_the_start_in_the_gate(
+    gated: None, real: ProcessHarness
+) -> None:
+    content, why = REFUSED[0]
+    assert failure(real, content) == f"cannot start 'a': cannot execute './x': {why}"
+
+
+@as_root
+def test_a_missing_interpreter_fails_the_start_as_another_user(real: ProcessHarness) -> None:
+    program = real.directory / "x"
+    program.write_bytes(MISSING[0][0])
+    program.chmod(0o755)
+    spec = real.command("a", str(program))
+    assert spec.process is not None
+    real.driver.launch(A, replace(spec, process=replace(spec.process, user="nobody")))
+    assert [type(event) for event in real.events] == [StartFailed]
+    assert f"its interpreter {MISSING[0][1]}" in real.events[0].why  # type: ignore[union-attr]
 
 
 @needs_library

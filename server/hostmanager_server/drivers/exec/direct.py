@@ -102,7 +102,7 @@ def _why_not_executed(error: OSError, program: str, working_dir: str) -> str:
         case errno.ENOENT if head.startswith(_ELF):
             return "its loader (the ELF interpreter) does not exist; install the program for this system"
         case errno.EACCES if interpreter is not None and os.access(path, os.X_OK):
-            return f"its interpreter {_shown(interpreter)} is not executable; correct its first line"
+            return _not_executable(interpreter)
         case errno.ENOEXEC:
             return "the file is no program of this machine; install one for its processor"
         case errno.ETXTBSY:
@@ -117,13 +117,22 @@ def _check_script(program: str, working_dir: str) -> None:
     path = os.path.join(working_dir, program)
     head = _head(path)
     interpreter = _interpreter(head)
-    if interpreter is not None and not os.path.exists(os.path.join(working_dir, interpreter)):
+    if interpreter is None:
+        return
+    found = os.path.join(working_dir, interpreter)
+    if not os.path.exists(found):
         raise CommandError(f"cannot execute '{program}': {_missing(interpreter)}")
+    if not os.access(found, os.X_OK):
+        raise CommandError(f"cannot execute '{program}': {_not_executable(interpreter)}")
 
 
 def _missing(interpreter: str) -> str:
     advice = "save the file with Unix line ends" if interpreter.endswith("\r") else "correct its first line"
     return f"its interpreter {_shown(interpreter)} does not exist; {advice}"
+
+
+def _not_executable(interpreter: str) -> str:
+    return f"its interpreter {_shown(interpreter)} is not executable; correct its first line"
 
 
 def _shown(path: str) -> str:
