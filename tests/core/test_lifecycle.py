@@ -575,6 +575,16 @@ def test_the_rest_of_a_passive_tree_runs_on() -> None:
     assert s.state() is State.DOWN
 
 
+def test_failures_of_a_passive_instance_are_forgotten_while_its_leftovers_run() -> None:
+    # Otherwise the deadline stays in the past, and the loop spins until the leftovers are gone.
+    s = make().up()
+    s.crash_and_return()
+    s.target(Target.PASSIVE)
+    s.main_ends()
+    assert s.until_state_deadline() == []
+    assert (s.state(), s.instance.standing.failures, s.instance.standing.deadline) == (State.UP, 0, None)
+
+
 def test_a_passive_instance_starts_on_request_and_is_passive_again() -> None:
     s = make(initial_target=Target.PASSIVE)
     s.decide()

@@ -78,6 +78,14 @@ def _count_background(instance: Instance, last_exit: Exit, now: Instant, actions
     return replace(instance, standing=standing)
 
 
+def forgive_failures(instance: Instance, now: Instant) -> Instance:
+    """Forget the failures of an instance that has been up until its deadline."""
+    standing = instance.standing
+    if standing.failures and standing.deadline is not None and now.mono >= standing.deadline.mono:
+        return replace(instance, standing=replace(standing, failures=0, deadline=None))
+    return instance
+
+
 def with_start_error(instance: Instance, why: str) -> Instance:
     """Return the instance with the reason of a failed start."""
     return replace(instance, observed=replace(instance.observed, start_error=why))

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import entries, explanations, stability
+from hostmanager_server.core import counters, entries, explanations, stability
 from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.events import Instant, RunKey
@@ -208,7 +208,7 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return _lost(instance, now, actions)
     if run.phase is Phase.ENDING:
         if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
-            return instance  # a passive instance is only observed: the rest of its tree may run on
+            return counters.forgive_failures(instance, now)  # only observed: the rest of its tree may run on
         return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
         return _stop(instance, now, actions)
@@ -217,8 +217,8 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return replace(instance, wanted=replace(instance.wanted, restart=True))
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
-    if standing.failures and standing.deadline is not None and now.mono >= standing.deadline.mono:
-        return replace(instance, standing=replace(standing, failures=0, deadline=None))
+    if (forgiven := counters.forgive_failures(instance, now)) is not instance:
+        return forgiven
     # All parts run again, or the operator changed their mind before the stop began.
     if standing.reason in ("Degraded", "WaitingForDependents"):
         return _to_up(instance, now, "running")
