@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 from contextlib import suppress
-from hostmanager.values import replace
 
 from hostmanager_server.drivers.exec.command import CommandError, ExecCommand
 from hostmanager_server.linux.spawning import (

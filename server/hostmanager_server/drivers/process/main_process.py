@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+
 from hostmanager.values import replace
 
 from hostmanager_server.core.events import Adopted, ExitStatus

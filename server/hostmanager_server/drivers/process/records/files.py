@@ -12,7 +12,6 @@ import logging
 import os
 import stat
 import time
-from hostmanager.values import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
