@@ -70,14 +70,15 @@ def test_the_pid_of_a_service_is_that_of_its_container(daemon: FakeDaemon, run: 
 def test_show_has_the_definition_of_a_service_and_its_containers(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", compose_service=service(replicas=3, running_replicas=2, health="healthy"))
     pairs = shown(run)
-    assert {name: pairs.get(name) for name in list(pairs)[-9:]} == {
+    assert {name: pairs.get(name) for name in list(pairs)[-10:]} == {
         "compose file": "/lab/compose.yaml",
         "project": "lab",
         "service": "ocs-data1",
         "image": "agent:1 (973444266ffb)",
         "containers": "2 of 3 run",
         "container": "lab-ocs-data1-1 (579b03d47b33)",
-        "status": "running, healthy",
+        "status": "running",
+        "health": "healthy",
         "pid": "8151",
         "running image": "973444266ffb",
     }
@@ -140,3 +141,32 @@ def test_status_names_orphans_and_images_to_pull_once_each(daemon: FakeDaemon, r
         "orphaned containers: ocs-old, ocs-older",
         "images to pull: agent:2 (for data1, data2), grafana:9 (for web)",
     ]
+
+
+def test_the_health_has_a_column_if_any_service_has_a_check(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", compose_service=service())
+    assert "HEALTH" not in run("status")[2]
+    daemon.add("data2", compose_service=service(health="unhealthy"))
+    header, *rows = run("status")[2:]
+    column = header.index("HEALTH")
+    assert [row[column:].split()[0] for row in rows] == ["-", "unhealthy"]
+    assert header.index("STATE") < column < header.index("SINCE")
+
+
+def test_what_the_engine_did_is_shown(daemon: FakeDaemon, run: Run) -> None:
+    last_exit = pb.Exit(code=137, out_of_memory=True)
+    restarting = service(running=False, pid=0, status="restarting")
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, last_exit=last_exit, compose_service=restarting)
+    daemon.add("data2", compose_service=service(replicas=3, running_replicas=3, paused_replicas=1))
+    output = "\n".join(run("status"))
+    assert "code 137 (out of memory)" in output
+    assert "the engine restarts the container" in output
+    assert shown(run, "data2")["containers"] == "3 of 3 run, 1 paused"
+
+
+def test_a_service_without_wanted_containers_says_so(daemon: FakeDaemon, run: Run) -> None:
+    finished = "finished: the compose file wants no containers (scale or replicas is 0)"
+    last_exit = pb.Exit(code=0)
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, reason="Finished", message=finished,
+               last_exit=last_exit, compose_service=service(replicas=0))  # fmt: skip
+    assert finished in "\n".join(run("status"))

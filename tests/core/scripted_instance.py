@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
     DriverEvent,
@@ -18,7 +19,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.facts import fold
-from hostmanager_server.core.lifecycle import decide, next_deadline
+from hostmanager_server.core.lifecycle import decide
 from hostmanager_server.core.model import Instance, State, UnmetDependency, new_instance
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec, StartCondition, Target

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from hostmanager_server.core import dependencies
 from hostmanager_server.core.actions import Launch, Remove, Stop
+from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
     Exited,
@@ -21,7 +22,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.facts import fold
-from hostmanager_server.core.lifecycle import decide, next_deadline
+from hostmanager_server.core.lifecycle import decide
 from hostmanager_server.core.model import Instance, Outcome, State
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, StartCondition, Target
 from hostmanager_server.core.stability import stability

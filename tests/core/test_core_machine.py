@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from hostmanager_server.core import config_plan, lifecycle, plan
 from hostmanager_server.core.actions import Action
+from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, RunKey, Started
-from hostmanager_server.core.lifecycle import next_deadline
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import (

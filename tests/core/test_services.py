@@ -8,6 +8,7 @@ from hostmanager_server.core import config_plan, plan
 from hostmanager_server.core.actions import Launch, Stop
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project, with_services
 from hostmanager_server.core.compose import ServiceStatus
+from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -21,7 +22,6 @@ from hostmanager_server.core.events import (
     StopFailed,
     Unobservable,
 )
-from hostmanager_server.core.lifecycle import next_deadline
 from hostmanager_server.core.model import State, new_instance
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import (

@@ -67,6 +67,12 @@ def live_through_everything() -> None:
     s = make(Target.PASSIVE)
     s.instance = with_fields(s.instance, run=Run(1, Phase.READY, PROCESS), runs=1)
     s.decide()
+    s.instance = with_fields(
+        s.instance, service=ServiceStatus(running=True, running_replicas=1, paused_replicas=1)
+    )
+    s.decide()
+    s.instance = with_fields(s.instance, service=ServiceStatus(running=True, running_replicas=1))
+    s.decide()
 
 
 def test_every_transition_of_the_table_happens_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +106,7 @@ def test_the_page_explains_every_state() -> None:
 
 
 # Functions with a reason among their arguments.
-TAKE_A_REASON = {"LogEntry", "_entry", "_change", "_move", "start_failed"}
+TAKE_A_REASON = {"LogEntry", "_entry", "_change", "_move", "condition", "start_failed"}
 
 
 def reasons_in(source: str) -> set[str]:

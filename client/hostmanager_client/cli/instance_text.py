@@ -108,13 +108,15 @@ def _service_pairs(service: pb.ComposeService, *, observed: bool) -> Iterator[tu
         return
     there = service.image_id != UNKNOWN_IMAGE
     yield "image", f"{service.image_tag} ({short_id(service.image_id) if there else 'not on the engine'})"
-    yield "containers", f"{service.running_replicas} of {service.replicas} run"
+    paused = f", {service.paused_replicas} paused" if service.paused_replicas else ""
+    yield "containers", f"{service.running_replicas} of {service.replicas} run{paused}"
     if not service.container_found:
         yield "container", "none"
         return
     yield "container", f"{service.container_name} ({short_id(service.container_id)})"
-    status = service.status if service.running else f"{service.status} ({service.exit_code})"
-    yield "status", f"{status}, {service.health}" if service.health else status
+    yield "status", service.status if service.running else f"{service.status} ({service.exit_code})"
+    failing = service.unhealthy_replicas if service.replicas > 1 else 0
+    yield "health", f"{service.health} ({failing} containers)" if failing else service.health
     yield "pid", str(service.pid) if service.pid else ""
     outdated = service.running and service.running_image != service.image_id
     older = ", older than the tag" if outdated else ""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
 
 HEADER = ("INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE")
+_HEALTH = "HEALTH"  # the column after STATE, shown if any instance has a health check
+_HEALTH_COLUMN = 4
+_HEALTH_COLORS = {"healthy": "green", "starting": "yellow", "unhealthy": "red"}
 _RIGHT = frozenset({4, 5, 6, 7})
 _STATE_COLORS = {
     "up": "green",
@@ -40,8 +43,14 @@ def status_lines(state: HostState, now: float, address: str) -> list[str]:
     lines = [manager_line(state.manager, now, address), *problem_lines(state.manager)]
     if not state.instances:
         return [*lines, "no instances"]
-    rows = [_row(instance, now) for instance in state.instances.values()]
-    return [*lines, "", *table(HEADER, rows, _RIGHT)]
+    instances = list(state.instances.values())
+    header, rows, right = list(HEADER), [_row(instance, now) for instance in instances], _RIGHT
+    if any(instance.compose_service.health for instance in instances):
+        header.insert(_HEALTH_COLUMN, _HEALTH)
+        for row, instance in zip(rows, instances, strict=True):
+            row.insert(_HEALTH_COLUMN, _health_cell(instance))
+        right = frozenset(column + 1 for column in _RIGHT)
+    return [*lines, "", *table(header, rows, right)]
 
 
 def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
@@ -109,6 +118,11 @@ def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
     ]
 
 
+def _health_cell(instance: pb.ManagedInstance) -> Cell:
+    health = instance.compose_service.health
+    return Cell(one_line(health) or "-", _HEALTH_COLORS.get(health, ""))
+
+
 def pid_of(instance: pb.ManagedInstance) -> int:
     """Return the pid of the process, or of the main process of a container; 0 if none runs."""
     match instance.WhichOneof("runtime"):
@@ -150,10 +164,13 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
             yield ended if ended and what.startswith("last exit") else one_line(what)
             when = f"in {duration(remaining)}" if remaining is not None else "soon"
             yield f"restarting {when} (attempt {instance.consecutive_failures + 1})"
+            yield _engine_words(instance)
         case "up":
             yield one_line(instance.message) if instance.message != "running" else ""
         case "down":
-            yield f"last exit: {ended}" if ended else one_line(instance.message)
+            finished = instance.reason == "Finished" and not instance.message.startswith("last exit")
+            yield f"last exit: {ended}" if ended and not finished else one_line(instance.message)
+            yield _engine_words(instance) if ended else ""
         case "wait_start":
             yield one_line(instance.message)
             yield f"gives up in {duration(remaining)}" if remaining is not None else ""
@@ -168,11 +185,17 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
         yield "retired"
 
 
+def _engine_words(instance: pb.ManagedInstance) -> str:
+    """Return whether the engine's own restart policy is about to restart the container."""
+    restarting = instance.compose_service.status == "restarting"
+    return "the engine restarts the container" if restarting else ""
+
+
 def exit_words(last: pb.Exit, now: float) -> str:
     """Return the exit status and its age: `code 3, 2.0 s ago`."""
     match last.WhichOneof("status"):
         case "code":
-            how = f"code {last.code}"
+            how = f"code {last.code}{' (out of memory)' if last.out_of_memory else ''}"
         case "signal":
             how = f"signal {last.signal}"
         case _:

@@ -206,6 +206,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """The daemon sent a signal to end the instance."""
     EVENT_KIND_DOWN: _EventKind.ValueType  # 11
     """The instance is down, with its whole tree."""
+    EVENT_KIND_CONDITION: _EventKind.ValueType  # 12
+    """A running compose service is paused or unhealthy, or no longer so."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """The subject of an event."""
@@ -233,6 +235,8 @@ EVENT_KIND_STOP: EventKind.ValueType  # 10
 """The daemon sent a signal to end the instance."""
 EVENT_KIND_DOWN: EventKind.ValueType  # 11
 """The instance is down, with its whole tree."""
+EVENT_KIND_CONDITION: EventKind.ValueType  # 12
+"""A running compose service is paused or unhealthy, or no longer so."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _Severity:
@@ -520,6 +524,8 @@ class ComposeService(_message.Message):
     DEFINITION_CHANGED_FIELD_NUMBER: _builtins.int
     CONTAINER_NAME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    PAUSED_REPLICAS_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_REPLICAS_FIELD_NUMBER: _builtins.int
     compose_file: _builtins.str
     """Path of the compose file."""
     service: _builtins.str
@@ -547,7 +553,7 @@ class ComposeService(_message.Message):
     """
     health: _builtins.str
     """The result of the health check: "starting", "healthy" or "unhealthy"; empty
-    without a check.
+    without a check. The worst result of all running containers.
     """
     definition_changed: _builtins.bool
     """True if the definition of the service changed after the creation of the
@@ -557,6 +563,10 @@ class ComposeService(_message.Message):
     """The name of the container, as compose shows the container."""
     pid: _builtins.int
     """The pid of the main process of the container on the host; 0 if none runs."""
+    paused_replicas: _builtins.int
+    """The number of running containers that the engine has paused."""
+    unhealthy_replicas: _builtins.int
+    """The number of running containers with the health "unhealthy"."""
     def __init__(
         self,
         *,
@@ -577,10 +587,12 @@ class ComposeService(_message.Message):
         definition_changed: _builtins.bool = ...,
         container_name: _builtins.str = ...,
         pid: _builtins.int = ...,
+        paused_replicas: _builtins.int = ...,
+        unhealthy_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_file", b"compose_file", "container_found", b"container_found", "container_id", b"container_id", "container_name", b"container_name", "definition_changed", b"definition_changed", "exit_code", b"exit_code", "health", b"health", "image_id", b"image_id", "image_tag", b"image_tag", "pid", b"pid", "project", b"project", "replicas", b"replicas", "running", b"running", "running_image", b"running_image", "running_replicas", b"running_replicas", "service", b"service", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_file", b"compose_file", "container_found", b"container_found", "container_id", b"container_id", "container_name", b"container_name", "definition_changed", b"definition_changed", "exit_code", b"exit_code", "health", b"health", "image_id", b"image_id", "image_tag", b"image_tag", "paused_replicas", b"paused_replicas", "pid", b"pid", "project", b"project", "replicas", b"replicas", "running", b"running", "running_image", b"running_image", "running_replicas", b"running_replicas", "service", b"service", "status", b"status", "unhealthy_replicas", b"unhealthy_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,6 +611,7 @@ class Exit(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Exit code, 0 to 255."""
     signal: _builtins.str
@@ -609,6 +622,10 @@ class Exit(_message.Message):
     """The cause as a sentence."""
     pid: _builtins.int
     """The process id of the run."""
+    out_of_memory: _builtins.bool
+    """True if the kernel killed a process of the container for lack of memory just
+    before the end.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The time at which the daemon saw the end."""
@@ -627,10 +644,11 @@ class Exit(_message.Message):
         message: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         pid: _builtins.int = ...,
+        out_of_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expected", b"expected", "message", b"message", "pid", b"pid", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expected", b"expected", "message", b"message", "out_of_memory", b"out_of_memory", "pid", b"pid", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_status: _TypeAlias = _typing.Literal["code", "signal"]  # noqa: Y015
     _WhichOneofArgType_status: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015

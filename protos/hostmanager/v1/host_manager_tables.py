@@ -40,6 +40,8 @@ MESSAGES = {
         (15, 'definition_changed', 'bool', '', '', ''),
         (16, 'container_name', 'string', '', '', ''),
         (17, 'pid', 'int64', '', '', ''),
+        (18, 'paused_replicas', 'int32', '', '', ''),
+        (19, 'unhealthy_replicas', 'int32', '', '', ''),
     ),
     "hostmanager.v1.ConfigProblem": (
         (1, 'severity', 'enum', 'hostmanager.v1.Severity', '', ''),
@@ -96,6 +98,7 @@ MESSAGES = {
         (5, 'message', 'string', '', '', ''),
         (6, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
         (7, 'pid', 'int64', '', '', ''),
+        (8, 'out_of_memory', 'bool', '', '', ''),
     ),
     "hostmanager.v1.GetInstanceRequest": (
         (1, 'instance_id', 'string', '', '', ''),
@@ -378,6 +381,7 @@ ENUMS = {
         9: 'EVENT_KIND_START_FAILED',
         10: 'EVENT_KIND_STOP',
         11: 'EVENT_KIND_DOWN',
+        12: 'EVENT_KIND_CONDITION',
     },
     "hostmanager.v1.ImagePull.State": {
         0: 'STATE_UNSPECIFIED',

@@ -24,12 +24,14 @@ class ServiceStatus:
     running_image: str = ""  # id of the image of the container
     exit_code: int = NO_EXIT_CODE
     status: str = ""  # in the engine's words
-    health: str = ""  # in the engine's words; empty: no health check
+    health: str = ""  # the worst health of the running replicas; empty: no health check
     pid: int = 0  # of the container's main process, in the host's PID namespace
     running_replicas: int = 0
     container_ids: tuple[str, ...] = ()  # of all replicas, ordered by replica number
     definition_changed: bool = False  # the compose file changed after the container was created
     restarting: bool = False  # no replica runs, and the engine is about to restart one
+    paused_replicas: int = 0  # running replicas whose processes the engine has frozen
+    unhealthy_replicas: int = 0  # running replicas with a failing health check
 
     @property
     def outdated(self) -> bool:

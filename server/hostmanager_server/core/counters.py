@@ -1,4 +1,4 @@
-"""Counters of an instance: failures, backoff and carried-out requests."""
+"""Counters of an instance (failures, backoff, carried-out requests) its next deadline and a lost target."""
 
 from __future__ import annotations
 
@@ -105,3 +105,21 @@ def update_counters(instance: Instance, now: Instant) -> Instance:
     if standing is instance.standing and wanted is instance.wanted:
         return instance
     return replace(instance, wanted=wanted, standing=standing)
+
+
+def next_deadline(instance: Instance) -> Instant | None:
+    """Return when `decide` must be called again without an event, or None for never."""
+    deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
+    deadlines = [deadline] if deadline is not None and not instance.observed.unobservable else []
+    if fail_times:  # stability changes when the oldest failure leaves the window
+        deadlines.append(fail_times[0].plus(stability.WINDOW))
+    return min(deadlines, default=None)
+
+
+def keep_running_if_target_lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Set the target of a running instance to up when its requested target was lost."""
+    wanted = replace(instance.wanted, target_lost=False)
+    if instance.observed.run is None or wanted.target is not Target.DOWN or instance.retired:
+        return replace(instance, wanted=wanted)
+    actions.append(entries.target_lost(instance, now))
+    return replace(instance, wanted=replace(wanted, target=Target.UP))

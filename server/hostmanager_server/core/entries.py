@@ -60,6 +60,14 @@ def degraded(instance: Instance, missing: str, now: Instant) -> LogEntry:
     return _entry(EntryKind.EXIT, "Degraded", message, instance, now, Severity.WARNING)
 
 
+def condition(
+    instance: Instance, reason: str, message: str, now: Instant, severity: Severity = Severity.INFO
+) -> LogEntry:
+    """Return the entry for a condition of a running service that begins or ends."""
+    text = f"{instance.spec.full_name} {message}"
+    return _entry(EntryKind.CONDITION, reason, text, instance, now, severity)
+
+
 def exited(instance: Instance, last_exit: Exit, now: Instant) -> LogEntry:
     """Return the entry for an exit without a stop request."""
     message = f"{instance.spec.full_name} {last_exit.why}"

@@ -24,6 +24,7 @@ class EntryKind(Enum):
     START_FAILED = "start_failed"
     STOP = "stop"
     DOWN = "down"
+    CONDITION = "condition"
 
 
 class Severity(Enum):

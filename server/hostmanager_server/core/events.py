@@ -28,10 +28,14 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """The exit code (0 to 255) or signal of an ended process; neither if unknown."""
+    """The exit code (0 to 255) or signal of an ended process; neither if unknown.
+
+    `out_of_memory`: the kernel killed a process of the container for lack of memory.
+    """
 
     code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False
 
     @property
     def success(self) -> bool:

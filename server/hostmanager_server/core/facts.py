@@ -119,6 +119,8 @@ def _exit_of(run: Run, status: ExitStatus, at: Instant) -> Exit:
 def describe(status: ExitStatus) -> str:
     """Return an exit status in words: `code 3`, `signal SIGKILL`, `status unknown`."""
     if status.code is not None:
+        if status.out_of_memory:
+            return f"code {status.code} (out of memory)"
         hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
         return f"code {status.code}{hint}"
     if status.signal is not None:
@@ -128,10 +130,11 @@ def describe(status: ExitStatus) -> str:
 
 def how_it_ended(instance: Instance) -> str:
     """Return the last failed start or exit in words, or `never started`."""
+    service, last_exit = instance.observed.service, instance.observed.last_exit
+    engine = "; the engine restarts the container" if service is not None and service.restarting else ""
     if instance.observed.start_error:
-        return f"start failed: {instance.observed.start_error}"
-    last_exit = instance.observed.last_exit
-    return f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started"
+        return f"start failed: {instance.observed.start_error}{engine}"
+    return (f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started") + engine
 
 
 def signal_name(signum: int) -> str:

@@ -12,14 +12,15 @@ from typing import assert_never
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import counters, entries, explanations, stability
+from hostmanager_server.core import counters, entries, explanations
 from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
+from hostmanager_server.core.conditions import CONDITIONS, NO_CONTAINERS, condition_entries, condition_of
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
+from hostmanager_server.core.escalation import next_stage
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.facts import describe, how_it_ended, signal_name
 from hostmanager_server.core.model import Instance, Outcome, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
-from hostmanager_server.core.stop_stages import next_stage
 
 # The shortest wait after a failed stop, in s. Without backoff the core would try in a busy loop.
 STOP_FAILED_RETRY = 0.1
@@ -37,7 +38,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
     actions: list[Action] = []
     known = instance
     if instance.wanted.target_lost and not instance.observed.unobservable:
-        instance = _keep_running_if_target_lost(instance, now, actions)
+        instance = counters.keep_running_if_target_lost(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
         if not instance.observed.unobservable:
@@ -54,15 +55,6 @@ def decide(instance: Instance, now: Instant) -> Decision:
         actions.append(entries.removed(instance, now))
         actions.append(Remove(instance.instance_id))
     return Decision(instance, tuple(actions))
-
-
-def next_deadline(instance: Instance) -> Instant | None:
-    """Return when `decide` must be called again without an event, or None for never."""
-    deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
-    deadlines = [deadline] if deadline is not None and not instance.observed.unobservable else []
-    if fail_times:  # stability changes when the oldest failure leaves the window
-        deadlines.append(fail_times[0].plus(stability.WINDOW))
-    return min(deadlines, default=None)
 
 
 # --- states that recovery and config changes assign ---------------------------------------------------------
@@ -129,7 +121,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
         return _escalate(instance.with_run(run), now, actions)
-    if not instance.should_run:
+    if not instance.should_run or instance.wants_no_container:
         return _to_down(instance)
     if instance.standing.retry_at is not None and now.mono < instance.standing.retry_at.mono:
         return _backing_off(instance)
@@ -142,7 +134,7 @@ def _start_at(instance: Instance, now: Instant) -> Instance:
     standing = instance.standing
     if standing.deadline is None or now.mono >= standing.deadline.mono or standing.retry_at is None:
         return _about_to_start(instance)
-    return instance
+    return _backing_off(instance)
 
 
 def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
@@ -175,6 +167,13 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
         if why := instance.observed.start_error:
             actions.append(entries.start_failed("StartFailed", why, instance, now))
         return _lost(instance, now, actions)
+    if run.phase is not Phase.ENDING and not instance.should_stop:
+        condition = condition_of(instance)
+        if condition is not None and not condition.up:
+            return _with_condition(instance, now, actions)
+        if instance.standing.reason == "Paused":
+            actions.extend(condition_entries(instance, None, now))
+            return _move(instance, State.WAIT_START, "Starting", "started; not ready yet")
     if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
         return _to_up(with_start_error(instance, ""), now, "running; passive")
     if run.phase is Phase.ENDING:
@@ -222,7 +221,19 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     # All parts run again, or the operator changed their mind before the stop began.
     if standing.reason in ("Degraded", "WaitingForDependents"):
         return _to_up(instance, now, "running")
-    return instance
+    return _with_condition(instance, now, actions)
+
+
+def _with_condition(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Report a service that runs and is paused or unhealthy, and the end of the condition."""
+    condition, standing = condition_of(instance), instance.standing
+    actions.extend(condition_entries(instance, condition, now))
+    if condition is None:
+        known = standing.reason in CONDITIONS
+        return _move(instance, State.UP, "Running", "running", standing.deadline) if known else instance
+    state = State.UP if condition.up else State.WAIT_START
+    deadline = standing.deadline if condition.up else None
+    return _move(instance, state, condition.reason, condition.message, deadline)
 
 
 def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
@@ -296,7 +307,7 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     if isinstance(run.workload, ServiceSpec):
         return _remove_containers(instance, run, now, actions)
     policy = instance.spec.stop
-    stage, signum, grace = next_stage(run.stop_stage, policy.signal, policy.grace, policy.term_grace)
+    stage, signum, grace = next_stage(run.stop_stage, policy)
     whole_tree = stage is not StopStage.SIGNAL
     actions.append(Stop(instance.run_key(), signum, whole_tree))
     if run.stop_stage is not StopStage.KILL:  # the event log has the first KILL only
@@ -368,6 +379,8 @@ def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
 
 
 def _to_down(instance: Instance) -> Instance:
+    if instance.should_run and instance.wants_no_container:
+        return _move(instance, State.DOWN, "Finished", NO_CONTAINERS)
     if (outcome := instance.standing.outcome) is not None:
         reason = "Finished" if outcome is Outcome.COMPLETED else "Failed"
         return _move(instance, State.DOWN, reason, explanations.outcome(instance))
@@ -380,12 +393,3 @@ def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if instance.should_run and instance.standing.retry_at is not None:
         return _backing_off(instance)
     return _to_down(instance)
-
-
-def _keep_running_if_target_lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Set the target of a running instance to up when its requested target was lost."""
-    wanted = replace(instance.wanted, target_lost=False)
-    if instance.observed.run is None or wanted.target is not Target.DOWN or instance.retired:
-        return replace(instance, wanted=wanted)
-    actions.append(entries.target_lost(instance, now))
-    return replace(instance, wanted=replace(wanted, target=Target.UP))

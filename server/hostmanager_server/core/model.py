@@ -192,7 +192,8 @@ class Instance:
     @property
     def can_start(self) -> bool:
         """True if the instance must be running, and no run is in the way."""
-        return self.should_run and self.spec.workload is not None and self.observed.run is None
+        operable = self.spec.workload is not None and not self.wants_no_container
+        return self.should_run and operable and self.observed.run is None
 
     def too_young(self, now: Instant) -> bool:
         """Return whether the run has not lasted `up_after` yet."""
@@ -213,6 +214,11 @@ class Instance:
         return self.wanted.target is not Target.PASSIVE or self.wanted.successor is not None
 
     @property
+    def wants_no_container(self) -> bool:
+        """True for a compose service with `scale: 0` or `replicas: 0`."""
+        return self.spec.service is not None and self.spec.service.replicas == 0
+
+    @property
     def restart_required(self) -> bool:
         """True if the run differs from the present config or image tag."""
         run = self.observed.run
@@ -229,7 +235,8 @@ class Instance:
         if wanted.restart or wanted.successor is not None or self.retired or self.observed.unobservable:
             return False
         if wanted.target is Target.UP:
-            return state is State.UP or (self.standing.outcome is not None and state is State.DOWN)
+            ended = self.standing.outcome is not None or self.wants_no_container
+            return state is State.UP or (ended and state is State.DOWN)
         return state in (State.DOWN, State.UNKNOWN) or wanted.target is Target.PASSIVE
 
     def run_key(self) -> RunKey:

@@ -28,12 +28,13 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.DOWN: "no longer wanted, or no command",
     },
     State.WAIT_START: {
-        State.UP: "ready",
+        State.UP: "ready, or no longer paused",
         State.START_AT: "start failed",
         State.WAIT_DEAD: "timed out, no longer wanted, or main process ended before its tree",
         State.DOWN: "ended, no restart",
     },
     State.UP: {
+        State.WAIT_START: "paused",
         State.START_AT: "ended, restart follows",
         State.WAIT_DEAD: "stop, or main process ended before its tree",
         State.DOWN: "ended, no restart",

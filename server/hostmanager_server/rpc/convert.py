@@ -41,6 +41,7 @@ EVENT_KIND = {
     EntryKind.START_FAILED: pb.EVENT_KIND_START_FAILED,
     EntryKind.STOP: pb.EVENT_KIND_STOP,
     EntryKind.DOWN: pb.EVENT_KIND_DOWN,
+    EntryKind.CONDITION: pb.EVENT_KIND_CONDITION,
 }
 SEVERITY = {
     Severity.INFO: pb.SEVERITY_INFO,
@@ -73,6 +74,7 @@ def exit_(value: Exit) -> pb.Exit:
     """Return the end of a run as a message, with an exit code or the name of a signal."""
     message = pb.Exit(
         time=timestamp(value.at), expected=value.expected, message=value.why, pid=value.pid,
+        out_of_memory=value.status.out_of_memory,
         start_time=timestamp(value.started) if value.started is not None else None,
     )  # fmt: skip
     if value.status.code is not None:

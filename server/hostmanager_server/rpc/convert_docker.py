@@ -48,6 +48,8 @@ def fill_service(message: pb.ComposeService, spec: InstanceSpec, status: Service
     message.health = status.health
     message.definition_changed = status.definition_changed
     message.pid = status.pid
+    message.paused_replicas = status.paused_replicas
+    message.unhealthy_replicas = status.unhealthy_replicas
 
 
 def orphan(value: Orphan) -> pb.Orphan:

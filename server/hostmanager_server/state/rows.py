@@ -124,6 +124,7 @@ def _exit(end: Exit) -> dict[str, Any]:
     return {
         "code": end.status.code,
         "signal": end.status.signal,
+        "out_of_memory": end.status.out_of_memory,
         "at": _instant(end.at),
         "expected": end.expected,
         "why": end.why,
@@ -134,7 +135,7 @@ def _exit(end: Exit) -> dict[str, Any]:
 
 def _read_exit(value: Any) -> Exit:
     return Exit(
-        status=ExitStatus(code=value["code"], signal=value["signal"]),
+        status=ExitStatus(value["code"], value["signal"], bool(value.get("out_of_memory"))),
         at=_read_instant(value["at"]),
         expected=bool(value["expected"]),
         why=str(value["why"]),

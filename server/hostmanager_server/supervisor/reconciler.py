@@ -15,6 +15,7 @@ from typing import assert_never
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.dependencies import Dependents, affects_neighbours, with_dependency_facts
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import (
@@ -28,7 +29,7 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.facts import fold
 from hostmanager_server.core.history import history_differs, history_of
-from hostmanager_server.core.lifecycle import decide, next_deadline
+from hostmanager_server.core.lifecycle import decide
 from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
 from hostmanager_server.drivers.contract import Driver

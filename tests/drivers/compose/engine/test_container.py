@@ -104,7 +104,30 @@ def test_a_container_that_may_start_next_time_is_not_unstartable(error: str) -> 
 
 def test_a_paused_container_runs() -> None:
     paused = container(RUNNING | {"Status": "paused", "Paused": True})
-    assert (paused.running, paused.status) == (True, "paused")
+    assert (paused.running, paused.status, paused.paused) == (True, "paused", True)
+
+
+@pytest.mark.parametrize(
+    ("state", "out_of_memory"),
+    [
+        ({"Status": "exited", "OOMKilled": True, "ExitCode": 137}, True),
+        ({"Status": "exited", "OOMKilled": True, "ExitCode": 3}, False),  # of an earlier run
+        ({"Status": "exited", "OOMKilled": False, "ExitCode": 137}, False),
+        (RUNNING | {"OOMKilled": True}, False),  # of an earlier run
+    ],
+)
+def test_the_engine_flag_of_lacking_memory_counts_for_the_last_end(
+    state: dict[str, Any], *, out_of_memory: bool
+) -> None:
+    assert container(state).oom_killed is out_of_memory
+
+
+def test_the_stop_time_of_a_container_is_known() -> None:
+    given = document(RUNNING)
+    given["Config"]["StopTimeout"] = 400
+    found = from_inspect(given)
+    assert found is not None
+    assert (found.stop_timeout, container(RUNNING).stop_timeout) == (400.0, None)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ _ONEOFF_LABEL = "com.docker.compose.oneoff"
 _HASH_LABEL = "com.docker.compose.config-hash"
 _FILES_LABEL = "com.docker.compose.project.config_files"
 _DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+_KILLED = 137  # exit code after SIGKILL
 _EXISTS_ALREADY = re.compile(r"(already|file) exists")
 
 
@@ -44,6 +45,9 @@ class Container:
     health: str  # starting, healthy, unhealthy; empty without a health check
     tty: bool  # a terminal: stdout and stderr are one stream
     error: str = ""  # why the engine's last attempt to start the container failed
+    oom_killed: bool = False  # the last run ended, and lack of memory killed one of its processes
+    created: float | None = None
+    stop_timeout: float | None = None  # s from the stop signal to KILL, negative: without end; None: 10 s
 
     @property
     def unstartable(self) -> bool:
@@ -59,6 +63,11 @@ class Container:
     def restarting(self) -> bool:
         """Whether the engine is about to restart the ended container (`restart`)."""
         return self.status == "restarting"
+
+    @property
+    def paused(self) -> bool:
+        """Whether the engine has frozen the processes of the running container."""
+        return self.running and self.status == "paused"
 
 
 def is_service_container(labels: Mapping[str, str]) -> bool:
@@ -80,6 +89,8 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
 
     A container that the engine is about to restart counts as not running, although the engine says "Running":
     no process exists. Only running containers have a health.
+
+    The engine (20.10) keeps OOMKilled over later runs: the flag counts only with the exit code of a KILL.
     """
     config = document.get("Config") or {}
     labels = config.get("Labels") or {}
@@ -88,6 +99,8 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
     state = document.get("State") or {}
     restarting = bool(state.get("Restarting"))
     running = bool(state.get("Running")) and not restarting
+    exit_code = int(state.get("ExitCode") or 0)
+    stop_timeout = config.get("StopTimeout")
     return Container(
         id=document["Id"],
         name=(document.get("Name") or "").removeprefix("/"),
@@ -99,13 +112,16 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
         image=document.get("Image") or "",
         running=running,
         status=state.get("Status") or ("restarting" if restarting else "running" if running else "exited"),
-        exit_code=int(state.get("ExitCode") or 0),
+        exit_code=exit_code,
         started=_time(state.get("StartedAt")),
         finished=_time(state.get("FinishedAt")),
         pid=int(state.get("Pid") or 0) if running else 0,
         health=_health(state) if running else "",
         tty=bool(config.get("Tty")),
         error=state.get("Error") or "",
+        oom_killed=bool(state.get("OOMKilled")) and not running and exit_code == _KILLED,
+        created=_time(document.get("Created")),
+        stop_timeout=None if stop_timeout is None else float(stop_timeout),
     )
 
 

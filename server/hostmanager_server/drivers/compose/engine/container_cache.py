@@ -23,6 +23,9 @@ from hostmanager.values import replace
 
 from hostmanager_server.drivers.compose.engine.container import Container
 
+# s between the event of a kill for lack of memory and the end that the kill causes (0.1 s observed)
+_OOM_TO_END = 10.0
+
 
 class ContainerCache:
     """The newest facts of every container.
@@ -33,6 +36,7 @@ class ContainerCache:
     def __init__(self) -> None:
         self._known: dict[str, Container] = {}
         self._versions: dict[str, float] = {}
+        self._oom_times: dict[str, float] = {}  # latest oom events, by container id
 
     def get(self, container_id: str) -> Container | None:
         """Return the cached facts of a container, or None for an unknown id."""
@@ -63,10 +67,18 @@ class ContainerCache:
         # The end of a stopped container came from an inspection before, with its exact time.
         if known is None or not known.running or at < self._versions[container_id]:
             return ()
+        oom_at = self._oom_times.get(container_id, 0.0)
+        oom = exit_code != 0 and oom_at >= max(known.started or 0.0, at - _OOM_TO_END)
         ended = replace(
-            known, running=False, status="exited", exit_code=exit_code, finished=at, pid=0, health=""
-        )
+            known, running=False, status="exited", exit_code=exit_code, finished=at, pid=0, health="",
+            oom_killed=oom,
+        )  # fmt: skip
         return self._store(ended, at)
+
+    def fold_oom(self, container_id: str, at: float) -> None:
+        """Fold an oom event of time `at` (s since 1970, engine's clock)."""
+        if container_id in self._known:
+            self._oom_times[container_id] = at
 
     def fold_start(self, inspected: Container, at: float) -> tuple[Container, ...]:
         """Apply a start event of time `at` (s since 1970, engine's clock).
@@ -114,6 +126,8 @@ class ContainerCache:
         """Fold an inspection made just now."""
         known = self._known.get(inspected.id)
         if known is not None and not self._is_another_run(inspected):
+            if not known.running:  # the events told more of the end than the engine's flag
+                inspected = replace(inspected, oom_killed=known.oom_killed)
             # Times from events are close, not exact: a correction alone needs no notification.
             known = replace(known, started=inspected.started, finished=inspected.finished)
             if known == inspected:
@@ -124,6 +138,7 @@ class ContainerCache:
     def remove(self, container_id: str) -> bool:
         """Forget a removed container; return whether the cache knew the container."""
         self._versions.pop(container_id, None)
+        self._oom_times.pop(container_id, None)
         return self._known.pop(container_id, None) is not None
 
     def _is_another_run(self, inspected: Container) -> bool:
@@ -151,4 +166,5 @@ def _new_run(container: Container, started: float, finished: float | None) -> Co
         finished=finished,
         pid=0,
         health="",
+        oom_killed=False,
     )

@@ -30,7 +30,7 @@ _CONTAINERS = "containers"  # of all projects, and of none
 # with a listed event (kill, stop, restart). Podman filters by its own names, `died` and `remove`.
 _CONTAINER_EVENTS = [
     *("create", "start", "die", "died", "destroy", "remove"),
-    *("rename", "health_status", "pause", "unpause"),
+    *("rename", "health_status", "pause", "unpause", "oom"),
 ]
 _IMAGE_EVENTS = ["tag", "untag", "pull", "load", "loadfromarchive", "import", "delete", "remove"]
 

@@ -179,6 +179,8 @@ class WatchSession:
                 exit_code = int(attributes.get("exitCode") or 0)
                 self._notify_changed(self._cache.fold_end(container_id, exit_code, at))
                 self._schedule_inspection(container_id)
+            case "oom":  # before the die event
+                self._cache.fold_oom(container_id, at)
             case "start":
                 self._fold_start(container_id, at)
             case "destroy" | "remove":  # "remove" is Podman's word
