@@ -133,7 +133,7 @@ class Daemon:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=site.folder,
-                env={**site.environ, "TEST_SITE": str(site.state_dir), "OCS_CONFIG_DIR": str(site.folder)},
+                env={"OCS_CONFIG_DIR": str(site.folder), **site.environ, "TEST_SITE": str(site.state_dir)},
             )
         self.channel = grpc.insecure_channel(f"unix:{site.socket}")
         self.stub = pb_grpc.HostManagerServiceStub(self.channel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hostmanager_server.config.load import (
     default_site_file,
     load_all_hosts,
     load_site_config,
+    with_config_dir,
 )
 from hostmanager_server.config.node_reader import MAX_PROBLEMS_LISTED
 from hostmanager_server.config.secrets import masked
@@ -94,7 +95,8 @@ def _check(flags: CheckFlags) -> _Checked:
         ]
     else:
         loaded = load_all_hosts(path, working_dir=folder, most_problems=most, trust=trust)
-    catalog = Catalog() if flags.no_compose else _catalog(loaded, folder, trust)
+    environ = with_config_dir(inherited_environment(os.environ), path)
+    catalog = Catalog() if flags.no_compose else _catalog(loaded, folder, trust, environ)
     return _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
 
 
@@ -176,7 +178,9 @@ class _Checked:
         }
 
 
-def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> Catalog:
+def _catalog(
+    hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust, environ: Mapping[str, str]
+) -> Catalog:
     """Read the compose files of this machine's host.
 
     Returns an empty catalog if there are none.
@@ -191,7 +195,7 @@ def _catalog(hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust) -> 
     options = local.options
     reader = CatalogReader(
         options.docker_compose, prefix=options.docker_service_prefix, program=options.docker_compose_bin,
-        working_dir=working_dir, environ=inherited_environment(os.environ), trust=trust,
+        working_dir=working_dir, environ=environ, trust=trust,
     )  # fmt: skip
     catalog = reader.load()
     if not reader.program_problem:

@@ -27,6 +27,7 @@ from hostmanager_server.commands.serve_settings import (
     make_settings,
     read_options,
 )
+from hostmanager_server.config.load import with_config_dir
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.printable import printable
 from hostmanager_server.daemon import upgrade
@@ -141,6 +142,7 @@ def serve_command(**given: Any) -> None:
     environ = dict(os.environ)
     _arm_failpoints(environ)
     places = find_places(flags, environ)
+    os.environ.update(with_config_dir(environ, places.site_file))  # for agents and compose
     options = read_options(flags, places)
     _set_up_process(quiet=flags.quiet or options.quiet)
     try:

@@ -79,6 +79,15 @@ def default_site_file(environ: Mapping[str, str]) -> Path:
     return Path(folder) / "default.yaml"
 
 
+def with_config_dir(environ: Mapping[str, str], site_file: Path) -> dict[str, str]:
+    """Return the environment with OCS_CONFIG_DIR, where agents of OCS look for the site config.
+
+    Without a value, the variable names the folder of the site file.
+    """
+    folder = environ.get("OCS_CONFIG_DIR") or str(site_file.absolute().parent)
+    return {**environ, "OCS_CONFIG_DIR": folder}
+
+
 def load_site_config(
     file: Path,
     *,

@@ -10,6 +10,7 @@ import click
 from hostmanager.values import dataclass
 
 from hostmanager_server.commands.systemd.unit import UnitError
+from hostmanager_server.config.load import with_config_dir
 from hostmanager_server.config.secrets import has_password, is_secret_name
 from hostmanager_server.linux.env_file import EnvFileError, read_env_file
 
@@ -50,7 +51,7 @@ def unit_environment(given: Sequence[str], environ: Mapping[str, str], site_file
 
     Raises click's UsageError for a bad `--env`.
     """
-    env = {"OCS_CONFIG_DIR": environ.get("OCS_CONFIG_DIR") or str(site_file.parent)}
+    env = {"OCS_CONFIG_DIR": with_config_dir(environ, site_file)["OCS_CONFIG_DIR"]}
     for entry in given:
         name, equals, value = entry.partition("=")
         if not _VARIABLE.fullmatch(name):
