@@ -335,6 +335,17 @@ def test_a_mistyped_command_comes_with_a_suggestion(run: Run) -> None:
     assert "Did you mean 'remove'" in run("orphans", "remov").stderr
 
 
+@pytest.mark.parametrize(
+    ("word", "command"),
+    [("start", "`hostmanager up`"), ("stop", "`hostmanager down`"), ("ps", "`hostmanager status`"),
+     ("rm", "`hostmanager down`"), ("exec", "docker compose"), ("reread", "`hostmanager reload`")],
+)  # fmt: skip
+def test_a_word_of_compose_or_supervisor_leads_to_the_command(run: Run, word: str, command: str) -> None:
+    result = run(word, "data1")
+    assert result.exit_code == 2
+    assert command in result.stderr
+
+
 def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:
     output = run("--help").output
     for name in COMMANDS:

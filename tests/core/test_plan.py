@@ -9,7 +9,7 @@ from hostmanager_server.core import config_plan, dependencies, plan
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Instance, State, new_instance
 from hostmanager_server.core.plan import ALL, BadEntry, TargetChange
-from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, ServiceSpec, Target
 
 from tests.core.instances import with_fields
 from tests.core.scripted_instance import PROCESS, ScriptedInstance, make, stops
@@ -79,6 +79,15 @@ def test_a_restart_is_rejected_with_a_reason_for_each_instance() -> None:
     assert "no command" in bad[1].why
     assert "retired" in bad[2].why
     assert bad[3] == BadEntry(4, "no instance 'x' on this host", unknown=True)
+
+
+def test_the_error_for_a_name_of_compose_names_the_instance() -> None:
+    service = ServiceSpec("lab", ("/lab/compose.yaml",), "ocs-a", "agent:1")
+    instances = table(spec("a", process=None, service=service), spec("b"))
+    for name in ("ocs-a", "lab/ocs-a", "lab-ocs-a"):
+        (bad,) = plan.check_targets(instances, [TargetChange(name, UP)], instances.values())
+        assert bad.why == f"no instance {name!r} on this host; compose's {name!r} is the instance 'a'"
+        assert plan.check_restart(instances, [name])[0].why == bad.why
 
 
 def test_a_restart_counts_as_a_new_generation() -> None:

@@ -36,8 +36,33 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_BY_COMPOSE = "Use docker compose, on the compose file of the service."
+# What users of docker compose, systemctl and supervisorctl type.
+_FOREIGN_WORDS = {
+    "start": "`hostmanager up` sets the target to up; `hostmanager manager start` starts the manager.",
+    "stop": "`hostmanager down` sets the target to down; `hostmanager manager stop` stops all instances.",
+    **dict.fromkeys(("kill", "rm", "remove"), "`hostmanager down` stops instances and removes containers."),
+    **dict.fromkeys(("ps", "ls", "list"), "`hostmanager status` lists all instances."),
+    **dict.fromkeys(("inspect", "describe"), "`hostmanager show` has all details of an instance."),
+    **dict.fromkeys(("log", "tail", "journal"), "`hostmanager logs` shows the output of an instance."),
+    **dict.fromkeys(("top", "stats", "monitor"), "`hostmanager watch` follows the status."),
+    **dict.fromkeys(
+        ("exec", "run", "build", "cp", "port", "images", "pause", "unpause", "scale", "attach"), _BY_COMPOSE
+    ),
+    "create": "`hostmanager up` makes the containers and starts them.",
+    "enable": "`manage` in the site config decides the target at the start of the daemon.",
+    "disable": "`manage` in the site config decides the target at the start of the daemon.",
+    "daemon-reload": "`hostmanager reload` reads the site config again.",
+    "reread": "`hostmanager reload` reads the site config again.",
+    "shutdown": "`hostmanager die` stops all instances and ends the daemon.",
+    "version": "`hostmanager --version` prints the version.",
+}  # fmt: skip
+
+
 class Commands(SuggestingGroup):
     """The commands; the module of a command loads at its first use, and plugins.py finds further ones."""
+
+    words = _FOREIGN_WORDS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, those of other packages last."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 
 class SuggestingGroup(click.Group):
-    """A group that suggests commands of similar names, on every version of click."""
+    """A group that suggests commands of similar names, on every version of click.
+
+    `words` has sentences about the words of similar programs, by word.
+    """
+
+    words: Mapping[str, str] = {}
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -15,7 +22,9 @@ class SuggestingGroup(click.Group):
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
             from difflib import get_close_matches
 
-            close = get_close_matches(args[0], self.list_commands(ctx))
-            hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+            known = self.words.get(args[0], "")
+            close = get_close_matches(args[0], self.list_commands(ctx)) if not known else []
+            hint = f" {known}" if known else ""
+            hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else hint
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)

@@ -33,18 +33,38 @@ class BadEntry:
     unknown: bool = False  # the instance is not tracked
 
 
-def no_instance(instance_id: str) -> str:
-    """Return the error text for an unknown instance id."""
-    return f"no instance {instance_id!r} on this host"
+def no_instance(instance_id: str, instances: Iterable[Instance] = ()) -> str:
+    """Return the error text for an unknown instance id.
+
+    A hint names the instance among `instances` that has a compose service or container of this name.
+    """
+    text = f"no instance {instance_id!r} on this host"
+    for instance in instances:
+        if instance_id in _names_in_compose(instance):
+            return f"{text}; compose's {instance_id!r} is the instance {instance.instance_id!r}"
+    return text
 
 
-def check_targets(known: Iterable[str], changes: Iterable[TargetChange]) -> list[BadEntry]:
-    """Return the entries with unknown instance ids."""
+def _names_in_compose(instance: Instance) -> tuple[str, ...]:
+    """Return the names by which users of compose know the service of an instance."""
+    service, status = instance.spec.service, instance.observed.service
+    if service is None:
+        return ()
+    container = status.container_name if status is not None else ""
+    name = service.service
+    return name, f"{service.project}/{name}", f"{service.project}-{name}", container
+
+
+def check_targets(
+    known: Iterable[str], changes: Iterable[TargetChange], instances: Iterable[Instance] = ()
+) -> list[BadEntry]:
+    """Return the entries with unknown instance ids; the first has a hint from `instances`."""
     ids = set(known)
-    bad = []
+    bad: list[BadEntry] = []
     for index, change in enumerate(changes):
         if change.instance_id != ALL and change.instance_id not in ids:
-            bad.append(BadEntry(index, no_instance(change.instance_id), unknown=True))
+            why = no_instance(change.instance_id, () if bad else instances)
+            bad.append(BadEntry(index, why, unknown=True))
     return bad
 
 
@@ -127,11 +147,12 @@ def next_generation(instance: Instance, before: Instance) -> Instance:
 
 def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
     """Return the entries of a restart request that cannot be carried out."""
-    bad = []
+    bad: list[BadEntry] = []
     for index, instance_id in enumerate(ids):
         instance = instances.get(instance_id)
         if instance is None:
-            bad.append(BadEntry(index, no_instance(instance_id), unknown=True))
+            why = no_instance(instance_id, () if bad else instances.values())
+            bad.append(BadEntry(index, why, unknown=True))
         elif instance.retired:
             bad.append(
                 BadEntry(index, f"cannot restart {instance_id!r}: retired, and about to leave the list")

@@ -66,7 +66,7 @@ class Limit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Program:
     """A program to execute, with its texts."""
 
@@ -76,7 +76,7 @@ class Program:
     working_dir: str = "/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Heritage:
     """What a child gets from this process besides its program.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_server.core.model import Instance
 from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.chunks import in_chunks
@@ -77,7 +78,7 @@ def require_instance(snapshot: Snapshot, instance_id: str) -> str:
         raise invalid("name an instance_id", FieldViolation("instance_id", "must not be empty"))
     check_id(instance_id, "instance_id", snapshot.instances)
     if instance_id not in snapshot.instances:
-        text = no_instance(instance_id)
+        text = no_instance(instance_id, _instances(snapshot))
         raise unknown_instances([FieldViolation("instance_id", text)])
     return instance_id
 
@@ -85,10 +86,15 @@ def require_instance(snapshot: Snapshot, instance_id: str) -> str:
 def select_ids(snapshot: Snapshot, ids: Sequence[str]) -> Sequence[str]:
     """Return the given ids in order, or all ids when none are given. Raises RpcError for unknown ids."""
     unknown = [
-        FieldViolation(f"instance_ids[{index}]", no_instance(instance_id))
-        for index, instance_id in enumerate(ids)
-        if instance_id not in snapshot.instances
+        (index, instance_id) for index, instance_id in enumerate(ids) if instance_id not in snapshot.instances
     ]
     if unknown:
-        raise unknown_instances(unknown)
+        texts = [no_instance(instance_id) for _, instance_id in unknown]
+        texts[0] = no_instance(unknown[0][1], _instances(snapshot))
+        fields = [f"instance_ids[{index}]" for index, _ in unknown]
+        raise unknown_instances(list(map(FieldViolation, fields, texts)))
     return sorted(set(ids)) or snapshot.ids
+
+
+def _instances(snapshot: Snapshot) -> Iterator[Instance]:
+    return (tracked.instance for tracked in snapshot.instances.values())

@@ -86,7 +86,7 @@ class RequestHandler:
             known = set(self._reconciler.instances)
         elif config.spec is not None:
             known = self.ids_of(config.spec, catalog)
-        _raise_if(plan.check_targets(known, changes))
+        _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
 
         now = self._now()
         entry = LogEntry(EntryKind.MANAGER, "Started", "the manager is running", now)
@@ -128,7 +128,7 @@ class RequestHandler:
                 self._reject(config)
             assert config.spec is not None
             known = self.ids_of(config.spec, catalog) if ids is None else ids
-        _raise_if(plan.check_targets(known, changes))
+        _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
         warnings = config.problems if config is not None else ()
         if validate_only:
             return Accepted(self._store.revision, {}, warnings)

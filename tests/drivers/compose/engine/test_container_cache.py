@@ -15,7 +15,7 @@ RUNNING = Container(
 
 def cache_of(container: Container = RUNNING) -> ContainerCache:
     cache = ContainerCache()
-    cache.reset([container])
+    cache.add([container])
     return cache
 
 

@@ -26,7 +26,7 @@ MAX_PROJECT_STREAMS = 16
 _IMAGES = "images"
 _CONTAINERS = "containers"  # of all projects, and of none
 
-# The events left out change no known fact of a container (exec_*, top, resize, oom, update) or come together
+# The events left out change no known fact of a container (exec_*, top, resize, update) or come together
 # with a listed event (kill, stop, restart). Podman filters by its own names, `died` and `remove`.
 _CONTAINER_EVENTS = [
     *("create", "start", "die", "died", "destroy", "remove"),
