@@ -25,6 +25,7 @@ class Project:
     files: tuple[str, ...]  # absolute
     services: Mapping[str, ServiceSpec]
     inactive: frozenset[str] = frozenset()
+    unset_variables: tuple[str, ...] = ()  # without value and default, sorted; compose takes them for empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,20 @@ class PullPolicy(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceContents:
+    """Digests of the secrets and configs of a compose service.
+
+    A container sees `files` as they are at its start. Compose copies `inline` contents, which stand in the
+    compose file or in a variable, into a container that it makes. `changed` is the time (s since 1970) of the
+    latest change of a file; 0 without files.
+    """
+
+    files: str = field(default="", repr=False)
+    changed: float = 0.0
+    inline: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """A service of a managed compose file, as reported by `docker compose config`."""
 
@@ -200,10 +214,14 @@ class ServiceSpec:
     replicas: int = 1
     depends_on: tuple[str, ...] = ()  # services of the same project, sorted
     config_hash: str = ""  # compose's hash of the definition, also a label of the containers; empty: unknown
+    other_hash: str = ""  # the hash that other versions of compose give the same definition; empty: none
     pull_policy: PullPolicy = PullPolicy.ALWAYS  # without a policy in the file, a pull fetches every image
     built: bool = False  # has a `build` section: the image is built on this host
     profiles: tuple[str, ...] = ()  # not empty: starts only by name, or with an active profile
     platform: str = ""  # of the image, such as linux/arm64; empty: the engine's platform
+    content_files: tuple[str, ...] = ()  # of its secrets and configs, absolute, sorted
+    contents: ServiceContents = ServiceContents()
+    stop_grace: float = STOP_GRACE  # s from the stop signal to KILL; negative: without end
 
     @property
     def file(self) -> str:

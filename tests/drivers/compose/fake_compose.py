@@ -194,7 +194,9 @@ class FakeCompose(ComposeCalls):
         self.exit_codes: dict[str, int] = {}  # exit codes of services that end at once
         self.unstartable: set[str] = set()  # services that the engine creates, but cannot start
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
+    def start(
+        self, argv: Sequence[str], working_dir: str, done: Callable[[str], None], *, stop_grace: float = 0.0
+    ) -> ComposeCall:
         assert self.current_call is None, f"{argv} beside {self.current_call}"
         words = list(argv[1:])
         while words[0] in _OPTIONS_OF_COMPOSE:

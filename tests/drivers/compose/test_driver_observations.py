@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import replace
 
 import pytest
 from hostmanager_server.core.catalog import Catalog
-from hostmanager_server.core.compose import UNKNOWN_IMAGE
+from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceStatus
 from hostmanager_server.core.events import (
     Appeared,
     Degraded,
@@ -20,9 +21,12 @@ from hostmanager_server.core.events import (
     Unobservable,
 )
 from hostmanager_server.core.model import NOT_YET_OBSERVED
+from hostmanager_server.core.spec import ServiceContents, ServiceSpec
+from hostmanager_server.drivers.compose.followed_service import FollowedService
 
 from tests.drivers.compose.driver_harness import DriverHarness, services
 from tests.drivers.compose.fake_compose import AWAY, service
+from tests.fakes.driver import FakePoller
 
 # --- observations
 
@@ -351,3 +355,92 @@ def test_a_container_that_the_engine_is_about_to_restart_is_removed() -> None:
     assert harness.engine.containers_of("a") == []
     event_kinds = [type(event).__name__ for event in harness.events if not isinstance(event, ServiceObserved)]
     assert event_kinds == ["Exited", "Gone"]
+
+
+# --- changes that no hash of compose shows
+
+
+def latest_status(harness: DriverHarness) -> ServiceStatus:
+    return [event.status for event in harness.events if isinstance(event, ServiceObserved)][-1]
+
+
+def test_more_containers_than_wanted_need_a_restart() -> None:
+    harness = DriverHarness(service("a", replicas=3))
+    harness.up("a")
+    harness.follow(service("a", replicas=1))
+    assert latest_status(harness).outdated
+    harness.follow(service("a", replicas=0))
+    assert latest_status(harness).outdated
+    assert harness.event_kinds("a") == []
+
+
+def test_the_stop_time_of_a_container_counts_besides_that_of_the_file() -> None:
+    followed = FollowedService(
+        DriverHarness().spec(service("a", stop_grace=20.0)), print, FakePoller().now, lambda _, __: print
+    )
+    assert followed.stop_grace == 20.0
+    harness = DriverHarness(*services("a"))
+    container = harness.engine.create(service("a"), 1)
+    for timeout, longest in ((None, 20.0), (5.0, 20.0), (400.0, 400.0), (-1.0, math.inf)):
+        followed.update([replace(container, stop_timeout=timeout)], "sha256:1")
+        assert followed.stop_grace == longest
+
+
+def test_a_changed_file_needs_a_restart_unless_the_container_started_later() -> None:
+    def with_file(digest: str, changed: float) -> ServiceSpec:
+        return service("a", contents=ServiceContents(digest, changed))
+
+    harness = DriverHarness(with_file("one", 1.0))
+    harness.up("a")
+    harness.follow(with_file("one", 1.0))
+    assert not latest_status(harness).outdated
+    later = harness.poller.now().wall + 5.0
+    for digest, outdated in (("two", True), ("one", False)):  # changed, and changed back
+        harness.follow(with_file(digest, later))
+        assert latest_status(harness).outdated is outdated
+    harness.follow(with_file("two", later))
+    harness.poller.advance(10.0)
+    harness.engine.end(harness.engine.running("a")[0], 1)
+    harness.settle()
+    harness.engine.run(harness.engine.containers_of("a")[0])
+    harness.settle()
+    assert not latest_status(harness).outdated  # started after the change
+
+
+def test_a_file_changed_while_no_daemon_ran_needs_a_restart() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    changed = harness.poller.now().wall + 5.0
+    harness.driver.forget(harness.spec(service("a")))
+    harness.follow(service("a", contents=ServiceContents("two", changed)))
+    assert latest_status(harness).outdated
+
+
+def test_other_inline_contents_need_another_container() -> None:
+    harness = DriverHarness(service("a", contents=ServiceContents(inline="one")))
+    harness.up("a")
+    harness.follow(service("a", contents=ServiceContents(inline="two")))
+    assert latest_status(harness).outdated
+
+
+def test_an_end_for_lack_of_memory_is_posted() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    (container,) = harness.engine.running("a")
+    harness.engine.put(replace(container, running=False, exit_code=137, finished=1.0, oom_killed=True))
+    harness.settle()
+    exited = harness.event("a", Exited)
+    assert isinstance(exited, Exited)
+    assert exited.status == ExitStatus(code=137, out_of_memory=True)
+
+
+def test_the_worst_health_of_all_containers_is_shown() -> None:
+    harness = DriverHarness(service("a", replicas=2))
+    harness.up("a")
+    healthy, other = harness.engine.running("a")
+    harness.engine.put(replace(healthy, health="healthy"))
+    for health, sick in (("starting", 0), ("unhealthy", 1), ("healthy", 0)):
+        harness.engine.put(replace(other, health=health))
+        harness.settle()
+        status = latest_status(harness)
+        assert (status.health, status.unhealthy_replicas) == (health, sick)

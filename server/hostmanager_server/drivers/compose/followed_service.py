@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceStatus
@@ -22,6 +23,7 @@ from hostmanager_server.core.events import (
     Unobservable,
 )
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
+from hostmanager_server.drivers.compose.content_baselines import ContentBaselines
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.service_containers import Key
 from hostmanager_server.drivers.compose.service_status import status_of
@@ -58,6 +60,7 @@ class FollowedService:
         self._end_posted = False  # Exited was posted, Gone was not
         self._containers_before: frozenset[tuple[str, float | None]] = frozenset()
         self._containers: tuple[Container, ...] = ()
+        self._baselines = ContentBaselines()
         self._status: ServiceStatus | None = None
         self._cancel_probe: Callable[[], None] | None = None
 
@@ -80,6 +83,16 @@ class FollowedService:
     def restarting(self) -> bool:
         """Whether no container runs, but the engine is about to restart one."""
         return not self.running and any(container.restarting for container in self._containers)
+
+    @property
+    def stop_grace(self) -> float:
+        """How long (s) the engine may wait for the end of a container before KILL.
+
+        The engine uses the time of the container, which may be older than the compose file.
+        """
+        graces = [self.wanted.stop_grace]
+        graces += [c.stop_timeout for c in self._containers if c.stop_timeout is not None]
+        return math.inf if min(graces) < 0 else max(graces)
 
     @property
     def waits_for_compose(self) -> bool:
@@ -107,7 +120,8 @@ class FollowedService:
         `image_id` is the image of the wanted tag.
         """
         self._containers = tuple(sorted(containers, key=lambda c: (c.number, c.name)))
-        status = status_of(self.wanted, self._containers, image_id)
+        contents_differ = self._baselines.differs(self.wanted, self._containers)
+        status = status_of(self.wanted, self._containers, image_id, contents_differ=contents_differ)
         if status != self._status:
             self._status = status
             self._post(ServiceObserved(self.spec.instance_id, status))
@@ -131,7 +145,7 @@ class FollowedService:
             self._await_readiness()
         elif self._complete:
             lost = self._last_ended()
-            status = ExitStatus(code=lost.exit_code) if lost is not None else None
+            status = _exit_status(lost) if lost is not None else None
             self._post_degraded(self._running_count(), status, self._instant(lost.finished if lost else None))
 
     def _await_readiness(self) -> None:
@@ -161,7 +175,7 @@ class FollowedService:
             self._end_posted = True
             self._end_probe()
             last = self._last_ended()
-            status = ExitStatus(code=last.exit_code) if last is not None else ExitStatus()
+            status = _exit_status(last) if last is not None else ExitStatus()
             self._post(Exited(self.run, status, self._instant(last.finished if last is not None else None)))
         if not self.stopping:  # compose may still have to remove the containers
             self._post_gone()
@@ -279,6 +293,10 @@ class FollowedService:
         """
         now = self._now()
         return now if wall is None else now.plus(min(0.0, wall - now.wall))
+
+
+def _exit_status(container: Container) -> ExitStatus:
+    return ExitStatus(container.exit_code, out_of_memory=container.oom_killed)
 
 
 def _discard(event: DriverEvent) -> None:

@@ -8,11 +8,16 @@ from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.spec import ServiceSpec
 from hostmanager_server.drivers.compose.engine.container import Container
 
+_HEALTH_RANK = {"healthy": 1, "starting": 2, "unhealthy": 3}  # the engine's words; the highest is the worst
 
-def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: str) -> ServiceStatus:
+
+def status_of(
+    wanted: ServiceSpec, containers: Sequence[Container], image_id: str, *, contents_differ: bool = False
+) -> ServiceStatus:
     """Return the service status in OCS's form: one container stands for all.
 
-    The first running replica is shown, or the container that ended last.
+    The first running replica is shown, or the container that ended last. `contents_differ`: a secret or
+    config of a running container has changed.
     """
     running = [container for container in containers if container.running]
     if not containers:
@@ -26,13 +31,23 @@ def status_of(wanted: ServiceSpec, containers: Sequence[Container], image_id: st
         running_image=shown.image,
         exit_code=shown.exit_code,
         status=shown.status,
-        health=shown.health,
+        health=max((container.health for container in running), key=_health_rank, default=""),
         pid=shown.pid,
         running_replicas=len(running),
         container_ids=tuple(container.id for container in containers),
-        definition_changed=any(_definition_differs(wanted, c) for c in running),
+        definition_changed=(
+            contents_differ
+            or len(running) > wanted.replicas
+            or any(_definition_differs(wanted, c) for c in running)
+        ),
         restarting=not running and any(c.restarting for c in containers),
+        paused_replicas=sum(c.paused for c in running),
+        unhealthy_replicas=sum(c.health == "unhealthy" for c in running),
     )
+
+
+def _health_rank(health: str) -> int:
+    return _HEALTH_RANK.get(health, 0)
 
 
 def container_differs(wanted: ServiceSpec, container: Container, image_id: str) -> bool:
@@ -42,4 +57,4 @@ def container_differs(wanted: ServiceSpec, container: Container, image_id: str) 
 
 def _definition_differs(wanted: ServiceSpec, container: Container) -> bool:
     known = bool(wanted.config_hash and container.config_hash)
-    return known and container.config_hash != wanted.config_hash
+    return known and container.config_hash not in (wanted.config_hash, wanted.other_hash)

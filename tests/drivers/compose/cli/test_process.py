@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -76,3 +77,11 @@ def test_close_kills_all_running_calls() -> None:
         harness.calls.start(["sleep", "100000"], "/", harness.ends.append)
     harness.calls.close()
     assert all(harness.finish().startswith("interrupted") for _ in range(20))
+
+
+def test_a_call_may_be_silent_while_a_container_takes_its_time_to_stop() -> None:
+    harness = CallHarness(progress_timeout=0.0)
+    harness.calls.start(["sh", "-c", "sleep 0.1"], "/", harness.ends.append, stop_grace=DEADLINE)
+    assert harness.finish() == ""
+    harness.calls.start(["sh", "-c", "sleep 0.1"], "/", harness.ends.append, stop_grace=math.inf)
+    assert harness.finish() == ""

@@ -21,8 +21,12 @@ class RecordedCalls(ComposeCalls):
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.begun: list[tuple[str, ...]] = []
         self.done: list[Callable[[str], None]] = []
+        self.stop_graces: list[float] = []
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
+    def start(
+        self, argv: Sequence[str], working_dir: str, done: Callable[[str], None], *, stop_grace: float = 0.0
+    ) -> ComposeCall:
+        self.stop_graces.append(stop_grace)
         self.begun.append(tuple(argv))
         self.done.append(done)
         return ComposeCall()
@@ -40,8 +44,8 @@ class QueueHarness:
     def _command(self, task: ComposeTask, services: Sequence[FollowedService]) -> list[str]:
         return [task.value, *(service.wanted.service for service in services)]
 
-    def request(self, name: str) -> None:
-        wanted = ServiceSpec("p", ("/p/compose.yaml",), name, "image:1")
+    def request(self, name: str, *, stop_grace: float = 10.0) -> None:
+        wanted = ServiceSpec("p", ("/p/compose.yaml",), name, "image:1", stop_grace=stop_grace)
         spec = InstanceSpec(name, "Agent", management=Management.DOCKER, service=wanted)
         service = FollowedService(
             spec, self.events.append, self.poller.now, lambda _spec, _ready: lambda: None
@@ -95,3 +99,10 @@ def test_a_queue_cleared_while_gathering_makes_no_call(harness: QueueHarness) ->
     harness.queue.clear()
     harness.poller.advance(GATHER_LIMIT)
     assert harness.calls.begun == []
+
+
+def test_a_call_takes_the_longest_stop_time_of_its_services_into_account(harness: QueueHarness) -> None:
+    harness.request("a")
+    harness.request("b", stop_grace=400.0)
+    harness.poller.advance(GATHER_LIMIT)
+    assert harness.calls.stop_graces == [400.0]

@@ -16,6 +16,7 @@ from hostmanager_server.linux.thread_names import name_this_thread
 
 # An image may be large and a registry slow, but compose prints some progress every now and then.
 PROGRESS_TIMEOUT = 300.0  # s without output from compose before the call is killed
+_LONGEST_WAIT = 7 * 24 * 3600.0  # s; poll(2) counts milliseconds in 32 bits
 _MAX_PARALLEL = 8  # calls of different projects at once
 _OUTPUT_KEPT = 64 * 1024  # bytes of output kept for the error message
 _MESSAGE_LINES = 10
@@ -126,10 +127,13 @@ class ComposeCalls:
         self._slots = threading.Semaphore(_MAX_PARALLEL)
         self._running: set[ComposeCall] = set()
 
-    def start(self, argv: Sequence[str], working_dir: str, done: Callable[[str], None]) -> ComposeCall:
+    def start(
+        self, argv: Sequence[str], working_dir: str, done: Callable[[str], None], *, stop_grace: float = 0.0
+    ) -> ComposeCall:
         """Begin a call in `working_dir`.
 
-        `done` is called on the supervisor thread with the reason of a failure, or the empty string.
+        `done` is called on the supervisor thread with the reason of a failure, or the empty string. Compose
+        prints nothing while a container ends, which may take `stop_grace` s (math.inf: without end).
         """
         call = ComposeCall()
         self._running.add(call)
@@ -141,7 +145,7 @@ class ComposeCalls:
         def run_call() -> None:
             name_this_thread("compose")
             with self._slots:
-                error = call.run(argv, working_dir, self._environ, self._progress_timeout)
+                error = call.run(argv, working_dir, self._environ, self._progress_timeout + stop_grace)
             self._call_soon(lambda: finish(error))
 
         # No pool: the standard library's pool would block the daemon's exit while compose waits for an
@@ -166,7 +170,7 @@ def _read_output(process: subprocess.Popen[bytes], progress_timeout: float) -> t
     with process.stdout as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
-        while poll.poll(progress_timeout * 1000):
+        while poll.poll(min(progress_timeout, _LONGEST_WAIT) * 1000):
             chunk = os.read(pipe.fileno(), 65536)
             if not chunk:
                 return output, True

@@ -137,7 +137,8 @@ class CallQueue:
         except ComposeError as error:
             done(str(error))
         else:
-            queue.call = self._calls.start(argv, str(Path(files[0]).parent), done)
+            grace = max(queue.services[instance_id].stop_grace for instance_id in batch.runs)
+            queue.call = self._calls.start(argv, str(Path(files[0]).parent), done, stop_grace=grace)
 
     def _finish_call(self, queue: _ProjectQueue, batch: ComposeBatch, error: str) -> None:
         """Refresh the project after a call: the engine alone knows the outcome."""

@@ -9,9 +9,11 @@ from hostmanager_server.core.catalog import Catalog, Project
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram, find_program
+from hostmanager_server.drivers.compose.files.contents import with_contents
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.files.inputs import input_files
 from hostmanager_server.drivers.compose.files.project import read_project
+from hostmanager_server.drivers.compose.files.variables import error_of, warnings_of
 from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
 # As in COMPOSE_FILE: separates the files of one project, each overriding the files before.
@@ -50,6 +52,7 @@ class CatalogReader:
         self._environ = environ
         self._last_good: dict[tuple[str, ...], Project] = {}
         self._file_states: dict[Path, FileState] = {}
+        self._contents: dict[Path, FileState] = {}  # of secrets and configs, which define nothing
         self.program: ComposeProgram | None = None
         self.program_problem = ""
 
@@ -72,16 +75,21 @@ class CatalogReader:
             self.program, self.program_problem = program, ""
             for files in self._projects:
                 problems[files[0]] = self._read(program, files)
-        projects = tuple(project for files in self._projects if (project := self._last_good.get(files)))
+        known = [project for files in self._projects if (project := self._last_good.get(files))]
+        contents = {Path(file) for each in known for s in each.services.values() for file in s.content_files}
+        self._contents = {file: _file_state(file) for file in contents}
+        projects = tuple(map(with_contents, known))
         return Catalog(self._prefix, projects, _with_duplicate_warnings(projects, problems))
 
     def _read(self, program: ComposeProgram, files: tuple[str, ...]) -> tuple[Problem, ...]:
         try:
             warnings = self._check([*map(Path, files), *input_files(files, environ=self._environ)])
-            self._last_good[files] = read_project(program, files, environ=self._environ)
+            project = read_project(program, files, environ=self._environ)
         except ComposeError as error:
-            return (Problem(Severity.ERROR, str(error), files[0]),)
-        return tuple(Problem(Severity.WARNING, text, files[0]) for text in warnings)
+            return (error_of(str(error), files, environ=self._environ),)
+        self._last_good[files] = project
+        unset = warnings_of(project.unset_variables, files, environ=self._environ)
+        return (*(Problem(Severity.WARNING, text, files[0]) for text in warnings), *unset)
 
     def check(self) -> None:
         """Check the permissions of the last catalog's files again.
@@ -109,7 +117,7 @@ class CatalogReader:
 
         Returns whether a file has changed since the reading.
         """
-        states = self._file_states
+        states = {**self._contents, **self._file_states}
         files.watch(states)
         return any(_file_state(file) != state for file, state in states.items())
 

@@ -52,6 +52,19 @@ def input_files(files: Sequence[str], *, environ: Mapping[str, str]) -> frozense
     return frozenset(find_inputs(files, environ=environ).files)
 
 
+def project_variables(files: Sequence[str], *, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that compose puts into these compose files."""
+    variables: dict[str, str] = {}
+    for file in _env_files(Path(files[0]).parent, environ):
+        variables.update(_read_env(file))
+    return {**variables, **environ}
+
+
+def _env_files(folder: Path, environ: Mapping[str, str]) -> list[Path]:
+    named = environ.get("COMPOSE_ENV_FILES", "")
+    return [folder / name for name in named.split(",") if name] or [folder / ".env"]
+
+
 class _Search:
     """A search through compose files and their references."""
 
@@ -62,8 +75,7 @@ class _Search:
     def project(self, files: Sequence[Path], folder: Path, env_files: Iterable[Path] | None) -> None:
         """Add files that compose merges; their relative paths are relative to `folder`."""
         if env_files is None:
-            named = self._environ.get("COMPOSE_ENV_FILES", "")
-            env_files = [folder / name for name in named.split(",") if name] or [folder / ".env"]
+            env_files = _env_files(folder, self._environ)
         variables: dict[str, str] = {}
         for file in env_files:
             self.found.files.add(file)

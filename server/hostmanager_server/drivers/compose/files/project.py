@@ -7,28 +7,35 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hostmanager.values import replace
 
 from hostmanager_server.core.catalog import Project
-from hostmanager_server.core.spec import PullPolicy, ServiceSpec
+from hostmanager_server.core.spec import STOP_GRACE, PullPolicy, ServiceSpec
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram
 from hostmanager_server.drivers.compose.files.compose_document import load_document
+from hostmanager_server.drivers.compose.files.content_sources import with_content_sources
 from hostmanager_server.drivers.compose.files.inputs import (
     ComposeInputError,
     ComposeInputs,
     check_inputs,
     find_inputs,
     interpolate,
+    project_variables,
     read_input,
 )
+from hostmanager_server.drivers.compose.files.variables import unset_variables
 
 # The prefix that logrus puts before a message when stderr is no terminal.
 _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
 _NOT_UNDERSTOOD = "cannot understand the output of compose config for"
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|us|µs|ns|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _V1_NOT_IN_A_NAME = re.compile(r"[^-_a-z0-9]")
 
 
@@ -37,20 +44,22 @@ def read_project(
 ) -> Project:
     """Return the project of these compose files.
 
-    `timeout` (s) holds for each of at most three calls of compose. Raises ComposeError with compose's own
+    `timeout` (s) holds for each of at most four calls of compose. Raises ComposeError with compose's own
     message.
     """
 
-    def config(*args: str, all_profiles: bool) -> str:
+    def config(*args: str, all_profiles: bool, warnings: list[str] | None = None) -> str:
         argv = program.command(files, None, "config", *args, all_profiles=all_profiles)
-        return _run(argv, files, environ, timeout)
+        return _run(argv, files, environ, timeout, warnings=warnings)
 
     inputs = find_inputs(files, environ=environ)
     try:
         check_inputs(inputs.files)  # compose would read a pipe until the timeout
     except ComposeInputError as error:
         raise ComposeError(str(error)) from error
-    document = _parse(config(all_profiles=True), files)
+    warnings: list[str] = []
+    text = config(all_profiles=True, warnings=warnings)
+    document = _parse(text, files)
     services = document.get("services") or {}
     if not isinstance(services, dict):
         raise ComposeError(f"{_NOT_UNDERSTOOD} {files[0]}")
@@ -65,7 +74,33 @@ def read_project(
         for service, each in services.items()
         if isinstance(each, dict)
     }
-    return Project(name, files, specs, frozenset(specs) - active)
+    specs = with_content_sources(specs, document, project_variables(files, environ=environ))
+    if not program.legacy and (with_env_file := inputs.with_env_file):
+        argv = program.command(("-",), None, "config", "--hash", "*", all_profiles=True)
+        resolved: dict[str, str] = {}
+        with suppress(ComposeError):  # the hashes stay unknown
+            resolved = _hashes(_run(argv, files, environ, timeout, document=text))
+        specs = _with_resolved_hashes(specs, with_env_file, resolved, hashes)
+    return Project(name, files, specs, frozenset(specs) - active, unset_variables("\n".join(warnings)))
+
+
+def _with_resolved_hashes(
+    specs: Mapping[str, ServiceSpec],
+    with_env_file: Collection[str],
+    resolved: Mapping[str, str],
+    hashes: Mapping[str, str],
+) -> dict[str, ServiceSpec]:
+    """Return the services with hashes that cover the contents of their env files.
+
+    Compose 2.26 labels a container with the hash of the definition after the env files were read, and
+    `config --hash` prints another. The hash of the output of `config` agrees with the label.
+    """
+    return {
+        name: replace(spec, config_hash=resolved.get(name, ""), other_hash=hashes.get(name, ""))
+        if name in with_env_file and not spec.built
+        else spec
+        for name, spec in specs.items()
+    }
 
 
 def _spec(
@@ -92,6 +127,7 @@ def _spec(
         built=built,
         profiles=tuple(map(str, service.get("profiles") or ())),
         platform=str(service.get("platform") or ""),
+        stop_grace=_seconds(service.get("stop_grace_period")),
     )
 
 
@@ -101,6 +137,15 @@ def _replicas(service: dict[str, Any]) -> int:
     if given is None:
         given = service.get("scale")
     return int(given) if isinstance(given, int | str) and str(given).isdecimal() else 1
+
+
+def _seconds(given: object) -> float:
+    """Return a duration of Go, such as 1h2m3.5s, in s; the engine's default without one."""
+    text = str(given or "")
+    if not text:
+        return STOP_GRACE
+    total = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    return -total if text.startswith("-") else total
 
 
 def _pull_policy(given: object) -> PullPolicy:
@@ -124,8 +169,8 @@ def _services_of_unstable_hash(
     """Return the services with hashes that differ without any change.
 
     The hash may then differ from the hash on the containers. Observed with compose 2.26: services with an
-    env_file. With v1: all services, because the hash covers the image id, which a pull changes. Built
-    services are included untested.
+    env_file, for which `_with_resolved_hashes` finds the right hash. With v1: all services, because the hash
+    covers the image id, which a pull changes. Built services are included untested.
     """
     if program.legacy:
         return frozenset(map(str, services))
@@ -158,7 +203,16 @@ def _parse(text: str, files: tuple[str, ...]) -> dict[str, Any]:
     return document
 
 
-def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
+def _run(
+    argv: Sequence[str],
+    files: tuple[str, ...],
+    environ: Mapping[str, str],
+    timeout: float,
+    *,
+    document: str = "",
+    warnings: list[str] | None = None,
+) -> str:
+    """Run compose with `document` as its input; return its output, and add its messages to `warnings`."""
     folder = Path(files[0]).parent
     for file in files:  # v1's message about a missing file is no help
         if not Path(file).is_file():
@@ -167,7 +221,7 @@ def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str]
             )
     try:
         done = subprocess.run(
-            argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            argv, cwd=folder, env=environ, input=document, capture_output=True, text=True,
             errors="replace", timeout=timeout, check=False, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
@@ -176,6 +230,8 @@ def _run(argv: Sequence[str], files: tuple[str, ...], environ: Mapping[str, str]
         raise ComposeError(f"cannot run {argv[0]}: {error.strerror}: {error.filename}") from error
     if done.returncode != 0:
         raise ComposeError(_error_message(done.stderr) or f"compose ended with code {done.returncode}")
+    if warnings is not None:
+        warnings.append(done.stderr)
     return done.stdout
 
 
