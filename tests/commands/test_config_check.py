@@ -145,6 +145,23 @@ def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_n
     assert [project["services"] for project in answer["compose_projects"]] == [["ocs-dome", "web"], ["db"]]
 
 
+def test_variables_of_compose_files_are_those_of_the_daemon_and_missing_ones_are_named(
+    composed: Callable[[str], Path], engine: DockerEngine
+) -> None:
+    site = composed(
+        "services:\n  db: {image: 'c${OCS_CONFIG_DIR:?as the daemon}'}\n  x: {image: 'x$NOT_SET'}\n"
+    )
+    result = check(site)
+    assert result.exit_code == 0
+    other = site.parent / "other.yaml"
+    assert f"{other}:3:16: warning: the variable NOT_SET is not set" in result.stdout
+    other.write_text("services:\n  db: {image: 'c${NOT_SET?}'}\n")
+    result = check(site)
+    assert result.exit_code == 1
+    assert f"{other}:2:17: error: " in result.stdout
+    assert f"set NOT_SET in {site.parent}/.env" in result.stdout
+
+
 def test_an_unusable_compose_file_is_listed_with_exit_code_1(
     composed: Callable[[str], Path], engine: DockerEngine
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, ServiceObserved, StartFailed
 from hostmanager_server.core.spec import InstanceSpec, Management, ReadinessProbe
-from hostmanager_server.drivers.compose.cli.process import ComposeCalls
+from hostmanager_server.drivers.compose.cli.process import PROGRESS_TIMEOUT, ComposeCalls
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
@@ -33,7 +33,10 @@ class ComposeHarness:
 
     killed = ExitStatus(code=137)
 
-    def __init__(self, poller: Loop, project: ComposeProject, image: str) -> None:
+    def __init__(
+        self, poller: Loop, project: ComposeProject, image: str, *, progress_timeout: float = PROGRESS_TIMEOUT
+    ) -> None:
+        self._progress_timeout = progress_timeout
         self.project = project
         self.poller = poller
         self.events: list[DriverEvent] = []
@@ -49,7 +52,10 @@ class ComposeHarness:
     def _new_driver(self) -> ComposeDriver:
         return ComposeDriver(
             self.poller, self.events.append, self.poller.call_soon, self, self._reader, self._watch,
-            ComposeCalls(self.poller.call_soon, self.project.engine.environment),
+            ComposeCalls(
+                self.poller.call_soon, self.project.engine.environment,
+                progress_timeout=self._progress_timeout,
+            ),
         )  # fmt: skip
 
     def _watch(self, listener: EngineListener, call_soon: CallSoon) -> EngineWatch:
