@@ -142,7 +142,6 @@ def serve_command(**given: Any) -> None:
     environ = dict(os.environ)
     _arm_failpoints(environ)
     places = find_places(flags, environ)
-    os.environ.update(with_config_dir(environ, places.site_file))  # for agents and compose
     options = read_options(flags, places)
     _set_up_process(quiet=flags.quiet or options.quiet)
     try:
@@ -151,6 +150,7 @@ def serve_command(**given: Any) -> None:
             check_addresses(settings)
             click.echo(version())
             return
+        os.environ.update(with_config_dir(environ, places.site_file))  # for agents and compose
         outcome = asyncio.run(_serve(settings))
     except (StateDirError, AddressError) as error:
         raise click.ClickException(printable(str(error))) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hostmanager_server.core.catalog import Project
 from hostmanager_server.core.spec import ServiceContents, ServiceSpec
 from hostmanager_server.drivers.compose.files.contents import inline_digest, with_contents
@@ -47,6 +48,20 @@ def test_no_other_kind_of_file_is_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for file in (tmp_path / "pipe", tmp_path, tmp_path / "missing", Path("/dev/zero")):
         assert contents_of(file).changed == 0.0
+
+
+def test_a_change_of_an_unreadable_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    file.write_text("one")
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    before = contents_of(file)
+    assert before.changed == file.stat().st_ctime
+    os.utime(file, (1, 1))
+    assert contents_of(file).files != before.files
 
 
 def test_the_size_of_a_large_file_counts(tmp_path: Path) -> None:

@@ -40,11 +40,13 @@ def _with_files(service: ServiceSpec) -> ServiceSpec:
 def _read(file: str) -> tuple[bytes, float]:
     """Return the beginning of a regular file and the time of its last change (s since 1970).
 
-    The time includes a rename and a link in place of the file. Other files, which might block, have no
-    content and no time.
+    The time includes a rename and a link in place of the file. Size and modification time stand for a file
+    that the daemon may not read. Other kinds of file, which might block, have no content and no time.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except PermissionError:
+        return _read_status(file)
     except OSError:
         return b"missing", 0.0
     try:
@@ -52,15 +54,22 @@ def _read(file: str) -> tuple[bytes, float]:
         if not stat.S_ISREG(status.st_mode):
             return b"no file", 0.0
         content = os.read(descriptor, _MAX_READ)
+        return b"%d\0" % status.st_size + content, max(status.st_ctime, os.lstat(file).st_ctime)
     except OSError:
         return b"unreadable", 0.0
     finally:
         os.close(descriptor)
+
+
+def _read_status(file: str) -> tuple[bytes, float]:
     try:
+        status = os.stat(file)
         changed = max(status.st_ctime, os.lstat(file).st_ctime)
     except OSError:
-        changed = status.st_ctime
-    return b"%d\0" % status.st_size + content, changed
+        return b"unreadable", 0.0
+    if not stat.S_ISREG(status.st_mode):
+        return b"no file", 0.0
+    return b"%d\0%d" % (status.st_size, status.st_mtime_ns), changed
 
 
 def _digest(parts: Iterable[bytes]) -> str:
