@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -78,7 +77,7 @@ def test_a_service_that_does_not_work_says_why(lab: Lab) -> None:
 
 def test_changed_contents_need_a_restart_and_containers_suit_compose(lab: Lab) -> None:
     folder = lab.project.file.parent
-    files = {"a.env": "A=1\n", "key": "one", "settings": "one"}
+    files = {"a.env": "A=1\n", "key": "one"}
     for name, text in files.items():
         (folder / name).write_text(text)
 
@@ -87,16 +86,14 @@ def test_changed_contents_need_a_restart_and_containers_suit_compose(lab: Lab) -
             {
                 "ocs-env": {"env_file": ["a.env"], "environment": {"HOME_OF_SITE": "${OCS_CONFIG_DIR}"}},
                 "ocs-secret": {"secrets": ["key"]},
-                "ocs-file": {"configs": ["settings"]},
-                "ocs-inline": {"configs": ["inline"]},
-                "ocs-unset": {"environment": {"VALUE": "${NOT_SET_ANYWHERE}"}},
+                "ocs-inline": {"configs": ["inline"], "environment": {"VALUE": "${NOT_SET_ANYWHERE}"}},
             },
             secrets={"key": {"file": "./key"}},
-            configs={"settings": {"file": "./settings"}, "inline": {"content": inline}},
+            configs={"inline": {"content": inline}},
         )
 
     write("one")
-    names = ["env", "secret", "file", "inline", "unset"]
+    names = ["env", "secret", "inline"]
     lab.site.write([entry(name) for name in names])
     lab.site.environ = lab.engine.environment | {"OCS_CONFIG_DIR": ""}  # as for a daemon without a unit
     daemon = lab.serve()
@@ -112,10 +109,7 @@ def test_changed_contents_need_a_restart_and_containers_suit_compose(lab: Lab) -
     assert outdated() == set()
     by_hand_equals_ours(lab, names)
 
-    steps: list[tuple[str, Path, str]] = [
-        ("env", folder / "a.env", "A=2\n"), ("secret", folder / "key", "two"),
-        ("file", folder / "settings", "two"),
-    ]  # fmt: skip
+    steps = [("env", folder / "a.env", "A=2\n"), ("secret", folder / "key", "two")]
     expected: set[str] = set()
     for name, file, text in steps:
         fresh = file.with_suffix(".new")
@@ -127,7 +121,7 @@ def test_changed_contents_need_a_restart_and_containers_suit_compose(lab: Lab) -
     wait_until(lambda: outdated() == {*expected, "inline"}, "the inline config to need a restart")
     (folder / "key").write_text("one")  # as the container has it
     wait_until(lambda: "secret" not in outdated(), "the old secret to need no restart")
-    daemon.stub.Restart(pb.RestartRequest(instance_ids=["env", "file", "inline"]), timeout=20)
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["env", "inline"]), timeout=20)
     wait_until(lambda: not outdated(), "the new containers to have the contents")
 
 
