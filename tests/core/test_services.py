@@ -285,15 +285,6 @@ def test_a_passive_service_does_not_take_the_name_of_an_instance() -> None:
     assert [spec.instance_id for spec in host.instances] == ["db", "lab-db"]
 
 
-def test_a_service_starts_with_its_dependencies() -> None:
-    depends_on = {"a": ("b", "gone"), "b": ("c", "a"), "c": (), "d": ("a",)}
-    services = {n: replace(SERVICE, service=n, depends_on=names) for n, names in depends_on.items()}
-    others = {"c": replace(SERVICE, service="c", files=("/other",), depends_on=("x",))}
-    projects = (Project("lab", SERVICE.files, services), Project("lab", ("/other",), others))
-    found = Catalog("ocs-", projects).started_with(services["a"])
-    assert found == {"a", "b", "c"}
-
-
 def applied(s: ScriptedInstance | None, host: HostSpec, instance_id: str = "a") -> config_plan.Plan:
     instances = {} if s is None else {s.instance.instance_id: s.instance}
     now = s.now if s is not None else service().now

@@ -12,6 +12,7 @@ from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Servi
 from hostmanager_server.core.spec import InstanceSpec, Management, ReadinessProbe
 from hostmanager_server.drivers.compose.cli.process import PROGRESS_TIMEOUT, ComposeCalls
 from hostmanager_server.drivers.compose.driver import ComposeDriver
+from hostmanager_server.drivers.compose.engine.actions import EngineActions
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
@@ -56,7 +57,13 @@ class ComposeHarness:
                 self.poller.call_soon, self.project.engine.environment,
                 progress_timeout=self._progress_timeout,
             ),
+            EngineActions(self._connect, self.poller.call_soon),
         )  # fmt: skip
+
+    def _connect(self) -> Connection:
+        connection = Connection(self.project.engine.host)
+        connection.negotiate(10.0)
+        return connection
 
     def _watch(self, listener: EngineListener, call_soon: CallSoon) -> EngineWatch:
         return EngineWatch(lambda: Connection(self.project.engine.host), listener, call_soon)

@@ -48,19 +48,9 @@ class Catalog:
                 found.setdefault(name, service)
         return found
 
-    def started_with(self, service: ServiceSpec) -> set[str]:
-        """Return the names of the service and of its dependencies in the project."""
-        siblings = {
-            name: s for p in self.projects if p.files == service.files for name, s in p.services.items()
-        }
-        found: set[str] = set()
-        queue = [service]
-        while queue:
-            each = queue.pop()
-            if each.service not in found:
-                found.add(each.service)
-                queue.extend(siblings[name] for name in each.depends_on if name in siblings)
-        return found
+    def siblings(self, service: ServiceSpec) -> dict[str, ServiceSpec]:
+        """Return the services of the same files, by name."""
+        return {name: s for p in self.projects if p.files == service.files for name, s in p.services.items()}
 
     @property
     def inactive(self) -> frozenset[str]:

@@ -49,6 +49,16 @@ def start_failed(reason: str, why: str, instance: Instance, now: Instant) -> Log
     return _entry(EntryKind.START_FAILED, reason, why, instance, now, Severity.ERROR)
 
 
+def renewed(instance: Instance, why: str, now: Instant) -> LogEntry:
+    """Return the entry for a container that the driver replaces, because the container cannot start."""
+    return _entry(EntryKind.LAUNCH, "Renewed", why, instance, now, Severity.WARNING)
+
+
+def restarting_with(instance: Instance, why: str, now: Instant) -> LogEntry:
+    """Return the entry for a restart that follows the start of another service."""
+    return _entry(EntryKind.STOP, "RestartedWith", why, instance, now)
+
+
 def up(instance: Instance, pid: int, now: Instant) -> LogEntry:
     """Return the entry for an instance that became ready."""
     return _entry(EntryKind.UP, "Up", f"{instance.spec.full_name} is up (pid {pid})", instance, now)

@@ -137,6 +137,40 @@ class Degraded(_OfRun):
 
 
 @dataclass(frozen=True, slots=True)
+class StartDelayed(_OfRun):
+    """A launch waits for something that may take long; empty `why`: the launch goes on."""
+
+    run: RunKey
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed(_OfRun):
+    """The driver replaces the container of a launch, because the old container cannot start.
+
+    `why` is a sentence for operators.
+    """
+
+    run: RunKey
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated(_OfRun):
+    """A service that this run builds upon has started again, and the run must restart with it."""
+
+    run: RunKey
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared(_OfRun):
+    """A stop of a service without a running container has removed the leftover containers."""
+
+    run: RunKey
+
+
+@dataclass(frozen=True, slots=True)
 class StopFailed(_OfRun):
     """A stop failed, and the core must request the stop again.
 
@@ -167,7 +201,10 @@ class Unobservable:
     why: str
 
 
-RunEvent = Started | StartFailed | Ready | Exited | Gone | Appeared | Degraded | StopFailed
+RunEvent = (
+    Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Appeared | Degraded | Outdated
+    | Cleared | StopFailed
+)  # fmt: skip
 DriverEvent = RunEvent | ServiceObserved | Unobservable
 
 

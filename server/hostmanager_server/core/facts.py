@@ -12,14 +12,18 @@ from hostmanager.values import replace
 
 from hostmanager_server.core.events import (
     Appeared,
+    Cleared,
     Degraded,
     DriverEvent,
     Exited,
     ExitStatus,
     Gone,
     Instant,
+    Outdated,
     Ready,
+    Renewed,
     ServiceObserved,
+    StartDelayed,
     Started,
     StartFailed,
     StopFailed,
@@ -28,7 +32,10 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
 
 # The events of a run that the core launched or recovered.
-_OwnRunEvent = Started | StartFailed | Ready | Exited | Gone | Degraded | StopFailed
+_OwnRunEvent = (
+    Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Degraded | Outdated | Cleared
+    | StopFailed
+)  # fmt: skip
 
 
 def fold(instance: Instance, event: DriverEvent) -> Instance:
@@ -62,6 +69,10 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             return instance.with_run(replace(run, phase=Phase.READY, missing=""))
         case Degraded() if not ending:
             return _degraded(instance, run, event)
+        case StartDelayed() | Renewed() | Outdated():
+            return instance.with_run(_with_notice(run, event))
+        case Cleared():
+            return _observe(instance, replace(observed, run=None))
         case StopFailed():
             failed = replace(run, stop_error=event.why, stop_failures=run.stop_failures + 1)
             return instance.with_run(failed)
@@ -80,6 +91,16 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
         case Started() | Ready() | Degraded() | Exited():
             return instance  # the event repeats a fact, or arrived late
     assert_never(event)
+
+
+def _with_notice(run: Run, event: StartDelayed | Renewed | Outdated) -> Run:
+    match event:
+        case StartDelayed():
+            return replace(run, waits_for=event.why)
+        case Renewed():
+            return replace(run, renewed=event.why)
+        case Outdated():
+            return replace(run, outdated=event.why)
 
 
 def _observe(instance: Instance, observed: Observed) -> Instance:

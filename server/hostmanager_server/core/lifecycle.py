@@ -14,6 +14,7 @@ from hostmanager.values import replace
 
 from hostmanager_server.core import counters, entries, explanations
 from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
+from hostmanager_server.core.compose_runs import has_leftovers, report_renewal, restart_outdated
 from hostmanager_server.core.conditions import CONDITIONS, NO_CONTAINERS, condition_entries, condition_of
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.escalation import next_stage
@@ -101,7 +102,7 @@ def _step(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 
 def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    wanted, service, spec = instance.wanted, instance.observed.service, instance.spec
+    wanted, spec = instance.wanted, instance.spec
     if instance.observed.run is not None:
         actions.append(entries.found_running(instance, now))
         if instance.too_young(now) and wanted.target is not Target.PASSIVE:
@@ -117,7 +118,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return replace(instance, wanted=replace(wanted, restart=False), standing=standing)
     if spec.workload is None:
         return _move(instance, State.UNKNOWN, "NotOperable", spec.problem)
-    if instance.should_stop and service is not None and service.restarting:
+    if has_leftovers(instance):
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
         return _escalate(instance.with_run(run), now, actions)
@@ -162,6 +163,7 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
 
 
 def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    instance = report_renewal(instance, now, actions)
     run, deadline, spec = instance.observed.run, instance.standing.deadline, instance.spec
     if run is None:
         if why := instance.observed.start_error:
@@ -198,10 +200,14 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
         actions.append(entries.start_failed("StartTimedOut", why, instance, now))
         instance = count_failure(with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
         return instance if instance.wanted.target is Target.PASSIVE else _escalate(instance, now, actions)
+    if run.phase is Phase.LAUNCHING and isinstance(run.workload, ServiceSpec):
+        message = f"starting; waits for {run.waits_for}" if run.waits_for else "starting"
+        return _move(instance, State.WAIT_START, instance.standing.reason, message, deadline)
     return instance
 
 
 def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    instance = restart_outdated(report_renewal(instance, now, actions), now, actions)
     run, standing = instance.observed.run, instance.standing
     if run is None:
         return _lost(instance, now, actions)
@@ -306,8 +312,7 @@ def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     assert run is not None
     if isinstance(run.workload, ServiceSpec):
         return _remove_containers(instance, run, now, actions)
-    policy = instance.spec.stop
-    stage, signum, grace = next_stage(run.stop_stage, policy)
+    stage, signum, grace = next_stage(run.stop_stage, instance.spec.stop)
     whole_tree = stage is not StopStage.SIGNAL
     actions.append(Stop(instance.run_key(), signum, whole_tree))
     if run.stop_stage is not StopStage.KILL:  # the event log has the first KILL only

@@ -85,6 +85,9 @@ class Run:
     stop_error: str = ""  # why the last stop failed, until the core has handled the failure
     stop_failures: int = 0
     missing: str = ""  # which containers do not run, until the core has handled the loss
+    waits_for: str = ""  # what the launch waits for
+    renewed: str = ""  # why the driver replaced a container, until the core has reported that
+    outdated: str = ""  # why the run must restart, until the core has handled that
 
 
 @dataclass(frozen=True, slots=True)

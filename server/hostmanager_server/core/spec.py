@@ -189,6 +189,29 @@ class PullPolicy(Enum):
     BUILD = "build"
 
 
+class Condition(Enum):
+    """What a service waits for before its start; the values are compose's words."""
+
+    STARTED = "service_started"
+    HEALTHY = "service_healthy"
+    COMPLETED = "service_completed_successfully"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDependency:
+    """A service of the same project that another service needs.
+
+    `restart`: the other service restarts after each new start of this one, because compose was told so or
+    because the other service uses namespaces or volumes of its containers. A dependency that is not
+    `required` delays a start, but a failure of the dependency does not prevent the start.
+    """
+
+    service: str
+    condition: Condition = Condition.STARTED
+    restart: bool = False
+    required: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceContents:
     """Digests of the secrets and configs of a compose service.
@@ -212,7 +235,7 @@ class ServiceSpec:
     service: str
     image: str  # tag in the compose file
     replicas: int = 1
-    depends_on: tuple[str, ...] = ()  # services of the same project, sorted
+    dependencies: tuple[ServiceDependency, ...] = ()  # services of the same project, sorted by name
     config_hash: str = ""  # compose's hash of the definition, also a label of the containers; empty: unknown
     other_hash: str = ""  # the hash that other versions of compose give the same definition; empty: none
     pull_policy: PullPolicy = PullPolicy.ALWAYS  # without a policy in the file, a pull fetches every image
@@ -222,6 +245,16 @@ class ServiceSpec:
     content_files: tuple[str, ...] = ()  # of its secrets and configs, absolute, sorted
     contents: ServiceContents = ServiceContents()
     stop_grace: float = STOP_GRACE  # s from the stop signal to KILL; negative: without end
+    # The definition as compose hashes it, for a service that uses namespaces or volumes of another service:
+    # compose hashes the ids of the other containers with it. Empty: `config_hash` alone counts.
+    hashed_definition: str = ""
+    slow_to_create: bool = False  # making a container may pull or build an image that exists already
+    started_by_compose: bool = False  # has hooks or file contents that compose handles at the start
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The names of the dependencies."""
+        return tuple(dependency.service for dependency in self.dependencies)
 
     @property
     def file(self) -> str:

@@ -17,7 +17,7 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         State.UP: "found running",
         State.WAIT_START: "found running, just started",
         State.UNKNOWN: "no command",
-        State.WAIT_DEAD: "the engine is restarting the service",
+        State.WAIT_DEAD: "the service has containers left",
     },
     State.START_AT: {
         State.START: "the backoff is over",

@@ -24,7 +24,8 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
     """Return the factory of the driver of compose services."""
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
-    from hostmanager_server.drivers.compose.engine.connection import new_connection
+    from hostmanager_server.drivers.compose.engine.actions import EngineActions
+    from hostmanager_server.drivers.compose.engine.connection import connect, new_connection
     from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
     from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 
@@ -41,7 +42,8 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
             return EngineWatch(new_connection, engine_listener, soon)
 
         calls = ComposeCalls(call_soon, environ)
-        return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls)
+        actions = EngineActions(connect, call_soon)
+        return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls, actions)
 
     return make
 

@@ -15,7 +15,7 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 
-from tests.drivers.compose.fake_compose import FakeCompose, FakeEngine, FakeReader, service
+from tests.drivers.compose.fake_compose import FakeActions, FakeCompose, FakeEngine, FakeReader, service
 from tests.fakes.driver import FakePoller
 
 
@@ -27,11 +27,12 @@ class DriverHarness:
         self.engine = FakeEngine(self.poller, present=present)
         self.reader = FakeReader(*services)
         self.compose = FakeCompose(self.engine, self.reader)
+        self.actions = FakeActions(self.engine, self.poller)
         self.events: list[DriverEvent] = []
         self.surveys: list[Survey] = []
         self.driver = ComposeDriver(
             self.poller, self.events.append, self._forbid_threads, self, self.reader, self.engine.make_watch,
-            self.compose,
+            self.compose, self.actions,
         )  # fmt: skip
         self._runs: dict[str, int] = {}
         self.driver.manage(self.driver.load())
@@ -94,6 +95,7 @@ class DriverHarness:
         self.finish_all()
         self.events.clear()
         self.compose.log.clear()
+        self.actions.log.clear()
 
     def event_kinds(self, name: str) -> list[str]:
         """Return the class names of an instance's events, without ServiceObserved."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hostmanager_server.core.catalog import Catalog, Project
-from hostmanager_server.core.spec import ServiceSpec
-from hostmanager_server.drivers.compose.cli.process import ComposeCall, ComposeCalls
+from hostmanager_server.core.spec import ServiceDependency, ServiceSpec
+from hostmanager_server.drivers.compose.cli.process import CallKind, ComposeCall, ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeProgram
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
+from hostmanager_server.drivers.compose.starts.facts import ActionDone
 from hostmanager_server.drivers.contract import CallSoon
 
 from tests.fakes.driver import FakePoller
@@ -29,6 +30,10 @@ _OPTIONS_OF_COMPOSE = ("-f", "-p", "--profile")
 
 
 def service(name: str, **changes: object) -> ServiceSpec:
+    """Return a service; `depends_on` names dependencies that must only have started."""
+    names = changes.pop("depends_on", ())
+    assert isinstance(names, tuple)
+    changes.setdefault("dependencies", tuple(ServiceDependency(name) for name in names))
     settings: dict[str, object] = {"image": IMAGE, "config_hash": "hash", **changes}
     return ServiceSpec("lab", (FILE,), name, **settings)  # type: ignore[arg-type]  # one call site for all
 
@@ -167,12 +172,16 @@ class FakeEngine:
 class FakeCall(ComposeCall):
     """A call of compose that runs until a test finishes the call."""
 
-    def __init__(self, verb: str, options: list[str], names: list[str], done: Callable[[str], None]) -> None:
+    def __init__(
+        self, kind: CallKind, words: list[str], done: Callable[[str], None], touched: frozenset[str]
+    ) -> None:
         super().__init__()
-        self.verb = verb
-        self.options = options
-        self.names = names
+        self.kind = kind
+        self.verb = words[0]
+        self.options = [word for word in words[1:] if word.startswith("--")]
+        self.names = [word for word in words[1:] if not word.startswith("--")]
         self.done = done
+        self.touched = touched  # the services whose containers the call may make
         self.interrupts: list[bool] = []
 
     def __str__(self) -> str:
@@ -181,42 +190,70 @@ class FakeCall(ComposeCall):
     def interrupt(self) -> None:
         self.interrupts.append(True)
 
+    def kill(self) -> None:
+        """Do nothing: an interrupted fake call ends when the test says so."""
+
 
 class FakeCompose(ComposeCalls):
-    """Compose on a FakeEngine. With only one project, calls never overlap."""
+    """Compose on a FakeEngine; checks that no two calls may make the same container."""
 
     def __init__(self, engine: FakeEngine, reader: FakeReader) -> None:
         super().__init__(lambda callback: None, {})
         self._engine = engine
         self._reader = reader
-        self.current_call: FakeCall | None = None
+        self.running_calls: list[FakeCall] = []
         self.log: list[str] = []
-        self.exit_codes: dict[str, int] = {}  # exit codes of services that end at once
-        self.unstartable: set[str] = set()  # services that the engine creates, but cannot start
+        self.unmakeable: set[str] = set()  # services for which the engine makes no container
+
+    @property
+    def current_call(self) -> FakeCall | None:
+        return self.running_calls[0] if self.running_calls else None
 
     def start(
-        self, argv: Sequence[str], working_dir: str, done: Callable[[str], None], *, stop_grace: float = 0.0
+        self,
+        kind: CallKind,
+        argv: Sequence[str],
+        working_dir: str,
+        done: Callable[[str], None],
+        *,
+        stop_grace: float = 0.0,
     ) -> ComposeCall:
-        assert self.current_call is None, f"{argv} beside {self.current_call}"
         words = list(argv[1:])
         while words[0] in _OPTIONS_OF_COMPOSE:
             del words[:2]
-        options = [word for word in words[1:] if word.startswith("--")]
         names = [word for word in words[1:] if not word.startswith("--")]
         assert len(set(names)) == len(names) > 0
-        self.current_call = FakeCall(words[0], options, names, done)
-        self.log.append(str(self.current_call))
-        return self.current_call
+        touched = self._missing(names) if words[0] == "up" else frozenset()
+        for other in self.running_calls:
+            assert touched.isdisjoint(other.touched), f"{argv} beside {other}"
+            assert {words[0], other.verb} != {"rm", "up"} or touched.isdisjoint(other.names)
+        call = FakeCall(kind, words, done, touched)
+        self.running_calls.append(call)
+        self.log.append(str(call))
+        return call
+
+    def _missing(self, names: Sequence[str]) -> frozenset[str]:
+        """Return the services without a container, of these services and their dependencies."""
+        found: set[str] = set()
+        queue = list(names)
+        while queue:
+            name = queue.pop()
+            wanted = self._reader.services.get(name)
+            if wanted is not None:
+                if len(self._engine.containers_of(name)) < wanted.replicas:
+                    found.add(name)
+                queue.extend(wanted.depends_on)
+        return frozenset(found)
 
     def close(self) -> None:
-        self.current_call = None
+        self.running_calls.clear()
 
-    def proceed(self, count: int | None = None) -> str:
-        """Carry out the call for its next `count` services, or for all.
+    def proceed(self, count: int | None = None, call: FakeCall | None = None) -> str:
+        """Carry out a call, by default the oldest, for its next `count` services, or for all.
 
         Returns why the call failed, or the empty string.
         """
-        call = self.current_call
+        call = call or self.current_call
         assert call is not None
         if not self._engine.present:
             return f"Cannot connect: {AWAY}"
@@ -224,41 +261,115 @@ class FakeCompose(ComposeCalls):
         missing = [n for n in call.names if n not in wanted or wanted[n].image not in self._engine.images]
         if call.verb == "up" and missing:
             return f"no such image for {missing[0]}"
-        error = ""
+        bad = [name for name in call.names if name in self.unmakeable]
+        if call.verb == "up" and bad:
+            return f"invalid mount for {bad[0]}"
         for name in call.names[:count]:
             if call.verb == "rm":
                 for container in self._engine.containers_of(name):
-                    if "--stop" in call.options or not container.running:
-                        self._engine.remove(container)
+                    self._engine.remove(container)
             else:
-                error = self._up(wanted[name], recreate="--no-recreate" not in call.options) or error
-        return error
+                self._make(name)
+        return ""
 
-    def finish(self) -> None:
-        """Carry out the rest of the call, and end it."""
-        call = self.current_call
+    def finish(self, call: FakeCall | None = None) -> None:
+        """Carry out the rest of a call, by default the oldest, and end it."""
+        call = call or self.current_call
         assert call is not None
-        error = "interrupted" if call.interrupts else self.proceed()
-        self.current_call = None
+        error = "interrupted" if call.interrupts else self.proceed(call=call)
+        if call in self.running_calls:
+            self.running_calls.remove(call)
         call.done(error)
 
-    def _up(self, wanted: ServiceSpec, *, recreate: bool) -> str:
-        engine = self._engine
-        for container in engine.containers_of(wanted.service):
-            stale = (
-                container.config_hash != wanted.config_hash or container.image != engine.images[wanted.image]
-            )
-            if recreate and stale:
-                engine.remove(container)
-        numbers = {container.number for container in engine.containers_of(wanted.service)}
-        for number in sorted(set(range(1, wanted.replicas + 1)) - numbers):
-            engine.create(wanted, number)
-        for container in engine.containers_of(wanted.service):
-            if container.running:
-                continue
-            if wanted.service in self.unstartable or container.unstartable:
-                return f"cannot start {wanted.service}"
-            engine.run(container)
-            if wanted.service in self.exit_codes:
-                engine.end(engine.containers[container.id], self.exit_codes[wanted.service])
-        return ""
+    def _make(self, name: str) -> None:
+        """Make the missing containers of a service and its dependencies, as `up --no-start --no-recreate`."""
+        for each in sorted(self._missing([name])):
+            wanted = self._reader.services[each]
+            if wanted.image in self._engine.images and each not in self.unmakeable:
+                numbers = {container.number for container in self._engine.containers_of(each)}
+                for number in sorted(set(range(1, wanted.replicas + 1)) - numbers):
+                    self._engine.create(wanted, number)
+
+
+class FakeFetch:
+    """A pull that has not ended."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class FakeActions:
+    """Starts and removals of containers on a FakeEngine, a moment later."""
+
+    def __init__(self, engine: FakeEngine, poller: FakePoller) -> None:
+        self._engine = engine
+        self._poller = poller
+        self.log: list[str] = []
+        self.fetches: list[str] = []  # the images that were asked for
+        self.pullable: dict[str, str] = {}  # images in the registry, with their ids
+        self.held: set[str] = set()  # images whose pulls hang
+        self.exit_codes: dict[str, int] = {}  # exit codes of services that end at once
+        self.unstartable: set[str] = set()  # services that the engine cannot start
+        self.broken: set[str] = set()  # ids of containers that the engine cannot start
+
+    def start(self, container_id: str, done: ActionDone) -> None:
+        self._poller.call_later(0.0, lambda: self._start(container_id, done))
+
+    def _start(self, container_id: str, done: ActionDone) -> None:
+        container = self._engine.containers.get(container_id)
+        if not self._engine.present:
+            done(AWAY, False)
+        elif container is None:
+            done(f"no such container: {container_id}", True)
+        elif (
+            container.service in self.unstartable or container.unstartable or container_id in self.broken
+        ) and not container.running:
+            done(f"cannot start {container.service} in container {container_id}", True)
+        else:
+            self.log.append(f"start {container.service}")
+            if not container.running:
+                self._engine.run(container)
+                if container.service in self.exit_codes:
+                    ended = self._engine.containers[container_id]
+                    self._engine.end(ended, self.exit_codes[container.service])
+            done("", False)
+
+    def remove(self, container_id: str, done: ActionDone) -> None:
+        self._poller.call_later(0.0, lambda: self._remove(container_id, done))
+
+    def _remove(self, container_id: str, done: ActionDone) -> None:
+        container = self._engine.containers.get(container_id)
+        if not self._engine.present:
+            done(AWAY, False)
+        elif container is not None and container.running:
+            done("cannot remove a running container", True)
+        else:
+            if container is not None:
+                self.log.append(f"remove {container.service}")
+                self._engine.remove(container)
+            done("", False)
+
+    def fetch(self, image: str, platform: str, done: ActionDone) -> FakeFetch:
+        fetch = FakeFetch()
+        self.fetches.append(image)
+
+        def finish() -> None:
+            if fetch.aborted:
+                done("stopped", False)
+            elif image in self.held:
+                self._poller.call_later(1.0, finish)
+            elif image in self._engine.images:
+                done("", False)
+            elif image in self.pullable:
+                self._engine.images[image] = self.pullable[image]
+                done("", False)
+            else:
+                done(f"pull access denied for {image}", True)
+
+        self._poller.call_later(0.0, finish)
+        return fetch
+
+    def close(self) -> None:
+        """Do nothing."""

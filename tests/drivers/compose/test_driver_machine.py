@@ -25,7 +25,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.drivers.compose.fake_compose import IMAGE, FakeCompose, FakeEngine, FakeReader, service
+from tests.drivers.compose.fake_compose import (
+    IMAGE,
+    FakeActions,
+    FakeCompose,
+    FakeEngine,
+    FakeReader,
+    service,
+)
 from tests.fakes.driver import FakePoller
 from tests.in_memory import MemoryJournal, ReadConfig
 
@@ -43,12 +50,13 @@ class ServicesMachine(RuleBasedStateMachine):
         self.engine = FakeEngine(self.poller)
         self.reader = FakeReader(*(service(name, replicas=REPLICAS[name]) for name in NAMES))
         self.compose = FakeCompose(self.engine, self.reader)
+        self.actions = FakeActions(self.engine, self.poller)
         stopped = ManagerStatus(ManagerState.STOPPED, "host", "site.yaml")
         self.store = Store("epoch", stopped)
         self.reconciler = Reconciler(self.store, self.poller.now)
         self.driver = ComposeDriver(
             self.poller, self.reconciler.post, self._forbid_threads, self, self.reader,
-            self.engine.make_watch, self.compose,
+            self.engine.make_watch, self.compose, self.actions,
         )  # fmt: skip
         self.reconciler.driver = self.driver
         self.manager = RequestHandler(
@@ -210,8 +218,8 @@ class ServicesMachine(RuleBasedStateMachine):
 
     @rule(unstartable=st.sets(names), ending=st.sets(names))
     def set_behaviour(self, unstartable: set[str], ending: set[str]) -> None:
-        self.compose.unstartable = unstartable
-        self.compose.exit_codes = dict.fromkeys(ending, 3)
+        self.actions.unstartable = unstartable
+        self.actions.exit_codes = dict.fromkeys(ending, 3)
 
     def start_manually(self, name: str) -> None:
         if IMAGE in self.engine.images:
@@ -243,7 +251,7 @@ class ServicesMachine(RuleBasedStateMachine):
                 break
             self.compose.finish()
         assert self.compose.current_call is None, "calls of compose never end"
-        calls = len(self.compose.log)
+        calls = len(self.compose.log), len(self.actions.log)
         before = dict(self.engine.containers)
         for name, instance in self.reconciler.instances.items():
             running = self.engine.running(name)
@@ -264,7 +272,9 @@ class ServicesMachine(RuleBasedStateMachine):
                 assert (instance.spec.agent_class, instance.wanted.target) == (UNCLAIMED, Target.PASSIVE)
         assert set(self.reconciler.instances) == set(self.listed) | set(self.reader.services)
         self.pass_time(QUIET)
-        assert len(self.compose.log) == calls, "compose is called although every service is as wanted"
+        assert (len(self.compose.log), len(self.actions.log)) == calls, (
+            "compose is called although every service is as wanted"
+        )
         assert self.engine.containers == before
 
     def teardown(self) -> None:

@@ -6,7 +6,6 @@ import math
 import signal
 from dataclasses import replace
 
-import pytest
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceStatus
 from hostmanager_server.core.events import (
@@ -14,6 +13,7 @@ from hostmanager_server.core.events import (
     Degraded,
     Exited,
     ExitStatus,
+    Renewed,
     RunKey,
     ServiceObserved,
     StartFailed,
@@ -49,7 +49,7 @@ def test_a_service_that_runs_already_appears() -> None:
 
 def test_a_run_that_ends_before_its_inspection_is_reported_as_started_and_exited() -> None:
     harness = DriverHarness(*services("a"))
-    harness.compose.exit_codes["a"] = 3
+    harness.actions.exit_codes["a"] = 3
     harness.launch("a")
     harness.finish_all()
     assert harness.event_kinds("a")[0] == "Started"
@@ -84,10 +84,9 @@ def test_only_the_missing_replica_is_started() -> None:
     assert degraded.status == ExitStatus(code=9)
     assert "2 of 3" in degraded.why
     harness.launch_missing("a")
-    harness.settle()
-    assert harness.compose.current_call is not None
-    assert "--no-recreate" in harness.compose.current_call.options
     harness.finish_all()
+    assert harness.compose.log == []  # the engine starts the container that exists
+    assert harness.actions.log == ["start a"]
     assert harness.event_kinds("a") == ["Degraded", "Ready"]
     assert len(harness.engine.running("a")) == 3
 
@@ -101,7 +100,7 @@ def test_an_unstartable_container_is_replaced() -> None:
     harness.settle()
     harness.launch("a", "b")
     harness.finish_all()
-    assert harness.compose.log == ["rm a", "up a b"]
+    assert (harness.compose.log, harness.actions.log.count("remove a")) == (["up a"], 1)
     assert harness.event_kinds("a") == harness.event_kinds("b") == ["Started", "Ready"]
     assert [each.id for each in harness.engine.containers_of("b")] == [b.id]
 
@@ -115,7 +114,7 @@ def test_an_unstartable_replica_is_replaced_and_the_others_run_on() -> None:
     harness.settle()
     harness.launch_missing("a")
     harness.finish_all()
-    assert harness.compose.log == ["rm a", "up a"]
+    assert (harness.compose.log, harness.actions.log) == (["up a"], ["remove a", "start a"])
     assert harness.event_kinds("a") == ["Degraded", "Ready"]
     assert {each.id for each in others} < {each.id for each in harness.engine.running("a")}
 
@@ -127,10 +126,10 @@ def test_an_unstartable_dependency_is_replaced() -> None:
     harness.settle()
     harness.launch("a")
     harness.finish_all()
-    assert harness.compose.log == ["rm c", "up a"]  # d is no dependency of a
+    assert harness.actions.log == ["remove c", "start c", "start b", "start a"]  # d is no dependency of a
 
 
-def test_no_container_is_removed_beside_a_paused_replica() -> None:
+def test_a_paused_replica_stays_beside_an_unstartable_one() -> None:
     harness = DriverHarness(service("a", replicas=2))
     harness.up("a")
     victim, paused = harness.engine.running("a")
@@ -140,29 +139,67 @@ def test_no_container_is_removed_beside_a_paused_replica() -> None:
     harness.settle()
     harness.launch_missing("a")
     harness.finish_all()
-    assert not any(line.startswith("rm") for line in harness.compose.log)
+    assert harness.actions.log == ["remove a", "start a"]
+    assert paused.id in harness.engine.containers
 
 
-def test_a_withdrawn_start_removes_no_container() -> None:
-    harness = DriverHarness(*services("a"))
-    harness.engine.leave_unstartable(harness.engine.create(harness.reader.services["a"], 1))
-    harness.settle()
-    harness.launch("a")
-    harness.stop("a")
-    harness.finish_all()
-    assert harness.compose.log == []
-    assert harness.event_kinds("a") == ["StartFailed"]
-
-
-@pytest.mark.parametrize("db_runs", [False, True])
-def test_a_start_recreates_no_dependency(*, db_runs: bool) -> None:
+def test_a_start_recreates_no_dependency() -> None:
     harness = DriverHarness(service("a", depends_on=("db",)), service("db"))
-    if db_runs:
-        harness.up("db")
-    harness.launch("a")
+    harness.up("a")
+    before = set(harness.engine.containers)
+    harness.reader.services["db"] = service("db", config_hash="other")
+    harness.driver.manage(harness.driver.load())
+    for name in ("a", "db"):
+        harness.engine.end(harness.engine.containers_of(name)[0], 137)
     harness.settle()
-    assert harness.compose.current_call is not None
-    assert harness.compose.current_call.options == ["--detach", "--no-recreate"]
+    harness.launch("a")
+    harness.finish_all()
+    assert set(harness.engine.containers) == before
+    assert harness.engine.running("db")
+
+
+def test_a_new_container_is_made_once_where_the_old_one_cannot_start() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.up("a")
+    (old,) = harness.engine.containers_of("a")
+    harness.engine.end(old, 137)
+    harness.actions.broken.add(old.id)  # its network was pruned
+    harness.settle()
+    harness.events.clear()
+    harness.launch("a")
+    harness.finish_all()
+    renewed = harness.event("a", Renewed)
+    assert isinstance(renewed, Renewed)
+    assert "making a new container" in renewed.why
+    assert harness.event_kinds("a") == ["Renewed", "Started", "Ready"]
+    assert [each.id for each in harness.engine.containers_of("a")] != [old.id]
+
+
+def test_no_new_container_is_made_where_new_ones_fail_in_the_same_way() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.actions.unstartable.add("a")
+    for _ in range(3):
+        harness.launch("a")
+        harness.finish_all()
+    assert harness.event_kinds("a") == ["StartFailed"] * 3
+    assert harness.compose.log == ["up a"]
+    harness.reader.services["a"] = service("a", config_hash="corrected")
+    harness.driver.manage(harness.driver.load())
+    harness.follow(harness.reader.services["a"])
+    harness.actions.unstartable.clear()
+    harness.launch("a")
+    harness.finish_all()
+    assert harness.event_kinds("a")[3:] == ["Started", "Ready"]
+
+
+def test_containers_that_do_not_run_are_removed_by_a_stop() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.engine.create(service("a"), 1)
+    harness.settle()
+    harness.driver.stop(RunKey("a", 1), signal.SIGKILL, whole_tree=True)
+    harness.finish_all()
+    assert (harness.compose.log, harness.engine.containers_of("a")) == (["rm a"], [])
+    assert harness.event_kinds("a") == ["Cleared"]
 
 
 def test_a_failed_removal_is_reported_and_can_be_repeated() -> None:
@@ -214,13 +251,12 @@ def test_the_outcome_of_a_call_is_read_when_the_engine_is_back() -> None:
     harness.compose.proceed(1)
     harness.engine.leave()
     harness.finish()
-    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
-    assert harness.event_kinds("b") == ["Unobservable"]
+    assert harness.event_kinds("a") == harness.event_kinds("b") == ["Unobservable"]
     harness.engine.come_back()
     harness.finish_all()
-    assert harness.event_kinds("a") == ["Started", "Ready", "Unobservable"]
-    assert harness.event_kinds("b") == ["Unobservable", "Started", "Ready"]  # retried in a separate call
-    assert harness.compose.log == ["up a b", "up b"]
+    assert harness.event_kinds("a") == ["Unobservable", "Started", "Ready"]
+    assert harness.event_kinds("b")[:2] == ["Unobservable", "StartFailed"]  # compose could not connect
+    assert harness.compose.log == ["up a b"]
     assert len(harness.engine.running("a")) == 1
 
 
@@ -335,9 +371,8 @@ def test_a_stopped_container_with_an_old_image_is_recreated() -> None:
     harness.engine.put(replace(harness.engine.containers_of("a")[0], image="sha256:old"))
     harness.settle()
     harness.launch("a")
-    harness.settle()
-    assert harness.compose.current_call is not None
-    assert harness.compose.current_call.options == ["--detach"]
+    harness.finish_all()
+    assert [each.id for each in harness.engine.containers_of("a")] != [container.id]
 
 
 def test_a_container_that_the_engine_is_about_to_restart_is_removed() -> None:

@@ -7,23 +7,26 @@ define. Compose is called only to start, stop and remove containers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.events import Adopted, RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_OBSERVED
 from hostmanager_server.core.spec import InstanceSpec, ServiceSpec
-from hostmanager_server.drivers.compose.cli.batches import ComposeTask
+from hostmanager_server.drivers.compose.cli.creates import CreateQueue
 from hostmanager_server.drivers.compose.cli.process import ComposeCalls
 from hostmanager_server.drivers.compose.cli.program import ComposeError
-from hostmanager_server.drivers.compose.cli.queue import CallQueue
+from hostmanager_server.drivers.compose.cli.stops import StopQueue
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener, EngineWatcher
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.compose.service_containers import Key, ServiceContainers
-from hostmanager_server.drivers.compose.service_status import container_differs
+from hostmanager_server.drivers.compose.starts.facts import Actions
+from hostmanager_server.drivers.compose.starts.starter import Starter
+from hostmanager_server.drivers.compose.starts.users import ServiceUsers, used_containers
 from hostmanager_server.drivers.compose.survey import take_survey
 from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
@@ -44,6 +47,7 @@ class ComposeDriver:
         reader: CatalogReader,
         make_watch: Callable[[EngineListener, CallSoon], EngineWatcher],
         calls: ComposeCalls,
+        actions: Actions,
     ) -> None:
         self._poller = poller
         self._post = post
@@ -54,7 +58,12 @@ class ComposeDriver:
         self._prober = Prober(call_soon, poller)
         self._watch = make_watch(self, call_soon)
         self._watching = False
-        self._queue = CallQueue(poller, self._calls, self._watch.refresh, self._command_line)
+        refresh = self._watch.refresh
+        self._stops = StopQueue(poller, calls, refresh, self._stop_command, self._stop_ended)
+        creates = CreateQueue(poller, calls, refresh, self._create_command)
+        self._actions = actions
+        self._starter = Starter(poller, calls, creates, actions, self, refresh, self._start_command)
+        self._users = ServiceUsers()
         self._catalog = Catalog()
         self._projects: dict[str, list[Project]] = {}  # by name, which several files may share
         self._services: dict[str, FollowedService] = {}  # by instance id
@@ -119,11 +128,8 @@ class ComposeDriver:
         elif service.run not in (None, run):
             service.fail_launch(run, "its last run is still there; stop that first")
         else:
-            task = ComposeTask.UP_MISSING if service.run == run else ComposeTask.UP
             service.begin_launch(run)
-            if self._blocked_services(service.wanted):
-                self._queue.request(ComposeTask.REMOVE_STOPPED, service)
-            self._queue.request(task, service)
+            self._starter.launch(service, run)
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`.
@@ -131,15 +137,22 @@ class ComposeDriver:
         The compose file sets the first signal and the time until KILL.
         """
         service = self._services.get(run.instance_id)
-        if service is not None and service.run is None and service.restarting:
-            service.begin_stop_of_restarting(run)
+        if service is not None and service.run is None and service.containers:
+            service.begin_removal(run)
         if service is None or service.run != run or service.stopping:
             return
-        if self._queue.withdraw(service) and service.waits_for_compose:
-            service.fail_launch(run, "stopped before compose was called")
+        service.stopping = True
+        self._starter.cancel(service, partial(self._remove, service, run))
+
+    def _remove(self, service: FollowedService, run: RunKey) -> None:
+        """Have compose stop and remove the containers of a run without a start in progress."""
+        if service.run != run:
+            return
+        if service.waits_for_compose and not service.containers:
+            service.fail_launch(run, "stopped before any container ran")
         else:
-            service.stopping = True
-            self._queue.request(ComposeTask.REMOVE, service)
+            service.abandon_launch()
+            self._stops.request(service)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`.
@@ -153,7 +166,8 @@ class ComposeDriver:
         for service in self._services.values():
             service.close()
         self._services.clear()
-        self._queue.clear()
+        self._stops.clear()
+        self._starter.clear()
         self._files.close()
         self._watch.close()
 
@@ -161,6 +175,7 @@ class ComposeDriver:
         """See `Driver.close`. Running calls of compose are killed."""
         self.disown()
         self._calls.close()
+        self._actions.close()
         self._prober.close()
 
     # --- EngineListener
@@ -175,6 +190,8 @@ class ComposeDriver:
         self._image_ids = images
         for service in list(self._services.values()):
             self._update(service)
+        self._restart_users(self._users.reset(self._containers.all()))
+        self._starter.all_changed()
         self._update_survey()
 
     def container_changed(self, container: Container) -> None:
@@ -217,7 +234,15 @@ class ComposeDriver:
         for service in list(self._services.values()):
             if service.key == key:
                 self._update(service)
+        self._restart_users(self._users.changed(key, self._containers.of_service(key)))
+        self._starter.changed(key)
         self._update_survey()
+
+    def _restart_users(self, started: Mapping[Key, float]) -> None:
+        """Report each run that is older than a service that the run builds upon."""
+        for service in list(self._services.values()) if started else ():
+            if why := self._users.why_outdated(service.wanted, service.containers, started):
+                service.report_outdated(why)
 
     def _update(self, service: FollowedService) -> None:
         if problem := self._problem_of(service):
@@ -243,7 +268,7 @@ class ComposeDriver:
         service = self._services.pop(instance_id, None)
         if service is not None:
             service.close()
-            self._queue.withdraw(service)
+            self._starter.forget(service)
             self._watch_projects()
 
     def _update_survey(self) -> None:
@@ -262,59 +287,58 @@ class ComposeDriver:
         assert spec.ready is not None
         return self._prober.start(spec.ready, None, ready)
 
+    # --- facts for the starter
+
+    def containers_of(self, key: Key) -> Sequence[Container]:
+        """See `Facts.containers_of`."""
+        return self._containers.of_service(key)
+
+    def image_id(self, tag: str) -> str:
+        """See `Facts.image_id`."""
+        return self._image_ids.get(tag, UNKNOWN_IMAGE)
+
+    def siblings(self, wanted: ServiceSpec) -> Mapping[str, ServiceSpec]:
+        """See `Facts.siblings`."""
+        return self._catalog.siblings(wanted)
+
+    def references_gone(self, wanted: ServiceSpec, container: Container) -> bool:
+        """See `Facts.references_gone`."""
+        return bool(wanted.hashed_definition) and not all(
+            self._containers.knows(container_id) for container_id in used_containers(container)
+        )
+
     # --- calls of compose
 
-    def _command_line(self, task: ComposeTask, services: Sequence[FollowedService]) -> list[str]:
-        """Return the compose command line for services of the same files.
+    def is_stopping(self, key: Key) -> bool:
+        """See `Facts.is_stopping`."""
+        return self._stops.is_stopping(key)
+
+    def _stop_ended(self, key: Key) -> None:
+        self._starter.changed(key)
+
+    def _stop_command(self, services: Sequence[ServiceSpec]) -> list[str]:
+        return self._command_line(["rm", "--stop", "--force"], services)
+
+    def _create_command(self, services: Sequence[ServiceSpec]) -> list[str]:
+        # Without --no-recreate, compose replaces containers with a changed definition, running ones and those
+        # of dependencies included. (--no-deps would leave dependencies alone, but labels the container with
+        # another hash than `config` prints.)
+        return self._start_command(["up", "--no-start", "--no-recreate"], services)
+
+    def _start_command(self, verb: Sequence[str], services: Sequence[ServiceSpec]) -> list[str]:
+        self._reader.check()  # not before a stop, which must always work and executes nothing from the files
+        return self._command_line(verb, services)
+
+    def _command_line(self, verb: Sequence[str], services: Sequence[ServiceSpec]) -> list[str]:
+        """Return the command line of compose for services of the same files.
 
         Raises ComposeError.
         """
         program = self._reader.program
         if program is None:  # the program disappeared after the files were read
             raise ComposeError(self._reader.program_problem)
-        if task is not ComposeTask.REMOVE:  # a stop must always work, and executes nothing from the files
-            self._reader.check()
-        wanted = [service.wanted for service in services]
-        names = [each.service for each in wanted]
-        if task is ComposeTask.REMOVE:
-            args = ["rm", "--stop", "--force", *names]
-        elif task is ComposeTask.REMOVE_STOPPED:
-            blocked = set().union(*(self._blocked_services(each) for each in wanted))
-            # Without a name, `rm` would remove the whole project.
-            args = ["rm", "--force", *(sorted(blocked) or names)]
-        else:
-            options = ["--detach"]
-            # Without --no-recreate, compose recreates running containers with a changed definition, also
-            # those of dependencies. (--no-deps would prevent that, but labels the container with another
-            # hash than `config` prints.)
-            recreate = task is ComposeTask.UP and any(self._must_recreate(service) for service in services)
-            if not recreate:
-                options.append("--no-recreate")
-            args = ["up", *options, *names]
-        return program.command(wanted[0].files, wanted[0].project, *args, all_profiles=True)
-
-    def _blocked_services(self, wanted: ServiceSpec) -> set[str]:
-        """Return the service and its dependencies with an unstartable container.
-
-        Services with a paused container are left out: `rm` of compose before 2.17.3 also removes paused
-        containers.
-        """
-        found = set()
-        for name in self._catalog.started_with(wanted):
-            containers = self._containers.of_service((wanted.project, name))
-            if any(c.unstartable for c in containers) and not any(c.status == "paused" for c in containers):
-                found.add(name)
-        return found
-
-    def _must_recreate(self, service: FollowedService) -> bool:
-        """Return whether a stopped container of the service must be replaced.
-
-        Otherwise, the engine starts the container again.
-        """
-        image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
-        return any(
-            container_differs(service.wanted, c, image_id) for c in service.containers if not c.running
-        )
+        names = [each.service for each in services]
+        return program.command(services[0].files, services[0].project, *verb, *names, all_profiles=True)
 
 
 def _same_tracker(old: InstanceSpec, new: InstanceSpec) -> bool:

@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, ServiceStatus
 from hostmanager_server.core.events import (
     Appeared,
+    Cleared,
     Degraded,
     DriverEvent,
     Exited,
     ExitStatus,
     Gone,
     Instant,
+    Outdated,
     Ready,
+    Renewed,
     RunKey,
     ServiceObserved,
+    StartDelayed,
     Started,
     StartFailed,
     StopFailed,
@@ -58,6 +62,8 @@ class FollowedService:
         self._running_posted = False  # Appeared or Started was posted
         self._complete = False  # every replica runs, and an event was posted for that
         self._end_posted = False  # Exited was posted, Gone was not
+        self._clearing = False  # the run stands for the removal of containers that do not run
+        self._delay = ""  # why the launch waits, as posted last
         self._containers_before: frozenset[tuple[str, float | None]] = frozenset()
         self._containers: tuple[Container, ...] = ()
         self._baselines = ContentBaselines()
@@ -197,14 +203,32 @@ class FollowedService:
         self._launching = True
         self._containers_before = frozenset((c.id, c.started) for c in self._containers)
 
-    def begin_stop_of_restarting(self, run: RunKey) -> None:
-        """Note that compose will stop the service before the engine restarts it.
-
-        The stop gets the number of `run`.
-        """
+    def begin_removal(self, run: RunKey) -> None:
+        """Note that compose will remove containers that do not run, under the number of `run`."""
         self._run_number = max(self._run_number, run.number)
         self.run = run
-        self._running_posted = True
+        self._running_posted = self.restarting
+        self._clearing = not self.restarting
+
+    def delay_launch(self, run: RunKey, why: str) -> None:
+        """Report what the launch waits for; an empty `why` ends the wait."""
+        if self.run == run and self._launching and why != self._delay:
+            self._delay = why
+            self._post(StartDelayed(run, why))
+
+    def abandon_launch(self) -> None:
+        """Note that compose and the engine start no further container of the service."""
+        self._launching = False
+
+    def report_renewal(self, run: RunKey, why: str) -> None:
+        """Report that the launch replaces a container."""
+        if self.run == run:
+            self._post(Renewed(run, why))
+
+    def report_outdated(self, why: str) -> None:
+        """Report that the present run must restart, because a service that the run builds upon did."""
+        if self.run is not None and not self.stopping and self._running_posted:
+            self._post(Outdated(self.run, why))
 
     def finish_launch(self, run: RunKey, error: str) -> None:
         """Conclude a launch after compose has ended and the engine watch is up to date.
@@ -248,6 +272,12 @@ class FollowedService:
         if self.running or (error and self.restarting):
             why = error or "compose reports success, but a container still runs"
             self._post(StopFailed(self.run, f"cannot stop {self.wanted.service!r}: {why}", self._now()))
+        elif self._clearing and error:
+            self._post(StopFailed(self.run, f"cannot remove {self.wanted.service!r}: {error}", self._now()))
+        elif self._clearing and not self._running_posted:
+            run = self.run
+            self._forget_run()
+            self._post(Cleared(run))
         elif self._running_posted:
             self._observe_end()
         elif not self._launching:
@@ -264,6 +294,8 @@ class FollowedService:
         self._end_probe()
         self.run = None
         self.stopping = self._launching = self._running_posted = self._complete = self._end_posted = False
+        self._clearing = False
+        self._delay = ""
 
     def _end_probe(self) -> None:
         if self._cancel_probe is not None:

@@ -37,6 +37,10 @@ class ServiceContainers:
         self._ids_by_service[key].pop(container_id, None)
         return key
 
+    def knows(self, container_id: str) -> bool:
+        """Return whether a container exists."""
+        return container_id in self._by_id
+
     def of_service(self, key: Key) -> list[Container]:
         """Return the containers of a service, in the order of their first notifications."""
         return [self._by_id[container_id] for container_id in self._ids_by_service.get(key, ())]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.spec import ServiceSpec
+from hostmanager_server.drivers.compose.definition_hash import hash_with_containers
 from hostmanager_server.drivers.compose.engine.container import Container
 
 _HEALTH_RANK = {"healthy": 1, "starting": 2, "unhealthy": 3}  # the engine's words; the highest is the worst
@@ -56,5 +57,8 @@ def container_differs(wanted: ServiceSpec, container: Container, image_id: str) 
 
 
 def _definition_differs(wanted: ServiceSpec, container: Container) -> bool:
-    known = bool(wanted.config_hash and container.config_hash)
-    return known and container.config_hash not in (wanted.config_hash, wanted.other_hash)
+    expected = wanted.config_hash
+    if wanted.hashed_definition:
+        expected = hash_with_containers(wanted.hashed_definition, container.shared)
+    known = bool(expected and container.config_hash)
+    return known and container.config_hash not in (expected, wanted.other_hash)

@@ -10,14 +10,15 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 
+from hostmanager_server.drivers.compose.cli.slots import Slots
 from hostmanager_server.drivers.contract import CallSoon
 from hostmanager_server.linux.thread_names import name_this_thread
 
 # An image may be large and a registry slow, but compose prints some progress every now and then.
 PROGRESS_TIMEOUT = 300.0  # s without output from compose before the call is killed
 _LONGEST_WAIT = 7 * 24 * 3600.0  # s; poll(2) counts milliseconds in 32 bits
-_MAX_PARALLEL = 8  # calls of different projects at once
 _OUTPUT_KEPT = 64 * 1024  # bytes of output kept for the error message
 _MESSAGE_LINES = 10
 
@@ -51,10 +52,22 @@ def error_message(output: str) -> str:
     return "; ".join(dict.fromkeys((engine or lines)[-_MESSAGE_LINES:]))
 
 
+class CallKind(Enum):
+    """The kinds of calls, each with slots of its own, so that no kind waits for another."""
+
+    START = "start"
+    STOP = "stop"
+
+
+# Young calls, and calls in all, at once.
+_SLOTS = {CallKind.START: (4, 64), CallKind.STOP: (4, 64)}
+
+
 class ComposeCall:
     """One call of compose."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots | None = None) -> None:
+        self._slots = slots
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._interrupted = False
@@ -72,16 +85,28 @@ class ComposeCall:
             self._interrupted = True
             if self._process is not None:
                 _signal(self._process, signum)
+        if self._slots is not None:
+            self._slots.wake()
 
     def run(
         self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress_timeout: float
     ) -> str:
-        """Run compose to its end; return why the call failed, or "".
+        """Wait for a slot, and run compose to its end; return why the call failed, or "".
 
         Call once.
 
         `progress_timeout` is the longest time (s) without output before compose is killed.
         """
+        if self._slots is None:
+            return self._run(argv, working_dir, environ, progress_timeout)
+        with self._slots.slot(self._was_interrupted) as given:
+            if not given:
+                return "interrupted before compose was started"
+            return self._run(argv, working_dir, environ, progress_timeout)
+
+    def _run(
+        self, argv: Sequence[str], working_dir: str, environ: Mapping[str, str], progress_timeout: float
+    ) -> str:
         with self._lock:
             if self._interrupted:
                 return "interrupted before compose was started"
@@ -124,18 +149,24 @@ class ComposeCalls:
         self._call_soon = call_soon
         self._environ = {**environ, **_ENVIRONMENT}
         self._progress_timeout = progress_timeout
-        self._slots = threading.Semaphore(_MAX_PARALLEL)
+        self._slots = {kind: Slots(*size) for kind, size in _SLOTS.items()}
         self._running: set[ComposeCall] = set()
 
     def start(
-        self, argv: Sequence[str], working_dir: str, done: Callable[[str], None], *, stop_grace: float = 0.0
+        self,
+        kind: CallKind,
+        argv: Sequence[str],
+        working_dir: str,
+        done: Callable[[str], None],
+        *,
+        stop_grace: float = 0.0,
     ) -> ComposeCall:
-        """Begin a call in `working_dir`.
+        """Begin a call in `working_dir`, as soon as a slot of its kind is free.
 
         `done` is called on the supervisor thread with the reason of a failure, or the empty string. Compose
         prints nothing while a container ends, which may take `stop_grace` s (math.inf: without end).
         """
-        call = ComposeCall()
+        call = ComposeCall(self._slots[kind])
         self._running.add(call)
 
         def finish(error: str) -> None:
@@ -144,8 +175,7 @@ class ComposeCalls:
 
         def run_call() -> None:
             name_this_thread("compose")
-            with self._slots:
-                error = call.run(argv, working_dir, self._environ, self._progress_timeout + stop_grace)
+            error = call.run(argv, working_dir, self._environ, self._progress_timeout + stop_grace)
             self._call_soon(lambda: finish(error))
 
         # No pool: the standard library's pool would block the daemon's exit while compose waits for an

@@ -11,12 +11,13 @@ from typing import Any
 
 import docker
 import requests
+from docker.auth import encode_header
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
 from docker.errors import ContextNotFound, create_api_error_from_http_exception
 from docker.tls import TLSConfig
 from docker.transport import UnixHTTPAdapter
-from docker.utils import kwargs_from_env
+from docker.utils import kwargs_from_env, parse_repository_tag
 
 from hostmanager_server.drivers.compose.engine.engine_errors import EngineError, explain
 from hostmanager_server.drivers.compose.engine.transport import (
@@ -145,6 +146,33 @@ class Connection(docker.APIClient):
         ).json()
         return document
 
+    def start_container(self, container_id: str, within: float) -> None:
+        """Start a container, and wait at most `within` s for the engine.
+
+        A container that runs already stays as it is.
+        """
+        url = f"{self.base_url}/v{self.api_version}/containers/{container_id}/start"
+        _raise_for_status(self.post(url, timeout=within))
+
+    def pull_image(
+        self, image: str, *, platform: str, credentials: dict[str, str | None], within: float
+    ) -> None:
+        """Pull an image, and wait for the end, however long the pull makes progress.
+
+        `within` is the longest time (s) without a message of the engine. Raises EngineError, too.
+        """
+        repository, tag = parse_repository_tag(image)
+        params = {"fromImage": repository, "tag": tag or "latest"}
+        if platform:
+            params["platform"] = platform
+        headers = {"X-Registry-Auth": encode_header(credentials)} if credentials else {}
+        url = f"{self.base_url}/v{self.api_version}/images/create"
+        answer = self.post(url, params=params, headers=headers, timeout=within, stream=True)
+        _raise_for_status(answer)
+        for line in answer.iter_lines():
+            if line and (error := json.loads(line).get("error")):
+                raise EngineError(f"cannot pull {image}: {error}")
+
     def stream_output(
         self, container_id: str, *, follow: bool, tail: int | None, since: str, within: float
     ) -> Iterator[bytes]:
@@ -176,11 +204,15 @@ class Connection(docker.APIClient):
 
     def _fetch(self, path: str, within: float, **options: Any) -> requests.Response:
         answer = self.get(f"{self.base_url}{path}", timeout=within, **options)
-        try:
-            answer.raise_for_status()
-        except requests.HTTPError as error:
-            create_api_error_from_http_exception(error)  # raises an APIError with the engine's message
+        _raise_for_status(answer)
         return answer
+
+
+def _raise_for_status(answer: requests.Response) -> None:
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        create_api_error_from_http_exception(error)  # raises an APIError with the engine's message
 
 
 def _unix_time(stamp: str) -> str:

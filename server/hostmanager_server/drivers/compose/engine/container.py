@@ -48,6 +48,8 @@ class Container:
     oom_killed: bool = False  # the last run ended, and lack of memory killed one of its processes
     created: float | None = None
     stop_timeout: float | None = None  # s from the stop signal to KILL, negative: without end; None: 10 s
+    # Namespaces and volumes of other containers: compose's key and the value, which names the containers.
+    shared: tuple[tuple[str, str | tuple[str, ...]], ...] = ()
 
     @property
     def unstartable(self) -> bool:
@@ -122,6 +124,7 @@ def from_inspect(document: Mapping[str, Any]) -> Container | None:
         oom_killed=bool(state.get("OOMKilled")) and not running and exit_code == _KILLED,
         created=_time(document.get("Created")),
         stop_timeout=None if stop_timeout is None else float(stop_timeout),
+        shared=_shared(document.get("HostConfig") or {}),
     )
 
 
@@ -144,6 +147,16 @@ def from_list(entry: Mapping[str, Any]) -> Container | None:
             "Config": {"Labels": entry.get("Labels")},
         }
     )
+
+
+def _shared(host_config: Mapping[str, Any]) -> tuple[tuple[str, str | tuple[str, ...]], ...]:
+    found: list[tuple[str, str | tuple[str, ...]]] = []
+    for key, field in (("network_mode", "NetworkMode"), ("ipc", "IpcMode"), ("pid", "PidMode")):
+        if (value := str(host_config.get(field) or "")).startswith("container:"):
+            found.append((key, value))
+    if volumes := host_config.get("VolumesFrom"):
+        found.append(("volumes_from", tuple(map(str, volumes))))
+    return tuple(found)
 
 
 def _health(state: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Only compose knows the meaning of compose files.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
@@ -16,8 +17,13 @@ import yaml
 from hostmanager.values import replace
 
 from hostmanager_server.core.catalog import Project
-from hostmanager_server.core.spec import STOP_GRACE, PullPolicy, ServiceSpec
+from hostmanager_server.core.spec import STOP_GRACE, Condition, PullPolicy, ServiceDependency, ServiceSpec
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram
+from hostmanager_server.drivers.compose.definition_hash import (
+    hashable,
+    shares_with_services,
+    volumes_of_services,
+)
 from hostmanager_server.drivers.compose.files.compose_document import load_document
 from hostmanager_server.drivers.compose.files.content_sources import with_content_sources
 from hostmanager_server.drivers.compose.files.inputs import (
@@ -36,6 +42,7 @@ _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
 _NOT_UNDERSTOOD = "cannot understand the output of compose config for"
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|us|µs|ns|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_QUICK_POLICIES = ("missing", "if_not_present", "never")  # never fetch an image that exists
 _V1_NOT_IN_A_NAME = re.compile(r"[^-_a-z0-9]")
 
 
@@ -68,9 +75,23 @@ def read_project(
     if any(isinstance(s, dict) and s.get("profiles") for s in services.values()):
         active = set(config("--services", all_profiles=False).split())
     hashes = _hashes(config("--hash", "*", all_profiles=True))
-    unstable = _services_of_unstable_hash(program, services, inputs)
+    for unstable in _services_of_unstable_hash(program, services, inputs):
+        hashes.pop(unstable, None)
+    shared = {n for n, each in services.items() if isinstance(each, dict) and shares_with_services(each)}
+    hashed: dict[str, str] = {}
+    if shared & set(hashes):
+        definitions = json.loads(config("--format", "json", all_profiles=True))["services"]
+        hashed = {n: hashable(definitions[n], hashes[n]) for n in shared & set(hashes)}
+    for unknown in shared:
+        if not hashed.get(unknown):
+            hashes.pop(unknown, None)
+    injected = _injected_files(document)
     specs = {
-        str(service): _spec(program, name, files, str(service), each, hashes, unstable)
+        str(service): replace(
+            _spec(program, name, files, str(service), each, hashes),
+            hashed_definition=hashed.get(service, ""),
+            started_by_compose=_started_by_compose(each, injected),
+        )
         for service, each in services.items()
         if isinstance(each, dict)
     }
@@ -110,7 +131,6 @@ def _spec(
     name: str,
     service: dict[str, Any],
     hashes: Mapping[str, str],
-    unstable: frozenset[str],
 ) -> ServiceSpec:
     built = service.get("build") is not None
     joint = "_" if program.legacy else "-"
@@ -120,15 +140,60 @@ def _spec(
         service=name,
         image=str(service.get("image") or f"{project}{joint}{name}"),
         replicas=_replicas(service),
-        depends_on=tuple(sorted(map(str, service.get("depends_on") or ()))),
-        config_hash="" if name in unstable else hashes.get(name, ""),
+        dependencies=_dependencies(service),
+        config_hash=hashes.get(name, ""),
         # No registry has an image without a name in the file; an image of the derived name is another image.
         pull_policy=_pull_policy(service.get("pull_policy")) if service.get("image") else PullPolicy.BUILD,
         built=built,
         profiles=tuple(map(str, service.get("profiles") or ())),
         platform=str(service.get("platform") or ""),
         stop_grace=_seconds(service.get("stop_grace_period")),
+        slow_to_create=built or str(service.get("pull_policy") or "missing") not in _QUICK_POLICIES,
     )
+
+
+def _dependencies(service: dict[str, Any]) -> tuple[ServiceDependency, ...]:
+    given = service.get("depends_on") or {}
+    settings = given if isinstance(given, dict) else dict.fromkeys(given)  # v1 prints a list
+    with_volumes = volumes_of_services(service)
+    return tuple(
+        _dependency(str(name), settings[name] or {}, restart=str(name) in with_volumes)
+        for name in sorted(settings, key=str)
+    )
+
+
+def _dependency(name: str, given: dict[str, Any], *, restart: bool) -> ServiceDependency:
+    try:
+        condition = Condition(given.get("condition", Condition.STARTED.value))
+    except ValueError:
+        condition = Condition.STARTED
+    required = given.get("required") not in (False, "false")
+    return ServiceDependency(name, condition, restart or given.get("restart") in (True, "true"), required)
+
+
+def _injected_files(document: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the secrets and configs, by kind and name, whose contents compose copies into containers."""
+    return {
+        (kind, str(name))
+        for kind in ("secrets", "configs")
+        for name, each in (document.get(kind) or {}).items()
+        if isinstance(each, dict) and ("environment" in each or "content" in each)
+    }
+
+
+def _started_by_compose(service: dict[str, Any], injected: set[tuple[str, str]]) -> bool:
+    """Return whether compose, and not the engine alone, must start a new container of the service.
+
+    Some versions of compose copy contents of secrets and configs at the start, and all run hooks then.
+    """
+    if service.get("post_start") or service.get("provider"):
+        return True
+    used = {
+        (kind, str(entry.get("source") if isinstance(entry, dict) else entry))
+        for kind in ("secrets", "configs")
+        for entry in service.get(kind) or ()
+    }
+    return not used.isdisjoint(injected)
 
 
 def _replicas(service: dict[str, Any]) -> int:

@@ -1,0 +1,1 @@
+"""Starts of compose services: compose makes the containers, the engine starts them."""

@@ -1,0 +1,399 @@
+"""The starts of compose services, side by side.
+
+Compose makes containers, and the engine starts them, one by one. So a start touches no other service than
+those that it needs; a container that cannot start delays no other; and a wait for a dependency is an entry
+here, not a program that waits.
+
+A start makes its missing containers first, with those of its dependencies in one call of compose. Then it
+waits for its dependencies as the compose file says. Then it starts its containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from hostmanager_server.core.compose import UNKNOWN_IMAGE
+from hostmanager_server.core.events import RunKey
+from hostmanager_server.core.spec import ServiceSpec
+from hostmanager_server.drivers.compose.cli.creates import KILL_DELAY, CreateQueue, Creation
+from hostmanager_server.drivers.compose.cli.process import CallKind, ComposeCalls
+from hostmanager_server.drivers.compose.cli.program import ComposeError
+from hostmanager_server.drivers.compose.cli.stops import RefreshProject
+from hostmanager_server.drivers.compose.engine.container import Container
+from hostmanager_server.drivers.compose.followed_service import FollowedService
+from hostmanager_server.drivers.compose.service_containers import Key
+from hostmanager_server.drivers.compose.starts.facts import (
+    Actions,
+    Facts,
+    is_unusable,
+    missing_services,
+    must_fetch,
+)
+from hostmanager_server.drivers.compose.starts.start import (
+    KnownFailures,
+    Phase,
+    Start,
+    needs_start,
+    outlook,
+    siblings_of,
+)
+from hostmanager_server.drivers.contract import Poller
+
+# s until the containers of a project are inspected, when no event shows that a container has started.
+_CONFIRMED_WITHIN = 1.0
+_DROPPED = "its start was stopped"
+
+# Returns the command line of a call: the verb with its options, and the services.
+MakeCommand = Callable[[Sequence[str], Sequence[ServiceSpec]], list[str]]
+
+
+class Starter:
+    """All starts in progress, by service. Belongs to the supervisor thread."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        calls: ComposeCalls,
+        creates: CreateQueue,
+        actions: Actions,
+        facts: Facts,
+        refresh: RefreshProject,
+        command: MakeCommand,
+    ) -> None:
+        self._poller = poller
+        self._calls = calls
+        self._creates = creates
+        self._actions = actions
+        self._facts = facts
+        self._refresh = refresh
+        self._command = command
+        self._starts: dict[Key, Start] = {}
+        self._known_failures = KnownFailures()
+
+    # --- for the driver
+
+    def launch(self, service: FollowedService, run: RunKey) -> None:
+        """Start the containers of a service that do not run; `finish_launch` reports the outcome."""
+        start = self._starts.get(service.key)
+        if start is None or start.cancelled is not None:
+            start = Start(service.wanted)
+            self._starts[start.key] = start
+        start.launched, start.run = service, run
+        self._advance(start)
+
+    def cancel(self, service: FollowedService, then: Callable[[], None]) -> None:
+        """End the start of a service, and call `then` when no call can make a container of it any more."""
+        start = self._starts.get(service.key)
+        if start is None or start.launched is not service:
+            then()
+            return
+        waits = self._interrupt(start)
+        if waits:
+            start.cancelled = then
+        self._drop(start, _DROPPED)
+        if not waits:
+            then()
+
+    def forget(self, service: FollowedService) -> None:
+        """Report nothing more to a service; a start in progress goes on."""
+        start = self._starts.get(service.key)
+        if start is not None and start.launched is service:
+            start.launched = start.run = None
+
+    def changed(self, key: Key) -> None:
+        """Take note that facts about the containers of a service have changed."""
+        start = self._starts.get(key)
+        if start is not None and start.phase in (Phase.CONFIRMING, Phase.PREPARING):
+            self._advance(start)
+        self._advance_dependents(key)
+
+    def all_changed(self) -> None:
+        """Take note that all facts may have changed."""
+        for start in list(self._starts.values()):
+            if self._is_current(start):
+                self._advance(start)
+
+    def clear(self) -> None:
+        """Drop all starts. Running calls go on, and their ends are ignored."""
+        self._starts.clear()
+        self._creates.clear()
+
+    # --- steps
+
+    def _advance(self, start: Start) -> None:
+        """Take every step of a start that is possible now."""
+        match start.phase:
+            case Phase.PREPARING if not start.pending and start.fetch is None:
+                if not self._facts.is_stopping(start.key):
+                    self._prepare(start)
+            case Phase.CREATING if start.creation is None and self._may_create(start):
+                self._create(start)
+            case Phase.WAITING:
+                self._await_dependencies(start)
+            case Phase.CONFIRMING if start.confirmed(self._containers(start)):
+                self._finish(start, "")
+            case _:
+                pass
+
+    def _advance_dependents(self, key: Key) -> None:
+        project, name = key
+        for start in list(self._starts.values()):
+            depends = start.wanted.project == project and name in start.wanted.depends_on
+            if depends and self._is_current(start):
+                self._advance(start)
+
+    def _prepare(self, start: Start) -> None:
+        """Remove unusable containers, request dependencies, and pull a missing image."""
+        unusable = [c for c in self._containers(start) if is_unusable(start, c, self._facts)]
+        if unusable:
+            self._remove(start, unusable)
+            return
+        wanted = start.wanted
+        start.makes_container = len(self._containers(start)) != wanted.replicas
+        self._request_dependencies(start)
+        if start.makes_container and not start.fetched and must_fetch(wanted, self._facts):
+            self._fetch(start)
+            return
+        start.phase = Phase.CREATING if start.makes_container else Phase.WAITING
+        self._advance(start)
+        self._advance_dependents(start.key)
+
+    def _request_dependencies(self, start: Start) -> None:
+        if not start.bring:
+            return
+        start.bring = False
+        for dependency, sibling in siblings_of(start.wanted, self._facts.siblings(start.wanted)):
+            key = (sibling.project, sibling.service)
+            containers = self._facts.containers_of(key)
+            if not needs_start(dependency, containers, again=start.makes_container):
+                continue
+            start.requested[sibling.service] = None
+            other = self._starts.get(key)
+            if other is None:
+                other = self._starts[key] = Start(sibling)
+                self._advance(other)
+
+    def _fetch(self, start: Start) -> None:
+        done = partial(self._finish_fetch, start)
+        start.fetch = self._actions.fetch(start.wanted.image, start.wanted.platform, done)
+
+    def _finish_fetch(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
+        start.fetch = None
+        if self._is_current(start):
+            start.fetched = True
+            if error:
+                self._fail(start, error)
+            else:
+                self._advance(start)
+
+    def _may_create(self, start: Start) -> bool:
+        """Return whether a call of compose would make no container of a dependency that is not prepared."""
+        for _, sibling in siblings_of(start.wanted, self._facts.siblings(start.wanted)):
+            other = self._starts.get((sibling.project, sibling.service))
+            if other is None:
+                continue
+            if other.phase is Phase.PREPARING:
+                return False
+            if other.phase is Phase.CREATING and (other.creation is None or other.creation.alone):
+                return False
+        return True
+
+    def _create(self, start: Start) -> None:
+        start.existing = {container.id for container in self._containers(start)}
+        image_missing = self._facts.image_id(start.wanted.image) == UNKNOWN_IMAGE
+        start.creation = Creation(
+            start.wanted,
+            missing=partial(missing_services, start, self._facts),
+            done=partial(self._finish_creation, start),
+            alone=start.wanted.slow_to_create or (image_missing and not start.fetched),
+        )
+        self._creates.request(start.creation)
+        self._advance_dependents(start.key)
+
+    def _finish_creation(self, start: Start, error: str) -> None:
+        start.creation = None
+        if start.cancelled is not None:
+            start.cancelled()
+        elif self._is_current(start):
+            if error:
+                self._fail(start, error)
+                return
+            start.phase = Phase.WAITING
+            self._advance(start)
+            self._advance_dependents(start.key)
+
+    def _await_dependencies(self, start: Start) -> None:
+        dependencies = siblings_of(start.wanted, self._facts.siblings(start.wanted))
+        found = outlook(
+            start,
+            [(each, self._facts.containers_of((s.project, s.service))) for each, s in dependencies],
+        )
+        if found.failure:
+            self._fail(start, found.failure)
+            return
+        if start.launched is not None and start.run is not None:
+            start.launched.delay_launch(start.run, found.waits_for)
+        if not found.waits_for and self._is_current(start):
+            self._start_containers(start)
+
+    def _start_containers(self, start: Start) -> None:
+        start.phase = Phase.STARTING
+        targets = [c for c in self._containers(start) if not c.running and c.status != "paused"]
+        start.before = {container.id: container.started for container in targets}
+        start.failure = ""
+        start.refused.clear()
+        if start.wanted.started_by_compose and start.makes_container:
+            verb = ["up", "--detach", "--no-recreate"]
+            self._call(start, CallKind.START, verb, partial(self._finish_start_by_compose, start))
+            return
+        if not targets:
+            self._finish(start, "")
+            return
+        start.pending = len(targets)
+        for container in targets:
+            self._actions.start(container.id, partial(self._finish_start, start, container.id))
+
+    def _finish_start_by_compose(self, start: Start, error: str) -> None:
+        start.call = None
+        if start.cancelled is not None:
+            self._refresh(start.wanted.project, start.cancelled)
+        elif self._is_current(start):
+            self._fail(start, error)  # without an error, this reads the outcome all the same
+
+    def _finish_start(self, start: Start, container_id: str, error: str, refused: bool) -> None:  # noqa: FBT001
+        start.pending -= 1
+        if error:
+            start.failure = start.failure or error
+            start.before.pop(container_id, None)
+            if refused:
+                start.refused.add(container_id)
+        if start.pending or not self._is_current(start):
+            return
+        if start.failure:
+            self._renew_or_fail(start)
+            return
+        self._known_failures.forget(start.key)
+        start.phase = Phase.CONFIRMING
+        self._poller.call_later(_CONFIRMED_WITHIN, partial(self._confirm, start))
+        self._advance(start)
+
+    def _confirm(self, start: Start) -> None:
+        if self._is_current(start) and start.phase is Phase.CONFIRMING:
+            self._fail(start, "")
+
+    # --- containers that cannot start
+
+    def _renew_or_fail(self, start: Start) -> None:
+        """Make a new container, once, where an old one cannot start and a new one may."""
+        image_id = self._facts.image_id(start.wanted.image)
+        old = {container.id for container in self._containers(start)}
+        if start.makes_container:
+            old &= start.existing
+        refused = [c for c in self._containers(start) if c.id in start.refused & old and not c.running]
+        helps = self._known_failures.renewal_helps(start.wanted, image_id, start.failure)
+        if not refused or start.renewed or not helps:
+            if start.refused - old:  # a new container failed
+                self._known_failures.learn(start.wanted, image_id, start.failure)
+            self._fail(start, start.failure)
+            return
+        start.renewed = True
+        if start.launched is not None and start.run is not None:
+            why = f"cannot start container {refused[0].name!r}: {start.failure}; making a new container"
+            start.launched.report_renewal(start.run, why)
+        self._remove(start, refused)
+
+    def _remove(self, start: Start, containers: Sequence[Container]) -> None:
+        start.phase = Phase.PREPARING
+        start.failure = ""
+        start.pending = len(containers)
+        for container in containers:
+            start.removed.add(container.id)
+            self._actions.remove(container.id, partial(self._finish_removal, start))
+
+    def _finish_removal(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
+        start.pending -= 1
+        start.failure = start.failure or error
+        if start.pending or not self._is_current(start):
+            return
+        if start.failure:
+            self._fail(start, start.failure)
+        else:
+            self._advance(start)
+
+    # --- ends
+
+    def _fail(self, start: Start, error: str) -> None:
+        """End a start after a look at the engine, which alone knows the outcome."""
+        start.phase = Phase.STARTING  # no step follows
+        self._refresh(start.wanted.project, partial(self._finish_if_current, start, error))
+
+    def _finish_if_current(self, start: Start, error: str) -> None:
+        if self._is_current(start):
+            self._finish(start, error)
+
+    def _finish(self, start: Start, error: str) -> None:
+        self._drop(start, error)
+        if start.launched is not None and start.run is not None:
+            start.launched.finish_launch(start.run, error)
+
+    def _drop(self, start: Start, outcome: str) -> None:
+        """Forget a start, and tell the starts that depend on it the outcome."""
+        if self._is_current(start):
+            del self._starts[start.key]
+        for name, result in start.requested.items():
+            if result is None:
+                self._drop_unneeded((start.wanted.project, name))
+        project, name = start.key
+        for other in list(self._starts.values()):
+            if other.wanted.project == project and other.requested.get(name, "") is None:
+                other.requested[name] = outcome
+        self._advance_dependents(start.key)
+
+    def _drop_unneeded(self, key: Key) -> None:
+        """Drop the start of a dependency that no launch needs any more."""
+        start = self._starts.get(key)
+        if start is None or start.launched is not None:
+            return
+        project, name = key
+        needed = any(
+            other.wanted.project == project and other.requested.get(name, "") is None
+            for other in self._starts.values()
+        )
+        if not needed:
+            if self._interrupt(start):
+                start.cancelled = _nothing
+            self._drop(start, _DROPPED)
+
+    def _interrupt(self, start: Start) -> bool:
+        """Interrupt the call of a start; return whether its end must be awaited."""
+        if start.fetch is not None:
+            start.fetch.abort()
+        if start.creation is not None:
+            return not self._creates.withdraw(start.creation)
+        if start.call is not None:
+            start.call.interrupt()
+            self._poller.call_later(KILL_DELAY, start.call.kill)
+            return True
+        return False
+
+    # --- pieces
+
+    def _call(self, start: Start, kind: CallKind, verb: Sequence[str], done: Callable[[str], None]) -> None:
+        try:
+            argv = self._command(verb, [start.wanted])
+        except ComposeError as error:
+            done(str(error))
+        else:
+            start.call = self._calls.start(kind, argv, str(Path(start.wanted.files[0]).parent), done)
+
+    def _containers(self, start: Start) -> list[Container]:
+        return [c for c in self._facts.containers_of(start.key) if c.id not in start.removed]
+
+    def _is_current(self, start: Start) -> bool:
+        return self._starts.get(start.key) is start
+
+
+def _nothing() -> None:
+    """Do nothing: no stop waits for the end of the call."""
