@@ -20,6 +20,7 @@ from benchmarks import (
     compose_all,
     compose_idle,
     compose_kill,
+    compose_neighbours,
     growth,
     hostile,
     reading,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "compose-idle": compose_idle.idle,
     "compose-kill": compose_kill.kill,
     "compose-all": compose_all.up_and_stop,
+    "compose-neighbours": compose_neighbours.neighbours,
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -53,8 +54,10 @@ def instance_id(number: int) -> str:
 
 
 @contextmanager
-def services(count: int) -> Iterator[Services]:
+def services(count: int, special: Mapping[int, Mapping[str, Any]] | None = None) -> Iterator[Services]:
     """Provide `count` services, of a new image whose containers end at once on SIGTERM.
+
+    `special` has further settings of some services, by number.
 
     At the end, everything created on the engine is removed. Raises NotHereError without an engine.
     """
@@ -64,7 +67,8 @@ def services(count: int) -> Iterator[Services]:
     image = f"{unique_name('hmbench')}:1"
     # Without a network, whose creation would count as well.
     service = {"image": image, "network_mode": "none"}
-    text = yaml.safe_dump({"services": {PREFIX + instance_id(n): dict(service) for n in range(count)}})
+    each = {PREFIX + instance_id(n): {**service, **(special or {}).get(n, {})} for n in range(count)}
+    text = yaml.safe_dump({"services": each})
     try:
         engine.import_image(image)
         with (

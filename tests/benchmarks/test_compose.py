@@ -42,7 +42,7 @@ def test_cpu_time_includes_running_and_reaped_children() -> None:
 
 
 def test_a_first_word_selects_all_its_benchmarks() -> None:
-    assert parts("compose") == ["compose-idle", "compose-kill", "compose-all"]
+    assert parts("compose") == ["compose-idle", "compose-kill", "compose-all", "compose-neighbours"]
     assert parts("log") == ["log"]
     with pytest.raises(argparse.ArgumentTypeError, match=r"no benchmark 'comp' .known: kill-one, "):
         parts("comp")
