@@ -11,13 +11,17 @@ from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.events import (
     Appeared,
+    Cleared,
     Degraded,
     Exited,
     ExitStatus,
     Gone,
+    Outdated,
     Ready,
+    Renewed,
     RunKey,
     ServiceObserved,
+    StartDelayed,
     StartFailed,
     StopFailed,
     Unobservable,
@@ -87,6 +91,47 @@ def test_a_service_that_the_engine_is_restarting_is_stopped() -> None:
     s.post(ServiceObserved("a", DOWN))
     s.ends(1)
     assert s.state() is State.DOWN
+
+
+def test_a_start_says_what_it_waits_for() -> None:
+    s = service()
+    s.post(ServiceObserved("a", DOWN))
+    run = s.instance.run_key()
+    s.post(StartDelayed(run, "h to be healthy"))
+    assert s.instance.standing.message == "starting; waits for h to be healthy"
+    s.post(StartDelayed(run, ""))
+    assert (s.instance.standing.state, s.instance.standing.message) == (State.WAIT_START, "starting")
+
+
+def test_a_new_container_in_place_of_an_old_one_is_reported_once() -> None:
+    s = service()
+    s.post(ServiceObserved("a", DOWN))
+    s.post(Renewed(s.instance.run_key(), "its network is gone; making a new container"))
+    s.decide()
+    assert s.reasons().count("Renewed") == 1
+
+
+def test_an_enforced_run_restarts_with_a_service_that_it_builds_upon() -> None:
+    for target in (Target.UP, Target.PASSIVE):
+        s = service(target)
+        appears(s)
+        stops = s.post(Outdated(s.instance.run_key(), "x has started again"))
+        enforced = target is Target.UP
+        assert [type(action) for action in stops] == ([Stop] if enforced else [])
+        assert ("RestartedWith" in s.reasons(), s.instance.wanted.restart) == (enforced, enforced)
+
+
+def test_a_service_that_is_down_keeps_no_container() -> None:
+    left = replace(DOWN, container_id="c1", container_ids=("c1",), status="exited")
+    for target, stops in ((Target.DOWN, 1), (Target.PASSIVE, 0)):
+        s = service(target)
+        actions = s.post(ServiceObserved("a", left))
+        assert [type(action) for action in actions] == [Stop] * stops
+    s = service(Target.DOWN)
+    s.post(ServiceObserved("a", left))
+    assert s.state() is State.WAIT_DEAD
+    s.post(ServiceObserved("a", DOWN), Cleared(s.instance.run_key()))
+    assert (s.state(), s.instance.observed.last_exit) == (State.DOWN, None)
 
 
 def test_a_passive_service_mirrors_the_observations() -> None:

@@ -202,6 +202,24 @@ def test_containers_that_do_not_run_are_removed_by_a_stop() -> None:
     assert harness.event_kinds("a") == ["Cleared"]
 
 
+def test_a_removal_of_containers_that_are_gone_already_ends_at_once() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.driver.stop(RunKey("a", 1), signal.SIGKILL, whole_tree=True)
+    assert (harness.event_kinds("a"), harness.compose.log) == (["Cleared"], [])
+
+
+def test_a_container_that_compose_leaves_is_a_failed_stop() -> None:
+    harness = DriverHarness(*services("a"))
+    harness.engine.create(service("a"), 1)
+    harness.settle()
+    harness.driver.stop(RunKey("a", 1), signal.SIGKILL, whole_tree=True)
+    harness.settle()
+    (call,) = harness.compose.running_calls
+    call.done("")  # the engine is still removing the container
+    harness.settle()
+    assert harness.event_kinds("a") == ["StopFailed"]
+
+
 def test_a_failed_removal_is_reported_and_can_be_repeated() -> None:
     harness = DriverHarness(*services("a"))
     harness.up("a")

@@ -67,6 +67,22 @@ def test_a_stop_ends_the_wait_for_a_dependency() -> None:
     assert not harness.engine.containers_of("d")
 
 
+def test_a_start_that_waits_follows_a_change_of_its_dependencies() -> None:
+    harness = waiting_for_health()
+    harness.reader.services["d"] = service("d")
+    harness.driver.manage(harness.driver.load())
+    harness.follow(harness.reader.services["d"])
+    harness.finish_all()
+    assert harness.event_kinds("d")[-2:] == ["Started", "Ready"]
+
+
+def test_a_start_that_waits_ends_with_its_instance() -> None:
+    harness = waiting_for_health()
+    harness.driver.forget(harness.spec(harness.reader.services["d"]))
+    set_health(harness, "healthy")
+    assert not harness.engine.running("d")
+
+
 @pytest.mark.parametrize(("code", "kinds"), [(0, ["Started", "Ready"]), (1, ["StartFailed"])])
 def test_a_start_waits_until_a_dependency_has_completed(code: int, kinds: list[str]) -> None:
     dependency = ServiceDependency("init", Condition.COMPLETED)

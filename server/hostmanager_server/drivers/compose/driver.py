@@ -94,6 +94,7 @@ class ComposeDriver:
         if not self._watching:
             self._watching = True
             self._watch.start()
+        self._starter.redefine()
         self._update_survey()
 
     def follow(self, spec: InstanceSpec) -> None:
@@ -137,8 +138,11 @@ class ComposeDriver:
         The compose file sets the first signal and the time until KILL.
         """
         service = self._services.get(run.instance_id)
-        if service is not None and service.run is None and service.containers:
+        if service is not None and service.is_new(run):
             service.begin_removal(run)
+            if not service.containers:  # another client has removed them
+                service.finish_stop("")
+                return
         if service is None or service.run != run or service.stopping:
             return
         service.stopping = True

@@ -203,6 +203,10 @@ class FollowedService:
         self._launching = True
         self._containers_before = frozenset((c.id, c.started) for c in self._containers)
 
+    def is_new(self, run: RunKey) -> bool:
+        """Return whether the core has made up a run, to have leftover containers removed."""
+        return self.run is None and run.number > self._run_number
+
     def begin_removal(self, run: RunKey) -> None:
         """Note that compose will remove containers that do not run, under the number of `run`."""
         self._run_number = max(self._run_number, run.number)
@@ -272,8 +276,9 @@ class FollowedService:
         if self.running or (error and self.restarting):
             why = error or "compose reports success, but a container still runs"
             self._post(StopFailed(self.run, f"cannot stop {self.wanted.service!r}: {why}", self._now()))
-        elif self._clearing and error:
-            self._post(StopFailed(self.run, f"cannot remove {self.wanted.service!r}: {error}", self._now()))
+        elif self._clearing and (error or self._containers) and not self._running_posted:
+            why = error or "compose reports success, but a container is left"
+            self._post(StopFailed(self.run, f"cannot remove {self.wanted.service!r}: {why}", self._now()))
         elif self._clearing and not self._running_posted:
             run = self.run
             self._forget_run()

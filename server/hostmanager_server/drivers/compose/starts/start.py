@@ -69,6 +69,18 @@ class Start:
         """The compose project and the service name."""
         return self.wanted.project, self.wanted.service
 
+    def begin(self, targets: Sequence[Container]) -> None:
+        """Note that the engine will start these containers."""
+        self.before = {container.id: container.started for container in targets}
+        self.failure = ""
+        self.refused.clear()
+
+    def refused_containers(self, containers: Sequence[Container]) -> tuple[list[Container], bool]:
+        """Return the old containers that the engine refused to start, and whether it refused a new one."""
+        refused = [c for c in containers if c.id in self.refused and not c.running]
+        old = [c for c in refused if not self.makes_container or c.id in self.existing]
+        return old, len(old) < len(refused)
+
     def confirmed(self, containers: Sequence[Container]) -> bool:
         """Return whether the engine watch shows the new runs of all started containers."""
         known = {container.id: container.started for container in containers}

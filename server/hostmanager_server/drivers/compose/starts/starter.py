@@ -1,11 +1,8 @@
 """The starts of compose services, side by side.
 
-Compose makes containers, and the engine starts them, one by one. So a start touches no other service than
-those that it needs; a container that cannot start delays no other; and a wait for a dependency is an entry
-here, not a program that waits.
-
-A start makes its missing containers first, with those of its dependencies in one call of compose. Then it
-waits for its dependencies as the compose file says. Then it starts its containers.
+Compose makes missing containers, with those of the dependencies in one call. Then a start waits for its
+dependencies, and then the engine starts its containers. So a start touches no service that it does not need,
+and a wait is an entry here, not a program that waits.
 """
 
 from __future__ import annotations
@@ -39,6 +36,7 @@ from hostmanager_server.drivers.compose.starts.start import (
     outlook,
     siblings_of,
 )
+from hostmanager_server.drivers.compose.starts.table import StartTable
 from hostmanager_server.drivers.contract import Poller
 
 # s until the containers of a project are inspected, when no event shows that a container has started.
@@ -69,7 +67,7 @@ class Starter:
         self._facts = facts
         self._refresh = refresh
         self._command = command
-        self._starts: dict[Key, Start] = {}
+        self._starts = StartTable()
         self._known_failures = KnownFailures()
 
     # --- for the driver
@@ -79,7 +77,7 @@ class Starter:
         start = self._starts.get(service.key)
         if start is None or start.cancelled is not None:
             start = Start(service.wanted)
-            self._starts[start.key] = start
+            self._starts.add(start)
         start.launched, start.run = service, run
         self._advance(start)
 
@@ -97,10 +95,24 @@ class Starter:
             then()
 
     def forget(self, service: FollowedService) -> None:
-        """Report nothing more to a service; a start in progress goes on."""
+        """Report nothing more to a service; a start goes on only if it makes or starts containers now."""
         start = self._starts.get(service.key)
         if start is not None and start.launched is service:
             start.launched = start.run = None
+            if start.phase in (Phase.PREPARING, Phase.WAITING):
+                self._drop_unneeded(start.key)
+
+    def redefine(self) -> None:
+        """Take the present definitions of all services; a start that waits begins again with its own."""
+        for start in self._starts.all():
+            wanted = self._facts.siblings(start.wanted).get(start.wanted.service, start.wanted)
+            if wanted == start.wanted or not self._starts.is_current(start):
+                continue
+            start.wanted = wanted
+            if start.phase is Phase.WAITING:
+                self._release(start)
+                start.phase, start.bring = Phase.PREPARING, True
+                self._advance(start)
 
     def changed(self, key: Key) -> None:
         """Take note that facts about the containers of a service have changed."""
@@ -111,8 +123,8 @@ class Starter:
 
     def all_changed(self) -> None:
         """Take note that all facts may have changed."""
-        for start in list(self._starts.values()):
-            if self._is_current(start):
+        for start in self._starts.all():
+            if self._starts.is_current(start):
                 self._advance(start)
 
     def clear(self) -> None:
@@ -138,10 +150,8 @@ class Starter:
                 pass
 
     def _advance_dependents(self, key: Key) -> None:
-        project, name = key
-        for start in list(self._starts.values()):
-            depends = start.wanted.project == project and name in start.wanted.depends_on
-            if depends and self._is_current(start):
+        for start in self._starts.dependents(key):
+            if self._starts.is_current(start):
                 self._advance(start)
 
     def _prepare(self, start: Start) -> None:
@@ -172,7 +182,8 @@ class Starter:
             start.requested[sibling.service] = None
             other = self._starts.get(key)
             if other is None:
-                other = self._starts[key] = Start(sibling)
+                other = Start(sibling)
+                self._starts.add(other)
                 self._advance(other)
 
     def _fetch(self, start: Start) -> None:
@@ -181,7 +192,7 @@ class Starter:
 
     def _finish_fetch(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
         start.fetch = None
-        if self._is_current(start):
+        if self._starts.is_current(start):
             start.fetched = True
             if error:
                 self._fail(start, error)
@@ -216,7 +227,7 @@ class Starter:
         start.creation = None
         if start.cancelled is not None:
             start.cancelled()
-        elif self._is_current(start):
+        elif self._starts.is_current(start):
             if error:
                 self._fail(start, error)
                 return
@@ -235,15 +246,13 @@ class Starter:
             return
         if start.launched is not None and start.run is not None:
             start.launched.delay_launch(start.run, found.waits_for)
-        if not found.waits_for and self._is_current(start):
+        if not found.waits_for and self._starts.is_current(start):
             self._start_containers(start)
 
     def _start_containers(self, start: Start) -> None:
         start.phase = Phase.STARTING
         targets = [c for c in self._containers(start) if not c.running and c.status != "paused"]
-        start.before = {container.id: container.started for container in targets}
-        start.failure = ""
-        start.refused.clear()
+        start.begin(targets)
         if start.wanted.started_by_compose and start.makes_container:
             verb = ["up", "--detach", "--no-recreate"]
             self._call(start, CallKind.START, verb, partial(self._finish_start_by_compose, start))
@@ -259,7 +268,7 @@ class Starter:
         start.call = None
         if start.cancelled is not None:
             self._refresh(start.wanted.project, start.cancelled)
-        elif self._is_current(start):
+        elif self._starts.is_current(start):
             self._fail(start, error)  # without an error, this reads the outcome all the same
 
     def _finish_start(self, start: Start, container_id: str, error: str, refused: bool) -> None:  # noqa: FBT001
@@ -269,7 +278,7 @@ class Starter:
             start.before.pop(container_id, None)
             if refused:
                 start.refused.add(container_id)
-        if start.pending or not self._is_current(start):
+        if start.pending or not self._starts.is_current(start):
             return
         if start.failure:
             self._renew_or_fail(start)
@@ -280,7 +289,7 @@ class Starter:
         self._advance(start)
 
     def _confirm(self, start: Start) -> None:
-        if self._is_current(start) and start.phase is Phase.CONFIRMING:
+        if self._starts.is_current(start) and start.phase is Phase.CONFIRMING:
             self._fail(start, "")
 
     # --- containers that cannot start
@@ -288,13 +297,10 @@ class Starter:
     def _renew_or_fail(self, start: Start) -> None:
         """Make a new container, once, where an old one cannot start and a new one may."""
         image_id = self._facts.image_id(start.wanted.image)
-        old = {container.id for container in self._containers(start)}
-        if start.makes_container:
-            old &= start.existing
-        refused = [c for c in self._containers(start) if c.id in start.refused & old and not c.running]
+        refused, new_failed = start.refused_containers(self._containers(start))
         helps = self._known_failures.renewal_helps(start.wanted, image_id, start.failure)
         if not refused or start.renewed or not helps:
-            if start.refused - old:  # a new container failed
+            if new_failed:
                 self._known_failures.learn(start.wanted, image_id, start.failure)
             self._fail(start, start.failure)
             return
@@ -315,7 +321,7 @@ class Starter:
     def _finish_removal(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
         start.pending -= 1
         start.failure = start.failure or error
-        if start.pending or not self._is_current(start):
+        if start.pending or not self._starts.is_current(start):
             return
         if start.failure:
             self._fail(start, start.failure)
@@ -330,7 +336,7 @@ class Starter:
         self._refresh(start.wanted.project, partial(self._finish_if_current, start, error))
 
     def _finish_if_current(self, start: Start, error: str) -> None:
-        if self._is_current(start):
+        if self._starts.is_current(start):
             self._finish(start, error)
 
     def _finish(self, start: Start, error: str) -> None:
@@ -340,28 +346,25 @@ class Starter:
 
     def _drop(self, start: Start, outcome: str) -> None:
         """Forget a start, and tell the starts that depend on it the outcome."""
-        if self._is_current(start):
-            del self._starts[start.key]
-        for name, result in start.requested.items():
+        self._starts.remove(start)
+        self._release(start)
+        for other in self._starts.requesters(start.key):
+            other.requested[start.wanted.service] = outcome
+        self._advance_dependents(start.key)
+
+    def _release(self, start: Start) -> None:
+        """Drop the starts of dependencies that only this start has requested."""
+        requested, start.requested = start.requested, {}
+        for name, result in requested.items():
             if result is None:
                 self._drop_unneeded((start.wanted.project, name))
-        project, name = start.key
-        for other in list(self._starts.values()):
-            if other.wanted.project == project and other.requested.get(name, "") is None:
-                other.requested[name] = outcome
-        self._advance_dependents(start.key)
 
     def _drop_unneeded(self, key: Key) -> None:
         """Drop the start of a dependency that no launch needs any more."""
         start = self._starts.get(key)
         if start is None or start.launched is not None:
             return
-        project, name = key
-        needed = any(
-            other.wanted.project == project and other.requested.get(name, "") is None
-            for other in self._starts.values()
-        )
-        if not needed:
+        if not self._starts.requesters(key):
             if self._interrupt(start):
                 start.cancelled = _nothing
             self._drop(start, _DROPPED)
@@ -390,9 +393,6 @@ class Starter:
 
     def _containers(self, start: Start) -> list[Container]:
         return [c for c in self._facts.containers_of(start.key) if c.id not in start.removed]
-
-    def _is_current(self, start: Start) -> bool:
-        return self._starts.get(start.key) is start
 
 
 def _nothing() -> None:
