@@ -31,7 +31,7 @@ def test_starts_that_wait_for_a_dependency_hold_up_no_other_service(lab: Lab) ->
     lab.write({**services, "ocs-d": {"depends_on": healthy, **GRACE}})
     lab.site.write([entry(name, "docker/down") for name in "bhdn"])
     daemon = lab.serve()
-    daemon.update(b="up", d="up")
+    daemon.update(b="up", h="up", d="up")
     all_up(daemon, "b")
     waiting = wait_for(daemon, "d", lambda i: "ocs-h to be healthy" in i.message)
     assert waiting.message.startswith("starting; waits for ocs-h to be healthy")

@@ -314,7 +314,7 @@ class FakeActions:
         self.unstartable: set[str] = set()  # services that the engine cannot start
         self.broken: set[str] = set()  # ids of containers that the engine cannot start
 
-    def start(self, container_id: str, done: ActionDone) -> None:
+    def start(self, container_id: str, done: ActionDone, *, repeated: bool) -> None:
         self._poller.call_later(0.0, lambda: self._start(container_id, done))
 
     def _start(self, container_id: str, done: ActionDone) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core.events import Outdated, StartDelayed, StartFailed
+from hostmanager_server.core.events import Outdated, RunKey, StartDelayed, StartFailed
 from hostmanager_server.core.spec import Condition, ServiceDependency
 
 from tests.drivers.compose.driver_harness import DriverHarness, services
@@ -93,6 +94,19 @@ def test_a_start_waits_until_a_dependency_has_completed(code: int, kinds: list[s
     harness.engine.end(harness.engine.running("init")[0], code)
     harness.settle()
     assert harness.event_kinds("d")[-len(kinds) :] == kinds
+
+
+def test_a_dependency_that_must_be_down_is_removed_after_its_start() -> None:
+    harness = DriverHarness(service("a", depends_on=("b",)), service("b"))
+    harness.launch("a")
+    harness.settle()
+    harness.compose.proceed()  # made the containers of both
+    harness.settle()
+    harness.driver.stop(RunKey("b", 1), signal.SIGKILL, whole_tree=True)  # left over, in the core's eyes
+    harness.finish_all()
+    assert harness.compose.log == ["up b a", "rm b"]
+    assert harness.event_kinds("a")[-2:] == ["Started", "Ready"]
+    assert harness.event_kinds("b")[-2:] == ["Exited", "Gone"]
 
 
 def test_the_failure_of_a_dependency_fails_the_start() -> None:

@@ -140,13 +140,22 @@ class ComposeDriver:
         service = self._services.get(run.instance_id)
         if service is not None and service.is_new(run):
             service.begin_removal(run)
-            if not service.containers:  # another client has removed them
-                service.finish_stop("")
-                return
+            service.stopping = True
+            # The containers may be those of a dependency that another service is starting just now.
+            self._starter.when_ended(service.key, partial(self._clear, service, run))
+            return
         if service is None or service.run != run or service.stopping:
             return
         service.stopping = True
         self._starter.cancel(service, partial(self._remove, service, run))
+
+    def _clear(self, service: FollowedService, run: RunKey) -> None:
+        if service.run != run:
+            return
+        if service.containers:
+            self._stops.request(service)
+        else:  # another client has removed them
+            service.finish_stop("")
 
     def _remove(self, service: FollowedService, run: RunKey) -> None:
         """Have compose stop and remove the containers of a run without a start in progress."""

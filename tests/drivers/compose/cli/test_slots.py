@@ -13,14 +13,16 @@ from tests.waiting import wait_until
 class Held:
     """A slot that a thread holds until `release`."""
 
-    def __init__(self, slots: Slots, got: SimpleQueue[bool], *, abandoned: threading.Event) -> None:
+    def __init__(
+        self, slots: Slots, got: SimpleQueue[bool], *, abandoned: threading.Event, repeated: bool = False
+    ) -> None:
         self._release = threading.Event()
-        self._slots, self._got, self._abandoned = slots, got, abandoned
+        self._slots, self._got, self._abandoned, self._repeated = slots, got, abandoned, repeated
         self.thread = threading.Thread(target=self._hold, daemon=True)
         self.thread.start()
 
     def _hold(self) -> None:
-        with self._slots.slot(self._abandoned.is_set) as given:
+        with self._slots.slot(self._abandoned.is_set, repeated=self._repeated) as given:
             self._got.put(given)
             if given:
                 self._release.wait()
@@ -60,3 +62,15 @@ def test_an_abandoned_wait_ends_without_a_slot() -> None:
     held.release()
     waiting.release()
     wait_until(lambda: not held.thread.is_alive(), "the thread ends")
+
+
+def test_a_repeated_attempt_lets_first_attempts_go_before() -> None:
+    slots, got, abandoned = Slots(1, 10), SimpleQueue[bool](), threading.Event()
+    first = Held(slots, got, abandoned=abandoned)
+    assert got.get(timeout=30.0)
+    again = Held(slots, SimpleQueue[bool](), abandoned=abandoned, repeated=True)
+    second = Held(slots, got, abandoned=abandoned)
+    first.release()
+    assert got.get(timeout=30.0)  # of the second, although `again` came before
+    second.release()
+    again.release()

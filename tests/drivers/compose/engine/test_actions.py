@@ -50,7 +50,7 @@ def test_a_container_is_started_once_and_removed_once(
     container = engine.docker("create", "--network", "none", "--name", unique_name(), image)
     try:
         for _ in range(2):  # the second start finds a running container
-            harness.actions.start(container, harness.done)
+            harness.actions.start(container, harness.done, repeated=False)
             assert harness.outcome() == ("", False)
         harness.actions.remove(container, harness.done)
         error, refused = harness.outcome()
@@ -59,7 +59,7 @@ def test_a_container_is_started_once_and_removed_once(
         engine.docker("rm", "--force", container)
     harness.actions.remove(container, harness.done)
     assert harness.outcome() == ("", False)  # another client has removed the container
-    harness.actions.start(container, harness.done)
+    harness.actions.start(container, harness.done, repeated=False)
     error, refused = harness.outcome()
     assert (refused, "No such container" in error) == (True, True)
 

@@ -33,8 +33,9 @@ Done = Callable[[str, bool], None]
 class EngineAction:
     """One action on a thread of its own."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, *, repeated: bool) -> None:
         self._slots = slots
+        self._repeated = repeated
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._aborted = False
@@ -49,7 +50,7 @@ class EngineAction:
 
     def run(self, connect: Callable[[], Connection], act: Callable[[Connection], None]) -> tuple[str, bool]:
         """Act on a new connection; return why that failed, and whether the engine refused."""
-        with self._slots.slot(lambda: self._aborted) as given:
+        with self._slots.slot(lambda: self._aborted, repeated=self._repeated) as given:
             if not given:
                 return _ABORTED, False
             try:
@@ -81,11 +82,13 @@ class EngineActions:
         self._fetch_slots = Slots(3, 64)
         self._running: set[EngineAction] = set()
 
-    def start(self, container_id: str, done: Done) -> None:
-        """Start a container that exists."""
-        self._begin(
-            self._slots, lambda connection: connection.start_container(container_id, START_TIMEOUT), done
-        )
+    def start(self, container_id: str, done: Done, *, repeated: bool) -> None:
+        """Start a container that exists; a `repeated` start lets others go before."""
+
+        def act(connection: Connection) -> None:
+            connection.start_container(container_id, START_TIMEOUT)
+
+        self._begin(self._slots, act, done, repeated=repeated)
 
     def remove(self, container_id: str, done: Done) -> None:
         """Remove a container that does not run; a container that is gone already is a success."""
@@ -100,8 +103,10 @@ class EngineActions:
         for action in list(self._running):
             action.abort()
 
-    def _begin(self, slots: Slots, act: Callable[[Connection], None], done: Done) -> EngineAction:
-        action = EngineAction(slots)
+    def _begin(
+        self, slots: Slots, act: Callable[[Connection], None], done: Done, *, repeated: bool = False
+    ) -> EngineAction:
+        action = EngineAction(slots, repeated=repeated)
         self._running.add(action)
 
         def finish(error: str, *, refused: bool) -> None:

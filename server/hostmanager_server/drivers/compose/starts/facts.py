@@ -21,8 +21,8 @@ ActionDone = Callable[[str, bool], None]
 class Actions(Protocol):
     """Actions on containers and images, as the starter uses them; implemented by EngineActions."""
 
-    def start(self, container_id: str, done: ActionDone) -> None:
-        """Start a container, and call `done` on the supervisor thread."""
+    def start(self, container_id: str, done: ActionDone, *, repeated: bool) -> None:
+        """Start a container, a `repeated` one after others, and call `done` on the supervisor thread."""
 
     def remove(self, container_id: str, done: ActionDone) -> None:
         """Remove a container that does not run, and call `done` on the supervisor thread."""

@@ -20,6 +20,8 @@ from hostmanager_server.drivers.compose.service_containers import Key
 # Ids, addresses and numbers, by which two texts about the same failure may differ.
 _VARIABLE_PART = re.compile(r"\b(?=\w*\d)\w+\b")
 _ENDED = ("exited", "dead")
+_RECENT = 60.0  # s
+_REMEMBERED = 8  # starts
 
 
 class Abortable(Protocol):
@@ -63,6 +65,7 @@ class Start:
     call: ComposeCall | None = None  # a start by compose
     fetch: Abortable | None = None  # a pull of the image
     cancelled: Callable[[], None] | None = None  # what follows when the running call has ended
+    afterwards: list[Callable[[], None]] = field(default_factory=list)  # what waits for the end of this start
 
     @property
     def key(self) -> Key:
@@ -164,6 +167,19 @@ def _not_completed(name: str, containers: Sequence[Container]) -> str:
     if not codes:
         return f"dependency {name!r} has not completed"
     return f"dependency {name!r} did not complete successfully: code {codes[0]}"
+
+
+class RecentStarts:
+    """The starts of the last minute, which show services that end or fail again and again."""
+
+    def __init__(self) -> None:
+        self._starts: dict[Key, list[float]] = {}
+
+    def count(self, key: Key, now: float) -> int:
+        """Count a start at `now` (mono, in s), and return the number of starts within a minute before."""
+        before = [at for at in self._starts.get(key, ()) if now - at < _RECENT]
+        self._starts[key] = [*before[-_REMEMBERED:], now]
+        return len(before)
 
 
 class KnownFailures:

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.events import RunKey
-from hostmanager_server.core.spec import ServiceSpec
-from hostmanager_server.drivers.compose.cli.creates import KILL_DELAY, CreateQueue, Creation
-from hostmanager_server.drivers.compose.cli.process import CallKind, ComposeCalls
-from hostmanager_server.drivers.compose.cli.program import ComposeError
+from hostmanager_server.drivers.compose.cli.creates import CreateQueue, Creation
+from hostmanager_server.drivers.compose.cli.process import ComposeCalls
 from hostmanager_server.drivers.compose.cli.stops import RefreshProject
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.compose.service_containers import Key
+from hostmanager_server.drivers.compose.starts.compose_starts import ComposeStarts, MakeCommand
 from hostmanager_server.drivers.compose.starts.facts import (
     Actions,
     Facts,
@@ -31,6 +29,7 @@ from hostmanager_server.drivers.compose.starts.facts import (
 from hostmanager_server.drivers.compose.starts.start import (
     KnownFailures,
     Phase,
+    RecentStarts,
     Start,
     needs_start,
     outlook,
@@ -42,9 +41,6 @@ from hostmanager_server.drivers.contract import Poller
 # s until the containers of a project are inspected, when no event shows that a container has started.
 _CONFIRMED_WITHIN = 1.0
 _DROPPED = "its start was stopped"
-
-# Returns the command line of a call: the verb with its options, and the services.
-MakeCommand = Callable[[Sequence[str], Sequence[ServiceSpec]], list[str]]
 
 
 class Starter:
@@ -61,14 +57,14 @@ class Starter:
         command: MakeCommand,
     ) -> None:
         self._poller = poller
-        self._calls = calls
         self._creates = creates
+        self._compose = ComposeStarts(poller, calls, creates, command)
         self._actions = actions
         self._facts = facts
         self._refresh = refresh
-        self._command = command
         self._starts = StartTable()
         self._known_failures = KnownFailures()
+        self._recent = RecentStarts()
 
     # --- for the driver
 
@@ -87,12 +83,20 @@ class Starter:
         if start is None or start.launched is not service:
             then()
             return
-        waits = self._interrupt(start)
+        waits = self._compose.interrupt(start)
         if waits:
             start.cancelled = then
         self._drop(start, _DROPPED)
         if not waits:
             then()
+
+    def when_ended(self, key: Key, then: Callable[[], None]) -> None:
+        """Call `then` when no start of a service is in progress."""
+        start = self._starts.get(key)
+        if start is None:
+            then()
+        else:
+            start.afterwards.append(then)
 
     def forget(self, service: FollowedService) -> None:
         """Report nothing more to a service; a start goes on only if it makes or starts containers now."""
@@ -254,15 +258,16 @@ class Starter:
         targets = [c for c in self._containers(start) if not c.running and c.status != "paused"]
         start.begin(targets)
         if start.wanted.started_by_compose and start.makes_container:
-            verb = ["up", "--detach", "--no-recreate"]
-            self._call(start, CallKind.START, verb, partial(self._finish_start_by_compose, start))
+            self._compose.start(start, partial(self._finish_start_by_compose, start))
             return
         if not targets:
             self._finish(start, "")
             return
         start.pending = len(targets)
+        repeated = self._recent.count(start.key, self._poller.now().mono) >= 2
         for container in targets:
-            self._actions.start(container.id, partial(self._finish_start, start, container.id))
+            done = partial(self._finish_start, start, container.id)
+            self._actions.start(container.id, done, repeated=repeated)
 
     def _finish_start_by_compose(self, start: Start, error: str) -> None:
         start.call = None
@@ -289,7 +294,7 @@ class Starter:
         self._advance(start)
 
     def _confirm(self, start: Start) -> None:
-        if self._starts.is_current(start) and start.phase is Phase.CONFIRMING:
+        if start.phase is Phase.CONFIRMING and self._starts.is_current(start):
             self._fail(start, "")
 
     # --- containers that cannot start
@@ -351,6 +356,8 @@ class Starter:
         for other in self._starts.requesters(start.key):
             other.requested[start.wanted.service] = outcome
         self._advance_dependents(start.key)
+        for then in start.afterwards:
+            then()
 
     def _release(self, start: Start) -> None:
         """Drop the starts of dependencies that only this start has requested."""
@@ -365,31 +372,11 @@ class Starter:
         if start is None or start.launched is not None:
             return
         if not self._starts.requesters(key):
-            if self._interrupt(start):
+            if self._compose.interrupt(start):
                 start.cancelled = _nothing
             self._drop(start, _DROPPED)
 
-    def _interrupt(self, start: Start) -> bool:
-        """Interrupt the call of a start; return whether its end must be awaited."""
-        if start.fetch is not None:
-            start.fetch.abort()
-        if start.creation is not None:
-            return not self._creates.withdraw(start.creation)
-        if start.call is not None:
-            start.call.interrupt()
-            self._poller.call_later(KILL_DELAY, start.call.kill)
-            return True
-        return False
-
     # --- pieces
-
-    def _call(self, start: Start, kind: CallKind, verb: Sequence[str], done: Callable[[str], None]) -> None:
-        try:
-            argv = self._command(verb, [start.wanted])
-        except ComposeError as error:
-            done(str(error))
-        else:
-            start.call = self._calls.start(kind, argv, str(Path(start.wanted.files[0]).parent), done)
 
     def _containers(self, start: Start) -> list[Container]:
         return [c for c in self._facts.containers_of(start.key) if c.id not in start.removed]
