@@ -88,11 +88,7 @@ def test_close_kills_all_running_calls() -> None:
 
 def test_a_call_may_be_silent_while_a_container_takes_its_time_to_stop() -> None:
     harness = CallHarness(progress_timeout=0.0)
-    harness.calls.start(
-        CallKind.STOP, ["sleep", "0.1"], "/", harness.ends.append, stop_grace=DEADLINE
-    )
+    harness.calls.start(CallKind.STOP, ["sleep", "0.1"], "/", harness.ends.append, stop_grace=DEADLINE)
     assert harness.finish() == ""
-    harness.calls.start(
-        CallKind.STOP, ["sleep", "0.1"], "/", harness.ends.append, stop_grace=math.inf
-    )
+    harness.calls.start(CallKind.STOP, ["sleep", "0.1"], "/", harness.ends.append, stop_grace=math.inf)
     assert harness.finish() == ""

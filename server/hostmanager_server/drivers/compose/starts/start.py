@@ -59,6 +59,7 @@ class Start:
     existing: set[str] = field(default_factory=set)  # ids of containers from before the call of compose
     pending: int = 0  # actions of the engine that have not ended
     failure: str = ""  # of the first failed action
+    failed: int = 0  # starts of containers that have failed
     refused: set[str] = field(default_factory=set)  # ids of containers that the engine refused to start
     before: dict[str, float | None] = field(default_factory=dict)  # the containers to start: their last start
     creation: Creation | None = None
@@ -75,7 +76,7 @@ class Start:
     def begin(self, targets: Sequence[Container]) -> None:
         """Note that the engine will start these containers."""
         self.before = {container.id: container.started for container in targets}
-        self.failure = ""
+        self.failure, self.failed = "", 0
         self.refused.clear()
 
     def refused_containers(self, containers: Sequence[Container]) -> tuple[list[Container], bool]:

@@ -199,7 +199,7 @@ class Starter:
         if self._starts.is_current(start):
             start.fetched = True
             if error:
-                self._fail(start, error)
+                self._finish(start, error)
             else:
                 self._advance(start)
 
@@ -246,7 +246,7 @@ class Starter:
             [(each, self._facts.containers_of((s.project, s.service))) for each, s in dependencies],
         )
         if found.failure:
-            self._fail(start, found.failure)
+            self._finish(start, found.failure)
             return
         if start.launched is not None and start.run is not None:
             start.launched.delay_launch(start.run, found.waits_for)
@@ -280,6 +280,7 @@ class Starter:
         start.pending -= 1
         if error:
             start.failure = start.failure or error
+            start.failed += 1
             start.before.pop(container_id, None)
             if refused:
                 start.refused.add(container_id)
@@ -307,7 +308,12 @@ class Starter:
         if not refused or start.renewed or not helps:
             if new_failed:
                 self._known_failures.learn(start.wanted, image_id, start.failure)
-            self._fail(start, start.failure)
+            if (
+                len(start.refused) == start.failed and not start.before
+            ):  # nothing has started: no look at the engine is needed
+                self._finish(start, start.failure)
+            else:
+                self._fail(start, start.failure)
             return
         start.renewed = True
         if start.launched is not None and start.run is not None:
