@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.config.load import LoadedConfig, load_all_hosts, load_site_config
-from hostmanager_server.config.secrets import MASK, is_secret_name, masked
+from hostmanager_server.config.secrets import masked
+from hostmanager_server.core.secret_names import MASK, is_secret_name
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
 from hostmanager_server.linux.env_file import digest_of
 
