@@ -12,7 +12,7 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import ManagerState, Problem
-from hostmanager_server.core.spec import EnvFile, HostSpec, Management, ProcessSpec
+from hostmanager_server.core.spec import EnvFile, HostSpec, Management, ProcessSpec, Target
 
 from tests.fakes.driver import Behaviour
 from tests.in_memory import ReadConfig
@@ -125,6 +125,47 @@ async def test_validating_changes_nothing(tmp_path: Path) -> None:
         error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True)))
         assert error.reason == "CONFIG_UNUSABLE"
         assert h.store.revision == before
+
+
+async def test_a_reload_tells_its_changes_and_a_check_tells_the_same_before(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        other = replace(spec("b"), process=ProcessSpec(("b", "--setpoint", "4.3")))
+        h.config = ReadConfig(HostSpec("host", (other, spec("c", "Other"), spec("d", target=Target.DOWN))))
+        tracked = h.store.snapshot().instances
+        with_check = pb.UpdateRequest(reload_config=True, validate_only=True)
+        before = await stub.Update(with_check)
+        assert h.store.snapshot().instances == tracked, "the check changed something"
+        done = await stub.Update(pb.UpdateRequest(reload_config=True))
+        assert list(done.changes) == list(before.changes)
+        assert (done.stopping, done.more_changes) == (2, 0)
+        kinds = pb.InstanceChange
+        assert [(change.instance_id, change.kind, change.stops) for change in done.changes] == [
+            ("a", kinds.KIND_REMOVED, True),
+            ("c", kinds.KIND_REPLACED, True),
+            ("b", kinds.KIND_CHANGED, False),
+            ("d", kinds.KIND_ADDED, False),
+        ]
+        gone, replaced, changed, added = done.changes
+        assert gone.HasField("start_time")
+        assert list(replaced.keys) == [pb.KeyChange(key="agent-class", before="Agent", after="Other")]
+        assert list(changed.keys) == [pb.KeyChange(key="arguments", after="--setpoint 4.3")]
+        assert changed.restart_required
+        assert added.target_state == pb.TARGET_STATE_DOWN
+        assert not (await stub.Update(with_check)).changes
+        assert not (await stub.Update(pb.UpdateRequest(requests=down("b")))).changes
+
+
+async def test_reloads_that_share_a_reading_tell_the_same_changes(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
+        h.keep_supervisor_busy()
+        asked = [stub.Update(pb.UpdateRequest(reload_config=True)) for _ in range(3)]
+        answers = await asyncio.gather(*asked)
+        told = [[change.instance_id for change in answer.changes] for answer in answers]
+        assert ["c"] in told
+        assert all(ids in (["c"], []) for ids in told), "a later reading has no changes"
 
 
 async def test_a_broken_config_is_refused_with_its_place_and_changes_no_instance(tmp_path: Path) -> None:

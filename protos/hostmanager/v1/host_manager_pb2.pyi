@@ -1497,6 +1497,10 @@ class UpdateResponse(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     CONFIG_WARNINGS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    MORE_CHANGES_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision with the accepted change; the present revision with
     validate_only.
@@ -1504,6 +1508,10 @@ class UpdateResponse(_message.Message):
     epoch: _builtins.str
     resume_token: _builtins.str
     """Watch from here to see every consequence of the call."""
+    more_changes: _builtins.int
+    """How many changes are missing from `changes`."""
+    stopping: _builtins.int
+    """How many changes stop a live run, those missing from `changes` included."""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGeneration]:
         """The instances with new targets, and the generations to wait for."""
@@ -1511,6 +1519,16 @@ class UpdateResponse(_message.Message):
     @_builtins.property
     def config_warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigProblem]:
         """Warnings of the config."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceChange]:
+        """The changes of a reload; with validate_only, the changes that a reload would
+        make. At most 200: first the changes that stop a live run, then by id.
+        """
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The present time of the daemon."""
 
     def __init__(
         self,
@@ -1520,14 +1538,153 @@ class UpdateResponse(_message.Message):
         resume_token: _builtins.str = ...,
         generations: _abc.Iterable[Global___InstanceGeneration] | None = ...,
         config_warnings: _abc.Iterable[Global___ConfigProblem] | None = ...,
+        changes: _abc.Iterable[Global___InstanceChange] | None = ...,
+        more_changes: _builtins.int = ...,
+        stopping: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_warnings", b"config_warnings", "epoch", b"epoch", "generations", b"generations", "resume_token", b"resume_token", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "config_warnings", b"config_warnings", "epoch", b"epoch", "generations", b"generations", "more_changes", b"more_changes", "resume_token", b"resume_token", "revision", b"revision", "stopping", b"stopping", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateResponse: _TypeAlias = UpdateResponse  # noqa: Y015
+
+@_typing.final
+class InstanceChange(_message.Message):
+    """The effect of a new site config on one instance. Texts are cut after 80
+    characters.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[InstanceChange._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: InstanceChange._Kind.ValueType  # 0
+        KIND_ADDED: InstanceChange._Kind.ValueType  # 1
+        """The instance is new in the config."""
+        KIND_REMOVED: InstanceChange._Kind.ValueType  # 2
+        """The config no longer has the instance."""
+        KIND_CHANGED: InstanceChange._Kind.ValueType  # 3
+        """Settings differ, and no run is stopped. The next start uses another
+        command, environment or definition.
+        """
+        KIND_REPLACED: InstanceChange._Kind.ValueType  # 4
+        """The agent class or the kind of management differs: the old instance is
+        stopped, and the new instance takes its place, with the target of the
+        config.
+        """
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: InstanceChange.Kind.ValueType  # 0
+    KIND_ADDED: InstanceChange.Kind.ValueType  # 1
+    """The instance is new in the config."""
+    KIND_REMOVED: InstanceChange.Kind.ValueType  # 2
+    """The config no longer has the instance."""
+    KIND_CHANGED: InstanceChange.Kind.ValueType  # 3
+    """Settings differ, and no run is stopped. The next start uses another
+    command, environment or definition.
+    """
+    KIND_REPLACED: InstanceChange.Kind.ValueType  # 4
+    """The agent class or the kind of management differs: the old instance is
+    stopped, and the new instance takes its place, with the target of the
+    config.
+    """
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AGENT_CLASS_FIELD_NUMBER: _builtins.int
+    TARGET_STATE_FIELD_NUMBER: _builtins.int
+    STOPS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    RESTART_REQUIRED_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    MORE_KEYS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    kind: Global___InstanceChange.Kind.ValueType
+    agent_class: _builtins.str
+    """After the change; of a removed instance, the last."""
+    target_state: Global___TargetState.ValueType
+    """After the change, before the requests of the same call."""
+    stops: _builtins.bool
+    """True if the change stops the instance, which runs, or may run while its
+    state cannot be observed.
+    """
+    restart_required: _builtins.bool
+    """True if the live run differs from the new config until a restart."""
+    more_keys: _builtins.int
+    """How many differing settings are missing from `keys`."""
+    message: _builtins.str
+    """Further effects in words; may be empty."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the live run; absent without a live run."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyChange]:
+        """The differing settings; at most 8."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        kind: Global___InstanceChange.Kind.ValueType = ...,
+        agent_class: _builtins.str = ...,
+        target_state: Global___TargetState.ValueType = ...,
+        stops: _builtins.bool = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        restart_required: _builtins.bool = ...,
+        keys: _abc.Iterable[Global___KeyChange] | None = ...,
+        more_keys: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "instance_id", b"instance_id", "keys", b"keys", "kind", b"kind", "message", b"message", "more_keys", b"more_keys", "restart_required", b"restart_required", "start_time", b"start_time", "stops", b"stops", "target_state", b"target_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceChange: _TypeAlias = InstanceChange  # noqa: Y015
+
+@_typing.final
+class KeyChange(_message.Message):
+    """One differing setting of an instance. `***` stands for a value that is not
+    shown, as it may be a secret: every value of a variable, for example.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key in the site config. For words of the command: the option before
+    them, else "arguments". For a variable: "env NAME".
+    """
+    before: _builtins.str
+    """Empty if the setting is new."""
+    after: _builtins.str
+    """Empty if the setting is gone."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
 
 @_typing.final
 class RestartRequest(_message.Message):

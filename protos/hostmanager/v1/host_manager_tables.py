@@ -138,9 +138,26 @@ MESSAGES = {
         (5, 'image_id', 'string', '', '', ''),
         (6, 'instance_ids', 'string', '', '*', ''),
     ),
+    "hostmanager.v1.InstanceChange": (
+        (1, 'instance_id', 'string', '', '', ''),
+        (2, 'kind', 'enum', 'hostmanager.v1.InstanceChange.Kind', '', ''),
+        (3, 'agent_class', 'string', '', '', ''),
+        (4, 'target_state', 'enum', 'hostmanager.v1.TargetState', '', ''),
+        (5, 'stops', 'bool', '', '', ''),
+        (6, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (7, 'restart_required', 'bool', '', '', ''),
+        (8, 'keys', 'message', 'hostmanager.v1.KeyChange', '*', ''),
+        (9, 'more_keys', 'int32', '', '', ''),
+        (10, 'message', 'string', '', '', ''),
+    ),
     "hostmanager.v1.InstanceGeneration": (
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'generation', 'int64', '', '', ''),
+    ),
+    "hostmanager.v1.KeyChange": (
+        (1, 'key', 'string', '', '', ''),
+        (2, 'before', 'string', '', '', ''),
+        (3, 'after', 'string', '', '', ''),
     ),
     "hostmanager.v1.LayerPull": (
         (1, 'id', 'string', '', '', ''),
@@ -332,6 +349,10 @@ MESSAGES = {
         (3, 'resume_token', 'string', '', '', ''),
         (4, 'generations', 'message', 'hostmanager.v1.InstanceGeneration', '*', ''),
         (5, 'config_warnings', 'message', 'hostmanager.v1.ConfigProblem', '*', ''),
+        (6, 'changes', 'message', 'hostmanager.v1.InstanceChange', '*', ''),
+        (7, 'more_changes', 'int32', '', '', ''),
+        (8, 'stopping', 'int32', '', '', ''),
+        (9, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
     ),
     "hostmanager.v1.UpgradeRequest": (
         (1, 'expected_epoch', 'string', '', '', ''),
@@ -392,6 +413,13 @@ ENUMS = {
         5: 'STATE_SKIPPED',
         6: 'STATE_FAILED',
         7: 'STATE_CANCELLED',
+    },
+    "hostmanager.v1.InstanceChange.Kind": {
+        0: 'KIND_UNSPECIFIED',
+        1: 'KIND_ADDED',
+        2: 'KIND_REMOVED',
+        3: 'KIND_CHANGED',
+        4: 'KIND_REPLACED',
     },
     "hostmanager.v1.LogStream": {
         0: 'LOG_STREAM_UNSPECIFIED',

@@ -68,12 +68,12 @@ class _Planner:
         elif old.retired:  # listed again before the old run has ended
             reason = f"{spec.full_name} is back in the config; being reset"
             self._change(_reset(old, spec), "Reset", reason)
-        elif old.wanted.successor is not None and _same_kind(old.wanted.successor, spec):
+        elif old.wanted.successor is not None and same_kind(old.wanted.successor, spec):
             if old.wanted.successor != spec:  # the reset to this kind is in progress already
                 self.changed[spec.instance_id] = _with_successor(old, spec)
-        elif _moves_service(old.spec, spec):
+        elif moves_service(old.spec, spec):
             self._change(_with_running_service(old, spec), "TakenOver", _takeover_message(old.spec, spec))
-        elif not _same_kind(old.spec, spec):
+        elif not same_kind(old.spec, spec):
             was = f"{old.spec.agent_class}, {old.spec.management.value}"
             to = f"{spec.agent_class}, {spec.management.value}"
             message = f"class or management changed ({was} -> {to}); being reset"
@@ -127,7 +127,7 @@ def _service_key(spec: InstanceSpec) -> tuple[str, str] | None:
     return (spec.service.project, spec.service.service) if spec.service is not None else None
 
 
-def _moves_service(old: InstanceSpec, new: InstanceSpec) -> bool:
+def moves_service(old: InstanceSpec, new: InstanceSpec) -> bool:
     """Return whether the instance's service enters or leaves the site config."""
     same = old.service is not None and _service_key(old) == _service_key(new)
     return same and (old.agent_class == UNCLAIMED) is not (new.agent_class == UNCLAIMED)
@@ -163,7 +163,8 @@ def _with_service(new: Instance, old: InstanceSpec) -> Instance:
     return replace(new, observed=replace(new.observed, unobservable=why))
 
 
-def _same_kind(one: InstanceSpec, other: InstanceSpec) -> bool:
+def same_kind(one: InstanceSpec, other: InstanceSpec) -> bool:
+    """Return whether an instance keeps its run and its target when one spec replaces the other."""
     return one.agent_class == other.agent_class and one.management is other.management
 
 

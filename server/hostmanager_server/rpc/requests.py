@@ -11,6 +11,7 @@ from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import RpcContext, carry_out
+from hostmanager_server.rpc.convert_changes import ChangesConverter
 from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid
 from hostmanager_server.rpc.validation import MAX_ID, check_count, check_id, check_ids, check_token
 from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
@@ -22,6 +23,7 @@ class RequestRpcs:
     def __init__(self, context: RpcContext) -> None:
         """Pass requests to the context's supervisor."""
         self._context = context
+        self._changes = ChangesConverter()
 
     async def start_manager(self, request: pb.StartManagerRequest) -> pb.StartManagerResponse:
         """Start the manager and set targets; reads the site config unless the request says otherwise."""
@@ -60,6 +62,10 @@ class RequestRpcs:
             resume_token=self._token_before(done),
             generations=convert.generations(done.generations),
             config_warnings=[convert.problem(warning) for warning in done.warnings],
+            changes=self._changes(done.changes),
+            more_changes=done.changes.more,
+            stopping=done.changes.stopping,
+            time=convert.timestamp(context.now()),
         )
 
     async def restart(self, request: pb.RestartRequest) -> pb.RestartResponse:

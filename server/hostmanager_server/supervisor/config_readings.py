@@ -11,6 +11,7 @@ from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
+from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.request_handler import RequestHandler
@@ -30,6 +31,7 @@ class Reading:
     config: SiteConfig
     catalog: Catalog | None
     ids: set[str] | None = None  # of the instances in it
+    changes: ConfigChanges | None = None  # that the config made, or, before it is in force, would make
     taken: bool = False  # the config is in force
     rejected: bool = False  # the event log has the errors
     kept: bool = False  # the loader thread has written a copy
@@ -96,7 +98,9 @@ def update_from(
     """
     config, catalog = reading.config, reading.catalog
     if reading.taken:
-        return replace(manager.update(None, changes, validate_only=validate_only), warnings=config.problems)
+        made = NO_CHANGES if validate_only else reading.changes or NO_CHANGES
+        accepted = manager.update(None, changes, validate_only=validate_only)
+        return replace(accepted, warnings=config.problems, changes=made)
     if not config.ok:
         logged, reading.rejected = reading.rejected, reading.rejected or not validate_only
         return manager.update(config, changes, validate_only=validate_only or logged, catalog=catalog)
@@ -104,4 +108,8 @@ def update_from(
         reading.ids = manager.ids_of(config.spec, catalog)
     accepted = manager.update(config, changes, validate_only=validate_only, catalog=catalog, ids=reading.ids)
     reading.taken = not validate_only
-    return accepted
+    if reading.taken:
+        reading.changes = accepted.changes
+    elif reading.changes is None and config.spec is not None:
+        reading.changes = manager.preview(config.spec, catalog)
+    return replace(accepted, changes=reading.changes or NO_CHANGES)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hostmanager.values import dataclass, field
 
+from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges
 from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.plan import BadEntry
 
@@ -15,12 +16,14 @@ class Accepted:
     """An accepted request, in progress; the snapshot of `revision` shows the request.
 
     `generations` holds the new generation of each named instance: a client that waits for a generation waits
-    for the request. `warnings` lists problems of the site config that are no errors.
+    for the request. `warnings` lists problems of the site config that are no errors. `changes` are those that
+    a reload made, or would make.
     """
 
     revision: int
     generations: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
+    changes: ConfigChanges = NO_CHANGES
 
 
 class RequestError(Exception):

@@ -15,6 +15,7 @@ from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.compose import Survey
+from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, changes_of
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
@@ -133,11 +134,18 @@ class RequestHandler:
         if validate_only:
             return Accepted(self._store.revision, {}, warnings)
         now = self._now()
+        made = NO_CHANGES
         if config is not None:
-            self._take_config(config, catalog, now)
+            made = self._take_config(config, catalog, now)
             self._recovery.keep_running_if_journal_lost(now)
         generations = self._set_targets(changes, now)
-        return Accepted(self._reconciler.publish(), generations, warnings)
+        return Accepted(self._reconciler.publish(), generations, warnings, made)
+
+    def preview(self, site: HostSpec, catalog: Catalog | None) -> ConfigChanges:
+        """Return the changes that a good config with these compose services would make now."""
+        host = with_services(site, catalog or self._status.catalog)
+        instances = self._reconciler.instances
+        return changes_of(instances, config_plan.apply_config(instances, host, self._now()))
 
     def restart(self, instance_ids: Sequence[str] | None) -> Accepted:
         """Stop and start these instances, or, for None, all that can be restarted.
@@ -239,25 +247,28 @@ class RequestHandler:
         host = with_services(site, catalog or self._status.catalog)
         return {spec.instance_id for spec in host.instances}
 
-    def _take_config(self, config: SiteConfig, catalog: Catalog | None, now: Instant) -> None:
+    def _take_config(self, config: SiteConfig, catalog: Catalog | None, now: Instant) -> ConfigChanges:
         self._status.take_config(config, now)
         if catalog is not None:
             self._use_catalog(catalog, now)
         if config.spec is None:
-            return
+            return NO_CHANGES
         self._status.set_host(config.host)
         self._site = config.spec
-        self._apply_specs(now)
+        made = self._apply_specs(now)
         self._recovery.recover_targets(now)
+        return made
 
-    def _apply_specs(self, now: Instant) -> None:
+    def _apply_specs(self, now: Instant) -> ConfigChanges:
         if self._site is None:
-            return
+            return NO_CHANGES
         host = with_services(self._site, self._status.catalog)
         self._recovery.recover_runs(host, now)
-        changes = config_plan.apply_config(self._reconciler.instances, host, now)
-        self._reconciler.drop(changes.dropped)  # first: other instances take over the released services
-        self._reconciler.apply(changes.changed, changes.entries)
+        planned = config_plan.apply_config(self._reconciler.instances, host, now)
+        made = changes_of(self._reconciler.instances, planned)
+        self._reconciler.drop(planned.dropped)  # first: other instances take over the released services
+        self._reconciler.apply(planned.changed, planned.entries)
+        return made
 
     def _set_targets(self, changes: Sequence[TargetChange], now: Instant) -> dict[str, int]:
         if not changes:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hostmanager.values import dataclass
 
-from hostmanager_server.config.secrets import MASK, has_password, is_secret_name
 from hostmanager_server.core.secret_names import MASK, has_password, is_secret_name
 
 MODE = 0o644

@@ -11,7 +11,6 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.commands.systemd.unit import UnitError
 from hostmanager_server.config.load import with_config_dir
-from hostmanager_server.config.secrets import has_password, is_secret_name
 from hostmanager_server.core.secret_names import has_password, is_secret_name
 from hostmanager_server.linux.env_file import EnvFileError, read_env_file
 
