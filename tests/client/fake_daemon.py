@@ -63,7 +63,11 @@ class FakeDaemon(FakeHost):
             ids = sorted(self.instances) if change.instance_id == "all" else [change.instance_id]
             touched |= dict.fromkeys(ids, change.target_state)
         answer = pb.UpdateResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
-        answer.config_warnings.extend(p for p in self.problems if request.reload_config)
+        if request.reload_config:
+            answer.config_warnings.extend(self.problems)
+            answer.changes.extend(self.config_changes)
+            answer.stopping = sum(change.stops for change in self.config_changes)
+            answer.time.GetCurrentTime()
         if request.validate_only:
             return answer
         for instance_id, target in touched.items():

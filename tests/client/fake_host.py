@@ -57,6 +57,7 @@ class FakeHost(pb_grpc.HostManagerServiceServicer):
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
     problems: list[pb.ConfigProblem] = field(default_factory=list)
     fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
+    config_changes: list[pb.InstanceChange] = field(default_factory=list)  # of the next reload
     requests: list[Message] = field(default_factory=list)
     pieces: int = 2
     page_limit: int = 3

@@ -176,7 +176,7 @@ def test_reload_shows_the_warnings_of_the_config(daemon: FakeDaemon, run: Run) -
     result = run("reload", "--wait")
     assert result.exit_code == 0
     assert "config warning: site.yaml:7: unknown key 'argumets'" in result.stderr
-    assert "site config read" in result.stdout
+    assert "site config read: no instance changed" in result.stdout
 
 
 def test_show_has_all_properties_of_an_instance(daemon: FakeDaemon, run: Run) -> None:

@@ -200,6 +200,35 @@ def test_the_live_table_on_a_terminal(daemon: FakeDaemon, start: Start) -> None:
     os.close(controller)
 
 
+@pytest.mark.parametrize(
+    ("answer", "args", "code", "reloaded"),
+    [("n\n", (), 1, False), ("y\n", (), 0, True), ("", ("--yes",), 0, True)],
+)
+def test_a_reload_on_a_terminal_asks_before_it_stops_what_runs(
+    daemon: FakeDaemon, start: Start, answer: str, args: tuple[str, ...], code: int, *, reloaded: bool
+) -> None:
+    daemon.config_changes.append(
+        pb.InstanceChange(instance_id="data1", kind=pb.InstanceChange.KIND_REMOVED, stops=True)
+    )
+    controller, terminal = pty.openpty()
+    process = start("reload", *args, stdin=terminal, stdout=terminal, stderr=terminal, env={"TERM": "xterm"})
+    os.close(terminal)
+    os.write(controller, answer.encode())
+    text = b""
+    try:
+        while piece := os.read(controller, 65536):
+            text += piece
+    except OSError:  # the terminal is closed at the other end
+        pass
+    os.close(controller)
+    assert process.wait(60) == code
+    updates = [request for request in daemon.requests if isinstance(request, pb.UpdateRequest)]
+    assert any(not update.validate_only for update in updates) is reloaded
+    asked = b"data1: gone, WILL BE STOPPED" in text and b"stop 1 instance that runs?" in text
+    assert asked is bool(answer)
+    assert (b"nothing was changed" in text) is not reloaded
+
+
 def test_no_color_is_respected_on_a_terminal(daemon: FakeDaemon, start: Start) -> None:
     daemon.add("data1")
     outputs = []

@@ -23,6 +23,8 @@ from hostmanager_server.core.spec import (
     ReadinessProbe,
     RestartPolicy,
     RestartWhen,
+    ServiceContents,
+    ServiceDependency,
     ServiceSpec,
     StartCondition,
     StopPolicy,
@@ -241,8 +243,9 @@ OTHER_PROCESS = ProcessSpec(
     env_files=(EnvFile("/e", "1"),), env_inherit=("PATH",),
 )  # fmt: skip
 OTHER_SERVICE = ServiceSpec(
-    "q", ("/d.yaml",), "ocs-b", "image:2", 2, ("db",), "2", PullPolicy.NEVER, built=True, profiles=("x",),
-    platform="linux/arm64",
+    "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", "3", PullPolicy.NEVER, built=True,
+    profiles=("x",), platform="linux/arm64", content_files=("/s",), contents=ServiceContents("1"),
+    stop_grace=400.0, hashed_definition="{}", slow_to_create=True, started_by_compose=True,
 )  # fmt: skip
 OTHER_SPEC = InstanceSpec(
     "a", "Other", Management.DOCKER, Target.DOWN, OTHER_PROCESS, None, "",
@@ -250,7 +253,7 @@ OTHER_SPEC = InstanceSpec(
     RestartPolicy(RestartWhen.NEVER), ("b",), (("b", StartCondition.STARTED),), restart_dependents=True,
 )  # fmt: skip
 # Not in the site config, or a consequence of another key.
-NOT_SHOWN = {"instance_id", "problem", "conditions", "source"}
+NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "other_hash", "slow_to_create"}
 
 
 def test_every_setting_of_a_spec_shows_when_it_changes() -> None:

@@ -136,8 +136,6 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
         return lambda session: read.show_status(session, ids)
     if command == "show" and len(ids) == 1:
         return lambda session: read.show_instance(session, ids[0])
-    if command == "reload" and not ids:
-        return lambda session: change.update(session, (), reload_config=True)
     if command == "manager" and ids == ["status"]:
         return read.show_manager
     return None

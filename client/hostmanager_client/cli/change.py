@@ -58,10 +58,15 @@ def update(
     reload_config: bool = False,
     validate_only: bool = False,
     with_dependencies: bool = False,
+    ask: bool = False,
 ) -> None:
-    """Set targets in order, all or none."""
+    """Set targets in order, all or none.
+
+    `ask`: on a terminal, ask before a reload stops a running instance.
+    """
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         changes = to_changes(pairs)
+        shown = _ask_before_stops(client, changes) if ask and not validate_only else None
         answer = client.update(
             changes,
             reload_config=reload_config,
@@ -76,7 +81,9 @@ def update(
             targets |= dict.fromkeys((i for i in ids if i not in targets), UP)
         if not session.json:
             _warn(answer)
-            _print_all(_sentences(targets, reload_config=reload_config, validate_only=validate_only))
+            if reload_config:
+                _print_changes(answer, shown, validate_only=validate_only)
+            _print_all(_sentences(targets, validate_only=validate_only))
         progress = None
         if wait and reload_config:
             from hostmanager_client.cli.wait_progress import follow_all
@@ -98,11 +105,38 @@ def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict
     return targets
 
 
-def _sentences(targets: Mapping[str, Target], *, reload_config: bool, validate_only: bool) -> Iterable[str]:
+def _ask_before_stops(client: HostManagerClient, changes: list[Change]) -> pb.UpdateResponse | None:
+    """Ask on a terminal if a reload would stop a running instance; exit 1 unless the user agrees.
+
+    Returns the answer whose changes the user has seen, if any.
+    """
+    from hostmanager_client.cli.config_changes import confirm, may_ask
+
+    if not may_ask():
+        return None
+    preview = client.update(changes, reload_config=True, validate_only=True)
+    if not preview.stopping:
+        return None
+    confirm(preview)
+    return preview
+
+
+def _print_changes(
+    answer: pb.UpdateResponse, shown: pb.UpdateResponse | None, *, validate_only: bool
+) -> None:
+    """Print the changes of a reload; on a terminal without those that the question has shown."""
+    import sys
+
+    from hostmanager_client.cli.config_changes import change_lines, heading
+
+    print_line(heading(answer, validate_only=validate_only))
+    if shown is None or shown.changes != answer.changes or not sys.stdout.isatty():
+        _print_all(change_lines(answer, validate_only=validate_only))
+
+
+def _sentences(targets: Mapping[str, Target], *, validate_only: bool) -> Iterable[str]:
     from hostmanager_client.words import target_word
 
-    if reload_config:
-        yield "site config checked" if validate_only else "site config read"
     would = "would be " if validate_only else ""
     for instance_id, target in targets.items():
         yield f"{one_line(instance_id)}: target {would}{target_word(target)}"

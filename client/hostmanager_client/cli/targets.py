@@ -92,14 +92,26 @@ def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bo
     restart(pass_session(), instance_ids, everything=everything, wait=wait)
 
 
+yes_option = click.option(
+    "--yes", "-y", is_flag=True, help="Do not ask before a reload stops a running instance."
+)
+
+
 @click.command("update")
 @changes_argument
 @click.option("--reload", "reload_config", is_flag=True, help="Read the site config first.")
-@click.option("--validate-only", is_flag=True, help="Check everything, change nothing.")
+@click.option(
+    "--validate-only",
+    "--dry-run",
+    "validate_only",
+    is_flag=True,
+    help="Check everything, show the changes, change nothing.",
+)
+@yes_option
 @wait_option
 @common_options
 def update_command(
-    changes: tuple[tuple[str, str], ...], *, reload_config: bool, validate_only: bool, wait: bool
+    changes: tuple[tuple[str, str], ...], *, reload_config: bool, validate_only: bool, yes: bool, wait: bool
 ) -> None:
     """Change several targets in order, all or none.
 
@@ -110,19 +122,31 @@ def update_command(
         raise click.UsageError("Nothing to change: name changes such as data1=up, or use --reload.")
     if validate_only and wait:
         raise click.UsageError("--wait and --validate-only exclude each other.")
-    update(pass_session(), changes, wait=wait, reload_config=reload_config, validate_only=validate_only)
+    update(
+        pass_session(),
+        changes,
+        wait=wait,
+        reload_config=reload_config,
+        validate_only=validate_only,
+        ask=reload_config and not yes,
+    )
 
 
 @click.command("reload")
+@click.option("--dry-run", is_flag=True, help="Show what a reload would change, and change nothing.")
+@yes_option
 @wait_option
 @common_options
-def reload_command(*, wait: bool) -> None:
-    """Read the site config again.
+def reload_command(*, dry_run: bool, yes: bool, wait: bool) -> None:
+    """Read the site config again, and show the changes.
 
     New instances start with their configured target, known ones keep their target, removed ones are brought
-    down. An instance with an outdated command or environment shows "restart required".
+    down. An instance with an outdated command or environment shows "restart required". On a terminal the
+    command asks before the reload stops a running instance, unless --yes.
     """
-    update(pass_session(), (), wait=wait, reload_config=True)
+    if dry_run and wait:
+        raise click.UsageError("--wait and --dry-run exclude each other.")
+    update(pass_session(), (), wait=wait, reload_config=True, validate_only=dry_run, ask=not yes)
 
 
 def _named(instance_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:

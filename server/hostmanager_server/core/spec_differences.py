@@ -248,7 +248,10 @@ def _of_service(old: ServiceSpec | None, new: ServiceSpec | None) -> Iterator[Ke
 
 
 def _unshown(service: ServiceSpec) -> tuple[object, ...]:
-    return service.depends_on, service.pull_policy, service.built, service.profiles
+    return (
+        service.dependencies, service.pull_policy, service.built, service.profiles, service.content_files,
+        service.contents, service.stop_grace, service.hashed_definition, service.started_by_compose,
+    )  # fmt: skip
 
 
 def _service_settings(service: ServiceSpec) -> dict[str, str]:

@@ -167,7 +167,7 @@ def test_a_listing_of_many_pages_and_frames_is_complete(daemon: FakeDaemon) -> N
 
 LARGE = {"click", "grpc", "google.protobuf", "typing", "dataclasses", "inspect", "pathlib", "socket"}
 PLAIN = ["status", "status data1 --json", "show data1", "up data1", "down --all", "restart data1",
-         "reload --timeout 5", "manager status", "show nosuch"]  # fmt: skip
+         "up data1 --timeout 5", "manager status", "show nosuch"]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", PLAIN)
