@@ -243,8 +243,8 @@ OTHER_PROCESS = ProcessSpec(
     env_files=(EnvFile("/e", "1"),), env_inherit=("PATH",),
 )  # fmt: skip
 OTHER_SERVICE = ServiceSpec(
-    "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", "3", PullPolicy.NEVER, built=True,
-    profiles=("x",), platform="linux/arm64", content_files=("/s",), contents=ServiceContents("1"),
+    "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", "3", PullPolicy.NEVER,
+    built=True, profiles=("x",), platform="linux/arm64", content_files=("/s",), contents=ServiceContents("1"),
     stop_grace=400.0, hashed_definition="{}", slow_to_create=True, started_by_compose=True,
 )  # fmt: skip
 OTHER_SPEC = InstanceSpec(
