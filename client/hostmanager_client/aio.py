@@ -127,14 +127,13 @@ class AsyncHostManagerClient:
         config first. `validate_only`: check the request and change nothing. `with_dependencies`: also set
         the target of dependencies that are down to up.
         """
-        return await self._call(
-            calls.update(
-                changes,
-                reload_config=reload_config,
-                validate_only=validate_only,
-                with_dependencies=with_dependencies,
-            )
+        call = calls.update(
+            changes,
+            reload_config=reload_config,
+            validate_only=validate_only,
+            with_dependencies=with_dependencies,
         )
+        return await self._call(call)
 
     async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.
