@@ -124,8 +124,7 @@ class HostManagerClient:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
-        config first. `validate_only`: check the request and change nothing. `with_dependencies`: also set
-        the target of dependencies that are down to up.
+        config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
         """
         return self._call(
             calls.update(
