@@ -71,7 +71,9 @@ def static_child() -> Child:
     if compiler is not None:
         BENCH.mkdir(exist_ok=True)
         if not program.exists() or program.stat().st_mtime < _SOURCE.stat().st_mtime:
-            subprocess.run([compiler, "-static", "-O2", "-o", program, _SOURCE], check=True)
+            made = program.with_name(f"child.{os.getpid()}")  # another process may compile at the same time
+            subprocess.run([compiler, "-static", "-O2", "-o", made, _SOURCE], check=True)
+            made.replace(program)
         return Child("static child", program.resolve())
     busybox = shutil.which("busybox")
     if busybox is None:

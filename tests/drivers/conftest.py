@@ -279,7 +279,9 @@ class ProcessHarness:
         return self.directory / f"{instance_id}.settled"
 
     def settle(self, instance_id: str) -> None:
-        self.wait_for(self.settled(instance_id).exists)
+        settled = self.settled(instance_id)
+        self.wait_for(lambda: settled.exists() or any(isinstance(e, StartFailed) for e in self.events))
+        assert settled.exists(), self.events
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         self.poller.wait_for(condition)

@@ -328,18 +328,19 @@ def test_a_finished_instance_is_not_run_again_by_the_next_daemon(site: Site) -> 
         command = ["sh", "-c", f"echo ran >> {name}; exit {code}"]
         return {"instance-id": name, "command": command, "restart": when}
 
+    outcomes = {"never": "Failed", "good": "Finished"}
     site.write([once("never", 3, "never"), once("good", 0, "on-failure")])
     daemon = site.start()
 
     def both_finished() -> bool:
-        return all(i.reason == "Finished" for i in daemon.instances().values())
+        return {name: i.reason for name, i in daemon.instances().items()} == outcomes
 
     wait_until(both_finished, "both to finish")
     daemon.reload()  # the reply comes after all earlier changes are on disk
     daemon.end(signal.SIGKILL)
     daemon = site.start()
     after = daemon.instances()
-    assert {i.reason for i in after.values()} == {"Finished"}
+    assert {name: i.reason for name, i in after.items()} == outcomes
     assert after["never"].last_exit.code == 3
     assert len(after["never"].fail_times) == 1
     daemon.update(good="up")  # requests another run; the request outlives the daemon
@@ -366,7 +367,7 @@ def test_an_agent_that_ends_with_its_daemon_is_not_run_again(site: Site) -> None
     assert list((site.state_dir / "runs").glob("*.json")) == []
     site.environ = os.environ
     daemon = site.start()
-    assert daemon.instance("once").reason == "Finished"
+    assert daemon.instance("once").reason == "Failed", "the exit status is lost"
     assert (site.folder / "once").read_text() == "ran\n"
 
 

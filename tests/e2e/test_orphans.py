@@ -32,6 +32,7 @@ if os.fork() == 0:
 while not os.path.exists("left"):
     time.sleep(0.01)
 time.sleep(float(sys.argv[1]))
+sys.exit(1)  # code 0 would look like a program that puts itself into the background
 """
 LITTERS = "while :; do (sleep 0.01 &); sleep 0.02; done"
 

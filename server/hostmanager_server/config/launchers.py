@@ -47,6 +47,17 @@ class Launchers:
         self.classes = classes
         self._report: Callable[[str], None] = lambda problem: None
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether both find the same commands, by all sources that either has read."""
+        if not isinstance(other, Launchers):
+            return NotImplemented
+        if (self.file, self.working_dir, self.classes) != (other.file, other.working_dir, other.classes):
+            return False
+        read = [source for source in ("installed", "ocs") if source in vars(self) or source in vars(other)]
+        return all(getattr(self, source) == getattr(other, source) for source in read)
+
+    __hash__ = None  # type: ignore[assignment]  # equality changes as sources are read
+
     @cached_property
     def installed(self) -> Mapping[str, EntryPoint]:
         """The installed entry points of agents, by agent class."""
