@@ -9,6 +9,7 @@ import pytest
 from hostmanager_server.core import plan
 from hostmanager_server.core.actions import Launch, Remove
 from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunKey, Started, StartFailed
+from hostmanager_server.core.facts import describe
 from hostmanager_server.core.model import Outcome, Phase, Run, State, StopStage
 from hostmanager_server.core.spec import (
     Backoff,
@@ -162,6 +163,34 @@ def test_an_unobserved_exit_counts_as_a_failure_of_unknown_status() -> None:
     assert s.instance.observed.last_exit is not None
     assert s.instance.observed.last_exit.status == ExitStatus()
     assert "status unknown" in s.instance.standing.message
+
+
+def test_the_last_output_of_a_run_stays_with_its_exit_and_out_of_the_messages() -> None:
+    s = make(restart=RestartPolicy(RestartWhen.ON_FAILURE)).up()
+    key = s.instance.run_key()
+    s.post(Exited(key, ExitStatus(code=1), s.now, "Error: no sensor"), Gone(key, s.now))
+    last_exit = s.instance.observed.last_exit
+    assert last_exit is not None
+    assert last_exit.last_output == "Error: no sensor"
+    (exited,) = (entry for entry in s.entries if entry.reason == "Exited")
+    assert exited.exit == last_exit
+    assert "sensor" not in exited.message + s.instance.standing.message + last_exit.why
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (ExitStatus(signal=11), "signal SIGSEGV"),
+        (ExitStatus(signal=11, core_dumped=True), "signal SIGSEGV (core dumped)"),
+        (ExitStatus(signal=25, limit="fsize"), "signal SIGXFSZ (limit 'fsize' reached)"),
+        (
+            ExitStatus(signal=24, core_dumped=True, limit="cpu"),
+            "signal SIGXCPU (limit 'cpu' reached, core dumped)",
+        ),
+    ],
+)
+def test_the_words_of_an_end_name_the_limit_and_the_core_dump(status: ExitStatus, words: str) -> None:
+    assert describe(status) == words
 
 
 # --- restart policy

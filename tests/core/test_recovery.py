@@ -26,7 +26,8 @@ def history(last_exit: Exit) -> Recovered:
 
 
 def test_an_unobserved_exit_is_reported() -> None:
-    found, entries = recover_runs([ENDED], SPECS, Recovered(), NOW)
+    ended = replace(ENDED, last_output="Error: no sensor")
+    found, entries = recover_runs([ended], SPECS, Recovered(), NOW)
     assert [entry.reason for entry in entries] == ["EndedUnseen"]
     # The next decision handles the exit.
     assert (found["a"].observed.run, found["a"].standing.state) == (None, State.UP)
@@ -38,6 +39,7 @@ def test_an_unobserved_exit_is_reported() -> None:
         False,
         77,
     )
+    assert last_exit.last_output == "Error: no sensor"
 
 
 def test_a_recorded_exit_is_not_reported_again() -> None:

@@ -27,6 +27,13 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe
 from hostmanager_server.drivers.contract import Driver, Output, Timer
+from hostmanager_server.drivers.output.last_output import (
+    OutputMark,
+    mark_end,
+    read_last_output,
+    resume_mark,
+)
+from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.drivers.process import tree_tracker
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
@@ -138,6 +145,20 @@ class PlainOutput:
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
         """Do nothing, because no file is rotated."""
+
+    def mark(self, instance_id: str, policy: LogPolicy, fd: int) -> OutputMark:
+        return mark_end(self._stream(instance_id), fd)
+
+    def resume_mark(
+        self, instance_id: str, policy: LogPolicy, recorded: OutputMark | None
+    ) -> OutputMark | None:
+        return resume_mark(self._stream(instance_id), recorded)
+
+    def last_output(self, instance_id: str, policy: LogPolicy, mark: OutputMark | None) -> str:
+        return read_last_output(self._stream(instance_id), mark)
+
+    def _stream(self, instance_id: str) -> OutputStream:
+        return OutputStream(self.directory / f"{instance_id}.log")
 
 
 class Harness(Protocol):

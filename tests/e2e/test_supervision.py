@@ -91,7 +91,7 @@ def test_a_killed_child_is_replaced_and_the_watcher_sees_both(site: Site, backof
 def test_the_backoff_grows_in_a_crash_loop_and_resets_after_a_quiet_time(site: Site) -> None:
     # The agent crashes until the flag file exists; five seconds without a crash reset the backoff.
     flag = site.folder / "flag"
-    script = f"test -e {flag} && exec sleep 100000; exit 3"
+    script = f"test -e {flag} && exec sleep 100000; echo no sensor; exit 3"
     backoff = {"initial": 0.02, "factor": 2, "reset-after": 5}
     site.write([agent("crashy", ["sh", "-c", script], restart={"backoff": backoff})])
     daemon = site.start()
@@ -101,6 +101,7 @@ def test_the_backoff_grows_in_a_crash_loop_and_resets_after_a_quiet_time(site: S
     for number, (exit_, launch) in enumerate(zip(exits, launches[1:], strict=False)):
         assert launch - exit_ >= 0.02e9 * 2**number  # a busy machine only lengthens the delay
     assert daemon.instance("crashy").last_exit.code == 3
+    assert daemon.instance("crashy").last_exit.last_output == "no sensor"
     assert daemon.instance("crashy").stability == 0.0
 
     flag.touch()

@@ -41,7 +41,15 @@ def test_kernel_threads_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(0, ExitStatus(code=0)), (3 << 8, ExitStatus(code=3)), (9, ExitStatus(signal=9))]
+    ("status", "expected"),
+    [
+        (0, ExitStatus(code=0)),
+        (3 << 8, ExitStatus(code=3)),
+        (9, ExitStatus(signal=9)),
+        (0x80 | 11, ExitStatus(signal=11, core_dumped=True)),
+        (25, ExitStatus(signal=25, limit="fsize")),
+        (0x80 | 24, ExitStatus(signal=24, core_dumped=True, limit="cpu")),
+    ],
 )
 def test_wait_statuses(status: int, expected: ExitStatus) -> None:
     assert pidfds.decode_wait_status(status) == expected

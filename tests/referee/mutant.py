@@ -56,7 +56,7 @@ class NaiveLauncher(Launcher):
         reached(Point.SPAWNED)
         identity = pidfds.identify(pid, pidfd) or record.identity
         start.draft.commit(replace(record, identity=identity, released=True))
-        return Launched(identity, start.tree, pidfd, start.process)
+        return Launched(identity, start.tree, pidfd, start.process, start.mark)
 
 
 class OpenGateLauncher(Launcher):
@@ -158,7 +158,7 @@ class TrustingDirectory(LogDirectory):
         return os.open(self.path(name), flags, 0o640)
 
 
-def _poll_without_reaping(identity: Identity, pidfd: int) -> ExitStatus:
+def _poll_without_reaping(identity: Identity, pidfd: int, limits: object = ()) -> ExitStatus:
     """Replace `status_of_ended`: poll the process and leave a zombie."""
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)

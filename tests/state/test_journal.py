@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import random
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,12 +251,20 @@ def test_an_empty_or_missing_file_is_a_new_journal(path: Path, *, empty: bool) -
 moments = st.builds(Instant, st.floats(0, 1e9), st.floats(0, 1e10))
 exits = st.builds(
     Exit,
-    st.builds(ExitStatus, st.none() | st.integers(0, 255), st.none() | st.integers(1, 64)),
+    st.builds(
+        ExitStatus,
+        st.none() | st.integers(0, 255),
+        st.none() | st.integers(1, 64),
+        st.booleans(),
+        st.booleans(),
+        st.text(),
+    ),
     moments,
     st.booleans(),
     st.text(),
     st.none() | moments,
     st.integers(0, 1 << 22),
+    st.text(),
 )
 counts = st.integers(0, 1 << 40)
 histories = st.builds(
@@ -277,6 +287,15 @@ histories = st.builds(
 @given(histories)
 def test_a_decoded_history_equals_the_encoded_one(history: History) -> None:
     assert decode_history(encode_history(history)) == history
+
+
+def test_an_exit_of_an_older_version_has_no_output() -> None:
+    exit_ = Exit(ExitStatus(code=1), Instant(1.0, 2.0), False, "ended with code 1", last_output="lost")
+    history = History("A", Management.HOST, last_exit=exit_)
+    record = json.loads(encode_history(history))
+    for name in ("last_output", "core_dumped", "limit"):
+        del record["last_exit"][name]
+    assert decode_history(json.dumps(record)).last_exit == replace(exit_, last_output="")
 
 
 @pytest.mark.parametrize("text", ["", "1", "[]", "{}", '{"agent_class": "A", "management": "sideways"}'])

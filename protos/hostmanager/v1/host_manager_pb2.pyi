@@ -612,6 +612,9 @@ class Exit(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
+    LAST_OUTPUT_FIELD_NUMBER: _builtins.int
+    CORE_DUMPED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Exit code, 0 to 255."""
     signal: _builtins.str
@@ -626,6 +629,15 @@ class Exit(_message.Message):
     """True if the kernel killed a process of the container for lack of memory just
     before the end.
     """
+    last_output: _builtins.str
+    """The last lines of output of the run, oldest first, with "\\n" between them: at
+    most 5 lines and 500 characters, without empty lines, in printable characters.
+    Empty if the run wrote nothing, and for compose services.
+    """
+    core_dumped: _builtins.bool
+    """True if the fatal signal made the kernel dump the memory of the process."""
+    limit: _builtins.str
+    """The resource limit that the process hit, where the end tells: "cpu" or "fsize"."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The time at which the daemon saw the end."""
@@ -645,10 +657,13 @@ class Exit(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         pid: _builtins.int = ...,
         out_of_memory: _builtins.bool = ...,
+        last_output: _builtins.str = ...,
+        core_dumped: _builtins.bool = ...,
+        limit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expected", b"expected", "message", b"message", "out_of_memory", b"out_of_memory", "pid", b"pid", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "core_dumped", b"core_dumped", "expected", b"expected", "last_output", b"last_output", "limit", b"limit", "message", b"message", "out_of_memory", b"out_of_memory", "pid", b"pid", "signal", b"signal", "start_time", b"start_time", "status", b"status", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_status: _TypeAlias = _typing.Literal["code", "signal"]  # noqa: Y015
     _WhichOneofArgType_status: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015

@@ -99,6 +99,9 @@ MESSAGES = {
         (6, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
         (7, 'pid', 'int64', '', '', ''),
         (8, 'out_of_memory', 'bool', '', '', ''),
+        (9, 'last_output', 'string', '', '', ''),
+        (10, 'core_dumped', 'bool', '', '', ''),
+        (11, 'limit', 'string', '', '', ''),
     ),
     "hostmanager.v1.GetInstanceRequest": (
         (1, 'instance_id', 'string', '', '', ''),

@@ -30,12 +30,15 @@ class Instant:
 class ExitStatus:
     """The exit code (0 to 255) or signal of an ended process; neither if unknown.
 
-    `out_of_memory`: the kernel killed a process of the container for lack of memory.
+    `out_of_memory`: the kernel killed a process of the container for lack of memory. `limit`: the name of
+    the resource limit that the process hit, where the signal tells, else empty.
     """
 
     code: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    core_dumped: bool = False
+    limit: str = ""
 
     @property
     def success(self) -> bool:
@@ -102,11 +105,15 @@ class Ready(_OfRun):
 
 @dataclass(frozen=True, slots=True)
 class Exited(_OfRun):
-    """The main process ended. Other processes of its tree may live until Gone."""
+    """The main process ended. Other processes of its tree may live until Gone.
+
+    `last_output` holds the last lines that the run wrote, bounded and printable; empty if there are none.
+    """
 
     run: RunKey
     status: ExitStatus
     at: Instant
+    last_output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +222,7 @@ class Adopted:
     `ended` is the exit status of a main process that ended while no daemon ran, and None for a live
     process. For an ended run, `gone` tells whether the whole tree is gone; otherwise the driver posts Gone
     later. While `ready` is False, the driver probes on and posts Ready later. `agent_class` is empty if
-    unknown.
+    unknown. `last_output` is that of an ended run, as in Exited.
     """
 
     run: RunKey
@@ -226,3 +233,4 @@ class Adopted:
     gone: bool = False
     ready: bool = True
     agent_class: str = ""
+    last_output: str = ""

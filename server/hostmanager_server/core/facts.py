@@ -80,7 +80,7 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             why = event.why or "the driver gave no reason"
             return _observe(instance, replace(observed, run=None, start_error=why))
         case Exited() if not ending:
-            exit_ = _exit_of(run, event.status, event.at)
+            exit_ = _exit_of(run, event.status, event.at, event.last_output)
             return _observe(
                 instance, replace(observed, run=replace(run, phase=Phase.ENDING), last_exit=exit_)
             )
@@ -130,22 +130,24 @@ def _degraded(instance: Instance, run: Run, event: Degraded) -> Instance:
     return _observe(instance, replace(observed, run=run))
 
 
-def _exit_of(run: Run, status: ExitStatus, at: Instant) -> Exit:
+def _exit_of(run: Run, status: ExitStatus, at: Instant, last_output: str = "") -> Exit:
     expected = run.stop_stage is not None
     how = describe(status)
     why = f"ended with {how} after a stop request" if expected else f"ended with {how}"
-    return Exit(status, at, expected, why, run.started, run.pid)
+    return Exit(status, at, expected, why, run.started, run.pid, last_output)
 
 
 def describe(status: ExitStatus) -> str:
-    """Return an exit status in words: `code 3`, `signal SIGKILL`, `status unknown`."""
+    """Return an exit status in words: `code 3`, `signal SIGSEGV (core dumped)`, `status unknown`."""
     if status.code is not None:
         if status.out_of_memory:
             return f"code {status.code} (out of memory)"
         hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
         return f"code {status.code}{hint}"
     if status.signal is not None:
-        return f"signal {signal_name(status.signal)}"
+        notes = [f"limit '{status.limit}' reached"] if status.limit else []
+        notes += ["core dumped"] if status.core_dumped else []
+        return f"signal {signal_name(status.signal)}" + (f" ({', '.join(notes)})" if notes else "")
     return "status unknown"
 
 

@@ -92,7 +92,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of a run."""
+    """The end of a run.
+
+    `last_output` is no part of `why`: reading output may be a right that not every client has.
+    """
 
     status: ExitStatus
     at: Instant
@@ -100,6 +103,7 @@ class Exit:
     why: str
     started: Instant | None = None
     pid: int = 0
+    last_output: str = ""
 
 
 @dataclass(frozen=True, slots=True)

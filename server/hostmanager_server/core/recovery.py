@@ -114,7 +114,9 @@ def _ended(
     # The earlier daemon had requested the stop, or had begun to stop the rest of the tree.
     expected = instance.wanted.target is Target.DOWN or recorded is not None or restarted
     why = f"ended with {describe(adopted.ended)} while no daemon ran"
-    exit_ = recorded or Exit(adopted.ended, now, expected, why, adopted.started, adopted.pid)
+    exit_ = recorded or Exit(
+        adopted.ended, now, expected, why, adopted.started, adopted.pid, adopted.last_output
+    )
     run = instance.observed.run
     assert run is not None
     if expected:

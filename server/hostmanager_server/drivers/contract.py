@@ -9,6 +9,7 @@ from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Adopted, DriverEvent, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy
+from hostmanager_server.drivers.output.last_output import OutputMark
 
 PostEvent = Callable[[DriverEvent], None]
 # Runs a callable on the supervisor thread; may be called from any thread.
@@ -149,3 +150,14 @@ class Output(Protocol):
 
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Maintain the output file of a process of an earlier daemon; return at once."""
+
+    def mark(self, instance_id: str, policy: LogPolicy, fd: int) -> OutputMark:
+        """Return where a run begins that gets this open file; call before the start."""
+
+    def resume_mark(
+        self, instance_id: str, policy: LogPolicy, recorded: OutputMark | None
+    ) -> OutputMark | None:
+        """Return where the run of an earlier daemon begins; None if unknown. Raises nothing."""
+
+    def last_output(self, instance_id: str, policy: LogPolicy, mark: OutputMark | None) -> str:
+        """Return the last lines of a run, bounded and printable; return at once, raise nothing."""

@@ -20,6 +20,10 @@ _INFO_EXIT = 1 << 3
 # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
 _GET_INFO = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11
 _PF_KTHREAD = 0x00200000
+_LIMIT_SIGNALS: dict[int, str] = {
+    signal.SIGXCPU: "cpu",
+    signal.SIGXFSZ: "fsize",
+}  # as in a site config
 _READ = 1 << 16  # longer than a sane process's environment; longer files take several reads
 _MOST = 8 << 20  # the kernel accepts 6 MiB at an exec; a process can fake an environment of any size
 
@@ -53,6 +57,7 @@ class Stat:
     threads: int
     start: int
     wait_status: int
+    cpu_ticks: int  # clock ticks of CPU time, of all threads
 
     @property
     def alive(self) -> bool:
@@ -113,6 +118,7 @@ def parse_stat(data: bytes) -> Stat:
         threads=int(fields[17]),
         start=int(fields[19]),
         wait_status=int(fields[49]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
     )
 
 
@@ -211,7 +217,7 @@ def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
         return None
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
-    return ExitStatus(signal=result.si_status)
+    return killed_by(result.si_status, core_dumped=result.si_code == os.CLD_DUMPED)
 
 
 def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
@@ -227,10 +233,15 @@ def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
     return ExitStatus() if status is None else decode_wait_status(status)
 
 
+def killed_by(signum: int, *, core_dumped: bool = False) -> ExitStatus:
+    """Return the exit status for a fatal signal, with the resource limit that the signal tells of."""
+    return ExitStatus(signal=signum, core_dumped=core_dumped, limit=_LIMIT_SIGNALS.get(signum, ""))
+
+
 def decode_wait_status(status: int) -> ExitStatus:
     """Return the exit status that wait(2) encodes as this number."""
     if os.WIFSIGNALED(status):
-        return ExitStatus(signal=os.WTERMSIG(status))
+        return killed_by(os.WTERMSIG(status), core_dumped=os.WCOREDUMP(status))
     return ExitStatus(code=os.WEXITSTATUS(status))
 
 

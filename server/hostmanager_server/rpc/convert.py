@@ -74,7 +74,8 @@ def exit_(value: Exit) -> pb.Exit:
     """Return the end of a run as a message, with an exit code or the name of a signal."""
     message = pb.Exit(
         time=timestamp(value.at), expected=value.expected, message=value.why, pid=value.pid,
-        out_of_memory=value.status.out_of_memory,
+        out_of_memory=value.status.out_of_memory, core_dumped=value.status.core_dumped,
+        limit=value.status.limit, last_output=value.last_output,
         start_time=timestamp(value.started) if value.started is not None else None,
     )  # fmt: skip
     if value.status.code is not None:

@@ -125,20 +125,31 @@ def _exit(end: Exit) -> dict[str, Any]:
         "code": end.status.code,
         "signal": end.status.signal,
         "out_of_memory": end.status.out_of_memory,
+        "core_dumped": end.status.core_dumped,
+        "limit": end.status.limit,
         "at": _instant(end.at),
         "expected": end.expected,
         "why": end.why,
         "started": _instant(end.started) if end.started is not None else None,
         "pid": end.pid,
+        "last_output": end.last_output,
     }
 
 
 def _read_exit(value: Any) -> Exit:
     return Exit(
-        status=ExitStatus(value["code"], value["signal"], bool(value.get("out_of_memory"))),
+        # Rows of older versions lack what `get` reads.
+        status=ExitStatus(
+            value["code"],
+            value["signal"],
+            bool(value.get("out_of_memory")),
+            bool(value.get("core_dumped")),
+            str(value.get("limit", "")),
+        ),
         at=_read_instant(value["at"]),
         expected=bool(value["expected"]),
         why=str(value["why"]),
         started=_read_instant(value["started"]) if value["started"] is not None else None,
         pid=int(value["pid"]),
+        last_output=str(value.get("last_output", "")),
     )

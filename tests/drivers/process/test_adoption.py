@@ -32,6 +32,7 @@ from pathlib import Path
 from hostmanager_server.core.events import Instant, RunKey, Started
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.exec import direct, gate
+from hostmanager_server.drivers.output.last_output import OutputMark
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.linux import pidfds
@@ -45,6 +46,10 @@ class Poller:
 class Output:
     def open_for_append(self, instance_id, policy):
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    def mark(self, instance_id, policy, fd):
+        return OutputMark(0, 0)
+    def last_output(self, instance_id, policy, mark):
+        return ''
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -379,3 +384,34 @@ def test_survivors_of_an_adopted_agent_are_not_those_of_another_ended_one(
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: gone(real))
     assert not real.alive("a")
+
+
+def test_the_last_lines_of_an_adopted_run_are_its_own(real: ProcessHarness) -> None:
+    first = real.script("a", "echo of the first run")
+    real.run(first)
+    go_on = real.directory / "go-on"
+    os.mkfifo(go_on)
+    second = RunKey("a", 2)
+    spec = real.script("a", f"echo before; : > {real.settled('a')}; read x < {go_on}; exit 3")
+    real.driver.launch(second, spec)
+    real.settle("a")
+    real.replace_driver()
+    real.events.clear()
+    real.driver.adopt({"a": spec})
+    go_on.write_text("\n")
+    real.wait_for(lambda: gone(real))
+    (exited,) = (event for event in real.events if isinstance(event, Exited))
+    assert exited.last_output == "before"
+
+
+def test_the_last_lines_of_a_run_that_ended_without_a_daemon_are_kept(real: ProcessHarness) -> None:
+    go_on = real.directory / "go-on"
+    os.mkfifo(go_on)
+    spec = real.script("a", f"echo said; : > {real.settled('a')}; read x < {go_on}; exit 3")
+    real.driver.launch(A, spec)
+    real.settle("a")
+    real.replace_driver()
+    go_on.write_text("\n")
+    real.wait_for(lambda: not runs(real.pid("a")))
+    (adopted,) = real.driver.adopt({"a": spec})
+    assert adopted.last_output == "said"

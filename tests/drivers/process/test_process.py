@@ -20,6 +20,8 @@ from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, RunK
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe, TcpProbe
 from hostmanager_server.drivers.exec import gate
 
+from tests.drivers.conftest import PlainOutput
+
 if TYPE_CHECKING:
     from tests.drivers.conftest import ProcessHarness
 
@@ -265,7 +267,7 @@ def test_a_wake_up_for_another_descriptor_is_no_exit(real: ProcessHarness) -> No
 
 def test_instance_ids_may_contain_anything(real: ProcessHarness) -> None:
     ids = ["..", "a/b", "ü \n*", "x" * 300, "%2F", ".hidden"]
-    real.driver = real.new_driver(_NullOutput())
+    real.driver = real.new_driver(_NullOutput(real.directory))
     for name in ids:
         real.driver.launch(RunKey(name, 1), real.command(name, "sleep", "1000"))
     assert [event.run.instance_id for event in real.events if isinstance(event, Started)] == ids
@@ -290,15 +292,9 @@ def test_a_tcp_probe_waits_for_the_port(real: ProcessHarness) -> None:
         real.wait_for(lambda: any(isinstance(event, Ready) for event in real.events))
 
 
-class _NullOutput:
+class _NullOutput(PlainOutput):
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-    def resume(self, instance_id: str, policy: LogPolicy) -> None:
-        """Do nothing."""
-
-    def forget(self, instance_id: str, policy: LogPolicy) -> None:
-        """Do nothing."""
 
 
 def test_an_empty_spec_is_refused(real: ProcessHarness) -> None:
@@ -332,3 +328,48 @@ def test_a_run_that_cannot_be_watched_fails_to_start(
     assert [type(event) for event in real.events[1:]] == [Started, Ready]
     real.driver.stop(RunKey("a", 2), signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: isinstance(real.events[-1], Gone))
+
+
+def last_output(real: ProcessHarness, run: RunKey = A) -> str:
+    return next(e.last_output for e in real.events if isinstance(e, Exited) and e.run == run)
+
+
+def test_an_end_tells_the_last_lines_of_its_own_run(real: ProcessHarness) -> None:
+    real.run(real.script("a", "seq 1 7; printf '10%%\\r90%%'; exit 3"))
+    assert last_output(real) == "4\n5\n6\n7\n90%"
+    real.events.clear()
+    second = RunKey("a", 2)
+    real.driver.launch(second, real.script("a", "exit 4"))
+    real.wait_for(lambda: gone(real, second))
+    assert last_output(real, second) == ""
+
+
+def test_an_end_is_told_when_the_output_file_is_gone(real: ProcessHarness) -> None:
+    log = real.directory / "log" / "a.log"
+    real.driver.launch(A, real.script("a", f"echo said; rm {log}; mkfifo {log}; exit 3"))
+    real.wait_for(lambda: gone(real))
+    assert (status(real), last_output(real)) == (ExitStatus(code=3), "")
+
+
+def test_the_limit_of_cpu_time_is_told(real: ProcessHarness) -> None:
+    real.run(with_process(real.script("a", "while :; do :; done"), limits=(("cpu", 1),)))
+    assert status(real) == ExitStatus(signal=signal.SIGKILL, limit="cpu")
+
+
+def test_another_kill_below_the_limit_is_not_taken_for_the_limit(real: ProcessHarness) -> None:
+    real.run(with_process(real.script("a", "kill -KILL $$"), limits=(("cpu", 1),)))
+    assert status(real) == ExitStatus(signal=signal.SIGKILL)
+
+
+def test_the_limit_of_file_sizes_is_told(real: ProcessHarness) -> None:
+    spec = real.script("a", f"ulimit -c 0; exec head -c 9000 /dev/zero > {real.directory}/big")
+    real.run(with_process(spec, limits=(("fsize", 4096),)))
+    assert status(real) == ExitStatus(signal=signal.SIGXFSZ, limit="fsize")
+
+
+def test_a_core_dump_is_told(real: ProcessHarness) -> None:
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith("|"):
+        pytest.skip("another program receives core dumps here")
+    spec = real.script("a", f"cd {real.directory}; kill -SEGV $$")
+    real.run(with_process(spec, limits=(("core", None),)))
+    assert status(real) == ExitStatus(signal=signal.SIGSEGV, core_dumped=True)

@@ -10,6 +10,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output.last_output import (
+    OutputMark,
+    mark_end,
+    read_last_output,
+    resume_mark,
+)
 from hostmanager_server.drivers.output.lines import LogLine
 from hostmanager_server.drivers.output.rotation import Rotator
 from hostmanager_server.drivers.output.stream import OutputStream
@@ -69,6 +75,20 @@ class OutputFiles:
     def resume(self, instance_id: str, policy: LogPolicy) -> None:
         """Rotate the file of a running process that an earlier daemon started; return at once."""
         self._rotator.track(self._stream(instance_id, policy), policy)
+
+    def mark(self, instance_id: str, policy: LogPolicy, fd: int) -> OutputMark:
+        """Return the mark of a run that begins at the end of the instance's open file."""
+        return mark_end(self._stream(instance_id, policy), fd)
+
+    def resume_mark(
+        self, instance_id: str, policy: LogPolicy, recorded: OutputMark | None
+    ) -> OutputMark | None:
+        """Return the mark of a run that an earlier daemon started, with its recorded mark."""
+        return resume_mark(self._stream(instance_id, policy), recorded)
+
+    def last_output(self, instance_id: str, policy: LogPolicy, mark: OutputMark | None) -> str:
+        """Return the last lines that the run of the mark wrote; raise nothing, and wait for no rotation."""
+        return read_last_output(self._stream(instance_id, policy), mark)
 
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
         """Stop rotating the file of an instance that is no longer managed; keep the files."""

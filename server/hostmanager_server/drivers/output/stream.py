@@ -62,6 +62,9 @@ class OutputStream:
         self._archives = Archives(path)
         self._live = LiveFile(self._name, self._archives)
         self._punches = self._collapses = True  # until the file system refuses
+        # Bytes removed from the head of the file: `collapsing` counts them before the file shrinks, and
+        # `collapsed` afterwards. Read without the lock.
+        self.collapsing = self.collapsed = 0
         self._readers = 0
         # Replaced and never modified, as `notify_subscribers` reads without the lock.
         self._subscribers: tuple[Callable[[], None], ...] = ()
@@ -246,11 +249,16 @@ class OutputStream:
                 self._collapse(fd)
 
     def _collapse(self, fd: int) -> None:
+        self.collapsing = self.collapsed + self._live.head
         try:
             collapse_head(fd, self._live.head)
-        except UnsupportedError:
+        except OSError as error:
+            self.collapsing = self.collapsed
+            if not isinstance(error, UnsupportedError):
+                raise
             self._collapses = False
             return
+        self.collapsed = self.collapsing
         self._live.collapse()
 
     # --- the present files

@@ -31,6 +31,7 @@ from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
+    Limits,
     adopted_run,
     find_main_process,
     identify_main_process,
@@ -57,6 +58,8 @@ class _Run:
     identity: Identity
     tree: ProcessTree
     pidfd: int | None  # None after the main process has ended
+    limits: Limits
+    last_output: Callable[[], str]
     cancel_probe: Callable[[], None] | None = None
 
 
@@ -128,7 +131,12 @@ class ProcessDriver:
         except ValueError as error:  # a value that a system call rejects, such as a NUL byte
             self._start_failed(run, f"its command or environment cannot be passed on: {error}; correct it")
         else:
-            started = _Run(run, launched.identity, launched.tree, launched.pidfd)
+            last_output = functools.partial(
+                self._output.last_output, run.instance_id, spec.log, launched.mark
+            )
+            started = _Run(
+                run, launched.identity, launched.tree, launched.pidfd, launched.process.limits, last_output
+            )
             self._runs[run.instance_id] = started
             self._trees.follow_descent(started.tree, adopted=False)
             try:
@@ -174,13 +182,16 @@ class ProcessDriver:
         surviving = set(self._trees.find_survivors([tree for _, _, tree in without_main]))
         for record, status, tree in without_main:
             if tree in surviving or self._records.is_locked(record.run.instance_id):
-                adopted.append(self._recover_survivors(record, tree, status))
+                adopted.append(
+                    self._recover_survivors(record, tree, status, specs.get(record.run.instance_id))
+                )
             else:
                 self._records.remove(record.run.instance_id)
                 # An upgraded daemon was passed no descriptors, although the store still holds them.
                 self._descriptors.drop(record.token)
                 if record.released:
-                    adopted.append(adopted_run(record, ended=status, gone=True))
+                    said = self._last_output_of(record, specs.get(record.run.instance_id))()
+                    adopted.append(adopted_run(record, ended=status, gone=True, last_output=said))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
         self._trees.reap_orphans()
         self._descriptors.close_passed({run.tree.token.decode() for run in self._runs.values()})
@@ -238,7 +249,7 @@ class ProcessDriver:
         # The wake-up may concern an earlier owner of the descriptor's number.
         if pidfd is None or not pidfds.has_ended(pidfd):
             return
-        status = status_of_ended(run.identity, pidfd)
+        status = status_of_ended(run.identity, pidfd, run.limits)
         reached(Point.EXIT_OBSERVED)
         self._let_go(run)
         self._report_end(run, status)
@@ -248,7 +259,7 @@ class ProcessDriver:
 
         When the tree is empty, Gone follows immediately, and no reader mistakes the tree for a living one.
         """
-        exited = Exited(run.key, status, self._poller.now())
+        exited = Exited(run.key, status, self._poller.now(), run.last_output())
         self._trees.main_process_ended(run.tree, functools.partial(self._post, exited))
 
     def _discard(self, run: _Run) -> None:
@@ -302,7 +313,7 @@ class ProcessDriver:
         pid = record.identity.pid
         tree = _tree_of(record, pid)
         self._trees.follow_descent(tree, adopted=True)
-        run = self._resume(record, tree, pidfd)
+        run = self._resume(record, tree, pidfd, spec)
         ready = record.ready or spec is None or self._probe_again(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
@@ -323,21 +334,34 @@ class ProcessDriver:
         run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
         return False
 
-    def _recover_survivors(self, record: Record, tree: ProcessTree, status: ExitStatus) -> Adopted:
+    def _recover_survivors(
+        self, record: Record, tree: ProcessTree, status: ExitStatus, spec: InstanceSpec | None
+    ) -> Adopted:
         """Follow a run again that has descendants left, but no main process."""
-        run = self._resume(record, tree, None)
+        run = self._resume(record, tree, None, spec)
 
         def check_tree() -> None:
             if self._find(run.key) is run:
                 self._trees.main_process_ended(run.tree, lambda: None)
 
         self._poller.call_later(0.0, check_tree)  # After `adopt` has returned, and the caller knows the run.
-        return adopted_run(record, ended=status)
+        return adopted_run(record, ended=status, last_output=run.last_output())
 
-    def _resume(self, record: Record, tree: ProcessTree, pidfd: int | None) -> _Run:
-        run = self._runs[record.run.instance_id] = _Run(record.run, record.identity, tree, pidfd)
+    def _resume(
+        self, record: Record, tree: ProcessTree, pidfd: int | None, spec: InstanceSpec | None
+    ) -> _Run:
+        last_output = self._last_output_of(record, spec)
+        run = _Run(record.run, record.identity, tree, pidfd, record.process.limits, last_output)
+        self._runs[record.run.instance_id] = run
         self._follow(run)
         return run
+
+    def _last_output_of(self, record: Record, spec: InstanceSpec | None) -> Callable[[], str]:
+        """Return a reader of the last lines of a recorded run; only the spec names the output file."""
+        if spec is None:
+            return str
+        mark = self._output.resume_mark(spec.instance_id, spec.log, record.output)
+        return functools.partial(self._output.last_output, spec.instance_id, spec.log, mark)
 
 
 def _tree_of(record: Record, main_pid: int = 0) -> ProcessTree:

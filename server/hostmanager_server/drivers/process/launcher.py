@@ -17,6 +17,7 @@ from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import INSTANCE_MARKER, RUN_MARKER, CommandError, ExecCommand
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
+from hostmanager_server.drivers.output.last_output import OutputMark
 from hostmanager_server.drivers.process import membership
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.process_table import ProcessTree
@@ -34,12 +35,13 @@ from hostmanager_server.linux.spawning import Heritage, Limit, Note, Spawner, Sp
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A started main process, and its spec; the caller closes `pidfd`."""
+    """A started main process, its spec, and where its output begins; the caller closes `pidfd`."""
 
     identity: Identity
     tree: ProcessTree
     pidfd: int
     process: ProcessSpec
+    mark: OutputMark
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +56,7 @@ class _Start:
     draft: Draft
     command: ExecCommand
     output: int
+    mark: OutputMark
 
     @property
     def may_have_mark(self) -> bool:
@@ -120,7 +123,10 @@ class Launcher:
             stack.callback(draft.close)
             group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
             tree = ProcessTree(token.encode(), 0, 0, group, {prepared.uid})
-            start = _Start(run, tree, spec, process, resolve_limits(process.limits), draft, prepared, output)
+            start = _Start(
+                run, tree, spec, process, resolve_limits(process.limits), draft, prepared, output,
+                self._output.mark(run.instance_id, spec.log, output),
+            )  # fmt: skip
             try:
                 if self._spawner is None:
                     return self._start_in_gate(start)
@@ -152,7 +158,7 @@ class Launcher:
         self._store.keep(record.token, pidfd)
         with contextlib.suppress(OSError):
             reached(Point.RELEASED)
-        return Launched(identity, start.tree, pidfd, start.process)
+        return Launched(identity, start.tree, pidfd, start.process, start.mark)
 
     @staticmethod
     def _spawn(start: _Start, record: Record, spawner: Spawner) -> tuple[int, int]:
@@ -197,7 +203,7 @@ class Launcher:
         tree, spec = start.tree, start.spec
         return Record(
             start.run, tree.token.decode(), identity, self._now(), start.process, spec.agent_class,
-            ready=spec.ready is None, group=tree.group, uid=min(tree.uids), mark=tree.mark,
+            ready=spec.ready is None, group=tree.group, uid=min(tree.uids), mark=tree.mark, output=start.mark,
         )  # fmt: skip
 
     def _pass_gate(self, start: _Start, child: Gate) -> Launched:
@@ -229,4 +235,4 @@ class Launcher:
         # child for a waiting one.
         with contextlib.suppress(OSError):
             start.draft.mark_released()
-        return Launched(identity, start.tree, pidfd, start.process)
+        return Launched(identity, start.tree, pidfd, start.process, start.mark)

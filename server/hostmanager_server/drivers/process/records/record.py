@@ -9,6 +9,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
+from hostmanager_server.drivers.output.last_output import OutputMark
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.linux.pidfds import Identity
 
@@ -33,8 +34,8 @@ class Record:
     `token` is the value of the run marker in the environment. `agent_class` is empty in records of older
     daemons. `released`: the process left the gate, so it has become the agent. `ready`: the readiness probe
     has succeeded, or there is none. `group`: the cgroup, if the daemon created one. `uid`: the user id at
-    the start. `mark`: the number in the resource limits (see `membership`). `uid` and `mark` are None in
-    records of older daemons.
+    the start. `mark`: the number in the resource limits (see `membership`). `output`: where the run begins in
+    its output file. `uid`, `mark` and `output` are None in records of older daemons.
 
     A record that is older than its process has 0 in the numbers of `identity`. The process notes its own
     pid before it becomes the agent, and the daemon the rest afterwards (see `noted_start`).
@@ -51,6 +52,7 @@ class Record:
     group: Cgroup | None = None
     uid: int | None = None
     mark: int | None = None
+    output: OutputMark | None = None
 
     def to_json(self) -> bytes:
         """Return the record as JSON, with `released` and `ready` at fixed offsets."""
@@ -80,6 +82,7 @@ class Record:
                 "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
                 "uid": self.uid,
                 "mark": self.mark,
+                "output": self.output and [self.output.inode, self.output.size],
             }
         ).encode("ascii")
         return head + b", " + rest[1:]
@@ -117,6 +120,7 @@ class Record:
                 group=_group(fields.get("cgroup")),
                 uid=_number(fields.get("uid")),
                 mark=_number(fields.get("mark")),
+                output=_output(fields.get("output")),
             )
         except (KeyError, TypeError, RecursionError, OverflowError) as error:
             raise ValueError(f"it is not a record: {error!r}") from error
@@ -151,6 +155,13 @@ def _pid(value: Any) -> int:
 
 def _number(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+def _output(value: Any) -> OutputMark | None:
+    if value is None:
+        return None
+    inode, size = value
+    return OutputMark(int(inode), int(size))
 
 
 def _group(fields: Any) -> Cgroup | None:
