@@ -12,6 +12,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.values import dataclass
 
 from hostmanager_client.errors import TargetNotReached, Unreached
+from hostmanager_client.last_output import with_last_line
 from hostmanager_client.state import HostState
 from hostmanager_client.words import next_action_word, target_word
 
@@ -99,20 +100,21 @@ class Waiting:
         if instance.target_state not in (wanted, pb.TARGET_STATE_PASSIVE):
             now = target_word(instance.target_state)
             return unreached("Superseded", f"another request changed its target to {now}", hopeless=True)
+        message = with_last_line(instance) if wanted == pb.TARGET_STATE_UP else instance.message
         if wanted == pb.TARGET_STATE_UP and (instance.retired or not instance.operable):
-            return unreached(instance.reason, instance.message or "it is not operable", hopeless=True)
+            return unreached(instance.reason, message or "it is not operable", hopeless=True)
         # Generations count within one epoch. In a later epoch the instance must only have carried out its
         # newest generation.
         needed = generation if state.epoch == self._epoch else instance.generation
         if instance.observed_generation < needed:
             stuck = instance.reason == "DependencyDown" and instance.generation >= needed
-            return unreached(instance.reason, instance.message, hopeless=stuck)
+            return unreached(instance.reason, message, hopeless=stuck)
         if instance.target_state == pb.TARGET_STATE_PASSIVE or _matches(instance, wanted):
             return None
         if wanted == pb.TARGET_STATE_UP and instance.reason == "Finished":
             return None  # ended with success, and the restart policy asks for no further run
         failed = wanted == pb.TARGET_STATE_UP and instance.reason == "Failed"
-        return unreached(instance.reason, instance.message, hopeless=failed)
+        return unreached(instance.reason, message, hopeless=failed)
 
 
 def _matches(instance: pb.ManagedInstance, wanted: pb.TargetState.ValueType) -> bool:

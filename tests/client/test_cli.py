@@ -179,6 +179,83 @@ def test_reload_shows_the_warnings_of_the_config(daemon: FakeDaemon, run: Run) -
     assert "site config read: no instance changed" in result.stdout
 
 
+def said(daemon: FakeDaemon, instance_id: str, output: str) -> pb.ManagedInstance:
+    """Let the last run of an instance have written this output."""
+    crashed(daemon, instance_id)
+    instance = daemon.instances[instance_id]
+    instance.last_exit.last_output = output
+    daemon.publish(instance)
+    return instance
+
+
+def test_the_last_line_stands_after_how_a_run_ended(daemon: FakeDaemon, run: Run) -> None:
+    said(daemon, "data1", "Traceback:\nError: no sensor")
+    row = run("status").output.splitlines()[-1]
+    assert re.search(r'code 3, .* s ago: "Error: no sensor"; restarting in', row)
+    said(daemon, "data1", "e" * 300)
+    assert f'"{"e" * 59}…"; restarting' in run("status").output
+
+
+def test_the_last_line_stands_after_a_start_that_was_never_ready(daemon: FakeDaemon, run: Run) -> None:
+    instance = said(daemon, "data1", "connecting")
+    instance.last_exit.expected = True
+    instance.message = "start failed: not ready after 5 s; waiting to restart (attempt 2)"
+    daemon.publish(instance)
+    assert 'start failed: not ready after 5 s: "connecting"; restarting' in run("status").output
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"message": "start failed: cannot start 'data1': no such file; waiting to restart (attempt 2)"},
+        {"next_action": pb.NEXT_ACTION_DOWN, "reason": "Finished", "message": "completed with code 0"},
+        {"next_action": pb.NEXT_ACTION_UP, "reason": "Running", "message": "running"},
+    ],
+)
+def test_output_that_explains_nothing_is_left_out(
+    daemon: FakeDaemon, run: Run, change: dict[str, Any]
+) -> None:
+    said(daemon, "data1", "of an earlier run")
+    daemon.change("data1", **change)
+    assert "of an earlier run" not in run("status").output
+
+
+def test_an_event_of_an_end_has_the_last_line(daemon: FakeDaemon, run: Run) -> None:
+    ended = pb.Exit(code=3, last_output="Traceback:\nError: no sensor")
+    daemon.happen("ended with code 3", "data1", kind=pb.EVENT_KIND_EXIT, reason="Exited", exit=ended)
+    assert run("events").output.endswith('Exited: ended with code 3: "Error: no sensor"\n')
+    assert json.loads(run("events", "--json").output)["exit"]["last_output"] == ended.last_output
+
+
+def test_show_has_all_last_lines(daemon: FakeDaemon, run: Run) -> None:
+    said(daemon, "data1", "Traceback:\nError: \x1b[2Jno sensor")
+    lines = run("show", "data1").output.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("last output:"))
+    column = lines[first].index("Traceback:")
+    assert lines[first + 1] == " " * column + "Error: \\x1b[2Jno sensor"
+
+
+def test_a_limit_and_a_core_dump_are_told(daemon: FakeDaemon, run: Run) -> None:
+    instance = said(daemon, "data1", "")
+    instance.last_exit.signal = "SIGXCPU"
+    instance.last_exit.limit = "cpu"
+    instance.last_exit.core_dumped = True
+    daemon.publish(instance)
+    assert "signal SIGXCPU (limit 'cpu' reached, core dumped), " in run("status").output
+
+
+def test_a_failed_wait_has_the_last_line(daemon: FakeDaemon, run: Run) -> None:
+    instance = said(daemon, "data1", "Traceback:\nError: no sensor")
+    instance.reason = "Failed"
+    instance.next_action = pb.NEXT_ACTION_DOWN
+    instance.message = "last exit: code 3; gave up after 4 failures in a row"
+    daemon.publish(instance)
+    daemon.stubborn.add("data1")
+    result = run("up", "data1", "--wait", "--timeout", "1")
+    assert result.exit_code != 0
+    assert 'gave up after 4 failures in a row; last output: "Error: no sensor"' in result.stderr
+
+
 def test_show_has_all_properties_of_an_instance(daemon: FakeDaemon, run: Run) -> None:
     crashed(daemon, "data1")
     daemon.instances["data1"].process.env_files.extend(

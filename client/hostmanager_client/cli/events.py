@@ -58,6 +58,7 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
 
     from hostmanager_client import words
     from hostmanager_client.cli.escape import one_line
+    from hostmanager_client.last_output import last_line
 
     if isinstance(event, pb.EventGap):
         if as_json:
@@ -74,4 +75,6 @@ def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
     severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
     instance_id = one_line(event.instance_id) or "-"
     text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
+    if event.exit.last_output:
+        text += f': "{one_line(last_line(event.exit))}"'
     print_line(f"{when}  {severity}  {words.event_word(event.kind):12}  {instance_id:16}  {text}")

@@ -62,6 +62,7 @@ def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[s
         pid = f", pid {last.pid}" if last.pid else ""
         yield "last exit", f"{exit_words(last, now)}, {expected}{pid}"
         yield "last exit because", last.message
+        yield "last output", last.last_output
 
 
 def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:

@@ -60,6 +60,13 @@ def show_instance(session: CliSession, instance_id: str) -> None:
     from hostmanager_client.cli.instance_text import properties
     from hostmanager_client.cli.text import style
 
-    pairs = [(name, one_line(text)) for name, text in properties(instance, time.time()) if text]
+    pairs = [(name, text) for name, text in properties(instance, time.time()) if text]
     width = max(len(name) for name, _ in pairs) + 1
-    print_lines(f"{style(f'{name}:'.ljust(width), bold=True)} {text}" for name, text in pairs)
+    for name, text in pairs:
+        # Only the last output has several lines, which the daemon bounds.
+        lines = text.split("\n") if name == "last output" else [text]
+        heads = [f"{name}:", *[""] * (len(lines) - 1)]
+        print_lines(
+            f"{style(head.ljust(width), bold=True)} {one_line(line)}"
+            for head, line in zip(heads, lines, strict=True)
+        )

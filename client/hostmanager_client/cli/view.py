@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.text import Cell, duration, table
+from hostmanager_client.last_output import explains, last_line
 from hostmanager_client.state import HostState
 from hostmanager_client.words import (
     manager_word,
@@ -36,6 +37,7 @@ _SEVERITY_COLORS = {"warning": "yellow", "error": "red"}
 # A failure t seconds ago, within the window, costs this amount divided by t (the measure of OCS).
 _STABILITY_WINDOW = 120.0
 _STABILITY_COST = 5.0
+_LAST_LINE = 60  # columns of the last output in a message
 
 
 def status_lines(state: HostState, now: float, address: str) -> list[str]:
@@ -157,11 +159,12 @@ def describe(instance: pb.ManagedInstance, now: float) -> str:
 def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
     remaining = to_seconds(instance.at) - now if instance.HasField("at") else None
     ended = exit_words(instance.last_exit, now) if instance.HasField("last_exit") else ""
+    said = f': "{one_line(last_line(instance.last_exit, _LAST_LINE))}"' if explains(instance) else ""
     match next_action_word(instance.next_action):
         case "start_at":
             # The last exit with its time replaces that part of the message; a failed start keeps its message.
             what, _, _ = instance.message.partition("; ")
-            yield ended if ended and what.startswith("last exit") else one_line(what)
+            yield (ended if ended and what.startswith("last exit") else one_line(what)) + said
             when = f"in {duration(remaining)}" if remaining is not None else "soon"
             yield f"restarting {when} (attempt {instance.consecutive_failures + 1})"
             yield _engine_words(instance)
@@ -169,7 +172,7 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
             yield one_line(instance.message) if instance.message != "running" else ""
         case "down":
             finished = instance.reason == "Finished" and not instance.message.startswith("last exit")
-            yield f"last exit: {ended}" if ended and not finished else one_line(instance.message)
+            yield f"last exit: {ended}{said}" if ended and not finished else one_line(instance.message)
             yield _engine_words(instance) if ended else ""
         case "wait_start":
             yield one_line(instance.message)
@@ -191,13 +194,19 @@ def _engine_words(instance: pb.ManagedInstance) -> str:
     return "the engine restarts the container" if restarting else ""
 
 
+def _signal_notes(last: pb.Exit) -> str:
+    notes = [f"limit '{last.limit}' reached"] if last.limit else []
+    notes += ["core dumped"] if last.core_dumped else []
+    return f" ({', '.join(notes)})" if notes else ""
+
+
 def exit_words(last: pb.Exit, now: float) -> str:
     """Return the exit status and its age: `code 3, 2.0 s ago`."""
     match last.WhichOneof("status"):
         case "code":
             how = f"code {last.code}{' (out of memory)' if last.out_of_memory else ''}"
         case "signal":
-            how = f"signal {last.signal}"
+            how = f"signal {last.signal}{_signal_notes(last)}"
         case _:
             how = "status unknown"
     return f"{how}, {duration(now - to_seconds(last.time))} ago"
