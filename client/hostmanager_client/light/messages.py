@@ -165,7 +165,8 @@ def _add_message(message: LightMessage, field: Field, data: bytes, span: tuple[i
 
 def _add_scalar(message: LightMessage, field: Field, wire: int, value: Any) -> None:
     _, name, kind, _, label, oneof = field
-    if (wire == 2) != (kind in ("string", "bytes")) or (wire == 1) != (kind == "double") or wire == 5:
+    expected = {"string": 2, "bytes": 2, "message": 2, "double": 1}.get(kind, 0)
+    if wire != expected:
         return  # as protobuf treats a field of another type: unknown
     if kind == "string":
         value = value.decode()

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.light.messages import LightMessage, MalformedError, decode, encode
 from hostmanager_client.words import to_json
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 TYPES = pb.DESCRIPTOR.message_types_by_name
@@ -76,6 +76,7 @@ def same(light: LightMessage, message: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
+@example(b"\x18\x00")  # a number where a message belongs
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_an_answer_reads_as_with_protobuf(name: str, data: Any) -> None:
