@@ -145,3 +145,29 @@ def test_a_failed_start_tells_its_step_and_leaves_nothing(
 def test_without_the_library_a_spawner_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(SpawnUnavailableError):
         Spawner(tmp_path / "missing.so")
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_number_of_the_lock_may_be_one_of_the_spawner_s_own(
+    spawner: Spawner, tmp_path: Path, which: int
+) -> None:
+    # A daemon gets a pidfd for each agent from systemd, so its own descriptors may have any numbers.
+    number = spawner._numbers[which]
+    record = tmp_path / "record"
+    record.write_bytes(b"." * 12)
+    lock = os.open(record, os.O_RDONLY | os.O_CLOEXEC)
+    file = os.open(record, os.O_WRONLY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    note = Note(file, 0, b"pid " + b" " * 7, 7)
+    try:
+        pid, pidfd = sleeper(spawner, lock=lock, lock_number=number, note=note)
+    finally:
+        os.close(file)
+        os.close(lock)
+    try:
+        wait_until(lambda: set(os.listdir(f"/proc/{pid}/fd")) == {"0", "1", "2", str(number)}, "only its own")
+        assert record.read_bytes() == f"pid {pid:7}.".encode()
+        assert Path(f"/proc/{pid}/fd/{number}").samefile(record)
+        assert b"FLOCK" in Path(f"/proc/{pid}/fdinfo/{number}").read_bytes()
+    finally:
+        end(pid, pidfd)

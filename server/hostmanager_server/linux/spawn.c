@@ -80,7 +80,10 @@ static void fail(struct request *request, int step) {
 }
 
 static void pass(struct request *request, int which, int number) {
-    if (request->passed[which] >= 0 && syscall(SYS_dup3, request->slots[which], number, 0) < 0)
+    int slot = request->slots[which];
+    if (request->passed[which] < 0)
+        return;
+    if ((slot == number ? syscall(SYS_fcntl, slot, F_SETFD, 0) : syscall(SYS_dup3, slot, number, 0)) < 0)
         fail(request, DESCRIPTOR);
 }
 
@@ -95,6 +98,7 @@ static void note(struct request *request) {
         text[i] = request->note[i];
     for (long pid = syscall(SYS_getpid); at > first; pid /= 10)
         text[--at] = pid ? (char)('0' + pid % 10) : ' ';
+    errno = EIO; /* for a write that ends early */
     if (syscall(SYS_pwrite64, request->slots[RECORD], text, request->note_length, request->note_at) !=
         request->note_length)
         fail(request, NOTE);
@@ -130,10 +134,10 @@ __attribute__((noreturn, used)) static void run_child(struct request *request) {
     pass(request, OUTPUT, 1);
     pass(request, OUTPUT, 2);
     syscall(SYS_close_range, 3, ~0U, CLOSE_AT_EXEC); /* from Linux 5.11; a guard only, Python does the same */
-    pass(request, LOCK, request->lock_number);
     set_limits(request, 0, request->limits_before);
     if (request->passed[RECORD] >= 0)
         note(request);
+    pass(request, LOCK, request->lock_number); /* last, as the slot of the record may have this number */
     set_limits(request, request->limits_before, request->limit_count);
     if (syscall(SYS_chdir, request->directory) < 0)
         fail(request, DIRECTORY);
@@ -155,6 +159,7 @@ static long start(struct clone_args_3 *args, struct request *request) {
     uint64_t second = new ? sizeof *args : args->stack + args->stack_size;
     register struct request *argument __asm__("r12") = request;
     register uint64_t fourth __asm__("r10") = 0, fifth __asm__("r8") = 0;
+    register void (*child)(struct request *) __asm__("r9") = run_child; /* never in rbp, which is cleared */
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -164,7 +169,7 @@ static long start(struct clone_args_3 *args, struct request *request) {
                      "1:"
                      : "+a"(result)
                      : "D"(first), "S"(second), "d"(args->pidfd), "r"(fourth), "r"(fifth), "r"(argument),
-                       [child] "r"(run_child)
+                       [child] "r"(child)
                      : "rcx", "r11", "memory", "cc");
     return result;
 }
