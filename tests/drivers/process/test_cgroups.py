@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hostmanager_server.core.events import Exited, Gone, RunKey
+from hostmanager_server.core.events import Exited, Gone, RunKey, StartFailed
 from hostmanager_server.drivers.exec import direct, gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux.pidfds import read_stat
@@ -18,6 +18,7 @@ from hostmanager_server.linux.spawning import Heritage, Spawner, _Request
 
 from tests.cgroups import escape, groups_in, populated, processes_in
 from tests.drivers.process.test_adoption import launch_and_kill_daemon, record, rewrite
+from tests.drivers.process.test_process import with_process
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import ProcessHarness
@@ -50,6 +51,13 @@ def groups(cgroup: Path) -> list[Path]:
 def test_the_agent_starts_in_its_cgroup(grouped: ProcessHarness, cgroup: Path) -> None:
     output = grouped.run(grouped.command("a %b", "grep", "0::", "/proc/self/cgroup"))
     assert f"{cgroup.name}/agents/a%20%25b." in output
+    assert groups(cgroup) == []
+
+
+def test_a_start_that_fails_leaves_no_cgroup(grouped: ProcessHarness, cgroup: Path) -> None:
+    spec = with_process(grouped.command("a", "true"), limits=(("nonsense", 1),))
+    grouped.driver.launch(A, spec)
+    assert isinstance(grouped.events[-1], StartFailed)
     assert groups(cgroup) == []
 
 

@@ -103,6 +103,7 @@ class Launcher:
                 f"{holders} of an earlier run with an unreadable record is alive; end that process, or "
                 "start a daemon version that can read the record"
             )
+        limits = resolve_limits(process.limits)
         prepared = command.prepare(process, process.argv, self._inherited)
         if process.env_files:
             process = replace(process, env_files=prepared.env_files)
@@ -124,7 +125,7 @@ class Launcher:
             group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
             tree = ProcessTree(token.encode(), 0, 0, group, {prepared.uid})
             start = _Start(
-                run, tree, spec, process, resolve_limits(process.limits), draft, prepared, output,
+                run, tree, spec, process, limits, draft, prepared, output,
                 self._output.mark(run.instance_id, spec.log, output),
             )  # fmt: skip
             try:
