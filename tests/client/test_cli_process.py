@@ -164,6 +164,26 @@ def test_a_closed_pipe_ends_a_command_quietly(daemon: FakeDaemon, start: Start) 
     assert process.wait(60) == 141
 
 
+@pytest.mark.parametrize("args", [["up", "data1"], ["events"]], ids=["short", "long"])
+def test_a_command_without_standard_output_does_its_work(
+    daemon: FakeDaemon, socket: Path, args: list[str]
+) -> None:
+    daemon.add("data1")
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *args, "-a", str(socket)]
+    done = subprocess.run(line, check=False, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_character_that_the_output_cannot_have_is_escaped(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data\u2013\xfc")
+    kind: dict[str, Any] = {"env": {"PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
+    code, out, err = finish(start("up", "data\u2013\xfc", **kind))
+    assert (code, err) == (0, "")
+    assert "data\\u2013\xfc" in out
+    _, out, _ = finish(start("show", "data\u2013\xfc", "--json", **kind))
+    assert json.loads(out)["instance_id"] == "data\u2013\xfc"
+
+
 def test_a_bug_prints_no_traceback_by_default(start: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import hostmanager_client.address as a\n"

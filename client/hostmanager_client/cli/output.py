@@ -63,12 +63,16 @@ class UnfilteredStream:
 
 
 def protect_terminals() -> None:
-    """Filter all further output to terminals."""
+    """Filter all further output to terminals; let no output fail for a closed stream or a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+        if stream is None:  # closed by the caller, as by `>&-` in a shell
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 -- for good
+        elif isinstance(stream, io.TextIOWrapper) and stream.isatty():
             stream.flush()
             setattr(sys, name, TerminalWriter(stream))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def end_styles() -> None:
@@ -105,10 +109,12 @@ def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:
     """Print a value as JSON: on one line if `lines`, else indented."""
     import json
 
+    encoding = (sys.stderr if err else sys.stdout).encoding or ""
+    escape = not encoding.lower().startswith("utf") and encoding.lower() not in _ASCII
     if lines:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=escape, separators=(",", ":"))
     else:
-        text = json.dumps(value, ensure_ascii=False, indent=None if err else 2)
+        text = json.dumps(value, ensure_ascii=escape, indent=None if err else 2)
     _echo(json_escape(text), err=err)
 
 
