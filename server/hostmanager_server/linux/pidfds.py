@@ -207,7 +207,7 @@ def has_ended(pidfd: int, timeout: int = 0) -> bool:
 
 
 def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
-    """Reap an ended child and return its exit status; None while the child runs.
+    """Reap an ended child and return its exit status; None while the child runs, or a debugger keeps it.
 
     With `block`, waits for the end. Raises ChildProcessError for a process that is no child of this one.
     """
@@ -220,8 +220,17 @@ def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
     return killed_by(result.si_status, core_dumped=result.si_code == os.CLD_DUMPED)
 
 
+def is_child(pidfd: int) -> bool:
+    """Return whether the process is an unreaped child of this one."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def exit_status_of_non_child(identity: Identity, pidfd: int) -> ExitStatus:
-    """Return the exit status of an ended process that is no child; empty if unknown.
+    """Return the exit status of an ended process that cannot be reaped; empty if unknown.
 
     Until the parent reaps the process, /proc has the status; afterwards the pidfd has it, from Linux 6.15.
     """

@@ -54,6 +54,7 @@ class Orphans:
     def __init__(self, children: Path | None = None) -> None:
         """Make this process a subreaper. `children` replaces the file of the first thread's children."""
         self.spared: set[int] = set()
+        self._late: set[int] = set()
         self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._file: int | None = None
         self._listening = False
@@ -75,11 +76,12 @@ class Orphans:
 
         Only the thread that calls this method reaps orphans: until then no other process has a returned pid.
         """
+        self._late = {pid for pid in self._late if not _reap(pid)}
         while True:
             reaped = False
             alive = []
             for pid in self._children():
-                if pid in self.spared:
+                if pid in self.spared or pid in self._late:
                     continue
                 if _reap(pid):
                     reaped = True
@@ -87,6 +89,10 @@ class Orphans:
                     alive.append(pid)
             if not reaped:  # an orphan that ended after the listing may have left children
                 return alive
+
+    def reap_later(self, pid: int) -> None:
+        """Let `reap` also reap an ended child that is no orphan, once the process that traces it lets go."""
+        self._late.add(pid)
 
     def _children(self) -> list[int]:
         if self._file is None:

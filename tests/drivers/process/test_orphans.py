@@ -152,3 +152,64 @@ def test_a_closed_driver_reaps_no_agent(real: ProcessHarness) -> None:
     assert status is not None
     assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     real.replace_driver()
+
+
+# A process that traces another keeps it from being reaped: PTRACE_SEIZE is 0x4206.
+TRACE = """
+import ctypes, os, signal, sys, time
+def traced(pid):
+    if ctypes.CDLL(None).ptrace(0x4206, pid, None, None):
+        os._exit(77)
+def write(text):
+    with open(sys.argv[1] + ".new", "w") as file:
+        file.write(str(text))
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+TRACES_AN_ORPHAN = f"""{TRACE}
+read_end, write_end = os.pipe()
+if not os.fork():
+    if not os.fork():
+        os.write(write_end, str(os.getpid()).encode())
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+orphan = int(os.read(read_end, 20))
+traced(orphan)
+os.kill(orphan, signal.SIGKILL)
+write(orphan)
+time.sleep(1000)
+"""
+IS_TRACED = f"""{TRACE}
+main = os.getpid()
+if not os.fork():
+    traced(main)
+    write(main)
+    time.sleep(1000)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.001)
+os._exit(7)
+"""
+
+
+def test_a_zombie_that_a_debugger_keeps_delays_no_other_run(real: ProcessHarness) -> None:
+    pid_file = real.directory / "orphan"
+    real.driver.launch(A, real.command("a", sys.executable, "-c", TRACES_AN_ORPHAN, str(pid_file)))
+    real.wait_for(lambda: pid_file.exists() or has(real, Exited, A))
+    if not pid_file.exists():
+        pytest.skip("this user may not trace")
+    real.run(real.command("b", "true"))
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: has(real, Gone, A))
+
+
+def test_an_agent_that_a_debugger_keeps_is_reported_and_reaped(real: ProcessHarness) -> None:
+    pid_file = real.directory / "main"
+    real.driver.launch(A, real.command("a", sys.executable, "-c", IS_TRACED, str(pid_file)))
+    real.wait_for(lambda: has(real, Exited, A))
+    if not pid_file.exists():
+        pytest.skip("this user may not trace")
+    assert [e.status.code for e in real.events if isinstance(e, Exited)] == [7]
+    real.driver.stop(A, signal.SIGKILL, whole_tree=True)
+    real.wait_for(lambda: has(real, Gone, A))
+    real.run(real.command("b", "true"))
+    assert not Path(f"/proc/{real.pid('a')}").exists()

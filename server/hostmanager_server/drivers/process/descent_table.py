@@ -45,6 +45,8 @@ class DescentTable(ProcessTable):
         super().__init__()
         self._orphans = orphans
         self._owners: dict[int, ProcessTree | None] = {}  # of living orphans; None: unknown
+        # Orphans that have ended, and that a debugger keeps from being reaped; they have no children left.
+        self._ended: set[int] = set()
 
     def scan(self, trees: Trees, wanted: Iterable[ProcessTree] = ()) -> bool:
         """Update the members of the wanted trees; return False when another scan must follow.
@@ -59,7 +61,9 @@ class DescentTable(ProcessTable):
 
     def _scan_once(self, trees: Trees, wanted: list[ProcessTree]) -> bool:
         """Return whether the scan found every process, and none was new."""
-        alive = self._orphans.reap()
+        listed = self._orphans.reap()
+        self._ended.intersection_update(listed)
+        alive = [pid for pid in listed if pid not in self._ended]
         settled = self._attribute(alive, trees)
         by_tree: dict[ProcessTree, list[int]] = {}
         for pid in alive:
@@ -67,7 +71,7 @@ class DescentTable(ProcessTable):
             if owner is not None:
                 by_tree.setdefault(owner, []).append(pid)
         for tree in wanted:
-            settled &= _collect(tree, by_tree.get(tree, []))
+            settled &= self._collect(tree, by_tree.get(tree, []))
         return settled
 
     def _attribute(self, alive: list[int], trees: Trees) -> bool:
@@ -84,6 +88,7 @@ class DescentTable(ProcessTable):
             name, stat = str(pid), read_stat(pid)
             if stat is None or not stat.alive:  # hidden from this user, or ended since
                 settled &= stat is None
+                self._note_ended(pid, stat)
                 continue
             owner, trust = evidence.owner(name, stat)
             if owner is None and trust is Trust.UNSURE:
@@ -93,6 +98,29 @@ class DescentTable(ProcessTable):
                 if owner is None:
                     _report_unknown(name, stat)
         return settled
+
+    def _note_ended(self, pid: int, stat: Stat | None) -> None:
+        if stat is not None and not stat.alive:
+            self._ended.add(pid)
+
+    def _collect(self, tree: ProcessTree, orphans: list[int]) -> bool:
+        """Update the members of a tree; return False unless all are found, and none is new."""
+        settled = True
+        known = {name: member for name, member in tree.members.items() if _is_still(member)}
+        found = dict(known)
+        parents = [member.pid for member in known.values()]
+        for pid in orphans:
+            if str(pid) not in found:
+                stat = read_stat(pid)
+                self._note_ended(pid, stat)
+                settled = _add(found, pid, stat) is not None and settled
+                parents.append(pid)
+        if tree.main_pid:
+            parents.append(tree.main_pid)
+        settled = _add_descendants(found, parents) and settled
+        tree.members.clear()
+        tree.members.update(found)
+        return settled and found.keys() == known.keys()
 
 
 class _Evidence:
@@ -148,18 +176,9 @@ def _is_unused(tree: ProcessTree) -> bool:
     return bool(tree.session)
 
 
-def _collect(tree: ProcessTree, orphans: list[int]) -> bool:
-    """Update the members of a tree; return False unless all are found, and none is new."""
+def _add_descendants(found: dict[str, Member], parents: list[int]) -> bool:
+    """Add the descendants of processes; return False unless all are found."""
     settled = True
-    known = {name: member for name, member in tree.members.items() if _is_still(member)}
-    found = dict(known)
-    parents = [member.pid for member in known.values()]
-    for pid in orphans:
-        if str(pid) not in found:
-            settled = _add(found, pid, read_stat(pid)) is not None and settled
-            parents.append(pid)
-    if tree.main_pid:
-        parents.append(tree.main_pid)
     while parents:
         parent = parents.pop()
         children = _children(parent)
@@ -172,9 +191,7 @@ def _collect(tree: ProcessTree, orphans: list[int]) -> bool:
                     settled = False
         if children is None or not _is_alive(parent):  # its children have another parent now
             settled = False
-    tree.members.clear()
-    tree.members.update(found)
-    return settled and found.keys() == known.keys()
+    return settled
 
 
 def _add(found: dict[str, Member], pid: int, stat: Stat | None) -> Member | None:

@@ -250,6 +250,8 @@ class ProcessDriver:
         if pidfd is None or not pidfds.has_ended(pidfd):
             return
         status = status_of_ended(run.identity, pidfd, run.limits)
+        if pidfds.is_child(pidfd):  # a debugger that traces the process must let go first
+            self._trees.reap_later(run.identity.pid)
         reached(Point.EXIT_OBSERVED)
         self._let_go(run)
         self._report_end(run, status)

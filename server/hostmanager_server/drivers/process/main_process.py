@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -100,9 +101,10 @@ def status_of_ended(identity: Identity, pidfd: int, limits: Limits = ()) -> Exit
     """
     cpu = dict(limits).get("cpu")
     stat = pidfds.read_stat(identity.pid) if cpu is not None else None
-    try:
-        status = pidfds.reap(pidfd) or ExitStatus()
-    except ChildProcessError:
+    status = None
+    with contextlib.suppress(ChildProcessError):
+        status = pidfds.reap(pidfd)
+    if status is None:
         return pidfds.exit_status_of_non_child(identity, pidfd)
     if cpu is not None and stat is not None and status.signal == signal.SIGKILL:
         used = stat.cpu_ticks / os.sysconf("SC_CLK_TCK")

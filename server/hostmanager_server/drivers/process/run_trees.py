@@ -33,6 +33,10 @@ class RunTrees:
         self._poller.watch(self._orphans.ended, self._orphan_ended)
         self._orphans.start()
 
+    def reap_later(self, pid: int) -> None:
+        """Reap an ended child as soon as this is possible."""
+        self._orphans.reap_later(pid)
+
     def follow_descent(self, tree: ProcessTree, *, adopted: bool) -> None:
         """Note whether a tree with a living main process descends from this process, before `track`.
 
@@ -60,7 +64,7 @@ class RunTrees:
         self._tracker(tree).untrack(tree)
 
     def main_process_ended(self, tree: ProcessTree, scanned: Callable[[], None]) -> None:
-        """See `TreeTracker.main_process_ended`. Call after the main process was reaped."""
+        """See `TreeTracker.main_process_ended`. Call after the main process was reaped, or `reap_later`."""
         self._orphans.spared.discard(tree.main_pid)
         self._tracker(tree).main_process_ended(tree, scanned)
 
