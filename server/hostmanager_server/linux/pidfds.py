@@ -206,13 +206,13 @@ def has_ended(pidfd: int, timeout: int = 0) -> bool:
     return bool(poll.poll(timeout))
 
 
-def reap(pidfd: int, *, block: bool = False) -> ExitStatus | None:
+def reap(pidfd: int) -> ExitStatus | None:
     """Reap an ended child and return its exit status; None while the child runs, or a debugger keeps it.
 
-    With `block`, waits for the end. Raises ChildProcessError for a process that is no child of this one.
+    Raises ChildProcessError for a process that is no child of this one.
     """
     # P_PIDFD is in the os module of every Linux build.
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | (0 if block else os.WNOHANG))
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     if result is None:
         return None
     if result.si_code == os.CLD_EXITED:

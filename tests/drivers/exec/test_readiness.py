@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -143,6 +145,35 @@ def test_a_command_probe_does_not_outlive_its_time_or_its_run(real: ProcessHarne
     assert not is_ready(real)
     if end == "timeout":
         stop(real)
+
+
+# Lets a process of another session trace it (PTRACE_SEIZE is 0x4206): the parent cannot reap it.
+IS_TRACED = """
+import ctypes, os, sys, time
+main, (read_end, write_end) = os.getpid(), os.pipe()
+if not os.fork():
+    os.setsid()
+    refused = ctypes.CDLL(None).ptrace(0x4206, main, None, None)
+    with open(sys.argv[1], "a") as file:
+        file.write("refused " if refused else f"{os.getpid()} ")
+    os.write(write_end, b"x")
+    time.sleep(1000)
+os.read(read_end, 1)
+os._exit(int(not os.path.exists(sys.argv[2])))
+"""
+
+
+def test_a_debugger_that_keeps_a_probe_s_command_stops_no_probe(real: ProcessHarness) -> None:
+    tracers, go = real.directory / "tracers", real.directory / "go"
+    launch(real, CommandProbe((sys.executable, "-c", IS_TRACED, str(tracers), str(go))))
+    real.wait_for(lambda: tracers.exists() and len(tracers.read_text().split()) > 1)
+    if "refused" in tracers.read_text():
+        pytest.skip("this user may not trace")
+    go.touch()
+    real.wait_for(lambda: is_ready(real))
+    stop(real)
+    for pid in tracers.read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
 
 
 def test_a_probe_command_that_does_not_exist_fails_the_start(real: ProcessHarness) -> None:

@@ -24,6 +24,7 @@ from hostmanager_server.linux.spawning import Heritage, Spawner
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _RETRY_DELAY = 1.0  # s between two attempts to start the thread
+_KILLED_ENDS = 1_000  # ms for a killed command to end
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,7 @@ class Prober:
         self._start_failing = False  # the last attempt to start the thread failed, and a warning was logged
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._unreaped: set[int] = set()  # children that a debugger keeps, or that do not end
 
     def start(
         self, probe: ReadinessProbe, command: ExecCommand | None, ready: Callable[[], None]
@@ -139,7 +141,7 @@ class Prober:
             case CommandProbe():
                 if command is None:
                     raise AssertionError("a command probe needs its command")
-                return _succeeds(command, self._spawner)
+                return _succeeds(command, self._spawner, self._unreaped)
             case other:
                 assert_never(other)
 
@@ -184,23 +186,45 @@ async def _answers(url: str) -> bool:
         writer.close()
 
 
-async def _succeeds(command: ExecCommand, spawner: Spawner | None) -> bool:
+async def _succeeds(command: ExecCommand, spawner: Spawner | None, unreaped: set[int]) -> bool:
     loop = asyncio.get_running_loop()
+    unreaped -= {pid for pid in unreaped if _is_reaped(pid)}
     pid, pidfd = _start(command, spawner)
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_reader(pidfd, functools.partial(_resolve, ended))
     try:
         await ended
-        return pidfds.reap(pidfd, block=True) == ExitStatus(code=0)
+        return _reap(pid, pidfd, unreaped) == ExitStatus(code=0)
     except asyncio.CancelledError:
         # The command is unreaped, so the process group still has its number; the signal also reaches
         # processes that the command started.
         os.killpg(pid, signal.SIGKILL)
-        pidfds.reap(pidfd, block=True)
+        pidfds.has_ended(pidfd, _KILLED_ENDS)
+        _reap(pid, pidfd, unreaped)
         raise
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def _reap(pid: int, pidfd: int, unreaped: set[int]) -> ExitStatus:
+    """Return the exit status of an ended child, and reap the child; if impossible, add it to `unreaped`.
+
+    A debugger keeps a child from being reaped. The thread must not wait for that, as it serves all probes.
+    """
+    status = pidfds.reap(pidfd)
+    if status is not None:
+        return status
+    unreaped.add(pid)
+    identity = pidfds.identify(pid, pidfd)
+    return ExitStatus() if identity is None else pidfds.exit_status_of_non_child(identity, pidfd)
+
+
+def _is_reaped(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
 
 
 def _start(command: ExecCommand, spawner: Spawner | None) -> tuple[int, int]:
