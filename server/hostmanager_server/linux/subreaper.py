@@ -20,6 +20,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _WNOTHREAD = 0x20000000
 _READ = 1 << 16
+_ROUNDS = 10  # a reading of orphans that is not complete by then is left to the next call
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +56,7 @@ class Orphans:
         """Make this process a subreaper. `children` replaces the file of the first thread's children."""
         self.spared: set[int] = set()
         self._late: set[int] = set()
+        self.complete = True  # the last `reap` found all orphans
         self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._file: int | None = None
         self._listening = False
@@ -75,20 +77,24 @@ class Orphans:
         """Reap the ended orphans, and return the pids of the living, the oldest first.
 
         Only the thread that calls this method reaps orphans: until then no other process has a returned pid.
+        An agent whose orphans end faster than the method reads them does not hold up the caller: `complete`
+        is False then.
         """
         self._late = {pid for pid in self._late if not _reap(pid)}
-        while True:
-            reaped = False
+        alive: list[int] = []
+        for _ in range(_ROUNDS):
+            self.complete = True
             alive = []
             for pid in self._children():
                 if pid in self.spared or pid in self._late:
                     continue
                 if _reap(pid):
-                    reaped = True
+                    self.complete = False  # an orphan that ended after the listing may have left children
                 else:
                     alive.append(pid)
-            if not reaped:  # an orphan that ended after the listing may have left children
-                return alive
+            if self.complete:
+                break
+        return alive
 
     def reap_later(self, pid: int) -> None:
         """Let `reap` also reap an ended child that is no orphan, once the process that traces it lets go."""

@@ -13,6 +13,7 @@ import pytest
 from hostmanager_server.core.events import Exited, Gone, RunKey, Started
 from hostmanager_server.drivers.process import process_table
 from hostmanager_server.linux.pidfds import read_stat
+from hostmanager_server.linux.subreaper import Orphans, set_subreaper
 
 from tests.cgroups import escape
 
@@ -152,6 +153,26 @@ def test_a_closed_driver_reaps_no_agent(real: ProcessHarness) -> None:
     assert status is not None
     assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     real.replace_driver()
+
+
+def test_orphans_that_end_faster_than_they_are_read_do_not_hold_up_the_daemon() -> None:
+    class Dying(Orphans):
+        forks = 0
+
+        def _children(self) -> list[int]:
+            self.forks += 1
+            assert self.forks < 100, "the reading never ends"
+            pid = os.posix_spawn("/bin/true", ["true"], {})
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            return [pid]
+
+    orphans = Dying()
+    try:
+        assert orphans.reap() == []
+        assert not orphans.complete, "the last orphan may have left children"
+    finally:
+        orphans.close()
+        set_subreaper(enabled=False)
 
 
 # A process that traces another keeps it from being reaped: PTRACE_SEIZE is 0x4206.

@@ -64,7 +64,7 @@ class DescentTable(ProcessTable):
         listed = self._orphans.reap()
         self._ended.intersection_update(listed)
         alive = [pid for pid in listed if pid not in self._ended]
-        settled = self._attribute(alive, trees)
+        settled = self._attribute(alive, trees) and self._orphans.complete
         by_tree: dict[ProcessTree, list[int]] = {}
         for pid in alive:
             owner = self._owners.get(pid)
