@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hostmanager_server.core.events import Exited, Gone, RunKey, Started
+from hostmanager_server.core.events import Exited, Gone, RunKey, Started, StartFailed
 from hostmanager_server.drivers.process import process_table
 from hostmanager_server.linux.pidfds import read_stat
 from hostmanager_server.linux.subreaper import Orphans, set_subreaper
 
 from tests.cgroups import escape
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import ProcessHarness
@@ -180,6 +182,7 @@ TRACE = """
 import ctypes, os, signal, sys, time
 def traced(pid):
     if ctypes.CDLL(None).ptrace(0x4206, pid, None, None):
+        write("refused")
         os._exit(77)
 def write(text):
     with open(sys.argv[1] + ".new", "w") as file:
@@ -212,12 +215,16 @@ os._exit(7)
 """
 
 
+def skip_if_refused(pid_file: Path) -> None:
+    if pid_file.read_text() == "refused":
+        pytest.skip("this user may not trace")
+
+
 def test_a_zombie_that_a_debugger_keeps_delays_no_other_run(real: ProcessHarness) -> None:
     pid_file = real.directory / "orphan"
     real.driver.launch(A, real.command("a", sys.executable, "-c", TRACES_AN_ORPHAN, str(pid_file)))
-    real.wait_for(lambda: pid_file.exists() or has(real, Exited, A))
-    if not pid_file.exists():
-        pytest.skip("this user may not trace")
+    real.wait_for(pid_file.exists)
+    skip_if_refused(pid_file)
     real.run(real.command("b", "true"))
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone, A))
@@ -227,10 +234,30 @@ def test_an_agent_that_a_debugger_keeps_is_reported_and_reaped(real: ProcessHarn
     pid_file = real.directory / "main"
     real.driver.launch(A, real.command("a", sys.executable, "-c", IS_TRACED, str(pid_file)))
     real.wait_for(lambda: has(real, Exited, A))
-    if not pid_file.exists():
-        pytest.skip("this user may not trace")
+    skip_if_refused(pid_file)
     assert [e.status.code for e in real.events if isinstance(e, Exited)] == [7]
     real.driver.stop(A, signal.SIGKILL, whole_tree=True)
     real.wait_for(lambda: has(real, Gone, A))
     real.run(real.command("b", "true"))
     assert not Path(f"/proc/{real.pid('a')}").exists()
+
+
+def test_a_start_that_fails_late_leaves_no_process_and_waits_for_no_debugger(
+    real: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid_file = real.directory / "main"
+    code = IS_TRACED.replace("traced(main)", "os.setsid(); traced(main)").replace(
+        "write(main)", "write(os.getpid())"
+    )
+
+    def no_memory(fd: int, callback: object) -> None:
+        wait_until(pid_file.exists, "the agent is traced")
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(real.poller, "watch", no_memory)
+        real.driver.launch(A, real.command("a", sys.executable, "-c", code, str(pid_file)))
+    skip_if_refused(pid_file)
+    assert [type(event) for event in real.events] == [StartFailed]
+    tracer = int(pid_file.read_text())
+    real.wait_for(lambda: not runs(tracer))

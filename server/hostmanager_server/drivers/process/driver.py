@@ -38,7 +38,7 @@ from hostmanager_server.drivers.process.main_process import (
     status_of_ended,
 )
 from hostmanager_server.drivers.process.membership import agent_uids
-from hostmanager_server.drivers.process.process_table import ProcessTree
+from hostmanager_server.drivers.process.process_table import ProcessTree, kill_members
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.records.record import Record
@@ -232,15 +232,17 @@ class ProcessDriver:
         del self._runs[run.key.instance_id]
         if run.pidfd is not None:
             self._trees.refresh(run.tree)
-            self._trees.signal_members(run.tree, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                kill_members(run.tree)
             pidfds.send_signal(run.pidfd, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 # The main process is unreaped, so the process group still has its number.
                 os.killpg(run.identity.pid, signal.SIGKILL)
             pidfds.has_ended(run.pidfd, GATE_ENDS)
+            with contextlib.suppress(ChildProcessError):
+                if pidfds.reap(run.pidfd) is None:  # a debugger keeps the process, or it does not end
+                    self._trees.reap_later(run.identity.pid)
             os.close(run.pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(run.identity.pid, 0)
         self._trees.untrack(run.tree)
         self._discard(run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Mapping
 
 from hostmanager.values import dataclass, field
@@ -264,6 +265,15 @@ def open_member(member: Member) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
+
+
+def kill_members(tree: ProcessTree) -> None:
+    """Kill the known members of a tree. Raises OSError."""
+    for member in tree.members.values():
+        pidfd = open_member(member)
+        if pidfd is not None:
+            pidfds.send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
 
 def _list_processes() -> dict[str, int]:
