@@ -351,8 +351,9 @@ class HostManagerClient:
     def _connection(self, stream: Stream[Item], deadline: float | None) -> Generator[Any]:
         """Yield the messages of one connection; raise the error that ended the connection, if any."""
         method: Callable[..., Any] = getattr(self._stub, stream.method)
+        request = stream.request()
         try:
-            call = method(stream.request())
+            call = method(request)
         except ValueError as error:
             raise Unreachable(f"cannot {stream.what}: this client is closed") from error
         watchdog = Watchdog(call.cancel, stream.silence, deadline)

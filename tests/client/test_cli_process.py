@@ -184,6 +184,17 @@ def test_a_character_that_the_output_cannot_have_is_escaped(daemon: FakeDaemon, 
     assert json.loads(out)["instance_id"] == "data\u2013\xfc"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["up", b"\xff"], ["status", b"\xff"], ["update", b"\xff=up"], ["logs", b"\xff"], ["watch", b"\xff"]],
+    ids=lambda args: str(args[0]),
+)
+def test_an_id_that_is_no_text_is_refused(daemon: FakeDaemon, start: Start, args: list[Any]) -> None:
+    code, out, err = finish(start(*args))
+    assert (code, out) == (2, "")
+    assert "cannot use '\\udcff': the text is not valid UTF-8" in err
+
+
 def test_a_bug_prints_no_traceback_by_default(start: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import hostmanager_client.address as a\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from importlib import import_module
 
@@ -13,7 +14,7 @@ from hostmanager_client.cli.cli_session import current_session
 from hostmanager_client.cli.failure import EXIT_CODES, exit_code, pipe_closed, show_error
 from hostmanager_client.cli.groups import SuggestingGroup
 from hostmanager_client.cli.options import common_options
-from hostmanager_client.errors import HostManagerError
+from hostmanager_client.errors import HostManagerError, quoted
 
 # Name: (module, short help). The module has a click command with the name and the suffix "_command".
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -106,6 +107,12 @@ class Commands(SuggestingGroup):
                 traceback.print_exc()
             show_error(error, as_json=current_session(ctx).json)
             raise click.exceptions.Exit(exit_code(error)) from error
+        except UnicodeEncodeError as error:
+            if not any(error.object in word for word in sys.argv[1:]):
+                raise
+            raise click.UsageError(
+                f"cannot use {quoted(error.object)}: the text is not valid UTF-8; correct the text"
+            ) from error
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: object) -> None:
