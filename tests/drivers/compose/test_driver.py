@@ -28,6 +28,18 @@ def test_simultaneous_requests_share_one_call_of_compose() -> None:
     assert harness.event_kinds("b")[2:] == []
 
 
+def test_a_service_that_takes_long_to_stop_keeps_no_other_service_waiting() -> None:
+    """Compose removes no container of a call before all of them have ended."""
+    app, slow = service("app", depends_on=("db",)), service("slow", stop_grace=400.0)
+    harness = DriverHarness(service("a"), slow, app, service("db", stop_grace=60.0), service("b"))
+    harness.up("a", "slow", "app", "db", "b")
+    harness.stop("a", "slow", "app", "db", "b")
+    harness.settle()
+    assert harness.compose.log == ["rm a b", "rm slow", "rm app db"]  # compose ends app before db
+    harness.finish()
+    assert harness.event_kinds("a") == harness.event_kinds("b") == ["Exited", "Gone"]
+
+
 def test_a_failed_call_is_split_until_the_failing_service_is_found() -> None:
     harness = DriverHarness(*services("abcdef"))
     harness.compose.unmakeable.add("d")

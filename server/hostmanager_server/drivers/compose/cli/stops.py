@@ -1,8 +1,11 @@
 """Calls of compose that stop services and remove their containers.
 
-A stop waits for no start and no other stop: requests that arrive together share a call, and later requests
-get a call beside it. Compose stops and removes the named services only, so calls for different services do
-not disturb one another.
+A stop waits for no start: requests that arrive together share calls, and later requests get a call beside
+them. Compose stops and removes the named services only, so calls for different services do not disturb one
+another.
+
+Compose removes no container before all containers of its call have ended. So only services with the same
+time to stop share a call, and services that depend on one another, which compose stops in their order.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class StopQueue:
         for run, service in requested.items():
             if service.run == run:  # the run has not ended since the request
                 by_files.setdefault(service.wanted.files, []).append((service, run))
-        for files, stops in by_files.items():
+        for files, stops in [(files, part) for files, each in by_files.items() for part in _parts(each)]:
             self._running.append(stops)
             done = partial(self._finish_call, stops)
             try:
@@ -79,7 +82,7 @@ class StopQueue:
             except ComposeError as error:
                 done(str(error))
             else:
-                grace = max(service.stop_grace for service, _ in stops)
+                grace = _grace_of(stops)
                 folder = str(Path(files[0]).parent)
                 self._calls.start(CallKind.STOP, argv, folder, done, stop_grace=grace)
 
@@ -97,3 +100,27 @@ class StopQueue:
             if service.run == run:
                 service.finish_stop(error)
             self._ended(service.key)
+
+
+def _parts(stops: Sequence[_Stop]) -> list[list[_Stop]]:
+    """Split stops of the same files into those that may share a call."""
+    parts: dict[float, list[_Stop]] = {}
+    for related in _related(stops):
+        parts.setdefault(_grace_of(related), []).extend(related)
+    return list(parts.values())
+
+
+def _related(stops: Sequence[_Stop]) -> list[list[_Stop]]:
+    """Group services with those of their dependencies that stop, too."""
+    groups = {service.wanted.service: [(service, run)] for service, run in stops}
+    for service, _ in stops:
+        mine = groups[service.wanted.service]
+        for theirs in [groups[name] for name in service.wanted.depends_on if name in groups]:
+            if theirs is not mine:
+                mine.extend(theirs)
+                groups.update((other.wanted.service, mine) for other, _ in theirs)
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def _grace_of(stops: Sequence[_Stop]) -> float:
+    return max(service.stop_grace for service, _ in stops)
