@@ -172,6 +172,15 @@ def test_a_failed_call_of_compose_is_repeated_after_the_backoff() -> None:
     assert s.due() == 1.0
 
 
+def test_a_start_that_ends_on_request_is_no_failed_start() -> None:
+    s = service()
+    s.post(ServiceObserved("a", DOWN))
+    (stop,) = s.target(Target.DOWN)
+    assert isinstance(stop, Stop)
+    s.start_failed("cannot start 'a': stopped before any container ran")
+    assert (s.state(), s.instance.standing.message) == (State.DOWN, "never started")
+
+
 def test_a_failed_stop_is_repeated_after_a_delay() -> None:
     s = service()
     appears(s)

@@ -77,7 +77,8 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             failed = replace(run, stop_error=event.why, stop_failures=run.stop_failures + 1)
             return instance.with_run(failed)
         case StartFailed():
-            why = event.why or "the driver gave no reason"
+            stopped = run.stop_stage is not None  # a start that ends on request has not failed
+            why = "" if stopped else event.why or "the driver gave no reason"
             return _observe(instance, replace(observed, run=None, start_error=why))
         case Exited() if not ending:
             exit_ = _exit_of(run, event.status, event.at, event.last_output)
