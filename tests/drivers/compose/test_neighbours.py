@@ -58,6 +58,17 @@ def test_a_dependency_that_ends_before_it_was_healthy_fails_the_start() -> None:
     assert "dependency 'h' ended with code 3 before it was healthy" in failed.why
 
 
+def test_a_dependency_that_is_stopped_fails_the_start_and_is_named_so() -> None:
+    harness = waiting_for_health()
+    harness.driver.stop(RunKey("h", 1), signal.SIGKILL, whole_tree=True)
+    harness.settle()
+    harness.engine.end(harness.engine.running("h")[0], 137)
+    harness.settle()
+    failed = harness.event("d", StartFailed)
+    assert isinstance(failed, StartFailed)
+    assert "dependency 'h' is stopped, by a request or as its target is down" in failed.why
+
+
 def test_a_stop_ends_the_wait_for_a_dependency() -> None:
     harness = waiting_for_health()
     harness.stop("d")

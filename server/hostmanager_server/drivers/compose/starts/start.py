@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -109,11 +109,21 @@ def needs_start(dependency: ServiceDependency, containers: Sequence[Container], 
     return again or dependency.condition is not Condition.COMPLETED or not _completed(containers)
 
 
-def outlook(start: Start, dependencies: Sequence[tuple[ServiceDependency, Sequence[Container]]]) -> Outlook:
-    """Return whether the dependencies of a start, given with their containers, let it go on."""
+def outlook(
+    start: Start,
+    dependencies: Sequence[tuple[ServiceDependency, Sequence[Container]]],
+    stopping: Collection[str],
+) -> Outlook:
+    """Return whether the dependencies of a start, given with their containers, let it go on.
+
+    `stopping` names the dependencies that compose stops.
+    """
     waits = []
     for dependency, containers in dependencies:
-        each = _outlook_of(dependency, containers, start.requested.get(dependency.service, ""))
+        name = dependency.service
+        each = _outlook_of(dependency, containers, start.requested.get(name, ""))
+        if each.failure and name in stopping:
+            each = Outlook(failure=f"dependency {name!r} is stopped, by a request or as its target is down")
         if each.failure and dependency.required:
             return each
         if each.waits_for:

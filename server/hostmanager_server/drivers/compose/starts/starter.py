@@ -244,6 +244,7 @@ class Starter:
         found = outlook(
             start,
             [(each, self._facts.containers_of((s.project, s.service))) for each, s in dependencies],
+            [s.service for _, s in dependencies if self._facts.is_stopping((s.project, s.service))],
         )
         if found.failure:
             self._finish(start, found.failure)
