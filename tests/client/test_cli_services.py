@@ -156,7 +156,9 @@ def test_the_health_has_a_column_if_any_service_has_a_check(daemon: FakeDaemon, 
 def test_what_the_engine_did_is_shown(daemon: FakeDaemon, run: Run) -> None:
     last_exit = pb.Exit(code=137, out_of_memory=True)
     restarting = service(running=False, pid=0, status="restarting")
-    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, last_exit=last_exit, compose_service=restarting)
+    message = "last exit: code 137 (out of memory); the engine restarts the container"
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN, message=message, last_exit=last_exit,
+               compose_service=restarting)  # fmt: skip
     daemon.add("data2", compose_service=service(replicas=3, running_replicas=3, paused_replicas=1))
     output = "\n".join(run("status"))
     assert "code 137 (out of memory)" in output

@@ -171,15 +171,19 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
         case "up":
             yield one_line(instance.message) if instance.message != "running" else ""
         case "down":
-            finished = instance.reason == "Finished" and not instance.message.startswith("last exit")
-            yield f"last exit: {ended}{said}" if ended and not finished else one_line(instance.message)
+            what, _, rest = instance.message.partition("; ")
+            by_exit = bool(ended) and (not what or what.startswith("last exit"))
+            yield f"last exit: {ended}{said}" if by_exit else one_line(what)
+            yield one_line(rest)
             yield _engine_words(instance) if ended else ""
         case "wait_start":
-            yield one_line(instance.message)
-            yield f"gives up in {duration(remaining)}" if remaining is not None else ""
+            young = instance.message.startswith("started; up after") and remaining is not None
+            yield "started" if young else one_line(instance.message)
+            yield f"{'up' if young else 'gives up'} in {duration(remaining)}" if remaining is not None else ""
         case "wait_dead":
             yield one_line(instance.message)
-            yield f"a stronger signal in {duration(remaining)}" if remaining is not None else ""
+            follows = "tries again" if instance.reason == "StopFailed" else "a stronger signal"
+            yield f"{follows} in {duration(remaining)}" if remaining is not None else ""
         case _:
             yield one_line(instance.message)
     if instance.restart_required:
