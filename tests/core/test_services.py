@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hostmanager_server.core import config_plan, plan
+from hostmanager_server.core import config_plan, dependencies, plan
 from hostmanager_server.core.actions import Launch, Stop
 from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project, with_services
 from hostmanager_server.core.compose import ServiceStatus
@@ -35,6 +35,7 @@ from hostmanager_server.core.spec import (
     Management,
     ProcessSpec,
     RestartPolicy,
+    ServiceDependency,
     ServiceSpec,
     Target,
 )
@@ -324,6 +325,29 @@ def test_services_match_instances_and_the_others_are_passive() -> None:
         None, "no service 'ocs-b' in /lab/compose.yaml; add the service, or change --docker-service-prefix"
     )  # fmt: skip
     assert (db.instance_id, db.agent_class, db.initial_target) == ("db", "[docker]", Target.PASSIVE)
+
+
+def test_a_start_does_not_start_a_dependency_that_must_be_down() -> None:
+    """Otherwise the dependency would be started and stopped again and again, with all that builds upon it."""
+    found = catalog("ocs-a", "made", "ocs-b", "ocs-c")
+    needed = {"ocs-a": (ServiceDependency("made"),), "made": (ServiceDependency("ocs-b"),),
+              "ocs-b": (ServiceDependency("ocs-c", required=False),)}  # fmt: skip
+    (project,) = found.projects
+    services = {name: replace(s, dependencies=needed.get(name, ())) for name, s in project.services.items()}
+    host = with_services(site("a", "b", "c"), replace(found, projects=(replace(project, services=services),)))
+    instances = {spec.instance_id: new_instance(spec) for spec in host.instances}
+    a = instances["a"]
+    assert a.spec.service_dependencies == ("made", "b")
+    for target in (Target.UP, Target.PASSIVE):
+        assert (
+            dependencies.waiting_for({**instances, "b": with_fields(instances["b"], target=target)}, a) == ()
+        )
+    stopped = {**instances, "b": with_fields(instances["b"], target=Target.DOWN)}
+    (unmet,) = dependencies.waiting_for(stopped, a)
+    assert (unmet.instance_id, unmet.hopeless) == ("b", "its target is down")
+    assert dependencies.held_by(stopped, stopped["b"], ["a"]) == ()  # stops have no order
+    changes = [TargetChange("a", Target.UP, with_dependencies=True)]
+    assert [each.instance_id for each in plan.with_dependencies(stopped, changes)] == ["b", "a"]
 
 
 def test_a_service_of_an_inactive_profile_is_tracked_only_by_name() -> None:

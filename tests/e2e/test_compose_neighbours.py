@@ -45,6 +45,11 @@ def test_starts_that_wait_for_a_dependency_hold_up_no_other_service(lab: Lab) ->
     daemon.wait_for("d", DOWN)
     assert lab.ids("ocs-d") == []
     assert daemon.instance("b").next_action == UP
+    daemon.update(h="down")
+    daemon.wait_for("h", DOWN)
+    daemon.update(d="up")
+    wait_for(daemon, "d", lambda i: i.message == "waiting for h to be up (its target is down)")
+    assert lab.ids("ocs-h") == []
 
 
 def test_a_crash_recreates_no_other_service(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hostmanager.values import dataclass, field, replace
 
@@ -83,7 +83,34 @@ def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
         instances.append(
             InstanceSpec(instance_id, UNCLAIMED, Management.DOCKER, Target.PASSIVE, service=service)
         )
-    return replace(host, instances=tuple(instances))
+    return replace(host, instances=tuple(_with_dependencies(instances, catalog)))
+
+
+def _with_dependencies(instances: Sequence[InstanceSpec], catalog: Catalog) -> Iterator[InstanceSpec]:
+    """Yield the instances with those of the services that compose starts before theirs."""
+    definitions = {project.files: project.services for project in catalog.projects}
+    ids = {(s.service.files, s.service.service): s.instance_id for s in instances if s.service is not None}
+    for spec in instances:
+        if spec.service is None or not spec.service.dependencies:
+            yield spec
+            continue
+        files = spec.service.files
+        names = _required_services(spec.service, definitions.get(files, {}))
+        yield replace(
+            spec, service_dependencies=tuple(ids[files, name] for name in names if (files, name) in ids)
+        )
+
+
+def _required_services(service: ServiceSpec, siblings: Mapping[str, ServiceSpec]) -> list[str]:
+    """Return the direct and indirect dependencies of a service without which the service cannot start."""
+    found: dict[str, None] = {}
+    queue = [service]
+    while queue:
+        new = [each.service for each in queue.pop().dependencies if each.required]
+        queue += [siblings[name] for name in new if name in siblings and name not in found]
+        found.update(dict.fromkeys(new))
+    found.pop(service.service, None)
+    return list(found)
 
 
 def _no_service(name: str, catalog: Catalog) -> str:

@@ -62,7 +62,7 @@ def with_dependency_facts(instance: Instance, instances: Instances, dependents: 
 
 def waiting_for(instances: Instances, instance: Instance) -> tuple[UnmetDependency, ...]:
     """Return the dependencies of an instance that do not meet their conditions."""
-    if not instance.spec.depends_on:
+    if not instance.spec.dependencies:
         return ()
     conditions = dict(instance.spec.conditions)
     unmet = []
@@ -72,6 +72,11 @@ def waiting_for(instances: Instances, instance: Instance) -> tuple[UnmetDependen
             unmet.append(UnmetDependency(name, conditions.get(name, StartCondition.READY)))
         elif not _meets(other, condition := conditions.get(name, other.spec.default_condition)):
             unmet.append(UnmetDependency(name, condition, _why_hopeless(other)))
+    # The driver starts these services and waits for them. But those that must be down would be stopped again.
+    for name in instance.spec.service_dependencies:
+        other = instances.get(name)
+        if other is not None and other.wanted.target is Target.DOWN and name not in instance.spec.depends_on:
+            unmet.append(UnmetDependency(name, StartCondition.READY, _why_hopeless(other)))
     return tuple(unmet)
 
 
@@ -110,7 +115,10 @@ def held_by(instances: Instances, instance: Instance, dependents: Iterable[str])
     return tuple(
         name
         for name in dependents
-        if (other := instances.get(name)) is not None and other.observed.run is not None and other.should_stop
+        if (other := instances.get(name)) is not None
+        and instance.instance_id in other.spec.depends_on
+        and other.observed.run is not None
+        and other.should_stop
     )
 
 

@@ -286,7 +286,7 @@ def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
     The count of runs continues.
     """
     new = new_instance(spec, target, generation=old.wanted.generation)
-    unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in spec.depends_on)
+    unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in spec.dependencies)
     return replace(
         new,
         # Every dependency counts as missing until the reconciler has checked them.

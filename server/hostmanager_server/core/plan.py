@@ -130,7 +130,7 @@ def _dependencies_of(instances: Instances, instance_id: str) -> list[str]:
         if instance is not None:
             # The definition after the next start decides: the request starts the instance.
             spec = instance.wanted.successor or instance.spec
-            new = [name for name in spec.depends_on if name not in found and name in instances]
+            new = [name for name in spec.dependencies if name not in found and name in instances]
             found.update(dict.fromkeys(new))
             queue += new
     return list(found)

@@ -286,6 +286,13 @@ class InstanceSpec:
     # Conditions by id of the dependency. For the others, `default_condition` of the dependency holds.
     conditions: tuple[tuple[str, StartCondition], ...] = ()
     restart_dependents: bool = False  # a new run restarts the running dependents
+    # The instances of the compose services that the start of the service would start, too.
+    service_dependencies: tuple[str, ...] = ()
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """The ids of all instances that matter to a start."""
+        return self.depends_on + self.service_dependencies
 
     @property
     def one_shot(self) -> bool:

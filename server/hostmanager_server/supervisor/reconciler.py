@@ -293,9 +293,9 @@ class Reconciler:
         if instance is known:
             return
         self._instances[instance_id] = instance
-        before = known.spec.depends_on if known is not None else ()
-        if before != instance.spec.depends_on:
-            self._move_dependent(instance_id, before, instance.spec.depends_on)
+        before = known.spec.dependencies if known is not None else ()
+        if before != instance.spec.dependencies:
+            self._move_dependent(instance_id, before, instance.spec.dependencies)
         if dirty:
             self._dirty[instance_id] = None
         if history_of(instance) is not None if known is None else history_differs(known, instance):
@@ -316,7 +316,7 @@ class Reconciler:
         self._pending.changed.pop(instance_id, None)
         self._pending.removed[instance_id] = None
         self._changed_histories[instance_id] = None
-        self._move_dependent(instance_id, instance.spec.depends_on, ())
+        self._move_dependent(instance_id, instance.spec.dependencies, ())
         self._touch_neighbours(instance, None)
         self.driver.forget(instance.spec)
 
@@ -338,5 +338,5 @@ class Reconciler:
         assert instance is not None
         if not self._dependents or not affects_neighbours(before, after):
             return
-        neighbours = (*self._dependents.of(instance.instance_id), *instance.spec.depends_on)
+        neighbours = (*self._dependents.of(instance.instance_id), *instance.spec.dependencies)
         self._dirty.update((neighbour, None) for neighbour in neighbours if neighbour in self._instances)
