@@ -82,6 +82,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "stop-timeout": f"{_seconds(spec.stop.grace)}, TERM {_seconds(spec.stop.term_grace)}",
         **_restart(spec.restart),
         "depends-on": _dependencies(spec),
+        "compose dependencies": ", ".join(spec.service_dependencies),
         "restart-dependents": "true" if spec.restart_dependents else "false",
     }
 
