@@ -243,7 +243,7 @@ OTHER_PROCESS = ProcessSpec(
     env_files=(EnvFile("/e", "1"),), env_inherit=("PATH",),
 )  # fmt: skip
 OTHER_SERVICE = ServiceSpec(
-    "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", "3", PullPolicy.NEVER,
+    "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", PullPolicy.NEVER,
     built=True, profiles=("x",), platform="linux/arm64", content_files=("/s",), contents=ServiceContents("1"),
     stop_grace=400.0, hashed_definition="{}", slow_to_create=True, started_by_compose=True,
 )  # fmt: skip
@@ -251,9 +251,10 @@ OTHER_SPEC = InstanceSpec(
     "a", "Other", Management.DOCKER, Target.DOWN, OTHER_PROCESS, None, "",
     ReadinessProbe(HttpProbe("http://h/")), LogPolicy("/logs"), 1.0, 2.0, StopPolicy(15),
     RestartPolicy(RestartWhen.NEVER), ("b",), (("b", StartCondition.STARTED),), restart_dependents=True,
+    service_dependencies=("c",),
 )  # fmt: skip
 # Not in the site config, or a consequence of another key.
-NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "other_hash", "slow_to_create"}
+NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "slow_to_create"}
 
 
 def test_every_setting_of_a_spec_shows_when_it_changes() -> None:

@@ -237,7 +237,6 @@ class ServiceSpec:
     replicas: int = 1
     dependencies: tuple[ServiceDependency, ...] = ()  # services of the same project, sorted by name
     config_hash: str = ""  # compose's hash of the definition, also a label of the containers; empty: unknown
-    other_hash: str = ""  # the hash that other versions of compose give the same definition; empty: none
     pull_policy: PullPolicy = PullPolicy.ALWAYS  # without a policy in the file, a pull fetches every image
     built: bool = False  # has a `build` section: the image is built on this host
     profiles: tuple[str, ...] = ()  # not empty: starts only by name, or with an active profile

@@ -22,24 +22,28 @@ services:
     pid: "service:x"
     volumes_from: ["x:ro"]
     environment: {{A: "{value}"}}
+  e: {{image: "{image}", network_mode: "service:x", env_file: [e.env]}}
 """
 
 
 def test_compose_hashes_the_ids_of_used_containers(compose_project: MakeProject, image: str) -> None:
     project = compose_project(FILE.format(image=image, value="<&>é"))
-    project.compose("up", "--no-start", "u")
+    (env_file := project.file.parent / "e.env").write_text("B=1\n")
+    project.compose("up", "--no-start", "u", "e")
     environ = project.engine.environment
     program = find_program("", working_dir=Path("/"), environ=environ)
-    (container_id,) = project.containers("u")
-    container = from_inspect(project.engine.api.inspect_container(container_id))
-    assert container is not None
-    wanted = read_project(program, (str(project.file),), environ=environ).services["u"]
-    assert wanted.hashed_definition
-    assert container.config_hash != wanted.config_hash
-    assert not container_differs(wanted, container, container.image)
+    services = read_project(program, (str(project.file),), environ=environ).services
     project.write(FILE.format(image=image, value="other"))
-    changed = read_project(program, (str(project.file),), environ=environ).services["u"]
-    assert container_differs(changed, container, container.image)
+    env_file.write_text("B=2\n")
+    changed = read_project(program, (str(project.file),), environ=environ).services
+    for name in ("u", "e"):
+        (container_id,) = project.containers(name)
+        container = from_inspect(project.engine.api.inspect_container(container_id))
+        assert container is not None
+        assert services[name].hashed_definition
+        assert container.config_hash != services[name].config_hash
+        assert not container_differs(services[name], container, container.image)
+        assert container_differs(changed[name], container, container.image)
 
 
 def test_a_definition_that_compose_hashes_in_another_way_is_not_compared() -> None:

@@ -61,4 +61,4 @@ def _definition_differs(wanted: ServiceSpec, container: Container) -> bool:
     if wanted.hashed_definition:
         expected = hash_with_containers(wanted.hashed_definition, container.shared)
     known = bool(expected and container.config_hash)
-    return known and container.config_hash not in (expected, wanted.other_hash)
+    return known and container.config_hash != expected

@@ -51,7 +51,7 @@ def read_project(
 ) -> Project:
     """Return the project of these compose files.
 
-    `timeout` (s) holds for each of at most four calls of compose. Raises ComposeError with compose's own
+    `timeout` (s) holds for each of at most five calls of compose. Raises ComposeError with compose's own
     message.
     """
 
@@ -79,8 +79,10 @@ def read_project(
         hashes.pop(unstable, None)
     shared = {n for n, each in services.items() if isinstance(each, dict) and shares_with_services(each)}
     hashed: dict[str, str] = {}
-    if shared & set(hashes):
-        definitions = json.loads(config("--format", "json", all_profiles=True))["services"]
+    definitions: dict[str, Any] = {}
+    if shared and not program.legacy:
+        all_definitions = json.loads(config("--format", "json", all_profiles=True))["services"]
+        definitions = {n: all_definitions[n] for n in shared}
         hashed = {n: hashable(definitions[n], hashes[n]) for n in shared & set(hashes)}
     for unknown in shared:
         if not hashed.get(unknown):
@@ -101,7 +103,7 @@ def read_project(
         resolved: dict[str, str] = {}
         with suppress(ComposeError):  # the hashes stay unknown
             resolved = _hashes(_run(argv, files, environ, timeout, document=text))
-        specs = _with_resolved_hashes(specs, with_env_file, resolved, hashes)
+        specs = _with_resolved_hashes(specs, with_env_file, resolved, definitions)
     return Project(name, files, specs, frozenset(specs) - active, unset_variables("\n".join(warnings)))
 
 
@@ -109,19 +111,24 @@ def _with_resolved_hashes(
     specs: Mapping[str, ServiceSpec],
     with_env_file: Collection[str],
     resolved: Mapping[str, str],
-    hashes: Mapping[str, str],
+    definitions: Mapping[str, Any],
 ) -> dict[str, ServiceSpec]:
     """Return the services with hashes that cover the contents of their env files.
 
     Compose 2.26 labels a container with the hash of the definition after the env files were read, and
-    `config --hash` prints another. The hash of the output of `config` agrees with the label.
+    `config --hash` prints another. The hash of the output of `config` agrees with the label, except for
+    services that use other services: `definitions` has theirs, from that output.
     """
-    return {
-        name: replace(spec, config_hash=resolved.get(name, ""), other_hash=hashes.get(name, ""))
-        if name in with_env_file and not spec.built
-        else spec
-        for name, spec in specs.items()
-    }
+    found = dict(specs)
+    for name, spec in specs.items():
+        if name not in with_env_file or spec.built:
+            continue
+        config_hash, text = resolved.get(name, ""), ""
+        if name in definitions:
+            text = hashable(definitions[name], config_hash)
+            config_hash = config_hash if text else ""  # a hash that no container has
+        found[name] = replace(spec, config_hash=config_hash, hashed_definition=text)
+    return found
 
 
 def _spec(
