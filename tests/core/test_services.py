@@ -156,6 +156,14 @@ def test_a_passive_service_starts_once_on_request() -> None:
     assert s.ends(1) == []
 
 
+def test_the_refused_restart_of_an_observed_service_names_the_way() -> None:
+    s = service(Target.PASSIVE, agent_class=UNCLAIMED)
+    for way in ("set the target to up instead", "request down, then up"):
+        (bad,) = plan.check_restart({"a": s.instance}, ["a"])
+        assert bad.why == f"cannot restart 'a': its target is passive; {way}"
+        appears(s)
+
+
 def test_a_start_by_compose_has_no_timeout() -> None:
     s = service()
     s.post(ServiceObserved("a", DOWN))

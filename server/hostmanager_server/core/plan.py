@@ -158,8 +158,9 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
                 BadEntry(index, f"cannot restart {instance_id!r}: retired, and about to leave the list")
             )
         elif instance.wanted.target is not Target.UP:
-            target = instance.wanted.target.value
-            why = f"cannot restart {instance_id!r}: its target is {target}; set the target to up instead"
+            observed_run = instance.passive_tracking and instance.observed.run is not None
+            way = "request down, then up" if observed_run else "set the target to up instead"
+            why = f"cannot restart {instance_id!r}: its target is {instance.wanted.target.value}; {way}"
             bad.append(BadEntry(index, why))
         elif instance.spec.workload is None:
             why = f"cannot restart {instance_id!r}: not operable: {instance.spec.problem}"
