@@ -97,12 +97,14 @@ class _NextActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NextAction
     NEXT_ACTION_START: _NextAction.ValueType  # 3
     """About to start; waits for dependencies."""
     NEXT_ACTION_WAIT_START: _NextAction.ValueType  # 4
-    """Started, not ready yet. The start times out at `at`."""
+    """Started, not ready yet. The start times out at `at`. If only the time of
+    `up-after` is missing, the instance is up at `at`.
+    """
     NEXT_ACTION_UP: _NextAction.ValueType  # 5
     """Running and ready."""
     NEXT_ACTION_WAIT_DEAD: _NextAction.ValueType  # 6
-    """Stopping, until the whole process tree is gone. The next, stronger signal
-    follows at `at`.
+    """Stopping, until the whole process tree is gone. The next, stronger signal,
+    or the next attempt after a failed stop, follows at `at`.
     """
     NEXT_ACTION_UNKNOWN: _NextAction.ValueType  # 7
     """Not operable ("?" in OCS); `message` has the reason."""
@@ -118,12 +120,14 @@ NEXT_ACTION_START_AT: NextAction.ValueType  # 2
 NEXT_ACTION_START: NextAction.ValueType  # 3
 """About to start; waits for dependencies."""
 NEXT_ACTION_WAIT_START: NextAction.ValueType  # 4
-"""Started, not ready yet. The start times out at `at`."""
+"""Started, not ready yet. The start times out at `at`. If only the time of
+`up-after` is missing, the instance is up at `at`.
+"""
 NEXT_ACTION_UP: NextAction.ValueType  # 5
 """Running and ready."""
 NEXT_ACTION_WAIT_DEAD: NextAction.ValueType  # 6
-"""Stopping, until the whole process tree is gone. The next, stronger signal
-follows at `at`.
+"""Stopping, until the whole process tree is gone. The next, stronger signal,
+or the next attempt after a failed stop, follows at `at`.
 """
 NEXT_ACTION_UNKNOWN: NextAction.ValueType  # 7
 """Not operable ("?" in OCS); `message` has the reason."""
