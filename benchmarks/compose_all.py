@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.compose_daemon import ComposeDaemon, Watcher
+from benchmarks.compose_daemon import ComposeDaemon, ComposeWatcher
 from benchmarks.compose_services import Services, services
 from benchmarks.table import Row
 
@@ -58,7 +58,7 @@ def _note(call: str, ours: list[float], hand: list[float]) -> str:
 
 def by_daemon(load: Services) -> AllTimes:
     """Measure a daemon started for this round: a running daemon would stop what a call by hand starts."""
-    with ComposeDaemon(load) as daemon, Watcher(daemon) as watcher:
+    with ComposeDaemon(load) as daemon, ComposeWatcher(daemon) as watcher:
         watcher.until(watcher.all_gone, "the daemon to observe that nothing runs")
         time.sleep(SETTLE)
         earlier = len(load.calls())

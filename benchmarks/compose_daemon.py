@@ -30,16 +30,16 @@ class ComposeDaemon(HostManagerDaemon):
 
 
 @contextmanager
-def running_daemon(services: Services) -> Iterator[tuple[ComposeDaemon, Watcher]]:
+def running_daemon(services: Services) -> Iterator[tuple[ComposeDaemon, ComposeWatcher]]:
     """Provide an idle daemon with all services up."""
-    with ComposeDaemon(services) as daemon, Watcher(daemon) as watcher:
+    with ComposeDaemon(services) as daemon, ComposeWatcher(daemon) as watcher:
         daemon.start_all()
         watcher.until(watcher.all_up, "all to run")
         time.sleep(SETTLE)
         yield daemon, watcher
 
 
-class Watcher:
+class ComposeWatcher:
     """The instances of a daemon, from a WatchStatus stream over loopback TCP."""
 
     def __init__(self, daemon: HostManagerDaemon) -> None:

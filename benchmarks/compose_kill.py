@@ -12,7 +12,7 @@ from statistics import median
 
 import docker
 
-from benchmarks.compose_daemon import Watcher, is_up, running_daemon
+from benchmarks.compose_daemon import ComposeWatcher, is_up, running_daemon
 from benchmarks.compose_peer import NAME, REST, Polling
 from benchmarks.compose_services import PREFIX, Services, instance_id, services
 from benchmarks.managers import PATIENCE
@@ -64,7 +64,9 @@ def _rows(what: str, reach: float, ours: list[float], peers: dict[str, list[floa
     ]
 
 
-def watched(load: Services, watcher: Watcher, received: Events, number: int) -> tuple[KillTimes, KillTimes]:
+def watched(
+    load: Services, watcher: ComposeWatcher, received: EngineEvents, number: int
+) -> tuple[KillTimes, KillTimes]:
     """Kill one service; returns the times at the watcher, and at a reader of the engine's events."""
     name = instance_id(number % COUNT)
     before = watcher.instances[name]
@@ -104,7 +106,7 @@ def _times(began: float, ended: float, runs: float) -> KillTimes:
     return KillTimes((ended - began) * 1e3, (runs - began) * 1e3)
 
 
-class Events:
+class EngineEvents:
     """The engine's events of containers, with the times (s, CLOCK_MONOTONIC) of their arrival."""
 
     def __init__(self) -> None:
@@ -123,9 +125,9 @@ class Events:
 
 
 @contextmanager
-def events(load: Services) -> Iterator[Events]:
+def events(load: Services) -> Iterator[EngineEvents]:
     """Read the engine's events on a thread."""
-    received = Events()
+    received = EngineEvents()
     with closing(docker.APIClient(base_url=load.engine.host, version="auto")) as client:
         filters = {"type": "container", "event": ["die", "start"]}
         stream = client.events(decode=True, filters=filters)

@@ -8,7 +8,7 @@ from typing import Self
 
 import docker
 
-from tests.docker_engine import DockerEngine, unique_name
+from tests.docker_engine import RealEngine, unique_name
 
 STANDING = 10  # containers with a health check every second
 _WORKERS = 4  # tests that run at once
@@ -22,7 +22,7 @@ class Neighbour:
     Now and then an image is tagged and removed.
     """
 
-    def __init__(self, engine: DockerEngine) -> None:
+    def __init__(self, engine: RealEngine) -> None:
         self._counts = [0] * _WORKERS
         self._engine = engine
         self._project = unique_name("hmbench-other")

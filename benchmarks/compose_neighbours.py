@@ -11,7 +11,7 @@ from typing import Any
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from benchmarks.compose_daemon import ComposeDaemon, Watcher, is_gone, is_up
+from benchmarks.compose_daemon import ComposeDaemon, ComposeWatcher, is_gone, is_up
 from benchmarks.compose_services import PREFIX, Services, instance_id, services
 from benchmarks.managers import PATIENCE
 from benchmarks.table import Row
@@ -44,7 +44,11 @@ def _beside_hanging(rounds: int) -> list[Row]:
     kills: dict[bool, list[float]] = {False: [], True: []}
     stops: dict[bool, list[float]] = {False: [], True: []}
     victims = range(len(_HANGING), len(_HANGING) + rounds)  # one a round: each kill lengthens the backoff
-    with services(victims.stop, _HANGING) as load, ComposeDaemon(load) as daemon, Watcher(daemon) as watcher:
+    with (
+        services(victims.stop, _HANGING) as load,
+        ComposeDaemon(load) as daemon,
+        ComposeWatcher(daemon) as watcher,
+    ):
         watcher.until(watcher.all_gone, "the daemon to observe that nothing runs")
         _bring(daemon, watcher, pb.TARGET_STATE_UP, [_SICK, *victims])
         for number in victims:
@@ -86,7 +90,7 @@ def _beside_failing(rounds: int) -> list[Row]:
 def start_all(count: int, special: dict[int, dict[str, Any]], good: int) -> float:
     """Return the time in ms from the request until the first `good` services run."""
     names = [instance_id(number) for number in range(good)]
-    with services(count, special) as load, ComposeDaemon(load) as daemon, Watcher(daemon) as watcher:
+    with services(count, special) as load, ComposeDaemon(load) as daemon, ComposeWatcher(daemon) as watcher:
         watcher.until(watcher.all_gone, "the daemon to observe that nothing runs")
         time.sleep(SETTLE)
         began = time.monotonic()
@@ -101,13 +105,13 @@ def _range(times: list[float]) -> str:
     return f"{min(times) / 1e3:.2g} to {max(times) / 1e3:.2g} s"
 
 
-def _hangs(watcher: Watcher, *, hanging: bool) -> bool:
+def _hangs(watcher: ComposeWatcher, *, hanging: bool) -> bool:
     """Return whether the start waits, or, if not `hanging`, has ended."""
     wanted = pb.NEXT_ACTION_WAIT_START if hanging else pb.NEXT_ACTION_DOWN
     return watcher.instances[instance_id(_WAITING)].next_action == wanted
 
 
-def _kill(load: Services, watcher: Watcher, number: int) -> float:
+def _kill(load: Services, watcher: ComposeWatcher, number: int) -> float:
     name = instance_id(number)
     before = watcher.instances[name]
     began = time.monotonic()
@@ -120,17 +124,17 @@ def _kill(load: Services, watcher: Watcher, number: int) -> float:
     return (ended - began) * 1e3
 
 
-def _runs_since(watcher: Watcher, name: str, before: pb.ManagedInstance) -> Callable[[], bool]:
+def _runs_since(watcher: ComposeWatcher, name: str, before: pb.ManagedInstance) -> Callable[[], bool]:
     return lambda: is_up(watcher.instances[name]) and watcher.instances[name].start_time != before.start_time
 
 
-def _stop(daemon: ComposeDaemon, watcher: Watcher, number: int) -> float:
+def _stop(daemon: ComposeDaemon, watcher: ComposeWatcher, number: int) -> float:
     began = time.monotonic()
     return (_bring(daemon, watcher, pb.TARGET_STATE_DOWN, [number]) - began) * 1e3
 
 
 def _bring(
-    daemon: ComposeDaemon, watcher: Watcher, target: pb.TargetState.ValueType, numbers: Sequence[int]
+    daemon: ComposeDaemon, watcher: ComposeWatcher, target: pb.TargetState.ValueType, numbers: Sequence[int]
 ) -> float:
     """Request the target for these services, and return the time when they have reached it."""
     _request(daemon, target, numbers)

@@ -27,7 +27,7 @@ _SERVICE = "com.docker.compose.service"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PeerAnswer:
     """The services that run, and the time (s, CLOCK_MONOTONIC) of the end of the round."""
 
     moment: float
@@ -49,13 +49,13 @@ class Polling:
         """The pid of the polling process."""
         return self._process.pid
 
-    def next(self) -> Answer:
+    def next(self) -> PeerAnswer:
         """Return the result of the next round."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the polling ended with code {self._process.wait()}: see its message above")
-        return Answer(**json.loads(line))
+        return PeerAnswer(**json.loads(line))
 
     def until(self, holds: Callable[[Mapping[str, bool]], bool], what: str) -> float:
         """Return the time of the first later answer for which `holds`. Raises TimeoutError."""
@@ -77,14 +77,14 @@ class Polling:
         self._process.stdout.close()
 
 
-def _poll(file: str) -> Answer:
+def _poll(file: str) -> PeerAnswer:
     config = json.loads(_docker("compose", "-f", file, "config", "--format", "json"))
     running = dict.fromkeys(config["services"], False)
     _docker("inspect", *sorted({service["image"] for service in config["services"].values()}))
     for container in _docker("compose", "-f", file, "ps", "-q").split():
         (found,) = json.loads(_docker("inspect", container))
         running[found["Config"]["Labels"][_SERVICE]] = found["State"]["Running"]
-    return Answer(time.monotonic(), running)
+    return PeerAnswer(time.monotonic(), running)
 
 
 def _docker(*arguments: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.table import NotHereError
-from tests.docker_engine import ComposeProject, DockerEngine, compose_projects, engine_or_reason, unique_name
+from tests.docker_engine import ComposeProject, RealEngine, compose_projects, engine_or_reason, unique_name
 
 PREFIX = "ocs-"  # the daemon's default for the prefix of instance ids
 
@@ -25,7 +25,7 @@ class Services:
     count: int
 
     @property
-    def engine(self) -> DockerEngine:
+    def engine(self) -> RealEngine:
         return self.project.engine
 
     @property

@@ -17,8 +17,8 @@ from hypothesis import settings
 
 from tests.cgroups import cgroup_or_reason, remove_cgroup
 from tests.docker_engine import (
-    DockerEngine,
     MakeProject,
+    RealEngine,
     Registry,
     compose_projects,
     compose_v1_or_reason,
@@ -84,7 +84,7 @@ def cgroup() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[DockerEngine]:
+def engine() -> Iterator[RealEngine]:
     """Return the engine of this machine, at DOCKER_HOST or on the default socket."""
     found = engine_or_reason()
     if isinstance(found, str):
@@ -96,7 +96,7 @@ def engine() -> Iterator[DockerEngine]:
 
 
 @pytest.fixture(scope="session")
-def image(engine: DockerEngine) -> str:
+def image(engine: RealEngine) -> str:
     """Return the tag of an image in `engine`; its containers end on SIGINT or SIGTERM."""
     tag = f"{unique_name()}:1"
     engine.import_image(tag)
@@ -104,7 +104,7 @@ def image(engine: DockerEngine) -> str:
 
 
 @pytest.fixture(scope="session")
-def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Run an empty registry on loopback."""
     if shutil.which("docker-registry") is None:
         _skip("no docker-registry; run `make engine` as root")
@@ -114,7 +114,7 @@ def registry(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def compose_project(tmp_path: Path, engine: DockerEngine) -> Iterator[MakeProject]:
+def compose_project(tmp_path: Path, engine: RealEngine) -> Iterator[MakeProject]:
     """Return compose_project(text), which makes projects for one test."""
     with compose_projects(tmp_path, engine) as make:
         yield make

@@ -29,7 +29,7 @@ WAITS = 'CMD ["sh", "-c", "trap \'exit 0\' INT TERM; sleep 2147483647 & wait"]' 
 _APPLETS = ("sh", "cat", "echo", "env", "false", "httpd", "kill", "ls", "nc", "ps", "sleep", "touch", "true")
 
 
-class DockerError(Exception):
+class DockerCallError(Exception):
     """A failed docker or compose command; the text has the command and output."""
 
 
@@ -61,12 +61,12 @@ def _run(command: Sequence[str | Path], environment: Mapping[str, str], stdin: b
     )
     if done.returncode != 0:
         output = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise DockerError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {output}")
+        raise DockerCallError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {output}")
     return done.stdout.decode().strip()
 
 
 @dataclass(frozen=True)
-class DockerEngine:
+class RealEngine:
     """A running engine; `remove_images` removes images imported here."""
 
     host: str
@@ -95,11 +95,11 @@ class DockerEngine:
             return False
 
     def docker(self, *arguments: str | Path, stdin: bytes | None = None) -> str:
-        """Run a docker command and return its output; raise DockerError on failure."""
+        """Run a docker command and return its output; raise DockerCallError on failure."""
         return _run(["docker", *arguments], self.environment, stdin)
 
     def compose(self, file: Path, *arguments: str | Path) -> str:
-        """Run `docker compose` for a file; return its output or raise DockerError."""
+        """Run `docker compose` for a file; return its output or raise DockerCallError."""
         return self.docker("compose", "--file", file, *arguments)
 
     def import_image(
@@ -166,9 +166,9 @@ def _busybox_archive(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def engine_or_reason() -> DockerEngine | str:
+def engine_or_reason() -> RealEngine | str:
     """Return the engine of this machine, or why tests cannot use one."""
-    engine = DockerEngine(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
+    engine = RealEngine(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
     what_to_do = "run `make engine` as root"
     if shutil.which("docker") is None:
         return f"no docker command; {what_to_do}"
@@ -176,7 +176,7 @@ def engine_or_reason() -> DockerEngine | str:
         return f"no Docker engine answers at {engine.host} for this user; {what_to_do}"
     try:
         engine.docker("compose", "version")
-    except DockerError as error:
+    except DockerCallError as error:
         return f"no docker compose plugin ({error}); {what_to_do}"
     if not BUSYBOX.exists():
         return f"no static busybox at {BUSYBOX} to make images of; {what_to_do}"
@@ -187,7 +187,7 @@ def compose_v1_or_reason() -> Path | str:
     """Return the standalone Compose v1 of this machine, or why there is none."""
     try:
         version = _run([COMPOSE_V1, "version", "--short"], os.environ, None)
-    except (OSError, DockerError) as error:
+    except (OSError, DockerCallError) as error:
         return f"no Compose v1: {error}; run `make engine` as root on Debian 12"
     return COMPOSE_V1 if version.startswith("1.") else f"no Compose v1: {COMPOSE_V1} is version {version}"
 
@@ -199,7 +199,7 @@ class ComposeProject:
     Both Compose v1 and v2 name the project after the folder.
     """
 
-    engine: DockerEngine
+    engine: RealEngine
     file: Path
     name: str
 
@@ -210,7 +210,7 @@ class ComposeProject:
         fresh.replace(self.file)
 
     def compose(self, *arguments: str | Path) -> str:
-        """Run `docker compose` for the file; return its output or raise DockerError."""
+        """Run `docker compose` for the file; return its output or raise DockerCallError."""
         return self.engine.compose(self.file, *arguments)
 
     def containers(self, service: str | None = None) -> list[str]:
@@ -222,9 +222,7 @@ class ComposeProject:
 
 
 class MakeProject(Protocol):
-    def __call__(
-        self, text: str, *, name: str | None = None, on: DockerEngine | None = None
-    ) -> ComposeProject:
+    def __call__(self, text: str, *, name: str | None = None, on: RealEngine | None = None) -> ComposeProject:
         """Create a project of this compose file, without starting a service.
 
         The file gets a new folder.
@@ -235,14 +233,14 @@ class MakeProject(Protocol):
 
 
 @contextlib.contextmanager
-def compose_projects(directory: Path, engine: DockerEngine) -> Iterator[MakeProject]:
+def compose_projects(directory: Path, engine: RealEngine) -> Iterator[MakeProject]:
     """Return a maker of projects, and remove all of them at the end.
 
     Their networks and volumes are removed as well.
     """
     names: list[str] = []
 
-    def make(text: str, *, name: str | None = None, on: DockerEngine | None = None) -> ComposeProject:
+    def make(text: str, *, name: str | None = None, on: RealEngine | None = None) -> ComposeProject:
         folder = unique_name()
         project = ComposeProject(on or engine, directory / folder / "docker-compose.yaml", name or folder)
         project.file.parent.mkdir(parents=True)
@@ -269,7 +267,7 @@ class Registry:
         """Return the name of an image with this tag in the registry."""
         return f"{self.address}/{tag}"
 
-    def push(self, engine: DockerEngine, tag: str) -> str:
+    def push(self, engine: RealEngine, tag: str) -> str:
         """Push the engine's image of this tag, and return its reference.
 
         The engine then has no image of that reference. A pull downloads layers only if no other image has
@@ -281,7 +279,7 @@ class Registry:
         engine.docker("rmi", "--no-prune", reference)
         return reference
 
-    def remove_pulled(self, engine: DockerEngine) -> None:
+    def remove_pulled(self, engine: RealEngine) -> None:
         """Remove all images that the engine has pulled from this registry."""
         for image in engine.api.images():
             for tag in image["RepoTags"] or ():

@@ -13,7 +13,7 @@ from hostmanager_server.core.spec import HostSpec, Target
 
 
 @dataclass(frozen=True, slots=True)
-class ReadConfig:
+class MemoryConfig:
     """A loaded site config."""
 
     spec: HostSpec | None

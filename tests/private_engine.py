@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tests.docker_engine import DEADLINE, DockerEngine, DockerError, wait_while_running
+from tests.docker_engine import DEADLINE, DockerCallError, RealEngine, wait_while_running
 
 
 class PrivateEngine:
@@ -32,7 +32,7 @@ class PrivateEngine:
         """
         # The path of a socket is limited to some hundred bytes, and pytest's directories are long.
         self.directory = Path(tempfile.mkdtemp(prefix="hm-", dir="/tmp"))
-        self.engine = DockerEngine(f"unix://{self.directory}/docker.sock")
+        self.engine = RealEngine(f"unix://{self.directory}/docker.sock")
         self.log = self.directory / "log"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -131,7 +131,7 @@ class PrivateEngine:
                 self.engine.docker("rm", "--force", "--volumes", *containers)
             self.engine.docker("network", "prune", "--force")
             self.stop()
-        except (AssertionError, DockerError, subprocess.TimeoutExpired) as error:
+        except (AssertionError, DockerCallError, subprocess.TimeoutExpired) as error:
             raise AssertionError(f"cannot clean up a private engine in good order: {error}") from error
         finally:
             self._kill_processes()

@@ -14,9 +14,9 @@ import pytest
 
 from tests.docker_engine import (
     DEADLINE,
-    DockerEngine,
-    DockerError,
+    DockerCallError,
     MakeProject,
+    RealEngine,
     Registry,
     compose_projects,
     unique_name,
@@ -27,7 +27,7 @@ SERVICE = "services:\n  one:\n    image: {image}\n"
 TALKS = 'CMD ["cat", "/greeting"]'
 
 
-def image_id(engine: DockerEngine, reference: str) -> str | None:
+def image_id(engine: RealEngine, reference: str) -> str | None:
     """Return the id of an image, or None if the engine has no such image."""
     try:
         # types-docker forgot the types of this one.
@@ -36,19 +36,19 @@ def image_id(engine: DockerEngine, reference: str) -> str | None:
         return None
 
 
-def state_of(engine: DockerEngine, container: str) -> tuple[bool, str]:
+def state_of(engine: RealEngine, container: str) -> tuple[bool, str]:
     """Return whether the container runs, and its start time."""
     state = engine.api.inspect_container(container)["State"]
     return state["Running"], state["StartedAt"]
 
 
-def test_an_imported_image_runs_with_its_files(engine: DockerEngine) -> None:
+def test_an_imported_image_runs_with_its_files(engine: RealEngine) -> None:
     tag = f"{unique_name()}:1"
     engine.import_image(tag, [TALKS], {"/greeting": b"hello"})
     assert engine.docker("run", "--rm", "--network=none", tag) == "hello"
 
 
-def test_importing_again_moves_the_tag_to_another_image(engine: DockerEngine) -> None:
+def test_importing_again_moves_the_tag_to_another_image(engine: RealEngine) -> None:
     tag = f"{unique_name()}:1"
     first = engine.import_image(tag, files={"/version": b"1"})
     second = engine.import_image(tag, files={"/version": b"2"})
@@ -56,20 +56,20 @@ def test_importing_again_moves_the_tag_to_another_image(engine: DockerEngine) ->
     assert image_id(engine, tag) == second
 
 
-def test_imported_images_are_removed(engine: DockerEngine) -> None:
-    apart = DockerEngine(engine.host)
+def test_imported_images_are_removed(engine: RealEngine) -> None:
+    apart = RealEngine(engine.host)
     tag = f"{unique_name()}:1"
     images = [apart.import_image(tag), apart.import_image(tag)]
     apart.remove_images()
     assert [image_id(engine, reference) for reference in (tag, *images)] == [None, None, None]
 
 
-def test_the_error_for_a_failed_command_quotes_docker(engine: DockerEngine) -> None:
-    with pytest.raises(DockerError, match=r"docker inspect no-such-thing: exit code 1: .*No such object"):
+def test_the_error_for_a_failed_command_quotes_docker(engine: RealEngine) -> None:
+    with pytest.raises(DockerCallError, match=r"docker inspect no-such-thing: exit code 1: .*No such object"):
         engine.docker("inspect", "no-such-thing")
 
 
-def test_an_image_pushed_to_the_registry_can_be_pulled(engine: DockerEngine, registry: Registry) -> None:
+def test_an_image_pushed_to_the_registry_can_be_pulled(engine: RealEngine, registry: Registry) -> None:
     tag = f"{unique_name()}:1"
     image = engine.import_image(tag, [TALKS], {"/greeting": b"from afar"})
     reference = registry.push(engine, tag)
@@ -80,7 +80,7 @@ def test_an_image_pushed_to_the_registry_can_be_pulled(engine: DockerEngine, reg
 
 
 def test_a_project_is_removed_with_services_that_left_its_file(
-    engine: DockerEngine, image: str, tmp_path: Path
+    engine: RealEngine, image: str, tmp_path: Path
 ) -> None:
     with compose_projects(tmp_path, engine) as make:
         project = make(SERVICE.format(image=image) + f"  two:\n    image: {image}\n")

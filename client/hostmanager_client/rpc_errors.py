@@ -143,7 +143,7 @@ def _details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
     packed = next((value for key, value in metadata if key == DETAILS_KEY), None)
     if not isinstance(packed, bytes):
         return _Details()
-    from hostmanager_client.light.messages import MalformedError, decode
+    from hostmanager_client.light.protobuf_codec import MalformedError, decode
 
     reason, info_metadata, violations = "", {}, []
     try:

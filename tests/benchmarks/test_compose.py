@@ -16,7 +16,7 @@ from benchmarks.compose_daemon import running_daemon
 from benchmarks.compose_idle import tree_cpu
 from benchmarks.compose_peer import Polling
 from benchmarks.compose_services import services
-from tests.docker_engine import DockerEngine
+from tests.docker_engine import RealEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 BURN = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\nsys.stdin.read()"
@@ -57,7 +57,7 @@ def test_without_an_engine_a_benchmark_is_skipped_with_the_reason_under_the_tabl
 
 
 @pytest.mark.usefixtures("no_rest")
-def test_a_killed_service_is_timed_at_the_watcher_and_at_the_engine(engine: DockerEngine) -> None:
+def test_a_killed_service_is_timed_at_the_watcher_and_at_the_engine(engine: RealEngine) -> None:
     with services(2) as load:
         with running_daemon(load) as (_, watcher), compose_kill.events(load) as events:
             for number in range(2):
@@ -69,7 +69,7 @@ def test_a_killed_service_is_timed_at_the_watcher_and_at_the_engine(engine: Dock
     assert not load.project.file.exists()
 
 
-def test_polling_as_ocs_does_observes_a_kill_and_starts_the_service_again(engine: DockerEngine) -> None:
+def test_polling_as_ocs_does_observes_a_kill_and_starts_the_service_again(engine: RealEngine) -> None:
     with services(1) as load:
         load.project.compose("up", "-d")
         with Polling(load, keep_up=True) as polling:
@@ -78,7 +78,7 @@ def test_polling_as_ocs_does_observes_a_kill_and_starts_the_service_again(engine
 
 
 @pytest.mark.usefixtures("no_rest")
-def test_all_services_start_with_one_call_and_leave_no_container(engine: DockerEngine) -> None:
+def test_all_services_start_with_one_call_and_leave_no_container(engine: RealEngine) -> None:
     with services(2) as load:
         ours, hand = compose_all.by_daemon(load), compose_all.by_hand(load)
         assert load.project.containers() == []

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.client.fake_host import FakeHost, until
+from tests.client.fake_host import FakeService, until
 
 __all__ = ["FakeDaemon", "until"]
 
 
-class FakeDaemon(FakeHost):
+class FakeDaemon(FakeService):
     """The RPCs of the service."""
 
     # --- unary

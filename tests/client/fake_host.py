@@ -39,7 +39,7 @@ def packed_details(
 
 
 @dataclass
-class FakeHost(pb_grpc.HostManagerServiceServicer):
+class FakeService(pb_grpc.HostManagerServiceServicer):
     """The service with its state; `restart` begins a new epoch."""
 
     socket: Path

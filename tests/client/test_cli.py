@@ -15,7 +15,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import DOWN, UP
 from hostmanager_client.cli.app import COMMANDS
 
-from tests.client.command_line import TRANSPORTS, command_line, make_runner
+from tests.client.cli_runner import TRANSPORTS, command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]

@@ -15,7 +15,7 @@ from hostmanager_client import HostManagerClient, InvalidRequest, ServerBug
 from hostmanager_client.cli import pull_bars
 from rich.console import Console
 
-from tests.client.command_line import TRANSPORTS, command_line, make_runner
+from tests.client.cli_runner import TRANSPORTS, command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]

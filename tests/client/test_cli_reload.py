@@ -12,7 +12,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import UP
 from hostmanager_client.cli.app import cli
 
-from tests.client.command_line import make_runner
+from tests.client.cli_runner import make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]

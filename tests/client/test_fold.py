@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 
 @dataclass
-class Model:
+class FoldModel:
     """A model of the daemon: changes, compacted removals, restarts."""
 
     epoch: int = 1
@@ -93,10 +93,10 @@ STEPS = st.one_of(
 )
 
 
-class Watcher:
+class FoldedWatcher:
     """A reader that folds the stream of a model and checks every update."""
 
-    def __init__(self, model: Model, pieces: int) -> None:
+    def __init__(self, model: FoldModel, pieces: int) -> None:
         self.model = model
         self.pieces = pieces
         self.fold = StatusFold()
@@ -132,8 +132,8 @@ class Watcher:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, max_size=60), st.integers(1, 4))
 def test_any_history_converges_without_repeats(steps: list[tuple[str, str, int]], pieces: int) -> None:
-    model = Model()
-    watcher = Watcher(model, pieces)
+    model = FoldModel()
+    watcher = FoldedWatcher(model, pieces)
     for kind, instance_id, number in steps:
         match kind:
             case "change":

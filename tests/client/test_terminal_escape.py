@@ -21,7 +21,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.cli import escape
 from hostmanager_client.cli.app import COMMANDS
 
-from tests.client.command_line import command_line, make_runner
+from tests.client.cli_runner import command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
 
 # Title, clipboard, link, clear, conceal, query; C1; overwrite; reordering and invisible characters; markup.

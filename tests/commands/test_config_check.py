@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hostmanager_client.cli.app import cli
 
-from tests.docker_engine import DockerEngine
+from tests.docker_engine import RealEngine
 
 MAIN = "from hostmanager_client.cli import main; main()"
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +123,7 @@ def check(site: Path, *arguments: str) -> Result:
 
 
 def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_named(
-    composed: Callable[[str], Path], engine: DockerEngine
+    composed: Callable[[str], Path], engine: RealEngine
 ) -> None:
     site = composed("services: {db: {image: c}}\nname: data")
     result = check(site)
@@ -146,7 +146,7 @@ def test_compose_files_are_read_and_instances_that_have_no_service_in_them_are_n
 
 
 def test_variables_of_compose_files_are_those_of_the_daemon_and_missing_ones_are_named(
-    composed: Callable[[str], Path], engine: DockerEngine
+    composed: Callable[[str], Path], engine: RealEngine
 ) -> None:
     site = composed(
         "services:\n  db: {image: 'c${OCS_CONFIG_DIR:?as the daemon}'}\n  x: {image: 'x$NOT_SET'}\n"
@@ -163,7 +163,7 @@ def test_variables_of_compose_files_are_those_of_the_daemon_and_missing_ones_are
 
 
 def test_an_unusable_compose_file_is_listed_with_exit_code_1(
-    composed: Callable[[str], Path], engine: DockerEngine
+    composed: Callable[[str], Path], engine: RealEngine
 ) -> None:
     site = composed("services: {db: {image: c, prots: []}}")
     result = check(site)

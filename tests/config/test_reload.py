@@ -64,7 +64,7 @@ TAILS = [
 ]
 
 
-class Site:
+class ReloadedSite:
     """A site config file, loaded repeatedly and from scratch."""
 
     def __init__(self, folder: Path) -> None:
@@ -85,8 +85,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> ReloadedSite:
+    return ReloadedSite(tmp_path)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_repeated_reading_equals_a_reading_from_scratch(
     versions: list[tuple[list[tuple[int, int, int, int]], int, int, str | None, int]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    site = Site(tmp_path_factory.mktemp("site"))
+    site = ReloadedSite(tmp_path_factory.mktemp("site"))
     chosen = [(0, number) for number in range(6)]
     for edits, head, tail, variables, mode in versions:
         for how, at, entry, number in edits:
@@ -171,7 +171,7 @@ def damaged(text: str, seed: int) -> str:
     return text
 
 
-def test_any_damage_to_a_file_is_seen_as_by_a_reading_from_scratch(site: Site) -> None:
+def test_any_damage_to_a_file_is_seen_as_by_a_reading_from_scratch(site: ReloadedSite) -> None:
     choice = random.Random(7)
     for seed in range(40):
         chosen = [(choice.randrange(10), number) for number in range(7)]
@@ -182,7 +182,7 @@ def test_any_damage_to_a_file_is_seen_as_by_a_reading_from_scratch(site: Site) -
         site.load()
 
 
-def test_an_unchanged_file_is_not_parsed(site: Site, composed: list[str]) -> None:
+def test_an_unchanged_file_is_not_parsed(site: ReloadedSite, composed: list[str]) -> None:
     site.write(HEADS[0] + entries() + TAILS[0])
     first = site._repeated.load(site.file, host="localhost", working_dir=site.folder)
     again = site._repeated.load(site.file, host="localhost", working_dir=site.folder)
@@ -191,7 +191,7 @@ def test_an_unchanged_file_is_not_parsed(site: Site, composed: list[str]) -> Non
     assert len(composed) == 1
 
 
-def test_a_changed_entry_is_parsed_without_the_others(site: Site, composed: list[str]) -> None:
+def test_a_changed_entry_is_parsed_without_the_others(site: ReloadedSite, composed: list[str]) -> None:
     site.write(HEADS[0] + entries() + TAILS[0])
     site.load()
     site.write("# moved\n" + HEADS[0] + entries().replace("i2", "changed") + TAILS[0])
@@ -204,27 +204,27 @@ def test_a_changed_entry_is_parsed_without_the_others(site: Site, composed: list
     assert config == load_site_config(site.file, host="localhost", working_dir=site.folder)
 
 
-def changed_with_old_times(site: Site) -> None:
+def changed_with_old_times(site: ReloadedSite) -> None:
     before = site.file.stat()
     site.file.write_text(site.file.read_text().replace("i1", "j1"))
     os.utime(site.file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def removed(site: Site) -> None:
+def removed(site: ReloadedSite) -> None:
     site.file.unlink()
 
 
-def replaced_by_a_folder(site: Site) -> None:
+def replaced_by_a_folder(site: ReloadedSite) -> None:
     site.file.unlink()
     site.file.mkdir()
 
 
-def no_text(site: Site) -> None:
+def no_text(site: ReloadedSite) -> None:
     site.file.write_bytes(b"\xff")
 
 
 @pytest.mark.parametrize("change", [changed_with_old_times, removed, replaced_by_a_folder, no_text])
-def test_no_change_is_hidden_and_a_reverted_file_is_as_before(site: Site, change: object) -> None:
+def test_no_change_is_hidden_and_a_reverted_file_is_as_before(site: ReloadedSite, change: object) -> None:
     text = HEADS[0] + entries() + TAILS[0]
     site.write(text)
     before = site.load()
@@ -240,7 +240,7 @@ def test_no_change_is_hidden_and_a_reverted_file_is_as_before(site: Site, change
 @pytest.mark.parametrize("text", ["A=2\n", "no variable\n", None])
 @pytest.mark.parametrize("entry", [18, 19])
 def test_a_changed_env_file_is_noticed_in_an_unchanged_config(
-    site: Site, entry: int, text: str | None
+    site: ReloadedSite, entry: int, text: str | None
 ) -> None:
     env_file = site.folder / "one.env"
     env_file.write_text("A=1\n")
@@ -261,7 +261,7 @@ def test_a_changed_env_file_is_noticed_in_an_unchanged_config(
     assert len(site.load().problems) > len(before.problems)
 
 
-def test_a_moved_home_directory_is_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_home_directory_is_noticed(site: ReloadedSite, monkeypatch: pytest.MonkeyPatch) -> None:
     site.write(text_of(0, [(17, 0), (0, 1), (0, 2)], 0))
     for home in ("/one", "/two", "/one"):
         monkeypatch.setenv("HOME", home)
@@ -273,7 +273,7 @@ def test_a_moved_home_directory_is_noticed(site: Site, monkeypatch: pytest.Monke
         site.write(site.file.read_text() + "# changed\n")
 
 
-def test_access_of_others_is_checked_at_each_reading(site: Site) -> None:
+def test_access_of_others_is_checked_at_each_reading(site: ReloadedSite) -> None:
     site.write(HEADS[0] + entries() + TAILS[0])
     plain = Trust(uid=os.geteuid() or 4711)
     before = site.load(plain).problems
@@ -286,7 +286,7 @@ def test_access_of_others_is_checked_at_each_reading(site: Site) -> None:
 
 
 def test_an_agent_that_was_installed_is_found_in_an_unchanged_config(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: ReloadedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.write(text_of(0, [(10, 0), (0, 1)], 0))
     assert any("has no command" in problem.message for problem in site.load().problems)
@@ -299,7 +299,7 @@ def test_an_agent_that_was_installed_is_found_in_an_unchanged_config(
 
 
 def test_the_name_of_the_machine_is_asked_for_at_each_reading(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ReloadedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.write("hosts:\n  one: {agent-instances: []}\n  two: {agent-instances: []}\n")
     for name in ("one", "two", "three"):
@@ -326,7 +326,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch) -> list[ShortText]:
 
 @pytest.mark.parametrize(("entry", "kept"), [*((n, [5, 6]) for n in (0, 1, 4, 5, 6, 7, 8)), (9, [1])])
 def test_entries_without_problems_are_kept(
-    site: Site, shortened: list[ShortText], entry: int, kept: list[int]
+    site: ReloadedSite, shortened: list[ShortText], entry: int, kept: list[int]
 ) -> None:
     chosen = [(entry, number) for number in range(6)]
     site.write(text_of(0, chosen, 0))

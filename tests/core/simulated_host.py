@@ -29,7 +29,7 @@ from hostmanager_server.core.stability import stability
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class AgentBehaviour:
     """The behaviour of an instance's processes from the next launch on."""
 
     start_fails: bool = False
@@ -38,14 +38,14 @@ class Behaviour:
     leaves_grandchild: bool = False
 
 
-GOOD = Behaviour()
+GOOD = AgentBehaviour()
 
 
 @dataclass(slots=True)
 class Process:
     """A process tree: a main process, and possibly a grandchild that outlives the main process."""
 
-    behaviour: Behaviour
+    behaviour: AgentBehaviour
     born: float
     main: bool = True
     grandchild: bool = False
@@ -66,7 +66,7 @@ class SimulatedHost:
     now: Instant = field(default_factory=lambda: Instant(1000.0, 1e9))
     instances: dict[str, Instance] = field(default_factory=dict)
     config: dict[str, InstanceSpec] = field(default_factory=dict)
-    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    behaviours: dict[str, AgentBehaviour] = field(default_factory=dict)
     processes: dict[RunKey, Process] = field(default_factory=dict)
     posted: list[RunEvent] = field(default_factory=list)  # posted, not yet folded
     gone: set[RunKey] = field(default_factory=set)  # runs with a folded end

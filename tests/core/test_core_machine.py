@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.core.instances import with_fields
-from tests.core.simulated_host import GOOD, Behaviour, Process, SimulatedHost
+from tests.core.simulated_host import GOOD, AgentBehaviour, Process, SimulatedHost
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
@@ -39,7 +39,7 @@ statuses = st.sampled_from([ExitStatus(0), ExitStatus(1), ExitStatus(signal=9), 
 INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
 
 behaviours = st.builds(
-    Behaviour,
+    AgentBehaviour,
     start_fails=st.sampled_from([False, False, False, True]),
     ready_after=st.sampled_from([0.0, 0.0, 3.0, 16.0, None]),
     ignores=st.sampled_from([frozenset[int](), frozenset({INT}), frozenset({INT, TERM})]),
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
     # --- the processes
 
     @rule(name=names, behaviour=behaviours)
-    def behave(self, name: str, behaviour: Behaviour) -> None:
+    def behave(self, name: str, behaviour: AgentBehaviour) -> None:
         self.host.behaviours[name] = behaviour
 
     def alive(self, data: st.DataObject) -> RunKey:

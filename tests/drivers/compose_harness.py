@@ -12,8 +12,8 @@ from hostmanager_server.core.events import DriverEvent, ExitStatus, Ready, Servi
 from hostmanager_server.core.spec import InstanceSpec, Management, ReadinessProbe
 from hostmanager_server.drivers.compose.cli.process import PROGRESS_TIMEOUT, ComposeCalls
 from hostmanager_server.drivers.compose.driver import ComposeDriver
-from hostmanager_server.drivers.compose.engine.actions import EngineActions
 from hostmanager_server.drivers.compose.engine.connection import Connection
+from hostmanager_server.drivers.compose.engine.container_actions import EngineActions
 from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.contract import CallSoon, Poller
@@ -22,7 +22,7 @@ from tests.docker_engine import ComposeProject
 from tests.fakes.driver import Behaviour
 
 
-class Loop(Poller, Protocol):
+class TurnLoop(Poller, Protocol):
     """A poller that a test turns."""
 
     def call_soon(self, callback: Callable[[], None]) -> None: ...
@@ -35,7 +35,12 @@ class ComposeHarness:
     killed = ExitStatus(code=137)
 
     def __init__(
-        self, poller: Loop, project: ComposeProject, image: str, *, progress_timeout: float = PROGRESS_TIMEOUT
+        self,
+        poller: TurnLoop,
+        project: ComposeProject,
+        image: str,
+        *,
+        progress_timeout: float = PROGRESS_TIMEOUT,
     ) -> None:
         self._progress_timeout = progress_timeout
         self.project = project

@@ -43,12 +43,12 @@ from hostmanager_server.linux.subreaper import Orphans, set_subreaper
 
 from tests.docker_engine import MakeProject
 from tests.drivers.compose_harness import ComposeHarness
-from tests.fakes.driver import Behaviour, FakeDriver, FakeHost, FakePoller
+from tests.fakes.driver import Behaviour, FakeDriver, FakeDriverHost, FakePoller
 
 DEADLINE = 30.0  # s, although conditions hold at once on an idle machine
 
 
-class _Call:
+class _TimedCall:
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback
 
@@ -62,7 +62,7 @@ class EpollPoller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._calls: list[tuple[float, int, _Call]] = []
+        self._calls: list[tuple[float, int, _TimedCall]] = []
         self._order = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -77,7 +77,7 @@ class EpollPoller:
             self._epoll.unregister(fd)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        call = _Call(callback)
+        call = _TimedCall(callback)
         heapq.heappush(self._calls, (time.monotonic() + seconds, next(self._order), call))
         return call
 
@@ -195,7 +195,7 @@ class FakeHarness:
 
     def __init__(self) -> None:
         self.poller = FakePoller()
-        self.host = FakeHost(self.poller)
+        self.host = FakeDriverHost(self.poller)
         self.events: list[DriverEvent] = []
         self.driver: Driver = FakeDriver(self.poller, self.events.append, self.host)
 

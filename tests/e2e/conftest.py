@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker_engine import DockerEngine, MakeProject
+from tests.docker_engine import MakeProject, RealEngine
 from tests.e2e.daemon import Site
 from tests.e2e.lab import Lab
 
@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def lab(site: Site, engine: DockerEngine, image: str, compose_project: MakeProject) -> Iterator[Lab]:
+def lab(site: Site, engine: RealEngine, image: str, compose_project: MakeProject) -> Iterator[Lab]:
     """Return a site whose daemons manage a compose project on the machine's engine."""
     yield Lab(site, engine, image, compose_project)
     site.clean_up()  # before the project: a daemon, or its compose, would start removed containers again

@@ -11,7 +11,7 @@ from typing import Any
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.docker_engine import ComposeProject, DockerEngine
+from tests.docker_engine import ComposeProject, RealEngine
 from tests.e2e.daemon import Daemon, Site
 from tests.waiting import TIMEOUT, wait_until
 
@@ -31,7 +31,7 @@ class Lab:
     """A site with a compose project, which the daemons of the site manage by default."""
 
     def __init__(
-        self, site: Site, engine: DockerEngine, image: str, make_project: Callable[..., ComposeProject]
+        self, site: Site, engine: RealEngine, image: str, make_project: Callable[..., ComposeProject]
     ) -> None:
         """`make_project` is the fixture `compose_project`, or its like for `engine`."""
         self.site = site

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hostmanager_server.linux.pidfds import read_stat
 
-from tests.docker_engine import DockerEngine, DockerError
+from tests.docker_engine import DockerCallError, RealEngine
 from tests.e2e.daemon import COMMAND, end_marked, marked
 from tests.waiting import wait_until
 
@@ -44,7 +44,7 @@ class Demo:
         folder: Path,
         *arguments: str,
         terminal: bool = False,
-        engine: DockerEngine | None = None,
+        engine: RealEngine | None = None,
         path: str = os.environ["PATH"],
     ) -> None:
         self.mark = folder / "mark"
@@ -136,7 +136,7 @@ class Demo:
         if self._engine is not None and project:
             self._engine.remove_project(project)
             for version in (1, 2):
-                with suppress(DockerError):
+                with suppress(DockerCallError):
                     self._engine.docker("rmi", "--force", f"{project}:{version}")
         shutil.rmtree(self.temporary)
 
@@ -168,7 +168,7 @@ def test_without_a_terminal_the_tour_runs_and_explains_the_missing_compose_servi
 
 
 def test_with_an_engine_the_tour_has_compose_services(
-    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+    demos: list[Demo], tmp_path: Path, engine: RealEngine
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
@@ -187,7 +187,7 @@ def test_with_an_engine_the_tour_has_compose_services(
 
 
 def test_ctrl_c_leaves_nothing_behind_on_the_engine(
-    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+    demos: list[Demo], tmp_path: Path, engine: RealEngine
 ) -> None:
     demo = Demo(tmp_path, terminal=True, engine=engine)
     demos.append(demo)
@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_nothing_behind_on_the_engine(
 
 @pytest.mark.parametrize("moment", ["the image is made", "compose is called"])
 def test_an_early_sigterm_leaves_nothing_behind_on_the_engine(
-    demos: list[Demo], tmp_path: Path, engine: DockerEngine, moment: str
+    demos: list[Demo], tmp_path: Path, engine: RealEngine, moment: str
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
@@ -217,7 +217,7 @@ def test_an_early_sigterm_leaves_nothing_behind_on_the_engine(
 
 @pytest.mark.parametrize("moment", ["compose is called", "all is up"])
 def test_a_daemon_that_dies_leaves_nothing_behind_on_the_engine(
-    demos: list[Demo], tmp_path: Path, engine: DockerEngine, moment: str
+    demos: list[Demo], tmp_path: Path, engine: RealEngine, moment: str
 ) -> None:
     demo = Demo(tmp_path, engine=engine)
     demos.append(demo)
@@ -235,7 +235,7 @@ def test_a_daemon_that_dies_leaves_nothing_behind_on_the_engine(
 
 
 def test_an_image_that_cannot_be_made_leaves_the_services_out(
-    demos: list[Demo], tmp_path: Path, engine: DockerEngine
+    demos: list[Demo], tmp_path: Path, engine: RealEngine
 ) -> None:
     broken = tmp_path / "bin"
     broken.mkdir()

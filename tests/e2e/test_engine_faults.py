@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from tests.docker_engine import DockerEngine, MakeProject
+from tests.docker_engine import MakeProject, RealEngine
 from tests.e2e.daemon import PATIENCE, Daemon, Site
 from tests.e2e.lab import DOWN, UNKNOWN, UP, Lab, all_up, entry, is_gone, is_up, status, wait_for
 from tests.e2e.test_supervision import agent
@@ -27,7 +27,7 @@ ANSWER_TIMEOUT = 5.0  # s for an RPC while the engine is away; an idle machine t
 
 
 @pytest.fixture(scope="module")
-def start_engine(engine: DockerEngine) -> Iterator[StartEngine]:
+def start_engine(engine: RealEngine) -> Iterator[StartEngine]:
     with private_engines() as start:
         yield start
 

@@ -97,7 +97,7 @@ class FakePoller:
 
 @dataclass(eq=False, slots=True)
 class FakeRun:
-    """A run on a FakeHost, with the living parts of its tree."""
+    """A run on a FakeDriverHost, with the living parts of its tree."""
 
     key: RunKey
     pid: int
@@ -116,7 +116,7 @@ class FakeRun:
         return self.main_alive or self.descendants
 
 
-class FakeHost:
+class FakeDriverHost:
     """A host of fake agents, which outlives drivers as processes outlive the daemon."""
 
     def __init__(self, poller: Poller) -> None:
@@ -189,9 +189,9 @@ class _Followed:
 
 
 class FakeDriver:
-    """Runs agents on a FakeHost; see `Driver` for the contract."""
+    """Runs agents on a FakeDriverHost; see `Driver` for the contract."""
 
-    def __init__(self, poller: Poller, post: PostEvent, host: FakeHost) -> None:
+    def __init__(self, poller: Poller, post: PostEvent, host: FakeDriverHost) -> None:
         self._poller = poller
         self._post = post
         self._host = host

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hostmanager_server.linux.spawning import (
     Heritage,
-    Limit,
     Note,
     Program,
+    ResourceLimit,
     Spawner,
     SpawnError,
     SpawnUnavailableError,
@@ -103,7 +103,7 @@ def test_a_child_notes_its_pid_and_has_its_limits(spawner: Spawner, tmp_path: Pa
     (tmp_path / "record").write_bytes(b"<" + b"." * 20 + b">")
     file = os.open(tmp_path / "record", os.O_WRONLY | os.O_CLOEXEC)
     note = Note(file, 1, b"pid is        ", 7)
-    limits = [Limit(resource.RLIMIT_FSIZE, 0, 0), Limit(resource.RLIMIT_CORE, 5, 6)]
+    limits = [ResourceLimit(resource.RLIMIT_FSIZE, 0, 0), ResourceLimit(resource.RLIMIT_CORE, 5, 6)]
     pid, pidfd = sleeper(spawner, note=note, limits=limits)
     try:
         assert (tmp_path / "record").read_bytes() == b"<pid is %7d......>" % pid
@@ -119,7 +119,7 @@ def test_a_child_notes_its_pid_and_has_its_limits(spawner: Spawner, tmp_path: Pa
     [
         ({"path": "/nowhere"}, Step.EXEC),
         ({"working_dir": "/nowhere"}, Step.DIRECTORY),
-        ({"limits": [Limit(resource.RLIMIT_CORE, 0, 0), Limit(1000, 0, 0)]}, Step.LIMIT),
+        ({"limits": [ResourceLimit(resource.RLIMIT_CORE, 0, 0), ResourceLimit(1000, 0, 0)]}, Step.LIMIT),
         ({"lock_number": 1 << 30, "lock": 0}, Step.DESCRIPTOR),
         ({"note": Note(0, 0, b"x" * 200, 7)}, Step.NOTE),
     ],

@@ -19,7 +19,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.referee import soak
 from tests.referee.daemons import COMMAND, DiedError, command_of
-from tests.referee.invariants import Violation
+from tests.referee.invariants import Breach
 from tests.referee.match import Match
 from tests.referee.mutant import Mutant
 from tests.referee.rounds import Rounds
@@ -87,7 +87,7 @@ def play(arguments: argparse.Namespace) -> int:
             course.play()
         else:
             play_rounds(course, arguments.rounds)
-    except (Violation, DiedError) as found:
+    except (Breach, DiedError) as found:
         where = ""
         if isinstance(course, Rounds):
             where = f", round {course.tally.rounds}"

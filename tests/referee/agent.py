@@ -48,7 +48,7 @@ def _identity() -> str:
     return f"{os.getpid()}.{int(fields[19])}"
 
 
-class Journal:
+class LifeJournal:
     """A journal file; each line is one write, so lines of several processes never mix."""
 
     def __init__(self, path: str) -> None:
@@ -60,7 +60,7 @@ class Journal:
         os.write(self._file, f"{word} {self.name} {_now():.6f}{rest}\n".encode())
 
 
-def _take_lock(path: str, journal: Journal) -> int:
+def _take_lock(path: str, journal: LifeJournal) -> int:
     """Take the lock for life and write this process into it, or record the present holder."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -74,7 +74,7 @@ def _take_lock(path: str, journal: Journal) -> int:
     return lock
 
 
-def _probe_lock(path: str, journal: Journal) -> None:
+def _probe_lock(path: str, journal: LifeJournal) -> None:
     """Record if another process holds the lock that a descendant will take."""
     os.close(_take_lock(path, journal))
 
@@ -107,7 +107,7 @@ def _crasher_end() -> tuple[float, int]:
     return low + (high - low) * (seed % 1009) / 1009, _EXITS[seed // 1009 % len(_EXITS)]
 
 
-def _leave(journal: Journal, how: int) -> None:
+def _leave(journal: LifeJournal, how: int) -> None:
     journal.write("leaving", how=how)
     if how < 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -116,7 +116,7 @@ def _leave(journal: Journal, how: int) -> None:
     os._exit(how)
 
 
-def _live(kind: str, instance: str, journal: Journal, beat: float, ready: str) -> None:
+def _live(kind: str, instance: str, journal: LifeJournal, beat: float, ready: str) -> None:
     started = _now()
     life, end = _crasher_end() if kind == "crasher" else (float("inf"), 0)
     count = lines = 0
@@ -153,10 +153,10 @@ def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> Non
     base = os.path.join(folder, instance)
     unrelated_journal = os.environ.get("REFEREE_UNRELATED")
     if unrelated_journal:  # an unrelated process with the command line of an agent
-        journal = Journal(unrelated_journal)
+        journal = LifeJournal(unrelated_journal)
         journal.write("started", role="unrelated", kind=kind, run="-", parent=os.getppid())
         _live("unrelated", instance, journal, float(beat), "")
-    journal = Journal(f"{base}.journal")
+    journal = LifeJournal(f"{base}.journal")
     run = run or os.environ.get("HOSTMANAGER_RUN", "-")
     hidden = kind.startswith("hidden")
     role = f"child{kind.removeprefix('hidden')}" if hidden else "main"
@@ -170,7 +170,7 @@ def main(kind: str, instance: str, folder: str, beat: str, run: str = "") -> Non
             _probe_lock(f"{base}.child{index}.lock", journal)
             if _fork_away(index, [instance, folder, beat, run]):
                 role = f"child{index}"
-                journal = Journal(f"{base}.journal")
+                journal = LifeJournal(f"{base}.journal")
                 journal.write("started", role=role, kind=kind, run=run, parent=os.getppid())
                 _take_lock(f"{base}.{role}.lock", journal)
                 break

@@ -11,7 +11,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
 from tests.referee.host import Host
-from tests.referee.watcher import Stream, Watcher
+from tests.referee.watcher import RefereeWatcher, WatchStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ExitEvent:
     pid: int
 
 
-class EventWatcher(Watcher[pb.WatchEventsResponse]):
+class EventWatcher(RefereeWatcher[pb.WatchEventsResponse]):
     """A follower of WatchEvents: no sequence number is missing or repeated."""
 
     def __init__(self, host: Host, rng: random.Random, name: str, disconnect_after: float = 0.0) -> None:
@@ -31,10 +31,10 @@ class EventWatcher(Watcher[pb.WatchEventsResponse]):
         self.exits: deque[ExitEvent] = deque()
         self.gaps = 0
 
-    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> Stream[pb.WatchEventsResponse]:
+    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> WatchStream[pb.WatchEventsResponse]:
         return stub.WatchEvents(pb.WatchEventsRequest(resume_token=self.token))
 
-    def _read(self, stream: Stream[pb.WatchEventsResponse]) -> None:
+    def _read(self, stream: WatchStream[pb.WatchEventsResponse]) -> None:
         for message in stream:
             self.messages += 1
             for event in message.events:

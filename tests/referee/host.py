@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tests.referee import proc
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.journals import Journals, signals
 from tests.referee.record_forger import RecordForger
 
@@ -130,16 +130,16 @@ class Host:
         self.forger = RecordForger(self.folder, self.state_dir, self._unrelated[0][0].pid)
 
     def check_unrelated_processes(self) -> None:
-        """Raise a Violation if an unrelated process was signalled."""
+        """Raise a Breach if an unrelated process was signalled."""
         for process, name in self._unrelated:
             journal = self.folder / name
             text = journal.read_text() if journal.exists() else ""
             lines = [line for line in text.splitlines() if line.startswith("signalled")]
             if lines:
                 numbers = [int(line.split("signal=")[1].split()[0]) for line in lines]
-                raise Violation(Invariant.I7, f"{name} was sent {signals(numbers)}", lines)
+                raise Breach(Invariant.I7, f"{name} was sent {signals(numbers)}", lines)
             if process.poll() is not None:
-                raise Violation(Invariant.I7, f"{name} was ended: {process.returncode}")
+                raise Breach(Invariant.I7, f"{name} was ended: {process.returncode}")
 
     def clear(self) -> None:
         """Kill all remaining processes."""

@@ -21,7 +21,7 @@ class Invariant(Enum):
     I10 = "no file of other users is written, truncated or created"
 
 
-class Violation(Exception):  # noqa: N818 - no error of the referee
+class Breach(Exception):  # noqa: N818 - no error of the referee
     """An invariant that did not hold, with lines of journals, events and daemon logs as evidence."""
 
     def __init__(self, invariant: Invariant, what: str, evidence: Sequence[str] = ()) -> None:

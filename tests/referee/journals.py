@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.referee import proc
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.proc import ProcessIdentity
 
 _LINES_KEPT = 40  # lines per journal, as evidence
@@ -69,12 +69,12 @@ class Journals:
         self._main_processes: dict[str, deque[AgentProcess]] = {}  # by instance; the latest main processes
         self._runs: dict[tuple[str, str], AgentProcess] = {}  # main processes by instance and run
         self._pids: dict[int, list[AgentProcess]] = {}
-        self._violation: Violation | None = None
+        self._violation: Breach | None = None
         self.starts: deque[AgentProcess] = deque()  # unchecked starts, in the order of reading
         self.exits: deque[AgentProcess] = deque()  # unchecked exits, in the order of detection
 
     def read(self) -> None:
-        """Read all new journal lines. Raise a Violation that the lines show."""
+        """Read all new journal lines. Raise a Breach that the lines show."""
         for entry in sorted(os.listdir(self._folder)):
             if entry.endswith(".journal"):
                 self._read(entry)
@@ -174,7 +174,7 @@ class Journals:
 
     def _record_violation(self, invariant: Invariant, what: str, instance: str) -> None:
         if self._violation is None:
-            self._violation = Violation(invariant, what, self.evidence(instance))
+            self._violation = Breach(invariant, what, self.evidence(instance))
 
 
 def signals(numbers: list[int]) -> str:

@@ -18,18 +18,18 @@ from tests.referee import proc
 from tests.referee.daemons import COMMAND, DaemonProcess, DiedError, open_channel
 from tests.referee.event_watcher import EventWatcher
 from tests.referee.host import AgentKind, Host, make_agents
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.journals import AgentProcess
-from tests.referee.model import Model
-from tests.referee.operators import Gate, Operator
+from tests.referee.operators import Operator, OperatorGate
 from tests.referee.output_checks import check_output
 from tests.referee.planted_links import PlantedLinks
 from tests.referee.polling import PATIENCE, Evidence, poll
 from tests.referee.process_checks import ProcessChecks
 from tests.referee.resource_checks import ResourceChecks
 from tests.referee.status_watcher import StatusWatcher
+from tests.referee.target_model import Targets
 from tests.referee.watch_checks import WatchChecks
-from tests.referee.watcher import Watcher
+from tests.referee.watcher import RefereeWatcher
 
 AGENTS: Mapping[AgentKind, int] = {
     AgentKind.STEADY: 3, AgentKind.CRASHER: 1, AgentKind.DEAF: 1,
@@ -69,14 +69,14 @@ class Match:
             copied=[agent.instance for agent in self.host.agents if agent.kind is AgentKind.WRITER],
             started=[agent.instance for agent in self.host.agents if agent.kind is AgentKind.STEADY][:1],
         )
-        self.model = Model(self.host.agents)
+        self.model = Targets(self.host.agents)
         self.daemons: list[DaemonProcess] = []
         self.daemons_started = 0
         self.evidence = Evidence(self.host, self.daemons)
         self.processes = ProcessChecks(self.host, self.model, self.evidence)
         self.watches = WatchChecks(self.host, self.model, self.daemons, self.evidence)
         self.resources = ResourceChecks(self.host, operators)
-        self.gate = Gate()
+        self.gate = OperatorGate()
         self.operators = [
             Operator(self.host, self.model, self.gate, derived(seed, "operator", n), n, pause)
             for n in range(operators)
@@ -95,7 +95,7 @@ class Match:
         return self.daemons[-1]
 
     @property
-    def watchers(self) -> list[Watcher[Any]]:
+    def watchers(self) -> list[RefereeWatcher[Any]]:
         """All watchers."""
         return [*self.status_watchers, *self.event_watchers]
 
@@ -111,19 +111,19 @@ class Match:
         return daemon
 
     def wait_until_serving(self) -> None:
-        """Wait for the daemon to serve. Raises DiedError, or a Violation for a daemon that hangs."""
+        """Wait for the daemon to serve. Raises DiedError, or a Breach for a daemon that hangs."""
         if not poll(lambda: self.daemon.serves(self.stub)):
             text = f"the daemon does not serve within {PATIENCE:g} s"
-            raise Violation(Invariant.I3, text, self.daemon.log_tail())
+            raise Breach(Invariant.I3, text, self.daemon.log_tail())
 
     def upgrade_daemon(self) -> None:
-        """Upgrade the daemon under load. Raises DiedError, or a Violation."""
+        """Upgrade the daemon under load. Raises DiedError, or a Breach."""
         before = self._epoch()
         self.gate.open()
         self.daemon.process.send_signal(signal.SIGUSR2)
         if not poll(lambda: self.daemon.serves(self.stub) and self._epoch() not in (before, "")):
             text = f"the upgraded daemon does not serve within {PATIENCE:g} s"
-            raise Violation(Invariant.I3, text, self.daemon.log_tail())
+            raise Breach(Invariant.I3, text, self.daemon.log_tail())
 
     def _epoch(self) -> str:
         """Return the daemon's epoch; empty while no daemon answers."""
@@ -148,7 +148,7 @@ class Match:
     def settle(self) -> None:
         """Stop all requests, and run every check that applies to a live daemon.
 
-        Raises Violation, or DiedError when the daemon ended.
+        Raises Breach, or DiedError when the daemon ended.
         """
         self.gate.close(PATIENCE)
         self.links.check()
@@ -199,16 +199,16 @@ class Match:
             self.model.begin("the end", {}, everything)
             code = self.daemon.end(PATIENCE)
         if code != 0:
-            raise Violation(Invariant.I3, f"the daemon ends with exit code {code}", self.daemon.log_tail())
+            raise Breach(Invariant.I3, f"the daemon ends with exit code {code}", self.daemon.log_tail())
         self.processes.check_starts_and_exits()
         remaining = proc.marked(self.host.folder)
         for instance, pids in remaining.items():
             text = f"the daemon stopped all instances and ended, but {pids} of {instance} still run"
-            raise Violation(Invariant.I8, text, self.evidence.of(instance))
+            raise Breach(Invariant.I8, text, self.evidence.of(instance))
         for process in self.host.journals.processes.values():
             if process.alive():
                 text = f"the daemon stopped all instances and ended, but {process} still runs"
-                raise Violation(Invariant.I8, text, self.evidence.of(process.instance))
+                raise Breach(Invariant.I8, text, self.evidence.of(process.instance))
         self.links.check()
         self.links.remove()
         check_output(self.host)

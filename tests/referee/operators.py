@@ -12,7 +12,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee.daemons import listens, open_channel
 from tests.referee.host import Host
-from tests.referee.model import DOWN, RELOAD, UP, Model
+from tests.referee.target_model import DOWN, RELOAD, UP, Targets
 
 _WORDS = {UP: pb.TARGET_STATE_UP, DOWN: pb.TARGET_STATE_DOWN}
 # The status codes of a dying or missing daemon; the daemon itself sends every other code.
@@ -20,7 +20,7 @@ _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode
 _TIMEOUT = 20.0  # s
 
 
-class Gate:
+class OperatorGate:
     """A gate that admits workers, or waits until all have left."""
 
     def __init__(self) -> None:
@@ -68,7 +68,13 @@ class Operator(threading.Thread):
     """A client that draws requests from `rng`, with at most `pause` s in between."""
 
     def __init__(
-        self, host: Host, model: Model, gate: Gate, rng: random.Random, number: int, pause: float = 0.04
+        self,
+        host: Host,
+        model: Targets,
+        gate: OperatorGate,
+        rng: random.Random,
+        number: int,
+        pause: float = 0.04,
     ) -> None:
         super().__init__(name=f"operator-{number}", daemon=True)
         self._host = host

@@ -6,13 +6,13 @@ import re
 from collections import Counter
 
 from tests.referee.host import AgentKind, Host
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 
 _LINE = re.compile(r"(\d+\.\d+) (\d+) \.+")
 
 
 def check_output(host: Host) -> None:
-    """Raise a Violation for wrong output. Call after an orderly end of the daemon, which ends rotation."""
+    """Raise a Breach for wrong output. Call after an orderly end of the daemon, which ends rotation."""
     for agent in host.agents:
         if agent.kind is AgentKind.WRITER:
             _check(host, agent.instance, _all_output(host, agent.instance))
@@ -34,13 +34,13 @@ def _check(host: Host, instance: str, text: str) -> None:
             continue
         writer, number = written.groups()
         if writer != last and counts[writer]:
-            raise Violation(Invariant.I9, f"lines of {instance} {writer} are not contiguous at {number}")
+            raise Breach(Invariant.I9, f"lines of {instance} {writer} are not contiguous at {number}")
         counts[writer] += 1
         if int(number) != counts[writer]:
             what = f"output of {instance} {writer}: line {number} stands where {counts[writer]} should"
-            raise Violation(Invariant.I9, what)
+            raise Breach(Invariant.I9, what)
         last = writer
     for name, process in host.journals.processes.items():
         if process.instance == instance and counts[str(name)] < process.lines:
             what = f"{process} wrote {process.lines} lines, but {counts[str(name)]} are in the files"
-            raise Violation(Invariant.I9, what, host.journals.evidence(instance))
+            raise Breach(Invariant.I9, what, host.journals.evidence(instance))

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 
 _TEXT = b"only the referee writes this file\n" * 1000
 
@@ -45,14 +45,12 @@ class PlantedLinks:
             _unlink(link)
 
     def check(self) -> None:
-        """Raise a Violation if the daemon followed a link."""
+        """Raise a Breach if the daemon followed a link."""
         appeared = sorted({path.name for path in self._folder.iterdir()} - {self._marker.name})
         if appeared:
-            raise Violation(
-                Invariant.I10, f"files were created through links in the log directory: {appeared}"
-            )
+            raise Breach(Invariant.I10, f"files were created through links in the log directory: {appeared}")
         if self._marker.read_bytes() != _TEXT:
-            raise Violation(Invariant.I10, "a file was changed through a link in the log directory")
+            raise Breach(Invariant.I10, "a file was changed through a link in the log directory")
 
     def _link(self, place: Path, target: Path) -> None:
         new = self._folder.with_name("link.new")

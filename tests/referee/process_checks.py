@@ -10,11 +10,11 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.referee import proc
 from tests.referee.daemons import DaemonProcess
 from tests.referee.host import Agent, Host
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.journals import AgentProcess
-from tests.referee.model import DOWN, UP, Model
 from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, list_instances, poll, state_of
 from tests.referee.record_forger import FORGED
+from tests.referee.target_model import DOWN, UP, Targets
 
 # The longest time, in s, from the start of an agent to the published state, on a busy machine.
 PUBLISHED_WITHIN = 5.0
@@ -25,7 +25,7 @@ _TARGETS = {pb.TARGET_STATE_UP: UP, pb.TARGET_STATE_DOWN: DOWN}
 class ProcessChecks:
     """Checks of the invariants I1, I2, I3, I8 and I9."""
 
-    def __init__(self, host: Host, model: Model, evidence: Evidence) -> None:
+    def __init__(self, host: Host, model: Targets, evidence: Evidence) -> None:
         self._host = host
         self._model = model
         self.evidence = evidence
@@ -33,7 +33,7 @@ class ProcessChecks:
     def check_convergence(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
         """Wait for every instance to reach its target, with no process of an earlier run.
 
-        Raises Violation.
+        Raises Breach.
         """
         self._check_targets(daemon, stub)
         deviations = {"": "not checked yet"}
@@ -47,13 +47,13 @@ class ProcessChecks:
             instance, why = next(iter(deviations.items()))
             others = [f"{i}: {w}" for i, w in list(deviations.items())[1:]]
             text = f"after {PATIENCE:g} s {instance} {why}"
-            raise Violation(Invariant.I3, text, [*others, *self.evidence.of(instance)])
+            raise Breach(Invariant.I3, text, [*others, *self.evidence.of(instance)])
 
     def _check_targets(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
         for listed in list_instances(daemon, stub).values():
             agent = self._agent(listed.instance_id)
             if listed.instance_id == FORGED:
-                raise Violation(Invariant.I7, "the daemon lists the instance of a forged record")
+                raise Breach(Invariant.I7, "the daemon lists the instance of a forged record")
             if agent is None or agent.guest:
                 continue
             target = _TARGETS.get(listed.target_state, "neither up nor down")
@@ -61,7 +61,7 @@ class ProcessChecks:
             if target not in possible:
                 wanted = " or ".join(sorted(possible))
                 text = f"the target of {agent.instance} is {target}, but {wanted} was acknowledged"
-                raise Violation(Invariant.I2, text, self.evidence.of(agent.instance))
+                raise Breach(Invariant.I2, text, self.evidence.of(agent.instance))
             self._model.observe(agent.instance, target)
 
     def _find_deviations(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> dict[str, str]:
@@ -93,7 +93,7 @@ class ProcessChecks:
         for process in alive:
             if process.started < before:
                 text = f"{agent.instance} is published as down, but {process} runs"
-                raise Violation(Invariant.I8, text, self.evidence.of(agent.instance))
+                raise Breach(Invariant.I8, text, self.evidence.of(agent.instance))
 
     def _why_not_up(
         self, agent: Agent, listed: pb.ManagedInstance, alive: Sequence[AgentProcess], marked: Sequence[int]
@@ -101,7 +101,7 @@ class ProcessChecks:
         mains = [process for process in alive if process.is_main]
         if len(mains) > 1:
             text = f"{agent.instance} runs more than once: {', '.join(map(str, mains))}"
-            raise Violation(Invariant.I1, text, self.evidence.of(agent.instance))
+            raise Breach(Invariant.I1, text, self.evidence.of(agent.instance))
         if not mains:
             return f"should be up, but does not run; published as {state_of(listed)}: {listed.message}"
         if listed.next_action != pb.NEXT_ACTION_UP:
@@ -133,14 +133,14 @@ class ProcessChecks:
         return ""
 
     def check_starts_and_exits(self) -> None:
-        """Check that every start and exit since the last call had a reason. Raises Violation."""
+        """Check that every start and exit since the last call had a reason. Raises Breach."""
         journals = self._host.journals
         journals.read()
         while journals.starts:
             process = journals.starts.popleft()
             if process.is_main and self._model.was_down(process.instance, process.identity.started):
                 text = f"{process} was started, although {process.instance} was acknowledged as down"
-                raise Violation(Invariant.I2, text, self.evidence.of(process.instance))
+                raise Breach(Invariant.I2, text, self.evidence.of(process.instance))
         for agent in self._host.agents:
             journals.alive(agent.instance)
         journals.read()  # the last lines of processes found dead just now
@@ -161,10 +161,10 @@ class ProcessChecks:
                 return
         how = "by a signal" if process.ended is not None else "without a journal line"
         text = f"{process} ended {how}, without a request"
-        raise Violation(Invariant.I9, text, self.evidence.of(process.instance))
+        raise Breach(Invariant.I9, text, self.evidence.of(process.instance))
 
     def check_beats(self) -> None:
-        """Check that every live process beats. Raises Violation."""
+        """Check that every live process beats. Raises Breach."""
         since = proc.now()
         journals = self._host.journals
 
@@ -178,7 +178,7 @@ class ProcessChecks:
         if not poll(lambda: not silent(), PATIENCE):
             process = silent()[0]
             text = f"{process} runs, but does not beat"
-            raise Violation(Invariant.I9, text, self.evidence.of(process.instance))
+            raise Breach(Invariant.I9, text, self.evidence.of(process.instance))
 
     def _agent(self, instance: str) -> Agent | None:
         return next((agent for agent in self._host.agents if agent.instance == instance), None)

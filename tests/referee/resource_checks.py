@@ -10,7 +10,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.referee import proc
 from tests.referee.daemons import DaemonProcess
 from tests.referee.host import Host
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.polling import PATIENCE, list_instances, poll
 from tests.referee.samples import Resources, held_resources
 
@@ -33,14 +33,14 @@ class ResourceChecks:
         self._baseline: Resources | None = None
 
     def check(self, daemon: DaemonProcess) -> None:
-        """Raise a Violation for zombies, or signals to unrelated processes."""
+        """Raise a Breach for zombies, or signals to unrelated processes."""
         self._host.check_unrelated_processes()
         if not poll(lambda: not proc.zombies_of(daemon.pid)):
             zombies = proc.zombies_of(daemon.pid)
-            raise Violation(Invariant.I5, f"the daemon does not reap {zombies}", daemon.log_tail())
+            raise Breach(Invariant.I5, f"the daemon does not reap {zombies}", daemon.log_tail())
 
     def check_resources(self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> None:
-        """Raise a Violation if a daemon at rest holds more than the first one. Raises DiedError."""
+        """Raise a Breach if a daemon at rest holds more than the first one. Raises DiedError."""
         if self._baseline is None:
             self._baseline = self._without_runs(daemon, stub)[0]
             self._baseline.descriptors["socket"] += self._connections
@@ -58,12 +58,12 @@ class ResourceChecks:
 
         if not poll(at_baseline):
             text = f"after {PATIENCE:g} s at rest the daemon holds more than a new daemon: {more}"
-            raise Violation(Invariant.I6, text, daemon.log_tail())
+            raise Breach(Invariant.I6, text, daemon.log_tail())
 
     def check_restarts(
         self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub, restart_all: Callable[[], None]
     ) -> None:
-        """Raise a Violation if restarts leak resources; `restart_all` waits for all instances."""
+        """Raise a Breach if restarts leak resources; `restart_all` waits for all instances."""
         more: dict[str, int] = {}
 
         def as_before() -> bool:
@@ -79,7 +79,7 @@ class ResourceChecks:
             if poll(as_before):
                 return
         text = f"each restart of all instances left the daemon with more resources: {more}"
-        raise Violation(Invariant.I6, text, daemon.log_tail())
+        raise Breach(Invariant.I6, text, daemon.log_tail())
 
     @staticmethod
     def _without_runs(daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub) -> tuple[Resources, int]:

@@ -29,7 +29,7 @@ class Upgrade(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Round:
     """The events of one round, drawn from the seed. Times are in s."""
 
     failpoint: Point | None  # where the daemon kills itself
@@ -49,18 +49,18 @@ class Plan:
         return f"{self.failpoint.value}:{self.passes}=kill" if self.failpoint is not None else ""
 
     @staticmethod
-    def at(point: Point) -> Plan:
+    def at(point: Point) -> Round:
         """Return a plan in which the daemon dies at the first pass of this failpoint."""
-        return Plan(
+        return Round(
             failpoint=point, passes=1, early=None, load=0.0, before=0, dead=0, quiet=0, pause=0.0,
             upgrade=Upgrade.NONE, insist=True,
         )  # fmt: skip
 
     @staticmethod
-    def draw(rng: random.Random) -> Plan:
+    def draw(rng: random.Random) -> Round:
         """Return a random plan."""
         failpoint = rng.choice(list(Point)) if rng.random() < 0.5 else None
-        return Plan(
+        return Round(
             failpoint=failpoint,
             passes=rng.choice([1, 1, 2, 3, 5, 8]),
             early=rng.uniform(0.15, 0.8) if rng.random() < 0.15 else None,
@@ -108,11 +108,11 @@ class Rounds:
         return self.tally.as_dict()
 
     def play(self, number: int) -> None:
-        """Play a random round. Raises Violation."""
-        self.play_plan(Plan.draw(derived(self._match.seed, "round", number)), number)
+        """Play a random round. Raises Breach."""
+        self.play_plan(Round.draw(derived(self._match.seed, "round", number)), number)
 
-    def play_plan(self, plan: Plan, number: int) -> None:
-        """Play a round by this plan. Raises Violation."""
+    def play_plan(self, plan: Round, number: int) -> None:
+        """Play a round by this plan. Raises Breach."""
         match, rng = self._match, derived(self._match.seed, "kills", number)
         match.start_daemon(plan.armed)
         match.gate.open()
@@ -139,13 +139,15 @@ class Rounds:
         self._count()
 
     def finish(self) -> None:
-        """Start, check and stop a last daemon. Raises Violation."""
+        """Start, check and stop a last daemon. Raises Breach."""
         self._match.start_daemon()
-        self._check(Plan.draw(derived(self._match.seed, "end")), derived(self._match.seed, "end"), alone=True)
+        self._check(
+            Round.draw(derived(self._match.seed, "end")), derived(self._match.seed, "end"), alone=True
+        )
         self._match.finish()
         self._count()
 
-    def _check(self, plan: Plan, rng: random.Random, *, alone: bool) -> None:
+    def _check(self, plan: Round, rng: random.Random, *, alone: bool) -> None:
         """Check the daemon; if an armed daemon dies meanwhile, check the next one."""
         match = self._match
         while True:

@@ -14,12 +14,12 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from tests.referee import proc
 from tests.referee.daemons import COMMAND
 from tests.referee.host import AgentKind
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.journals import AgentProcess
 from tests.referee.match import Match, derived, kill
-from tests.referee.model import RELOAD, UP
 from tests.referee.polling import PATIENCE, poll
 from tests.referee.samples import MIB, Resources, Sample, growth, held_resources, take
+from tests.referee.target_model import RELOAD, UP
 
 AGENTS: Mapping[AgentKind, int] = {
     AgentKind.STEADY: 18, AgentKind.CRASHER: 6, AgentKind.DEAF: 3,
@@ -58,7 +58,7 @@ class Soak:
         self.events = 0
 
     def play(self) -> None:
-        """Run the whole soak. Raises Violation."""
+        """Run the whole soak. Raises Breach."""
         match = self._match
         match.start_daemon()
         match.wait_until_serving()
@@ -217,12 +217,12 @@ class Soak:
         more = self.final.beyond(self.baseline)
         if more:
             text = f"{REST:g} s after the last request the daemon holds more than at the baseline: {more}"
-            raise Violation(Invariant.I6, text, [str(self.baseline), str(self.final)])
+            raise Breach(Invariant.I6, text, [str(self.baseline), str(self.final)])
         allowed = MAY_GROW + (EVENTS_KEPT * EVENT_SIZE if self.events < 2 * EVENTS_KEPT else 0)
         grown = growth(self.samples)
         if grown > allowed:
             text = f"resident memory grew by {grown / MIB:.1f} MiB within the second half"
-            raise Violation(Invariant.I6, text, [str(sample) for sample in self.samples[-20:]])
+            raise Breach(Invariant.I6, text, [str(sample) for sample in self.samples[-20:]])
 
     # --- reports
 

@@ -12,7 +12,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 
 from tests.referee import proc
 from tests.referee.host import Host
-from tests.referee.watcher import Stream, Watcher
+from tests.referee.watcher import RefereeWatcher, WatchStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ObservedSnapshot:
     instances: frozenset[str]
 
 
-class StatusWatcher(Watcher[pb.WatchStatusResponse]):
+class StatusWatcher(RefereeWatcher[pb.WatchStatusResponse]):
     """A follower of WatchStatus.
 
     `view` is the state built from all messages; `observations` wait for a check.
@@ -57,10 +57,10 @@ class StatusWatcher(Watcher[pb.WatchStatusResponse]):
         self._pieces: dict[str, pb.ManagedInstance] | None = None
         self._guests = frozenset(agent.instance for agent in host.agents if agent.guest)
 
-    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> Stream[pb.WatchStatusResponse]:
+    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> WatchStream[pb.WatchStatusResponse]:
         return stub.WatchStatus(pb.WatchStatusRequest(resume_token=self.token))
 
-    def _read(self, stream: Stream[pb.WatchStatusResponse]) -> None:
+    def _read(self, stream: WatchStream[pb.WatchStatusResponse]) -> None:
         self._pieces = None
         first = True
         for message in stream:

@@ -15,10 +15,10 @@ from hostmanager_server.failpoints import Point
 from hostmanager_server.linux.spawning import LIBRARY
 
 from tests.referee.daemons import command_of
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.match import Match
 from tests.referee.mutant import REPLACED, Mutant
-from tests.referee.rounds import Plan, Rounds
+from tests.referee.rounds import Round, Rounds
 from tests.referee.switch_user import interpreter_for
 
 pytestmark = pytest.mark.xdist_group("referee")  # one worker plays the whole match
@@ -57,7 +57,7 @@ def test_a_mutant_replaces_methods_that_the_daemon_has(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize(("number", "point"), list(enumerate(Point)), ids=[point.value for point in Point])
 def test_a_daemon_may_die_at_any_step_of_its_work(rounds: Rounds, number: int, point: Point) -> None:
-    rounds.play_plan(Plan.at(point), number)
+    rounds.play_plan(Round.at(point), number)
     assert rounds.tally.points[point.value] == 1
 
 
@@ -81,14 +81,14 @@ def test_a_daemon_that_follows_a_link_in_the_log_directory_is_detected(tmp_path:
     # As `python -m tests.referee --mutant trusting` does with the load of its rounds.
     match = Match(tmp_path, seed=1, program=command_of(Mutant.TRUSTING))
     rounds = Rounds(match)
-    plan = replace(Plan.at(Point.SPAWNED), failpoint=None, load=1.0)
+    plan = replace(Round.at(Point.SPAWNED), failpoint=None, load=1.0)
 
     def play() -> None:
         for number in range(1, 11):
             rounds.play_plan(plan, number)
 
     try:
-        with pytest.raises(Violation) as found:
+        with pytest.raises(Breach) as found:
             play()
     finally:
         match.close()
@@ -105,10 +105,10 @@ def test_a_daemon_that_records_an_agent_after_its_start_is_detected(tmp_path: Pa
 
     def play() -> None:
         for number in range(1, 4):
-            rounds.play_plan(Plan.at(Point.SPAWNED), number)
+            rounds.play_plan(Round.at(Point.SPAWNED), number)
 
     try:
-        with pytest.raises(Violation) as found:
+        with pytest.raises(Breach) as found:
             play()
     finally:
         match.close()
@@ -121,7 +121,7 @@ def test_a_daemon_that_trusts_a_forged_record_is_detected(tmp_path: Path) -> Non
     try:
         if match.host.forger is None or not match.host.forger.held:
             pytest.skip("forging a record needs namespaces, which this kernel does not allow")
-        with pytest.raises(Violation) as found:
+        with pytest.raises(Breach) as found:
             Rounds(match).play(0)
     finally:
         match.close()

@@ -10,11 +10,11 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.referee.daemons import DaemonProcess
 from tests.referee.event_watcher import EventWatcher
 from tests.referee.host import Host
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 from tests.referee.journals import AgentProcess
-from tests.referee.model import Model
 from tests.referee.polling import NOTHING_RUNS, PATIENCE, Evidence, list_instances, poll, state_of
 from tests.referee.status_watcher import ObservedSnapshot, ObservedState, StatusWatcher
+from tests.referee.target_model import Targets
 
 _STARTED_WITHIN = 5.0  # largest error of a published start time, in s
 
@@ -22,7 +22,7 @@ _STARTED_WITHIN = 5.0  # largest error of a published start time, in s
 class WatchChecks:
     """Checks of I4, and of events for all exits (I3)."""
 
-    def __init__(self, host: Host, model: Model, daemons: list[DaemonProcess], evidence: Evidence) -> None:
+    def __init__(self, host: Host, model: Targets, daemons: list[DaemonProcess], evidence: Evidence) -> None:
         self._host = host
         self._model = model
         self._daemons = daemons
@@ -30,7 +30,7 @@ class WatchChecks:
         self._by_pid: dict[int, DaemonProcess] = {}
 
     def check_truth(self, watchers: Iterable[StatusWatcher]) -> None:
-        """Check that no message was false about an instance without requests. Raises Violation."""
+        """Check that no message was false about an instance without requests. Raises Breach."""
         self._by_pid.update((daemon.pid, daemon) for daemon in self._daemons)
         for watcher in watchers:
             watcher.raise_violation()
@@ -39,7 +39,7 @@ class WatchChecks:
                 daemon = self._by_pid.get(observed.daemon)
                 if daemon is None:
                     text = f"{watcher.name} received pid {observed.daemon}, which was no daemon"
-                    raise Violation(Invariant.I4, text, watcher.evidence())
+                    raise Breach(Invariant.I4, text, watcher.evidence())
                 match observed:
                     case ObservedSnapshot():
                         self._check_complete(watcher, observed)
@@ -50,7 +50,7 @@ class WatchChecks:
         for agent in self._host.agents:
             if not agent.guest and agent.instance not in listed.instances:
                 text = f"{watcher.name} was sent a snapshot without {agent.instance}"
-                raise Violation(Invariant.I4, text, [*watcher.evidence(), *self._evidence.of(agent.instance)])
+                raise Breach(Invariant.I4, text, [*watcher.evidence(), *self._evidence.of(agent.instance)])
 
     def _check_true(self, watcher: StatusWatcher, observed: ObservedState, daemon: DaemonProcess) -> None:
         text = ""
@@ -74,12 +74,12 @@ class WatchChecks:
                     text = f"is down, while {process} ran on"
         if text:
             text = f"{watcher.name} received that {observed.instance} {text}"
-            raise Violation(Invariant.I4, text, [*watcher.evidence(), *self._evidence.of(observed.instance)])
+            raise Breach(Invariant.I4, text, [*watcher.evidence(), *self._evidence.of(observed.instance)])
 
     def check_agreement(
         self, daemon: DaemonProcess, stub: pb_grpc.HostManagerServiceStub, watchers: Sequence[StatusWatcher]
     ) -> None:
-        """Wait for each watcher's view to equal the listed instances. Raises Violation."""
+        """Wait for each watcher's view to equal the listed instances. Raises Breach."""
         differences = ["not checked yet"]
 
         def agreed() -> bool:
@@ -93,14 +93,14 @@ class WatchChecks:
 
         if not poll(agreed, PATIENCE):
             evidence = [line for watcher in watchers for line in watcher.evidence()]
-            raise Violation(Invariant.I4, f"after {PATIENCE:g} s {differences[0]}", evidence)
+            raise Breach(Invariant.I4, f"after {PATIENCE:g} s {differences[0]}", evidence)
 
     def check_exits(
         self, daemon: DaemonProcess, watchers: Sequence[EventWatcher], killed: Sequence[AgentProcess]
     ) -> None:
         """Wait for an exit event of every killed agent that no request may have stopped.
 
-        Raises Violation, or DiedError.
+        Raises Breach, or DiedError.
         """
         unrequested = [
             process for process in killed
@@ -121,7 +121,7 @@ class WatchChecks:
         if not poll(reported, PATIENCE):
             more = [line for watcher in watchers for line in watcher.evidence()]
             text = f"no event reports the exit of {missing[0]}"
-            raise Violation(Invariant.I3, text, self._evidence.of(missing[0].instance, more))
+            raise Breach(Invariant.I3, text, self._evidence.of(missing[0].instance, more))
 
 
 def _difference(watcher: StatusWatcher, daemon: DaemonProcess, listed: dict[str, pb.ManagedInstance]) -> str:

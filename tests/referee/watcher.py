@@ -14,7 +14,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from tests.referee import proc
 from tests.referee.daemons import listens, open_channel
 from tests.referee.host import Host
-from tests.referee.invariants import Invariant, Violation
+from tests.referee.invariants import Breach, Invariant
 
 Message = TypeVar("Message")
 Message_co = TypeVar("Message_co", covariant=True)
@@ -23,14 +23,14 @@ _RECONNECT = 0.03  # s from a lost connection to the next attempt
 _KEPT = 30  # trace lines kept as evidence
 
 
-class Stream(Protocol[Message_co]):
+class WatchStream(Protocol[Message_co]):
     """A stream of messages from the server."""
 
     def __iter__(self) -> Iterator[Message_co]: ...
     def cancel(self) -> object: ...
 
 
-class Watcher(threading.Thread, Generic[Message]):
+class RefereeWatcher(threading.Thread, Generic[Message]):
     """A thread that follows one stream until `finish`.
 
     `disconnect_after` is the longest time in s after which the watcher disconnects and connects again; with
@@ -46,7 +46,7 @@ class Watcher(threading.Thread, Generic[Message]):
         self._may_connect = threading.Event()
         self._may_connect.set()
         self._disconnected = threading.Event()
-        self._call: Stream[Message] | None = None
+        self._call: WatchStream[Message] | None = None
         self._lock = threading.Lock()
         self.token = ""
         self.messages = 0
@@ -131,11 +131,11 @@ class Watcher(threading.Thread, Generic[Message]):
             if self._call is not None:
                 self._call.cancel()
 
-    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> Stream[Message]:
+    def _open(self, stub: pb_grpc.HostManagerServiceStub) -> WatchStream[Message]:
         raise AssertionError("a subclass opens its stream")
 
-    def _read(self, stream: Stream[Message]) -> None:
+    def _read(self, stream: WatchStream[Message]) -> None:
         raise AssertionError("a subclass reads its stream")
 
-    def _protocol_error(self, what: str) -> Violation:
-        return Violation(Invariant.I4, f"{self.name}: {what}", self.evidence())
+    def _protocol_error(self, what: str) -> Breach:
+        return Breach(Invariant.I4, f"{self.name}: {what}", self.evidence())

@@ -85,7 +85,7 @@ class FakePull:
         self.followers -= 1
 
 
-class FakeEngine:
+class FakeDockerEngine:
     """An engine that is usable unless `failure` is set, and refuses to remove containers in `refusals`."""
 
     def __init__(self) -> None:

@@ -36,9 +36,9 @@ from hostmanager_server.rpc.server import Limits, Server, parse_listen
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import ReplacingError, Supervisor, UpgradeError, now
 
-from tests.fakes.driver import FakeDriver, FakeHost
-from tests.in_memory import MemoryJournal, ReadConfig
-from tests.rpc.fakes import FakeEngine, FakeOutputs
+from tests.fakes.driver import FakeDriver, FakeDriverHost
+from tests.in_memory import MemoryConfig, MemoryJournal
+from tests.rpc.fakes import FakeDockerEngine, FakeOutputs
 from tests.waiting import wait_until_async
 
 T = TypeVar("T")
@@ -54,14 +54,14 @@ class ServerHarness:
     """The server half of one daemon, and clients for it."""
 
     def __init__(self, directory: Path, specs: Sequence[InstanceSpec], removals_kept: int) -> None:
-        self.config = ReadConfig(HostSpec("host", tuple(specs)))
+        self.config = MemoryConfig(HostSpec("host", tuple(specs)))
         self.epoch = "e0"
         self.died: list[frozenset[Management]] = []
         self.being_upgraded = False
         self.upgrades: list[bool] = []  # one entry a request: whether it only checks
         self.cannot_upgrade = ""
         self.addresses: list[str] = []
-        self.engine = FakeEngine()
+        self.engine = FakeDockerEngine()
         self.server: Server  # set by `server_harness`
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
@@ -90,7 +90,7 @@ class ServerHarness:
         return "9.9"
 
     def _driver(self, poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
-        self.host = FakeHost(poller)
+        self.host = FakeDriverHost(poller)
         self.call_soon = call_soon  # the host's processes live on the supervisor's thread
         return FakeDriver(poller, post, self.host)
 

@@ -13,7 +13,7 @@ from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.rpc.limits import Limit, Limits
 from hostmanager_server.rpc.single_flight import SingleFlight
 
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.rpc.harness import (
     refused,
     server_harness,
@@ -31,7 +31,7 @@ async def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) ->
         gate = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def read() -> ReadConfig:
+        def read() -> MemoryConfig:
             reads.append(h.config)
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
             return h.config
@@ -41,7 +41,7 @@ async def test_reloads_at_once_share_the_readings_of_the_file(tmp_path: Path) ->
         check = pb.UpdateRequest(reload_config=True, validate_only=True)
         calls = [asyncio.ensure_future(stub.Update(check))]
         await until(lambda: len(reads) == 1)
-        h.config = ReadConfig(HostSpec("host", (spec("new"),)))
+        h.config = MemoryConfig(HostSpec("host", (spec("new"),)))
         calls += [asyncio.ensure_future(stub.Update(check)) for _ in range(50)]
         reload = pb.UpdateRequest(reload_config=True, requests=up("new"))
         calls += [asyncio.ensure_future(stub.Update(reload)) for _ in range(20)]
@@ -59,9 +59,9 @@ async def test_a_broken_config_that_many_clients_reload_is_logged_once(tmp_path:
         gate = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def read() -> ReadConfig:
+        def read() -> MemoryConfig:
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
-            return ReadConfig(None, (Problem(Severity.ERROR, "it is broken", "site.yaml"),))
+            return MemoryConfig(None, (Problem(Severity.ERROR, "it is broken", "site.yaml"),))
 
         h.supervisor._load_config = read
         stub = h.stub()
@@ -80,7 +80,7 @@ async def test_calls_that_wait_are_bounded(tmp_path: Path) -> None:
         gate = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def read() -> ReadConfig:
+        def read() -> MemoryConfig:
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(60)
             return h.config
 

@@ -16,7 +16,7 @@ from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
 from hostmanager_server.rpc.service import SERVICE
 from hostmanager_server.rpc.status import StatusRpcs
 
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.rpc.harness import down, refused, run, server_harness, spec, until, up
 
 CODE = grpc.StatusCode
@@ -146,7 +146,7 @@ async def test_a_request_above_the_limit_of_the_daemon_is_explained_by_the_clien
 async def test_a_bad_request_is_refused_with_the_bad_field(tmp_path: Path) -> None:
     broken = InstanceSpec("broken", "Agent", problem="it has no command")
     async with server_harness(tmp_path, [spec("a"), spec("lazy", target=Target.DOWN)]) as h:
-        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("lazy", target=Target.DOWN), broken)))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"), spec("lazy", target=Target.DOWN), broken)))
         stub = h.stub()
         await stub.Update(pb.UpdateRequest(reload_config=True))
         for name, request, code, fields in REFUSALS:

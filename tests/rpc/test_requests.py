@@ -15,10 +15,10 @@ from hostmanager_server.core.manager_status import ManagerState, Problem
 from hostmanager_server.core.spec import EnvFile, HostSpec, Management, ProcessSpec, Target
 
 from tests.fakes.driver import Behaviour
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.rpc.harness import WatchState, down, refused, server_harness, spec, until, up
 
-BROKEN = ReadConfig(None, (Problem(Severity.ERROR, "unknown manage 'maybe'", "site.yaml", 3, 5),))
+BROKEN = MemoryConfig(None, (Problem(Severity.ERROR, "unknown manage 'maybe'", "site.yaml", 3, 5),))
 CODE = grpc.StatusCode
 
 
@@ -54,7 +54,7 @@ async def test_pages_follow_one_another_while_instances_come_and_go(tmp_path: Pa
     async with server_harness(tmp_path, [spec(f"i{n}") for n in range(5)]) as h:
         stub = h.stub()
         first = await stub.ListInstances(pb.ListInstancesRequest(page_size=2))
-        h.config = ReadConfig(HostSpec("host", tuple(spec(i) for i in ("i0", "i2", "i3", "i35"))))
+        h.config = MemoryConfig(HostSpec("host", tuple(spec(i) for i in ("i0", "i2", "i3", "i35"))))
         await stub.Update(pb.UpdateRequest(reload_config=True))
         await until(lambda: set(h.store.snapshot().instances) == {"i0", "i2", "i3", "i35"})
         second = await stub.ListInstances(
@@ -131,7 +131,7 @@ async def test_a_reload_tells_its_changes_and_a_check_tells_the_same_before(tmp_
     async with server_harness(tmp_path) as h:
         stub = h.stub()
         other = replace(spec("b"), process=ProcessSpec(("b", "--setpoint", "4.3")))
-        h.config = ReadConfig(HostSpec("host", (other, spec("c", "Other"), spec("d", target=Target.DOWN))))
+        h.config = MemoryConfig(HostSpec("host", (other, spec("c", "Other"), spec("d", target=Target.DOWN))))
         tracked = h.store.snapshot().instances
         with_check = pb.UpdateRequest(reload_config=True, validate_only=True)
         before = await stub.Update(with_check)
@@ -159,7 +159,7 @@ async def test_a_reload_tells_its_changes_and_a_check_tells_the_same_before(tmp_
 async def test_reloads_that_share_a_reading_tell_the_same_changes(tmp_path: Path) -> None:
     async with server_harness(tmp_path) as h:
         stub = h.stub()
-        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"), spec("b"))))
         h.keep_supervisor_busy()
         asked = [stub.Update(pb.UpdateRequest(reload_config=True)) for _ in range(3)]
         answers = await asyncio.gather(*asked)

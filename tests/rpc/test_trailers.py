@@ -21,7 +21,7 @@ from hostmanager_server.supervisor import AdoptionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.rpc.harness import ServerHarness, refused, server_harness
 
 CODE = grpc.StatusCode
@@ -105,12 +105,12 @@ def test_a_failed_recovery_of_runs_is_unavailable() -> None:
     assert (error.code, error.reason) == (CODE.UNAVAILABLE, "NOT_TAKEN_BACK")
 
 
-def broken(count: int, *, folder: str = "/srv/site") -> ReadConfig:
+def broken(count: int, *, folder: str = "/srv/site") -> MemoryConfig:
     """Return a config with a warning before `count` errors."""
     file = f"{folder}/site.yaml"
     warning = Problem(Severity.WARNING, "means nothing", file, 1, 1)
     errors = (Problem(Severity.ERROR, f"unknown manage 'mäybe{n}'", file, n + 2, 5) for n in range(count))
-    return ReadConfig(None, (warning, *errors), file)
+    return MemoryConfig(None, (warning, *errors), file)
 
 
 async def fails(h: ServerHarness, ids: list[str], *, reload: bool) -> HostManagerError:
@@ -171,7 +171,7 @@ async def test_long_ids_in_other_calls_are_refused_in_full(tmp_path: Path) -> No
 
 async def test_a_long_problem_of_the_engine_is_sent_with_its_beginning(tmp_path: Path) -> None:
     async with server_harness(tmp_path) as h:
-        h.config = ReadConfig(HostSpec("host", ()))
+        h.config = MemoryConfig(HostSpec("host", ()))
         h.engine.failure = "the engine says " + "no " * 20_000
         error = await refused(h.stub().RemoveOrphans(pb.RemoveOrphansRequest()).read())
         assert (error.code, error.reason) == (CODE.UNAVAILABLE, "ENGINE_UNREACHABLE")

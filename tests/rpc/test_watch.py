@@ -15,7 +15,7 @@ from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.events import ExitStatus
 from hostmanager_server.core.spec import HostSpec, ProcessSpec
 
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.rpc.harness import ServerHarness, WatchState, down, server_harness, spec, until, up
 
 CODE = grpc.StatusCode
@@ -30,7 +30,7 @@ async def test_a_watch_begins_with_a_snapshot_and_follows(tmp_path: Path) -> Non
         assert view.reasons == [Snapshot.REASON_INITIAL]
         await stub.Update(pb.UpdateRequest(requests=down("a")))
         await view.read(stream, lambda: view.instances["a"].next_action == pb.NEXT_ACTION_DOWN)
-        h.config = ReadConfig(HostSpec("host", (spec("b"), spec("d"))))
+        h.config = MemoryConfig(HostSpec("host", (spec("b"), spec("d"))))
         await stub.Update(pb.UpdateRequest(reload_config=True))
         await view.read(stream, lambda: view.instances.keys() == {"b", "d"})
         h.call_soon(lambda: h.host.crash("b", ExitStatus(3)))
@@ -54,7 +54,7 @@ async def test_a_resumed_watch_gets_what_it_missed_and_no_more(tmp_path: Path) -
         stream = stub.WatchStatus(pb.WatchStatusRequest())
         await view.read(stream, lambda: len(view.instances) == 3)
         stream.cancel()
-        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"), spec("b"))))
         await stub.Update(pb.UpdateRequest(reload_config=True, requests=down("a")))
         await until(lambda: len(h.store.snapshot().instances) == 2 and h.host.run_of("a") is None)
         first = await anext(aiter(stub.WatchStatus(pb.WatchStatusRequest(resume_token=view.token))))
@@ -66,7 +66,7 @@ async def test_a_watch_that_cannot_resume_says_why_and_starts_over(tmp_path: Pat
     async with server_harness(tmp_path, removals_kept=0) as h:
         stub = h.stub()
         token = (await stub.GetStatus(pb.GetStatusRequest())).resume_token
-        h.config = ReadConfig(HostSpec("host", (spec("a"),)))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"),)))
         await stub.Update(pb.UpdateRequest(reload_config=True))
         await until(lambda: len(h.store.snapshot().instances) == 1)
         for given, reason in (
@@ -84,7 +84,7 @@ async def test_a_reader_that_missed_forgotten_removals_is_resynced_in_its_stream
         stub, view = h.stub(), WatchState()
         stream = stub.WatchStatus(pb.WatchStatusRequest())
         await view.read(stream, lambda: len(view.instances) == 3)
-        h.config = ReadConfig(HostSpec("host", (spec("a"),)))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"),)))
         await stub.Update(pb.UpdateRequest(reload_config=True))
         await view.read(stream, lambda: view.instances.keys() == {"a"})
         assert view.reasons[0] == Snapshot.REASON_INITIAL
@@ -96,7 +96,7 @@ async def test_a_filtered_watch_gets_only_its_instances(tmp_path: Path) -> None:
         stub, view = h.stub(), WatchState()
         stream = stub.WatchStatus(pb.WatchStatusRequest(instance_ids=["b", "later"]))
         await view.read(stream, lambda: view.instances.keys() == {"b"})
-        h.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"), spec("later"))))
+        h.config = MemoryConfig(HostSpec("host", (spec("a"), spec("b"), spec("later"))))
         await stub.Update(pb.UpdateRequest(reload_config=True, requests=[*down("a"), *down("b")]))
         await view.read(
             stream,

@@ -17,8 +17,8 @@ from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.request_handler import RequestHandler
 
-from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
-from tests.in_memory import MemoryJournal, ReadConfig
+from tests.fakes.driver import FakeDriver, FakeDriverHost, FakePoller
+from tests.in_memory import MemoryConfig, MemoryJournal
 
 
 def spec(instance_id: str, agent_class: str = "Agent", **changes: object) -> InstanceSpec:
@@ -34,7 +34,7 @@ class ManagerHarness:
     poller: FakePoller = field(default_factory=FakePoller)
 
     def __post_init__(self) -> None:
-        self.host = FakeHost(self.poller)
+        self.host = FakeDriverHost(self.poller)
         self.journal = MemoryJournal()
         self._begin(Recovered())
 
@@ -56,10 +56,10 @@ class ManagerHarness:
         return self.reconciler.instances
 
     def start(self, *specs: InstanceSpec) -> Accepted:
-        return self.manager.start(ReadConfig(HostSpec("host", specs)), ())
+        return self.manager.start(MemoryConfig(HostSpec("host", specs)), ())
 
     def reload(self, *specs: InstanceSpec) -> Accepted:
-        return self.manager.update(ReadConfig(HostSpec("host", specs)), ())
+        return self.manager.update(MemoryConfig(HostSpec("host", specs)), ())
 
     def turn(self) -> None:
         """Run rounds until no work is left at the present time."""

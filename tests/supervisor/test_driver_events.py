@@ -7,7 +7,7 @@ from hostmanager_server.core.events import Exited, ExitStatus, Ready, RunKey, Se
 from hostmanager_server.core.model import Instance, Phase, State, new_instance
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec, Target
 
-from tests.fakes.driver import FakeDriver, FakeHost, FakePoller
+from tests.fakes.driver import FakeDriver, FakeDriverHost, FakePoller
 from tests.supervisor.conftest import ManagerHarness, spec
 
 
@@ -18,7 +18,7 @@ class PostingDriver(FakeDriver):
     """
 
     def __init__(self, harness: ManagerHarness) -> None:
-        super().__init__(harness.poller, harness.reconciler.post, FakeHost(FakePoller()))
+        super().__init__(harness.poller, harness.reconciler.post, FakeDriverHost(FakePoller()))
         self._harness = harness
         self.during_launch: list[Instance] = []
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.fakes.driver import Behaviour
-from tests.in_memory import ReadConfig
+from tests.in_memory import MemoryConfig
 from tests.supervisor.conftest import ManagerHarness, spec
 
 NAMES = ("a", "b", "c", "d")
@@ -67,7 +67,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(config=configs(), asked=changes | st.just([]))
     def start(self, config: tuple[InstanceSpec, ...], asked: list[TargetChange]) -> None:
-        read = ReadConfig(HostSpec("host", config))
+        read = MemoryConfig(HostSpec("host", config))
         try:
             self.harness.manager.start(read, asked)
         except RequestError:
@@ -97,7 +97,7 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(config=configs())
     def reload(self, config: tuple[InstanceSpec, ...]) -> None:
         try:
-            self.harness.manager.update(ReadConfig(HostSpec("host", config)), ())
+            self.harness.manager.update(MemoryConfig(HostSpec("host", config)), ())
         except RequestError:
             assert self.running is not ManagerState.RUNNING
             return
@@ -159,7 +159,7 @@ class ManagerMachine(RuleBasedStateMachine):
             self.harness.host.crash(who, ExitStatus(1))
         self.harness.poller.advance(away)
         alive = {run.key.instance_id: run for run in self.harness.host.runs}
-        self.harness.manager.start(ReadConfig(HostSpec("host", self.config)), (), tolerant=True)
+        self.harness.manager.start(MemoryConfig(HostSpec("host", self.config)), (), tolerant=True)
         self.cursor, self.read_instances = 0, {}
         for who, tracked in self.harness.store.snapshot().instances.items():
             run = alive.get(who)

@@ -22,8 +22,8 @@ from hostmanager_server.supervisor import (
     WrongStateError,
 )
 
-from tests.fakes.driver import FakeDriver, FakeHost
-from tests.in_memory import MemoryJournal, ReadConfig
+from tests.fakes.driver import FakeDriver, FakeDriverHost
+from tests.in_memory import MemoryConfig, MemoryJournal
 from tests.supervisor.conftest import spec
 
 PATIENCE = 30.0
@@ -33,18 +33,18 @@ class SupervisorHarness:
     """A supervisor with fake agents."""
 
     def __init__(self) -> None:
-        self.config = ReadConfig(HostSpec("host", (spec("a"), spec("b"))))
-        self.load: Callable[[], ReadConfig] = lambda: self.config
+        self.config = MemoryConfig(HostSpec("host", (spec("a"), spec("b"))))
+        self.load: Callable[[], MemoryConfig] = lambda: self.config
         self.broken = threading.Event()
         self.store = Store("epoch", ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"))
         self.supervisor = Supervisor(self.store, self._load, self._driver, MemoryJournal(), self.broken.set)
         self.supervisor.start()
 
-    def _load(self) -> ReadConfig:
+    def _load(self) -> MemoryConfig:
         return self.load()
 
     def _driver(self, poller: Poller, post: PostEvent, call_soon: CallSoon) -> Driver:
-        self.host = FakeHost(poller)
+        self.host = FakeDriverHost(poller)
         self.call_soon = call_soon
         self.driver = FakeDriver(poller, post, self.host)
         return self.driver
@@ -87,7 +87,7 @@ def test_a_rejection_is_the_exception_of_the_future(harness: SupervisorHarness) 
 
 
 def test_a_config_with_errors_is_rejected_unless_tolerant(harness: SupervisorHarness) -> None:
-    good, harness.config = harness.config, ReadConfig(None)
+    good, harness.config = harness.config, MemoryConfig(None)
     with pytest.raises(ConfigError):
         harness.supervisor.start_manager().result(PATIENCE)
     assert harness.state is ManagerState.STOPPED
@@ -99,7 +99,7 @@ def test_a_config_with_errors_is_rejected_unless_tolerant(harness: SupervisorHar
 
 
 def test_an_error_of_the_config_reader_goes_to_the_caller(harness: SupervisorHarness) -> None:
-    def fail() -> ReadConfig:
+    def fail() -> MemoryConfig:
         raise ValueError("on purpose")
 
     harness.load = fail
@@ -152,7 +152,7 @@ def test_a_bug_in_the_reconciler_calls_on_failure(
 
 def test_warnings_of_a_good_config_are_part_of_the_answer(harness: SupervisorHarness) -> None:
     warning = Problem(Severity.WARNING, "unknown key", "site.yaml", 2, 1)
-    harness.config = ReadConfig(harness.config.spec, (warning,))
+    harness.config = MemoryConfig(harness.config.spec, (warning,))
     assert harness.supervisor.start_manager().result(PATIENCE).warnings == (warning,)
 
 
@@ -160,7 +160,7 @@ def test_a_request_before_close_is_carried_out_and_its_run_disowned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     harness = SupervisorHarness()
-    harness.config = ReadConfig(HostSpec("host", (spec("a", initial_target=Target.DOWN),)))
+    harness.config = MemoryConfig(HostSpec("host", (spec("a", initial_target=Target.DOWN),)))
     harness.supervisor.start_manager().result(PATIENCE)
     done: list[str] = []
     for name in ("launch", "disown", "close"):

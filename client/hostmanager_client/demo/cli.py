@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hostmanager_client.demo.lab import Lab
+    from hostmanager_client.demo.lab import DemoLab
 
 
 @click.command("demo")
@@ -35,10 +35,10 @@ def demo_command(*, tour: bool | None) -> None:
     # gRPC reads these variables at import. The processes of the lab do not get them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    from hostmanager_client.demo.lab import Lab
+    from hostmanager_client.demo.lab import DemoLab
     from hostmanager_client.demo.signals import ending_signals
 
-    lab = Lab(environment)
+    lab = DemoLab(environment)
     with ending_signals(lab):
         try:
             ended_by = _show(lab, tour=tour)
@@ -54,7 +54,7 @@ def demo_command(*, tour: bool | None) -> None:
         sys.exit(128 + ended_by)
 
 
-def _show(lab: Lab, *, tour: bool) -> int:
+def _show(lab: DemoLab, *, tour: bool) -> int:
     """Show the demo; return the signal that ended the demo, or 0."""
     from hostmanager_client.demo.signals import DemoEnded
 
@@ -77,7 +77,7 @@ def _show(lab: Lab, *, tour: bool) -> int:
     return 0
 
 
-def _close(lab: Lab) -> None:
+def _close(lab: DemoLab) -> None:
     lab.closing = True
     with suppress(OSError):  # the terminal may be closed, and the lab must still close
         click.echo("\nbringing everything down ...")

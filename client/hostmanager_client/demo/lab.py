@@ -46,7 +46,7 @@ def find_examples() -> Path:
 
 
 @dataclass(slots=True)
-class Lab:
+class DemoLab:
     """One lab; `open` starts the daemon and writes the first files."""
 
     environ: Mapping[str, str]  # of the caller of the demo

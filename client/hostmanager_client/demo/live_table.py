@@ -9,11 +9,11 @@ import click
 
 from hostmanager_client.cli.live_lines import LiveLines
 from hostmanager_client.cli.view import status_lines
-from hostmanager_client.demo.lab import DemoError, Lab
+from hostmanager_client.demo.lab import DemoError, DemoLab
 from hostmanager_client.state import HostState
 
 
-def show_live(lab: Lab) -> None:
+def show_live(lab: DemoLab) -> None:
     """Show the lab until a signal; raise HostManagerError or DemoError if the watch ends."""
     hints = (
         "",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from hostmanager_client.demo.lab import DemoError, Lab
+from hostmanager_client.demo.lab import DemoError, DemoLab
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -22,7 +22,7 @@ class DemoEnded(BaseException):
 
 
 @contextmanager
-def ending_signals(lab: Lab) -> Iterator[None]:
+def ending_signals(lab: DemoLab) -> Iterator[None]:
     """Raise DemoEnded at the first signal of ENDING, within the context.
 
     Further signals, and every signal while the lab closes, set `kill_now` of the lab.

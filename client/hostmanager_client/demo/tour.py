@@ -16,7 +16,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.demo.compose import DockerError, LabProject
-from hostmanager_client.demo.lab import DemoError, Lab
+from hostmanager_client.demo.lab import DemoError, DemoLab
 from hostmanager_client.demo.signals import time_limit
 from hostmanager_client.state import HostState
 from hostmanager_client.sync import HostManagerClient
@@ -25,7 +25,7 @@ from hostmanager_client.words import event_word, to_seconds
 STEP_WITHIN = 90.0  # s; a step takes a few seconds
 
 
-def take_tour(lab: Lab) -> None:
+def take_tour(lab: DemoLab) -> None:
     """Print the tour on standard output; raise DemoError or HostManagerError if a step fails."""
     with lab.client() as client:
         Tour(lab, client).take()
@@ -34,7 +34,7 @@ def take_tour(lab: Lab) -> None:
 class Tour:
     """The steps of the tour."""
 
-    def __init__(self, lab: Lab, client: HostManagerClient) -> None:
+    def __init__(self, lab: DemoLab, client: HostManagerClient) -> None:
         self._lab = lab
         self._client = client
 

@@ -11,8 +11,8 @@ from hostmanager_client import calls
 from hostmanager_client.address import Address
 from hostmanager_client.calls import TargetRequests, UnaryCall
 from hostmanager_client.errors import HostManagerError
-from hostmanager_client.light.connection import Answer, LightConnection, Surprise
-from hostmanager_client.light.messages import MalformedError, decode, encode
+from hostmanager_client.light.http2 import Answer, LightConnection, Surprise
+from hostmanager_client.light.protobuf_codec import MalformedError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

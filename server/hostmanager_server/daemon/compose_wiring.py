@@ -24,8 +24,8 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
     """Return the factory of the driver of compose services."""
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
-    from hostmanager_server.drivers.compose.engine.actions import EngineActions
     from hostmanager_server.drivers.compose.engine.connection import connect, new_connection
+    from hostmanager_server.drivers.compose.engine.container_actions import EngineActions
     from hostmanager_server.drivers.compose.engine.watch import EngineListener, EngineWatch
     from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 

@@ -6,7 +6,7 @@ import errno
 import resource
 from collections.abc import Iterable
 
-from hostmanager_server.linux.spawning import Limit
+from hostmanager_server.linux.spawning import ResourceLimit
 
 _UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY as the kernel has it; the resource module says -1
 _LOCKS = 10  # RLIMIT_LOCKS of asm-generic/resource.h; missing in the resource module
@@ -62,14 +62,14 @@ class LimitError(Exception):
     """A resource limit that the daemon could not set; the text is for the operator."""
 
 
-def resolve_limits(limits: Iterable[tuple[str, int | None]]) -> list[tuple[str, Limit]]:
+def resolve_limits(limits: Iterable[tuple[str, int | None]]) -> list[tuple[str, ResourceLimit]]:
     """Return the limits of a new process by name; None is unlimited. Raises LimitError.
 
     The first is the daemon's original limit of open files, if the daemon raised its own.
     """
     resolved = []
     if _inherited_files is not None:
-        resolved.append(("nofile", Limit(resource.RLIMIT_NOFILE, *map(_unsigned, _inherited_files))))
+        resolved.append(("nofile", ResourceLimit(resource.RLIMIT_NOFILE, *map(_unsigned, _inherited_files))))
     for name, value in limits:
         number = LIMITS.get(name)
         if number is None:
@@ -77,11 +77,11 @@ def resolve_limits(limits: Iterable[tuple[str, int | None]]) -> list[tuple[str, 
         if value is not None and not 0 <= value <= _UNLIMITED:
             raise LimitError(f"cannot set the limit '{name}' to {value}: the value must be 0 to {_UNLIMITED}")
         wanted = _UNLIMITED if value is None else value
-        resolved.append((name, Limit(number, wanted, wanted)))
+        resolved.append((name, ResourceLimit(number, wanted, wanted)))
     return resolved
 
 
-def apply_limits(pid: int, limits: Iterable[tuple[str, Limit]]) -> None:
+def apply_limits(pid: int, limits: Iterable[tuple[str, ResourceLimit]]) -> None:
     """Set resolved limits of a process. Raises LimitError."""
     for name, limit in limits:
         try:
@@ -90,7 +90,7 @@ def apply_limits(pid: int, limits: Iterable[tuple[str, Limit]]) -> None:
             raise refused_limit(name, limit, error) from error
 
 
-def refused_limit(name: str, limit: Limit, error: Exception) -> LimitError:
+def refused_limit(name: str, limit: ResourceLimit, error: Exception) -> LimitError:
     """Return the LimitError for a limit that the kernel refused."""
     shown = "unlimited" if limit.hard == _UNLIMITED else str(limit.hard)
     if isinstance(error, OSError) and error.errno == errno.EPERM:

@@ -58,7 +58,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ResourceLimit:
     """A soft and a hard resource limit, by the number of its kind."""
 
     kind: int
@@ -89,12 +89,12 @@ class Heritage:
     lock: int = -1
     lock_number: int = -1
     note: Note | None = None
-    mark: Limit | None = None
-    limits: Sequence[Limit] = ()
+    mark: ResourceLimit | None = None
+    limits: Sequence[ResourceLimit] = ()
     cgroup: int = -1
 
 
-class _Request(ctypes.Structure):
+class _SpawnRequest(ctypes.Structure):
     _fields_ = (
         ("program", ctypes.c_char_p),
         ("argv", ctypes.c_char_p),
@@ -143,9 +143,9 @@ class Spawner:
             layout = ctypes.c_int32.in_dll(loaded, "hostmanager_spawn_layout").value
         except (OSError, AttributeError, ValueError) as error:
             raise SpawnUnavailableError(str(error)) from error
-        if layout != _LAYOUT << 16 | ctypes.sizeof(_Request):
+        if layout != _LAYOUT << 16 | ctypes.sizeof(_SpawnRequest):
             raise SpawnUnavailableError(f"'{library}' was built from another version; install again")
-        self._spawn.argtypes = (ctypes.POINTER(_Request),)
+        self._spawn.argtypes = (ctypes.POINTER(_SpawnRequest),)
         self._lock = threading.Lock()
         self._slots: list[int] = []
         try:
@@ -174,7 +174,7 @@ class Spawner:
         Raises SpawnError with no child left, ValueError for a NUL byte, and SpawnUnavailableError where the
         kernel lacks a system call, with nothing done.
         """
-        request = _Request()
+        request = _SpawnRequest()
         self._describe(request, program)
         self._hand_down(request, heritage)
         with self._lock:
@@ -191,7 +191,7 @@ class Spawner:
         raise SpawnError(request.error, step, max(0, request.failed_limit - request.limits_before))
 
     @staticmethod
-    def _describe(request: _Request, program: Program) -> None:
+    def _describe(request: _SpawnRequest, program: Program) -> None:
         request.program = _encoded([program.path])
         request.argv = _encoded(program.argv)
         request.argv_count = len(program.argv)
@@ -199,7 +199,7 @@ class Spawner:
         request.env_count = len(program.env)
         request.directory = _encoded([program.working_dir])
 
-    def _hand_down(self, request: _Request, heritage: Heritage) -> None:
+    def _hand_down(self, request: _SpawnRequest, heritage: Heritage) -> None:
         note, file = heritage.note, -1
         if note is not None:
             file = note.file

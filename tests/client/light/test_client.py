@@ -18,8 +18,8 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import DOWN, Address, DeadlineExceeded, ServerBug, Unreachable
 from hostmanager_client.cli.text import style
 from hostmanager_client.light.client import FullClientNeeded, LightClient
-from hostmanager_client.light.connection import DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame
 from hostmanager_client.light.hpack import encode_headers
+from hostmanager_client.light.http2 import DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame
 
 from tests.client.fake_daemon import FakeDaemon
 

@@ -15,7 +15,13 @@ from hostmanager_server.core.events import (
 from hostmanager_server.core.spec import InstanceSpec, Management, ServiceSpec
 from hostmanager_server.drivers.compose.driver import ComposeDriver
 
-from tests.drivers.compose.fake_compose import FakeActions, FakeCompose, FakeEngine, FakeReader, service
+from tests.drivers.compose.fake_compose import (
+    FakeActions,
+    FakeCompose,
+    FakeComposeEngine,
+    FakeReader,
+    service,
+)
 from tests.fakes.driver import FakePoller
 
 
@@ -24,7 +30,7 @@ class DriverHarness:
 
     def __init__(self, *services: ServiceSpec, present: bool = True) -> None:
         self.poller = FakePoller()
-        self.engine = FakeEngine(self.poller, present=present)
+        self.engine = FakeComposeEngine(self.poller, present=present)
         self.reader = FakeReader(*services)
         self.compose = FakeCompose(self.engine, self.reader)
         self.actions = FakeActions(self.engine, self.poller)

@@ -18,7 +18,7 @@ from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.contract import EngineListener
 from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReader
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
-from hostmanager_server.drivers.compose.starts.facts import ActionDone
+from hostmanager_server.drivers.compose.starts.start_facts import ActionDone
 from hostmanager_server.drivers.contract import CallSoon
 
 from tests.fakes.driver import FakePoller
@@ -54,7 +54,7 @@ class FakeReader(CatalogReader):
 
 
 @dataclass
-class FakeEngine:
+class FakeComposeEngine:
     """An engine that notifies its listener of every change, a moment later."""
 
     poller: FakePoller
@@ -70,7 +70,7 @@ class FakeEngine:
 
     # --- EngineWatcher
 
-    def make_watch(self, listener: EngineListener, call_soon: CallSoon) -> FakeEngine:
+    def make_watch(self, listener: EngineListener, call_soon: CallSoon) -> FakeComposeEngine:
         self.listener = listener
         return self
 
@@ -195,9 +195,9 @@ class FakeCall(ComposeCall):
 
 
 class FakeCompose(ComposeCalls):
-    """Compose on a FakeEngine; checks that no two calls may make the same container."""
+    """Compose on a FakeComposeEngine; checks that no two calls may make the same container."""
 
-    def __init__(self, engine: FakeEngine, reader: FakeReader) -> None:
+    def __init__(self, engine: FakeComposeEngine, reader: FakeReader) -> None:
         super().__init__(lambda callback: None, {})
         self._engine = engine
         self._reader = reader
@@ -301,9 +301,9 @@ class FakeFetch:
 
 
 class FakeActions:
-    """Starts and removals of containers on a FakeEngine, a moment later."""
+    """Starts and removals of containers on a FakeComposeEngine, a moment later."""
 
-    def __init__(self, engine: FakeEngine, poller: FakePoller) -> None:
+    def __init__(self, engine: FakeComposeEngine, poller: FakePoller) -> None:
         self._engine = engine
         self._poller = poller
         self.log: list[str] = []

@@ -29,12 +29,12 @@ from tests.drivers.compose.fake_compose import (
     IMAGE,
     FakeActions,
     FakeCompose,
-    FakeEngine,
+    FakeComposeEngine,
     FakeReader,
     service,
 )
 from tests.fakes.driver import FakePoller
-from tests.in_memory import MemoryJournal, ReadConfig
+from tests.in_memory import MemoryConfig, MemoryJournal
 
 NAMES = ("a", "b", "c")
 REPLICAS = {"a": 1, "b": 1, "c": 2}
@@ -47,7 +47,7 @@ class ServicesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.poller = FakePoller()
-        self.engine = FakeEngine(self.poller)
+        self.engine = FakeComposeEngine(self.poller)
         self.reader = FakeReader(*(service(name, replicas=REPLICAS[name]) for name in NAMES))
         self.compose = FakeCompose(self.engine, self.reader)
         self.actions = FakeActions(self.engine, self.poller)
@@ -86,11 +86,11 @@ class ServicesMachine(RuleBasedStateMachine):
     def files_changed(self) -> None:
         raise AssertionError("no file is watched here")
 
-    def config(self) -> ReadConfig:
+    def config(self) -> MemoryConfig:
         specs = (
             InstanceSpec(i, self.agent_class, Management.DOCKER, target) for i, target in self.listed.items()
         )
-        return ReadConfig(HostSpec("host", tuple(specs)))
+        return MemoryConfig(HostSpec("host", tuple(specs)))
 
     def run_reconciler(self) -> None:
         """Run the reconciler until no work is left at this moment."""

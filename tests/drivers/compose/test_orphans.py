@@ -11,7 +11,7 @@ import pytest
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.orphans import ContainerRemover
 
-from tests.docker_engine import DEADLINE, DockerEngine, unique_name
+from tests.docker_engine import DEADLINE, RealEngine, unique_name
 
 IGNORES_TERM = "trap '' TERM INT; while true; do sleep 1000; done"
 LONG = 1000.0  # s
@@ -24,7 +24,7 @@ def connect_to(host: str) -> Connection:
 
 
 @pytest.fixture
-def remover(engine: DockerEngine) -> Iterator[ContainerRemover]:
+def remover(engine: RealEngine) -> Iterator[ContainerRemover]:
     remover = ContainerRemover(functools.partial(connect_to, engine.host))
     yield remover
     remover.close()
@@ -32,18 +32,18 @@ def remover(engine: DockerEngine) -> Iterator[ContainerRemover]:
 
 
 @pytest.fixture
-def name(engine: DockerEngine) -> Iterator[str]:
+def name(engine: RealEngine) -> Iterator[str]:
     name = unique_name()
     yield name
     if exists(engine, name):
         engine.docker("rm", "--force", name)
 
 
-def exists(engine: DockerEngine, name: str) -> bool:
+def exists(engine: RealEngine, name: str) -> bool:
     return bool(engine.api.containers(all=True, filters={"name": name}))
 
 
-def running(engine: DockerEngine, name: str) -> bool:
+def running(engine: RealEngine, name: str) -> bool:
     return bool(engine.api.containers(filters={"name": name}))
 
 
@@ -62,7 +62,7 @@ def remove_container(
 
 @pytest.mark.parametrize("stop_timeout", [10.0, 0.0])
 def test_a_running_container_is_stopped_and_removed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str, stop_timeout: float
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str, stop_timeout: float
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert remove_container(remover, name, stop_timeout) == ""
@@ -70,7 +70,7 @@ def test_a_running_container_is_stopped_and_removed(
 
 
 def test_a_container_that_ignores_term_is_killed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image, "sh", "-c", IGNORES_TERM)
     assert remove_container(remover, name, 0.5) == ""
@@ -78,7 +78,7 @@ def test_a_container_that_ignores_term_is_killed(
 
 
 def test_a_stopped_container_is_removed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--name", name, image, "true")
     assert remove_container(remover, name) == ""
@@ -86,7 +86,7 @@ def test_a_stopped_container_is_removed(
 
 
 def test_a_paused_container_is_removed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     engine.docker("pause", name)
@@ -100,7 +100,7 @@ def test_a_missing_container_counts_as_removed(remover: ContainerRemover) -> Non
 
 
 def test_a_container_in_use_again_is_not_stopped(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert "left alone" in remove_container(remover, name, is_orphan=lambda: False)
@@ -108,7 +108,7 @@ def test_a_container_in_use_again_is_not_stopped(
 
 
 def test_a_container_in_use_again_during_its_stop_is_not_removed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
     assert "left alone" in remove_container(remover, name, is_orphan=lambda: running(engine, name))
@@ -116,7 +116,7 @@ def test_a_container_in_use_again_during_its_stop_is_not_removed(
 
 
 def test_a_cancelled_caller_does_not_wait_for_the_stop(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image, "sh", "-c", IGNORES_TERM)
     step_checked = threading.Event()
@@ -139,7 +139,7 @@ def test_a_cancelled_caller_does_not_wait_for_the_stop(
 
 
 def test_simultaneous_removals_of_one_container_all_succeed(
-    engine: DockerEngine, image: str, remover: ContainerRemover, name: str
+    engine: RealEngine, image: str, remover: ContainerRemover, name: str
 ) -> None:
     engine.docker("run", "--detach", "--name", name, image)
 

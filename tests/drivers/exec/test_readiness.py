@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 A = RunKey("a", 1)
 
 
-class Site:
+class ProbedSite:
     """An HTTP server that answers with `code`."""
 
     def __init__(self) -> None:
@@ -52,8 +52,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
+def site() -> Iterator[ProbedSite]:
+    site = ProbedSite()
     yield site
     site.close()
 
@@ -73,7 +73,7 @@ def stop(real: ProcessHarness) -> None:
 
 
 @pytest.mark.parametrize("code", [200, 204, 302, 399])
-def test_an_http_probe_succeeds_from_200_to_399(real: ProcessHarness, site: Site, code: int) -> None:
+def test_an_http_probe_succeeds_from_200_to_399(real: ProcessHarness, site: ProbedSite, code: int) -> None:
     launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}/health?deep=1"))
     real.wait_for(lambda: len(site.asked) > 1)
     assert not is_ready(real)
@@ -83,7 +83,7 @@ def test_an_http_probe_succeeds_from_200_to_399(real: ProcessHarness, site: Site
     stop(real)
 
 
-def test_a_probe_does_not_run_again_after_success(real: ProcessHarness, site: Site) -> None:
+def test_a_probe_does_not_run_again_after_success(real: ProcessHarness, site: ProbedSite) -> None:
     site.code = 200
     launch(real, HttpProbe(f"http://127.0.0.1:{site.server.server_port}"))
     real.wait_for(lambda: is_ready(real))

@@ -14,7 +14,7 @@ from hostmanager_server.core.events import Exited, Gone, RunKey, StartFailed
 from hostmanager_server.drivers.exec import direct, gate
 from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux.pidfds import read_stat
-from hostmanager_server.linux.spawning import Heritage, Spawner, _Request
+from hostmanager_server.linux.spawning import Heritage, Spawner, _SpawnRequest
 
 from tests.cgroups import escape, groups_in, populated, processes_in
 from tests.drivers.process.test_adoption import launch_and_kill_daemon, record, rewrite
@@ -64,7 +64,7 @@ def test_a_start_that_fails_leaves_no_cgroup(grouped: ProcessHarness, cgroup: Pa
 class JoiningSpawner(Spawner):
     """A spawner on a kernel that starts no process inside a cgroup."""
 
-    def _hand_down(self, request: _Request, heritage: Heritage) -> None:
+    def _hand_down(self, request: _SpawnRequest, heritage: Heritage) -> None:
         super()._hand_down(request, heritage)
         request.join = int(heritage.cgroup >= 0)
 

@@ -28,7 +28,7 @@ A = RunKey("a", 1)
 KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
-class Manager:
+class FakeSystemd:
     """A service manager that stores descriptors as systemd does."""
 
     def __init__(self, name: Path) -> None:
@@ -74,14 +74,14 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    it = Manager(tmp_path / "notify")
+def manager(tmp_path: Path) -> Iterator[FakeSystemd]:
+    it = FakeSystemd(tmp_path / "notify")
     yield it
     it.close()
 
 
 def test_a_stored_pidfd_gives_the_exit_status_of_an_agent_that_ended_meanwhile(
-    real: ProcessHarness, manager: Manager
+    real: ProcessHarness, manager: FakeSystemd
 ) -> None:
     real.use(manager.store())
     real.driver.launch(A, real.script("a", f"trap 'exit 7' TERM; : > {real.settled('a')}; sleep 1000 & wait"))
@@ -97,7 +97,7 @@ def test_a_stored_pidfd_gives_the_exit_status_of_an_agent_that_ended_meanwhile(
 
 
 def test_a_stored_pidfd_of_another_process_gives_no_exit_status(
-    real: ProcessHarness, manager: Manager
+    real: ProcessHarness, manager: FakeSystemd
 ) -> None:
     with subprocess.Popen(["true"]) as other:
         pidfd = os.pidfd_open(other.pid)
@@ -112,7 +112,7 @@ def test_a_stored_pidfd_of_another_process_gives_no_exit_status(
     assert adopted.ended == ExitStatus()
 
 
-def test_one_pidfd_is_stored_for_each_living_run(real: ProcessHarness, manager: Manager) -> None:
+def test_one_pidfd_is_stored_for_each_living_run(real: ProcessHarness, manager: FakeSystemd) -> None:
     real.use(manager.store())
     for instance_id in "ab":
         real.driver.launch(RunKey(instance_id, 1), real.command(instance_id, "sleep", "1000"))
@@ -130,7 +130,7 @@ def test_one_pidfd_is_stored_for_each_living_run(real: ProcessHarness, manager: 
 
 
 def test_no_pidfd_stays_for_a_run_that_ended_during_an_upgrade(
-    real: ProcessHarness, manager: Manager
+    real: ProcessHarness, manager: FakeSystemd
 ) -> None:
     real.use(manager.store())
     real.driver.launch(A, real.command("a", "sleep", "1000"))
@@ -145,7 +145,7 @@ def test_no_pidfd_stays_for_a_run_that_ended_during_an_upgrade(
 
 
 def test_no_more_pidfds_are_stored_than_can_be_passed(
-    real: ProcessHarness, manager: Manager, monkeypatch: pytest.MonkeyPatch
+    real: ProcessHarness, manager: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(descriptor_store, "MAX_STORED", 1)
     real.use(manager.store())

@@ -24,7 +24,7 @@ from hostmanager_server.drivers.compose.files.catalog_reader import CatalogReade
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.compose.service_containers import Key, ServiceContainers
-from hostmanager_server.drivers.compose.starts.facts import Actions
+from hostmanager_server.drivers.compose.starts.start_facts import Actions
 from hostmanager_server.drivers.compose.starts.starter import Starter
 from hostmanager_server.drivers.compose.starts.users import ServiceUsers, used_containers
 from hostmanager_server.drivers.compose.survey import take_survey

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from hostmanager_server.drivers.process.markers import MarkerReader, Trust
+from hostmanager_server.drivers.process.markers import MarkerReader, MarkerTrust
 from hostmanager_server.drivers.process.membership import hard_limit
 from hostmanager_server.drivers.process.process_table import (
     Member,
@@ -91,9 +91,9 @@ class DescentTable(ProcessTable):
                 self._note_ended(pid, stat)
                 continue
             owner, trust = evidence.owner(name, stat)
-            if owner is None and trust is Trust.UNSURE:
+            if owner is None and trust is MarkerTrust.UNSURE:
                 settled = False
-            elif owner is not None or trust is Trust.SURE:
+            elif owner is not None or trust is MarkerTrust.SURE:
                 self._owners[pid] = owner
                 if owner is None:
                     _report_unknown(name, stat)
@@ -138,17 +138,17 @@ class _Evidence:
             if tree.session and (tree.main_pid or _is_unused(tree)):
                 self._by_session[tree.session] = tree
 
-    def owner(self, name: str, stat: Stat) -> tuple[ProcessTree | None, Trust]:
+    def owner(self, name: str, stat: Stat) -> tuple[ProcessTree | None, MarkerTrust]:
         """Return the run of an orphan, None if unknown, and the trust in that."""
         limit = hard_limit(name)
         tree = None if limit is None else self._by_limit.get(limit)
         tree = tree or self._by_session.get(stat.session) or self._member_of(name, stat)
         if tree is not None:
-            return tree, Trust.SURE
+            return tree, MarkerTrust.SURE
         token, trust = self._markers.read(name, entry_of(name))
         tree = self._trees.get(token)
         if tree is not None and not tree.has_user_of(name):
-            return None, Trust.FOR_NOW  # the agent may change its user id later
+            return None, MarkerTrust.FOR_NOW  # the agent may change its user id later
         return tree, trust
 
     def _member_of(self, name: str, stat: Stat) -> ProcessTree | None:

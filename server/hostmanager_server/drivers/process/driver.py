@@ -31,7 +31,7 @@ from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
-    Limits,
+    LimitPairs,
     adopted_run,
     find_main_process,
     identify_main_process,
@@ -58,7 +58,7 @@ class _Run:
     identity: Identity
     tree: ProcessTree
     pidfd: int | None  # None after the main process has ended
-    limits: Limits
+    limits: LimitPairs
     last_output: Callable[[], str]
     cancel_probe: Callable[[], None] | None = None
 

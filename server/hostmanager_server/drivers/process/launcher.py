@@ -30,7 +30,7 @@ from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.linux.rlimits import apply_limits, refused_limit, resolve_limits
-from hostmanager_server.linux.spawning import Heritage, Limit, Note, Spawner, SpawnError, Step
+from hostmanager_server.linux.spawning import Heritage, Note, ResourceLimit, Spawner, SpawnError, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Start:
     tree: ProcessTree
     spec: InstanceSpec
     process: ProcessSpec
-    limits: list[tuple[str, Limit]]
+    limits: list[tuple[str, ResourceLimit]]
     draft: Draft
     command: ExecCommand
     output: int

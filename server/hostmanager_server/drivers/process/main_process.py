@@ -16,7 +16,7 @@ from hostmanager_server.drivers.process.records.record import Record
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Identity
 
-Limits = Iterable[tuple[str, int | None]]
+LimitPairs = Iterable[tuple[str, int | None]]
 GATE_ENDS = 1_000  # ms for a killed gate to end
 # The kernel holds sampled CPU time against the limit, and /proc shows the exact time: a process was killed at
 # its limit of 1 s with 0.92 s shown.
@@ -93,7 +93,7 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
-def status_of_ended(identity: Identity, pidfd: int, limits: Limits = ()) -> ExitStatus:
+def status_of_ended(identity: Identity, pidfd: int, limits: LimitPairs = ()) -> ExitStatus:
     """Return the exit status of an ended process, empty if unknown; reap a child.
 
     The kernel kills a process at its hard limit of CPU time with SIGKILL, without SIGXCPU where both limits

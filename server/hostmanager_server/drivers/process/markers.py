@@ -10,7 +10,7 @@ from hostmanager_server.linux.pidfds import read_file
 _BLANK_SCANS = 20  # scans in which a process may show neither command line nor environment
 
 
-class Trust(Enum):
+class MarkerTrust(Enum):
     """How long a reading of a process stays true."""
 
     SURE = "for the life of the process"
@@ -32,7 +32,7 @@ class MarkerReader:
         """Begin a scan; forget the processes that the last scan did not read."""
         self._blank, self._seen = self._seen, {}
 
-    def read(self, name: str, entry: int) -> tuple[bytes, Trust]:
+    def read(self, name: str, entry: int) -> tuple[bytes, MarkerTrust]:
         """Return the run marker of a process, empty without one, and the trust in it.
 
         During an exec the environment reads empty; for a process without environment it always does. A
@@ -43,10 +43,10 @@ class MarkerReader:
             if not environ:
                 scans = self._seen[name, entry] = self._blank.get((name, entry), 0) + 1
                 if read_file(f"/proc/{name}/cmdline"):
-                    return b"", Trust.SURE if scans > 1 else Trust.UNSURE
-                return b"", Trust.FOR_NOW if scans > _BLANK_SCANS else Trust.UNSURE
+                    return b"", MarkerTrust.SURE if scans > 1 else MarkerTrust.UNSURE
+                return b"", MarkerTrust.FOR_NOW if scans > _BLANK_SCANS else MarkerTrust.UNSURE
         except PermissionError:
-            return b"", Trust.SURE  # a process of another user: session and parent decide
+            return b"", MarkerTrust.SURE  # a process of another user: session and parent decide
         except OSError:
-            return b"", Trust.UNSURE
-        return marker_in(environ), Trust.SURE
+            return b"", MarkerTrust.UNSURE
+        return marker_in(environ), MarkerTrust.SURE

@@ -17,7 +17,7 @@ from collections.abc import Collection
 
 from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, user_id
 from hostmanager_server.linux.pidfds import read_file, read_stat
-from hostmanager_server.linux.spawning import Limit
+from hostmanager_server.linux.spawning import ResourceLimit
 
 # RLIMIT_LOCKS of asm-generic/resource.h. No kernel since Linux 2.4.25 enforces it, see getrlimit(2).
 _LIMIT = 10
@@ -43,9 +43,9 @@ def new_mark() -> int | None:
     return least + secrets.randbelow(bound - least) if bound > least else None
 
 
-def as_limit(mark: int) -> Limit:
+def as_limit(mark: int) -> ResourceLimit:
     """Return the resource limit that carries a mark."""
-    return Limit(_LIMIT, mark, mark)
+    return ResourceLimit(_LIMIT, mark, mark)
 
 
 def put_mark(pid: int) -> int | None:

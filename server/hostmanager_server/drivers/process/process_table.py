@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.process.cgroup import Cgroup
-from hostmanager_server.drivers.process.markers import MarkerReader, Trust
+from hostmanager_server.drivers.process.markers import MarkerReader, MarkerTrust
 from hostmanager_server.drivers.process.membership import hard_limit, has_mark, real_uid
 from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
@@ -201,14 +201,14 @@ class ProcessTable:
             tree = trees.get(token) or (by_mark.get(hard_limit(name)) if by_mark else None)
             if tree is not None and not tree.has_user_of(name):
                 # Any user can copy a marker, and the agent may change its user id later.
-                tree, trust = None, Trust.FOR_NOW
+                tree, trust = None, MarkerTrust.FOR_NOW
             if tree is None:
                 tree = by_session.get(stat.session)
             if tree is not None:
                 settled &= self._join(tree, name, entry, stat, known)
             else:
-                settled &= trust is not Trust.UNSURE
-                undecided.append((name, entry if trust is Trust.SURE else 0, stat))
+                settled &= trust is not MarkerTrust.UNSURE
+                undecided.append((name, entry if trust is MarkerTrust.SURE else 0, stat))
         return self._decide_by_descent(undecided, known) and settled
 
     def _decide_by_descent(

@@ -9,7 +9,7 @@ import pytest
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
-from tests.docker_engine import DockerEngine
+from tests.docker_engine import RealEngine
 from tests.drivers.compose.engine.watch_harness import (
     PROJECT,
     RecordingListener,
@@ -48,7 +48,7 @@ def start_watch() -> Iterator[StartWatch]:
 
 
 @pytest.fixture
-def new_service(engine: DockerEngine, image: str) -> Iterator[Callable[..., ServiceContainer]]:
+def new_service(engine: RealEngine, image: str) -> Iterator[Callable[..., ServiceContainer]]:
     made: list[ServiceContainer] = []
 
     def make(*options: str, command: Sequence[str] = (), project: str = PROJECT) -> ServiceContainer:

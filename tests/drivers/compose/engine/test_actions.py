@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 import pytest
-from hostmanager_server.drivers.compose.engine.actions import EngineActions
 from hostmanager_server.drivers.compose.engine.connection import Connection
+from hostmanager_server.drivers.compose.engine.container_actions import EngineActions
 
-from tests.docker_engine import DockerEngine, unique_name
+from tests.docker_engine import RealEngine, unique_name
 
 NO_IMAGE = "127.0.0.1:9/no-such:1"  # no registry listens there
 
@@ -17,7 +17,7 @@ NO_IMAGE = "127.0.0.1:9/no-such:1"  # no registry listens there
 class ActionsHarness:
     """Actions, with their outcomes in order."""
 
-    def __init__(self, engine: DockerEngine) -> None:
+    def __init__(self, engine: RealEngine) -> None:
         self._engine = engine
         self._soon: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._ends: list[tuple[str, bool]] = []
@@ -38,14 +38,14 @@ class ActionsHarness:
 
 
 @pytest.fixture
-def harness(engine: DockerEngine) -> Iterator[ActionsHarness]:
+def harness(engine: RealEngine) -> Iterator[ActionsHarness]:
     harness = ActionsHarness(engine)
     yield harness
     harness.actions.close()
 
 
 def test_a_container_is_started_once_and_removed_once(
-    harness: ActionsHarness, engine: DockerEngine, image: str
+    harness: ActionsHarness, engine: RealEngine, image: str
 ) -> None:
     container = engine.docker("create", "--network", "none", "--name", unique_name(), image)
     try:

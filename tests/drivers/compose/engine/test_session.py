@@ -194,7 +194,7 @@ class SimulatedEngine:
         return CloseRequested()
 
 
-class RecordingListener:
+class RecordingSessionListener:
     """A listener that records all notifications, by container."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
@@ -219,7 +219,7 @@ class RecordingListener:
     def engine_lost(self, why: str) -> None: ...
 
 
-def new_session(engine: SimulatedEngine, listener: RecordingListener) -> WatchSession:
+def new_session(engine: SimulatedEngine, listener: RecordingSessionListener) -> WatchSession:
     return WatchSession(
         cast("Connection", engine),
         cast("Messages", engine),
@@ -292,7 +292,7 @@ def test_notifications_are_true_complete_and_in_order(
     while engine.script:
         engine.run_step()
     engine.script.extend(after)
-    listener = RecordingListener(engine)
+    listener = RecordingSessionListener(engine)
     session = new_session(engine, listener)
     try:
         session.open()
@@ -335,7 +335,7 @@ def test_a_removal_is_known_by_the_word_of_podman() -> None:
     engine.run_step()
     engine.removal = "remove"
     engine.script.extend([("destroy", "a"), ("create", "b")])
-    listener = RecordingListener(engine)
+    listener = RecordingSessionListener(engine)
     session = new_session(engine, listener)
     session.open()
     session.follow()
@@ -357,7 +357,7 @@ def test_a_stuck_container_does_not_hide_the_others() -> None:
     while engine.script:
         engine.run_step()
     engine.script.extend([("die", "well"), ("die", "stuck")])
-    listener = RecordingListener(engine)
+    listener = RecordingSessionListener(engine)
     session = new_session(engine, listener)
     session.open()
     assert {name: simulated.running for name, simulated in listener.now.items()} == {

@@ -9,7 +9,7 @@ from pathlib import Path
 from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.drivers.compose.engine.container import Container
 
-from tests.docker_engine import DockerEngine, unique_name
+from tests.docker_engine import RealEngine, unique_name
 from tests.drivers.compose.engine.watch_harness import (
     ServiceContainer,
     StartWatch,
@@ -20,7 +20,7 @@ from tests.drivers.compose.engine.watch_harness import (
 
 
 def test_the_first_notification_lists_all_service_containers(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     running, created, oneoff = (
         new_service("--tty"),
@@ -39,7 +39,7 @@ def test_the_first_notification_lists_all_service_containers(
 
 
 def test_creation_start_stop_and_removal_are_notified(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     _, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
@@ -60,7 +60,7 @@ def test_creation_start_stop_and_removal_are_notified(
 
 
 def test_a_killed_container_has_exit_code_137(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     service = new_service()
     service.docker("start")
@@ -71,7 +71,7 @@ def test_a_killed_container_has_exit_code_137(
 
 
 def test_a_very_short_run_has_a_start_and_an_end(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     _, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
@@ -81,7 +81,7 @@ def test_a_very_short_run_has_a_start_and_an_end(
 
 
 def test_a_restart_by_the_engine_is_an_end_and_a_start(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     service = new_service("--restart=always")
     service.docker("start")
@@ -95,7 +95,7 @@ def test_a_restart_by_the_engine_is_an_end_and_a_start(
 
 
 def test_pause_rename_and_health_are_notified(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     service = new_service("--health-cmd=true", "--health-interval=1s")
     service.docker("start")
@@ -117,7 +117,7 @@ def test_pause_rename_and_health_are_notified(
 
 
 def test_a_refresh_calls_back_after_all_notifications(
-    start_watch: StartWatch, engine: DockerEngine, new_service: Callable[..., ServiceContainer]
+    start_watch: StartWatch, engine: RealEngine, new_service: Callable[..., ServiceContainer]
 ) -> None:
     watch, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
@@ -135,7 +135,7 @@ def test_a_refresh_calls_back_after_all_notifications(
 
 
 def test_every_change_of_a_watched_tag_is_notified(
-    start_watch: StartWatch, engine: DockerEngine, image: str
+    start_watch: StartWatch, engine: RealEngine, image: str
 ) -> None:
     tag, other = f"{unique_name()}:1", f"{unique_name()}:1"
     watch, listener = start_watch(engine.host)

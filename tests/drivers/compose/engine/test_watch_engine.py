@@ -10,7 +10,7 @@ import pytest
 from hostmanager_server.drivers.compose.engine.connection import Connection, connect
 from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
-from tests.docker_engine import DEADLINE, DockerEngine
+from tests.docker_engine import DEADLINE, RealEngine
 from tests.drivers.compose.engine.watch_harness import (
     RecordingListener,
     ServiceContainer,
@@ -70,7 +70,7 @@ def test_a_frozen_engine_is_lost_until_it_thaws(
     listener.wait_for_transitions(service.id, (False, 137))
 
 
-def test_a_silent_engine_that_answers_is_not_lost(start_watch: StartWatch, engine: DockerEngine) -> None:
+def test_a_silent_engine_that_answers_is_not_lost(start_watch: StartWatch, engine: RealEngine) -> None:
     requested = threading.Semaphore(0)
 
     class Counting(Connection):
@@ -114,7 +114,7 @@ def test_a_missing_engine_is_notified_once(start_watch: StartWatch, tmp_path: Pa
         watch.close()
 
 
-def test_close_while_connected_leaves_no_thread(start_watch: StartWatch, engine: DockerEngine) -> None:
+def test_close_while_connected_leaves_no_thread(start_watch: StartWatch, engine: RealEngine) -> None:
     watch, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
     assert sorted(threads()) == ["hm-engine", "hm-events", "hm-events"]
@@ -164,7 +164,7 @@ def test_a_watch_that_was_not_started_can_be_closed() -> None:
     ).close()
 
 
-def test_connect_negotiates_the_api_version(engine: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_negotiates_the_api_version(engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     connection = connect()
     try:

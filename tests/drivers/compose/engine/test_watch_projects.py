@@ -9,7 +9,7 @@ from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.drivers.compose.engine import event_streams
 from hostmanager_server.drivers.compose.engine.connection import Connection
 
-from tests.docker_engine import DockerEngine, unique_name
+from tests.docker_engine import RealEngine, unique_name
 from tests.drivers.compose.engine.watch_harness import PROJECT, ServiceContainer, StartWatch
 
 NewService = Callable[..., ServiceContainer]
@@ -44,7 +44,7 @@ def live_and_die(service: ServiceContainer) -> None:
 @pytest.mark.usefixtures("streams")
 def test_containers_of_other_projects_are_not_inspected(
     start_watch: StartWatch,
-    engine: DockerEngine,
+    engine: RealEngine,
     image: str,
     new_service: NewService,
     inspected: list[str],
@@ -66,7 +66,7 @@ def test_containers_of_other_projects_are_not_inspected(
 
 @pytest.mark.usefixtures("streams")
 def test_projects_can_be_added_and_dropped(
-    start_watch: StartWatch, engine: DockerEngine, new_service: NewService, inspected: list[str]
+    start_watch: StartWatch, engine: RealEngine, new_service: NewService, inspected: list[str]
 ) -> None:
     watch, listener = start_watch(engine.host)
     listener.wait_for_call("synced")
@@ -94,7 +94,7 @@ def test_projects_can_be_added_and_dropped(
 
 
 def test_a_container_that_changes_during_a_change_of_projects_is_followed(
-    start_watch: StartWatch, engine: DockerEngine, new_service: NewService, monkeypatch: pytest.MonkeyPatch
+    start_watch: StartWatch, engine: RealEngine, new_service: NewService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_streams, "MAX_PROJECT_STREAMS", 1)
     service = new_service()
@@ -110,7 +110,7 @@ def test_a_container_that_changes_during_a_change_of_projects_is_followed(
 
 
 def test_images_of_others_cost_no_inspection(
-    start_watch: StartWatch, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+    start_watch: StartWatch, engine: RealEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     inspect_image = Connection.inspect_image

@@ -12,7 +12,7 @@ from typing import Protocol
 from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.engine.watch import EngineWatch
 
-from tests.docker_engine import DEADLINE, DockerEngine, unique_name
+from tests.docker_engine import DEADLINE, RealEngine, unique_name
 
 PROJECT = unique_name()  # of the containers of this process, unless a test names another project
 
@@ -125,7 +125,7 @@ class ServiceContainer:
 
     def __init__(
         self,
-        engine: DockerEngine,
+        engine: RealEngine,
         image: str,
         *options: str,
         command: Sequence[str] = (),

@@ -15,18 +15,18 @@ from hostmanager_server.core.spec import PullPolicy
 from hostmanager_server.drivers.compose.cli.program import ComposeError, ComposeProgram, find_program
 from hostmanager_server.drivers.compose.files.project import read_project
 
-from tests.docker_engine import DockerEngine, MakeProject
+from tests.docker_engine import MakeProject, RealEngine
 
 IMAGE = {"image": "lab/agent:1"}
 
 
 @pytest.fixture(scope="session")
-def v2(engine: DockerEngine) -> ComposeProgram:
+def v2(engine: RealEngine) -> ComposeProgram:
     return find_program("", working_dir=Path("/"), environ=engine.environment)
 
 
 @pytest.fixture(scope="session")
-def v1(compose_v1: Path, engine: DockerEngine) -> ComposeProgram:
+def v1(compose_v1: Path, engine: RealEngine) -> ComposeProgram:
     return find_program(str(compose_v1), working_dir=Path("/"), environ=engine.environment)
 
 

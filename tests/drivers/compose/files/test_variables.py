@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hostmanager_server.core.event_log import Severity
-from hostmanager_server.drivers.compose.files.variables import error_of, warnings_of
+from hostmanager_server.drivers.compose.files.unset_variables import error_of, warnings_of
 
 
 def test_an_unset_variable_has_its_place_and_a_remedy(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.compose.logs.reader import read_logs
 
-from tests.docker_engine import DockerEngine, unique_name
+from tests.docker_engine import RealEngine, unique_name
 
 T = TypeVar("T")
 Start = Callable[..., str]
@@ -27,14 +27,14 @@ COUNTER_SCRIPT = "i=0; while true; do echo $0 $i; i=$((i+1)); sleep 0.05; done"
 LONG_LINE_SCRIPT = "i=0; while [ $i -lt 9000 ]; do printf 0123456789; i=$((i+1)); done; echo; echo end"
 
 
-def connect_to(engine: DockerEngine) -> Connection:
+def connect_to(engine: RealEngine) -> Connection:
     connection = Connection(engine.host)
     connection.negotiate(10.0)
     return connection
 
 
 @pytest.fixture
-def start(engine: DockerEngine, image: str) -> Iterator[Start]:
+def start(engine: RealEngine, image: str) -> Iterator[Start]:
     """Return a function that starts a container with a shell script.
 
     The function returns the id of the container.
@@ -64,12 +64,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, DEADLINE))
 
 
-def ended(engine: DockerEngine, container: str) -> str:
+def ended(engine: RealEngine, container: str) -> str:
     engine.docker("wait", container)
     return container
 
 
-async def last_lines(engine: DockerEngine, lines: int, *ids: str) -> list[OutputLine]:
+async def last_lines(engine: RealEngine, lines: int, *ids: str) -> list[OutputLine]:
     changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
     changes.put_nowait(ids)
     log = read_logs(functools.partial(connect_to, engine), containers_of(changes), lines, follow=False)
@@ -77,7 +77,7 @@ async def last_lines(engine: DockerEngine, lines: int, *ids: str) -> list[Output
         return [line async for batch in log for line in batch]
 
 
-def test_the_last_lines_come_from_both_outputs(engine: DockerEngine, start: Start) -> None:
+def test_the_last_lines_come_from_both_outputs(engine: RealEngine, start: Start) -> None:
     container = ended(engine, start("echo one; echo two; echo oops >&2; printf rest"))
     found = {(line.text, line.source) for line in run(last_lines(engine, 3, container))}
     assert ("rest", Source.STDOUT) in found
@@ -90,42 +90,42 @@ def test_the_last_lines_come_from_both_outputs(engine: DockerEngine, start: Star
     assert run(last_lines(engine, 0, container)) == []
 
 
-def test_a_terminal_has_one_output(engine: DockerEngine, start: Start) -> None:
+def test_a_terminal_has_one_output(engine: RealEngine, start: Start) -> None:
     container = ended(engine, start("echo one; echo two", "--tty"))
     assert [(line.text, line.source) for line in run(last_lines(engine, 1, container))] == [
         ("two", Source.COMBINED)
     ]
 
 
-def test_a_very_long_line_comes_in_parts(engine: DockerEngine, start: Start) -> None:
+def test_a_very_long_line_comes_in_parts(engine: RealEngine, start: Start) -> None:
     parts = run(last_lines(engine, 100, ended(engine, start(LONG_LINE_SCRIPT))))
     assert "".join(line.text for line in parts[:-1]) == "0123456789" * 9000
     assert [line.continues for line in parts] == [True, False, False]
 
 
-def test_replicas_share_the_requested_number_of_lines(engine: DockerEngine, start: Start) -> None:
+def test_replicas_share_the_requested_number_of_lines(engine: RealEngine, start: Start) -> None:
     ids = [ended(engine, start("echo a; echo b; echo c")) for _ in range(2)]
     assert [line.text for line in run(last_lines(engine, 4, *ids))] == ["b", "c", "b", "c"]
 
 
-def test_replicas_never_exceed_the_requested_number_of_lines(engine: DockerEngine, start: Start) -> None:
+def test_replicas_never_exceed_the_requested_number_of_lines(engine: RealEngine, start: Start) -> None:
     ids = [ended(engine, start(f"echo {name}1; echo {name}2")) for name in "abc"]
     assert [line.text for line in run(last_lines(engine, 4, *ids))] == ["a1", "a2", "b2", "c2"]
     assert [line.text for line in run(last_lines(engine, 1, *ids))] == ["a2"]
 
 
-def test_a_long_line_of_a_terminal_is_one_line(engine: DockerEngine, start: Start) -> None:
+def test_a_long_line_of_a_terminal_is_one_line(engine: RealEngine, start: Start) -> None:
     parts = run(last_lines(engine, 100, ended(engine, start(LONG_LINE_SCRIPT, "--tty"))))
     assert "".join(line.text for line in parts[:-1]) == "0123456789" * 9000
     assert parts[-1].text == "end"
 
 
-def test_a_removed_container_has_no_output(engine: DockerEngine) -> None:
+def test_a_removed_container_has_no_output(engine: RealEngine) -> None:
     assert run(last_lines(engine, 10, "0" * 64)) == []
 
 
 def test_a_follower_gets_every_line_once_across_restart_and_replacement(
-    engine: DockerEngine, start: Start
+    engine: RealEngine, start: Start
 ) -> None:
     first = start(COUNTER_SCRIPT)
     threads = threading.active_count()
@@ -176,7 +176,7 @@ TWO_RUNS_SCRIPT = "if [ -e /tmp/been ]; then echo two; else touch /tmp/been; ech
 
 @pytest.mark.parametrize(("lines", "expected"), [(10, ["one", "rest", "two", "rest"]), (0, ["two", "rest"])])
 def test_a_partial_line_is_not_joined_with_the_next_run(
-    engine: DockerEngine, start: Start, lines: int, expected: list[str]
+    engine: RealEngine, start: Start, lines: int, expected: list[str]
 ) -> None:
     container = ended(engine, start(TWO_RUNS_SCRIPT))
     first, second = threading.Event(), threading.Event()
@@ -207,7 +207,7 @@ def test_a_partial_line_is_not_joined_with_the_next_run(
     assert run(follow()) == expected
 
 
-def test_a_follower_outlives_the_removal_of_each_container(engine: DockerEngine, start: Start) -> None:
+def test_a_follower_outlives_the_removal_of_each_container(engine: RealEngine, start: Start) -> None:
     lines_read: list[str] = []
 
     async def follow() -> None:
@@ -246,7 +246,7 @@ def test_a_follower_outlives_the_removal_of_each_container(engine: DockerEngine,
         assert lines_read[begin:end] == [str(number) for number in range(end - begin)]
 
 
-def test_an_unreadable_log_driver_is_a_lasting_error(engine: DockerEngine, start: Start) -> None:
+def test_an_unreadable_log_driver_is_a_lasting_error(engine: RealEngine, start: Start) -> None:
     container = start("echo one", "--log-driver", "none")
     with pytest.raises(LogsError, match="does not support reading") as caught:
         run(last_lines(engine, 10, container))

@@ -20,28 +20,28 @@ from hostmanager_server.drivers.compose.pull.progress import ImageProgress, Pull
 from hostmanager_server.drivers.compose.pull.pull import ImagePull
 from hostmanager_server.drivers.compose.pull.puller import Puller
 
-from tests.docker_engine import DockerEngine, Registry, unique_name
+from tests.docker_engine import RealEngine, Registry, unique_name
 from tests.drivers.compose.slow_registry import SlowRegistry
 
 DEADLINE = 60.0  # s
 NO_IMAGE = "127.0.0.1:9/nobody/listens:1"
 
 
-def connect_to(engine: DockerEngine) -> Connection:
+def connect_to(engine: RealEngine) -> Connection:
     connection = Connection(engine.host)
     connection.negotiate(10.0)
     return connection
 
 
 @pytest.fixture
-def puller(engine: DockerEngine) -> Iterator[Puller]:
+def puller(engine: RealEngine) -> Iterator[Puller]:
     puller = Puller(functools.partial(connect_to, engine))
     yield puller
     puller.close()
 
 
 @pytest.fixture
-def pushed(engine: DockerEngine, registry: Registry) -> Iterator[Callable[[], str]]:
+def pushed(engine: RealEngine, registry: Registry) -> Iterator[Callable[[], str]]:
     """Return a function that pushes a new image into the registry.
 
     The engine does not have the image.
@@ -77,7 +77,7 @@ def pull_all(puller: Puller, *items: PullItem) -> dict[str, ImageProgress]:
 
 
 def test_a_new_image_is_pulled_with_its_layers_and_then_is_up_to_date(
-    engine: DockerEngine, puller: Puller, pushed: Callable[[], str]
+    engine: RealEngine, puller: Puller, pushed: Callable[[], str]
 ) -> None:
     image = pushed()
     first = pull_all(puller, item(image))[image]
@@ -198,7 +198,7 @@ def test_a_stalled_layer_fails_and_keeps_its_progress(puller: Puller, slow_regis
 
 
 def test_a_closed_connection_is_reported_as_the_reason(
-    engine: DockerEngine, slow_registry: SlowRegistry
+    engine: RealEngine, slow_registry: SlowRegistry
 ) -> None:
     connections: list[Connection] = []
 

@@ -13,7 +13,7 @@ from hostmanager_server.drivers.compose.files.contents import with_contents
 from hostmanager_server.drivers.compose.files.file_watch import FileWatch
 from hostmanager_server.drivers.compose.files.inputs import input_files
 from hostmanager_server.drivers.compose.files.project import read_project
-from hostmanager_server.drivers.compose.files.variables import error_of, warnings_of
+from hostmanager_server.drivers.compose.files.unset_variables import error_of, warnings_of
 from hostmanager_server.linux.trusted_paths import Trust, UntrustedError
 
 # As in COMPOSE_FILE: separates the files of one project, each overriding the files before.

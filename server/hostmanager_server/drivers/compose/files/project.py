@@ -35,7 +35,7 @@ from hostmanager_server.drivers.compose.files.inputs import (
     project_variables,
     read_input,
 )
-from hostmanager_server.drivers.compose.files.variables import unset_variables
+from hostmanager_server.drivers.compose.files.unset_variables import unset_variables
 
 # The prefix that logrus puts before a message when stderr is no terminal.
 _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')

@@ -31,7 +31,7 @@ class Abortable(Protocol):
         """Stop the action; its outcome is of no interest any more."""
 
 
-class Phase(Enum):
+class StartPhase(Enum):
     """The progress of a start."""
 
     PREPARING = "preparing"  # unusable containers are removed, a missing image is pulled
@@ -48,7 +48,7 @@ class Start:
     wanted: ServiceSpec
     launched: FollowedService | None = None  # the service and the run of a launch
     run: RunKey | None = None
-    phase: Phase = Phase.PREPARING
+    phase: StartPhase = StartPhase.PREPARING
     # The dependencies that this start has requested: None until one has started, then why that failed, or "".
     requested: dict[str, str | None] = field(default_factory=dict)
     bring: bool = True  # dependencies must still be requested

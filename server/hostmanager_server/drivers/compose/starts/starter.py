@@ -19,21 +19,21 @@ from hostmanager_server.drivers.compose.engine.container import Container
 from hostmanager_server.drivers.compose.followed_service import FollowedService
 from hostmanager_server.drivers.compose.service_containers import Key
 from hostmanager_server.drivers.compose.starts.compose_starts import ComposeStarts, MakeCommand
-from hostmanager_server.drivers.compose.starts.facts import (
+from hostmanager_server.drivers.compose.starts.start import (
+    KnownFailures,
+    RecentStarts,
+    Start,
+    StartPhase,
+    needs_start,
+    outlook,
+    siblings_of,
+)
+from hostmanager_server.drivers.compose.starts.start_facts import (
     Actions,
     Facts,
     is_unusable,
     missing_services,
     must_fetch,
-)
-from hostmanager_server.drivers.compose.starts.start import (
-    KnownFailures,
-    Phase,
-    RecentStarts,
-    Start,
-    needs_start,
-    outlook,
-    siblings_of,
 )
 from hostmanager_server.drivers.compose.starts.table import StartTable
 from hostmanager_server.drivers.contract import Poller
@@ -103,7 +103,7 @@ class Starter:
         start = self._starts.get(service.key)
         if start is not None and start.launched is service:
             start.launched = start.run = None
-            if start.phase in (Phase.PREPARING, Phase.WAITING):
+            if start.phase in (StartPhase.PREPARING, StartPhase.WAITING):
                 self._drop_unneeded(start.key)
 
     def redefine(self) -> None:
@@ -113,15 +113,15 @@ class Starter:
             if wanted == start.wanted or not self._starts.is_current(start):
                 continue
             start.wanted = wanted
-            if start.phase is Phase.WAITING:
+            if start.phase is StartPhase.WAITING:
                 self._release(start)
-                start.phase, start.bring = Phase.PREPARING, True
+                start.phase, start.bring = StartPhase.PREPARING, True
                 self._advance(start)
 
     def changed(self, key: Key) -> None:
         """Take note that facts about the containers of a service have changed."""
         start = self._starts.get(key)
-        if start is not None and start.phase in (Phase.CONFIRMING, Phase.PREPARING):
+        if start is not None and start.phase in (StartPhase.CONFIRMING, StartPhase.PREPARING):
             self._advance(start)
         self._advance_dependents(key)
 
@@ -141,14 +141,14 @@ class Starter:
     def _advance(self, start: Start) -> None:
         """Take every step of a start that is possible now."""
         match start.phase:
-            case Phase.PREPARING if not start.pending and start.fetch is None:
+            case StartPhase.PREPARING if not start.pending and start.fetch is None:
                 if not self._facts.is_stopping(start.key):
                     self._prepare(start)
-            case Phase.CREATING if start.creation is None and self._may_create(start):
+            case StartPhase.CREATING if start.creation is None and self._may_create(start):
                 self._create(start)
-            case Phase.WAITING:
+            case StartPhase.WAITING:
                 self._await_dependencies(start)
-            case Phase.CONFIRMING if start.confirmed(self._containers(start)):
+            case StartPhase.CONFIRMING if start.confirmed(self._containers(start)):
                 self._finish(start, "")
             case _:
                 pass
@@ -170,7 +170,7 @@ class Starter:
         if start.makes_container and not start.fetched and must_fetch(wanted, self._facts):
             self._fetch(start)
             return
-        start.phase = Phase.CREATING if start.makes_container else Phase.WAITING
+        start.phase = StartPhase.CREATING if start.makes_container else StartPhase.WAITING
         self._advance(start)
         self._advance_dependents(start.key)
 
@@ -209,9 +209,9 @@ class Starter:
             other = self._starts.get((sibling.project, sibling.service))
             if other is None:
                 continue
-            if other.phase is Phase.PREPARING:
+            if other.phase is StartPhase.PREPARING:
                 return False
-            if other.phase is Phase.CREATING and (other.creation is None or other.creation.alone):
+            if other.phase is StartPhase.CREATING and (other.creation is None or other.creation.alone):
                 return False
         return True
 
@@ -235,7 +235,7 @@ class Starter:
             if error:
                 self._fail(start, error)
                 return
-            start.phase = Phase.WAITING
+            start.phase = StartPhase.WAITING
             self._advance(start)
             self._advance_dependents(start.key)
 
@@ -255,7 +255,7 @@ class Starter:
             self._start_containers(start)
 
     def _start_containers(self, start: Start) -> None:
-        start.phase = Phase.STARTING
+        start.phase = StartPhase.STARTING
         targets = [c for c in self._containers(start) if not c.running and c.status != "paused"]
         start.begin(targets)
         if start.wanted.started_by_compose and start.makes_container:
@@ -291,12 +291,12 @@ class Starter:
             self._renew_or_fail(start)
             return
         self._known_failures.forget(start.key)
-        start.phase = Phase.CONFIRMING
+        start.phase = StartPhase.CONFIRMING
         self._poller.call_later(_CONFIRMED_WITHIN, partial(self._confirm, start))
         self._advance(start)
 
     def _confirm(self, start: Start) -> None:
-        if start.phase is Phase.CONFIRMING and self._starts.is_current(start):
+        if start.phase is StartPhase.CONFIRMING and self._starts.is_current(start):
             self._fail(start, "")
 
     # --- containers that cannot start
@@ -323,7 +323,7 @@ class Starter:
         self._remove(start, refused)
 
     def _remove(self, start: Start, containers: Sequence[Container]) -> None:
-        start.phase = Phase.PREPARING
+        start.phase = StartPhase.PREPARING
         start.failure = ""
         start.pending = len(containers)
         for container in containers:
@@ -344,7 +344,7 @@ class Starter:
 
     def _fail(self, start: Start, error: str) -> None:
         """End a start after a look at the engine, which alone knows the outcome."""
-        start.phase = Phase.STARTING  # no step follows
+        start.phase = StartPhase.STARTING  # no step follows
         self._refresh(start.wanted.project, partial(self._finish_if_current, start, error))
 
     def _finish_if_current(self, start: Start, error: str) -> None:

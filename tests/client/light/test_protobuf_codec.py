@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client.light.messages import LightMessage, MalformedError, decode, encode
+from hostmanager_client.light.protobuf_codec import LightMessage, MalformedError, decode, encode
 from hostmanager_client.words import to_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

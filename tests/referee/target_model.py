@@ -41,7 +41,7 @@ class _Known:
     busy: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Model:
+class Targets:
     """The possible targets of each instance: one after an answered request, more after lost answers.
 
     Requests about the same instance run one after the other; requests about different instances run in

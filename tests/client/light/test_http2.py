@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hostmanager_client.light.connection import (
+from hostmanager_client.light.hpack import encode_headers
+from hostmanager_client.light.http2 import (
     CONTINUATION,
     DATA,
     GOAWAY,
@@ -17,7 +18,6 @@ from hostmanager_client.light.connection import (
     Surprise,
     frame,
 )
-from hostmanager_client.light.hpack import encode_headers
 from hypothesis import given
 from hypothesis import strategies as st
 
