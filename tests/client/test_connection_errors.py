@@ -29,7 +29,9 @@ TRAILERS = peers.headers(grpc_status="0")
 # gRPC before 1.84 looks at the size of a message only when all of it is there; a daemon sends all of it.
 JUDGES_BY_THE_PREFIX = tuple(map(int, grpc.__version__.split(".")[:2])) >= (1, 84)
 # gRPC 1.75.1 on a busy machine confuses a peer that answers nothing in time with a closed connection.
-TOLD_BY_CHANCE = () if JUDGES_BY_THE_PREFIX else ("no answer at all", "closes at once", "freezes")
+TOLD_BY_CHANCE = (
+    () if JUDGES_BY_THE_PREFIX else ("no answer at all", "closes at once", "resets at once", "freezes")
+)
 HUGE: tuple[type[HostManagerError], str] = (
     (ServerBug, "larger than the limit")
     if JUDGES_BY_THE_PREFIX
