@@ -26,7 +26,12 @@ class ComposeDaemon(HostManagerDaemon):
         super().__init__(services.count, options, services.engine.environment)
 
     def _instance(self, number: int) -> dict[str, Any]:
-        return {"instance-id": instance_id(number), "agent-class": "Bench", "manage": "docker/down"}
+        return {
+            "instance-id": instance_id(number),
+            "agent-class": "Bench",
+            "manage": "docker/down",
+            "up-after": 0,
+        }
 
 
 @contextmanager

@@ -265,7 +265,7 @@ class Starter:
             self._finish(start, "")
             return
         start.pending = len(targets)
-        repeated = self._recent.count(start.key, self._poller.now().mono) >= 2
+        repeated = self._recent.count(start.key, self._poller.now().mono) >= 1
         for container in targets:
             done = partial(self._finish_start, start, container.id)
             self._actions.start(container.id, done, repeated=repeated)
