@@ -39,8 +39,6 @@ CORE_TESTS := tests/config tests/rpc tests/client \
     tests/drivers/compose/files/test_inputs.py tests/state/test_store.py tests/commands/test_serve.py tests/commands/test_config_check.py
 
 TESTS ?= $(CORE_TESTS)
-# gRPC 1.75 prints a traceback of its own __del__ when an interrupt meets the making of a call.
-NOT_ON_LOWEST := --deselect tests/client/test_cli_process.py::test_ctrl_c_while_waiting_exits_130
 # Tests of test-newest-engine and test-podman.
 COMPOSE_TESTS := tests/drivers/compose tests/e2e/test_compose_daemon.py tests/e2e/test_compose_files.py \
     tests/e2e/test_compose_services.py tests/e2e/test_engine_faults.py
@@ -65,7 +63,7 @@ test-long: $(VENV)/.installed-dev ## run the tests of more than 20 s each, which
 
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed ## run the core of the suite on the lowest versions of all dependencies
-	$(LOWEST)/bin/python $(PYTEST) $(TESTS) $(NOT_ON_LOWEST) $(PYTEST_ARGS)
+	$(LOWEST)/bin/python $(PYTEST) $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: test-newest
 test-newest: $(GENERATORS)/.installed ## lint, types and the core of the suite on the newest versions, not the locked ones

@@ -319,3 +319,23 @@ def test_one_watch_is_one_stream(daemon: FakeDaemon, start: Start) -> None:
     until(lambda: daemon.streams == 1)
     process.kill()
     daemon.wait_until(lambda: daemon.streams == 0)
+
+
+def test_a_call_cut_short_while_grpc_makes_it_prints_no_traceback() -> None:
+    program = """
+import hostmanager_client.cli as cli, sys
+class _MultiThreadedRendezvous:
+    def __del__(self):
+        self._state
+class Other:
+    def __del__(self):
+        self._state
+sys.unraisablehook = cli._hide_half_made_call
+_MultiThreadedRendezvous()
+print("shown next", file=sys.stderr, flush=True)
+Other()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    first, _, rest = done.stderr.partition("shown next")
+    assert first == ""
+    assert "Other" in rest

@@ -63,6 +63,7 @@ def _run_any_command(*, debug: bool) -> object:
 
     from hostmanager_client.cli.app import cli
 
+    sys.unraisablehook = _hide_half_made_call
     try:
         return cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -76,6 +77,15 @@ def _run_any_command(*, debug: bool) -> object:
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
+
+
+def _hide_half_made_call(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print an error that nothing can catch, but for gRPC's about a call that Ctrl-C cut short.
+
+    gRPC 1.75 expects in `__del__` of a call that `__init__` has ended.
+    """
+    if getattr(unraisable.object, "__qualname__", "") != "_MultiThreadedRendezvous.__del__":
+        sys.__unraisablehook__(unraisable)
 
 
 def _report(error: Exception) -> int:
