@@ -20,7 +20,7 @@ ORDERED: dict[str, Any] = {**FROZEN, "order": True}
 def make(module: Any, base: type = object, **options: Any) -> Any:
     """Return the same class by the decorator of a module."""
 
-    class Sample(base):  # type: ignore[misc]
+    class Sample(base):  # type: ignore[misc]  # a base made at run time
         """A sample."""
 
         a: int
@@ -77,11 +77,11 @@ def test_wrong_arguments_are_refused(arguments: tuple[int, ...]) -> None:
 def test_a_frozen_value_refuses_changes_and_keeps_them_in_copies() -> None:
     value = Known(1, ("x",))
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'a'"):
-        value.a = 2  # type: ignore[misc]
+        value.a = 2  # type: ignore[misc]  # must fail
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'a'"):
         del value.a
     with pytest.raises((AttributeError, TypeError)):
-        value.unknown = 2  # type: ignore[attr-defined]
+        value.unknown = 2  # type: ignore[attr-defined]  # must fail
     for twin in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):
         assert twin == value
         assert hash(twin) == hash(value)
@@ -103,7 +103,7 @@ def test_values_have_an_order_on_demand() -> None:
 @pytest.mark.parametrize("module", [values, dataclasses])
 def test_fields_are_inherited_from_both_kinds_of_classes(module: Any) -> None:
     @values.dataclass(frozen=True, slots=True)
-    class Derived(make(module, **FROZEN)):  # type: ignore[misc]
+    class Derived(make(module, **FROZEN)):  # type: ignore[misc]  # a base made at run time
         """A class with one more field."""
 
         f: int = 7

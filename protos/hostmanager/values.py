@@ -38,7 +38,7 @@ class _Field:
 
 if not TYPE_CHECKING:
 
-    def field(*, default=_MISSING, default_factory=_MISSING, init=True, repr=True, compare=True):  # noqa: A002
+    def field(*, default=_MISSING, default_factory=_MISSING, init=True, repr=True, compare=True):  # noqa: A002 -- the name in dataclasses
         """Describe a field, as `dataclasses.field` does."""
         return _Field(default, default_factory, (init, repr, compare))
 
@@ -149,7 +149,7 @@ def _first_init(cls: type) -> Callable[..., None]:
 
     def first_init(*args: Any, **kwargs: Any) -> None:
         final = _compile_init(cls)
-        cls.__init__ = final  # type: ignore[misc]
+        cls.__init__ = final  # type: ignore[misc]  # of a class that mypy does not know
         final(*args, **kwargs)
 
     return first_init
@@ -295,5 +295,5 @@ class _StandardFields:
         made = dataclasses.make_dataclass(cls.__name__, fields)
         standard_fields = made.__dataclass_fields__
         if _OWN in vars(cls):
-            cls.__dataclass_fields__ = standard_fields  # type: ignore[attr-defined]
+            cls.__dataclass_fields__ = standard_fields  # type: ignore[attr-defined]  # of any class
         return standard_fields

@@ -318,7 +318,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch) -> list[ShortText]:
     def recorded(self: RepeatedLoad, source: object, read: object, short: ShortText | None) -> None:
         if short is not None:
             found.append(short)
-        keep(self, source, read, short)  # type: ignore[arg-type]
+        keep(self, source, read, short)  # type: ignore[arg-type]  # spied on
 
     monkeypatch.setattr(RepeatedLoad, "_keep", recorded)
     return found

@@ -133,7 +133,7 @@ def test_a_failed_start_tells_its_step_and_leaves_nothing(
     with pytest.raises(SpawnError) as failed:
         spawner.spawn(
             Program(**texts),  # type: ignore[arg-type]  # any
-            Heritage(output=spawner.null, **{n: v for n, v in change.items() if n not in texts}),  # type: ignore[arg-type]
+            Heritage(output=spawner.null, **{n: v for n, v in change.items() if n not in texts}),  # type: ignore[arg-type]  # any
         )
     assert failed.value.step is step
     assert failed.value.limit == (1 if step is Step.LIMIT else 0)

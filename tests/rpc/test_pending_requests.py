@@ -73,7 +73,7 @@ async def test_the_oldest_call_without_a_request_makes_room(tmp_path: Path, limi
         calls = []
         for number in range(3):
             calls.append(_without_request(h, f"{SERVICE}/GetStatus"))
-            await until(lambda number=number: _held(h) == number + 1)  # type: ignore[misc]
+            await until(lambda number=number: _held(h) == number + 1)  # type: ignore[misc]  # a lambda with a default
         await h.answers_another_client()  # of the same identity; its request takes the place of the oldest
         error = await refused(calls[0])
         assert (error.code, error.metadata) == (CODE.RESOURCE_EXHAUSTED, {"limit": name, "value": "3"})

@@ -89,7 +89,7 @@ def test_a_missing_interpreter_fails_the_start_as_another_user(real: ProcessHarn
     assert spec.process is not None
     real.driver.launch(A, replace(spec, process=replace(spec.process, user="nobody")))
     assert [type(event) for event in real.events] == [StartFailed]
-    assert f"its interpreter {MISSING[0][1]}" in real.events[0].why  # type: ignore[union-attr]
+    assert f"its interpreter {MISSING[0][1]}" in real.events[0].why  # type: ignore[union-attr]  # a StartFailed
 
 
 @needs_library
@@ -107,7 +107,7 @@ def test_a_program_that_is_being_written_fails_the_start(real: ProcessHarness) -
     program.chmod(0o755)
     with program.open("ab"):
         start(real, "./x")
-    assert "another process has the file open for writing" in real.events[0].why  # type: ignore[union-attr]
+    assert "another process has the file open for writing" in real.events[0].why  # type: ignore[union-attr]  # a StartFailed
 
 
 @pytest.mark.parametrize("content", ["echo $0-$1 > out; exit 7", "#!/bin/sh\necho $0-$1 > out; exit 7"])
@@ -129,4 +129,4 @@ def test_a_working_directory_without_the_right_to_enter_fails_the_start(real: Pr
     assert spec.process is not None
     inside = str(real.directory / "closed")
     real.driver.launch(A, replace(spec, process=replace(spec.process, working_dir=inside)))
-    assert f"cannot enter its working directory '{inside}': Permission denied" in real.events[0].why  # type: ignore[union-attr]
+    assert f"cannot enter its working directory '{inside}': Permission denied" in real.events[0].why  # type: ignore[union-attr]  # a StartFailed

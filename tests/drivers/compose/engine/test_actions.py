@@ -28,7 +28,7 @@ class ActionsHarness:
         connection.negotiate(10.0)
         return connection
 
-    def done(self, error: str, refused: bool) -> None:  # noqa: FBT001
+    def done(self, error: str, refused: bool) -> None:  # noqa: FBT001 -- called by EngineActions, by position
         self._ends.append((error, refused))
 
     def outcome(self) -> tuple[str, bool]:

@@ -194,7 +194,7 @@ class Starter:
         done = partial(self._finish_fetch, start)
         start.fetch = self._actions.fetch(start.wanted.image, start.wanted.platform, done)
 
-    def _finish_fetch(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
+    def _finish_fetch(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001 -- called by EngineActions, by position
         start.fetch = None
         if self._starts.is_current(start):
             start.fetched = True
@@ -277,7 +277,7 @@ class Starter:
         elif self._starts.is_current(start):
             self._fail(start, error)  # without an error, this reads the outcome all the same
 
-    def _finish_start(self, start: Start, container_id: str, error: str, refused: bool) -> None:  # noqa: FBT001
+    def _finish_start(self, start: Start, container_id: str, error: str, refused: bool) -> None:  # noqa: FBT001 -- called by EngineActions, by position
         start.pending -= 1
         if error:
             start.failure = start.failure or error
@@ -330,7 +330,7 @@ class Starter:
             start.removed.add(container.id)
             self._actions.remove(container.id, partial(self._finish_removal, start))
 
-    def _finish_removal(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001
+    def _finish_removal(self, start: Start, error: str, refused: bool) -> None:  # noqa: FBT001 -- called by EngineActions, by position
         start.pending -= 1
         start.failure = start.failure or error
         if start.pending or not self._starts.is_current(start):
