@@ -44,7 +44,7 @@ class Health:
                 check_token(request.service, "service")
                 if request.service not in self._known:
                     raise unknown_service(request.service, sorted(self._known - {""}))
-            except Exception as error:
+            except Exception as error:  # the client gets a status for any error, also for a bug
                 await abort(context, error, admission)
                 raise  # not reached: abort raises
             response: health_pb2.HealthCheckResponse = await self._servicer.Check(request, context)
@@ -58,7 +58,7 @@ class Health:
                     request = await read_request(context, health_pb2.HealthCheckRequest, caller)
                     check_token(request.service, "service")
                     await self._hub.unless_closed(self._servicer.Watch(request, context))
-            except Exception as error:
+            except Exception as error:  # the client gets a status for any error, also for a bug
                 await abort(context, error, admission)
 
         serialize = health_pb2.HealthCheckResponse.SerializeToString

@@ -49,7 +49,7 @@ def handlers(hub: Hub, admission: AdmissionControl, *, tcp: bool) -> list[grpc.G
                     async with admission.message_pacer:  # a stream may send requests without end
                         pass
                     yield response
-        except Exception as error:
+        except Exception as error:  # the client gets a status for any error, also for a bug
             await abort(context, error, admission)
 
     serialize = reflection_pb2.ServerReflectionResponse.SerializeToString

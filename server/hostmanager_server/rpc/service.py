@@ -166,7 +166,7 @@ class _UnaryMethod:
                 return message
             async with self._admission.answer_pacer:  # many calls may have waited for the same work
                 return message
-        except Exception as error:
+        except Exception as error:  # the client gets a status for any error, also for a bug
             await abort(context, error, self._admission)
             raise  # not reached: abort raises
 
@@ -208,7 +208,7 @@ def _stream(
                 await admission.turn_to_start()
                 async for message in answer(await read_request(context, request_type, caller), caller):
                     yield message
-        except Exception as error:
+        except Exception as error:  # the client gets a status for any error, also for a bug
             await abort(context, error, admission)
 
     return stream_handler(call, _serialize)
