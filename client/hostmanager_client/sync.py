@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, cast
@@ -19,14 +19,15 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
 from hostmanager_client.attempts import Attempts
-from hostmanager_client.calls import EventListing, Listing, Response, TargetRequests, UnaryCall
+from hostmanager_client.calls import EventListing, Response, TargetRequests, UnaryCall
 from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
+from hostmanager_client.plain_calls import PlainCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
 from hostmanager_client.seconds import check_timeout
-from hostmanager_client.state import HostState, StatusUpdate, make_state
+from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
@@ -43,7 +44,7 @@ from hostmanager_client.watchdog import Watchdog
 _CLOSE_TIMEOUT = 1.0  # s
 
 
-class HostManagerClient:
+class HostManagerClient(PlainCalls):
     """A blocking client of one daemon; the first call opens the connection.
 
     Close the client, or use it in a `with` statement. `address`: see parse_address; None for
@@ -91,56 +92,6 @@ class HostManagerClient:
         self.close()
 
     # --- unary calls
-
-    def get_status(self) -> pb.GetStatusResponse:
-        """Return the manager and the states of all instances, as one consistent snapshot."""
-        return self._call(calls.get_status())
-
-    def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
-        pages = calls.InstancePages(instance_ids)
-        while (call := pages.next_call()) is not None:
-            pages.received(self._call(call))
-        return pages.result()
-
-    def get_instance(self, instance_id: str) -> pb.ManagedInstance:
-        """Return full details of one instance; raise NotFound if the daemon has no such id."""
-        return self._call(calls.get_instance(instance_id)).instance
-
-    def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
-        status = self.get_status()
-        listing = self.list_instances(instance_ids)
-        return make_state(status, listing.instances, listing.revision)
-
-    def update(
-        self,
-        changes: TargetRequests = (),
-        *,
-        reload_config: bool = False,
-        validate_only: bool = False,
-        with_dependencies: bool = False,
-    ) -> pb.UpdateResponse:
-        """Set targets in order, all or none.
-
-        `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
-        config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
-        """
-        return self._call(
-            calls.update(
-                changes,
-                reload_config=reload_config,
-                validate_only=validate_only,
-                with_dependencies=with_dependencies,
-            )
-        )
-
-    def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
-        """Stop and start instances without a change of their targets.
-
-        `all_up`: restart every instance with target up, instead of the named ones.
-        """
-        return self._call(calls.restart(instance_ids, all_up=all_up))
 
     def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True

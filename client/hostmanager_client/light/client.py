@@ -7,20 +7,17 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket  # noqa: N812 -- the module `socket` takes as long to load as a call
 from time import monotonic
 
-from hostmanager_client import calls
 from hostmanager_client.address import Address
-from hostmanager_client.calls import TargetRequests, UnaryCall
+from hostmanager_client.calls import UnaryCall
 from hostmanager_client.errors import HostManagerError
 from hostmanager_client.light.http2 import Answer, LightConnection, Surprise
 from hostmanager_client.light.protobuf_codec import MalformedError, decode, encode
+from hostmanager_client.plain_calls import PlainCalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Any
-
-    from hostmanager_client.calls import Listing
-    from hostmanager_client.state import HostState
 
 _PACKAGE = "hostmanager.v1"
 _SERVICE = f"/{_PACKAGE}.HostManagerService"
@@ -36,7 +33,7 @@ class FullClientNeeded(Exception):  # noqa: N818 -- no error
     """The full client must make this call; the daemon has not carried out the call."""
 
 
-class LightClient:
+class LightClient(PlainCalls):
     """The unary calls of HostManagerClient, in one thread, over a unix socket.
 
     The methods raise the errors of HostManagerClient, or FullClientNeeded if the call must be repeated with
@@ -53,51 +50,6 @@ class LightClient:
         """Close the connection."""
         if self._socket is not None:
             self._socket.close()
-
-    def get_status(self) -> Any:
-        """Return the manager and the states of all instances, as one consistent snapshot."""
-        return self._call(calls.get_status())
-
-    def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
-        pages = calls.InstancePages(instance_ids)
-        while (call := pages.next_call()) is not None:
-            pages.received(self._call(call))
-        return pages.result()
-
-    def get_instance(self, instance_id: str) -> Any:
-        """Return full details of one instance; raise NotFound if the daemon has no such id."""
-        return self._call(calls.get_instance(instance_id)).instance
-
-    def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """Return the manager and the named instances (or all)."""
-        from hostmanager_client.state import make_state
-
-        status = self.get_status()
-        listing = self.list_instances(instance_ids)
-        return make_state(status, listing.instances, listing.revision)
-
-    def update(
-        self,
-        changes: TargetRequests = (),
-        *,
-        reload_config: bool = False,
-        validate_only: bool = False,
-        with_dependencies: bool = False,
-    ) -> Any:
-        """Set targets in order, all or none."""
-        return self._call(
-            calls.update(
-                changes,
-                reload_config=reload_config,
-                validate_only=validate_only,
-                with_dependencies=with_dependencies,
-            )
-        )
-
-    def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> Any:
-        """Stop and start instances without a change of their targets."""
-        return self._call(calls.restart(instance_ids, all_up=all_up))
 
     # --- IO
 

@@ -1,0 +1,73 @@
+"""The calls of the status and the targets, which the blocking and the light client share."""
+
+from __future__ import annotations
+
+from hostmanager_client import calls
+
+TYPE_CHECKING = False  # `typing` and the stubs have a cost that short commands need not pay
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    from hostmanager_client.calls import Listing, Response, TargetRequests, UnaryCall
+    from hostmanager_client.state import HostState
+
+
+class PlainCalls:
+    """Unary calls that need nothing of a client but the way to carry out one call."""
+
+    def _call(self, call: UnaryCall[Response]) -> Response:
+        raise NotImplementedError
+
+    def get_status(self) -> pb.GetStatusResponse:
+        """Return the manager and the states of all instances, as one consistent snapshot."""
+        return self._call(calls.get_status())
+
+    def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
+        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
+        pages = calls.InstancePages(instance_ids)
+        while (call := pages.next_call()) is not None:
+            pages.received(self._call(call))
+        return pages.result()
+
+    def get_instance(self, instance_id: str) -> pb.ManagedInstance:
+        """Return full details of one instance; raise NotFound if the daemon has no such id."""
+        return self._call(calls.get_instance(instance_id)).instance
+
+    def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
+        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
+        from hostmanager_client.state import make_state
+
+        status = self.get_status()
+        listing = self.list_instances(instance_ids)
+        return make_state(status, listing.instances, listing.revision)
+
+    def update(
+        self,
+        changes: TargetRequests = (),
+        *,
+        reload_config: bool = False,
+        validate_only: bool = False,
+        with_dependencies: bool = False,
+    ) -> pb.UpdateResponse:
+        """Set targets in order, all or none.
+
+        `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
+        config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
+        """
+        return self._call(
+            calls.update(
+                changes,
+                reload_config=reload_config,
+                validate_only=validate_only,
+                with_dependencies=with_dependencies,
+            )
+        )
+
+    def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
+        """Stop and start instances without a change of their targets.
+
+        `all_up`: restart every instance with target up, instead of the named ones.
+        """
+        return self._call(calls.restart(instance_ids, all_up=all_up))
