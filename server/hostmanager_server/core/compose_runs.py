@@ -1,4 +1,4 @@
-"""Decisions about runs of compose services that move no state."""
+"""Decisions that move no state: containers to remove, renewals, and restarts with other instances."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hostmanager.values import replace
 from hostmanager_server.core import entries
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Instance
+from hostmanager_server.core.model import Instance, Phase
 from hostmanager_server.core.spec import Target
 
 
@@ -33,11 +33,14 @@ def report_renewal(instance: Instance, now: Instant, actions: list[Action]) -> I
 
 
 def restart_outdated(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Request the restart of an enforced run with a service that the run builds upon."""
-    run = instance.observed.run
-    if run is None or not run.outdated:
+    """Request the restart of an enforced run with a dependency, or a service that the run builds upon."""
+    run, causes = instance.observed.run, instance.observed.restarted_by
+    if run is None:
         return instance
-    if instance.should_run:
-        actions.append(entries.restarting_with(instance, run.outdated, now))
+    why = run.outdated
+    if causes and run.phase is not Phase.ENDING:
+        why = why or f"restarting with {', '.join(causes)}"
+    if why and instance.should_run:
+        actions.append(entries.restarting_with(instance, why, now))
         instance = replace(instance, wanted=replace(instance.wanted, restart=True))
-    return instance.with_run(replace(run, outdated=""))
+    return instance.with_run(replace(run, outdated="")) if run.outdated else instance

@@ -55,7 +55,7 @@ def renewed(instance: Instance, why: str, now: Instant) -> LogEntry:
 
 
 def restarting_with(instance: Instance, why: str, now: Instant) -> LogEntry:
-    """Return the entry for a restart that follows the start of another service."""
+    """Return the entry for a restart that follows the start of another instance or service."""
     return _entry(EntryKind.STOP, "RestartedWith", why, instance, now)
 
 
@@ -96,12 +96,6 @@ def outcome(instance: Instance, message: str, now: Instant) -> LogEntry:
 def backgrounded(instance: Instance, now: Instant) -> LogEntry:
     """Return the entry for a program that put itself into the background."""
     return _entry(EntryKind.EXIT, "Backgrounded", IN_BACKGROUND, instance, now, Severity.WARNING)
-
-
-def restarted_with(instance: Instance, now: Instant) -> LogEntry:
-    """Return the entry for a restart that follows the restart of a dependency."""
-    message = f"restarting with {', '.join(instance.observed.restarted_by)}"
-    return _entry(EntryKind.REQUEST, "RestartWithDependency", message, instance, now)
 
 
 def stopping(instance: Instance, message: str, now: Instant, *, escalated: bool = False) -> LogEntry:

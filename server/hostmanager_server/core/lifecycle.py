@@ -217,9 +217,6 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return _clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
         return _stop(instance, now, actions)
-    if instance.observed.restarted_by and instance.should_run:
-        actions.append(entries.restarted_with(instance, now))
-        return replace(instance, wanted=replace(instance.wanted, restart=True))
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
     if (forgiven := counters.forgive_failures(instance, now)) is not instance:
