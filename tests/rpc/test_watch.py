@@ -191,8 +191,8 @@ async def test_a_thousand_watchers_converge_while_two_hundred_never_read(tmp_pat
             task.cancel()
         for watch in idle:
             watch.cancel()
-        await until(lambda: h.watchers == 0)
-        assert not h.hub._watchers
+        # gRPC before 1.84 drops a failed handler without closing its generator: asyncio closes the generator later.
+        await until(lambda: h.watchers == 0 and not h.hub._watchers)
 
 
 async def open_stalled_watches(h: ServerHarness) -> list[grpc.aio.UnaryStreamCall[Any, Any]]:
