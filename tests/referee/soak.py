@@ -204,8 +204,10 @@ class Soak:
         return found
 
     def _are_all_up(self) -> bool:
+        crashers = {a.instance for a in self._match.host.agents if a.kind is AgentKind.CRASHER}
         states = self._match.stub.GetStatus(pb.GetStatusRequest(), timeout=PATIENCE).child_states
-        return all(state.next_action == pb.NEXT_ACTION_UP for state in states)
+        steady = [state for state in states if state.instance_id not in crashers]
+        return all(state.next_action == pb.NEXT_ACTION_UP for state in steady)
 
     def _count_events(self) -> int:
         request = pb.ListEventsRequest(newest=1)
