@@ -191,7 +191,7 @@ async def test_a_thousand_watchers_converge_while_two_hundred_never_read(tmp_pat
             task.cancel()
         for watch in idle:
             watch.cancel()
-        # gRPC before 1.84 drops a failed handler without closing its generator: asyncio closes the generator later.
+        # gRPC before 1.84 leaves the generator of a failed handler to asyncio, which closes it later.
         await until(lambda: h.watchers == 0 and not h.hub._watchers)
 
 
