@@ -2,9 +2,9 @@
 
 Compose replaces the names of the other services by the ids of their containers before it hashes the
 definition for the label of a container, but not before `config --hash`. So the two never agree, and the label
-of a new container differs although nothing has changed. Observed with Compose 2.26: the hash is the SHA-256
-of the definition as compact JSON, without the keys that concern no container. `hashable` verifies that on
-the definition itself, so that another Compose cannot lead to wrong conclusions.
+of a new container differs although nothing has changed. Observed with Compose 2.26 and 2.40: the hash is
+the SHA-256 of the definition as compact JSON, without the keys that concern no container. `hashable` verifies
+that on the definition itself, so that another Compose cannot lead to wrong conclusions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from typing import Any
 _SHARED_KEYS = ("network_mode", "ipc", "pid")
 _OF_ANOTHER_SERVICE = "service:"
 _OF_A_CONTAINER = "container:"
-_NOT_HASHED = ("build", "pull_policy", "scale")
+# Keys that Compose leaves out: up to 2.26, and at the latest from 2.40 on.
+_NOT_HASHED = (
+    ("build", "pull_policy", "scale"),
+    ("build", "pull_policy", "scale", "depends_on", "profiles"),
+)
 # Go writes these characters as escapes.
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -42,11 +46,14 @@ def hashable(definition: Mapping[str, Any], config_hash: str) -> str:
     `definition` is from `config --format json`. Returns the empty string when its hash is not `config_hash`:
     this Compose hashes in another way.
     """
-    hashed = {key: value for key, value in definition.items() if key not in _NOT_HASHED}
-    if isinstance(deploy := hashed.get("deploy"), dict):
-        hashed["deploy"] = {key: value for key, value in deploy.items() if key != "replicas"}
-    text = json.dumps(hashed, ensure_ascii=False)
-    return text if _hash(hashed) == config_hash else ""
+    if isinstance(deploy := definition.get("deploy"), dict):
+        deploy = {key: value for key, value in deploy.items() if key != "replicas"}
+        definition = {**definition, "deploy": deploy}
+    for left_out in _NOT_HASHED:
+        hashed = {key: value for key, value in definition.items() if key not in left_out}
+        if _hash(hashed) == config_hash:
+            return json.dumps(hashed, ensure_ascii=False)
+    return ""
 
 
 @lru_cache(maxsize=256)
