@@ -92,6 +92,47 @@ def test_an_init_only_field_cannot_be_replaced() -> None:
         values.replace(make(values)(1), e=[])
 
 
+@pytest.mark.parametrize("module", [values, dataclasses])
+def test_copies_stay_the_same_when_a_class_is_copied_often(module: Any) -> None:
+    @module.dataclass(frozen=True, slots=True)
+    class Often:
+        """Only fields that every instance gets from its constructor."""
+
+        a: int
+        b: str = "b"
+        c: Any = None
+
+    value = Often(1)
+    for number in range(100):
+        changed = values.replace(value, a=number, c=None)
+        assert (changed.a, changed.b, changed.c) == (number, "b", None)
+        assert type(changed) is Often
+        assert (value.a, value.c) == (1, None)
+    assert values.replace(value) == value
+    with pytest.raises(TypeError, match="unknown"):
+        values.replace(value, unknown=1)
+
+
+def test_a_class_with_more_fields_is_copied_with_them() -> None:
+    @values.dataclass(frozen=True, slots=True)
+    class Base:
+        """A class that is copied often."""
+
+        a: int
+
+    for _ in range(100):
+        values.replace(Base(1), a=2)
+
+    @values.dataclass(frozen=True, slots=True)
+    class Derived(Base):
+        """A class with one more field."""
+
+        b: int = 3
+
+    copied = [values.replace(Derived(1), a=2) for _ in range(100)]
+    assert set(copied) == {Derived(2, 3)}
+
+
 def test_values_have_an_order_on_demand() -> None:
     cls = make(values, **ORDERED)
     assert cls(1, "a") < cls(1, "b") <= cls(1, "b")

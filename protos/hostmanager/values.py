@@ -2,7 +2,8 @@
 
 The module `dataclasses` imports `inspect`, and compiles up to seven methods of each class: a third of the
 start of a daemon with its 130 dataclasses, and more than a short command may take. This decorator compiles
-`__init__` at the first instance of a class, and nothing else. Type checkers see the standard decorator.
+`__init__` at the first instance of a class, and a function that copies instances once `replace` has copied
+some. Type checkers see the standard decorator.
 
 The classes work with `dataclasses.fields`, `dataclasses.replace` and the like.
 """
@@ -21,6 +22,8 @@ __all__ = ["dataclass", "field", "replace"]
 
 _MISSING: Any = type("_Missing", (), {"__slots__": (), "__repr__": lambda self: "MISSING"})()
 _OWN = "_value_fields_"
+_COPY = "_value_copy_"
+_COPIES = 32  # of a class, from which on a compiled function saves more than its compilation costs
 
 
 class _Field:
@@ -52,20 +55,12 @@ if not TYPE_CHECKING:
 
     def replace(obj, /, **changes):
         """Return a copy of an object with changed fields, as `dataclasses.replace` does."""
-        fields = getattr(type(obj), _OWN, None)
-        if fields is None:
+        copy = getattr(type(obj), _COPY, None)
+        if copy is None:
             from dataclasses import replace
 
             return replace(obj, **changes)
-        for each in fields.values():
-            if not each.init:
-                if each.name in changes:
-                    raise ValueError(
-                        f"field {each.name} is declared with init=False; replace() cannot set it"
-                    )
-            elif each.name not in changes:
-                changes[each.name] = getattr(obj, each.name)
-        return type(obj)(**changes)
+        return copy(obj, **changes)
 
 
 def _process(cls: type, *, frozen: bool, slots: bool, eq: bool, order: bool) -> type:
@@ -81,6 +76,7 @@ def _process(cls: type, *, frozen: bool, slots: bool, eq: bool, order: bool) -> 
         "__dataclass_fields__": _StandardFields(),
         "__match_args__": tuple(each.name for each in fields.values() if each.init),
         "__init__": _first_init(cls),
+        _COPY: _first_copies(cls, fields),
         "__repr__": _repr,
         **(_comparisons(fields, frozen=frozen, order=order) if eq else {}),
         **(_frozen_methods(cls) if frozen else {}),
@@ -89,7 +85,7 @@ def _process(cls: type, *, frozen: bool, slots: bool, eq: bool, order: bool) -> 
     for name, value in attributes.items():
         if (
             name not in vars(cls)
-            or name in (_OWN, "__dataclass_fields__")
+            or name in (_OWN, _COPY, "__dataclass_fields__")
             or (name == "__hash__" and vars(cls)[name] is None)
         ):
             setattr(cls, name, value)
@@ -192,6 +188,51 @@ def _compile_init(cls: type) -> Callable[..., None]:
     init.__module__ = cls.__module__
     init.__annotations__ = {each.name: each.type for each in fields.values() if each.init}
     return init
+
+
+def _first_copies(cls: type, fields: Mapping[str, _Field]) -> Callable[..., Any]:
+    """Return a function that copies instances, and installs a compiled one after some calls."""
+    copies = 0
+
+    def copy(obj: Any, /, **changes: Any) -> Any:
+        nonlocal copies
+        copies += 1
+        if copies == _COPIES and _is_plain(cls):
+            setattr(cls, _COPY, _compile_copy(cls))
+        for each in fields.values():
+            if not each.init:
+                if each.name in changes:
+                    raise ValueError(
+                        f"field {each.name} is declared with init=False; replace() cannot set it"
+                    )
+            elif each.name not in changes:
+                changes[each.name] = getattr(obj, each.name)
+        return cls(**changes)
+
+    return copy
+
+
+def _is_plain(cls: type) -> bool:
+    """Return whether `__init__` does nothing but set a slot for each field."""
+    fields: Mapping[str, _Field] = getattr(cls, _OWN)
+    return not hasattr(cls, "__post_init__") and all(
+        each.init and type(getattr(cls, each.name, None)) is _SLOT for each in fields.values()
+    )
+
+
+def _compile_copy(cls: type) -> Callable[..., Any]:
+    """Return a function that sets the slots of a copy directly, which spares the call of `__init__`."""
+    names: dict[str, Any] = {"_missing": _MISSING, "_new": object.__new__, "_cls": cls}
+    fields = list(getattr(cls, _OWN))
+    lines = []
+    for n, name in enumerate(fields):
+        names[f"_set{n}"] = getattr(cls, name).__set__
+        lines.append(f" _set{n}(_copy, _obj.{name} if {name} is _missing else {name})")
+    parameters = "".join(f", {name}=_missing" for name in fields)
+    head = [f"def copy(_obj, /{', *' if fields else ''}{parameters}):", " _copy = _new(_cls)"]
+    exec("\n".join([*head, *lines, " return _copy"]), names)  # noqa: S102 -- the names come from annotations
+    copy: Callable[..., Any] = names["copy"]
+    return copy
 
 
 def _assignment(cls: type, name: str, value: str, n: int, names: dict[str, Any]) -> str:
