@@ -61,3 +61,30 @@ async def test_without_clients_the_publisher_does_not_wait() -> None:
     hub = Hub(Store("epoch", STOPPED))
     with hub.watcher(silence=1000, of_client=False):
         await asyncio.get_running_loop().run_in_executor(None, hub.let_readers_run)
+
+
+async def test_without_clients_the_loop_sleeps_until_the_round_of_the_publisher_ends() -> None:
+    store = Store("epoch", STOPPED)
+    hub = Hub(store)
+    with hub.watcher(silence=1000, of_client=False) as watcher:
+        waiting = asyncio.ensure_future(watcher.wait(store.revision))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(lambda: [store.publish(manager=each) for each in (RUNNING, STOPPED)])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        await asyncio.to_thread(hub.round_ended)
+        assert await waiting
+
+
+async def test_a_watcher_that_comes_between_publication_and_wake_up_misses_nothing() -> None:
+    store = Store("epoch", STOPPED)
+    hub = Hub(store)
+    before = store.revision
+    await asyncio.to_thread(lambda: store.publish(manager=RUNNING))
+    with hub.watcher(silence=1000) as watcher:
+        assert await watcher.wait(before)
+        waiting = asyncio.ensure_future(watcher.wait(hub.revision))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(lambda: store.publish(manager=STOPPED))
+        assert await waiting

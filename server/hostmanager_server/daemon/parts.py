@@ -87,7 +87,7 @@ def build_parts(
     hub = Hub(store)
     supervisor = Supervisor(
         store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep,
-        hub.let_readers_run,
+        hub.let_readers_run, hub.round_ended,
     )  # fmt: skip
     convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
     engine = None if compose is None else engine_access()

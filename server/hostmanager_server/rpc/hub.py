@@ -81,7 +81,8 @@ class Hub:
     """The waiting streams of the daemon.
 
     The hub belongs to the event loop. The store notifies the hub on the supervisor's thread, once for each
-    publication.
+    publication. Each wake-up of the loop takes the interpreter from the supervisor, so without a client the
+    hub wakes the loop only at the end of the supervisor's round.
     """
 
     def __init__(self, store: Store) -> None:
@@ -90,21 +91,40 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._watchers: set[Watcher] = set()
         self._clients = 0  # watchers of clients
-        self.revision = store.revision
+        self._woken_for = store.revision
+        self._wake_due = False
         self._closed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # in unless_closed
         store.subscribe(self._published)
 
+    @property
+    def revision(self) -> int:
+        """Revision of the last publication."""
+        return self._store.revision
+
+    def round_ended(self) -> None:
+        """Wake the streams of the daemon itself. Call on the publishing thread, after its other work."""
+        if self._wake_due:
+            self._wake_due = False
+            self._wake_loop()
+
     def _published(self) -> None:
+        # A client that comes meanwhile reads the store after it has become a watcher.
+        if self._clients:
+            self._wake_loop()
+        else:
+            self._wake_due = True
+
+    def _wake_loop(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the loop is closed: the daemon serves no client any longer
             self._store.unsubscribe(self._published)
 
     def _wake(self) -> None:
-        if self.revision == self._store.revision:
+        if self._woken_for == self._store.revision:
             return  # an earlier call has covered this publication
-        self.revision = self._store.revision
+        self._woken_for = self._store.revision
         for watcher in self._watchers:
             watcher.wake(changed=True)
 

@@ -53,7 +53,8 @@ class Supervisor:
     both run on one loader thread, one call at a time. `on_failure` runs on the supervisor thread if a bug
     ends the thread, after which the daemon supervises nothing. `recovered` is the content of the earlier
     daemon's journal. `let_readers_run` runs on the supervisor thread between the publication of an end and
-    the launch of the replacement, and may block for some ms.
+    the launch of the replacement, and may block for some ms. `round_ended` runs there after each round of
+    work.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Supervisor:
         make_service_driver: MakeServiceDriver | None = None,
         keep_config: Callable[[SiteConfig], None] = lambda _: None,
         let_readers_run: Callable[[], None] = lambda: None,
+        round_ended: Callable[[], None] = lambda: None,
     ) -> None:
+        self._round_ended = round_ended
         self._keep_config = keep_config
         self._on_failure = on_failure
         self._load_config = load_config
@@ -291,6 +294,7 @@ class Supervisor:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
         self._manager.save_decisions()
+        self._round_ended()
         if not more:
             self._manager.finish_stopping()
         return 0.0 if more else self._reconciler.next_deadline()
