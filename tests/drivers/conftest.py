@@ -38,6 +38,7 @@ from hostmanager_server.drivers.process import tree_tracker
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
+from hostmanager_server.linux import child_signals
 from hostmanager_server.linux.pidfds import read_stat
 from hostmanager_server.linux.subreaper import Orphans, set_subreaper
 
@@ -355,6 +356,7 @@ class ProcessHarness:
         self.poller.close()
         set_subreaper(enabled=False)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        child_signals.unblock()
 
 
 def find_processes_with(*texts: str) -> list[int]:

@@ -101,11 +101,23 @@ def test_an_orderly_end_of_the_daemon_leaves_nothing(site: Site, *, crash: bool)
         end_left(site)
 
 
+def threads_that_take_sigchld(pid: int) -> list[str]:
+    """Return the names of the threads that the end of a child would wake."""
+    found = []
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        if not int(fields["SigBlk"], 16) & 1 << (signal.SIGCHLD - 1):
+            found.append(fields["Name"].strip())
+    return found
+
+
 def test_no_orphan_of_a_living_agent_stays_a_zombie(site: Site) -> None:
     site.write([{"instance-id": "a", "command": ["sh", "-c", LITTERS]}])
     daemon = site.start()
     daemon.wait_for("a", UP)
+    assert not threads_that_take_sigchld(daemon.pid)
     upgrade(daemon)  # now the agent is a child of the first thread too
+    assert not threads_that_take_sigchld(daemon.pid)
     assert read_stat(daemon.instance("a").process.pid) is not None
     wait_until(lambda: len(zombies(daemon.pid)) <= 1, "the reaping of orphans")
     os.kill(daemon.instance("a").process.pid, signal.SIGKILL)

@@ -35,6 +35,7 @@ from hostmanager_server.daemon.app import App, DaemonOutcome
 from hostmanager_server.daemon.log import DaemonLog
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.drivers.process.cgroup_delegation import AUTO
+from hostmanager_server.linux import child_signals
 from hostmanager_server.linux.rlimits import raise_own_files
 from hostmanager_server.rpc.server import AddressError, Limits
 from hostmanager_server.state.state_directory import StateDirError
@@ -169,6 +170,7 @@ def _arm_failpoints(environ: dict[str, str]) -> None:
 
 
 def _set_up_process(*, quiet: bool) -> None:
+    child_signals.block()  # before the first thread starts another
     logging.basicConfig(
         handlers=[DaemonLog(sys.stderr.fileno(), layout="%(asctime)s %(levelname)s %(message)s")],
         level=logging.WARNING if quiet else logging.INFO,

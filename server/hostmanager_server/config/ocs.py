@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hostmanager.values import dataclass
 
-from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux import child_signals, sd_notify
 
 GROUP = "ocs.plugins"
 TIMEOUT = 30.0  # s; the import of the plugins of a large site takes seconds
@@ -89,15 +89,16 @@ def _reason(error: Exception) -> str:
 @functools.lru_cache(maxsize=4)
 def _list_classes(plugins: frozenset[tuple[str, str, str]]) -> OcsAgents:
     # lru_cache keeps no exceptions: the next call tries again.
-    answer = subprocess.run(
-        [sys.executable, "-P", "-c", _LIST_CLASSES],
-        env=sd_notify.without_private_variables(os.environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=TIMEOUT,
-        check=True,
-    )
+    with child_signals.unblocked():
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", _LIST_CLASSES],
+            env=sd_notify.without_private_variables(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+            check=True,
+        )
     classes, problems = json.loads(answer.stdout)
     found = OcsAgents(frozenset(classes), tuple(problems))
     if found.problems:

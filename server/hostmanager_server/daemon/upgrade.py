@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
-from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux import child_signals, sd_notify
 from hostmanager_server.linux.rlimits import lower_own_files
 from hostmanager_server.supervisor import UpgradeError
 
@@ -42,16 +42,17 @@ def preflight(command: Sequence[str], environ: Mapping[str, str]) -> str:
     could not take over.
     """
     try:
-        done = subprocess.run(
-            [*command, PREFLIGHT],
-            env=sd_notify.without_private_variables(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PREFLIGHT_TIMEOUT,
-            check=False,
-            text=True,
-            errors="replace",
-        )
+        with child_signals.unblocked():
+            done = subprocess.run(
+                [*command, PREFLIGHT],
+                env=sd_notify.without_private_variables(environ),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PREFLIGHT_TIMEOUT,
+                check=False,
+                text=True,
+                errors="replace",
+            )
     except OSError as error:
         raise UpgradeError(f"cannot run {command[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
@@ -82,6 +83,7 @@ def execute(command: Sequence[str], lock: int) -> NoReturn:
     code still running in this process.
     """
     lower_own_files()
+    child_signals.unblock()  # the successor may be an older version, which only handles the signal
     os.set_inheritable(lock, True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from hostmanager_server.linux import child_signals
+
 # linux/prctl.h and linux/wait.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -48,8 +50,9 @@ class Orphans:
 
     `inherited`: this process was a subreaper before, so an earlier program of it had the orphans too.
     `spared` holds the pids of children that another part of this process reaps: after an exec, those of
-    earlier threads are children of the first thread. `ended` is a descriptor that becomes readable after the
-    end of an orphan, once `listen` and `start` were called.
+    earlier threads are children of the first thread. `ended` are descriptors, one of which becomes readable
+    after the end of an orphan, once `listen` and `start` were called; perhaps also after the end of another
+    child.
     """
 
     def __init__(self, children: Path | None = None) -> None:
@@ -57,7 +60,8 @@ class Orphans:
         self.spared: set[int] = set()
         self._late: set[int] = set()
         self.complete = True  # the last `reap` found all orphans
-        self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._noticed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # by the handler of SIGCHLD
+        self._signals: int | None = None
         self._file: int | None = None
         self._listening = False
         self._started = False
@@ -67,6 +71,11 @@ class Orphans:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a filter of system calls
             self.inherited = False
+
+    @property
+    def ended(self) -> list[int]:
+        """The descriptors that tell of ended orphans; `clear` makes them unreadable."""
+        return [self._noticed] if self._signals is None else [self._noticed, self._signals]
 
     @property
     def known(self) -> bool:
@@ -110,13 +119,22 @@ class Orphans:
         return [int(pid) for pid in data.split()]
 
     def listen(self) -> None:
-        """Handle SIGCHLD. Call on the first thread."""
+        """Block or handle SIGCHLD. Call on the first thread, before other threads start.
+
+        The handler serves where the kernel lists no orphans, so that only the first thread can find them,
+        and while `child_signals.unblocked` lets the signal through.
+        """
         self._listening = True
         signal.signal(signal.SIGCHLD, self._child_ended)
         signal.siginterrupt(signal.SIGCHLD, False)
+        self._signals = None if self._file is None else child_signals.open_descriptor()
+        if self._signals is None:
+            child_signals.unblock()
+        else:
+            child_signals.block()
 
     def start(self) -> None:
-        """Make `ended` readable after each end of an orphan from now on, and for those that have ended.
+        """Make one of `ended` readable after each end of an orphan from now on, and for earlier ends.
 
         Before the call `spared` must hold the children that are no orphans.
         """
@@ -129,7 +147,7 @@ class Orphans:
         # between any two operations of the first thread, so it must take no lock.
         while self._started and (pid := _ended_child_of_this_thread()) and pid not in self.spared:
             if self._file is not None:
-                os.eventfd_write(self.ended, 1)
+                os.eventfd_write(self._noticed, 1)
                 return
             if not _reap(pid):  # the kernel lists no orphans, so no other thread knows of them
                 return
@@ -137,19 +155,22 @@ class Orphans:
     def clear(self) -> None:
         """Make `ended` unreadable."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.ended)
+            os.eventfd_read(self._noticed)
+        if self._signals is not None:
+            child_signals.clear(self._signals)
 
     def close(self) -> None:
         """Reap no more, and close the descriptors.
 
-        The handler of `listen` keeps `ended`, until this process ends or executes its successor, which reaps.
+        The handler of `listen` keeps its own, until this process ends or executes its successor, which reaps.
         """
         self._started = False
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+        for descriptor in (self._file, self._signals):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._signals = None
         if not self._listening:
-            os.close(self.ended)
+            os.close(self._noticed)
 
 
 def _ended_child_of_this_thread() -> int:

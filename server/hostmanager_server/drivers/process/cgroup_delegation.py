@@ -18,6 +18,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.cgroup import Cgroups
+from hostmanager_server.linux import child_signals
 
 AUTO = "auto"
 OFF = "off"
@@ -137,10 +138,11 @@ def _try(directory: str) -> None:
     group = f"{directory}/try"
     try:
         os.makedirs(group, exist_ok=True)
-        done = subprocess.run(
-            [gate.SHELL, "-c", gate.JOIN, "try", group], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=_TRY, check=False,
-        )  # fmt: skip
+        with child_signals.unblocked():
+            done = subprocess.run(
+                [gate.SHELL, "-c", gate.JOIN, "try", group], stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, timeout=_TRY, check=False,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise CgroupUnusableError("a process that moves itself into a cgroup there hangs") from None
     finally:

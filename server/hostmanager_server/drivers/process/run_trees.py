@@ -30,7 +30,8 @@ class RunTrees:
 
     def reap_orphans(self) -> None:
         """Reap orphans from now on. Call when `track` has seen the main processes of all earlier runs."""
-        self._poller.watch(self._orphans.ended, self._orphan_ended)
+        for descriptor in self._orphans.ended:
+            self._poller.watch(descriptor, self._orphan_ended)
         self._orphans.start()
 
     def reap_later(self, pid: int) -> None:
@@ -94,7 +95,8 @@ class RunTrees:
 
     def close(self) -> None:
         """Stop reaping orphans."""
-        self._poller.unwatch(self._orphans.ended)
+        for descriptor in self._orphans.ended:
+            self._poller.unwatch(descriptor)
         self._orphans.close()
 
     def _tracker(self, tree: ProcessTree) -> TreeTracker:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from hostmanager_server.drivers.compose.cli.slots import Slots
 from hostmanager_server.drivers.contract import CallSoon
+from hostmanager_server.linux import child_signals
 from hostmanager_server.linux.thread_names import name_this_thread
 
 # An image may be large and a registry slow, but compose prints some progress every now and then.
@@ -111,10 +112,11 @@ class ComposeCall:
             if self._interrupted:
                 return "interrupted before compose was started"
             try:
-                self._process = subprocess.Popen(
-                    argv, cwd=working_dir, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
+                with child_signals.unblocked():
+                    self._process = subprocess.Popen(
+                        argv, cwd=working_dir, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT, start_new_session=True,
+                    )  # fmt: skip
             except OSError as error:
                 return f"cannot run {argv[0]}: {error.strerror}: {error.filename}"
         process = self._process

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hostmanager.values import dataclass
 
+from hostmanager_server.linux import child_signals
+
 _VERSION_TIMEOUT = 20.0  # s for a program to print its version; v1 is slow to start
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -82,10 +84,11 @@ def find_program(option: str, *, working_dir: Path, environ: Mapping[str, str]) 
 def _identify(argv: tuple[str, ...], environ: Mapping[str, str]) -> ComposeProgram:
     shown = " ".join(argv)
     try:
-        done = subprocess.run(
-            [*argv, "version", "--short"], env=environ, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=_VERSION_TIMEOUT, check=False, start_new_session=True,
-        )  # fmt: skip
+        with child_signals.unblocked():
+            done = subprocess.run(
+                [*argv, "version", "--short"], env=environ, stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, errors="replace", timeout=_VERSION_TIMEOUT, check=False, start_new_session=True,
+            )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ComposeError(f"{shown!r} did not print its version in {_VERSION_TIMEOUT:g} s") from error
     except OSError as error:

@@ -11,7 +11,7 @@ from docker import auth
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
-from hostmanager_server.linux import sd_notify
+from hostmanager_server.linux import child_signals, sd_notify
 
 HELPER_TIMEOUT = 30.0  # s; a helper that asks for a passphrase would wait without limit
 _PREFIX = "docker-credential-"
@@ -60,10 +60,11 @@ def _ask_helper(name: str, registry: str, timeout: float) -> dict[str, str | Non
             " on the PATH of this daemon; install the helper, or log in again (docker login)"
         )
     try:
-        done = subprocess.run(
-            [path, "get"], input=server, capture_output=True, text=True, errors="replace", timeout=timeout,
-            check=False, env=sd_notify.without_private_variables(os.environ),
-        )  # fmt: skip
+        with child_signals.unblocked():
+            done = subprocess.run(
+                [path, "get"], input=server, capture_output=True, text=True, errors="replace",
+                timeout=timeout, check=False, env=sd_notify.without_private_variables(os.environ),
+            )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CredentialsError(
             f"cannot get the credentials for {server}: {program} did not answer in {timeout:g} s"

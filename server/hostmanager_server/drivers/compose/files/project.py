@@ -36,6 +36,7 @@ from hostmanager_server.drivers.compose.files.inputs import (
     read_input,
 )
 from hostmanager_server.drivers.compose.files.unset_variables import unset_variables
+from hostmanager_server.linux import child_signals
 
 # The prefix that logrus puts before a message when stderr is no terminal.
 _LOG_PREFIX = re.compile(r'^time="[^"]*" level=(\w+) msg="(.*)"$')
@@ -292,10 +293,11 @@ def _run(
                 f"cannot read '{file}': there is no file; correct --docker-compose, or create the file"
             )
     try:
-        done = subprocess.run(
-            argv, cwd=folder, env=environ, input=document, capture_output=True, text=True,
-            errors="replace", timeout=timeout, check=False, start_new_session=True,
-        )  # fmt: skip
+        with child_signals.unblocked():
+            done = subprocess.run(
+                argv, cwd=folder, env=environ, input=document, capture_output=True, text=True,
+                errors="replace", timeout=timeout, check=False, start_new_session=True,
+            )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ComposeError(f"cannot read '{files[0]}': compose did not answer in {timeout:g} s") from error
     except OSError as error:
