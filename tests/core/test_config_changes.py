@@ -251,10 +251,10 @@ OTHER_SPEC = InstanceSpec(
     "a", "Other", Management.DOCKER, Target.DOWN, OTHER_PROCESS, None, "",
     ReadinessProbe(HttpProbe("http://h/")), LogPolicy("/logs"), 1.0, 2.0, StopPolicy(15),
     RestartPolicy(RestartWhen.NEVER), ("b",), (("b", StartCondition.STARTED),), restart_dependents=True,
-    service_dependencies=("c",),
+    service_dependencies=("c",), position=7,
 )  # fmt: skip
 # Not in the site config, or a consequence of another key.
-NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "slow_to_create"}
+NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "slow_to_create", "position"}
 
 
 def test_every_setting_of_a_spec_shows_when_it_changes() -> None:
@@ -287,3 +287,12 @@ def test_another_content_of_an_env_file_shows() -> None:
         replace(SPEC, process=ProcessSpec(("x",), env_files=(EnvFile("/e", digest),))) for digest in "12"
     )
     assert told(old, new) == [("env-file /e", MASK, MASK)]
+
+
+def test_another_place_in_the_file_is_no_change_for_people_but_reaches_clients() -> None:
+    instances = {"a": new_instance(replace(SPEC, position=1))}
+    moved = replace(SPEC, position=2)
+    planned = config_plan.apply_config(instances, HostSpec("host", (moved,)), NOW)
+    assert planned.changed["a"].spec.position == 2
+    assert planned.entries == ()
+    assert config_changes.changes_of(instances, planned) == config_changes.NO_CHANGES

@@ -473,3 +473,8 @@ def test_a_disowned_instance_is_passive_and_runs_on() -> None:
         True,
         False,
     )
+
+
+def test_instances_have_their_place_in_the_site_config() -> None:
+    host = with_services(site("b", "a"), catalog("ocs-a", "db"))
+    assert {spec.instance_id: spec.position for spec in host.instances} == {"b": 1, "a": 2, "db": 0}

@@ -293,6 +293,7 @@ class ManagedInstance(_message.Message):
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -345,6 +346,10 @@ class ManagedInstance(_message.Message):
     """Restarts without a request, since the daemon began to track the instance."""
     consecutive_failures: _builtins.int
     """Failures in a row; they determine the restart backoff."""
+    position: _builtins.int
+    """The place among the instances of this host in the site config, from 1; 0 for
+    an instance without an entry.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The deadline of a transitional state: the next start, the end of the start
@@ -400,12 +405,13 @@ class ManagedInstance(_message.Message):
         consecutive_failures: _builtins.int = ...,
         last_exit: Global___Exit | None = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
+        position: _builtins.int = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "process", b"process", "runtime", b"runtime", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015

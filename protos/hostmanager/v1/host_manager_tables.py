@@ -220,6 +220,7 @@ MESSAGES = {
         (22, 'consecutive_failures', 'int64', '', '', ''),
         (23, 'last_exit', 'message', 'hostmanager.v1.Exit', '?', ''),
         (24, 'waiting_for', 'string', '', '*', ''),
+        (25, 'position', 'int32', '', '', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
     ),

@@ -59,14 +59,15 @@ class Catalog:
 
 
 def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
-    """Return the host with a compose service for each `docker` instance.
+    """Return the host with a place for each instance, and a compose service for each `docker` instance.
 
     Each service without an instance in the site config gets a passive instance.
     """
     services = catalog.services
     claimed: set[str] = set()
     instances: list[InstanceSpec] = []
-    for spec in host.instances:
+    for position, entry in enumerate(host.instances, 1):
+        spec = replace(entry, position=position)
         if spec.management is not Management.DOCKER:
             instances.append(spec)
             continue

@@ -67,10 +67,11 @@ _TOLD = frozenset({"TakenOver", "Dropped", "ServiceGone"})
 
 def changes_of(instances: Instances, plan: Plan) -> ConfigChanges:
     """Return the changes of a plan for a new config to the tracked instances."""
-    ids = [*plan.changed, *(each for each in plan.dropped if each not in plan.changed)]
+    changed = [each for each in plan.changed if each not in plan.moved]
+    ids = [*changed, *(each for each in plan.dropped if each not in plan.changed)]
     if not ids:
         return NO_CHANGES
-    stopping = {each for each in plan.changed if _stops(instances.get(each), plan.changed[each])}
+    stopping = {each for each in changed if _stops(instances.get(each), plan.changed[each])}
     ids.sort(key=lambda each: (each not in stopping, each))
     told = {entry.instance_id: entry.message for entry in plan.entries if entry.reason in _TOLD}
     listed = tuple(

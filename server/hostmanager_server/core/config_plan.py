@@ -19,12 +19,13 @@ from hostmanager_server.core.spec import HostSpec, InstanceSpec, Target
 class Plan:
     """The changes for a new config: changed and dropped instances, and log entries.
 
-    The runs of dropped instances go on.
+    The runs of dropped instances go on. Of the changed instances, `moved` differ only in their place.
     """
 
     changed: Mapping[str, Instance]
     entries: tuple[LogEntry, ...] = ()
     dropped: tuple[str, ...] = ()
+    moved: frozenset[str] = frozenset()
 
 
 def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
@@ -40,7 +41,7 @@ def apply_config(instances: Instances, host: HostSpec, now: Instant) -> Plan:
         planner.take(spec)
     for instance_id in sorted(set(instances) - planner.listed):
         planner.leave_out(instance_id)
-    return Plan(planner.changed, tuple(planner.entries), tuple(planner.dropped))
+    return Plan(planner.changed, tuple(planner.entries), tuple(planner.dropped), frozenset(planner.moved))
 
 
 class _Planner:
@@ -50,6 +51,7 @@ class _Planner:
         self.changed: dict[str, Instance] = {}
         self.entries: list[LogEntry] = []
         self.dropped: list[str] = []
+        self.moved: set[str] = set()
         self.listed = {spec.instance_id for spec in host.instances}
         self._instances = instances
         self._now = now
@@ -79,6 +81,8 @@ class _Planner:
             message = f"class or management changed ({was} -> {to}); being reset"
             self._change(_reset(old, spec), "Reset", message)
         elif old.spec != spec or old.wanted.successor is not None:
+            if replace(old.spec, position=spec.position) == spec and old.wanted.successor is None:
+                self.moved.add(spec.instance_id)
             self._respecify(old, spec)
 
     def leave_out(self, instance_id: str) -> None:

@@ -287,6 +287,7 @@ class InstanceSpec:
     restart_dependents: bool = False  # a new run restarts the running dependents
     # The instances of the compose services that the start of the service would start, too.
     service_dependencies: tuple[str, ...] = ()
+    position: int = 0  # the place in the site config, from 1; 0 without an entry there
 
     @property
     def dependencies(self) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ class InstanceConverter:
             consecutive_failures=standing.failures,
             last_exit=exit_(observed.last_exit) if observed.last_exit is not None else None,
             waiting_for=_waiting_for(instance),
+            position=0 if instance.retired else spec.position,
         )
         if spec.management is Management.DOCKER:
             fill_service(message.compose_service, spec, observed.service)
