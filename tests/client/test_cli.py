@@ -60,7 +60,8 @@ def test_status_shows_states_and_reasons(daemon: FakeDaemon, run: Run) -> None:
     daemon.change("data1", restart_required=True)
     result = run("status")
     assert result.exit_code == 0
-    manager, _, header, data1, data2 = result.output.splitlines()
+    summary, manager, _, header, data2, data1 = result.output.splitlines()
+    assert summary == "1 up · 1 failing"
     assert manager.startswith("manager running, host daq1, hostmanager 0.1.0, pid 4242, up ")
     assert header.split() == [
         "INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE"
@@ -77,6 +78,19 @@ def test_status_shows_problems_of_the_config(daemon: FakeDaemon, run: Run) -> No
     )
     daemon.problems.append(problem)
     assert "config error: site.yaml:3:5: bad manage" in run("status").output
+
+
+def test_status_lists_trouble_first_and_then_the_order_of_the_site_config(
+    daemon: FakeDaemon, run: Run
+) -> None:
+    for position, instance_id in enumerate(("zeta", "alpha", "beta"), 1):
+        daemon.add(instance_id, position=position)
+    daemon.add("no-entry")
+    crashed(daemon)
+    for args in (("status",), ("status", "--wide")):
+        lines = run(*args).output.splitlines()
+        assert lines[0] == "4 up · 1 failing"
+        assert [line.split()[0] for line in lines[4:]] == ["data2", "zeta", "alpha", "beta", "no-entry"]
 
 
 def test_status_of_some_shows_only_those(daemon: FakeDaemon, run: Run) -> None:
@@ -462,4 +476,4 @@ def test_foreign_control_characters_do_not_reach_the_terminal(daemon: FakeDaemon
     daemon.add("data1", next_action=pb.NEXT_ACTION_UNKNOWN, message="bad \x1b[2J\nname")
     output: Any = run("status").output
     assert "\x1b" not in output
-    assert len(output.splitlines()) == 4
+    assert len(output.splitlines()) == 5

@@ -166,11 +166,19 @@ def removed(count: int, failed: int = 0) -> pb.RemoveOrphansResponse:
 def test_orphans_are_listed(daemon: FakeDaemon, run: Run) -> None:
     assert run("orphans", "list").stdout == "no orphans\n"
     container_id = orphan(daemon)
-    assert run("orphans", "list").stdout.splitlines()[1].split() == [
+    assert run("orphans", "list").stdout.splitlines()[3].split() == [
         "30027f37e0ef", "ocs-old", "running", "/lab/compose.yaml"
     ]  # fmt: skip
     (listed,) = json.loads(run("orphans", "list", "--json").stdout)
     assert (listed["container_id"], listed["running"]) == (container_id, True)
+
+
+def test_running_orphans_come_first_after_a_summary(daemon: FakeDaemon, run: Run) -> None:
+    daemon.orphans["b" * 64] = pb.Orphan(container_id="b" * 64, service="ocs-a", exit_code=3)
+    orphan(daemon)
+    lines = run("orphans", "list").stdout.splitlines()
+    assert lines[0] == "1 running · 1 exited"
+    assert [line.split()[1] for line in lines[3:]] == ["ocs-old", "ocs-a"]
 
 
 def test_each_removed_orphan_is_printed(daemon: FakeDaemon, run: Run) -> None:

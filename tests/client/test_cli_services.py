@@ -62,8 +62,8 @@ def shown(run: Run, instance_id: str = "data1") -> dict[str, str]:
 def test_the_pid_of_a_service_is_that_of_its_container(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", compose_service=service())
     daemon.add("data2", compose_service=service(running=False, pid=0))
-    column = run("status")[2].split().index("PID")
-    rows = {words[0]: words for line in run("status")[3:] if (words := line.replace(" s", "s").split())}
+    column = run("status")[3].split().index("PID")
+    rows = {words[0]: words for line in run("status")[4:] if (words := line.replace(" s", "s").split())}
     assert (rows["data1"][column], rows["data2"][column]) == ("8151", "-")
 
 
@@ -137,7 +137,7 @@ def test_status_names_orphans_and_images_to_pull_once_each(daemon: FakeDaemon, r
     daemon.new_tags = {"data2": "agent:2", "data1": "agent:2", "web": "grafana:9"}
     for number, name in enumerate(("ocs-old", "ocs-older")):
         daemon.orphans[str(number)] = pb.Orphan(container_id=str(number), service=name)
-    assert run("status")[1:3] == [
+    assert run("status")[2:4] == [
         "orphaned containers: ocs-old, ocs-older",
         "images to pull: agent:2 (for data1, data2), grafana:9 (for web)",
     ]
@@ -145,9 +145,9 @@ def test_status_names_orphans_and_images_to_pull_once_each(daemon: FakeDaemon, r
 
 def test_the_health_has_a_column_if_any_service_has_a_check(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1", compose_service=service())
-    assert "HEALTH" not in run("status")[2]
+    assert "HEALTH" not in run("status")[3]
     daemon.add("data2", compose_service=service(health="unhealthy"))
-    header, *rows = run("status")[2:]
+    header, *rows = run("status")[3:]
     column = header.index("HEALTH")
     assert [row[column:].split()[0] for row in rows] == ["-", "unhealthy"]
     assert header.index("STATE") < column < header.index("SINCE")

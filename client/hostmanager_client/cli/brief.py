@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str]) -> _Words | None:
                 words.timeout = seconds
             else:
                 return None
-        elif word in ("--json", "--all"):
+        elif word in ("--json", "--all", "--wide"):
             words.flags.add(word)
         elif word.startswith("-"):
             return None
@@ -122,7 +122,9 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
     if not words.names:
         return None
     command, *ids = words.names
-    everything = "--all" in words.flags
+    everything, wide = "--all" in words.flags, "--wide" in words.flags
+    if wide and command != "status":
+        return None
     if command in ("up", "down", "restart"):
         if bool(ids) == everything:
             return None
@@ -133,7 +135,7 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
     if everything:
         return None
     if command == "status":
-        return lambda session: read.show_status(session, ids)
+        return lambda session: read.show_status(session, ids, wide=wide)
     if command == "show" and len(ids) == 1:
         return lambda session: read.show_instance(session, ids[0])
     if command == "manager" and ids == ["status"]:

@@ -11,6 +11,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.cli import FAILED
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_line, print_lines
+from hostmanager_client.cli.plain import displayable
 from hostmanager_client.cli.text import Cell, duration
 from hostmanager_client.words import target_word, to_seconds
 
@@ -107,16 +108,7 @@ def _up(change: pb.InstanceChange, now: float) -> str:
 def _key(change: pb.KeyChange) -> str:
     key, before, after = (one_line(text) for text in (change.key, change.before, change.after))
     if before and after:
-        return f"{key} changed" if before == after else f"{key} {before} {_arrow()} {after}"
+        return f"{key} changed" if before == after else f"{key} {before} {displayable('→')} {after}"
     word = "added" if after else "removed"
     value = after or before
     return f"{key} {word}" if value == HIDDEN else f"{key} {word}: {value}"
-
-
-def _arrow() -> str:
-    """Return an arrow that the output can show."""
-    try:
-        "→".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "->"
-    return "→"

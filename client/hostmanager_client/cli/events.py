@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hostmanager_client import words
 from hostmanager_client.cli.cli_session import pass_session
+from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options, ids_argument
-from hostmanager_client.cli.output import print_json, print_line
+from hostmanager_client.cli.output import print_json, print_line, print_lines
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
+
+    from hostmanager_client.cli.tables.events import EventTable
 
 
 @click.command("events")
@@ -38,8 +42,13 @@ def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) 
     with session.connect() as client:
         # Following needs the token of at least one event, even with -n 0.
         listing = client.list_events(instance_ids, newest=max(newest, 1))
+        table = None
+        if not session.json:
+            from hostmanager_client.cli.tables.events import EventTable
+
+            table = EventTable((*instance_ids, *(event.instance_id for event in listing.events)))
         for event in listing.events[-newest:] if newest else ():
-            _show(event, as_json=session.json)
+            _show(event, table)
         if not follow:
             return
         from hostmanager_client.cli.follow import connection_reporter
@@ -50,31 +59,24 @@ def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) 
             on_connection=connection_reporter(as_json=session.json),
         )
         for event_or_gap in stream:
-            _show(event_or_gap, as_json=session.json)
+            _show(event_or_gap, table)
 
 
-def _show(event: pb.Event | pb.EventGap, *, as_json: bool) -> None:
+def _show(event: pb.Event | pb.EventGap, table: EventTable | None) -> None:
+    """Print an event or a gap: as JSON without a table."""
     from hostmanager.v1 import host_manager_pb2 as pb
 
-    from hostmanager_client import words
-    from hostmanager_client.cli.escape import one_line
-    from hostmanager_client.last_output import last_line
-
     if isinstance(event, pb.EventGap):
-        if as_json:
-            print_json({"type": "gap", **words.to_json(event)}, lines=True)
-        else:
-            missed = f"{event.missed} events are" if event.missed else "events may be"
-            print_line(f"--- {missed} missing here: {one_line(event.message)}")
-        return
-    if as_json:
+        _show_gap(event, as_json=table is None)
+    elif table is not None:
+        print_lines(table.lines(event))
+    else:
         print_json({"type": "event", **words.to_json(event)}, lines=True)
+
+
+def _show_gap(gap: pb.EventGap, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"type": "gap", **words.to_json(gap)}, lines=True)
         return
-    when = f"{words.to_datetime(event.time).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
-    color = {pb.SEVERITY_WARNING: "yellow", pb.SEVERITY_ERROR: "red"}.get(event.severity)
-    severity = click.style(f"{words.severity_word(event.severity):7}", fg=color)
-    instance_id = one_line(event.instance_id) or "-"
-    text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
-    if event.exit.last_output:
-        text += f': "{one_line(last_line(event.exit))}"'
-    print_line(f"{when}  {severity}  {words.event_word(event.kind):12}  {instance_id:16}  {text}")
+    missed = f"{gap.missed} events are" if gap.missed else "events may be"
+    print_line(f"--- {missed} missing here: {one_line(gap.message)}")

@@ -43,19 +43,9 @@ def list_command() -> None:
     if not orphans:
         print_line("no orphans")
         return
-    from hostmanager_client.cli.escape import one_line
-    from hostmanager_client.cli.text import Cell, table
+    from hostmanager_client.cli.tables.orphans import orphan_lines
 
-    rows = [
-        [
-            Cell(one_line(container_id[:SHORT_ID])),
-            Cell(one_line(orphan.service)),
-            Cell("running", "green") if orphan.running else Cell(f"exited ({orphan.exit_code})"),
-            Cell(one_line(orphan.compose_file)),
-        ]
-        for container_id, orphan in sorted(orphans.items(), key=lambda item: item[1].service)
-    ]
-    print_lines(table(("CONTAINER", "SERVICE", "STATE", "COMPOSE FILE"), rows))
+    print_lines(orphan_lines(orphans))
 
 
 @orphans_command.command("remove")

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterable
 
 from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json_escape, without_styles
+from hostmanager_client.cli.plain import ASCII, HANDLER, register
 
 TYPE_CHECKING = False  # short commands do without `typing`
 if TYPE_CHECKING:
     from typing import Any, TextIO
-
-_ASCII = ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
 
 
 class TerminalWriter(io.TextIOWrapper):
@@ -25,10 +24,10 @@ class TerminalWriter(io.TextIOWrapper):
 
     def __init__(self, terminal: TextIO) -> None:
         # click bypasses a stream with the encoding ASCII.
-        encoding = "utf-8" if terminal.encoding.lower() in _ASCII else terminal.encoding
+        encoding = "utf-8" if terminal.encoding.lower() in ASCII else terminal.encoding
         # The stream of Python must stay attached, as it keeps the descriptor open.
         buffer: Any = terminal.buffer
-        super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
+        super().__init__(buffer, encoding, HANDLER, line_buffering=True)
         self._bounds = StyleBounds()
 
     def write(self, text: str) -> int:
@@ -64,6 +63,7 @@ class UnfilteredStream:
 
 def protect_terminals() -> None:
     """Filter all further output to terminals; let no output fail for a closed stream or a character."""
+    register()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as by `>&-` in a shell
@@ -72,7 +72,7 @@ def protect_terminals() -> None:
             stream.flush()
             setattr(sys, name, TerminalWriter(stream))
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=HANDLER)
 
 
 def end_styles() -> None:
@@ -110,7 +110,7 @@ def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:
     import json
 
     encoding = (sys.stderr if err else sys.stdout).encoding or ""
-    escape = not encoding.lower().startswith("utf") and encoding.lower() not in _ASCII
+    escape = not encoding.lower().startswith("utf") and encoding.lower() not in ASCII
     if lines:
         text = json.dumps(value, ensure_ascii=escape, separators=(",", ":"))
     else:
@@ -121,7 +121,7 @@ def print_json(value: Any, *, lines: bool = False, err: bool = False) -> None:
 def _echo(text: str, *, err: bool) -> None:
     """Print text as click.echo does: with colours on a terminal only."""
     stream = sys.stderr if err else sys.stdout
-    if (stream.encoding or "").lower() in _ASCII:
+    if (stream.encoding or "").lower() in ASCII:
         import click
 
         click.echo(text, err=err)

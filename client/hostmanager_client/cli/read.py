@@ -12,8 +12,8 @@ from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_lines
 
 
-def show_status(session: CliSession, instance_ids: Sequence[str]) -> None:
-    """Show the manager and all or the named instances."""
+def show_status(session: CliSession, instance_ids: Sequence[str], *, wide: bool = False) -> None:
+    """Show the manager and all or the named instances; all columns of the table if `wide`."""
     with session.connect() as client:
         state = client.get_state(instance_ids)
         address = str(client.address)
@@ -22,9 +22,9 @@ def show_status(session: CliSession, instance_ids: Sequence[str]) -> None:
 
         print_json(state_json(state))
         return
-    from hostmanager_client.cli.view import status_lines
+    from hostmanager_client.cli.tables.status import status_lines
 
-    print_lines(status_lines(state, state.time.timestamp(), address))
+    print_lines(status_lines(state, state.time.timestamp(), address, wide=wide))
 
 
 def show_manager(session: CliSession) -> None:
@@ -37,10 +37,11 @@ def show_manager(session: CliSession) -> None:
 
         print_json(to_json(answer.manager))
         return
-    from hostmanager_client.cli.view import manager_line, problem_lines
+    from hostmanager_client.cli.tables.layout import terminal_width
+    from hostmanager_client.cli.tables.status import manager_lines
     from hostmanager_client.words import to_seconds
 
-    lines = [manager_line(answer.manager, to_seconds(answer.time), address), *problem_lines(answer.manager)]
+    lines = manager_lines(answer.manager, to_seconds(answer.time), address, terminal_width())
     if answer.manager.site_config_file:
         lines.append(f"site config: {one_line(answer.manager.site_config_file)}")
     print_lines(lines)

@@ -1,8 +1,6 @@
-"""Text layout for terminals: tables, colours and durations."""
+"""Text for terminals: cells, colours, short ids and durations."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from hostmanager.values import dataclass
 
@@ -17,10 +15,9 @@ class Cell:
     color: str = ""
     bold: bool = False
 
-    def styled(self, width: int = 0) -> str:
-        """Return the text with its colour, padded to `width` columns."""
-        padded = self.text + " " * (width - display_width(self.text))
-        return style(padded, self.color, bold=self.bold)
+    def styled(self) -> str:
+        """Return the text with its colour."""
+        return style(self.text, self.color, bold=self.bold)
 
 
 def style(text: str, color: str = "", *, bold: bool = False) -> str:
@@ -29,36 +26,6 @@ def style(text: str, color: str = "", *, bold: bool = False) -> str:
     if bold:
         begin += "\x1b[1m"
     return f"{begin}{text}\x1b[0m" if begin else text
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[Cell]], right: frozenset[int] = frozenset()
-) -> list[str]:
-    """Return the lines of a table; columns with an index in `right` are right-aligned."""
-    head = [Cell(title, bold=True) for title in header]
-    lines = [head, *rows]
-    widths = [max(display_width(line[i].text) for line in lines) for i in range(len(header))]
-    last = len(header) - 1
-    result = []
-    for line in lines:
-        parts = []
-        for i, cell in enumerate(line):
-            if i in right:
-                parts.append(" " * (widths[i] - display_width(cell.text)) + cell.styled())
-            else:
-                parts.append(cell.styled(0 if i == last else widths[i]))
-        result.append("  ".join(parts).rstrip())
-    return result
-
-
-def display_width(text: str) -> int:
-    """Return the width of the text in columns of a terminal."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)
 
 
 def short_id(docker_id: str) -> str:

@@ -1,18 +1,16 @@
-"""Lines of text for the status of a host."""
+"""Texts about the manager, its problems, and the state of an instance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from hostmanager_client.cli.escape import one_line
-from hostmanager_client.cli.text import Cell, duration, table
+from hostmanager_client.cli.text import Cell, duration
 from hostmanager_client.last_output import explains, last_line
-from hostmanager_client.state import HostState
 from hostmanager_client.words import (
     manager_word,
     next_action_word,
     severity_word,
-    target_word,
     to_seconds,
 )
 
@@ -20,39 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
 
-HEADER = ("INSTANCE", "CLASS", "TARGET", "STATE", "SINCE", "PID", "RESTARTS", "STABILITY", "MESSAGE")
-_HEALTH = "HEALTH"  # the column after STATE, shown if any instance has a health check
-_HEALTH_COLUMN = 4
-_HEALTH_COLORS = {"healthy": "green", "starting": "yellow", "unhealthy": "red"}
-_RIGHT = frozenset({4, 5, 6, 7})
-_STATE_COLORS = {
-    "up": "green",
-    "start_at": "red",
-    "start": "yellow",
-    "wait_start": "yellow",
-    "wait_dead": "yellow",
-    "?": "red",
-}
 _SEVERITY_COLORS = {"warning": "yellow", "error": "red"}
 # A failure t seconds ago, within the window, costs this amount divided by t (the measure of OCS).
 _STABILITY_WINDOW = 120.0
 _STABILITY_COST = 5.0
 _LAST_LINE = 60  # columns of the last output in a message
-
-
-def status_lines(state: HostState, now: float, address: str) -> list[str]:
-    """Return the lines of `status`; `now` is the clock of the daemon, in s since 1970."""
-    lines = [manager_line(state.manager, now, address), *problem_lines(state.manager)]
-    if not state.instances:
-        return [*lines, "no instances"]
-    instances = list(state.instances.values())
-    header, rows, right = list(HEADER), [_row(instance, now) for instance in instances], _RIGHT
-    if any(instance.compose_service.health for instance in instances):
-        header.insert(_HEALTH_COLUMN, _HEALTH)
-        for row, instance in zip(rows, instances, strict=True):
-            row.insert(_HEALTH_COLUMN, _health_cell(instance))
-        right = frozenset(column + 1 for column in _RIGHT)
-    return [*lines, "", *table(header, rows, right)]
 
 
 def manager_line(manager: pb.ManagerStatus, now: float, address: str) -> str:
@@ -103,28 +73,6 @@ def problem_line(problem: pb.ConfigProblem) -> str:
     return f"{severity.styled()}: {one_line(place + ': ' if place else '')}{one_line(problem.message)}"
 
 
-def _row(instance: pb.ManagedInstance, now: float) -> list[Cell]:
-    stable = stability(instance, now)
-    pid = pid_of(instance)
-    state = next_action_word(instance.next_action)
-    return [
-        Cell(one_line(instance.instance_id)),
-        Cell(one_line(instance.agent_class)),
-        Cell(target_word(instance.target_state)),
-        Cell(state, _STATE_COLORS.get(state, "")),
-        Cell(_since(instance, now)),
-        Cell(str(pid) if pid else "-"),
-        Cell(str(instance.restart_count)),
-        Cell(f"{stable:.2f}", "" if stable > 0.9 else "yellow" if stable > 0.5 else "red"),
-        Cell(describe(instance, now), "yellow" if instance.restart_required else ""),
-    ]
-
-
-def _health_cell(instance: pb.ManagedInstance) -> Cell:
-    health = instance.compose_service.health
-    return Cell(one_line(health) or "-", _HEALTH_COLORS.get(health, ""))
-
-
 def pid_of(instance: pb.ManagedInstance) -> int:
     """Return the pid of the process, or of the main process of a container; 0 if none runs."""
     match instance.WhichOneof("runtime"):
@@ -133,15 +81,6 @@ def pid_of(instance: pb.ManagedInstance) -> int:
         case "compose_service":
             return instance.compose_service.pid
     return 0
-
-
-def _since(instance: pb.ManagedInstance, now: float) -> str:
-    """Return the time since the start, or since the last exit."""
-    if instance.HasField("start_time"):
-        return duration(now - to_seconds(instance.start_time))
-    if instance.HasField("last_exit"):
-        return duration(now - to_seconds(instance.last_exit.time))
-    return "-"
 
 
 def stability(instance: pb.ManagedInstance, now: float) -> float:

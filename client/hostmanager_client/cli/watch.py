@@ -41,7 +41,7 @@ def watch_command(instance_ids: tuple[str, ...]) -> None:
 def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
     from hostmanager_client.cli.documents import connection_line
     from hostmanager_client.cli.live_lines import LiveLines
-    from hostmanager_client.cli.view import status_lines
+    from hostmanager_client.cli.tables.status import status_lines
     from hostmanager_client.reconnect import Disconnected
     from hostmanager_client.state import HostState
 

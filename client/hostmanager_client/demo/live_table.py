@@ -8,7 +8,7 @@ from contextlib import closing
 import click
 
 from hostmanager_client.cli.live_lines import LiveLines
-from hostmanager_client.cli.view import status_lines
+from hostmanager_client.cli.tables.status import status_lines
 from hostmanager_client.demo.lab import DemoError, DemoLab
 from hostmanager_client.state import HostState
 

@@ -1,0 +1,1 @@
+"""Tables that fit a terminal: widths of text, layout, and the table of instances."""

@@ -1,0 +1,70 @@
+"""Lines of text for the status of a host: summary, manager, problems, and the table of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hostmanager_client.cli.plain import displayable
+from hostmanager_client.cli.tables.instances import columns_for
+from hostmanager_client.cli.tables.layout import table, terminal_width
+from hostmanager_client.cli.tables.width import wrap_styled
+from hostmanager_client.cli.text import Cell
+from hostmanager_client.cli.view import manager_line, problem_lines
+from hostmanager_client.standing import BLOCKED, FAILING, UNKNOWN, WAITING, count_groups, trouble_first
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
+
+    from hostmanager_client.state import HostState
+
+_COLORS = {
+    "up": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+    BLOCKED: "red",
+    FAILING: "red",
+    UNKNOWN: "red",
+    WAITING: "yellow",
+}
+
+
+def status_lines(state: HostState, now: float, address: str, *, wide: bool = False) -> list[str]:
+    """Return the lines of `status`, fit to the terminal; `now` is the clock of the daemon, in s since 1970.
+
+    Without a terminal, or if `wide`, the table has all columns, however long its lines are.
+    """
+    limit = None if wide else terminal_width()
+    pairs = trouble_first(state.instances.values())
+    lines = [
+        summary_line(group for _, group in pairs),
+        *manager_lines(state.manager, now, address, limit),
+    ]
+    if not state.instances:
+        return lines
+    instances = [instance for instance, _ in pairs]
+    columns = columns_for(instances, wide=wide)
+    rows = [[column.cell(instance, now) for column in columns] for instance in instances]
+    return [*lines, "", *table([column.layout for column in columns], rows, limit)]
+
+
+def manager_lines(manager: pb.ManagerStatus, now: float, address: str, limit: int | None) -> list[str]:
+    """Return the lines of the manager and of its problems, broken between words at a width."""
+    lines = [manager_line(manager, now, address), *problem_lines(manager)]
+    if limit is None:
+        return lines
+    return [part for line in lines for part in wrap_styled(displayable(line), limit).split("\n")]
+
+
+def summary_line(groups: Iterable[str]) -> str:
+    """Return a line such as `118 up · 12 down · 1 failing`."""
+    parts = summary_parts(groups)
+    return displayable(" · ").join(part.styled() for part in parts)
+
+
+def summary_parts(groups: Iterable[str]) -> list[Cell]:
+    """Return the parts of a summary, one for each group of instances."""
+    counts = count_groups(groups)
+    if not counts:
+        return [Cell("no instances")]
+    return [Cell(f"{count} {group}", _COLORS.get(group, "")) for group, count in counts.items()]
