@@ -239,6 +239,8 @@ class FakeDaemon(FakeService):
         self._enter(request, context)
         self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
         yield from self.pulls
+        if self.pull_waits:
+            yield from self._stream(context, 3600.0, lambda heartbeat_due: [])
 
     def RemoveOrphans(self, request: Any, context: Any) -> Any:
         self._enter(request, context)

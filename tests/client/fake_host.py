@@ -53,6 +53,7 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     orphans: dict[str, pb.Orphan] = field(default_factory=dict)
     new_tags: dict[str, str] = field(default_factory=dict)
     pulls: list[pb.DockerPullResponse] = field(default_factory=list)
+    pull_waits: bool = False  # a pull sends nothing more, and goes on
     orphan_removals: list[pb.RemoveOrphansResponse] = field(default_factory=list)
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
     problems: list[pb.ConfigProblem] = field(default_factory=list)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket as sockets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ from tests.client.fake_daemon import FakeDaemon, until
 
 COMMAND = [sys.executable, "-c", "from hostmanager_client.cli import main; main()"]
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def socketpair() -> tuple[int, int]:
+    """Return the descriptors of two connected sockets."""
+    one, other = sockets.socketpair()
+    return one.detach(), other.detach()
 
 
 @pytest.fixture
@@ -81,8 +88,6 @@ def test_an_absent_daemon_is_a_short_error(start: Start, args: list[str], exit_c
 
 
 def test_a_socket_without_a_listener_is_reported(daemon: FakeDaemon, start: Start) -> None:
-    import socket as sockets
-
     path = daemon.socket.with_name("stale.sock")
     with sockets.socket(sockets.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -162,6 +167,62 @@ def test_a_closed_pipe_ends_a_command_quietly(daemon: FakeDaemon, start: Start) 
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize("args", [["watch"], ["logs", "-f", "data1"], ["events", "-f"], ["pull"]])
+@pytest.mark.parametrize("channel", [os.pipe, socketpair])
+def test_a_follower_ends_when_its_reader_has_left(
+    daemon: FakeDaemon, start: Start, channel: Callable[[], tuple[int, int]], args: list[str]
+) -> None:
+    daemon.add("data1")
+    daemon.pull_waits = True
+    reader, writer = channel()
+    process = start(*args, stdout=writer)
+    os.close(writer)
+    daemon.wait_until(lambda: daemon.streams == 1)
+    os.close(reader)  # no further line follows
+    code, _, err = finish(process)
+    assert (code, err) == (141, "")
+    daemon.wait_until(lambda: daemon.streams == 0)
+
+
+def test_a_follower_without_a_connection_ends_when_its_reader_has_left(
+    daemon: FakeDaemon, start: Start
+) -> None:
+    process = start("watch")
+    line_of(process)
+    daemon.stop()
+    assert line_of(process)["type"] == "disconnected"
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+
+
+def test_a_follower_whose_output_is_a_file_goes_on(daemon: FakeDaemon, start: Start, tmp_path: Path) -> None:
+    daemon.add("data1")
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        process = start("watch", stdout=file)
+    until(lambda: "data1" in output.read_text())
+    daemon.change("data1", message="still here")
+    until(lambda: "still here" in output.read_text())
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("args", [["watch"], ["events"], ["events", "-f"], ["logs"], ["logs", "-f"]])
+def test_an_unknown_instance_is_no_reason_to_wait(daemon: FakeDaemon, start: Start, args: list[str]) -> None:
+    daemon.add("data1")
+    code, out, err = finish(start(*args, "data2"))
+    assert (code, out) == (4, "")
+    assert "unknown instance: data2; did you mean 'data1'?" in err
+
+
+def test_the_events_of_a_former_instance_are_shown(daemon: FakeDaemon, start: Start) -> None:
+    daemon.add("data1")
+    daemon.happen("gone now", "former")
+    code, out, _ = finish(start("events", "former", "data1"))
+    assert code == 0
+    assert "gone now" in out
 
 
 @pytest.mark.parametrize("args", [["up", "data1"], ["events"]], ids=["short", "long"])

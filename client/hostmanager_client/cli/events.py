@@ -11,6 +11,7 @@ from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json, print_line, print_lines
+from hostmanager_client.cli.presence import require_events
 
 if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -42,6 +43,7 @@ def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) 
     with session.connect() as client:
         # Following needs the token of at least one event, even with -n 0.
         listing = client.list_events(instance_ids, newest=max(newest, 1))
+        require_events(client, instance_ids)
         table = None
         if not session.json:
             from hostmanager_client.cli.tables.events import EventTable
@@ -52,14 +54,16 @@ def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) 
         if not follow:
             return
         from hostmanager_client.cli.follow import connection_reporter
+        from hostmanager_client.cli.reader import until_reader_leaves
 
         stream = client.watch_events(
             instance_ids,
             resume_token=listing.resume_token,
             on_connection=connection_reporter(as_json=session.json),
         )
-        for event_or_gap in stream:
-            _show(event_or_gap, table)
+        with until_reader_leaves(client.close):
+            for event_or_gap in stream:
+                _show(event_or_gap, table)
 
 
 def _show(event: pb.Event | pb.EventGap, table: EventTable | None) -> None:

@@ -34,9 +34,10 @@ def logs_command(instance_id: str, *, follow: bool, lines: int, raw: bool) -> No
     """
     session = pass_session()
     from hostmanager_client.cli.follow import connection_reporter
+    from hostmanager_client.cli.reader import until_reader_leaves
     from hostmanager_client.words import to_json
 
-    with session.connect() as client:
+    with session.connect() as client, until_reader_leaves(client.close):
         report = connection_reporter(as_json=session.json)
         for line in client.tail_logs(instance_id, lines=lines, follow=follow, on_connection=report):
             if session.json:

@@ -41,7 +41,9 @@ def pull_command(
       hostmanager restart weather --wait
     """
     session = pass_session()
-    with session.connect() as client:
+    from hostmanager_client.cli.reader import until_reader_leaves
+
+    with session.connect() as client, until_reader_leaves(client.close):
         messages = client.docker_pull(
             instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout
         )

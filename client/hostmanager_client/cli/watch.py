@@ -11,6 +11,7 @@ import click
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json
+from hostmanager_client.cli.presence import require_instances
 
 if TYPE_CHECKING:
     from hostmanager_client.reconnect import ConnectionChange
@@ -28,14 +29,17 @@ def watch_command(instance_ids: tuple[str, ...]) -> None:
     """
     session = pass_session()
     with session.connect() as client:
+        require_instances(client, instance_ids)
         if not session.json and sys.stdout.isatty():
             _live(client, instance_ids)
             return
         from hostmanager_client.cli.documents import update_json
         from hostmanager_client.cli.follow import connection_reporter
+        from hostmanager_client.cli.reader import until_reader_leaves
 
-        for update in client.watch(instance_ids, on_connection=connection_reporter(as_json=True)):
-            print_json(update_json(update), lines=True)
+        with until_reader_leaves(client.close):
+            for update in client.watch(instance_ids, on_connection=connection_reporter(as_json=True)):
+                print_json(update_json(update), lines=True)
 
 
 def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
