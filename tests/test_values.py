@@ -47,9 +47,17 @@ class Known:
     b: tuple[str, ...] = ()
 
 
+def instances_before(count: int, cls: Any) -> Any:
+    """Return the class after that many instances; the decorator treats the first ones differently."""
+    for number in range(count):
+        cls(number, b="x")
+    return cls
+
+
+@pytest.mark.parametrize("before", [0, 10])
 @pytest.mark.parametrize("options", [FROZEN, PLAIN, ORDERED, {}, {"frozen": True}], ids=str)
-def test_a_class_behaves_as_with_the_standard_decorator(options: dict[str, Any]) -> None:
-    ours, standard = make(values, **options), make(dataclasses, **options)
+def test_a_class_behaves_as_with_the_standard_decorator(options: dict[str, Any], before: int) -> None:
+    ours, standard = instances_before(before, make(values, **options)), make(dataclasses, **options)
     for cls in (ours, standard):
         cls.__qualname__ = "Sample"
     one, other = ours(1, d=2.5), standard(1, d=2.5)
@@ -68,10 +76,23 @@ def test_a_class_behaves_as_with_the_standard_decorator(options: dict[str, Any])
     assert one.c is not ours(1).c, "each instance gets its own default"
 
 
-@pytest.mark.parametrize("arguments", [(), (1, 2, 3, 4, 5)])
-def test_wrong_arguments_are_refused(arguments: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError):
-        make(values, **FROZEN)(*arguments)
+@pytest.mark.parametrize("before", [0, 10])
+@pytest.mark.parametrize(
+    ("arguments", "names", "says"),
+    [
+        ((), {}, "missing 1 required positional argument: 'a'"),
+        ((1, "b", {}, 2.0, 5), {}, "takes from 2 to 5 positional arguments but 6 were given"),
+        ((1,), {"a": 2}, "multiple values for argument 'a'"),
+        ((1,), {"e": []}, "unexpected keyword argument 'e'"),
+        ((1,), {"unknown": 0}, "unexpected keyword argument 'unknown'"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: tuple[Any, ...], names: dict[str, Any], says: str, before: int
+) -> None:
+    cls = instances_before(before, make(values, **FROZEN))
+    with pytest.raises(TypeError, match=says):
+        cls(*arguments, **names)
 
 
 def test_a_frozen_value_refuses_changes_and_keeps_them_in_copies() -> None:

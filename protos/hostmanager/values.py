@@ -2,7 +2,7 @@
 
 The module `dataclasses` imports `inspect`, and compiles up to seven methods of each class: a third of the
 start of a daemon with its 130 dataclasses, and more than a short command may take. This decorator compiles
-`__init__` at the first instance of a class, and a function that copies instances once `replace` has copied
+`__init__` once a class has several instances, and a function that copies instances once `replace` has copied
 some. Type checkers see the standard decorator.
 
 The classes work with `dataclasses.fields`, `dataclasses.replace` and the like.
@@ -24,6 +24,8 @@ _MISSING: Any = type("_Missing", (), {"__slots__": (), "__repr__": lambda self: 
 _OWN = "_value_fields_"
 _COPY = "_value_copy_"
 _COPIES = 32  # of a class, from which on a compiled function saves more than its compilation costs
+# A compilation takes as long as dozens of instances without; most classes of a short command have one or two.
+_BEFORE_COMPILING = 4
 
 
 class _Field:
@@ -141,14 +143,51 @@ def _with_slots(cls: type, own: Mapping[str, _Field]) -> type:
 
 
 def _first_init(cls: type) -> Callable[..., None]:
-    """Return an `__init__` that compiles and installs the final one at its first call."""
+    """Return an `__init__` that serves the first instances, then compiles and installs the final one."""
+    left = _BEFORE_COMPILING
 
     def first_init(*args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0 and _initialized(cls, args, kwargs):
+            return
         final = _compile_init(cls)
         cls.__init__ = final  # type: ignore[misc]  # of a class that mypy does not know
         final(*args, **kwargs)
 
     return first_init
+
+
+def _initialized(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Set the fields of an instance, the first of `args`; False for arguments or fields with a fault.
+
+    The compiled `__init__` has the words for the fault.
+    """
+    fields: Mapping[str, _Field] = getattr(cls, _OWN)
+    given = dict(zip((each.name for each in fields.values() if each.init), args[1:], strict=False))
+    if len(given) < len(args) - 1 or not given.keys().isdisjoint(kwargs):
+        return False
+    given |= kwargs
+    values = {}
+    needs_default = False
+    for name, each in fields.items():
+        has_default = each.default is not _MISSING or each.default_factory is not _MISSING
+        if each.init and needs_default and not has_default:
+            return False
+        needs_default |= each.init and has_default
+        if each.init and name in given:
+            values[name] = given.pop(name)
+        elif has_default:
+            values[name] = each.default if each.default_factory is _MISSING else each.default_factory()
+        elif each.init:
+            return False
+    if given:
+        return False
+    for name, value in values.items():
+        object.__setattr__(args[0], name, value)
+    if hasattr(cls, "__post_init__"):
+        args[0].__post_init__()
+    return True
 
 
 def _compile_init(cls: type) -> Callable[..., None]:
