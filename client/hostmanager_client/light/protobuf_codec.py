@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _struct import unpack  # the module `struct` adds nothing
+from sys import byteorder
 
 from hostmanager.v1.host_manager_tables import MESSAGES
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 Field = tuple[int, str, str, str, str, str]  # number, name, kind, type name, label, oneof
+
+_WIRE_TYPES = {"string": 2, "bytes": 2, "message": 2, "double": 1}  # 0 for all other kinds
 
 # The details of a status, from google/rpc/status.proto and error_details.proto.
 _DETAILS: dict[str, tuple[Field, ...]] = {
@@ -54,15 +56,19 @@ class MalformedError(ValueError):
 
 
 class MessageType:
-    """A type of messages, with its fields by number and by name."""
+    """A type of messages, with its fields by name and by the tag that they have on the wire."""
 
-    __slots__ = ("by_name", "by_number", "fields", "full_name")
+    __slots__ = ("by_name", "by_tag", "defaults", "fields", "full_name")
 
     def __init__(self, full_name: str, fields: tuple[Field, ...]) -> None:
         self.full_name = full_name
         self.fields = fields
-        self.by_number = {field[0]: field for field in fields}
         self.by_name = {field[1]: field for field in fields}
+        self.defaults: dict[str, Any] = {
+            field[1]: _DEFAULTS.get(field[2]) for field in fields if field[4] not in ("*", "%")
+        }
+        # A field that arrives with another wire type has no entry, and counts as unknown, as in protobuf.
+        self.by_tag = {field[0] << 3 | _WIRE_TYPES.get(field[2], 0): field for field in fields}
 
 
 _types: dict[str, MessageType] = {}
@@ -80,19 +86,27 @@ def message_type(full_name: str) -> MessageType:
 class LightMessage:
     """A received message; reads as a message of protobuf does."""
 
+    _oneofs: Mapping[str, str] = {}  # no message changes this one, which most share
+
     def __init__(self, kind: MessageType, size: int = 0) -> None:
         self.DESCRIPTOR = kind
         self._size = size
-        self._oneofs: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         """Return the default of a field that the message does not have."""
-        if name.startswith("_") or (field := self.DESCRIPTOR.by_name.get(name)) is None:
-            raise AttributeError(f"the message {self.DESCRIPTOR.full_name} has no field {name!r}")
-        _, _, kind, type_name, label, _ = field
+        kind = self.DESCRIPTOR
+        default = kind.defaults.get(name)
+        if default is not None:
+            return default
+        field = kind.by_name.get(name)
+        if field is None:
+            raise AttributeError(f"the message {kind.full_name} has no field {name!r}")
+        _, _, _, type_name, label, _ = field
         if label in ("*", "%"):
             return [] if label == "*" else {}
-        return LightMessage(message_type(type_name)) if kind == "message" else _DEFAULTS[kind]
+        # No message changes after its receipt, so one empty message of a type serves all.
+        default = kind.defaults[name] = LightMessage(message_type(type_name))
+        return default
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- the name in protobuf
         """Return whether the message has a field with presence."""
@@ -120,20 +134,29 @@ def decode(full_name: str, data: bytes) -> LightMessage:
 
 
 def _decode_into(message: LightMessage, data: bytes, position: int, end: int) -> None:
-    fields = message.DESCRIPTOR.by_number
+    fields = message.DESCRIPTOR.by_tag
     while position < end:
-        tag, position = _varint(data, position)
-        field, wire = fields.get(tag >> 3), tag & 7
+        tag = data[position]
+        position += 1
+        if tag >= 0x80:  # most numbers are one byte
+            tag, position = _varint(data, position - 1)
+        field, wire = fields.get(tag), tag & 7
         value: Any
         if wire == 0:
-            value, position = _varint(data, position)
+            value = data[position]
+            position += 1
+            if value >= 0x80:
+                value, position = _varint(data, position - 1)
         elif wire == 2:
-            size, start = _varint(data, position)
+            size = data[position]
+            start = position + 1
+            if size >= 0x80:
+                size, start = _varint(data, position)
             position = start + size
             if position > end:
                 raise MalformedError("cannot read a message: a field is longer than its message")
             if field is not None and field[2] == "message":
-                _add_message(message, field, data, (start, position))
+                _add_message(message, field, data, start, position)
                 continue
             value = data[start:position]
         elif wire in (1, 5):
@@ -141,54 +164,57 @@ def _decode_into(message: LightMessage, data: bytes, position: int, end: int) ->
             value = data[start:position]
         else:
             raise MalformedError(f"cannot read a message: it has the unknown wire type {wire}")
-        if tag >> 3 == 0 or tag > _LARGEST_TAG or position > end:
+        if tag < 8 or tag > _LARGEST_TAG or position > end:
             raise MalformedError("cannot read a message: it is cut off")
         if field is not None:
-            _add_scalar(message, field, wire, value)
+            _add_scalar(message, field, value)
 
 
-def _add_message(message: LightMessage, field: Field, data: bytes, span: tuple[int, int]) -> None:
+def _add_message(message: LightMessage, field: Field, data: bytes, start: int, end: int) -> None:
     _, name, _, type_name, label, oneof = field
     values = message.__dict__
     if label == "?" and name in values:
         inner = values[name]  # a repeated part of one message
     else:
-        inner = LightMessage(message_type(type_name), span[1] - span[0])
-    _decode_into(inner, data, *span)
+        inner = LightMessage(message_type(type_name), end - start)
+    _decode_into(inner, data, start, end)
     if label == "*":
         values.setdefault(name, []).append(inner)
     elif label == "%":
         values.setdefault(name, {})[inner.key] = inner.value
+    elif oneof:
+        _set_one(message, name, inner, oneof)
     else:
-        _set(message, name, inner, oneof)
+        values[name] = inner
 
 
-def _add_scalar(message: LightMessage, field: Field, wire: int, value: Any) -> None:
+def _add_scalar(message: LightMessage, field: Field, value: Any) -> None:
     _, name, kind, _, label, oneof = field
-    expected = {"string": 2, "bytes": 2, "message": 2, "double": 1}.get(kind, 0)
-    if wire != expected:
-        return  # as protobuf treats a field of another type: unknown
     if kind == "string":
         value = value.decode()
-    elif kind == "double":
-        (value,) = unpack("<d", value)
     elif kind == "bool":
         value = value != 0
-    elif kind != "bytes":
+    elif kind == "double":
+        value = memoryview(value if byteorder == "little" else value[::-1]).cast("d")[0]
+    elif kind != "bytes" and value >= 0x80:
         bits = 64 if kind == "int64" else 32
         value &= (1 << bits) - 1
         value -= (value >> (bits - 1)) << bits
+    values = message.__dict__
     if label == "*":
-        message.__dict__.setdefault(name, []).append(value)
-    elif label == "?" or value or name in message.__dict__:
-        _set(message, name, value, oneof)
+        values.setdefault(name, []).append(value)
+    elif oneof:
+        _set_one(message, name, value, oneof)
+    else:
+        values[name] = value
 
 
-def _set(message: LightMessage, name: str, value: Any, oneof: str) -> None:
-    if oneof:
-        message.__dict__.pop(message._oneofs.get(oneof, ""), None)
-        message._oneofs[oneof] = name
-    message.__dict__[name] = value
+def _set_one(message: LightMessage, name: str, value: Any, oneof: str) -> None:
+    """Set a field of a oneof, and remove the field that the oneof had."""
+    values = message.__dict__
+    values.pop(message._oneofs.get(oneof, ""), None)
+    values["_oneofs"] = {**message._oneofs, oneof: name}
+    values[name] = value
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

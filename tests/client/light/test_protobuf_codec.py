@@ -113,6 +113,11 @@ def test_a_cut_or_changed_answer_is_refused_or_read(data: Any) -> None:
         decode("hostmanager.v1.ListInstancesResponse", rest)
 
 
+def test_a_negative_zero_keeps_its_sign() -> None:
+    packed = pb.ManagedInstance(stability=-0.0).SerializeToString()
+    assert repr(decode("hostmanager.v1.ManagedInstance", packed).stability) == "-0.0"
+
+
 def test_parts_of_one_message_are_merged() -> None:
     parts: list[Any] = [
         pb.ManagedInstance(instance_id="a"),
