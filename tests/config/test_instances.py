@@ -320,3 +320,78 @@ def test_a_wrong_value_is_an_error_with_a_place(instances: Instances, errors: Er
     assert column > 44
     assert wrong.partition(":")[0] in message
     assert len(message) < 300
+
+
+# --- properties of processes
+
+
+@pytest.mark.parametrize(
+    ("keys", "changes"),
+    [
+        ("umask: 027", {"umask": 0o027}),
+        ("umask: '22'", {"umask": 0o022}),
+        ("umask: 0o077", {"umask": 0o077}),
+        ("nice: -5", {"nice": -5}),
+        ("nice: 19", {"nice": 19}),
+        ("group: daq", {"group": "daq"}),
+        ("group: 1234", {"group": "1234"}),
+        ("user: 4711", {"user": "4711"}),
+    ],
+)
+def test_properties_of_a_process_reach_its_spec(
+    instances: Instances, keys: str, changes: dict[str, object]
+) -> None:
+    found = process(instances(f"instance-id: a, {keys}"))
+    assert {name: getattr(found, name) for name in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("umask: 8", "must be an octal number from 000 to 777, such as 027, not '8'"),
+        ("umask: 1777", "must be an octal number from 000 to 777, such as 027, not '1777'"),
+        ("umask: [2]", "must be an octal number from 000 to 777, such as 027, not a list"),
+        ("nice: 20", "must be a whole number from -20 to 19, not '20'"),
+        ("group: ''", "must be a group's name or number, not an empty text"),
+        ("stop-signal: RTMIN+31", "must be a signal, not 'RTMIN+31' (such as INT, TERM, RTMIN+3 or 15)"),
+        ("stop-signal: HOP", "must be a signal, not 'HOP' (did you mean 'HUP'?)"),
+        ("success-codes: 256", "takes exit codes from 0 to 255 and names of signals, not '256'"),
+        ("success-codes: [0, TREM]", "not 'TREM' (did you mean 'TERM'?)"),
+        ("success-codes: KILL", "an agent cannot end itself by it"),
+    ],
+)
+def test_a_wrong_property_of_a_process_is_an_error_at_its_place(
+    instances: Instances, errors: Errors, key: str, why: str
+) -> None:
+    [(line, column, message)] = errors(instances(f"instance-id: a, {key}"))
+    assert (line, why in message) == (5, True), message
+    assert column > len("    - {agent-class: Agent, instance-id: a, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("RTMIN+3", signal.SIGRTMIN + 3),
+        ("SIGRTMIN", signal.SIGRTMIN),
+        ("rtmax-2", signal.SIGRTMAX - 2),
+        ("37", 37),
+    ],
+)
+def test_a_stop_signal_may_be_a_real_time_signal(instances: Instances, text: str, number: int) -> None:
+    assert only(instances(f"instance-id: a, stop-signal: {text}")).stop.signal == number
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"), [("2", (2,)), ("[0, 3, 2]", (0, 2, 3)), ("[TERM, 143]", (-15, 143)), ("[]", ())]
+)
+def test_success_codes_are_exit_codes_and_signals(
+    instances: Instances, text: str, codes: tuple[int, ...]
+) -> None:
+    assert only(instances(f"instance-id: a, success-codes: {text}")).success_codes == codes
+
+
+def test_properties_of_a_process_are_ignored_for_a_compose_service(instances: Instances) -> None:
+    config = instances("instance-id: a, manage: docker, umask: 022, nice: 5, group: daq, success-codes: 2")
+    ignored = [problem.message.split("'")[1] for problem in config.problems]
+    assert ignored == ["group", "nice", "umask"]
+    assert only(config).success_codes == (2,)

@@ -241,6 +241,7 @@ def test_settings_show_their_values_in_words() -> None:
 OTHER_PROCESS = ProcessSpec(
     ("y",), env=(("A", "1"),), working_dir="/w", user="u", limits=(("nofile", None),),
     env_files=(EnvFile("/e", "1"),), env_inherit=("PATH",),
+    group="g", umask=0o027, nice=5,
 )  # fmt: skip
 OTHER_SERVICE = ServiceSpec(
     "q", ("/d.yaml",), "ocs-b", "image:2", 2, (ServiceDependency("db"),), "2", PullPolicy.NEVER,
@@ -251,7 +252,7 @@ OTHER_SPEC = InstanceSpec(
     "a", "Other", Management.DOCKER, Target.DOWN, OTHER_PROCESS, None, "",
     ReadinessProbe(HttpProbe("http://h/")), LogPolicy("/logs"), 1.0, 2.0, StopPolicy(15),
     RestartPolicy(RestartWhen.NEVER), ("b",), (("b", StartCondition.STARTED),), restart_dependents=True,
-    service_dependencies=("c",), position=7,
+    service_dependencies=("c",), position=7, success_codes=(2,),
 )  # fmt: skip
 # Not in the site config, or a consequence of another key.
 NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "slow_to_create", "position"}

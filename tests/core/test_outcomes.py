@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from hostmanager_server.core.event_log import Severity
-from hostmanager_server.core.events import Ready, Started
+from hostmanager_server.core.events import Exited, ExitStatus, Gone, Ready, Started
+from hostmanager_server.core.facts import describe
 from hostmanager_server.core.model import Outcome, State
 from hostmanager_server.core.spec import Backoff, RestartPolicy, RestartWhen, Target
 
@@ -181,3 +182,29 @@ def test_a_stop_that_waited_can_be_taken_back(*, is_ready: bool) -> None:
         s.ready()
     s.wait(1.0)
     assert s.state() is State.UP
+
+
+@pytest.mark.parametrize(
+    ("status", "completes"),
+    [
+        (ExitStatus(code=0), True),
+        (ExitStatus(code=2), True),
+        (ExitStatus(signal=15), True),
+        (ExitStatus(code=15), False),
+        (ExitStatus(signal=9), False),
+        (ExitStatus(), False),
+    ],
+)
+def test_success_codes_decide_whether_a_one_shot_has_completed(
+    status: ExitStatus, *, completes: bool
+) -> None:
+    s = make(restart=RestartPolicy(RestartWhen.ON_FAILURE), success_codes=(-15, 2))
+    s.decide()
+    started(s)
+    key = s.instance.run_key()
+    s.post(Exited(key, status, s.now), Gone(key, s.now))
+    outcome = Outcome.COMPLETED if completes else None
+    assert (s.instance.standing.outcome, s.instance.standing.failures) == (outcome, int(not completes))
+    if completes:
+        assert s.instance.standing.message == f"completed with {describe(status)}"
+        assert all(entry.severity is Severity.INFO for entry in s.entries)

@@ -72,9 +72,14 @@ def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
     yield "command", shlex.join(process.command)
     yield "command from", process.command_source
     yield "user", process.user
+    yield "group", process.group
+    yield "umask", process.umask
+    yield "nice", str(process.nice) if process.HasField("nice") else ""
     yield "working directory", process.working_dir
     yield "env files", ", ".join(_env_file(file) for file in process.env_files)
     yield "log file", process.log_file
+    yield "stop signal", process.stop_signal if process.stop_signal != "SIGINT" else ""
+    yield "success codes", ", ".join(("0", *process.success_codes)) if process.success_codes else ""
     yield "launches", str(process.run)
     yield "adopted", "yes, an earlier daemon started it" if process.adopted else ""
 

@@ -434,6 +434,11 @@ class HostProcess(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
     ENV_FILES_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
+    NICE_FIELD_NUMBER: _builtins.int
+    STOP_SIGNAL_FIELD_NUMBER: _builtins.int
+    SUCCESS_CODES_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The process id of the agent; 0 if none runs."""
     command_source: _builtins.str
@@ -449,6 +454,16 @@ class HostProcess(_message.Message):
     """Counts the launches since the daemon began to track the instance."""
     adopted: _builtins.bool
     """True if an earlier daemon started the process."""
+    group: _builtins.str
+    """The group of the process; empty for that of the user."""
+    umask: _builtins.str
+    """The mode bits that new files lack, in octal, such as "0027"; empty for those
+    of the daemon.
+    """
+    nice: _builtins.int
+    """The nice value; absent for that of the daemon."""
+    stop_signal: _builtins.str
+    """The first signal of a stop, such as "SIGINT" or "SIGRTMIN+3"."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The command of the present or the next run."""
@@ -458,6 +473,10 @@ class HostProcess(_message.Message):
         """The files of variables of the present or the next run, those of the class
         first; a later file overrides an earlier file. No message has their values.
         """
+
+    @_builtins.property
+    def success_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ends that count as success besides exit code 0, such as "2" or "TERM"."""
 
     def __init__(
         self,
@@ -471,12 +490,19 @@ class HostProcess(_message.Message):
         run: _builtins.int = ...,
         adopted: _builtins.bool = ...,
         env_files: _abc.Iterable[Global___EnvFile] | None = ...,
+        group: _builtins.str = ...,
+        umask: _builtins.str = ...,
+        nice: _builtins.int | None = ...,
+        stop_signal: _builtins.str = ...,
+        success_codes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_nice", b"_nice", "nice", b"nice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "command", b"command", "command_source", b"command_source", "env_files", b"env_files", "log_file", b"log_file", "pid", b"pid", "run", b"run", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nice", b"_nice", "adopted", b"adopted", "command", b"command", "command_source", b"command_source", "env_files", b"env_files", "group", b"group", "log_file", b"log_file", "nice", b"nice", "pid", b"pid", "run", b"run", "stop_signal", b"stop_signal", "success_codes", b"success_codes", "umask", b"umask", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__nice: _TypeAlias = _typing.Literal["nice"]  # noqa: Y015
+    _WhichOneofArgType__nice: _TypeAlias = _typing.Literal["_nice", b"_nice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nice) -> _WhichOneofReturnType__nice | None: ...
 
 Global___HostProcess: _TypeAlias = HostProcess  # noqa: Y015
 

@@ -132,6 +132,11 @@ MESSAGES = {
         (7, 'run', 'int64', '', '', ''),
         (8, 'adopted', 'bool', '', '', ''),
         (9, 'env_files', 'message', 'hostmanager.v1.EnvFile', '*', ''),
+        (10, 'group', 'string', '', '', ''),
+        (11, 'umask', 'string', '', '', ''),
+        (12, 'nice', 'int32', '', '?', ''),
+        (13, 'stop_signal', 'string', '', '', ''),
+        (14, 'success_codes', 'string', '', '*', ''),
     ),
     "hostmanager.v1.ImagePull": (
         (1, 'image', 'string', '', '', ''),

@@ -12,8 +12,16 @@ from hostmanager.values import dataclass, field
 from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
-from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown, suggest
-from hostmanager_server.config.quantities import parse_size, parse_whole
+from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown
+from hostmanager_server.config.process_keys import (
+    read_group,
+    read_nice,
+    read_signal,
+    read_success_codes,
+    read_umask,
+    read_user,
+)
+from hostmanager_server.config.quantities import parse_size
 from hostmanager_server.config.ready import read_ready
 from hostmanager_server.core.spec import (
     STOP_GRACE,
@@ -37,8 +45,9 @@ LIMITS = (
     "rtprio", "sigpending", "stack",
 )  # fmt: skip
 KEYS = (
-    "command", "depends-on", "env", "env-file", "env-inherit", "limits", "log", "ready", "restart",
-    "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "up-after", "user", "working-dir",
+    "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "ready",
+    "restart", "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask",
+    "up-after", "user", "working-dir",
 )  # fmt: skip
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
 MAX_FAILURES = 1_000_000
@@ -75,14 +84,18 @@ class InstanceKeys:
     env: Mapping[str, str] = field(default_factory=dict)
     env_files: tuple[EnvFilePath, ...] = ()
     env_inherit: tuple[str, ...] | None = None
+    group: str | None = None
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
+    nice: int | None = None
     ready: ReadinessProbe | None = None
     restart: RestartPolicy | None = None
     restart_dependents: bool | None = None
     start_timeout: float | None = None
     stop_signal: int | None = None
     stop_timeout: tuple[float, float] | None = None  # s after the stop signal, s after TERM
+    success_codes: tuple[int, ...] | None = None
+    umask: int | None = None
     up_after: float | None = None
     user: str | None = None
     working_dir: str | None = None
@@ -106,14 +119,18 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         env={**under.env, **over.env},
         env_files=(*under.env_files, *over.env_files),
         env_inherit=_or(over.env_inherit, under.env_inherit),
+        group=_or(over.group, under.group),
         limits={**under.limits, **over.limits},
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
+        nice=_or(over.nice, under.nice),
         ready=_or(over.ready, under.ready),
         restart=_or(over.restart, under.restart),
         restart_dependents=_or(over.restart_dependents, under.restart_dependents),
         start_timeout=_or(over.start_timeout, under.start_timeout),
         stop_signal=_or(over.stop_signal, under.stop_signal),
         stop_timeout=_or(over.stop_timeout, under.stop_timeout),
+        success_codes=_or(over.success_codes, under.success_codes),
+        umask=_or(over.umask, under.umask),
         up_after=_or(over.up_after, under.up_after),
         user=_or(over.user, under.user),
         working_dir=_or(over.working_dir, under.working_dir),
@@ -139,16 +156,20 @@ def read_settings(
         env=read("env", _env) or {},
         env_files=read("env-file", lambda r, node, label: read_env_files(r, node, label, folder)) or (),
         env_inherit=read("env-inherit", read_env_inherit),
+        group=read("group", read_group),
         limits=read("limits", _limits) or {},
         log=read("log", _log) or Log(),
+        nice=read("nice", read_nice),
         ready=read("ready", read_ready),
         restart=read("restart", _restart),
         restart_dependents=read("restart-dependents", _boolean),
         start_timeout=read("start-timeout", lambda r, node, label: r.seconds(node, label, 0.01, DAY)),
-        stop_signal=read("stop-signal", _signal),
+        stop_signal=read("stop-signal", read_signal),
         stop_timeout=read("stop-timeout", _stop_timeout),
+        success_codes=read("success-codes", read_success_codes),
+        umask=read("umask", read_umask),
         up_after=read("up-after", lambda r, node, label: r.seconds(node, label, 0, DAY)),
-        user=read("user", _user),
+        user=read("user", read_user),
         working_dir=read("working-dir", lambda r, node, label: read_path(r, node, label, working_dir)),
     )
 
@@ -173,13 +194,6 @@ def read_path(reader: Reader, node: Node, label: str, working_dir: Path) -> str 
 
 def _or(first: T | None, second: T) -> T:
     return second if first is None else first
-
-
-def _user(reader: Reader, node: Node, label: str) -> str | None:
-    text = reader.text(node, label)
-    if text == "":
-        reader.error(node, f"{label} must be a user's name or number, not an empty text")
-    return text or None
 
 
 def _depends_on(reader: Reader, node: Node, label: str) -> tuple[Dependency, ...]:
@@ -258,22 +272,6 @@ def _log(reader: Reader, node: Node, label: str) -> Log:
     if "keep" in entries:
         keep = reader.whole(entries["keep"].value, f"'keep' in {label}", 0, MAX_LOGS_KEPT)
     return Log(size, keep)
-
-
-def _signal(reader: Reader, node: Node, label: str) -> int | None:
-    text = reader.text(node, label)
-    if text is None:
-        return None
-    number = parse_whole(text)
-    if number is not None and 1 <= number < signal.NSIG:
-        return number
-    known = [s.name for s in signal.Signals]
-    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
-    if name in known:
-        return int(signal.Signals[name])
-    hint = suggest(name, known) if number is None else ""
-    reader.error(node, f"{label} must be a signal, not {shown(text)} ({hint or 'such as INT, TERM or 15'})")
-    return None
 
 
 def _stop_timeout(reader: Reader, node: Node, label: str) -> tuple[float, float] | None:

@@ -36,8 +36,8 @@ MAX_ID = 80  # characters; ids become file names, in which one character may tak
 _NO_KEYS = InstanceKeys()
 # Keys for native processes only: the compose file sets them for its services.
 PROCESS_KEYS = (
-    "command", "env", "env-file", "env-inherit", "limits", "log", "stop-signal", "stop-timeout", "user",
-    "working-dir",
+    "command", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "stop-signal",
+    "stop-timeout", "umask", "user", "working-dir",
 )  # fmt: skip
 
 
@@ -312,6 +312,7 @@ def _spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> Inst
             if dependency.condition is not None
         ),
         restart_dependents=bool(settings.restart_dependents),
+        success_codes=settings.success_codes or (),
     )
 
 
@@ -333,6 +334,9 @@ def _process(reader: Reader, instance: ReadInstance, context: ParseContext) -> P
         limits=tuple(sorted(settings.limits.items())),
         env_files=_env_files(reader, instance, context),
         env_inherit=context.env_inherit if settings.env_inherit is None else settings.env_inherit,
+        group=settings.group or "",
+        umask=settings.umask,
+        nice=settings.nice,
     )
 
 

@@ -56,7 +56,7 @@ def count_end(instance: Instance, now: Instant, actions: list[Action]) -> Instan
     assert last_exit is not None
     actions.append(entries.exited(instance, last_exit, now))
     instance = _count_background(instance, last_exit, now, actions)
-    if last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS:
+    if instance.succeeded(last_exit.status) and instance.spec.restart.when is not RestartWhen.ALWAYS:
         return finish(instance, Outcome.COMPLETED)
     return count_failure(instance, now)
 

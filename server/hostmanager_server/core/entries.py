@@ -81,7 +81,7 @@ def condition(
 def exited(instance: Instance, last_exit: Exit, now: Instant) -> LogEntry:
     """Return the entry for an exit without a stop request."""
     message = f"{instance.spec.full_name} {last_exit.why}"
-    done = last_exit.status.success and instance.spec.restart.when is not RestartWhen.ALWAYS
+    done = instance.succeeded(last_exit.status) and instance.spec.restart.when is not RestartWhen.ALWAYS
     severity = Severity.INFO if done else Severity.WARNING
     return _entry(EntryKind.EXIT, "Exited", message, instance, now, severity, last_exit)
 

@@ -5,6 +5,8 @@ A lost or repeated event does no harm: the core decides from the folded facts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.compose import ServiceStatus
@@ -44,6 +46,11 @@ class ExitStatus:
     def success(self) -> bool:
         """True for exit code 0."""
         return self.code == 0
+
+    def counts_as_success(self, codes: Collection[int]) -> bool:
+        """Return whether the end is a success; `codes` is InstanceSpec.success_codes."""
+        known = self.code if self.code is not None else -(self.signal or 0)
+        return self.success or known in codes
 
 
 @dataclass(frozen=True, slots=True)

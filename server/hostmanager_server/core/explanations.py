@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hostmanager_server.core import entries
 from hostmanager_server.core.counters import BACKGROUND_LIMIT
-from hostmanager_server.core.facts import how_it_ended
+from hostmanager_server.core.facts import describe, how_it_ended
 from hostmanager_server.core.model import Instance, Outcome, UnmetDependency
 from hostmanager_server.core.spec import RestartWhen, StartCondition
 
@@ -27,7 +27,8 @@ def outcome(instance: Instance) -> str:
     """Return why no restart follows."""
     standing, policy = instance.standing, instance.spec.restart
     if standing.outcome is Outcome.COMPLETED:
-        return "completed with code 0"
+        last_exit = instance.observed.last_exit
+        return f"completed with {describe(last_exit.status) if last_exit is not None else 'code 0'}"
     if standing.backgrounded >= BACKGROUND_LIMIT:
         return f"gave up after {standing.backgrounded} runs in a row: {entries.IN_BACKGROUND}"
     how = how_it_ended(instance)

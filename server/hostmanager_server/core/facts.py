@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import assert_never
 
 from hostmanager.values import replace
@@ -30,6 +29,7 @@ from hostmanager_server.core.events import (
     Unobservable,
 )
 from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
+from hostmanager_server.core.signals import signal_name
 
 # The events of a run that the core launched or recovered.
 _OwnRunEvent = (
@@ -159,11 +159,3 @@ def how_it_ended(instance: Instance) -> str:
     if instance.observed.start_error:
         return f"start failed: {instance.observed.start_error}{engine}"
     return (f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started") + engine
-
-
-def signal_name(signum: int) -> str:
-    """Return the name of a signal, such as SIGTERM; SIG and the number if unnamed."""
-    try:
-        return signal.Signals(signum).name
-    except ValueError:
-        return f"SIG{signum}"

@@ -19,8 +19,9 @@ from hostmanager_server.core.conditions import CONDITIONS, NO_CONTAINERS, condit
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.escalation import next_stage
 from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.facts import describe, how_it_ended, signal_name
+from hostmanager_server.core.facts import describe, how_it_ended
 from hostmanager_server.core.model import Instance, Outcome, Phase, Run, State, StopStage, successor_of
+from hostmanager_server.core.signals import signal_name
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
 
 # The shortest wait after a failed stop, in s. Without backoff the core would try in a busy loop.

@@ -246,6 +246,10 @@ class Instance:
             return state is State.UP or (ended and state is State.DOWN)
         return state in (State.DOWN, State.UNKNOWN) or wanted.target is Target.PASSIVE
 
+    def succeeded(self, status: ExitStatus) -> bool:
+        """Return whether an end counts as success for this instance."""
+        return status.counts_as_success(self.spec.success_codes)
+
     def run_key(self) -> RunKey:
         """Return the key of the present run, which must exist."""
         assert self.observed.run is not None

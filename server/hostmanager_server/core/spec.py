@@ -178,6 +178,9 @@ class ProcessSpec:
     env_files: tuple[EnvFile, ...] = ()  # over what is inherited, a later one over an earlier one
     # Patterns of variables to inherit with the base list. None: all, or none where there is a `user`.
     env_inherit: tuple[str, ...] | None = None
+    group: str = ""  # empty: the user's, else the daemon's
+    umask: int | None = None  # None: the daemon's
+    nice: int | None = None  # None: the daemon's
 
 
 class PullPolicy(Enum):
@@ -285,6 +288,8 @@ class InstanceSpec:
     # Conditions by id of the dependency. For the others, `default_condition` of the dependency holds.
     conditions: tuple[tuple[str, StartCondition], ...] = ()
     restart_dependents: bool = False  # a new run restarts the running dependents
+    # Ends that count as success besides exit code 0: exit codes, and negative numbers of signals.
+    success_codes: tuple[int, ...] = ()
     # The instances of the compose services that the start of the service would start, too.
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there
@@ -296,7 +301,7 @@ class InstanceSpec:
 
     @property
     def one_shot(self) -> bool:
-        """True for a run that is expected to end: exit code 0 leads to no restart, and no probe exists."""
+        """True for a run that is expected to end: success leads to no restart, and no probe exists."""
         return self.restart.when is not RestartWhen.ALWAYS and self.ready is None
 
     @property

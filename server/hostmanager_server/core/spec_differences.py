@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 
 from hostmanager.values import dataclass
 
-from hostmanager_server.core.facts import signal_name
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.secret_names import MASK, has_password, secret_words
+from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import (
     CommandProbe,
     EnvFile,
@@ -81,6 +81,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "stop-signal": signal_name(spec.stop.signal),
         "stop-timeout": f"{_seconds(spec.stop.grace)}, TERM {_seconds(spec.stop.term_grace)}",
         **_restart(spec.restart),
+        "success-codes": ", ".join(map(end_word, spec.success_codes)),
         "depends-on": _dependencies(spec),
         "compose dependencies": ", ".join(spec.service_dependencies),
         "restart-dependents": "true" if spec.restart_dependents else "false",
@@ -141,6 +142,9 @@ def _process_settings(process: ProcessSpec) -> dict[str, str]:
         "env-inherit": "" if inherited is None else ", ".join(inherited) or "[]",
         "working-dir": process.working_dir,
         "user": process.user,
+        "group": process.group,
+        "umask": "" if process.umask is None else f"{process.umask:04o}",
+        "nice": "" if process.nice is None else str(process.nice),
         **{f"limits {name}": "unlimited" if n is None else str(n) for name, n in process.limits},
     }
 

@@ -26,9 +26,9 @@
 #error "the call of clone is written for x86-64; elsewhere the daemon starts agents through a shell"
 #endif
 
-enum { CLONE, TABLE, DESCRIPTOR, NOTE, LIMIT, DIRECTORY, EXEC };
+enum { CLONE, TABLE, DESCRIPTOR, NOTE, LIMIT, NICE, DIRECTORY, EXEC };
 enum { INPUT, OUTPUT, LOCK, RECORD, PASSED };
-enum { UNSHARE = 2, CLOSE_AT_EXEC = 4, SIGNALS = 64, STACK = 32768 };
+enum { NO_NICE = 127, UNSHARE = 2, CLOSE_AT_EXEC = 4, SIGNALS = 64, STACK = 32768 };
 enum { VM = 0x100, FILES = 0x400, PIDFD = 0x1000, VFORK = 0x4000 };
 #define INTO_CGROUP 0x200000000ULL
 
@@ -54,12 +54,14 @@ struct request {
     int32_t limit_count;
     int32_t cgroup; /* a descriptor of the cgroup's directory; -1: none */
     int32_t join;   /* the child enters the cgroup itself, which takes longer */
+    int32_t umask;  /* -1: that of the caller */
+    int32_t nice;   /* NO_NICE: that of the caller */
     /* results */
     int32_t pid, pidfd, step, error, failed_limit;
 };
 
 /* The caller compares it: an old library beside a new caller would misread the request. */
-__attribute__((visibility("default"))) const int32_t hostmanager_spawn_layout = 3 << 16 | sizeof(struct request);
+__attribute__((visibility("default"))) const int32_t hostmanager_spawn_layout = 4 << 16 | sizeof(struct request);
 
 struct clone_args_3 {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
@@ -139,6 +141,10 @@ __attribute__((noreturn, used)) static void run_child(struct request *request) {
         note(request);
     pass(request, LOCK, request->lock_number); /* last, as the slot of the record may have this number */
     set_limits(request, request->limits_before, request->limit_count);
+    if (request->umask >= 0)
+        syscall(SYS_umask, request->umask);
+    if (request->nice != NO_NICE && syscall(SYS_setpriority, 0, 0, request->nice) < 0) /* PRIO_PROCESS */
+        fail(request, NICE);
     if (syscall(SYS_chdir, request->directory) < 0)
         fail(request, DIRECTORY);
     uint64_t none = 0;

@@ -15,7 +15,8 @@ from hostmanager.values import dataclass, field
 LIBRARY = Path(__file__).with_name("_spawn.so")
 # The kernel or a filter of system calls (seccomp) lacks clone's flags (Linux 5.2) or close_range (5.9).
 _MISSING = (errno.ENOSYS, errno.EPERM, errno.EINVAL)
-_LAYOUT = 3  # of the request; changes with `hostmanager_spawn_layout` in `spawn.c`
+_LAYOUT = 4  # of the request; changes with `hostmanager_spawn_layout` in `spawn.c`
+_NO_NICE = 127  # outside of the range of nice values
 _SLOTS = 4  # input, output, lock and record, in this order
 
 
@@ -27,8 +28,9 @@ class Step(IntEnum):
     DESCRIPTOR = 2
     NOTE = 3
     LIMIT = 4
-    DIRECTORY = 5
-    EXEC = 6
+    NICE = 5
+    DIRECTORY = 6
+    EXEC = 7
 
 
 class SpawnError(OSError):
@@ -68,12 +70,17 @@ class ResourceLimit:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program to execute, with its texts."""
+    """A program to execute, with its texts.
+
+    None for `umask` or `nice`: as in this process.
+    """
 
     path: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     working_dir: str = "/"
+    umask: int | None = None
+    nice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class _SpawnRequest(ctypes.Structure):
         ("limit_count", ctypes.c_int32),
         ("cgroup", ctypes.c_int32),
         ("join", ctypes.c_int32),
+        ("umask", ctypes.c_int32),
+        ("nice", ctypes.c_int32),
         ("pid", ctypes.c_int32),
         ("pidfd", ctypes.c_int32),
         ("step", ctypes.c_int32),
@@ -198,6 +207,8 @@ class Spawner:
         request.env = _encoded([f"{name}={value}" for name, value in program.env.items()])
         request.env_count = len(program.env)
         request.directory = _encoded([program.working_dir])
+        request.umask = -1 if program.umask is None else program.umask
+        request.nice = _NO_NICE if program.nice is None else program.nice
 
     def _hand_down(self, request: _SpawnRequest, heritage: Heritage) -> None:
         note, file = heritage.note, -1

@@ -14,10 +14,10 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import EntryKind, Severity
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.facts import signal_name
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, ParseStatus, Problem
 from hostmanager_server.core.model import Exit
 from hostmanager_server.core.plan import ALL, TargetChange, no_instance
+from hostmanager_server.core.signals import signal_name
 from hostmanager_server.core.spec import Target
 from hostmanager_server.rpc import convert_docker
 from hostmanager_server.rpc.errors import FieldViolation, invalid_entries

@@ -10,6 +10,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.core.stability import stability
 from hostmanager_server.rpc.convert import exit_, timestamp
@@ -130,6 +131,8 @@ class InstanceConverter:
         run = instance.observed.run
         workload = run.workload if run is not None else instance.spec.workload
         message.run = instance.standing.runs
+        message.stop_signal = signal_name(instance.spec.stop.signal)
+        message.success_codes.extend(map(end_word, instance.spec.success_codes))
         message.log_file = self._log_file(instance.spec)
         if run is not None:
             message.pid = run.pid
@@ -139,6 +142,10 @@ class InstanceConverter:
             message.command_source = workload.source
             message.user = workload.user
             message.working_dir = workload.working_dir
+            message.group = workload.group
+            message.umask = "" if workload.umask is None else f"{workload.umask:04o}"
+            if workload.nice is not None:
+                message.nice = workload.nice
             message.env_files.extend(
                 pb.EnvFile(path=file.path, optional=file.optional, loaded=bool(file.digest))
                 for file in workload.env_files

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pwd
-import shutil
 from collections.abc import Mapping
 
 from hostmanager.values import dataclass, field
@@ -13,6 +11,7 @@ from hostmanager.values import dataclass, field
 from hostmanager_server import failpoints
 from hostmanager_server.core.spec import CommandProbe, EnvFile, InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.exec import environment
+from hostmanager_server.drivers.exec.agent_user import AccountError, AgentUser, find_user, switch_to
 from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.env_file import EnvFileError
 
@@ -40,7 +39,7 @@ class ExecCommand:
 
     `program` is the path to execute. Where another program switches the user, `runs` is the program of the
     agent behind that one, otherwise empty. `uid` is the user id of the agent after the user switch.
-    `env_files` holds the digests of the present contents.
+    `env_files` holds the digests of the present contents. None for `umask` or `nice`: the daemon's.
     """
 
     program: str
@@ -50,6 +49,8 @@ class ExecCommand:
     uid: int
     runs: str = ""
     env_files: tuple[EnvFile, ...] = ()
+    umask: int | None = None
+    nice: int | None = None
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -76,13 +77,12 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
             f"its working directory '{working_dir}' does not exist; create it or change 'working-dir'"
         )
     env = environment.passed_on(spec, inherited)
-    user = _find_user(spec.user) if spec.user else None
-    prefix = [] if user is None else _as_user(user)
+    user, prefix = _switch_of(spec)
     if user is not None:
-        env.update(environment.variables_of(user))
+        env.update(user.variables)
     elif spec.env_inherit is not None:
         env.update(environment.variables_of_daemon(inherited))
-    files = _read_files(spec.env_files, None if user is None else user.pw_uid)
+    files = _read_files(spec.env_files, None if user is None else user.uid)
     own = {**dict(spec.env), "PWD": working_dir}
     from_files = {name: value for name, value in files.variables.items() if name not in own}
     path = {**env, **from_files, **own}.get("PATH", _DEFAULT_PATH)
@@ -94,10 +94,13 @@ def prepare(spec: ProcessSpec, argv: tuple[str, ...], inherited: Mapping[str, st
         env.update(from_files)
     env.update(own)
     env.setdefault(_KEEP_ENVIRON, "1")
-    uid = os.getuid() if user is None else user.pw_uid
+    uid = os.getuid() if user is None else user.uid
+    runs = program if prefix else ""
     if prefix:
-        return ExecCommand(prefix[0], prefix + words, working_dir, env, uid, program, files.files)
-    return ExecCommand(program, words, working_dir, env, uid, "", files.files)
+        program, words = prefix[0], prefix + words
+    return ExecCommand(
+        program, words, working_dir, env, uid, runs, files.files, umask=spec.umask, nice=spec.nice
+    )
 
 
 def prepare_probe(
@@ -120,7 +123,19 @@ def user_id(user: str) -> int:
 
     Raises CommandError.
     """
-    return _find_user(user).pw_uid if user else os.getuid()
+    try:
+        return find_user(user).uid if user else os.getuid()
+    except AccountError as error:
+        raise CommandError(str(error)) from error
+
+
+def _switch_of(spec: ProcessSpec) -> tuple[AgentUser | None, list[str]]:
+    """Return the agent's user, if the spec names one, and the words that switch to user and group."""
+    try:
+        user = find_user(spec.user) if spec.user else None
+        return user, switch_to(user, spec.group)
+    except AccountError as error:
+        raise CommandError(str(error)) from error
 
 
 def _read_files(files: tuple[EnvFile, ...], user: int | None) -> environment.FileVariables:
@@ -128,29 +143,6 @@ def _read_files(files: tuple[EnvFile, ...], user: int | None) -> environment.Fil
         return environment.read_files(files, user)
     except EnvFileError as error:
         raise CommandError(str(error)) from error
-
-
-def _find_user(user: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        raise CommandError(f"there is no user '{user}' on this host; create it or change 'user'") from None
-
-
-def _as_user(entry: pwd.struct_passwd) -> list[str]:
-    if os.geteuid() == entry.pw_uid == os.getuid():
-        return []
-    if os.geteuid() != 0:
-        raise CommandError(
-            f"switching to user '{entry.pw_name}' needs root, and the daemon is not root; "
-            "run the daemon as root or remove 'user'"
-        )
-    setpriv = shutil.which("setpriv", path=_DEFAULT_PATH)
-    if setpriv is None:
-        raise CommandError(
-            f"switching to user '{entry.pw_name}' needs the program 'setpriv'; install util-linux"
-        )
-    return [setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
 
 
 def _find_program(name: str, path: str, working_dir: str) -> str:

@@ -7,6 +7,9 @@ import logging
 import os
 from contextlib import suppress
 
+from hostmanager.values import replace
+
+from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.exec.command import CommandError, ExecCommand
 from hostmanager_server.linux.spawning import (
     Heritage,
@@ -53,17 +56,18 @@ def spawn(spawner: Spawner, command: ExecCommand, heritage: Heritage) -> tuple[i
     """
     if command.runs:
         _check_script(command.runs, command.working_dir)
-    env, working_dir = command.env, command.working_dir
+    program = Program(
+        path=command.program, argv=command.argv, env=command.env, working_dir=command.working_dir,
+        umask=command.umask, nice=command.nice,
+    )  # fmt: skip
     try:
-        return spawner.spawn(
-            Program(path=command.program, argv=command.argv, env=env, working_dir=working_dir), heritage
-        )
+        return spawner.spawn(program, heritage)
     except SpawnError as error:
         if error.errno != errno.ENOEXEC or not _is_text(command.program, command.working_dir):
             raise _explained(error, command) from error
     argv = [_SHELL, command.program, *command.argv[1:]]
     try:
-        return spawner.spawn(Program(path=_SHELL, argv=argv, env=env, working_dir=working_dir), heritage)
+        return spawner.spawn(replace(program, path=_SHELL, argv=argv), heritage)
     except SpawnError as error:
         raise _explained(error, command) from error
 
@@ -84,6 +88,8 @@ def _explained(error: SpawnError, command: ExecCommand) -> Exception:
                 f"cannot enter its working directory '{command.working_dir}': {error.strerror}; "
                 "change 'working-dir' or its mode"
             )
+        case Step.NICE:
+            return CommandError(gate.refused_nice(command.nice, error))
         case Step.EXEC if error.errno not in (errno.E2BIG, errno.ENOMEM, errno.EAGAIN, errno.EIO):
             why = _why_not_executed(error, command.program, command.working_dir)
             return CommandError(f"cannot execute '{command.program}': {why}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import pwd
 from collections.abc import Iterable, Mapping
 
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
+from hostmanager_server.drivers.exec.agent_user import find_user
 from hostmanager_server.linux.env_file import CARRIER, read_env_file
 
 # Variables that every agent inherits from the daemon: paths of programs and of the site's files, the
@@ -39,22 +39,13 @@ def passed_on(spec: ProcessSpec, inherited: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in inherited.items() if _matches(name, patterns)}
 
 
-def variables_of(user: pwd.struct_passwd) -> dict[str, str]:
-    """Return the variables by which programs know the user that they run as."""
-    return {
-        "HOME": user.pw_dir, "LOGNAME": user.pw_name, "SHELL": user.pw_shell or _SHELL, "USER": user.pw_name,
-    }  # fmt: skip
-
-
 def variables_of_daemon(inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the user variables of the daemon's own user.
 
     For a user without an entry in the user database, return the variables that the daemon was started with.
     """
-    try:
-        return variables_of(pwd.getpwuid(os.geteuid()))
-    except KeyError:
-        return {name: inherited[name] for name in _OF_USER if name in inherited}
+    own = find_user(str(os.geteuid()))
+    return own.variables if own.known else {name: inherited[name] for name in _OF_USER if name in inherited}
 
 
 def read_files(files: Iterable[EnvFile], user: int | None) -> FileVariables:

@@ -19,11 +19,11 @@ SHELL = "/bin/sh"
 
 # Reads the release from standard input, which becomes /dev/null for the agent. The gate notes the release
 # in the record, as the daemon does, because the daemon may die before it can. The agent's limit on file
-# sizes already applies, and must not kill the gate (XFSZ). `cd` exports OLDPWD, which is not part of the
-# agent's environment.
+# sizes already applies, and must not kill the gate (XFSZ). The first word is the umask, or empty. `cd`
+# exports OLDPWD, which is not part of the agent's environment.
 SCRIPT = (
     "read -r HOSTMANAGER_GATE || exit; trap '' XFSZ; { printf 1 >&3; } 2>/dev/null; trap - XFSZ; exec 3>&-; "
-    'cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
+    '[ -z "$1" ] || umask "$1"; shift; cd "$1" && unset OLDPWD && shift && exec "$@" </dev/null'
 )
 
 # Moves the shell into the cgroup at this path; the exit status says whether the move was allowed. A move
@@ -79,6 +79,7 @@ def spawn(
     lock: int,
     flag: int,
     group: str | None = None,
+    umask: int | None = None,
 ) -> Gate:
     """Start a child that waits in the gate, in a new session, and return the gate.
 
@@ -90,7 +91,7 @@ def spawn(
     if flag == lock_descriptor():
         flag = os.dup(flag)
         try:
-            return spawn(argv, working_dir, env, output, lock, flag, group)
+            return spawn(argv, working_dir, env, output, lock, flag, group, umask)
         finally:
             os.close(flag)
     words = _ARGV0 if group is None else (*_ARGV0_WITH_GROUP, group)
@@ -99,7 +100,7 @@ def spawn(
         # posix_spawn costs half as much as Popen, and resets every signal.
         pid = os.posix_spawn(
             SHELL,
-            [*words, working_dir, *shell_safe(argv, env)],
+            [*words, _umask_word(umask), working_dir, *shell_safe(argv, env)],
             env,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read_end, 0),
@@ -120,7 +121,21 @@ def spawn(
     return Gate(pid, write_end)
 
 
-def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> int:
+def set_nice(pid: int, nice: int | None) -> None:
+    """Set the nice value of a child, unless None. Raises PermissionError."""
+    if nice is not None:
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+
+
+def refused_nice(nice: int | None, error: OSError) -> str:
+    """Return the text for a nice value that the kernel refused."""
+    return (
+        f"cannot set its nice value to {nice}: {error.strerror}; only root, or a limit 'nice', allows a "
+        "value below the daemon's; raise 'nice'"
+    )
+
+
+def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str], umask: int | None = None) -> int:
     """Start a helper command in a new session, without output, and return its pid.
 
     Raises OSError, or ValueError for a NUL byte.
@@ -130,8 +145,9 @@ def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> 
         [
             SHELL,
             "-c",
-            'cd "$1" && unset OLDPWD && shift && exec "$@"',
+            '[ -z "$1" ] || umask "$1"; shift; cd "$1" && unset OLDPWD && shift && exec "$@"',
             "probe",
+            _umask_word(umask),
             working_dir,
             *shell_safe(argv, env),
         ],
@@ -145,6 +161,10 @@ def spawn_ungated(argv: list[str], working_dir: str, env: Mapping[str, str]) -> 
         setsigmask=(),
         setsigdef=_DEFAULTED,
     )
+
+
+def _umask_word(umask: int | None) -> str:
+    return "" if umask is None else f"{umask:04o}"
 
 
 def still_in_gate(cmdline: bytes) -> bool:

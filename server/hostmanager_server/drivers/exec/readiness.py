@@ -231,10 +231,11 @@ def _start(command: ExecCommand, spawner: Spawner | None) -> tuple[int, int]:
     """Start a command and return its pid and a pidfd. Raises CommandError, OSError or ValueError."""
     if spawner is not None:
         return direct.spawn(spawner, command, Heritage(output=spawner.null))
-    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env)
+    pid = gate.spawn_ungated(command.argv, command.working_dir, command.env, command.umask)
     try:
+        gate.set_nice(pid, command.nice)
         pidfd = pidfds.open_pidfd(pid)
-    except OSError:  # no descriptors: the command cannot be awaited
+    except OSError:  # no permission, or no descriptors: the command cannot be awaited
         _kill_and_reap(pid)
         raise
     if pidfd is None:

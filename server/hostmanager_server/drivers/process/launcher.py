@@ -192,7 +192,7 @@ class Launcher:
         direct.check_executable(command)
         child = gate.spawn(
             command.argv, command.working_dir, command.env, start.output, start.draft.lock, start.draft.flag,
-            None if group is None else group.path,
+            None if group is None else group.path, command.umask,
         )  # fmt: skip
         try:
             start.follow(child.pid)
@@ -207,6 +207,13 @@ class Launcher:
             ready=spec.ready is None, group=tree.group, uid=min(tree.uids), mark=tree.mark, output=start.mark,
         )  # fmt: skip
 
+    @staticmethod
+    def _set_nice(pid: int, nice: int | None) -> None:
+        try:
+            gate.set_nice(pid, nice)
+        except OSError as error:
+            raise CommandError(gate.refused_nice(nice, error)) from error
+
     def _pass_gate(self, start: _Start, child: Gate) -> Launched:
         """Record the child and let it become the agent; on failure, leave no process."""
         pidfd = None
@@ -220,6 +227,7 @@ class Launcher:
                 start.tree.mark = membership.put_mark(child.pid)
             start.draft.commit(self._record(start, identity))
             apply_limits(child.pid, start.limits)
+            self._set_nice(child.pid, start.command.nice)
             reached(Point.RECORDED)
         except BaseException:
             # The child is unreaped, so the pid is still the child's.

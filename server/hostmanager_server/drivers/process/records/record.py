@@ -78,6 +78,9 @@ class Record:
                     "limits": process.limits,
                     "env_files": [[f.path, f.digest, f.optional] for f in process.env_files],
                     "env_inherit": process.env_inherit,
+                    "group": process.group,
+                    "umask": process.umask,
+                    "nice": process.nice,
                 },
                 "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
                 "uid": self.uid,
@@ -178,12 +181,15 @@ def _process(fields: Any) -> ProcessSpec:
         limits=tuple(
             (_text(name), None if value is None else int(value)) for name, value in fields["limits"]
         ),
-        # Records of older daemons have neither field.
+        # Records of older daemons lack the fields below.
         env_files=tuple(
             EnvFile(_text(path), str(digest), bool(optional))
             for path, digest, optional in fields.get("env_files", ())
         ),
         env_inherit=_patterns(fields.get("env_inherit")),
+        group=str(fields.get("group", "")),
+        umask=_number(fields.get("umask")),
+        nice=_number(fields.get("nice")),
     )
 
 
