@@ -13,6 +13,7 @@ from hostmanager_server.config.load import CROSSBAR_KEYS, HOST_KEYS, HUB_KEYS, T
 from hostmanager_server.config.manage import MANAGE
 from hostmanager_server.config.manager_options import QUIET, TAKES_VALUE
 from hostmanager_server.config.ready import READY_KEYS
+from hostmanager_server.config.templates import KEY as COPIES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "site-config.md").read_text(
     encoding="utf-8"
@@ -33,7 +34,7 @@ def keys_of(title: str) -> set[str]:
     [
         ("Top level", {*TOP_KEYS}),
         ("Hosts", {*HOST_KEYS}),
-        ("Instances", {*OCS_KEYS, *MANAGE}),
+        ("Instances", {*OCS_KEYS, COPIES, *MANAGE}),
         ("Keys of agents", {*KEYS}),
     ],
 )

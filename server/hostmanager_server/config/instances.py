@@ -15,6 +15,8 @@ from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
 from hostmanager_server.config.manager_options import ManagerOptions, read_options
 from hostmanager_server.config.node_reader import Entry, Reader, shown
+from hostmanager_server.config.templates import KEY as COPIES
+from hostmanager_server.config.templates import copies
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import (
     START_TIMEOUT,
@@ -31,7 +33,7 @@ from hostmanager_server.core.spec import (
 # The class of the daemon's own entry, as in OCS.
 HOST_MANAGER = "HostManager"
 OCS_KEYS = ("instance-id", "agent-class", "arguments", "manage")
-INSTANCE_KEYS = (*OCS_KEYS, *KEYS)
+INSTANCE_KEYS = (*OCS_KEYS, COPIES, *KEYS)
 MAX_ID = 80  # characters; ids become file names, in which one character may take up to twelve
 _NO_KEYS = InstanceKeys()
 # Keys for native processes only: the compose file sets them for its services.
@@ -118,7 +120,10 @@ def read_instances(
     found: dict[str, ReadInstance] = {}
     known: dict[str, KeptInstance] = {}
     positions: dict[str, int] = {}
-    for position, node in enumerate(nodes):
+    entries = (
+        (position, entry, copy) for position, entry in enumerate(nodes) for copy in copies(reader, entry)
+    )
+    for position, entry, node in entries:
         earlier = kept[node.text] if isinstance(node, KeptScalar) else None
         instance = _read_instance(reader, node, context) if earlier is None else _kept(earlier, context)
         if instance is None:
@@ -131,7 +136,8 @@ def read_instances(
             )
             continue
         found[instance.instance_id] = instance
-        positions[instance.instance_id] = position
+        if node is entry:  # a copy has no text of its own
+            positions[instance.instance_id] = position
         if earlier is not None:
             known[instance.instance_id] = earlier
     managed = [instance for instance in found.values() if instance.manage is not None]
@@ -144,8 +150,8 @@ def read_instances(
     check_dependencies(reader, {i.instance_id: i.settings.depends_on or () for i in managed}, found)
     if context.local:
         _warn_of_inoperable(reader, managed, specs.values())
-    entries = {position: (found[name], specs.get(name)) for name, position in positions.items()}
-    return HostInstances(tuple(specs.values()), _options(reader, found.values()), entries)
+    by_position = {position: (found[name], specs.get(name)) for name, position in positions.items()}
+    return HostInstances(tuple(specs.values()), _options(reader, found.values()), by_position)
 
 
 def _known_spec(
@@ -211,6 +217,8 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadIns
     label = f"instance {shown(instance_id)}" if instance_id is not None else label
     agent_class = _agent_class(reader, node, entries, label)
     reader.check_keys(entries, INSTANCE_KEYS, label)
+    if COPIES in entries and agent_class == HOST_MANAGER:
+        reader.error(entries[COPIES].key, f"{label} cannot have copies: a host has a single {HOST_MANAGER}")
     manage: Manage | None = DEFAULT if agent_class != HOST_MANAGER else None
     if "manage" in entries and manage is not None:
         manage = read_manage(reader, entries["manage"].value, f"'manage' of {label}")
