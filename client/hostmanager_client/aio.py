@@ -20,15 +20,16 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
+from hostmanager_client.async_plain_calls import AsyncPlainCalls
 from hostmanager_client.attempts import Attempts
-from hostmanager_client.calls import EventListing, Listing, Response, TargetRequests, UnaryCall
+from hostmanager_client.calls import EventListing, Response, TargetRequests, UnaryCall
 from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc, make_error
 from hostmanager_client.seconds import check_timeout
-from hostmanager_client.state import HostState, StatusUpdate, make_state
+from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
@@ -42,7 +43,7 @@ from hostmanager_client.streams import (
 from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
 
 
-class AsyncHostManagerClient:
+class AsyncHostManagerClient(AsyncPlainCalls):
     """An asyncio client of one daemon; the first call opens the connection.
 
     Close the client, or use it in an `async with` statement. `address`: see parse_address; None for
@@ -91,27 +92,6 @@ class AsyncHostManagerClient:
         await self.close()
 
     # --- unary calls
-
-    async def get_status(self) -> pb.GetStatusResponse:
-        """Return the manager and the states of all instances, as one consistent snapshot."""
-        return await self._call(calls.get_status())
-
-    async def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
-        pages = calls.InstancePages(instance_ids)
-        while (call := pages.next_call()) is not None:
-            pages.received(await self._call(call))
-        return pages.result()
-
-    async def get_instance(self, instance_id: str) -> pb.ManagedInstance:
-        """Return full details of one instance; raise NotFound if the daemon has no such id."""
-        return (await self._call(calls.get_instance(instance_id))).instance
-
-    async def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
-        status = await self.get_status()
-        listing = await self.list_instances(instance_ids)
-        return make_state(status, listing.instances, listing.revision)
 
     async def update(
         self,

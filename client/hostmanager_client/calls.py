@@ -91,6 +91,12 @@ def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.Restar
     return UnaryCall("Restart", {"instance_ids": ids, "all": all_up}, what, PLAIN_TIMEOUT, changes=True)
 
 
+def signal(instance_id: str, signal: str | int, *, whole_tree: bool) -> UnaryCall[pb.SignalResponse]:
+    """Return the call of Signal."""
+    request = {"instance_id": instance_id, "signal": str(signal), "whole_tree": whole_tree}
+    return UnaryCall("Signal", request, f"signal {quoted(instance_id)}", PLAIN_TIMEOUT, changes=True)
+
+
 def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
     """Return the call of StartManager."""
     request = {"requests": target_changes(changes), "reload_config": reload_config}

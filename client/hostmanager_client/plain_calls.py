@@ -71,3 +71,7 @@ class PlainCalls:
         `all_up`: restart every instance with target up, instead of the named ones.
         """
         return self._call(calls.restart(instance_ids, all_up=all_up))
+
+    def signal(self, instance_id: str, signal: str | int, *, whole_tree: bool = False) -> pb.SignalResponse:
+        """Send a signal, such as "HUP", to the main process of an instance, or to its whole tree."""
+        return self._call(calls.signal(instance_id, signal, whole_tree=whole_tree))

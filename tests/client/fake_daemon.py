@@ -96,6 +96,23 @@ class FakeDaemon(FakeService):
             answer.generations.add(instance_id=instance_id, generation=generation)
         return answer
 
+    @property
+    def signals(self) -> list[tuple[str, str, bool]]:
+        """The sent signals: id, signal and whether to the whole tree."""
+        return [
+            (request.instance_id, request.signal, request.whole_tree)
+            for request in self.requests
+            if isinstance(request, pb.SignalRequest)
+        ]
+
+    def Signal(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {"instance_id": request.instance_id})
+        if self.instances[request.instance_id].next_action == pb.NEXT_ACTION_DOWN:
+            text = f"cannot signal {request.instance_id!r}: nothing of it runs"
+            self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "NOT_SIGNALLED", [])
+        return pb.SignalResponse(revision=self.revision, epoch=self.epoch)
+
     def StartManager(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         if self.manager_state == pb.MANAGER_STATE_RUNNING:

@@ -54,6 +54,27 @@ def crashed(daemon: FakeDaemon, instance_id: str = "data2") -> None:
     daemon.publish(instance)
 
 
+def test_a_signal_goes_to_the_main_process_or_the_tree(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1")
+    assert run("signal", "data1", "HUP").output == "data1: sent HUP to the main process\n"
+    assert run("signal", "data1", "RTMIN+3", "--tree").output == "data1: sent RTMIN+3 to every process\n"
+    assert daemon.signals == [("data1", "HUP", False), ("data1", "RTMIN+3", True)]
+    answer = json.loads(run("signal", "data1", "USR1", "--json").output)
+    assert set(answer) == {"revision", "epoch"}
+
+
+def test_a_signal_that_cannot_be_sent_is_an_error(daemon: FakeDaemon, run: Run) -> None:
+    daemon.add("data1", next_action=pb.NEXT_ACTION_DOWN)
+    refused = run("signal", "data1", "HUP")
+    assert (refused.exit_code, refused.stdout) == (5, "")
+    assert "nothing of it runs" in refused.stderr
+    unknown = run("signal", "data", "HUP")
+    assert unknown.exit_code == 4
+    assert "data1" in unknown.stderr
+    assert "HUP" not in unknown.stderr
+    assert run("signal", "data1").exit_code == 2
+
+
 def test_status_shows_states_and_reasons(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     crashed(daemon)

@@ -171,6 +171,38 @@ def test_stopping_a_run_twice_ends_it_once(harness: Harness) -> None:
     assert kinds(harness, run) == [Started, Ready, Exited, Gone]
 
 
+def test_an_operator_s_signal_reaches_the_main_process(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    answers: list[str] = []
+    harness.driver.signal(run, signal.SIGKILL, whole_tree=False, done=answers.append)
+    wait_gone(harness, run)
+    assert status(harness, run) == harness.killed
+    harness.wait_for(lambda: answers == [""])
+
+
+def test_an_operator_s_signal_to_the_tree_reaches_descendants(processes: Harness) -> None:
+    run = start(processes, "a", DAEMONISES)
+    answers: list[str] = []
+    processes.driver.signal(run, signal.SIGTERM, whole_tree=True, done=answers.append)
+    wait_gone(processes, run)
+    assert answers == [""]
+    assert not processes.alive("a")
+
+
+def test_a_signal_to_an_ended_run_reaches_nothing(harness: Harness) -> None:
+    run = start(harness, "a", STEADY)
+    answers: list[str] = []
+    harness.driver.signal(RunKey("a", 7), signal.SIGKILL, whole_tree=False, done=answers.append)
+    harness.driver.signal(RunKey("other", 1), signal.SIGKILL, whole_tree=False, done=answers.append)
+    assert len(answers) == 2
+    assert all(answers)
+    harness.crash("a")
+    wait_gone(harness, run)
+    harness.driver.signal(run, signal.SIGKILL, whole_tree=False, done=answers.append)
+    assert len(answers) == 3
+    assert all(answers)
+
+
 def test_ready_follows_started_when_the_probe_succeeds(processes: Harness) -> None:
     run = RunKey("a", 1)
     probe = ReadinessProbe(CommandProbe(("true",)), interval=0.01, timeout=10.0)

@@ -21,7 +21,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
-from hostmanager_server.drivers.contract import Poller, PostEvent, Timer
+from hostmanager_server.drivers.contract import Done, Poller, PostEvent, Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +228,15 @@ class FakeDriver:
         followed = self._followed.get(run.instance_id)
         if followed is not None and followed.run.key == run:
             self._host.signal(followed.run, signum, whole_tree=whole_tree)
+
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Done) -> None:
+        """See `Driver.signal`."""
+        followed = self._followed.get(run.instance_id)
+        if followed is None or followed.run.key != run:
+            done("its main process has ended")
+            return
+        self._host.signal(followed.run, signum, whole_tree=whole_tree)
+        done("")
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""

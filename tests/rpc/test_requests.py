@@ -181,6 +181,36 @@ async def test_a_broken_config_is_refused_with_its_place_and_changes_no_instance
         assert h.store.snapshot().instances == before
 
 
+async def test_a_signal_ends_a_run_and_is_an_event(tmp_path: Path) -> None:
+    async with server_harness(tmp_path) as h:
+        stub = h.stub()
+        await stub.Signal(pb.SignalRequest(instance_id="a", signal="SIGKILL"))
+        await until(lambda: h.store.snapshot().instances["a"].instance.standing.restarts == 1)
+        events = (await stub.ListEvents(pb.ListEventsRequest(instance_ids=["a"]))).events
+        [event] = [event for event in events if event.reason == "Signal"]
+        assert event.kind == pb.EVENT_KIND_REQUEST
+        assert event.message == "SIGKILL to its main process, as requested"
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "word", "code", "why"),
+    [
+        ("nobody", "HUP", CODE.NOT_FOUND, "no instance 'nobody' on this host"),
+        ("a", "HOP", CODE.INVALID_ARGUMENT, "'HOP' is no signal; give a name or number"),
+        ("a", "0", CODE.INVALID_ARGUMENT, "'0' is no signal"),
+        ("b", "HUP", CODE.FAILED_PRECONDITION, "cannot signal 'b': nothing of it runs"),
+    ],
+)
+async def test_a_signal_to_nothing_is_refused(
+    tmp_path: Path, instance_id: str, word: str, code: grpc.StatusCode, why: str
+) -> None:
+    async with server_harness(tmp_path, [spec("a"), replace(spec("b"), initial_target=Target.DOWN)]) as h:
+        call = h.stub().Signal(pb.SignalRequest(instance_id=instance_id, signal=word))
+        refusal = await refused(call)
+        assert refusal.code is code
+        assert why in refusal.message
+
+
 async def test_a_restart_gives_a_new_run_and_keeps_the_target(tmp_path: Path) -> None:
     async with server_harness(tmp_path) as h:
         stub = h.stub()

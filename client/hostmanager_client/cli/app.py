@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("targets", "Set the target of instances to up."),
     "down": ("targets", "Set the target of instances to down."),
     "restart": ("targets", "Restart instances."),
+    "signal": ("signal", "Send a signal to the processes of an instance."),
     "update": ("targets", "Change several targets in order."),
     "reload": ("targets", "Read the site config again."),
     "logs": ("logs", "Show the output of an instance."),
@@ -42,7 +43,8 @@ _BY_COMPOSE = "Use docker compose, on the compose file of the service."
 _FOREIGN_WORDS = {
     "start": "`hostmanager up` sets the target to up; `hostmanager manager start` starts the manager.",
     "stop": "`hostmanager down` sets the target to down; `hostmanager manager stop` stops all instances.",
-    **dict.fromkeys(("kill", "rm", "remove"), "`hostmanager down` stops instances and removes containers."),
+    "kill": "`hostmanager signal` sends a signal; `hostmanager down` stops instances.",
+    **dict.fromkeys(("rm", "remove"), "`hostmanager down` stops instances and removes containers."),
     **dict.fromkeys(("ps", "ls", "list"), "`hostmanager status` lists all instances."),
     **dict.fromkeys(("inspect", "describe"), "`hostmanager show` has all details of an instance."),
     **dict.fromkeys(("log", "tail", "journal"), "`hostmanager logs` shows the output of an instance."),

@@ -70,7 +70,8 @@ def run(arguments: Sequence[str]) -> int | None:
         return None
     from hostmanager_client.light.client import FullClientNeeded
 
-    ids = words.names[1:]
+    command, *ids = words.names
+    ids = ids[:1] if command == "signal" else ids
     session = BriefSession(words.address, "--json" in words.flags, words.timeout, lambda: ids)
     try:
         work(session)
@@ -134,6 +135,8 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
         return lambda session: change.update(session, pairs)
     if everything:
         return None
+    if command == "signal" and len(ids) == 2:
+        return lambda session: change.signal(session, ids[0], ids[1])
     if command == "status":
         return lambda session: read.show_status(session, ids, wide=wide)
     if command == "show" and len(ids) == 1:

@@ -1,4 +1,4 @@
-"""The work of the commands that change targets: `up`, `down`, `restart`, `update`, `reload`.
+"""The work of `signal`, and of the commands that change targets: `up`, `down`, `restart`, `update`, `reload`.
 
 Neither click nor gRPC nor protobuf is loaded here: brief.py runs these commands without them.
 """
@@ -34,6 +34,19 @@ def restart(
             _print_all(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
         progress = _wait(session, client, answer, {}) if wait else None
     _finish(session, answer, progress)
+
+
+def signal(session: CliSession, instance_id: str, word: str, *, whole_tree: bool = False) -> None:
+    """Send a signal to the main process of an instance, or to its whole tree."""
+    with session.connect() as client:
+        answer = client.signal(instance_id, word, whole_tree=whole_tree)
+    if session.json:
+        from hostmanager_client.words import to_json
+
+        print_json(to_json(answer))
+    else:
+        receiver = "every process" if whole_tree else "the main process"
+        print_line(f"{one_line(instance_id)}: sent {one_line(word)} to {receiver}")
 
 
 def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:

@@ -1793,6 +1793,57 @@ class RestartResponse(_message.Message):
 Global___RestartResponse: _TypeAlias = RestartResponse  # noqa: Y015
 
 @_typing.final
+class SignalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    WHOLE_TREE_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    signal: _builtins.str
+    """A name with or without SIG, such as "HUP" or "RTMIN+3", or a number."""
+    whole_tree: _builtins.bool
+    """Every process of the tree, not only the main process. Not for a compose
+    service: the engine signals the main process of each container.
+    """
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        signal: _builtins.str = ...,
+        whole_tree: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "signal", b"signal", "whole_tree", b"whole_tree"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalRequest: _TypeAlias = SignalRequest  # noqa: Y015
+
+@_typing.final
+class SignalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    epoch: _builtins.str
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        epoch: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalResponse: _TypeAlias = SignalResponse  # noqa: Y015
+
+@_typing.final
 class DockerPullRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -75,6 +75,11 @@ class HostManagerServiceStub(object):
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.FromString,
                 _registered_method=True)
+        self.Signal = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/Signal',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.FromString,
+                _registered_method=True)
         self.DockerPull = channel.unary_stream(
                 '/hostmanager.v1.HostManagerService/DockerPull',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.SerializeToString,
@@ -184,6 +189,17 @@ class HostManagerServiceServicer(object):
     def Restart(self, request, context):
         """Takes instances down and up again without a change of their targets.
         INVALID_ARGUMENT for an instance with target down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Signal(self, request, context):
+        """Sends a signal to the running process of an instance, for example HUP to
+        reopen files. The target stays. A signal that ends the process leads to what
+        the restart policy says. Answers after the kernel or the engine took the
+        signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
+        the signal cannot be sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,6 +316,11 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.Restart,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.SerializeToString,
+            ),
+            'Signal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Signal,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.SerializeToString,
             ),
             'DockerPull': grpc.unary_stream_rpc_method_handler(
                     servicer.DockerPull,
@@ -554,6 +575,33 @@ class HostManagerService(object):
             '/hostmanager.v1.HostManagerService/Restart',
             hostmanager_dot_v1_dot_host__manager__pb2.RestartRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.RestartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Signal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Signal',
+            hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.FromString,
             options,
             channel_credentials,
             insecure,

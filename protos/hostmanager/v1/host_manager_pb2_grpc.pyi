@@ -86,6 +86,13 @@ class HostManagerServiceStub:
     """Takes instances down and up again without a change of their targets.
     INVALID_ARGUMENT for an instance with target down.
     """
+    Signal: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.SignalRequest, _host_manager_pb2.SignalResponse]
+    """Sends a signal to the running process of an instance, for example HUP to
+    reopen files. The target stays. A signal that ends the process leads to what
+    the restart policy says. Answers after the kernel or the engine took the
+    signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
+    the signal cannot be sent.
+    """
     DockerPull: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
     at once, and streams the progress of each image and layer. One pull runs at a
@@ -171,6 +178,13 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     Restart: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.RestartRequest, _host_manager_pb2.RestartResponse]  # type: ignore[assignment]
     """Takes instances down and up again without a change of their targets.
     INVALID_ARGUMENT for an instance with target down.
+    """
+    Signal: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.SignalRequest, _host_manager_pb2.SignalResponse]  # type: ignore[assignment]
+    """Sends a signal to the running process of an instance, for example HUP to
+    reopen files. The target stays. A signal that ends the process leads to what
+    the restart policy says. Answers after the kernel or the engine took the
+    signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
+    the signal cannot be sent.
     """
     DockerPull: _aio.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]  # type: ignore[assignment]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
@@ -302,6 +316,19 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_host_manager_pb2.RestartResponse, _abc.Awaitable[_host_manager_pb2.RestartResponse]]:
         """Takes instances down and up again without a change of their targets.
         INVALID_ARGUMENT for an instance with target down.
+        """
+
+    @_abc_1.abstractmethod
+    def Signal(
+        self,
+        request: _host_manager_pb2.SignalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.SignalResponse, _abc.Awaitable[_host_manager_pb2.SignalResponse]]:
+        """Sends a signal to the running process of an instance, for example HUP to
+        reopen files. The target stays. A signal that ends the process leads to what
+        the restart policy says. Answers after the kernel or the engine took the
+        signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
+        the signal cannot be sent.
         """
 
     @_abc_1.abstractmethod

@@ -306,6 +306,15 @@ MESSAGES = {
         (3, 'resume_token', 'string', '', '', ''),
         (4, 'generations', 'message', 'hostmanager.v1.InstanceGeneration', '*', ''),
     ),
+    "hostmanager.v1.SignalRequest": (
+        (1, 'instance_id', 'string', '', '', ''),
+        (2, 'signal', 'string', '', '', ''),
+        (3, 'whole_tree', 'bool', '', '', ''),
+    ),
+    "hostmanager.v1.SignalResponse": (
+        (1, 'revision', 'int64', '', '', ''),
+        (2, 'epoch', 'string', '', '', ''),
+    ),
     "hostmanager.v1.StartManagerRequest": (
         (1, 'requests', 'message', 'hostmanager.v1.TargetChange', '*', ''),
         (2, 'reload_config', 'bool', '', '?', ''),

@@ -168,6 +168,23 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
     return bad
 
 
+def check_signal(instances: Instances, instance_id: str, *, whole_tree: bool) -> BadEntry | None:
+    """Return why an operator's signal cannot be sent to an instance, or None."""
+    instance = instances.get(instance_id)
+    if instance is None:
+        return BadEntry(0, no_instance(instance_id, instances.values()), unknown=True)
+    run, why = instance.observed.run, ""
+    if instance.observed.unobservable:
+        why = instance.observed.unobservable
+    elif run is None or run.started is None:
+        why = "nothing of it runs; start the instance with `hostmanager up` first"
+    elif whole_tree and instance.spec.service is not None:
+        why = "the engine signals only the main process of a container; leave out the whole tree"
+    elif whole_tree and run.stop_stage is not None:
+        why = "it is stopping, and its processes already get signals; wait for the end"
+    return BadEntry(0, f"cannot signal {instance_id!r}: {why}") if why else None
+
+
 def restartable(instances: Instances) -> list[str]:
     """Return the ids of all instances that can be restarted, sorted."""
     return [instance_id for instance_id in sorted(instances) if not check_restart(instances, [instance_id])]

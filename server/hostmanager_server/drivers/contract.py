@@ -14,6 +14,8 @@ from hostmanager_server.drivers.output.last_output import OutputMark
 PostEvent = Callable[[DriverEvent], None]
 # Runs a callable on the supervisor thread; may be called from any thread.
 CallSoon = Callable[[Callable[[], None]], None]
+# Receives why an action failed, or the empty string, on the supervisor thread.
+Done = Callable[[str], None]
 
 
 class Timer(Protocol):
@@ -77,6 +79,13 @@ class Driver(Protocol):
         StopFailed. The driver ignores runs that are gone or unknown.
         """
 
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Done) -> None:
+        """Send one signal on behalf of an operator; return at once, raise nothing.
+
+        The signal reaches only verified processes of the run: the main process, or, with `whole_tree`, all
+        that are alive. The driver calls `done` once, perhaps from inside the call.
+        """
+
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """Take over the runs of an earlier daemon and return them, ended ones included.
 
@@ -112,6 +121,9 @@ class ServiceDriver(Driver, Protocol):
         The catalog reports errors in the files. Call `load` on one thread at a time, never on the
         supervisor's.
         """
+
+    def owns(self, run: RunKey) -> bool:
+        """Return whether the run is one of the driver's."""
 
     def manage(self, catalog: Catalog) -> None:
         """Manage the services of this catalog from now on; return at once, raise nothing.

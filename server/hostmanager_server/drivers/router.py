@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from hostmanager_server.core.events import Adopted, RunKey
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import Driver
+from hostmanager_server.drivers.contract import Done, Driver, ServiceDriver
 
 
 class DriverRouter:
     """A driver of native processes and compose services; see `Driver`."""
 
-    def __init__(self, processes: Driver, services: Driver) -> None:
+    def __init__(self, processes: Driver, services: ServiceDriver) -> None:
         self._processes = processes
         self._services = services
 
@@ -39,6 +39,11 @@ class DriverRouter:
         """See `Driver.stop`. The driver that does not own the run ignores the call."""
         self._processes.stop(run, signum, whole_tree=whole_tree)
         self._services.stop(run, signum, whole_tree=whole_tree)
+
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Done) -> None:
+        """See `Driver.signal`."""
+        driver = self._services if self._services.owns(run) else self._processes
+        driver.signal(run, signum, whole_tree=whole_tree, done=done)
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`."""

@@ -17,6 +17,7 @@ from hostmanager_server.supervisor import (
     NotDurableError,
     ReplacingError,
     RequestError,
+    SignalError,
     StaleEpochError,
     UpgradeError,
     WrongStateError,
@@ -168,6 +169,8 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
             )
         case ConfigError():
             return config_unusable(error)
+        case SignalError():
+            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_SIGNALLED", str(error))
         case NotDurableError():
             return RpcError(grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE", str(error))
         case AdoptionError():

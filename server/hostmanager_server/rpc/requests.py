@@ -8,6 +8,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.signals import parse_signal
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import RpcContext, carry_out
@@ -83,6 +84,18 @@ class RequestRpcs:
             resume_token=self._token_before(done),
             generations=convert.generations(done.generations),
         )
+
+    async def signal(self, request: pb.SignalRequest) -> pb.SignalResponse:
+        """Send a signal to the processes of an instance."""
+        context = self._context
+        check_id(request.instance_id, "instance_id", context.store.snapshot().instances)
+        signum = parse_signal(request.signal)
+        if signum is None:
+            text = f"{request.signal[:40]!r} is no signal; give a name or number, such as HUP, RTMIN+3 or 1"
+            raise invalid(text, FieldViolation("signal", text))
+        future = context.supervisor.signal(request.instance_id, signum, whole_tree=request.whole_tree)
+        done = await carry_out(future, "instance_id")
+        return pb.SignalResponse(revision=done.revision, epoch=context.daemon.epoch)
 
     async def die(self, request: pb.DieRequest) -> pb.DieResponse:
         """End the daemon, after bringing down everything that the request does not disown."""

@@ -103,6 +103,7 @@ class Service:
             "GetInstance": (pb.GetInstanceRequest, status.get_instance),
             "Update": (pb.UpdateRequest, requests.update),
             "Restart": (pb.RestartRequest, requests.restart),
+            "Signal": (pb.SignalRequest, requests.signal),
             "ListEvents": (pb.ListEventsRequest, events.list_events),
             "Upgrade": (pb.UpgradeRequest, requests.upgrade),
             "Die": (pb.DieRequest, requests.die),

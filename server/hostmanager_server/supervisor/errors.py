@@ -59,6 +59,10 @@ class ConfigError(RequestError):
         self.problems = problems
 
 
+class SignalError(RequestError):
+    """A signal that could not be sent."""
+
+
 class NotDurableError(RequestError):
     """A request that is in force, but missing from the journal."""
 

@@ -277,6 +277,15 @@ class Reconciler:
             why = f"internal error of the driver: {error!r}; the daemon's log has the traceback"
             self.post(StopFailed(run, why, self._now()))
 
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Callable[[str], None]) -> None:
+        """Send an operator's signal; `done` receives why that failed, or the empty string."""
+        try:
+            with self._deferred_events():
+                self.driver.signal(run, signum, whole_tree=whole_tree, done=done)
+        except Exception as error:  # a bug of the driver
+            log.exception("the driver raised on signalling %s", run)
+            done(f"internal error of the driver: {error!r}; the daemon's log has the traceback")
+
     def _arm(self, instance: Instance) -> None:
         deadline = next_deadline(instance)
         if deadline is None:

@@ -34,6 +34,7 @@ from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.request_handler import RequestHandler
+from hostmanager_server.supervisor.signal_request import send_signal
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,14 @@ class Supervisor:
     def restart(self, instance_ids: Sequence[str] | None) -> Future[Accepted]:
         """Stop and start instances, or, for None, all that can be restarted."""
         return self._call(lambda: self._manager.restart(instance_ids))
+
+    def signal(self, instance_id: str, signum: int, *, whole_tree: bool) -> Future[Accepted]:
+        """Send a signal to the main process of an instance, or to its whole tree."""
+        future: Future[Accepted] = Future()
+        self._loop.call_soon(
+            lambda: send_signal(self._reconciler, future, instance_id, signum, now(), whole_tree=whole_tree)
+        )
+        return future
 
     def keep_targets(self) -> None:
         """Store no later change: the next daemon recovers the present targets."""

@@ -351,6 +351,10 @@ class FakeActions:
                 self._engine.remove(container)
             done("", False)
 
+    def signal(self, container_ids: Sequence[str], signum: int, done: Callable[[str], None]) -> None:
+        self.log += [f"signal {self._engine.containers[each].service} {signum}" for each in container_ids]
+        self._poller.call_later(0.0, lambda: done(""))
+
     def fetch(self, image: str, platform: str, done: ActionDone) -> FakeFetch:
         fetch = FakeFetch()
         self.fetches.append(image)

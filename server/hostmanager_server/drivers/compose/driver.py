@@ -28,7 +28,7 @@ from hostmanager_server.drivers.compose.starts.start_facts import Actions
 from hostmanager_server.drivers.compose.starts.starter import Starter
 from hostmanager_server.drivers.compose.starts.users import ServiceUsers, used_containers
 from hostmanager_server.drivers.compose.survey import take_survey
-from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceListener
+from hostmanager_server.drivers.contract import CallSoon, Done, Poller, PostEvent, ServiceListener
 from hostmanager_server.drivers.exec.readiness import Prober
 
 
@@ -148,6 +148,24 @@ class ComposeDriver:
             return
         service.stopping = True
         self._starter.cancel(service, partial(self._remove, service, run))
+
+    def owns(self, run: RunKey) -> bool:
+        """See `ServiceDriver.owns`."""
+        service = self._services.get(run.instance_id)
+        return service is not None and service.run == run
+
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Done) -> None:
+        """See `Driver.signal`. The engine signals the main process of each running container."""
+        service = self._services.get(run.instance_id)
+        if service is None or service.run != run:
+            done("its containers have ended")
+        elif whole_tree:
+            done("the engine signals only the main process of a container")
+        elif problem := self._problem_of(service):
+            done(problem)
+        else:
+            running = [each.id for each in service.containers if each.running]
+            self._actions.signal(running, signum, done)
 
     def _clear(self, service: FollowedService, run: RunKey) -> None:
         if service.run != run:

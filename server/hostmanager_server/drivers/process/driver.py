@@ -23,7 +23,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.drivers.contract import CallSoon, Output, Poller, PostEvent
+from hostmanager_server.drivers.contract import CallSoon, Done, Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import CommandError
 from hostmanager_server.drivers.exec.readiness import Prober
@@ -165,6 +165,14 @@ class ProcessDriver:
         if whole_tree:
             self._trees.signal_members(known.tree, signum)
         reached(Point.STOP_SENT)
+
+    def signal(self, run: RunKey, signum: int, *, whole_tree: bool, done: Done) -> None:
+        """See `Driver.signal`."""
+        known = self._find(run)
+        if known is None or known.pidfd is None:
+            done("its main process has ended")
+        else:
+            done(self._trees.send_signal(known.tree, known.pidfd, signum, whole_tree=whole_tree))
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Kills processes that never left the gate."""

@@ -10,6 +10,7 @@ from hostmanager_server.drivers.process.descent_table import DescentTable, limit
 from hostmanager_server.drivers.process.process_table import ProcessTable, ProcessTree
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.tree_tracker import TreeTracker
+from hostmanager_server.linux import pidfds
 from hostmanager_server.linux.pidfds import read_stat
 from hostmanager_server.linux.subreaper import Orphans
 
@@ -76,6 +77,23 @@ class RunTrees:
     def signal_members(self, tree: ProcessTree, signum: int) -> None:
         """See `TreeTracker.signal_members`."""
         self._tracker(tree).signal_members(tree, signum)
+
+    def send_signal(self, tree: ProcessTree, main: int, signum: int, *, whole_tree: bool) -> str:
+        """Send an operator's signal to the main process behind the pidfd `main`, or to all of a tree.
+
+        Returns why the signal could not be sent, or the empty string.
+        """
+        tracker = self._tracker(tree)
+        if whole_tree:
+            tracker.deliver(tree)  # another signal that is still on its way
+            tracker.refresh(tree)
+        if not pidfds.send_signal(main, signum):
+            if pidfds.has_ended(main):
+                return "its main process has ended"
+            return f"its main process (pid {tree.main_pid}) is another user's, and the daemon is not root"
+        if whole_tree:
+            tracker.signal_members(tree, signum)
+        return ""
 
     def find_survivors(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         """See `TreeTracker.find_survivors`. Call after `track` of the runs with living main processes."""

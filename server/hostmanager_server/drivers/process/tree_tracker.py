@@ -134,6 +134,12 @@ class TreeTracker:
         self._waiting[tree] = tracked
         self._request(0.0)
 
+    def deliver(self, tree: ProcessTree) -> None:
+        """Scan now if a signal to the tree waits for a scan: another signal would take its place."""
+        tracked = self._tracked.get(tree)
+        if tracked is not None and tracked.signum and tree in self._waiting:
+            self._scan()
+
     def find_survivors(self, trees: list[ProcessTree]) -> list[ProcessTree]:
         """Return those of these trees, not yet tracked, that may have living processes.
 

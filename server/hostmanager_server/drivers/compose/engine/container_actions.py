@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import requests
 import urllib3
@@ -97,6 +97,18 @@ class EngineActions:
     def fetch(self, image: str, platform: str, done: Done) -> EngineAction:
         """Pull an image, unless the engine has the image."""
         return self._begin(self._fetch_slots, lambda connection: _fetch(connection, image, platform), done)
+
+    def signal(self, container_ids: Sequence[str], signum: int, done: Callable[[str], None]) -> None:
+        """Send a signal to the main processes of containers; the engine restarts none that ends by it."""
+        if not container_ids:
+            done("no container runs")
+            return
+
+        def act(connection: Connection) -> None:
+            for container_id in container_ids:
+                connection.kill(container_id, signum)
+
+        self._begin(self._slots, act, lambda error, refused: done(error))
 
     def close(self) -> None:
         """Abort all waits for the engine."""

@@ -30,6 +30,9 @@ class Actions(Protocol):
     def fetch(self, image: str, platform: str, done: ActionDone) -> Abortable:
         """Pull an image unless the engine has it, and call `done` on the supervisor thread."""
 
+    def signal(self, container_ids: Sequence[str], signum: int, done: Callable[[str], None]) -> None:
+        """Signal the main processes of containers; call `done` with why that failed, or an empty text."""
+
     def close(self) -> None:
         """Abort all waits for the engine."""
 
