@@ -187,3 +187,21 @@ def test_installed_packages_are_not_listed_for_instances_with_commands(
 
     monkeypatch.setattr(metadata, "entry_points", listed)
     assert load(tmp_path, "Listed").ok
+
+
+def test_entries_that_ocs_s_launcher_cannot_find_are_reported(packages: Path, tmp_path: Path) -> None:
+    install(packages, "fake_ocs9", OCS_PLUGIN.format("plugin9"), {"plugin9.py": "agents = {'A': {}}"})
+    more = "hosts: {lab: {agent-instances: [{agent-class: A, instance-id: c}]}}\n"
+    (tmp_path / "more.yaml").write_text(more)
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "include: more.yaml\n"
+        "hosts: {lab: {agent-instances: [{agent-class: A, instance-id: a},"
+        " {agent-class: A, instance-id: b, instances: 1}]}}\n"
+    )
+    config = load_site_config(file, host="lab", working_dir=tmp_path)
+    reasons = [problem.message.partition("OCS's launcher finds no ")[2] for problem in config.problems]
+    assert reasons == [
+        "copies ('instances'); give the instance a 'command'",
+        f"entries of included files, only those of {file}; give the instance a 'command'",
+    ]

@@ -124,7 +124,8 @@ class _Checked:
     @property
     def _site_problems(self) -> list[Problem]:
         found = dict.fromkeys(problem for config in self.hosts for problem in config.problems)
-        return sorted(found, key=lambda problem: (problem.line, problem.column))
+        main = str(self.path)
+        return sorted(found, key=lambda each: (each.file != main, each.file, each.line, each.column))
 
     def summary(self) -> list[str]:
         """Return one line for each file."""

@@ -18,6 +18,8 @@ import yaml
 from hostmanager.values import dataclass, field
 
 MAX_DEPTH = 64
+# Nodes of an included file have lines from a multiple of this number on.
+LINES_PER_FILE = 1 << 32
 MAX_NODES = 500_000  # some 20,000 instances; composing them takes seconds
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser where installed
@@ -126,10 +128,13 @@ class MapNode:
 Node = Scalar | ListNode | MapNode
 
 
-def compose(text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> Node | None:
+def compose(
+    text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({}), first_line: int = 0
+) -> Node | None:
     """Return the only document of a text, or None if the text has none.
 
-    `kept` has size and height of the values that markers in the text stand for. Raises DocumentError.
+    `kept` has size and height of the values that markers in the text stand for. `first_line` is added to the
+    lines of nodes. Raises DocumentError.
     """
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None:
@@ -139,15 +144,17 @@ def compose(text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({}
             f"the file has the character {code} here, which YAML does not allow", line, column
         )
     try:
-        return _parse(text, kept)
+        return _parse(text, kept, first_line)
     except yaml.MarkedYAMLError as error:
         raise _too_deep_before(error, text) or _syntax_error(error, text) from error
     except (yaml.YAMLError, ValueError) as error:
         raise DocumentError(f"the file is not valid YAML: {error}") from error
 
 
-def _parse(text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> Node | None:
-    return _Composer(yaml.parse(text, Loader=_LOADER), kept).document()
+def _parse(
+    text: str, kept: Mapping[str, tuple[int, int]] = MappingProxyType({}), first_line: int = 0
+) -> Node | None:
+    return _Composer(yaml.parse(text, Loader=_LOADER), kept, first_line).document()
 
 
 def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | None:
@@ -172,6 +179,7 @@ def _too_deep_before(error: yaml.MarkedYAMLError, text: str) -> TooDeepError | N
 class _Composer:
     events: Iterator[Any]
     kept: Mapping[str, tuple[int, int]]
+    first_line: int
     anchors: dict[str, Node | None] = field(default_factory=dict)  # None: the value is not complete yet
     texts: dict[str, str] = field(default_factory=dict)
     count: int = 0
@@ -213,7 +221,7 @@ class _Composer:
         return node
 
     def _fresh(self, event: Any, depth: int) -> Node:
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        line, column = self.first_line + event.start_mark.line + 1, event.start_mark.column + 1
         if isinstance(event, yaml.ScalarEvent):
             if event.value in self.kept:
                 size, height = self.kept[event.value]

@@ -64,7 +64,7 @@ def _patterns(reader: Reader, nodes: Iterable[Node], label: str) -> Iterable[str
 def read_env_files(reader: Reader, node: Node, label: str, folder: Path) -> tuple[EnvFilePath, ...]:
     """Return the paths of one text or a list of texts.
 
-    A relative path is relative to `folder`, the folder of the site config. A file with `-` before its path
+    A relative path is relative to `folder`, that of the file with the key. A file with `-` before its path
     may be missing.
     """
     nodes = node.items if isinstance(node, ListNode) else (node,)

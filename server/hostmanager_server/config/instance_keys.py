@@ -145,7 +145,6 @@ def read_settings(
     `label` names the owner of the entries in messages. Relative paths are relative to `working_dir`, except
     in `env-file`.
     """
-    folder = Path(reader.file).absolute().parent
 
     def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
         return how(reader, entries[name].value, f"{name!r} of {label}") if name in entries else None
@@ -154,7 +153,8 @@ def read_settings(
         command=read("command", read_command),
         depends_on=read("depends-on", _depends_on),
         env=read("env", _env) or {},
-        env_files=read("env-file", lambda r, node, label: read_env_files(r, node, label, folder)) or (),
+        env_files=read("env-file", lambda r, node, label: read_env_files(r, node, label, r.folder(node)))
+        or (),
         env_inherit=read("env-inherit", read_env_inherit),
         group=read("group", read_group),
         limits=read("limits", _limits) or {},

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.dependencies import check_dependencies
-from hostmanager_server.config.document import KeptScalar, MapNode, Node, Scalar
+from hostmanager_server.config.document import LINES_PER_FILE, KeptScalar, MapNode, Node, Scalar
 from hostmanager_server.config.environment_keys import read_env_file_digest
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, merge, read_settings
 from hostmanager_server.config.launchers import Launchers
@@ -55,6 +55,7 @@ class ReadInstance:
     arguments: tuple[Scalar, ...]
     own: InstanceKeys
     settings: InstanceKeys  # merged over the keys of the class
+    is_copy: bool = False  # of an entry with `instances`
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def read_instances(
             continue
         first = found.get(instance.instance_id)
         if first is not None:  # two entries of the same text may be one kept instance
-            where = f"first in line {first.id_node.line}"
+            where = f"first in {reader.where(first.id_node, instance.id_node)}"
             reader.error(
                 instance.id_node, f"instance-id {shown(instance.instance_id)} is there twice ({where})"
             )
@@ -202,8 +203,8 @@ def without_places(keys: InstanceKeys) -> InstanceKeys:
 def _options(reader: Reader, instances: Iterable[ReadInstance]) -> ManagerOptions:
     own = [instance for instance in instances if instance.agent_class == HOST_MANAGER]
     for other in own[1:]:
-        first = own[0].class_node.line
-        reader.warn(other.class_node, f"a second {HOST_MANAGER} entry is ignored (first in line {first})")
+        first = reader.where(own[0].class_node, other.class_node)
+        reader.warn(other.class_node, f"a second {HOST_MANAGER} entry is ignored (first in {first})")
     return read_options(reader, own[0].arguments) if own else ManagerOptions()
 
 
@@ -239,6 +240,7 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadIns
         arguments,
         own,
         merge(own, context.classes.get(agent_class, InstanceKeys())),
+        is_copy=COPIES in entries,
     )
 
 
@@ -332,6 +334,9 @@ def _process(reader: Reader, instance: ReadInstance, context: ParseContext) -> P
     )
     if command is None:
         return None
+    if command.source == "ocs" and (why := _why_unknown_to_ocs(reader, instance)):
+        text = f"instance {shown(instance.instance_id)} cannot start: OCS's launcher finds no {why}"
+        reader.warn(instance.class_node, f"{text}; give the instance a 'command'")
     settings = instance.settings
     return ProcessSpec(
         argv=command.argv,
@@ -346,6 +351,14 @@ def _process(reader: Reader, instance: ReadInstance, context: ParseContext) -> P
         umask=settings.umask,
         nice=settings.nice,
     )
+
+
+def _why_unknown_to_ocs(reader: Reader, instance: ReadInstance) -> str:
+    """Return what keeps OCS, which reads the site config by its own rules, from finding an instance."""
+    if instance.is_copy:
+        return "copies ('instances')"
+    included = instance.class_node.line >= LINES_PER_FILE
+    return f"entries of included files, only those of {reader.file}" if included else ""
 
 
 def _env_files(reader: Reader, instance: ReadInstance, context: ParseContext) -> tuple[EnvFile, ...]:

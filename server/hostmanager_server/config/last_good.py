@@ -16,8 +16,8 @@ from hostmanager_server.linux.trusted_paths import Trust, find_own_file
 
 log = logging.getLogger(__name__)
 
-# JSON takes up to six bytes for a byte of the config; the rest is for the path.
-_MOST_BYTES = 6 * MAX_BYTES + 2**16
+# JSON takes up to six bytes for a byte of the config and of the included files; the rest is for the paths.
+_MOST_BYTES = 12 * MAX_BYTES + 2**20
 
 
 class LastGood:
@@ -33,7 +33,8 @@ class LastGood:
         If the copy cannot be written, the method only logs a warning: a daemon needs the copy only after a
         crash while the file has errors. The write replaces a foreign file or link in the place of the copy.
         """
-        data = json.dumps({"file": config.file, "text": config.text}).encode()
+        fields = {"file": config.file, "text": config.text, "included": config.included}
+        data = json.dumps(fields).encode()
         fresh = self._copy.with_suffix(".new")
         try:
             if self._is_kept(data):
@@ -62,20 +63,26 @@ class LastGood:
 
         A config from the copy is `stale`, and has the errors of the file as its problems.
         """
-        if config.ok or (text := self._text_of(config.file)) is None:
+        if config.ok or (texts := self._texts_of(config.file)) is None:
             return config
-        kept = load_site_config(file, host=host, working_dir=working_dir, text=text)
+        text, included = texts
+        kept = load_site_config(file, host=host, working_dir=working_dir, text=text, included=included)
         if not kept.ok:
             return config
         return replace(kept, problems=config.problems, stale=True)
 
-    def _text_of(self, file: str) -> str | None:
+    def _texts_of(self, file: str) -> tuple[str, list[tuple[str, str]]] | None:
+        """Return the text of the file, and paths and texts of the included files."""
         kept = self._read()
         if kept is None:
             return None
         try:
             fields = json.loads(kept[0])
-            return str(fields["text"]) if fields["file"] == file else None
+            if fields["file"] != file:
+                return None
+            # A copy of an older daemon has no included files.
+            included = [(str(path), str(text)) for path, text in fields.get("included", ())]
+            return str(fields["text"]), included
         except (ValueError, KeyError, TypeError) as error:
             self._report(error)
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from hostmanager.values import dataclass, field, replace
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
 from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
+from hostmanager_server.config.includes import KEY as INCLUDE
+from hostmanager_server.config.includes import joined, read_included
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
 from hostmanager_server.config.instances import HostInstances, ParseContext, read_instances
 from hostmanager_server.config.kept_entries import ShortText
@@ -39,7 +41,7 @@ IGNORED_HOST_KEYS = (
     "wamp_server",
 )  # fmt: skip
 
-TOP_KEYS = ("hub", "hosts", "agent-classes")
+TOP_KEYS = ("hub", "hosts", "agent-classes", INCLUDE)
 HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *IGNORED_HOST_KEYS)
 
 
@@ -59,6 +61,7 @@ class LoadedConfig:
     local: bool = True  # the host entry is the one of this machine
     text: str = field(default="", repr=False)
     stale: bool = False
+    included: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # paths and texts
 
     @property
     def ok(self) -> bool:
@@ -94,6 +97,7 @@ def load_site_config(
     host: str | None = None,
     working_dir: Path | None = None,
     text: str | None = None,
+    included: Sequence[tuple[str, str]] = (),
     most_problems: int = MAX_PROBLEMS,
     trust: Trust | None = None,
 ) -> LoadedConfig:
@@ -101,10 +105,12 @@ def load_site_config(
 
     The function never raises for the content of the file: the result lists the `problems`, up to
     `most_problems`, and the number of the others. Relative paths in the file are relative to `working_dir`
-    (None: the current directory). `text`, if given, takes the place of the file's content. `trust` decides
-    whether other users may be able to write the file (None: the rule for the user of this process).
+    (None: the current directory). `text`, if given, takes the place of the file's content, and `included`
+    those of included files. `trust` decides whether other users may be able to write the files (None: the
+    rule for the user of this process).
     """
-    source = read_source(file, working_dir, text, most_problems, trust)
+    machine = None if text is None else MachineFacts.with_copies(included)
+    source = read_source(file, working_dir, text, most_problems, trust, machine)
     return read_config(source, host).config
 
 
@@ -134,6 +140,7 @@ class SourceText:
     public: bool  # all users may read the file
     working_dir: Path
     reader: Reader  # with the problems of the file itself
+    trust: Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,7 @@ class _Site:
     classes: Mapping[str, InstanceKeys]
     reader: Reader  # with the problems of the shared part
     text: str
+    included: tuple[tuple[str, str], ...] = ()
     complete: bool = True
 
     def launchers(self) -> Launchers:
@@ -177,9 +185,10 @@ def read_source(
     """Read the text of a file, unless the caller has it."""
     reader = Reader(str(file), most_problems, machine)
     public = False
+    trust = trust or Trust.of_this_process()
     if text is None:
-        text, public = _text(reader, file, trust or Trust.of_this_process())
-    return SourceText(text, public, (working_dir or Path()).absolute(), reader)
+        text, public = _text(reader, file, trust)
+    return SourceText(text, public, (working_dir or Path()).absolute(), reader, trust)
 
 
 def read_config(source: SourceText, host: str | None, short: ShortText | None = None) -> ReadConfig:
@@ -202,9 +211,14 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
     document = None
     if source.text is not None:
         document = _document(reader, source.text if short is None else short.text, short)
+    texts: tuple[tuple[str, str], ...] = ()
     if document is not None:
-        if source.public:
-            complete = _warn_of_secrets(reader, document) < MAX_FOUND
+        files = read_included(reader, document, source.trust)
+        texts = tuple((file.path, file.text) for file in files)
+        public = [document] if source.public else []
+        public += [file.document for file in files if file.public and file.document is not None]
+        complete = max((_warn_of_secrets(reader, each) for each in public), default=0) < MAX_FOUND
+        document = joined(document, files)
         top = reader.mapping(document, "the site config")
         reader.check_keys(top, TOP_KEYS, "the site config")
         if "hub" in top:
@@ -212,7 +226,8 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
         if "agent-classes" in top:
             classes = _read_classes(reader, top["agent-classes"].value, source.working_dir)
         hosts = _read_hosts(reader, document, top)
-    return _Site(reader.file, source.working_dir, hosts, classes, reader, source.text or "", complete)
+    text = source.text or ""
+    return _Site(reader.file, source.working_dir, hosts, classes, reader, text, texts, complete)
 
 
 def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
@@ -329,7 +344,9 @@ def _read_host(
         address = _address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, instances.specs)
-    config = LoadedConfig(site.file, name, spec, options, reader.problems, local, site.text)
+    config = LoadedConfig(
+        site.file, name, spec, options, reader.problems, local, site.text, included=site.included
+    )
     complete = site.complete and reader.complete
     return ReadConfig(config, launchers, context, nodes, instances, complete)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from hostmanager.values import dataclass
 
-from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
+from hostmanager_server.config.document import LINES_PER_FILE, ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.quantities import parse_duration, parse_number, parse_size, parse_whole
 from hostmanager_server.core.event_log import Severity
@@ -42,6 +43,7 @@ class Reader:
     ) -> None:
         self.file = file
         self.machine = machine or MachineFacts()
+        self._files = [file]  # the included ones behind it, by LINES_PER_FILE
         self._most = most_problems
         self._problems: dict[Problem, None] = {}  # in order, each once, also if aliases repeat a value
         self._dropped = 0
@@ -50,8 +52,32 @@ class Reader:
     def fork(self) -> Reader:
         """Return another reader that starts with the problems of this one."""
         other = Reader(self.file, self._most, self.machine)
+        other._files = list(self._files)
         other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
         return other
+
+    # --- places
+
+    def add_file(self, path: str) -> int:
+        """Add an included file; return the number by which LINES_PER_FILE counts its lines."""
+        self._files.append(path)
+        return len(self._files) - 1
+
+    def place(self, node: Node) -> tuple[str, int]:
+        """Return the file and the line of a node."""
+        if node.line < 0:  # an entry of an earlier reading
+            return self.file, node.line
+        number, line = divmod(node.line, LINES_PER_FILE)
+        return self._files[number], line
+
+    def where(self, node: Node, seen_from: Node) -> str:
+        """Return the line of a node in words, with its file if that is not the file of `seen_from`."""
+        file, line = self.place(node)
+        return f"line {line}" if file == self.place(seen_from)[0] else f"line {line} of {file}"
+
+    def folder(self, node: Node) -> Path:
+        """Return the folder of the file that has the node."""
+        return Path(self.place(node)[0]).absolute().parent
 
     # --- problems
 
@@ -90,8 +116,11 @@ class Reader:
         return (*self._problems, Problem(severity, f"the file has {self._dropped} more problems", self.file))
 
     def _note_at(self, severity: Severity, node: Node | None, message: str) -> None:
-        line, column = (node.line, node.column) if node is not None else (0, 0)
-        self.note(Problem(severity, message, self.file, line, column))
+        if node is None:
+            self.note(Problem(severity, message, self.file))
+        else:
+            file, line = self.place(node)
+            self.note(Problem(severity, message, file, line, node.column))
 
     # --- collections
 
@@ -115,8 +144,8 @@ class Reader:
             elif key.kind is NodeKind.MERGE:
                 self._merge(value, label, merged)
             elif key.text in own:
-                first = own[key.text].key.line
-                self.error(key, f"{label} has the key {shown(key.text)} twice (first in line {first})")
+                first = self.where(own[key.text].key, key)
+                self.error(key, f"{label} has the key {shown(key.text)} twice (first in {first})")
             else:
                 own[key.text] = Entry(key, value)
         return {**merged, **own}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hostmanager.values import dataclass, replace
 
+from hostmanager_server.config.document import LINES_PER_FILE
 from hostmanager_server.config.instances import NOWHERE
 from hostmanager_server.config.kept_entries import KeptEntries, ShortText, entries_to_keep
 from hostmanager_server.config.launchers import Launchers
@@ -127,8 +128,9 @@ class RepeatedLoad:
         assert read.instances is not None
         assert read.context is not None
         context, problems = read.context.without_places(), read.config.problems
+        nodes = [node for node in read.nodes if node.line < LINES_PER_FILE]  # those of included files follow
         self._entries = entries_to_keep(
-            source.text, read.nodes, read.instances, context, problems, short, public=source.public
+            source.text, nodes, read.instances, context, problems, short, public=source.public
         )
 
     def _read_all(self, source: SourceText, host: str | None) -> ReadConfig:
