@@ -115,19 +115,19 @@ def test_an_init_only_field_cannot_be_replaced() -> None:
 
 @pytest.mark.parametrize("module", [values, dataclasses])
 def test_copies_stay_the_same_when_a_class_is_copied_often(module: Any) -> None:
-    @module.dataclass(frozen=True, slots=True)
-    class Often:
+    class Fields:
         """Only fields that every instance gets from its constructor."""
 
         a: int
         b: str = "b"
         c: Any = None
 
-    value = Often(1)
+    often: Any = module.dataclass(frozen=True, slots=True)(Fields)
+    value = often(1)
     for number in range(100):
         changed = values.replace(value, a=number, c=None)
         assert (changed.a, changed.b, changed.c) == (number, "b", None)
-        assert type(changed) is Often
+        assert type(changed) is often
         assert (value.a, value.c) == (1, None)
     assert values.replace(value) == value
     with pytest.raises(TypeError, match="unknown"):
