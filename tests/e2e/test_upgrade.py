@@ -97,6 +97,18 @@ def followed(daemon: Daemon) -> Iterator[list[HostState]]:
     follower.join()
 
 
+def test_an_agent_that_wants_to_end_with_its_parent_is_restarted(site: Site) -> None:
+    site.write([{"instance-id": "a", "command": ["setpriv", "--pdeathsig", "TERM", *SLEEP]}])
+    daemon = site.start()
+    daemon.wait_for("a", UP)
+    before, first = pids(daemon), epoch(daemon)
+    daemon.stub.Upgrade(pb.UpgradeRequest(expected_epoch=first), timeout=60)
+    wait_upgraded(daemon, first)
+    wait_until(lambda: pids(daemon)["a"] not in (0, before["a"]), "the replacement")
+    assert daemon.instance("a").last_exit.signal == "SIGTERM"
+    assert "EndedUnseen" in {event.reason for event in daemon.events()}
+
+
 def test_a_watcher_sees_no_false_state(daemon: Daemon) -> None:
     before = pids(daemon)
     with followed(daemon) as states:
