@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -20,12 +20,13 @@ from hostmanager.v1.host_manager_pb2_grpc import HostManagerServiceStub
 
 from hostmanager_client import calls
 from hostmanager_client.address import Address, default_address, parse_address
-from hostmanager_client.async_plain_calls import AsyncPlainCalls
+from hostmanager_client.aio_calls import AsyncCalls
 from hostmanager_client.attempts import Attempts
-from hostmanager_client.calls import EventListing, Response, TargetRequests, UnaryCall
+from hostmanager_client.calls import Response, UnaryCall
 from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
+from hostmanager_client.event_filter import event_filter
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc, make_error
 from hostmanager_client.seconds import check_timeout
@@ -42,8 +43,13 @@ from hostmanager_client.streams import (
 )
 from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
 
+if TYPE_CHECKING:
+    from typing import Unpack
 
-class AsyncHostManagerClient(AsyncPlainCalls):
+    from hostmanager_client.event_filter import NewEventFilter
+
+
+class AsyncHostManagerClient(AsyncCalls):
     """An asyncio client of one daemon; the first call opens the connection.
 
     Close the client, or use it in an `async with` statement. `address`: see parse_address; None for
@@ -91,81 +97,6 @@ class AsyncHostManagerClient(AsyncPlainCalls):
     ) -> None:
         await self.close()
 
-    # --- unary calls
-
-    async def update(
-        self,
-        changes: TargetRequests = (),
-        *,
-        reload_config: bool = False,
-        validate_only: bool = False,
-        with_dependencies: bool = False,
-    ) -> pb.UpdateResponse:
-        """Set targets in order, all or none.
-
-        `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
-        config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
-        """
-        call = calls.update(
-            changes,
-            reload_config=reload_config,
-            validate_only=validate_only,
-            with_dependencies=with_dependencies,
-        )
-        return await self._call(call)
-
-    async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
-        """Stop and start instances without a change of their targets.
-
-        `all_up`: restart every instance with target up, instead of the named ones.
-        """
-        return await self._call(calls.restart(instance_ids, all_up=all_up))
-
-    async def start_manager(
-        self, changes: TargetRequests = (), *, reload_config: bool = True
-    ) -> pb.StartManagerResponse:
-        """Start the manager, then apply the changes of targets in order.
-
-        Raises PreconditionFailed if the manager runs already or the site config is not usable.
-        """
-        return await self._call(calls.start_manager(changes, reload_config=reload_config))
-
-    async def stop_manager(self) -> pb.StopManagerResponse:
-        """Bring every instance down and stop the manager; return when all are down."""
-        return await self._call(calls.stop_manager())
-
-    async def list_events(self, instance_ids: Iterable[str] = (), *, newest: int = 0) -> EventListing:
-        """Return the last `newest` events, oldest first; 0 for all that the daemon keeps."""
-        pages = calls.EventPages(instance_ids, newest)
-        while (call := pages.next_call()) is not None:
-            pages.received(await self._call(call))
-        return pages.result()
-
-    async def die(
-        self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
-    ) -> pb.DieResponse:
-        """Bring all instances down except disowned ones, and end the daemon.
-
-        `disown_dockers` leaves compose services running, `disown_processes` native processes. Raises Aborted
-        if `expected_epoch` is not the epoch of the daemon.
-        """
-        return await self._call(
-            calls.die(
-                disown_dockers=disown_dockers,
-                disown_processes=disown_processes,
-                expected_epoch=expected_epoch,
-            )
-        )
-
-    async def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
-        """Make the daemon re-execute the code that is installed on its host now.
-
-        Returns just before the new code takes over. `validate_only`: only check that the new code starts.
-        Raises PreconditionFailed if the new code does not start, Aborted if `expected_epoch` is not the epoch
-        of the daemon.
-        """
-        return await self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
-
     # --- streams; closing the iterator ends the call.
 
     def watch(
@@ -192,12 +123,15 @@ class AsyncHostManagerClient(AsyncPlainCalls):
         resume_token: str = "",
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
+        **wanted: Unpack[NewEventFilter],
     ) -> AsyncGenerator[pb.Event | pb.EventGap]:
-        """Yield every event from `resume_token` (of list_events) on, or from now on.
+        """Yield every event from `resume_token` (of list_events) on, else from `since` on, or from now on.
 
-        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`.
+        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`; `wanted`: see
+        NewEventFilter.
         """
-        return self._follow(EventStream(instance_ids, resume_token, heartbeat), on_connection)
+        stream = EventStream(instance_ids, resume_token, heartbeat, event_filter(**wanted))
+        return self._follow(stream, on_connection)
 
     def tail_logs(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from hostmanager.values import dataclass
 
@@ -188,11 +189,13 @@ class InstancePages:
 
 
 class EventPages:
-    """The calls of one listing of events."""
+    """The calls of one listing of events; `wanted` has the fields of `event_filter`."""
 
     PAGE_SIZE = 1000
 
-    def __init__(self, instance_ids: Iterable[str], newest: int) -> None:
+    def __init__(
+        self, instance_ids: Iterable[str], newest: int, wanted: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         if newest < 0:
             raise InvalidRequest(
                 f"cannot list the newest {newest} events: the number must be 0 (all) or more"
@@ -201,6 +204,7 @@ class EventPages:
         # With more ids than one request accepts, the daemon sends all events, and `received` filters them.
         self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
         self._newest = newest
+        self._filter = wanted
         self._limit = ReceiveLimit("pages of events")
         self._events: list[pb.Event] = []
         self._resume_token = ""
@@ -215,6 +219,7 @@ class EventPages:
             "page_size": self.PAGE_SIZE,
             "page_token": self._page_token,
             "newest": self._newest if self._wanted is None else 0,
+            **self._filter,
         }
         return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -107,15 +108,20 @@ class StatusStream(Stream[StatusUpdate]):
 
 
 class EventStream(Stream[pb.Event | pb.EventGap]):
-    """The events of the host."""
+    """The events of the host; `wanted` has the fields of `event_filter`."""
 
     method = "WatchEvents"
     what = "watch the events"
 
     def __init__(
-        self, instance_ids: Iterable[str] = (), resume_token: str = "", heartbeat: float = DEFAULT_HEARTBEAT
+        self,
+        instance_ids: Iterable[str] = (),
+        resume_token: str = "",
+        heartbeat: float = DEFAULT_HEARTBEAT,
+        wanted: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._ids, self._wanted = _split_ids(instance_ids)
+        self._filter = wanted
         self._token = resume_token
         self._heartbeat = check_heartbeat(heartbeat)
         self._resumed = True
@@ -124,7 +130,10 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
     def request(self) -> pb.WatchEventsRequest:
         """Return a request that resumes after the last event."""
         return pb.WatchEventsRequest(
-            instance_ids=self._ids, resume_token=self._token, heartbeat_interval=self._heartbeat
+            instance_ids=self._ids,
+            resume_token=self._token,
+            heartbeat_interval=self._heartbeat,
+            **self._filter,
         )
 
     def receive(self, message: Message) -> Sequence[pb.Event | pb.EventGap]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -23,6 +23,7 @@ from hostmanager_client.calls import EventListing, Response, TargetRequests, Una
 from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
+from hostmanager_client.event_filter import event_filter
 from hostmanager_client.plain_calls import PlainCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
@@ -40,6 +41,11 @@ from hostmanager_client.streams import (
 )
 from hostmanager_client.waiting import OnProgress, Waiting, WaitProgress
 from hostmanager_client.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from hostmanager_client.event_filter import EventFilter, NewEventFilter
 
 _CLOSE_TIMEOUT = 1.0  # s
 
@@ -106,9 +112,14 @@ class HostManagerClient(PlainCalls):
         """Bring every instance down and stop the manager; return when all are down."""
         return self._call(calls.stop_manager())
 
-    def list_events(self, instance_ids: Iterable[str] = (), *, newest: int = 0) -> EventListing:
-        """Return the last `newest` events, oldest first; 0 for all that the daemon keeps."""
-        pages = calls.EventPages(instance_ids, newest)
+    def list_events(
+        self, instance_ids: Iterable[str] = (), *, newest: int = 0, **wanted: Unpack[EventFilter]
+    ) -> EventListing:
+        """Return the last `newest` events, oldest first; 0 for all that the daemon keeps.
+
+        `wanted`: see EventFilter.
+        """
+        pages = calls.EventPages(instance_ids, newest, event_filter(**wanted))
         while (call := pages.next_call()) is not None:
             pages.received(self._call(call))
         return pages.result()
@@ -164,12 +175,15 @@ class HostManagerClient(PlainCalls):
         resume_token: str = "",
         heartbeat: float = DEFAULT_HEARTBEAT,
         on_connection: OnConnection = ignore,
+        **wanted: Unpack[NewEventFilter],
     ) -> Generator[pb.Event | pb.EventGap]:
-        """Yield every event from `resume_token` (of list_events) on, or from now on.
+        """Yield every event from `resume_token` (of list_events) on, else from `since` on, or from now on.
 
-        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`.
+        An EventGap stands for events that the daemon no longer has. `heartbeat` as in `watch`; `wanted`: see
+        NewEventFilter.
         """
-        return self._follow(EventStream(instance_ids, resume_token, heartbeat), on_connection)
+        stream = EventStream(instance_ids, resume_token, heartbeat, event_filter(**wanted))
+        return self._follow(stream, on_connection)
 
     def tail_logs(
         self,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import (
     DOWN,
@@ -84,6 +87,34 @@ def test_the_newest_events_are_listed_over_pages(daemon: FakeDaemon, client: Any
         daemon.happen(f"event {n}", "data1" if n % 2 else "data2")
     assert [e.message for e in client.list_events(newest=5).events] == [f"event {n}" for n in range(4, 9)]
     assert [e.sequence for e in client.list_events(["data1"]).events] == [2, 4, 6, 8]
+
+
+def test_events_are_selected_by_the_daemon(daemon: FakeDaemon, client: Any) -> None:
+    since = datetime(2026, 11, 28, 2, 0, 0, 250_000, tzinfo=UTC)
+    selection = {"since": since, "until": since, "reasons": ["Exited", "GaveUp"], "min_severity": "error"}
+    token = client.list_events(newest=7, **selection).resume_token
+    daemon.happen("one")
+    stream = client.watch_events(
+        resume_token=token, since=since, reasons=["Up"], min_severity=pb.SEVERITY_WARNING
+    )
+    next(stream)
+    moment = Timestamp(seconds=1795831200, nanos=250_000_000)
+    assert daemon.requests == [
+        pb.ListEventsRequest(
+            page_size=1000, newest=7, since=moment, until=moment, reasons=["Exited", "GaveUp"],
+            min_severity=pb.SEVERITY_ERROR,
+        ),
+        pb.WatchEventsRequest(
+            resume_token=token, heartbeat_interval=Duration(seconds=15), since=moment, reasons=["Up"],
+            min_severity=pb.SEVERITY_WARNING,
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", [{"min_severity": "loud"}, {"reasons": "Exited"}])
+def test_a_selection_that_means_nothing_is_refused(client: Any, wanted: Any) -> None:
+    with pytest.raises(InvalidRequest, match="cannot"):
+        client.list_events(**wanted)
 
 
 def test_log_lines_end_without_follow(daemon: FakeDaemon, client: Any) -> None:

@@ -204,8 +204,10 @@ class Daemon:
         return self.stub.Update(pb.UpdateRequest(reload_config=True), timeout=20)
 
     def events(self, instance_id: str = "") -> list[pb.Event]:
+        """Return the events since the start of this daemon."""
         request = pb.ListEventsRequest(instance_ids=[instance_id] if instance_id else [], page_size=1000)
-        return list(self.stub.ListEvents(request, timeout=20).events)
+        events = self.stub.ListEvents(request, timeout=20).events
+        return [event for event in events if event.revision]  # earlier daemons' have none
 
     def thread(self, name: str) -> Path:
         """Return the /proc folder of the daemon's thread of this name. Raises LookupError."""

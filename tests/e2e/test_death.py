@@ -262,16 +262,18 @@ def test_a_change_on_a_full_disk_is_refused_and_stored_when_there_is_space(two: 
             with pytest.raises(grpc.RpcError) as refused:
                 first.update(a="down")
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        (problem,) = problems(first)
+        wait_until(lambda: len(problems(first)) == 2, "the problems with the journal and the events")
+        of_events, of_journal = problems(first)
         message = f"cannot write the journal {two.state_dir / 'journal.sqlite'}: "
-        assert problem.startswith(message)
+        assert of_journal.startswith(message)
+        assert of_events.startswith(f"cannot keep the events in {two.state_dir / 'events'}: ")
         shown = subprocess.run(
             [COMMAND, "--address", f"unix:{two.socket}", "status"], capture_output=True, text=True, check=True
         )
-        assert shown.stdout.splitlines()[1].startswith(f"daemon error: {message}")
+        assert shown.stdout.splitlines()[2].startswith(f"daemon error: {message}")
     wait_until(lambda: not problems(first), "the journal to be up to date")  # without another request
-    reasons = [e.reason for e in first.events() if e.reason.startswith("Journal")]
-    assert reasons == ["JournalFailed", "JournalRecovered"]
+    reasons = [e.reason for e in first.events() if e.reason.startswith(("Journal", "Events"))]
+    assert sorted(reasons) == ["EventsKeptAgain", "EventsNotKept", "JournalFailed", "JournalRecovered"]
     assert first.log.read_text().count("JournalFailed") == 1
     first.end(signal.SIGKILL)
     second = two.start()

@@ -47,7 +47,7 @@ class EventWatcher(RefereeWatcher[pb.WatchEventsResponse]):
                     f"{proc.now():.3f} connection {self.connections} gap: {message.gap.message}"
                 )
                 self.gaps += 1
-                self.sequence = 0 if message.gap.missed == 0 else None
+                self.sequence = None
             for event in message.events:
                 if self.sequence is not None and event.sequence != self.sequence + 1:
                     raise self._protocol_error(f"event {event.sequence} comes after {self.sequence}")

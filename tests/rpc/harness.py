@@ -33,6 +33,8 @@ from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Limits, Server, parse_listen
+from hostmanager_server.state.event_archive import EventArchive
+from hostmanager_server.state.event_history import EventHistory
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import ReplacingError, Supervisor, UpgradeError, now
 
@@ -65,15 +67,20 @@ class ServerHarness:
         self.server: Server  # set by `server_harness`
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
+        self.archive = EventArchive(directory / "events", self.epoch)
         self.store = Store(
-            self.epoch, ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"), removals_kept=removals_kept
+            self.epoch,
+            ManagerStatus(ManagerState.STOPPED, "host", "site.yaml"),
+            removals_kept=removals_kept,
+            last_sequence=self.archive.last,
         )
         self.supervisor = Supervisor(
             self.store, lambda: self.config, self._driver, MemoryJournal(), lambda: None
         )
         self.hub = Hub(self.store)
         self.context = RpcContext(
-            DaemonInfo("0.0", self.epoch, 1, now()), self.store, self.supervisor, self.hub,
+            DaemonInfo("0.0", self.epoch, 1, now()), self.store, EventHistory(self.store, self.archive),
+            self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
             self._upgrade, self.engine,
         )  # fmt: skip

@@ -9,14 +9,21 @@ import click
 from hostmanager_client import words
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.moments import read_moment
 from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.cli.presence import require_events
+from hostmanager_client.event_filter import SEVERITIES
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
     from hostmanager_client.cli.tables.events import EventTable
+
+DEFAULT_NEWEST = 50
+MOST_NEWEST = 100_000  # that a daemon keeps
 
 
 @click.command("events")
@@ -26,23 +33,65 @@ if TYPE_CHECKING:
     "--lines",
     "-n",
     "newest",
-    type=click.IntRange(0, 100_000),
-    default=50,
-    show_default=True,
-    help="Number of past events to show.",
+    type=click.IntRange(0, MOST_NEWEST),
+    help="Number of past events to show. Default: 50; all with --since.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    callback=read_moment,
+    help="Only events since this time: 2h (ago), 16:20, yesterday, or '2026-11-28 16:20'.",
+)
+@click.option("--until", metavar="TIME", callback=read_moment, help="Only events before this time.")
+@click.option(
+    "--reason",
+    "reasons",
+    metavar="WORD",
+    multiple=True,
+    help="Only events with this reason, such as Exited; repeat the option for several reasons.",
+)
+@click.option(
+    "--severity",
+    type=click.Choice(SEVERITIES),
+    default=SEVERITIES[0],
+    help="Only events of at least this severity.",
 )
 @common_options
-def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) -> None:
+def events_command(
+    instance_ids: tuple[str, ...],
+    *,
+    follow: bool,
+    newest: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    reasons: tuple[str, ...],
+    severity: str,
+) -> None:
     """Show the events of all or of the named instances, oldest first.
 
+    The daemon remembers the events of 30 days, over restarts and reboots.
+
     \b
-      hostmanager events -n 5 thermo1    the last five events of an instance
-      hostmanager events -f              all events, until Ctrl-C
+      hostmanager events -n 5 thermo1         the last five events of an instance
+      hostmanager events --since 2h --severity warning
+      hostmanager events --reason GaveUp --reason StartFailed --since yesterday
+      hostmanager events -f                   all events, until Ctrl-C
     """
+    if follow and until is not None:
+        raise click.UsageError("--follow and --until exclude each other.")
+    if newest is None:
+        newest = DEFAULT_NEWEST if since is None else MOST_NEWEST
     session = pass_session()
     with session.connect() as client:
         # Following needs the token of at least one event, even with -n 0.
-        listing = client.list_events(instance_ids, newest=max(newest, 1))
+        listing = client.list_events(
+            instance_ids,
+            newest=max(newest, 1),
+            since=since,
+            until=until,
+            reasons=reasons,
+            min_severity=severity,
+        )
         require_events(client, instance_ids)
         table = None
         if not session.json:
@@ -60,6 +109,8 @@ def events_command(instance_ids: tuple[str, ...], *, follow: bool, newest: int) 
             instance_ids,
             resume_token=listing.resume_token,
             on_connection=connection_reporter(as_json=session.json),
+            reasons=reasons,
+            min_severity=severity,
         )
         with until_reader_leaves(client.close):
             for event_or_gap in stream:

@@ -2292,7 +2292,9 @@ class Event(_message.Message):
     EXIT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Counts events from 1 within one epoch."""
+    """Counts events from 1, and continues after a restart of the daemon as long as
+    the daemon remembers earlier events.
+    """
     kind: Global___EventKind.ValueType
     severity: Global___Severity.ValueType
     instance_id: _builtins.str
@@ -2302,7 +2304,7 @@ class Event(_message.Message):
     message: _builtins.str
     """The reason as a sentence."""
     revision: _builtins.int
-    """The status revision of the event."""
+    """The status revision of the event; 0 for an event of an earlier epoch."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -2338,15 +2340,33 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     NEWEST_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    MIN_SEVERITY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Events per page, 1 to 1000; 0 for the default, 100."""
     page_token: _builtins.str
     """next_page_token of the previous page."""
     newest: _builtins.int
     """Only this number of newest events; 0 for all kept events."""
+    min_severity: Global___Severity.ValueType
+    """Only events of at least this severity; absent for all."""
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only events of these instances; empty for all events."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only events at or after this time."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only events before this time."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only events with one of these reasons; empty for all. At most 100."""
 
     def __init__(
         self,
@@ -2355,10 +2375,14 @@ class ListEventsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         newest: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        min_severity: Global___Severity.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids", "newest", b"newest", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids", "min_severity", b"min_severity", "newest", b"newest", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2401,8 +2425,13 @@ class WatchEventsRequest(_message.Message):
     INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    MIN_SEVERITY_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The position of an earlier ListEvents or WatchEvents. Empty: from now on."""
+    min_severity: Global___Severity.ValueType
+    """Only events of at least this severity; absent for all."""
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only events of these instances; empty for all events."""
@@ -2411,16 +2440,29 @@ class WatchEventsRequest(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """The longest silence, 1 s to 1 h; absent for the default, 15 s."""
 
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only events at or after this time. Without a resume token the stream begins
+        with the kept events since this time.
+        """
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only events with one of these reasons; empty for all. At most 100."""
+
     def __init__(
         self,
         *,
         instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         resume_token: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        min_severity: Global___Severity.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "min_severity", b"min_severity", "reasons", b"reasons", "resume_token", b"resume_token", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

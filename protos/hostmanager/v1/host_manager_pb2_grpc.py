@@ -236,17 +236,17 @@ class HostManagerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Returns events with their reasons, oldest first. The daemon keeps a bounded
-        number of events.
+        """Returns events with their reasons, oldest first. The daemon keeps 100,000
+        events or 30 days of them, over restarts and reboots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """Streams events: first the events since the resume token, then every new
-        event. A `gap` counts events that were dropped before the stream could send
-        them.
+        """Streams events: first the events since the resume token, also since one of
+        an earlier epoch, then every new event. A `gap` counts events that were
+        dropped before the stream could send them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -112,13 +112,13 @@ class HostManagerServiceStub:
     new line.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.ListEventsRequest, _host_manager_pb2.ListEventsResponse]
-    """Returns events with their reasons, oldest first. The daemon keeps a bounded
-    number of events.
+    """Returns events with their reasons, oldest first. The daemon keeps 100,000
+    events or 30 days of them, over restarts and reboots.
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.WatchEventsRequest, _host_manager_pb2.WatchEventsResponse]
-    """Streams events: first the events since the resume token, then every new
-    event. A `gap` counts events that were dropped before the stream could send
-    them.
+    """Streams events: first the events since the resume token, also since one of
+    an earlier epoch, then every new event. A `gap` counts events that were
+    dropped before the stream could send them.
     """
     Upgrade: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]
     """Replaces the daemon by the installed code, in place: the process re-executes,
@@ -205,13 +205,13 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     new line.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.ListEventsRequest, _host_manager_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Returns events with their reasons, oldest first. The daemon keeps a bounded
-    number of events.
+    """Returns events with their reasons, oldest first. The daemon keeps 100,000
+    events or 30 days of them, over restarts and reboots.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_host_manager_pb2.WatchEventsRequest, _host_manager_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """Streams events: first the events since the resume token, then every new
-    event. A `gap` counts events that were dropped before the stream could send
-    them.
+    """Streams events: first the events since the resume token, also since one of
+    an earlier epoch, then every new event. A `gap` counts events that were
+    dropped before the stream could send them.
     """
     Upgrade: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]  # type: ignore[assignment]
     """Replaces the daemon by the installed code, in place: the process re-executes,
@@ -373,8 +373,8 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_manager_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_host_manager_pb2.ListEventsResponse, _abc.Awaitable[_host_manager_pb2.ListEventsResponse]]:
-        """Returns events with their reasons, oldest first. The daemon keeps a bounded
-        number of events.
+        """Returns events with their reasons, oldest first. The daemon keeps 100,000
+        events or 30 days of them, over restarts and reboots.
         """
 
     @_abc_1.abstractmethod
@@ -383,9 +383,9 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_manager_pb2.WatchEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_manager_pb2.WatchEventsResponse], _abc.AsyncIterator[_host_manager_pb2.WatchEventsResponse]]:
-        """Streams events: first the events since the resume token, then every new
-        event. A `gap` counts events that were dropped before the stream could send
-        them.
+        """Streams events: first the events since the resume token, also since one of
+        an earlier epoch, then every new event. A `gap` counts events that were
+        dropped before the stream could send them.
         """
 
     @_abc_1.abstractmethod

@@ -178,6 +178,10 @@ MESSAGES = {
         (2, 'page_size', 'int32', '', '', ''),
         (3, 'page_token', 'string', '', '', ''),
         (4, 'newest', 'int32', '', '', ''),
+        (5, 'since', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (6, 'until', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (7, 'reasons', 'string', '', '*', ''),
+        (8, 'min_severity', 'enum', 'hostmanager.v1.Severity', '', ''),
     ),
     "hostmanager.v1.ListEventsResponse": (
         (1, 'events', 'message', 'hostmanager.v1.Event', '*', ''),
@@ -384,6 +388,9 @@ MESSAGES = {
         (1, 'instance_ids', 'string', '', '*', ''),
         (2, 'resume_token', 'string', '', '', ''),
         (3, 'heartbeat_interval', 'message', 'google.protobuf.Duration', '?', ''),
+        (4, 'since', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (5, 'reasons', 'string', '', '*', ''),
+        (6, 'min_severity', 'enum', 'hostmanager.v1.Severity', '', ''),
     ),
     "hostmanager.v1.WatchEventsResponse": (
         (1, 'events', 'message', 'hostmanager.v1.Event', '*', ''),

@@ -48,6 +48,13 @@ def journal_entry(problem: str, now: Instant) -> LogEntry:
     return LogEntry(EntryKind.DAEMON, "JournalRecovered", message, now)
 
 
+def events_entry(problem: str, now: Instant) -> LogEntry:
+    """Return the entry for events that cannot be kept on disk, or, without a problem, are kept again."""
+    if problem:
+        return LogEntry(EntryKind.DAEMON, "EventsNotKept", problem, now, severity=Severity.ERROR)
+    return LogEntry(EntryKind.DAEMON, "EventsKeptAgain", "events are kept on disk again", now)
+
+
 def config_entries(config: SiteConfig, now: Instant) -> Iterator[LogEntry]:
     """Yield the entries about a read of the site config."""
     if config.ok:

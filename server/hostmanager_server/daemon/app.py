@@ -169,6 +169,7 @@ class App:
         supervisor, recovery = parts.supervisor, parts.recovery
         addresses = parts.server.bind()
         self._spawn(log_events(parts.store, parts.hub))
+        parts.event_writer.start()
         supervisor.start()
         self._running = parts
         parts.notifier.starting(supervisor.call_soon)
@@ -236,6 +237,7 @@ class App:
         parts.supervisor.close(disown=disown)
         parts.outputs.close()
         parts.journal.close()
+        parts.event_writer.close()
         parts.notifier.close()
         if not keep_lock:
             parts.state_dir.close()

@@ -29,6 +29,9 @@ from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.server import Server
+from hostmanager_server.state.event_archive import EventArchive
+from hostmanager_server.state.event_history import EventHistory
+from hostmanager_server.state.event_writer import EventWriter
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.state_directory import StateDir
 from hostmanager_server.state.store import Store
@@ -45,6 +48,7 @@ class Parts:
     daemon: DaemonInfo
     state_dir: StateDir
     store: Store
+    event_writer: EventWriter
     outputs: OutputFiles
     journal: Journal
     recovery: JournalRecovery
@@ -71,9 +75,13 @@ def build_parts(
     """
     state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
     daemon = DaemonInfo(version(), secrets.token_hex(8), os.getpid(), now())
+    archive = EventArchive(state_dir.path / "events", daemon.epoch)
     store = Store(
-        daemon.epoch, ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file))
+        daemon.epoch,
+        ManagerStatus(ManagerState.STOPPED, settings.host or "", str(settings.site_file)),
+        last_sequence=archive.last,
     )
+    event_writer = EventWriter(store, archive)
     outputs = OutputFiles(state_dir.path / "logs")
     journal, contents = open_journal(state_dir.path)
     recovery = recover(contents, settings.persist, has_records=has_records(state_dir.path / "runs"))
@@ -89,17 +97,22 @@ def build_parts(
         store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep,
         hub.let_readers_run, hub.round_ended,
     )  # fmt: skip
+    event_writer.listen(supervisor.take_events_problem)
     convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
     engine = None if compose is None else engine_access()
-    context = RpcContext(daemon, store, supervisor, hub, convert, outputs, now, exit_daemon, upgrade, engine)
+    context = RpcContext(
+        daemon, store, EventHistory(store, archive), supervisor, hub, convert, outputs, now, exit_daemon,
+        upgrade, engine,
+    )  # fmt: skip
     server = Server(
         context, list(settings.listen), settings.limits,
         tcp_reflection=settings.tcp_reflection, trust=settings.trust,
     )  # fmt: skip
     notifier = SystemdNotifier(os.environ, store)
     return Parts(
-        daemon, state_dir, store, outputs, journal, recovery, supervisor, hub, engine, server, notifier
-    )
+        daemon, state_dir, store, event_writer, outputs, journal, recovery, supervisor, hub, engine, server,
+        notifier,
+    )  # fmt: skip
 
 
 def _process_driver(

@@ -19,6 +19,7 @@ from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.rpc.ports import DockerEngine, OutputReader
 from hostmanager_server.rpc.single_flight import SingleFlight
 from hostmanager_server.rpc.tokens import write_token
+from hostmanager_server.state.event_history import EventHistory
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import RequestError, Supervisor
 
@@ -41,6 +42,7 @@ class RpcContext:
 
     daemon: DaemonInfo
     store: Store
+    history: EventHistory
     supervisor: Supervisor
     hub: Hub
     convert: InstanceConverter
@@ -51,6 +53,8 @@ class RpcContext:
     upgrade_daemon: UpgradeDaemon
 
     engine: DockerEngine | None = None  # None: the daemon manages no compose files
+    # A reader of event files takes the disk and the interpreter for itself.
+    event_files: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Returns why the engine cannot be used, empty if it can; all callers share one inspection.
     engine_problem: SingleFlight[str] = field(init=False)
     child_states: ChildStates = field(init=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 from hostmanager.values import dataclass, field
 
-from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
-from hostmanager_server.core.model import Exit, Outcome
+from hostmanager_server.core.model import Outcome
 from hostmanager_server.core.spec import Management
 from hostmanager_server.state.schema import Table
+from hostmanager_server.state.stored_values import read_exit, read_instant, write_exit, write_instant
 
 _COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "instance_id"}
 
@@ -68,10 +68,10 @@ def encode_history(history: History) -> str:
             "runs": history.runs,
             "restarts": history.restarts,
             "failures": history.failures,
-            "fail_times": [_instant(t) for t in history.fail_times],
-            "last_exit": _exit(history.last_exit) if history.last_exit is not None else None,
+            "fail_times": [write_instant(t) for t in history.fail_times],
+            "last_exit": write_exit(history.last_exit) if history.last_exit is not None else None,
             "start_error": history.start_error,
-            "retry_at": _instant(history.retry_at) if history.retry_at is not None else None,
+            "retry_at": write_instant(history.retry_at) if history.retry_at is not None else None,
             "finished": history.outcome is not None,  # read by versions before `outcome`
             "outcome": history.outcome.value if history.outcome is not None else None,
             "under_way": history.started_once,
@@ -90,10 +90,10 @@ def decode_history(text: str) -> History:
             runs=int(record["runs"]),
             restarts=int(record["restarts"]),
             failures=int(record["failures"]),
-            fail_times=tuple(map(_read_instant, record["fail_times"])),
-            last_exit=_read_exit(record["last_exit"]) if record["last_exit"] is not None else None,
+            fail_times=tuple(map(read_instant, record["fail_times"])),
+            last_exit=read_exit(record["last_exit"]) if record["last_exit"] is not None else None,
             start_error=str(record["start_error"]),
-            retry_at=_read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
+            retry_at=read_instant(record["retry_at"]) if record["retry_at"] is not None else None,
             outcome=_read_outcome(record),
             started_once=bool(record["under_way"]),
             restart_of=int(record.get("restart_of", 0)),
@@ -109,47 +109,3 @@ def _read_outcome(record: Any) -> Outcome | None:
         return Outcome(record["outcome"])
     end = record["last_exit"]  # of a version that told no failure from a success
     return Outcome.COMPLETED if end is not None and end["code"] == 0 else Outcome.FAILED
-
-
-def _instant(moment: Instant) -> list[float]:
-    return [moment.mono, moment.wall]
-
-
-def _read_instant(value: Any) -> Instant:
-    mono, wall = value
-    return Instant(float(mono), float(wall))
-
-
-def _exit(end: Exit) -> dict[str, Any]:
-    return {
-        "code": end.status.code,
-        "signal": end.status.signal,
-        "out_of_memory": end.status.out_of_memory,
-        "core_dumped": end.status.core_dumped,
-        "limit": end.status.limit,
-        "at": _instant(end.at),
-        "expected": end.expected,
-        "why": end.why,
-        "started": _instant(end.started) if end.started is not None else None,
-        "pid": end.pid,
-        "last_output": end.last_output,
-    }
-
-
-def _read_exit(value: Any) -> Exit:
-    return Exit(
-        # Rows of older versions lack what `get` reads.
-        status=ExitStatus(
-            value["code"],
-            value["signal"],
-            bool(value.get("out_of_memory")),
-            bool(value.get("core_dumped")),
-            str(value.get("limit", "")),
-        ),
-        at=_read_instant(value["at"]),
-        expected=bool(value["expected"]),
-        why=str(value["why"]),
-        started=_read_instant(value["started"]) if value["started"] is not None else None,
-        pid=int(value["pid"]),
-        last_output=str(value.get("last_output", "")),
-    )

@@ -57,7 +57,7 @@ class StoreChanges:
 
 @dataclass(frozen=True, slots=True)
 class PublishedEntry:
-    """An entry of the event log as published; `sequence` counts from 1 within one epoch."""
+    """An entry of the event log as published; `sequence` counts on from the events of earlier daemons."""
 
     sequence: int
     revision: int
@@ -86,8 +86,12 @@ class Store:
         *,
         removals_kept: int = REMOVALS_KEPT,
         events_kept: int = EVENTS_KEPT,
+        last_sequence: int = 0,
     ) -> None:
-        """Start at revision 1 with this manager, no instances and no events."""
+        """Start at revision 1 with this manager, no instances and no events.
+
+        `last_sequence` is the number of the last event of earlier daemons.
+        """
         self.epoch = epoch
         self._lock = threading.Lock()
         self._revision = 1
@@ -99,7 +103,7 @@ class Store:
         self._removals_kept = removals_kept
         self._compacted = 0  # the store may have dropped removals up to this revision
         self._events: deque[PublishedEntry] = deque(maxlen=events_kept)
-        self._sequence = 0
+        self._sequence = last_sequence
         self._snapshot: Snapshot | None = None
         self._ids: tuple[str, ...] | None = None  # sorted; None: instances came or went
         self._listeners: list[Callable[[], None]] = []
@@ -210,3 +214,9 @@ class Store:
     def last_sequence(self) -> int:
         """Sequence number of the last event; 0 before the first."""
         return self._sequence
+
+    @property
+    def first_sequence(self) -> int:
+        """Sequence number of the oldest event in memory, or of the next event without any."""
+        with self._lock:
+            return self._sequence - len(self._events) + 1

@@ -34,7 +34,7 @@ from hostmanager_server.supervisor.errors import (
 from hostmanager_server.supervisor.persistence import JournalWriter, Persistence
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.run_recovery import Recovery
-from hostmanager_server.supervisor.status import StatusPublisher
+from hostmanager_server.supervisor.status import StatusPublisher, StoredThing
 
 
 class RequestHandler:
@@ -320,9 +320,9 @@ class RequestHandler:
         """Store no later change: the next daemon recovers the present targets."""
         self._persistence.close()
 
-    def take_journal_problem(self, problem: str) -> None:
-        """Publish a failure of the journal, or, with an empty `problem`, its recovery."""
-        self._status.take_journal_problem(problem, self._now())
+    def take_problem(self, subject: StoredThing, problem: str) -> None:
+        """Publish that the disk refuses to keep something, or, with an empty `problem`, the recovery."""
+        self._status.take_problem(subject, problem, self._now())
         self._reconciler.publish()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from hostmanager.values import replace
 
 from hostmanager_server.core.announcements import (
     SiteConfig,
     catalog_entries,
     config_entries,
+    events_entry,
     journal_entry,
     parse_status,
     survey_entries,
@@ -19,6 +22,13 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ManagerState, ManagerStatus, ParseStatus
 from hostmanager_server.core.spec import Management
 from hostmanager_server.supervisor.reconciler import Reconciler
+
+
+class StoredThing(Enum):
+    """What the daemon keeps on disk; the values are keys of the problems of the manager."""
+
+    JOURNAL = "journal"
+    EVENTS = "events"
 
 
 class StatusPublisher:
@@ -82,14 +92,15 @@ class StatusPublisher:
         self._publish(replace(self._status, orphans=survey.orphans, new_tags=survey.new_tags))
         self._update_compose_files(now)
 
-    def take_journal_problem(self, problem: str, now: Instant) -> None:
-        """Record a failure of the journal, or, with an empty `problem`, its recovery.
+    def take_problem(self, subject: StoredThing, problem: str, now: Instant) -> None:
+        """Record that the disk refuses the journal or the events, or, with an empty `problem`, the recovery.
 
-        A journal that fails again for another reason gets no second log entry.
+        A second failure for another reason gets no second log entry.
         """
-        if not problem or not self._status.problems.get("journal"):
-            self._reconciler.log(journal_entry(problem, now))
-        self._publish(replace(self._status, problems={**self._status.problems, "journal": problem}))
+        if not problem or not self._status.problems.get(subject.value):
+            entry = journal_entry if subject is StoredThing.JOURNAL else events_entry
+            self._reconciler.log(entry(problem, now))
+        self._publish(replace(self._status, problems={**self._status.problems, subject.value: problem}))
 
     def _update_compose_files(self, now: Instant) -> None:
         known = self._status.parse_status

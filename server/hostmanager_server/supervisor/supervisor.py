@@ -35,6 +35,7 @@ from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.request_handler import RequestHandler
 from hostmanager_server.supervisor.signal_request import send_signal
+from hostmanager_server.supervisor.status import StoredThing
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,11 @@ class Supervisor:
             self._keep_config(reading.config)
 
     def _take_journal_problem(self, problem: str) -> None:
-        self._loop.call_soon(lambda: self._manager.take_journal_problem(problem))
+        self._loop.call_soon(lambda: self._manager.take_problem(StoredThing.JOURNAL, problem))
+
+    def take_events_problem(self, problem: str) -> None:
+        """Publish that the disk refuses the events, or, with an empty `problem`, the recovery."""
+        self._loop.call_soon(lambda: self._manager.take_problem(StoredThing.EVENTS, problem))
 
     def take_survey(self, survey: Survey) -> None:
         """See ServiceListener.surveyed."""
