@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState, Problem
+from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import HostSpec, Target
 
 
@@ -32,6 +33,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.targets: dict[str, Target] = {}
         self.histories: dict[str, History] = {}
+        self.origins: dict[str, RequestOrigins | None] = {}
 
     def save(
         self,
@@ -39,11 +41,13 @@ class MemoryJournal:
         manager: ManagerState | None = None,
         targets: Mapping[str, Target] = MappingProxyType({}),
         histories: Mapping[str, History] = MappingProxyType({}),
+        origins: Mapping[str, RequestOrigins | None] = MappingProxyType({}),
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
     ) -> Future[None]:
         self.targets |= targets
         self.histories |= histories
+        self.origins |= origins
         for instance_id in forget:
             self.targets.pop(instance_id, None)
         for instance_id in forget_histories:

@@ -27,6 +27,7 @@ from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.event_filter import event_filter
+from hostmanager_client.identity import metadata_of
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc, make_error
 from hostmanager_client.seconds import check_timeout
@@ -155,6 +156,7 @@ class AsyncHostManagerClient(AsyncCalls):
         new_only: bool = False,
         detach: bool = False,
         progress_timeout: float | None = None,
+        reason: str = "",
     ) -> AsyncGenerator[pb.DockerPullResponse]:
         """Pull the images of the named instances (or of all), or join a running pull.
 
@@ -164,19 +166,25 @@ class AsyncHostManagerClient(AsyncCalls):
         an image without progress fails, 1 to 3600; None for 60.
         """
         return self._follow(
-            PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
+            PullStream(
+                instance_ids,
+                new_only=new_only,
+                detach=detach,
+                progress_timeout=progress_timeout,
+                reason=reason,
+            ),
             ignore,
         )
 
     def remove_orphans(
-        self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
+        self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None, reason: str = ""
     ) -> AsyncGenerator[pb.RemoveOrphansResponse]:
         """Stop and remove the named orphaned containers, or all; yield each removal, then the result.
 
         `stop_timeout`: time in s before a container is killed, 0 (at once) to 3600; None for 10. Raises
         NotFound for ids that name no orphan.
         """
-        return self._follow(OrphanStream(container_ids, stop_timeout), ignore)
+        return self._follow(OrphanStream(container_ids, stop_timeout, reason), ignore)
 
     async def wait_for(
         self,
@@ -217,7 +225,8 @@ class AsyncHostManagerClient(AsyncCalls):
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                answer = await method(request, timeout=attempts.time_left(time.monotonic()))
+                left = attempts.time_left(time.monotonic())
+                answer = await method(request, timeout=left, metadata=metadata_of(call))
                 if answer is not None:
                     return cast("Response", answer)
                 raise self._unreadable(call.what, changes=call.changes)

@@ -52,45 +52,50 @@ class AsyncCalls:
         reload_config: bool = False,
         validate_only: bool = False,
         with_dependencies: bool = False,
+        reason: str = "",
     ) -> pb.UpdateResponse:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
         config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
+        `reason`: why, for the events and the status.
         """
         call = calls.update(
             changes,
             reload_config=reload_config,
             validate_only=validate_only,
             with_dependencies=with_dependencies,
+            reason=reason,
         )
         return await self._call(call)
 
-    async def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
+    async def restart(
+        self, instance_ids: Sequence[str] = (), *, all_up: bool = False, reason: str = ""
+    ) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.
 
         `all_up`: restart every instance with target up, instead of the named ones.
         """
-        return await self._call(calls.restart(instance_ids, all_up=all_up))
+        return await self._call(calls.restart(instance_ids, all_up=all_up, reason=reason))
 
     async def signal(
-        self, instance_id: str, signal: str | int, *, whole_tree: bool = False
+        self, instance_id: str, signal: str | int, *, whole_tree: bool = False, reason: str = ""
     ) -> pb.SignalResponse:
         """Send a signal, such as "HUP", to the main process of an instance, or to its whole tree."""
-        return await self._call(calls.signal(instance_id, signal, whole_tree=whole_tree))
+        return await self._call(calls.signal(instance_id, signal, whole_tree=whole_tree, reason=reason))
 
     async def start_manager(
-        self, changes: TargetRequests = (), *, reload_config: bool = True
+        self, changes: TargetRequests = (), *, reload_config: bool = True, reason: str = ""
     ) -> pb.StartManagerResponse:
         """Start the manager, then apply the changes of targets in order.
 
         Raises PreconditionFailed if the manager runs already or the site config is not usable.
         """
-        return await self._call(calls.start_manager(changes, reload_config=reload_config))
+        return await self._call(calls.start_manager(changes, reload_config=reload_config, reason=reason))
 
-    async def stop_manager(self) -> pb.StopManagerResponse:
+    async def stop_manager(self, *, reason: str = "") -> pb.StopManagerResponse:
         """Bring every instance down and stop the manager; return when all are down."""
-        return await self._call(calls.stop_manager())
+        return await self._call(calls.stop_manager(reason=reason))
 
     async def list_events(
         self, instance_ids: Iterable[str] = (), *, newest: int = 0, **wanted: Unpack[EventFilter]
@@ -105,7 +110,12 @@ class AsyncCalls:
         return pages.result()
 
     async def die(
-        self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
+        self,
+        *,
+        disown_dockers: bool = False,
+        disown_processes: bool = False,
+        expected_epoch: str = "",
+        reason: str = "",
     ) -> pb.DieResponse:
         """Bring all instances down except disowned ones, and end the daemon.
 
@@ -117,14 +127,17 @@ class AsyncCalls:
                 disown_dockers=disown_dockers,
                 disown_processes=disown_processes,
                 expected_epoch=expected_epoch,
+                reason=reason,
             )
         )
 
-    async def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
+    async def upgrade(
+        self, *, expected_epoch: str = "", validate_only: bool = False, reason: str = ""
+    ) -> pb.UpgradeResponse:
         """Make the daemon re-execute the code that is installed on its host now.
 
         Returns just before the new code takes over. `validate_only`: only check that the new code starts.
         Raises PreconditionFailed if the new code does not start, Aborted if `expected_epoch` is not the epoch
         of the daemon.
         """
-        return await self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
+        return await self._call(calls.upgrade(expected_epoch, validate_only=validate_only, reason=reason))

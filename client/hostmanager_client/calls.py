@@ -69,7 +69,12 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
 
 
 def update(
-    changes: TargetRequests, *, reload_config: bool, validate_only: bool, with_dependencies: bool
+    changes: TargetRequests,
+    *,
+    reload_config: bool,
+    validate_only: bool,
+    with_dependencies: bool,
+    reason: str = "",
 ) -> UnaryCall[pb.UpdateResponse]:
     """Return the call of Update."""
     requests = target_changes(changes)
@@ -78,50 +83,61 @@ def update(
         "reload_config": reload_config,
         "validate_only": validate_only,
         "with_dependencies": with_dependencies,
+        "reason": reason,
     }
     what = "reload the site config" if reload_config and not requests else "update targets"
     return UnaryCall("Update", request, what, PLAIN_TIMEOUT, changes=not validate_only)
 
 
-def restart(instance_ids: Sequence[str], *, all_up: bool) -> UnaryCall[pb.RestartResponse]:
+def restart(instance_ids: Sequence[str], *, all_up: bool, reason: str = "") -> UnaryCall[pb.RestartResponse]:
     """Return the call of Restart; raise InvalidRequest unless either ids or `all_up` are given."""
     ids = _ids(instance_ids)
     if bool(ids) == all_up:
         raise InvalidRequest("cannot restart: name instances, or ask for all of them, not both")
     what = f"restart {', '.join(ids) or 'all'}"
-    return UnaryCall("Restart", {"instance_ids": ids, "all": all_up}, what, PLAIN_TIMEOUT, changes=True)
+    request = {"instance_ids": ids, "all": all_up, "reason": reason}
+    return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, changes=True)
 
 
-def signal(instance_id: str, signal: str | int, *, whole_tree: bool) -> UnaryCall[pb.SignalResponse]:
+def signal(
+    instance_id: str, signal: str | int, *, whole_tree: bool, reason: str = ""
+) -> UnaryCall[pb.SignalResponse]:
     """Return the call of Signal."""
-    request = {"instance_id": instance_id, "signal": str(signal), "whole_tree": whole_tree}
+    request = {
+        "instance_id": instance_id, "signal": str(signal), "whole_tree": whole_tree, "reason": reason,
+    }  # fmt: skip
     return UnaryCall("Signal", request, f"signal {quoted(instance_id)}", PLAIN_TIMEOUT, changes=True)
 
 
-def start_manager(changes: TargetRequests, *, reload_config: bool) -> UnaryCall[pb.StartManagerResponse]:
+def start_manager(
+    changes: TargetRequests, *, reload_config: bool, reason: str = ""
+) -> UnaryCall[pb.StartManagerResponse]:
     """Return the call of StartManager."""
-    request = {"requests": target_changes(changes), "reload_config": reload_config}
+    request = {"requests": target_changes(changes), "reload_config": reload_config, "reason": reason}
     return UnaryCall("StartManager", request, "start the manager", PLAIN_TIMEOUT, changes=True)
 
 
-def stop_manager() -> UnaryCall[pb.StopManagerResponse]:
+def stop_manager(*, reason: str = "") -> UnaryCall[pb.StopManagerResponse]:
     """Return the call of StopManager."""
-    return UnaryCall("StopManager", {}, "stop the manager", STOP_TIMEOUT, changes=True)
+    return UnaryCall("StopManager", {"reason": reason}, "stop the manager", STOP_TIMEOUT, changes=True)
 
 
-def die(*, disown_dockers: bool, disown_processes: bool, expected_epoch: str) -> UnaryCall[pb.DieResponse]:
+def die(
+    *, disown_dockers: bool, disown_processes: bool, expected_epoch: str, reason: str = ""
+) -> UnaryCall[pb.DieResponse]:
     """Return the call of Die."""
     request = {
         "disown_dockers": disown_dockers,
         "disown_processes": disown_processes,
         "expected_epoch": expected_epoch,
+        "reason": reason,
     }
     return UnaryCall("Die", request, "end the daemon", STOP_TIMEOUT, changes=True)
 
 
-def upgrade(expected_epoch: str, *, validate_only: bool) -> UnaryCall[pb.UpgradeResponse]:
+def upgrade(expected_epoch: str, *, validate_only: bool, reason: str = "") -> UnaryCall[pb.UpgradeResponse]:
     """Return the call of Upgrade."""
-    request = {"expected_epoch": expected_epoch, "validate_only": validate_only}
+    request = {"expected_epoch": expected_epoch, "validate_only": validate_only, "reason": reason}
     return UnaryCall("Upgrade", request, "upgrade the daemon", UPGRADE_TIMEOUT, changes=not validate_only)
 
 

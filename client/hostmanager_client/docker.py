@@ -28,13 +28,20 @@ class PullStream(Stream[pb.DockerPullResponse]):
     silence = DEFAULT_HEARTBEAT * HEARTBEATS_MISSED
 
     def __init__(
-        self, instance_ids: Iterable[str], *, new_only: bool, detach: bool, progress_timeout: float | None
+        self,
+        instance_ids: Iterable[str],
+        *,
+        new_only: bool,
+        detach: bool,
+        progress_timeout: float | None,
+        reason: str = "",
     ) -> None:
         self._request = pb.DockerPullRequest(
             instance_ids=_ids(instance_ids, "instance"),
             new_only=new_only,
             detach=detach,
             progress_timeout=_duration(progress_timeout, "progress_timeout", 1.0),
+            reason=reason,
         )
         self._complete = False
 
@@ -65,10 +72,11 @@ class OrphanStream(Stream[pb.RemoveOrphansResponse]):
     reconnects = False
     changes = True
 
-    def __init__(self, container_ids: Iterable[str], stop_timeout: float | None) -> None:
+    def __init__(self, container_ids: Iterable[str], stop_timeout: float | None, reason: str = "") -> None:
         self._request = pb.RemoveOrphansRequest(
             container_ids=_ids(container_ids, "container"),
             stop_timeout=_duration(stop_timeout, "stop_timeout", 0.0),
+            reason=reason,
         )
         self._complete = False
 

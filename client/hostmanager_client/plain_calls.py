@@ -50,11 +50,13 @@ class PlainCalls:
         reload_config: bool = False,
         validate_only: bool = False,
         with_dependencies: bool = False,
+        reason: str = "",
     ) -> pb.UpdateResponse:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
         config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
+        `reason`: why, for the events and the status.
         """
         return self._call(
             calls.update(
@@ -62,16 +64,21 @@ class PlainCalls:
                 reload_config=reload_config,
                 validate_only=validate_only,
                 with_dependencies=with_dependencies,
+                reason=reason,
             )
         )
 
-    def restart(self, instance_ids: Sequence[str] = (), *, all_up: bool = False) -> pb.RestartResponse:
+    def restart(
+        self, instance_ids: Sequence[str] = (), *, all_up: bool = False, reason: str = ""
+    ) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.
 
         `all_up`: restart every instance with target up, instead of the named ones.
         """
-        return self._call(calls.restart(instance_ids, all_up=all_up))
+        return self._call(calls.restart(instance_ids, all_up=all_up, reason=reason))
 
-    def signal(self, instance_id: str, signal: str | int, *, whole_tree: bool = False) -> pb.SignalResponse:
+    def signal(
+        self, instance_id: str, signal: str | int, *, whole_tree: bool = False, reason: str = ""
+    ) -> pb.SignalResponse:
         """Send a signal, such as "HUP", to the main process of an instance, or to its whole tree."""
-        return self._call(calls.signal(instance_id, signal, whole_tree=whole_tree))
+        return self._call(calls.signal(instance_id, signal, whole_tree=whole_tree, reason=reason))

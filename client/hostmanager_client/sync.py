@@ -24,6 +24,7 @@ from hostmanager_client.channel import Transport
 from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.event_filter import event_filter
+from hostmanager_client.identity import metadata_of
 from hostmanager_client.plain_calls import PlainCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
@@ -100,17 +101,17 @@ class HostManagerClient(PlainCalls):
     # --- unary calls
 
     def start_manager(
-        self, changes: TargetRequests = (), *, reload_config: bool = True
+        self, changes: TargetRequests = (), *, reload_config: bool = True, reason: str = ""
     ) -> pb.StartManagerResponse:
         """Start the manager, then apply the changes of targets in order.
 
         Raises PreconditionFailed if the manager runs already or the site config is not usable.
         """
-        return self._call(calls.start_manager(changes, reload_config=reload_config))
+        return self._call(calls.start_manager(changes, reload_config=reload_config, reason=reason))
 
-    def stop_manager(self) -> pb.StopManagerResponse:
+    def stop_manager(self, *, reason: str = "") -> pb.StopManagerResponse:
         """Bring every instance down and stop the manager; return when all are down."""
-        return self._call(calls.stop_manager())
+        return self._call(calls.stop_manager(reason=reason))
 
     def list_events(
         self, instance_ids: Iterable[str] = (), *, newest: int = 0, **wanted: Unpack[EventFilter]
@@ -125,7 +126,12 @@ class HostManagerClient(PlainCalls):
         return pages.result()
 
     def die(
-        self, *, disown_dockers: bool = False, disown_processes: bool = False, expected_epoch: str = ""
+        self,
+        *,
+        disown_dockers: bool = False,
+        disown_processes: bool = False,
+        expected_epoch: str = "",
+        reason: str = "",
     ) -> pb.DieResponse:
         """Bring all instances down except disowned ones, and end the daemon.
 
@@ -137,17 +143,20 @@ class HostManagerClient(PlainCalls):
                 disown_dockers=disown_dockers,
                 disown_processes=disown_processes,
                 expected_epoch=expected_epoch,
+                reason=reason,
             )
         )
 
-    def upgrade(self, *, expected_epoch: str = "", validate_only: bool = False) -> pb.UpgradeResponse:
+    def upgrade(
+        self, *, expected_epoch: str = "", validate_only: bool = False, reason: str = ""
+    ) -> pb.UpgradeResponse:
         """Make the daemon re-execute the code that is installed on its host now.
 
         Returns just before the new code takes over. `validate_only`: only check that the new code starts.
         Raises PreconditionFailed if the new code does not start, Aborted if `expected_epoch` is not the epoch
         of the daemon.
         """
-        return self._call(calls.upgrade(expected_epoch, validate_only=validate_only))
+        return self._call(calls.upgrade(expected_epoch, validate_only=validate_only, reason=reason))
 
     # --- streams; closing the iterator ends the call.
 
@@ -207,6 +216,7 @@ class HostManagerClient(PlainCalls):
         new_only: bool = False,
         detach: bool = False,
         progress_timeout: float | None = None,
+        reason: str = "",
     ) -> Generator[pb.DockerPullResponse]:
         """Pull the images of the named instances (or of all), or join a running pull.
 
@@ -216,19 +226,25 @@ class HostManagerClient(PlainCalls):
         an image without progress fails, 1 to 3600; None for 60.
         """
         return self._follow(
-            PullStream(instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout),
+            PullStream(
+                instance_ids,
+                new_only=new_only,
+                detach=detach,
+                progress_timeout=progress_timeout,
+                reason=reason,
+            ),
             ignore,
         )
 
     def remove_orphans(
-        self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None
+        self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None, reason: str = ""
     ) -> Generator[pb.RemoveOrphansResponse]:
         """Stop and remove the named orphaned containers, or all; yield each removal, then the result.
 
         `stop_timeout`: time in s before a container is killed, 0 (at once) to 3600; None for 10. Raises
         NotFound for ids that name no orphan.
         """
-        return self._follow(OrphanStream(container_ids, stop_timeout), ignore)
+        return self._follow(OrphanStream(container_ids, stop_timeout, reason), ignore)
 
     def wait_for(
         self,
@@ -269,7 +285,8 @@ class HostManagerClient(PlainCalls):
         attempts = self._attempts(call.timeout, changes=call.changes)
         while True:
             try:
-                return cast("Response", method(request, timeout=attempts.time_left(time.monotonic())))
+                left = attempts.time_left(time.monotonic())
+                return cast("Response", method(request, timeout=left, metadata=metadata_of(call)))
             except grpc.RpcError as error:
                 failure = error_from_rpc(error, call.what, self.address, changes=call.changes)
                 pause = attempts.pause(failure, time.monotonic())
@@ -318,7 +335,7 @@ class HostManagerClient(PlainCalls):
         method: Callable[..., Any] = getattr(self._stub, stream.method)
         request = stream.request()
         try:
-            call = method(request)
+            call = method(request, metadata=metadata_of(stream))
         except ValueError as error:
             raise Unreachable(f"cannot {stream.what}: this client is closed") from error
         watchdog = Watchdog(call.cancel, stream.silence, deadline)

@@ -57,6 +57,7 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     orphan_removals: list[pb.RemoveOrphansResponse] = field(default_factory=list)
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
     problems: list[pb.ConfigProblem] = field(default_factory=list)
+    callers: list[dict[str, Any]] = field(default_factory=list)  # what the client of each call says
     fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
     config_changes: list[pb.InstanceChange] = field(default_factory=list)  # of the next reload
     requests: list[Message] = field(default_factory=list)
@@ -189,6 +190,8 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     def _enter(self, request: Message, context: grpc.ServicerContext) -> None:
         self.hanging.wait(30)
         self.requests.append(request)
+        metadata = [(key, value) for key, value in context.invocation_metadata() if "hostmanager" in key]
+        self.callers.append(dict(metadata))
         if self.fail_next is not None:
             failure, self.fail_next = self.fail_next, None
             self._fail(context, *failure)

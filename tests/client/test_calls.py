@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +82,31 @@ def test_every_call_sends_its_arguments(daemon: FakeDaemon, client: Any) -> None
         pb.UpgradeRequest(expected_epoch="epoch-1", validate_only=True),
         pb.DieRequest(disown_dockers=True, disown_processes=True, expected_epoch="epoch-1"),
     ]
+
+
+def test_changes_carry_a_reason_and_say_who_asks(
+    daemon: FakeDaemon, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/night-watch.py", "--password", "secret"])
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setenv("LOGNAME", "Jörg")
+    daemon.add("data1")
+    why = {"reason": "valve swap"}
+    client.update({"data1": UP}, **why)
+    client.restart(["data1"], **why)
+    client.stop_manager(**why)
+    client.start_manager(**why)
+    client.upgrade(**why)
+    client.die(**why)
+    assert [getattr(request, "reason", "") for request in daemon.requests] == ["valve swap"] * 6
+    expected = {
+        "hostmanager-user": "J%C3%B6rg",
+        "hostmanager-program": "night-watch.py",
+        "hostmanager-pid": str(os.getpid()),
+    }
+    assert [who for who in daemon.callers if who] == [expected] * 6
+    client.get_status()
+    assert not daemon.callers[-1], "a call that only reads says nothing"
 
 
 def test_the_newest_events_are_listed_over_pages(daemon: FakeDaemon, client: Any) -> None:

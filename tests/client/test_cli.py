@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import grpc
 import pytest
 from click.testing import Result
+from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import DOWN, UP
 from hostmanager_client.cli.app import COMMANDS
+from hostmanager_client.cli.origins import origin_words
 
 from tests.client.cli_runner import TRANSPORTS, command_line, make_runner
 from tests.client.fake_daemon import FakeDaemon
@@ -310,6 +313,73 @@ def test_logs_prints_lines_as_they_are(daemon: FakeDaemon, run: Run) -> None:
     assert run("logs", "data1", "-n", "2").output == "two\nthree\n"
     lines = [json.loads(line) for line in run("logs", "data1", "--json").output.splitlines()]
     assert lines[0] == {"text": "one", "stream": "combined", "continues": False}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("up", "data1"), ("down", "data1"), ("restart", "data1"), ("update", "data1=up"), ("reload",),
+     ("manager", "start"), ("manager", "stop"), ("upgrade",), ("die",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_change_carries_its_reason_and_who_asks(
+    daemon: FakeDaemon, run: Run, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.add("data1")
+    if "start" in words:
+        daemon.manager_state = pb.MANAGER_STATE_STOPPED
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/hostmanager", "--timeout", "5", *words])
+    monkeypatch.setenv("SUDO_USER", "ada")
+    assert run(*words, "--reason", "valve swap").exit_code == 0
+    asked = [n for n, request in enumerate(daemon.requests) if getattr(request, "reason", "")]
+    assert [getattr(daemon.requests[n], "reason", "") for n in asked] == ["valve swap"]
+    who = daemon.callers[asked[0]]
+    assert (who["hostmanager-user"], who["hostmanager-program"]) == ("ada", f"hostmanager {words[0]}")
+
+
+def _asked(who: pb.Requester, reason: str = "valve swap") -> pb.ChangeOrigin:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_CALL, requester=who, reason=reason, time=now)
+
+
+def test_status_show_and_events_tell_who_asked_and_why(daemon: FakeDaemon, run: Run) -> None:
+    instance = daemon.add(
+        "data1", target_state=DOWN, next_action=pb.NEXT_ACTION_DOWN, message="never started"
+    )
+    verified = pb.Requester(
+        user="ada", program="hostmanager down", pid=812, uid=0, verified=True, peer="unix"
+    )
+    instance.target_origin.CopyFrom(_asked(verified))
+    daemon.publish(instance)
+    daemon.happen("targets: data1 down", reason="Update")
+    daemon.events[-1].origin.CopyFrom(instance.target_origin)
+    assert 'never started; reason given: "valve swap"' in run("status").output
+    words = 'uid 0, pid 812, says it is ada (hostmanager down): "valve swap"'
+    assert f"{words}, 0." in run("show", "data1").output
+    assert run("events").output.endswith(f"[{words}]\n")
+    shown = json.loads(run("show", "data1", "--json").output)["target_origin"]
+    assert (shown["kind"], shown["reason"], shown["requester"]["verified"]) == ("call", "valve swap", True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (
+            _asked(pb.Requester(user="ada", program="cron.py", pid=7, peer="127.0.0.1:4711"), ""),
+            "a client at 127.0.0.1:4711, says it is ada, says it has pid 7 (cron.py)",
+        ),
+        (_asked(pb.Requester(uid=1000, peer="unix"), ""), "a client of uid 1000"),
+        (pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_SIGNAL, detail="SIGTERM"), "signal SIGTERM"),
+        (pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_CONFIG, detail="/s.yaml"), "site config /s.yaml"),
+        (pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_FILE, detail="/c.yaml"), "changed file /c.yaml"),
+        (pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_DEPENDENCY, detail="hub"), "dependency hub"),
+        (pb.ChangeOrigin(kind=pb.ChangeOrigin.KIND_DAEMON), "the daemon"),
+        (_asked(pb.Requester(user="a\x1b[2Jb"), "\x1b[2J"), 'a client, says it is a\\x1b[2Jb: "\\x1b[2J"'),
+    ],
+    ids=["claims", "user", "signal", "config", "file", "dependency", "daemon", "escapes"],
+)
+def test_an_origin_in_words_marks_claims_as_such(origin: pb.ChangeOrigin, words: str) -> None:
+    assert origin_words(origin) == words
 
 
 def test_all_events_are_printed_when_there_are_fewer_than_asked_for(daemon: FakeDaemon, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,11 +75,13 @@ def test_pull_prints_each_state_once_and_a_summary(daemon: FakeDaemon, run: Run)
 def test_pull_sends_its_arguments(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     daemon.pulls = a_pull()
-    assert run("pull", "data1", "--new-only", "--detach", "--progress-timeout", "2.5").exit_code == 0
+    words = ("--new-only", "--detach", "--progress-timeout", "2.5", "--reason", "new camera")
+    assert run("pull", "data1", *words).exit_code == 0
     request = daemon.requests[-1]
     assert isinstance(request, pb.DockerPullRequest)
     assert (list(request.instance_ids), request.new_only, request.detach) == (["data1"], True, True)
-    assert request.progress_timeout.ToMilliseconds() == 2500
+    assert (request.progress_timeout.ToMilliseconds(), request.reason) == (2500, "new camera")
+    assert daemon.callers[-1]["hostmanager-pid"] == str(os.getpid())
 
 
 def test_pull_exits_1_when_an_image_failed(daemon: FakeDaemon, run: Run) -> None:

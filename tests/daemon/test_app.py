@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hostmanager_server.core.events import Instant
+from hostmanager_server.core.origin import Origin, OriginKind
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Target
@@ -12,6 +14,8 @@ from hostmanager_server.daemon.app import App
 from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.supervisor import ReplacingError
+
+ORIGIN = Origin(OriginKind.CALL, Instant(1.0, 1.0))
 
 
 async def test_a_daemon_that_upgrades_refuses_a_request_to_end(
@@ -21,11 +25,11 @@ async def test_a_daemon_that_upgrades_refuses_a_request_to_end(
 
     app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
     await app.upgrade(validate_only=True)
-    app.exit(frozenset())
+    app.exit(frozenset(), ORIGIN)
     app = App(DaemonSettings(tmp_path / "site.yaml", tmp_path / "state", ()))
     await app.upgrade()
     with pytest.raises(ReplacingError):
-        app.exit(frozenset())
+        app.exit(frozenset(), ORIGIN)
 
 
 async def test_a_signal_during_the_start_keeps_instances_from_starting(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.model import State
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import HostSpec, InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
 from hostmanager_server.rpc.context import RpcContext
@@ -85,7 +86,7 @@ class ServerHarness:
             self._upgrade, self.engine,
         )  # fmt: skip
 
-    def _exit(self, disown: frozenset[Management]) -> None:
+    def _exit(self, disown: frozenset[Management], origin: Origin) -> None:
         if self.being_upgraded:
             raise ReplacingError
         self.died.append(disown)

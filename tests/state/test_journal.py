@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Exit, Outcome
+from hostmanager_server.core.origin import Origin, OriginKind, Requester, RequestOrigins
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema
 from hostmanager_server.state.journal import Journal
@@ -59,6 +60,36 @@ def test_the_next_daemon_reads_saved_changes(path: Path) -> None:
     journal.end()
     journal.close()
     assert read(path) == JournalContents(ManagerState.RUNNING, True, BOOT, {"a": Target.DOWN}, new=False)
+
+
+def test_the_origins_of_targets_are_kept_with_them(path: Path) -> None:
+    who = Requester("ada", "hostmanager down", 42, 1000, verified=True, peer="unix")
+    swap = Origin(OriginKind.CALL, Instant(1.0, 2.0), "valve swap", who)
+    origins = RequestOrigins(swap, Origin(OriginKind.DEPENDENCY, Instant(3.0, 4.0), detail="hub"))
+    journal = Journal(path, BOOT)
+    journal.open()
+    targets = {"a": Target.DOWN, "b": Target.UP}
+    journal.save(targets=targets, origins={"a": origins, "b": RequestOrigins(swap)}).result()
+    journal.save(forget=["b"], origins={"b": None}).result()
+    journal.close()
+    assert read(path).origins == {"a": origins}
+    journal = Journal(path, BOOT)
+    journal.open()
+    journal.discard(targets=True, histories=False)
+    journal.save(targets={"c": Target.UP}).result()
+    journal.close()
+    assert read(path).origins == {}
+
+
+def test_an_origin_that_cannot_be_read_loses_no_target(path: Path) -> None:
+    journal = Journal(path, BOOT)
+    journal.open()
+    journal.save(targets={"a": Target.DOWN}).result()
+    journal.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("""INSERT INTO meta VALUES ('origin/a', '{"target": 7}')""")
+        db.commit()
+    assert (read(path).targets, read(path).origins) == ({"a": Target.DOWN}, {})
 
 
 def test_a_daemon_that_was_not_requested_to_end_counts_as_died(path: Path) -> None:

@@ -58,6 +58,7 @@ class _Words:
     flags: set[str] = field(default_factory=set)
     address: str | None = None
     timeout: float | None = None
+    reason: str = ""
 
 
 def run(arguments: Sequence[str]) -> int | None:
@@ -91,11 +92,13 @@ def _parse(arguments: Sequence[str]) -> _Words | None:
     rest = iter(arguments)
     for word in rest:
         name, equals, value = word.partition("=")
-        if name in ("--address", "--timeout") or word == "-a":
+        if name in ("--address", "--timeout", "--reason") or word == "-a":
             value = value if equals else next(rest, "")
             if not value or value.startswith("-"):
                 return None
-            if name != "--timeout":
+            if name == "--reason":
+                words.reason = value
+            elif name != "--timeout":
                 words.address = value
             elif (seconds := _seconds(value)) is not None:
                 words.timeout = seconds
@@ -130,13 +133,17 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
         if bool(ids) == everything:
             return None
         if command == "restart":
-            return lambda session: change.restart(session, tuple(ids), everything=everything)
+            return lambda session: change.restart(
+                session, tuple(ids), everything=everything, reason=words.reason
+            )
         pairs = [(each, command) for each in ids or [change.ALL]]
-        return lambda session: change.update(session, pairs)
+        return lambda session: change.update(session, pairs, reason=words.reason)
     if everything:
         return None
     if command == "signal" and len(ids) == 2:
-        return lambda session: change.signal(session, ids[0], ids[1])
+        return lambda session: change.signal(session, ids[0], ids[1], reason=words.reason)
+    if words.reason:
+        return None
     if command == "status":
         return lambda session: read.show_status(session, ids, wide=wide)
     if command == "show" and len(ids) == 1:

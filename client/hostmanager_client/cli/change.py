@@ -25,21 +25,28 @@ ALL = "all"  # the word of the contract, and of OCS
 
 
 def restart(
-    session: CliSession, instance_ids: tuple[str, ...], *, everything: bool, wait: bool = False
+    session: CliSession,
+    instance_ids: tuple[str, ...],
+    *,
+    everything: bool,
+    wait: bool = False,
+    reason: str = "",
 ) -> None:
     """Stop and start instances; all with target up if `everything`."""
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
-        answer = client.restart(instance_ids, all_up=everything)
+        answer = client.restart(instance_ids, all_up=everything, reason=reason)
         if not session.json:
             _print_all(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
         progress = _wait(session, client, answer, {}) if wait else None
     _finish(session, answer, progress)
 
 
-def signal(session: CliSession, instance_id: str, word: str, *, whole_tree: bool = False) -> None:
+def signal(
+    session: CliSession, instance_id: str, word: str, *, whole_tree: bool = False, reason: str = ""
+) -> None:
     """Send a signal to the main process of an instance, or to its whole tree."""
     with session.connect() as client:
-        answer = client.signal(instance_id, word, whole_tree=whole_tree)
+        answer = client.signal(instance_id, word, whole_tree=whole_tree, reason=reason)
     if session.json:
         from hostmanager_client.words import to_json
 
@@ -72,6 +79,7 @@ def update(
     validate_only: bool = False,
     with_dependencies: bool = False,
     ask: bool = False,
+    reason: str = "",
 ) -> None:
     """Set targets in order, all or none.
 
@@ -85,6 +93,7 @@ def update(
             reload_config=reload_config,
             validate_only=validate_only,
             with_dependencies=with_dependencies,
+            reason=reason,
         )
         ids = [g.instance_id for g in answer.generations]
         targets = last_targets(changes, ids)

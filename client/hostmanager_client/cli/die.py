@@ -7,7 +7,7 @@ import sys
 import click
 
 from hostmanager_client.cli.cli_session import pass_session
-from hostmanager_client.cli.options import common_options
+from hostmanager_client.cli.options import common_options, reason_option
 from hostmanager_client.cli.output import print_json, print_line
 
 
@@ -15,8 +15,9 @@ from hostmanager_client.cli.output import print_json, print_line
 @click.option("--disown-dockers", is_flag=True, help="Leave compose services running.")
 @click.option("--disown-processes", is_flag=True, help="Leave native processes running.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation (asked on a terminal only).")
+@reason_option
 @common_options
-def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> None:
+def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool, reason: str) -> None:
     """Bring all instances down and end the daemon; return when the daemon has ended.
 
     The next daemon takes over native processes that still run.
@@ -28,7 +29,10 @@ def die_command(*, disown_dockers: bool, disown_processes: bool, yes: bool) -> N
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             click.confirm(f"End the daemon (pid {manager.pid}) at {client.address}?", abort=True)
         answer = client.die(
-            disown_dockers=disown_dockers, disown_processes=disown_processes, expected_epoch=manager.epoch
+            disown_dockers=disown_dockers,
+            disown_processes=disown_processes,
+            expected_epoch=manager.epoch,
+            reason=reason,
         )
     if session.json:
         from hostmanager_client.words import to_json

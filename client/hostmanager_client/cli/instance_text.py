@@ -35,6 +35,7 @@ def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str
     yield "class", instance.agent_class
     yield "management", words.management_word(instance.management)
     yield "target", words.target_word(instance.target_state)
+    yield "target set by", _origin(instance.target_origin, now) if instance.HasField("target_origin") else ""
     yield "state", words.next_action_word(instance.next_action)
     yield "reason", instance.reason
     yield "message", describe(instance, now) or instance.message
@@ -53,6 +54,8 @@ def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[s
     from hostmanager_client.words import to_seconds
 
     yield "restarts", str(instance.restart_count)
+    asked = instance.HasField("restart_origin")
+    yield "restart asked by", _origin(instance.restart_origin, now) if asked else ""
     yield "failures in a row", str(instance.consecutive_failures)
     yield "stability", f"{stability(instance, now):.2f}"
     yield "recent failures", ", ".join(f"{duration(now - to_seconds(t))} ago" for t in instance.fail_times)
@@ -87,6 +90,14 @@ def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
 def _env_file(file: pb.EnvFile) -> str:
     notes = [note for note, told in (("optional", file.optional), ("not loaded", not file.loaded)) if told]
     return f"{file.path} ({', '.join(notes)})" if notes else file.path
+
+
+def _origin(origin: pb.ChangeOrigin, now: float) -> str:
+    from hostmanager_client.cli.origins import origin_words
+    from hostmanager_client.cli.text import duration
+    from hostmanager_client.words import to_seconds
+
+    return f"{origin_words(origin)}, {duration(now - to_seconds(origin.time))} ago"
 
 
 def _moment(stamp: Timestamp, now: float) -> str:

@@ -8,7 +8,7 @@ from hostmanager_client.cli import read
 from hostmanager_client.cli.change import to_changes
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.groups import SuggestingGroup
-from hostmanager_client.cli.options import common_options, wait_option
+from hostmanager_client.cli.options import common_options, reason_option, wait_option
 from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.cli.targets import changes_argument
 
@@ -29,8 +29,11 @@ def manager_command() -> None:
     help="Drop all instances and read the site config again.",
 )
 @wait_option
+@reason_option
 @common_options
-def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, wait: bool) -> None:
+def start_command(
+    changes: tuple[tuple[str, str], ...], *, reload_config: bool, wait: bool, reason: str
+) -> None:
     """Start the manager, then apply the changes of targets in order.
 
     \b
@@ -38,7 +41,7 @@ def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, 
     """
     session = pass_session()
     with session.connect() as client:
-        answer = client.start_manager(to_changes(changes), reload_config=reload_config)
+        answer = client.start_manager(to_changes(changes), reload_config=reload_config, reason=reason)
         progress = None
         if not session.json:
             print_line("manager started")
@@ -56,15 +59,16 @@ def start_command(changes: tuple[tuple[str, str], ...], *, reload_config: bool, 
 
 
 @manager_command.command("stop")
+@reason_option
 @common_options
-def stop_command() -> None:
+def stop_command(*, reason: str) -> None:
     """Bring every instance down and stop the manager; return when all are down.
 
     --timeout limits the wait (default 120 s). After a timeout the daemon continues to stop.
     """
     session = pass_session()
     with session.connect() as client:
-        answer = client.stop_manager()
+        answer = client.stop_manager(reason=reason)
     if session.json:
         from hostmanager_client.words import to_json
 

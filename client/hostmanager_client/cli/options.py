@@ -68,6 +68,16 @@ def wait_option(command: F) -> F:
     )
 
 
+def reason_option(command: F) -> F:
+    """Add --reason."""
+    return click.option(
+        "--reason",
+        metavar="TEXT",
+        default="",
+        help="Why, in your words; kept and shown.",
+    )(command)
+
+
 def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the instance ids with this prefix; none, without an error, if no daemon answers."""
     try:

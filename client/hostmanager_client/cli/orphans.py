@@ -6,7 +6,13 @@ import click
 
 from hostmanager_client.cli.cli_session import current_session, pass_session
 from hostmanager_client.cli.groups import SuggestingGroup
-from hostmanager_client.cli.options import COMPLETION_TIMEOUT, SecondsRange, common_options, safe_words
+from hostmanager_client.cli.options import (
+    COMPLETION_TIMEOUT,
+    SecondsRange,
+    common_options,
+    reason_option,
+    safe_words,
+)
 from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.errors import HostManagerError
 
@@ -56,8 +62,9 @@ def list_command() -> None:
     metavar="SECONDS",
     help="Time until a container that does not stop is killed; 0 kills at once. Default: 10.",
 )
+@reason_option
 @common_options
-def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -> None:
+def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None, reason: str) -> None:
     """Stop and remove all or the named orphaned containers; a prefix of the id suffices.
 
     Exits 1 if a removal failed.
@@ -65,7 +72,7 @@ def remove_command(container_ids: tuple[str, ...], stop_timeout: float | None) -
     session = pass_session()
     failed = 0
     with session.connect() as client:
-        for message in client.remove_orphans(container_ids, stop_timeout=stop_timeout):
+        for message in client.remove_orphans(container_ids, stop_timeout=stop_timeout, reason=reason):
             if session.json:
                 from hostmanager_client.words import to_json
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostmanager_client.cli.cli_session import pass_session
-from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument
+from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument, reason_option
 from hostmanager_client.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Fail an image without progress for this time. Default: 60.",
 )
+@reason_option
 @common_options
 def pull_command(
-    instance_ids: tuple[str, ...], *, new_only: bool, detach: bool, progress_timeout: float | None
+    instance_ids: tuple[str, ...],
+    *,
+    new_only: bool,
+    detach: bool,
+    progress_timeout: float | None,
+    reason: str,
 ) -> None:
     """Pull the images of the managed compose files, or of the named instances.
 
@@ -45,7 +51,11 @@ def pull_command(
 
     with session.connect() as client, until_reader_leaves(client.close):
         messages = client.docker_pull(
-            instance_ids, new_only=new_only, detach=detach, progress_timeout=progress_timeout
+            instance_ids,
+            new_only=new_only,
+            detach=detach,
+            progress_timeout=progress_timeout,
+            reason=reason,
         )
         if session.json:
             result = _print_json(messages)

@@ -13,6 +13,7 @@ from hostmanager_client.cli.options import (
     common_options,
     complete_changes,
     ids_argument,
+    reason_option,
     wait_option,
 )
 
@@ -53,43 +54,48 @@ def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     "--with-dependencies", is_flag=True, help="Also start the dependencies that are down on purpose."
 )
 @wait_option
+@reason_option
 @common_options
 def up_command(
-    instance_ids: tuple[str, ...], *, everything: bool, with_dependencies: bool, wait: bool
+    instance_ids: tuple[str, ...], *, everything: bool, with_dependencies: bool, wait: bool, reason: str
 ) -> None:
     """Set the target of instances to up.
 
     \b
       hostmanager up thermo1 --wait    start an instance and wait for it
       hostmanager up --all             start all instances
+      hostmanager up heater --reason "valve swapped"
     """
     ids = _named(instance_ids, everything=everything)
-    update(pass_session(), [(i, "up") for i in ids], wait=wait, with_dependencies=with_dependencies)
+    pairs = [(i, "up") for i in ids]
+    update(pass_session(), pairs, wait=wait, with_dependencies=with_dependencies, reason=reason)
 
 
 @click.command("down")
 @ids_argument()
 @all_option
 @wait_option
+@reason_option
 @common_options
-def down_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
+def down_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool, reason: str) -> None:
     """Set the target of instances to down."""
     ids = _named(instance_ids, everything=everything)
-    update(pass_session(), [(i, "down") for i in ids], wait=wait)
+    update(pass_session(), [(i, "down") for i in ids], wait=wait, reason=reason)
 
 
 @click.command("restart")
 @ids_argument()
 @all_option
 @wait_option
+@reason_option
 @common_options
-def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool) -> None:
+def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool, reason: str) -> None:
     """Stop and start instances. Their targets must be up, and stay up.
 
     --all restarts every instance with target up.
     """
     _named(instance_ids, everything=everything)
-    restart(pass_session(), instance_ids, everything=everything, wait=wait)
+    restart(pass_session(), instance_ids, everything=everything, wait=wait, reason=reason)
 
 
 yes_option = click.option(
@@ -109,9 +115,16 @@ yes_option = click.option(
 )
 @yes_option
 @wait_option
+@reason_option
 @common_options
 def update_command(
-    changes: tuple[tuple[str, str], ...], *, reload_config: bool, validate_only: bool, yes: bool, wait: bool
+    changes: tuple[tuple[str, str], ...],
+    *,
+    reload_config: bool,
+    validate_only: bool,
+    yes: bool,
+    wait: bool,
+    reason: str,
 ) -> None:
     """Change several targets in order, all or none.
 
@@ -129,6 +142,7 @@ def update_command(
         reload_config=reload_config,
         validate_only=validate_only,
         ask=reload_config and not yes,
+        reason=reason,
     )
 
 
@@ -136,8 +150,9 @@ def update_command(
 @click.option("--dry-run", is_flag=True, help="Show what a reload would change, and change nothing.")
 @yes_option
 @wait_option
+@reason_option
 @common_options
-def reload_command(*, dry_run: bool, yes: bool, wait: bool) -> None:
+def reload_command(*, dry_run: bool, yes: bool, wait: bool, reason: str) -> None:
     """Read the site config again, and show the changes.
 
     New instances start with their configured target, known ones keep their target, removed ones are brought
@@ -146,7 +161,15 @@ def reload_command(*, dry_run: bool, yes: bool, wait: bool) -> None:
     """
     if dry_run and wait:
         raise click.UsageError("--wait and --dry-run exclude each other.")
-    update(pass_session(), (), wait=wait, reload_config=True, validate_only=dry_run, ask=not yes)
+    update(
+        pass_session(),
+        (),
+        wait=wait,
+        reload_config=True,
+        validate_only=dry_run,
+        ask=not yes,
+        reason=reason,
+    )
 
 
 def _named(instance_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:

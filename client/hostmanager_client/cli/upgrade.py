@@ -9,7 +9,7 @@ import click
 
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.escape import one_line
-from hostmanager_client.cli.options import common_options
+from hostmanager_client.cli.options import common_options, reason_option
 from hostmanager_client.cli.output import print_json, print_line
 from hostmanager_client.errors import DeadlineExceeded, Unreachable
 
@@ -24,8 +24,9 @@ _ASK_EVERY = 0.02  # s
 
 @click.command("upgrade")
 @click.option("--check", is_flag=True, help="Only check whether the installed code would start.")
+@reason_option
 @common_options
-def upgrade_command(*, check: bool) -> None:
+def upgrade_command(*, check: bool, reason: str) -> None:
     """Replace the running daemon with the installed code.
 
     The daemon re-executes itself: it keeps its pid, services keep running, and watches resume. If the
@@ -35,7 +36,7 @@ def upgrade_command(*, check: bool) -> None:
     session = pass_session()
     with session.connect() as client:
         before = client.get_status().manager
-        answer = client.upgrade(expected_epoch=before.epoch, validate_only=check)
+        answer = client.upgrade(expected_epoch=before.epoch, validate_only=check, reason=reason)
         if check:
             _show_check(before, answer, as_json=session.json)
             return

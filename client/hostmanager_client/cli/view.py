@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.origins import reason_words
 from hostmanager_client.cli.text import Cell, duration
 from hostmanager_client.last_output import explains, last_line
 from hostmanager_client.words import (
@@ -125,6 +126,7 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
             yield f"{follows} in {duration(remaining)}" if remaining is not None else ""
         case _:
             yield one_line(instance.message)
+    yield reason_words(instance)
     if instance.restart_required:
         yield "restart required"
     if instance.retired:

@@ -10,6 +10,7 @@ from time import monotonic
 from hostmanager_client.address import Address
 from hostmanager_client.calls import UnaryCall
 from hostmanager_client.errors import HostManagerError
+from hostmanager_client.identity import caller_metadata
 from hostmanager_client.light.http2 import Answer, LightConnection, Surprise
 from hostmanager_client.light.protobuf_codec import MalformedError, decode, encode
 from hostmanager_client.plain_calls import PlainCalls
@@ -58,9 +59,9 @@ class LightClient(PlainCalls):
         try:
             request = encode(f"{_PACKAGE}.{call.method}Request", call.request)
             connection = self._connect(deadline)
-            data = self._connection.request(
-                f"{_SERVICE}/{call.method}", _authority(self.address), request, deadline - monotonic()
-            )
+            path, left = f"{_SERVICE}/{call.method}", deadline - monotonic()
+            metadata = caller_metadata() if call.changes else ()
+            data = self._connection.request(path, _authority(self.address), request, left, metadata)
         except (OSError, Surprise, UnicodeEncodeError) as error:
             raise FullClientNeeded(str(error)) from error
         try:

@@ -77,7 +77,10 @@ class LightConnection:
             + frame(WINDOW_UPDATE, 0, 0, (_WINDOW - _DEFAULT_WINDOW).to_bytes(4, "big"))
         )
 
-    def request(self, path: str, authority: str, message: bytes, timeout: float) -> bytes:
+    def request(
+        self, path: str, authority: str, message: bytes, timeout: float,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> bytes:  # fmt: skip
         """Return the bytes of a call; `timeout` in s. Raises Surprise for a large request."""
         if len(message) > LARGEST_REQUEST:
             raise Surprise("the request is large", untouched=True)
@@ -94,6 +97,7 @@ class LightConnection:
             (b"content-type", b"application/grpc"),
             (b"user-agent", b"hostmanager-light"),
             (b"grpc-timeout", f"{_timeout(timeout)}".encode()),
+            *((key.encode(), value.encode()) for key, value in metadata),
         ])  # fmt: skip
         return frame(HEADERS, _END_HEADERS, self._stream, block) + frame(
             DATA, _END_STREAM, self._stream, b"\0" + len(message).to_bytes(4, "big") + message

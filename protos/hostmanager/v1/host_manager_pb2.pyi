@@ -294,6 +294,8 @@ class ManagedInstance(_message.Message):
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    TARGET_ORIGIN_FIELD_NUMBER: _builtins.int
+    RESTART_ORIGIN_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -375,6 +377,14 @@ class ManagedInstance(_message.Message):
         """
 
     @_builtins.property
+    def target_origin(self) -> Global___ChangeOrigin:
+        """Who or what set the target."""
+
+    @_builtins.property
+    def restart_origin(self) -> Global___ChangeOrigin:
+        """Who asked for the last restart; absent if no client asked for one."""
+
+    @_builtins.property
     def process(self) -> Global___HostProcess: ...
     @_builtins.property
     def compose_service(self) -> Global___ComposeService: ...
@@ -406,12 +416,14 @@ class ManagedInstance(_message.Message):
         last_exit: Global___Exit | None = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
         position: _builtins.int = ...,
+        target_origin: Global___ChangeOrigin | None = ...,
+        restart_origin: Global___ChangeOrigin | None = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "process", b"process", "runtime", b"runtime", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
@@ -633,6 +645,133 @@ class ComposeService(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ComposeService: _TypeAlias = ComposeService  # noqa: Y015
+
+@_typing.final
+class ChangeOrigin(_message.Message):
+    """Who or what asked for a change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChangeOrigin._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ChangeOrigin._Kind.ValueType  # 0
+        KIND_CALL: ChangeOrigin._Kind.ValueType  # 1
+        """A call of a client."""
+        KIND_SIGNAL: ChangeOrigin._Kind.ValueType  # 2
+        """A signal to the daemon; `detail` has its name."""
+        KIND_CONFIG: ChangeOrigin._Kind.ValueType  # 3
+        """The site config, read at the start or by a reload; `detail` has its path, and
+        `requester` who asked for the reload.
+        """
+        KIND_FILE: ChangeOrigin._Kind.ValueType  # 4
+        """A change of a compose file."""
+        KIND_DEPENDENCY: ChangeOrigin._Kind.ValueType  # 5
+        """A dependency of the instance; `detail` has its id or service."""
+        KIND_DAEMON: ChangeOrigin._Kind.ValueType  # 6
+        """The daemon itself; `detail` says why, for example an option of its command
+        line.
+        """
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ChangeOrigin.Kind.ValueType  # 0
+    KIND_CALL: ChangeOrigin.Kind.ValueType  # 1
+    """A call of a client."""
+    KIND_SIGNAL: ChangeOrigin.Kind.ValueType  # 2
+    """A signal to the daemon; `detail` has its name."""
+    KIND_CONFIG: ChangeOrigin.Kind.ValueType  # 3
+    """The site config, read at the start or by a reload; `detail` has its path, and
+    `requester` who asked for the reload.
+    """
+    KIND_FILE: ChangeOrigin.Kind.ValueType  # 4
+    """A change of a compose file."""
+    KIND_DEPENDENCY: ChangeOrigin.Kind.ValueType  # 5
+    """A dependency of the instance; `detail` has its id or service."""
+    KIND_DAEMON: ChangeOrigin.Kind.ValueType  # 6
+    """The daemon itself; `detail` says why, for example an option of its command
+    line.
+    """
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeOrigin.Kind.ValueType
+    reason: _builtins.str
+    """Why the client asked, in its words; may be empty."""
+    detail: _builtins.str
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def requester(self) -> Global___Requester:
+        """The client; absent without a call."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeOrigin.Kind.ValueType = ...,
+        reason: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        requester: Global___Requester | None = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["requester", b"requester", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kind", b"kind", "reason", b"reason", "requester", b"requester", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeOrigin: _TypeAlias = ChangeOrigin  # noqa: Y015
+
+@_typing.final
+class Requester(_message.Message):
+    """The client of a call, as far as the daemon knows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """The name of the user, as the client says; the daemon cannot verify the name."""
+    program: _builtins.str
+    """The program and its command, as the client says."""
+    pid: _builtins.int
+    """0 if unknown."""
+    uid: _builtins.int
+    """Absent if unknown."""
+    verified: _builtins.bool
+    """True if the kernel told `uid` and `pid`. Otherwise the client says so, and may
+    be wrong.
+    """
+    peer: _builtins.str
+    """The connection: "unix", or the address and port of a TCP client."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        program: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        uid: _builtins.int | None = ...,
+        verified: _builtins.bool = ...,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "uid", b"uid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "peer", b"peer", "pid", b"pid", "program", b"program", "uid", b"uid", "user", b"user", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__uid: _TypeAlias = _typing.Literal["uid"]  # noqa: Y015
+    _WhichOneofArgType__uid: _TypeAlias = _typing.Literal["_uid", b"_uid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uid) -> _WhichOneofReturnType__uid | None: ...
+
+Global___Requester: _TypeAlias = Requester  # noqa: Y015
 
 @_typing.final
 class Exit(_message.Message):
@@ -1059,8 +1198,13 @@ class StartManagerRequest(_message.Message):
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     RELOAD_CONFIG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     reload_config: _builtins.bool
     """Default true: forget the tracked instances and read the config."""
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetChange]:
         """Applied in order after the read of the config."""
@@ -1070,10 +1214,11 @@ class StartManagerRequest(_message.Message):
         *,
         requests: _abc.Iterable[Global___TargetChange] | None = ...,
         reload_config: _builtins.bool | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reload_config", b"_reload_config", "reload_config", b"reload_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reload_config", b"_reload_config", "reload_config", b"reload_config", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reload_config", b"_reload_config", "reason", b"reason", "reload_config", b"reload_config", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reload_config: _TypeAlias = _typing.Literal["reload_config"]  # noqa: Y015
     _WhichOneofArgType__reload_config: _TypeAlias = _typing.Literal["_reload_config", b"_reload_config"]  # noqa: Y015
@@ -1112,12 +1257,19 @@ Global___StartManagerResponse: _TypeAlias = StartManagerResponse  # noqa: Y015
 class StopManagerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     def __init__(
         self,
+        *,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1511,6 +1663,7 @@ class UpdateRequest(_message.Message):
     RELOAD_CONFIG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     WITH_DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     reload_config: _builtins.bool
     """Read the site config first. Default false."""
     validate_only: _builtins.bool
@@ -1518,6 +1671,10 @@ class UpdateRequest(_message.Message):
     with_dependencies: _builtins.bool
     """A change to up also sets the target of all direct and indirect dependencies
     that are down to up. Default false.
+    """
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
     """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetChange]:
@@ -1530,10 +1687,11 @@ class UpdateRequest(_message.Message):
         reload_config: _builtins.bool = ...,
         validate_only: _builtins.bool = ...,
         with_dependencies: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reload_config", b"reload_config", "requests", b"requests", "validate_only", b"validate_only", "with_dependencies", b"with_dependencies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "reload_config", b"reload_config", "requests", b"requests", "validate_only", b"validate_only", "with_dependencies", b"with_dependencies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1743,8 +1901,13 @@ class RestartRequest(_message.Message):
 
     INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
     """Every instance with target up."""
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At least one instance; must be empty with `all`."""
@@ -1754,10 +1917,11 @@ class RestartRequest(_message.Message):
         *,
         instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         all: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_ids", b"instance_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_ids", b"instance_ids", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1799,6 +1963,7 @@ class SignalRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
     WHOLE_TREE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     signal: _builtins.str
     """A name with or without SIG, such as "HUP" or "RTMIN+3", or a number."""
@@ -1806,16 +1971,21 @@ class SignalRequest(_message.Message):
     """Every process of the tree, not only the main process. Not for a compose
     service: the engine signals the main process of each container.
     """
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         signal: _builtins.str = ...,
         whole_tree: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "signal", b"signal", "whole_tree", b"whole_tree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "reason", b"reason", "signal", b"signal", "whole_tree", b"whole_tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1851,10 +2021,15 @@ class DockerPullRequest(_message.Message):
     NEW_ONLY_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
     PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     new_only: _builtins.bool
     """Only images that the engine lacks (`new_tags`)."""
     detach: _builtins.bool
     """Continue the pull after the last client has left."""
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only the images of these instances; empty for all. NOT_FOUND for an unknown
@@ -1874,10 +2049,11 @@ class DockerPullRequest(_message.Message):
         new_only: _builtins.bool = ...,
         detach: _builtins.bool = ...,
         progress_timeout: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "instance_ids", b"instance_ids", "new_only", b"new_only", "progress_timeout", b"progress_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "instance_ids", b"instance_ids", "new_only", b"new_only", "progress_timeout", b"progress_timeout", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2081,6 +2257,11 @@ class RemoveOrphansRequest(_message.Message):
 
     CONTAINER_IDS_FIELD_NUMBER: _builtins.int
     STOP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     @_builtins.property
     def container_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these orphans, by container id or a unique prefix; empty for all.
@@ -2098,10 +2279,11 @@ class RemoveOrphansRequest(_message.Message):
         *,
         container_ids: _abc.Iterable[_builtins.str] | None = ...,
         stop_timeout: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stop_timeout", b"stop_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_ids", b"container_ids", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_ids", b"container_ids", "reason", b"reason", "stop_timeout", b"stop_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2291,6 +2473,7 @@ class Event(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts events from 1, and continues after a restart of the daemon as long as
     the daemon remembers earlier events.
@@ -2311,6 +2494,12 @@ class Event(_message.Message):
     def exit(self) -> Global___Exit:
         """The end of the run, for exits."""
 
+    @_builtins.property
+    def origin(self) -> Global___ChangeOrigin:
+        """Who or what asked for the change that the event is part of; absent for events
+        without a request.
+        """
+
     def __init__(
         self,
         *,
@@ -2323,10 +2512,11 @@ class Event(_message.Message):
         message: _builtins.str = ...,
         exit: Global___Exit | None = ...,
         revision: _builtins.int = ...,
+        origin: Global___ChangeOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "origin", b"origin", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "instance_id", b"instance_id", "kind", b"kind", "message", b"message", "reason", b"reason", "revision", b"revision", "sequence", b"sequence", "severity", b"severity", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "instance_id", b"instance_id", "kind", b"kind", "message", b"message", "origin", b"origin", "reason", b"reason", "revision", b"revision", "sequence", b"sequence", "severity", b"severity", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2534,21 +2724,27 @@ class UpgradeRequest(_message.Message):
 
     EXPECTED_EPOCH_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     expected_epoch: _builtins.str
     """If set, only a daemon of this epoch upgrades; another daemon answers ABORTED.
     A retried call therefore never upgrades twice.
     """
     validate_only: _builtins.bool
     """Only test whether the installed code starts."""
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     def __init__(
         self,
         *,
         expected_epoch: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_epoch", b"expected_epoch", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_epoch", b"expected_epoch", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2585,6 +2781,7 @@ class DieRequest(_message.Message):
     DISOWN_DOCKERS_FIELD_NUMBER: _builtins.int
     DISOWN_PROCESSES_FIELD_NUMBER: _builtins.int
     EXPECTED_EPOCH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     disown_dockers: _builtins.bool
     """Leave compose services running, tracked passively until the exit."""
     disown_processes: _builtins.bool
@@ -2593,16 +2790,21 @@ class DieRequest(_message.Message):
     """If set, only a daemon of this epoch ends; another daemon answers ABORTED. A
     retried call therefore never kills the next daemon.
     """
+    reason: _builtins.str
+    """Why the client asks, for the events: at most 200 characters, without control
+    characters.
+    """
     def __init__(
         self,
         *,
         disown_dockers: _builtins.bool = ...,
         disown_processes: _builtins.bool = ...,
         expected_epoch: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disown_dockers", b"disown_dockers", "disown_processes", b"disown_processes", "expected_epoch", b"expected_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disown_dockers", b"disown_dockers", "disown_processes", b"disown_processes", "expected_epoch", b"expected_epoch", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

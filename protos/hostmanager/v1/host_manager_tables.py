@@ -13,6 +13,13 @@ MESSAGES = {
         (1, 'seconds', 'int64', '', '', ''),
         (2, 'nanos', 'int32', '', '', ''),
     ),
+    "hostmanager.v1.ChangeOrigin": (
+        (1, 'kind', 'enum', 'hostmanager.v1.ChangeOrigin.Kind', '', ''),
+        (2, 'reason', 'string', '', '', ''),
+        (3, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (4, 'requester', 'message', 'hostmanager.v1.Requester', '?', ''),
+        (5, 'detail', 'string', '', '', ''),
+    ),
     "hostmanager.v1.ChildState": (
         (1, 'next_action', 'enum', 'hostmanager.v1.NextAction', '', ''),
         (2, 'target_state', 'enum', 'hostmanager.v1.TargetState', '', ''),
@@ -54,6 +61,7 @@ MESSAGES = {
         (1, 'disown_dockers', 'bool', '', '', ''),
         (2, 'disown_processes', 'bool', '', '', ''),
         (3, 'expected_epoch', 'string', '', '', ''),
+        (4, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.DieResponse": (
         (1, 'epoch', 'string', '', '', ''),
@@ -63,6 +71,7 @@ MESSAGES = {
         (2, 'new_only', 'bool', '', '', ''),
         (3, 'detach', 'bool', '', '', ''),
         (4, 'progress_timeout', 'message', 'google.protobuf.Duration', '?', ''),
+        (5, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.DockerPullResponse": (
         (1, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
@@ -85,6 +94,7 @@ MESSAGES = {
         (7, 'message', 'string', '', '', ''),
         (8, 'exit', 'message', 'hostmanager.v1.Exit', '?', ''),
         (9, 'revision', 'int64', '', '', ''),
+        (10, 'origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
     ),
     "hostmanager.v1.EventGap": (
         (1, 'missed', 'int64', '', '', ''),
@@ -230,6 +240,8 @@ MESSAGES = {
         (23, 'last_exit', 'message', 'hostmanager.v1.Exit', '?', ''),
         (24, 'waiting_for', 'string', '', '*', ''),
         (25, 'position', 'int32', '', '', ''),
+        (26, 'target_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
+        (27, 'restart_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
     ),
@@ -291,6 +303,7 @@ MESSAGES = {
     "hostmanager.v1.RemoveOrphansRequest": (
         (1, 'container_ids', 'string', '', '*', ''),
         (2, 'stop_timeout', 'message', 'google.protobuf.Duration', '?', ''),
+        (3, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.RemoveOrphansResponse": (
         (1, 'removal', 'message', 'hostmanager.v1.OrphanRemoval', '?', 'update'),
@@ -300,9 +313,18 @@ MESSAGES = {
         (1, 'removed', 'int32', '', '', ''),
         (2, 'failed', 'int32', '', '', ''),
     ),
+    "hostmanager.v1.Requester": (
+        (1, 'user', 'string', '', '', ''),
+        (2, 'program', 'string', '', '', ''),
+        (3, 'pid', 'int64', '', '', ''),
+        (4, 'uid', 'int64', '', '?', ''),
+        (5, 'verified', 'bool', '', '', ''),
+        (6, 'peer', 'string', '', '', ''),
+    ),
     "hostmanager.v1.RestartRequest": (
         (1, 'instance_ids', 'string', '', '*', ''),
         (2, 'all', 'bool', '', '', ''),
+        (3, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.RestartResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -314,6 +336,7 @@ MESSAGES = {
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'signal', 'string', '', '', ''),
         (3, 'whole_tree', 'bool', '', '', ''),
+        (4, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.SignalResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -322,6 +345,7 @@ MESSAGES = {
     "hostmanager.v1.StartManagerRequest": (
         (1, 'requests', 'message', 'hostmanager.v1.TargetChange', '*', ''),
         (2, 'reload_config', 'bool', '', '?', ''),
+        (3, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.StartManagerResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -341,6 +365,7 @@ MESSAGES = {
         (5, 'last', 'bool', '', '', ''),
     ),
     "hostmanager.v1.StopManagerRequest": (
+        (1, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.StopManagerResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -364,6 +389,7 @@ MESSAGES = {
         (2, 'reload_config', 'bool', '', '', ''),
         (3, 'validate_only', 'bool', '', '', ''),
         (4, 'with_dependencies', 'bool', '', '', ''),
+        (5, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.UpdateResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -379,6 +405,7 @@ MESSAGES = {
     "hostmanager.v1.UpgradeRequest": (
         (1, 'expected_epoch', 'string', '', '', ''),
         (2, 'validate_only', 'bool', '', '', ''),
+        (3, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.UpgradeResponse": (
         (1, 'epoch', 'string', '', '', ''),
@@ -414,6 +441,15 @@ MESSAGES = {
 }
 
 ENUMS = {
+    "hostmanager.v1.ChangeOrigin.Kind": {
+        0: 'KIND_UNSPECIFIED',
+        1: 'KIND_CALL',
+        2: 'KIND_SIGNAL',
+        3: 'KIND_CONFIG',
+        4: 'KIND_FILE',
+        5: 'KIND_DEPENDENCY',
+        6: 'KIND_DAEMON',
+    },
     "hostmanager.v1.EventKind": {
         0: 'EVENT_KIND_UNSPECIFIED',
         1: 'EVENT_KIND_DAEMON',

@@ -184,7 +184,7 @@ async def _serve(settings: DaemonSettings) -> DaemonOutcome:
     app = App(settings)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, app.terminate)
+        loop.add_signal_handler(signum, app.terminate, signum)
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     loop.add_signal_handler(signal.SIGUSR2, app.upgrade_soon)
     upgrade.release_signals()

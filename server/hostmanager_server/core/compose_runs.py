@@ -8,6 +8,7 @@ from hostmanager_server.core import entries
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Instance, Phase
+from hostmanager_server.core.origin import Origin, OriginKind
 from hostmanager_server.core.spec import Target
 
 
@@ -41,6 +42,8 @@ def restart_outdated(instance: Instance, now: Instant, actions: list[Action]) ->
     if causes and run.phase is not Phase.ENDING:
         why = why or f"restarting with {', '.join(causes)}"
     if why and instance.should_run:
-        actions.append(entries.restarting_with(instance, why, now))
-        instance = replace(instance, wanted=replace(instance.wanted, restart=True))
+        origin = Origin(OriginKind.DEPENDENCY, now, detail=", ".join(causes) or why)
+        actions.append(entries.restarting_with(instance, why, now, origin))
+        origins = replace(instance.wanted.origins, restart=origin)
+        instance = replace(instance, wanted=replace(instance.wanted, restart=True, origins=origins))
     return instance.with_run(replace(run, outdated="")) if run.outdated else instance

@@ -5,7 +5,11 @@ from __future__ import annotations
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Exit, Instance, Outcome
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import RestartWhen
+
+# Steps of a request, as long as the request is pending.
+_BY_REQUEST = frozenset({EntryKind.LAUNCH, EntryKind.UP, EntryKind.STOP, EntryKind.DOWN, EntryKind.INSTANCE})
 
 IN_BACKGROUND = (
     "the main process ended with code 0 and left processes: the program put itself into the background; run "
@@ -54,9 +58,9 @@ def renewed(instance: Instance, why: str, now: Instant) -> LogEntry:
     return _entry(EntryKind.LAUNCH, "Renewed", why, instance, now, Severity.WARNING)
 
 
-def restarting_with(instance: Instance, why: str, now: Instant) -> LogEntry:
+def restarting_with(instance: Instance, why: str, now: Instant, origin: Origin) -> LogEntry:
     """Return the entry for a restart that follows the start of another instance or service."""
-    return _entry(EntryKind.STOP, "RestartedWith", why, instance, now)
+    return _entry(EntryKind.STOP, "RestartedWith", why, instance, now, origin=origin)
 
 
 def up(instance: Instance, pid: int, now: Instant) -> LogEntry:
@@ -123,5 +127,10 @@ def _entry(
     now: Instant,
     severity: Severity = Severity.INFO,
     last_exit: Exit | None = None,
+    origin: Origin | None = None,
 ) -> LogEntry:
-    return LogEntry(kind, reason, message, now, instance.instance_id, severity, last_exit)
+    part_of_request = kind in _BY_REQUEST
+    return LogEntry(
+        kind, reason, message, now, instance.instance_id, severity, last_exit,
+        origin or (instance.pending_origin if part_of_request else None),
+    )  # fmt: skip

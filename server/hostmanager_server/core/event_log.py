@@ -8,6 +8,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Exit
+from hostmanager_server.core.origin import Origin
 
 
 class EntryKind(Enum):
@@ -40,7 +41,7 @@ class LogEntry:
     """One entry of the event log.
 
     `reason` is a CamelCase word for programs, listed in docs/reference/events.md; `message` is a
-    sentence for people.
+    sentence for people. `origin`: of the request that the event is part of.
     """
 
     kind: EntryKind
@@ -50,3 +51,4 @@ class LogEntry:
     instance_id: str = ""
     severity: Severity = Severity.INFO
     exit: Exit | None = None
+    origin: Origin | None = None

@@ -9,6 +9,7 @@ from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.events import ExitStatus, Instant, RunKey
+from hostmanager_server.core.origin import NO_ORIGINS, Origin, RequestOrigins
 from hostmanager_server.core.spec import (
     InstanceSpec,
     Management,
@@ -117,6 +118,7 @@ class Wanted:
     successor: InstanceSpec | None = None  # replaces the spec once the instance is down
     enforced: bool = True  # False while the manager is stopped: the core follows states only
     generation: int = 1
+    origins: RequestOrigins = NO_ORIGINS
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,13 @@ class Instance:
         """Return whether an end counts as success for this instance."""
         return status.counts_as_success(self.spec.success_codes)
 
+    @property
+    def pending_origin(self) -> Origin | None:
+        """The origin of the request that is being carried out; None without one."""
+        wanted = self.wanted
+        pending = wanted.restart or wanted.generation != self.standing.observed_generation
+        return wanted.origins.newest if pending else None
+
     def run_key(self) -> RunKey:
         """Return the key of the present run, which must exist."""
         assert self.observed.run is not None
@@ -293,6 +302,7 @@ def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
     unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in spec.dependencies)
     return replace(
         new,
+        wanted=replace(new.wanted, origins=old.wanted.origins),
         # Every dependency counts as missing until the reconciler has checked them.
         observed=replace(new.observed, waiting_for=unmet, last_exit=old.observed.last_exit),
         standing=replace(

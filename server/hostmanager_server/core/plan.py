@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.model import Instance, Instances, Outcome, Standing
+from hostmanager_server.core.origin import NO_ORIGINS, Origin, RequestOrigins
 from hostmanager_server.core.spec import Management, Target
 
 ALL = "all"
@@ -68,8 +69,10 @@ def check_targets(
     return bad
 
 
-def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[str, Instance]:
-    """Return the named instances with their new targets.
+def set_targets(
+    instances: Instances, changes: Iterable[TargetChange], origin: Origin | None = None
+) -> dict[str, Instance]:
+    """Return the named instances with their new targets, which have this origin.
 
     Changes apply in order: a later change overrides an earlier one. Retired instances keep their target. A
     request for `up` ends a backoff, and starts a finished instance again. A passive instance carries out the
@@ -81,7 +84,7 @@ def set_targets(instances: Instances, changes: Iterable[TargetChange]) -> dict[s
         for instance_id in ids:
             old = changed.get(instance_id, instances[instance_id])
             if not old.retired:
-                changed[instance_id] = _with_target(old, change.target)
+                changed[instance_id] = _with_target(old, change.target, origin)
     return {instance_id: next_generation(new, instances[instance_id]) for instance_id, new in changed.items()}
 
 
@@ -95,8 +98,9 @@ def _effective(changes: Iterable[TargetChange]) -> list[TargetChange]:
     return sorted(last, key=last.__getitem__)
 
 
-def _with_target(instance: Instance, target: Target) -> Instance:
-    wanted = replace(instance.wanted, target=target, target_lost=False)
+def _with_target(instance: Instance, target: Target, origin: Origin | None) -> Instance:
+    origins = replace(instance.wanted.origins, target=origin)
+    wanted = replace(instance.wanted, target=target, target_lost=False, origins=origins)
     if wanted.successor is not None:  # the successor gets the target
         return replace(instance, wanted=wanted)
     if target is not Target.UP:
@@ -190,13 +194,14 @@ def restartable(instances: Instances) -> list[str]:
     return [instance_id for instance_id in sorted(instances) if not check_restart(instances, [instance_id])]
 
 
-def restart(instances: Instances, ids: Iterable[str]) -> dict[str, Instance]:
+def restart(instances: Instances, ids: Iterable[str], origin: Origin | None = None) -> dict[str, Instance]:
     """Return the named instances, with a restart requested."""
-    return {instance_id: _with_restart(instances[instance_id]) for instance_id in ids}
+    return {instance_id: _with_restart(instances[instance_id], origin) for instance_id in ids}
 
 
-def _with_restart(instance: Instance) -> Instance:
-    restarted = replace(instance, wanted=replace(instance.wanted, restart=True), standing=_fresh(instance))
+def _with_restart(instance: Instance, origin: Origin | None) -> Instance:
+    wanted = replace(instance.wanted, restart=True, origins=replace(instance.wanted.origins, restart=origin))
+    restarted = replace(instance, wanted=wanted, standing=_fresh(instance))
     return next_generation(restarted, instance)
 
 
@@ -243,10 +248,34 @@ def requested_targets(instances: Instances) -> dict[str, Target]:
     return {i.instance_id: i.wanted.target for i in instances.values() if not i.retired}
 
 
-def stop_all(instances: Instances) -> dict[str, Instance]:
+def request_origins(instances: Instances) -> dict[str, RequestOrigins]:
+    """Return the origins by instance id, where known, without retired instances."""
+    return {
+        i.instance_id: i.wanted.origins
+        for i in instances.values()
+        if not i.retired and i.wanted.origins is not NO_ORIGINS
+    }
+
+
+def stop_all(instances: Instances, origin: Origin | None = None) -> dict[str, Instance]:
     """Return all instances that are not passive, with the target down."""
     down = [TargetChange(i.instance_id, Target.DOWN) for i in _not_passive(instances)]
-    return set_targets(instances, down)
+    return set_targets(instances, down, origin)
+
+
+def with_target_origin(before: Instances, changed: Instances, origin: Origin) -> dict[str, Instance]:
+    """Return changed instances, with the origin of those whose target a new config has decided."""
+    return {
+        instance_id: _decided_by(instance, origin)
+        if (old := before.get(instance_id)) is None or old.wanted.generation != instance.wanted.generation
+        else instance
+        for instance_id, instance in changed.items()
+    }
+
+
+def _decided_by(instance: Instance, origin: Origin) -> Instance:
+    origins = replace(instance.wanted.origins, target=origin)
+    return replace(instance, wanted=replace(instance.wanted, origins=origins))
 
 
 def remaining(instances: Instances) -> list[Instance]:

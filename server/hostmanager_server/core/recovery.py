@@ -24,13 +24,14 @@ from hostmanager_server.core.model import (
     StopStage,
     Wanted,
 )
+from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The targets and histories in the journal of an earlier daemon.
+    """The targets, with their origins, and histories in the journal of an earlier daemon.
 
     `lost` says why the requested targets are unknown, or is empty.
     """
@@ -38,6 +39,7 @@ class Recovered:
     targets: Mapping[str, Target] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
     lost: str = ""
+    origins: Mapping[str, RequestOrigins] = field(default_factory=dict)
 
 
 def recover_runs(
@@ -164,6 +166,11 @@ def recover_targets(
         if instance_id in instances:
             before = changed.get(instance_id, instances[instance_id])
             changed[instance_id] = with_history(before, history, now)
+    for instance_id, origins in recovered.origins.items():
+        if instance_id in instances and instance_id in recovered.targets:
+            before = changed.get(instance_id, instances[instance_id])
+            if before.wanted.target is recovered.targets[instance_id]:
+                changed[instance_id] = replace(before, wanted=replace(before.wanted, origins=origins))
     if not changes:
         return changed, []
     targets = ", ".join(f"{change.instance_id} {change.target.value}" for change in changes)

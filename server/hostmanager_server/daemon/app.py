@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.config.manager_options import PersistTargets
 from hostmanager_server.core.event_log import EntryKind, LogEntry
+from hostmanager_server.core.origin import Origin, OriginKind
 from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.daemon.breakdown import Breakdown, BrokenDownError
@@ -21,6 +23,7 @@ from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.upgrade import command_line, preflight
 from hostmanager_server.rpc.convert import DaemonInfo
+from hostmanager_server.rpc.requests import upgrading_entry
 from hostmanager_server.rpc.single_flight import SingleFlight
 from hostmanager_server.supervisor import (
     AdoptionError,
@@ -54,6 +57,7 @@ class _End:
     disown: frozenset[Management]  # instances under these managements keep running for the next daemon
     code: int = 0
     upgrade: bool = False
+    origin: Origin | None = None
 
 
 class App:
@@ -106,15 +110,15 @@ class App:
 
     # --- requests to the daemon, on the event loop
 
-    def exit(self, disown: frozenset[Management]) -> None:
-        """End the daemon after all instances are down.
+    def exit(self, disown: frozenset[Management], origin: Origin) -> None:
+        """End the daemon after all instances are down, at the request of `origin`.
 
         Instances under the managements in `disown` keep running, and the next daemon recovers them. Raises
         ReplacingError during an upgrade.
         """
         if self._end.done() and self._end.result().upgrade:
             raise ReplacingError
-        self._finish(_End(disown))
+        self._finish(_End(disown, origin=origin))
 
     async def upgrade(self, *, validate_only: bool = False) -> str:
         """Start the upgrade to the code that is installed now, and return its version.
@@ -138,7 +142,7 @@ class App:
         """
         self._spawn(self._upgrade())
 
-    def terminate(self) -> None:
+    def terminate(self, signum: int = signal.SIGTERM) -> None:
         """End the daemon on behalf of a signal, after all instances are down.
 
         A second signal ends the daemon at once; the instances still running stay for the next daemon.
@@ -151,7 +155,7 @@ class App:
             self._impatient.set()
         else:
             log.info("ending: stopping all instances first; a second signal leaves them running")
-            self._finish(_End(frozenset()))
+            self._finish(_End(frozenset(), origin=_signal_origin(signum)))
 
     @property
     def impatient(self) -> bool:
@@ -176,7 +180,11 @@ class App:
         supervisor.log(_start_entry(parts.daemon, upgraded=upgraded))
         try:
             await self._breakdown.unless_broken(
-                supervisor.start_manager(self._initial_changes(recovery), tolerant=True)
+                supervisor.start_manager(
+                    self._initial_changes(recovery),
+                    tolerant=True,
+                    origin=Origin(OriginKind.DAEMON, now(), detail=self._initial_reason(recovery)),
+                )
             )
         except NotDurableError as error:
             log.error("%s", error)  # the daemon supervises its agents also while the disk is full
@@ -194,6 +202,14 @@ class App:
         else:
             initial = self._settings.initial_state
         return [] if initial is None else [TargetChange(ALL, initial)]
+
+    def _initial_reason(self, recovery: JournalRecovery) -> str:
+        """Return why the targets of the start hold."""
+        if recovery.manager_stopped:
+            return "the manager was stopped before"
+        if self._settings.initial_state is not None and not recovery.keeps_targets:
+            return f"the option initial-state: {self._settings.initial_state.value}"
+        return "the start of the daemon"
 
     async def _serve(self, parts: Parts, addresses: list[str], ready: Callable[[list[str]], None]) -> None:
         """Serve clients once the recovered state is known, and report readiness.
@@ -227,7 +243,7 @@ class App:
             parts.supervisor.keep_targets()
         if end.disown == EVERYTHING:
             return True
-        return not await self._bring_down(parts.supervisor, end.disown) or bool(end.disown)
+        return not await self._bring_down(parts.supervisor, end) or bool(end.disown)
 
     async def _close(self, parts: Parts, *, disown: bool, keep_lock: bool) -> None:
         """Close all parts. `disown` leaves running instances to the next daemon."""
@@ -266,13 +282,19 @@ class App:
             return
         with self._running.notifier.reloading():
             try:
-                await asyncio.wrap_future(self._running.supervisor.update(reload_config=True))
+                reloaded = self._running.supervisor.update(
+                    reload_config=True, origin=_signal_origin(signal.SIGHUP)
+                )
+                await asyncio.wrap_future(reloaded)
             except RequestError as error:
                 log.error("cannot reload the site config: %s", error)
 
     async def _upgrade(self) -> None:
         try:
-            await self.upgrade()
+            version = await self.upgrade()
+            if self._running is not None:
+                origin = _signal_origin(signal.SIGUSR2)
+                self._running.supervisor.log(upgrading_entry(version, origin))
         except (UpgradeError, EndingError) as error:
             log.error("%s", error)
 
@@ -280,12 +302,12 @@ class App:
         if self._end.done() and not self._end.result().upgrade:
             raise EndingError
 
-    async def _bring_down(self, supervisor: Supervisor, disown: frozenset[Management]) -> bool:
+    async def _bring_down(self, supervisor: Supervisor, end: _End) -> bool:
         """Stop all instances that are not disowned.
 
         Returns False if a second signal came first.
         """
-        stopped = self._breakdown.unless_broken(supervisor.stop_manager(disown))
+        stopped = self._breakdown.unless_broken(supervisor.stop_manager(end.disown, end.origin))
         impatient = self._impatient.wait()
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped), asyncio.ensure_future(impatient)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -300,6 +322,10 @@ class App:
         task = self._loop.create_task(work)
         self._tasks.add(task)  # the event loop holds only a weak reference to a task
         task.add_done_callback(self._tasks.discard)
+
+
+def _signal_origin(signum: int) -> Origin:
+    return Origin(OriginKind.SIGNAL, now(), detail=signal.Signals(signum).name)
 
 
 def _start_entry(daemon: DaemonInfo, *, upgraded: bool) -> LogEntry:

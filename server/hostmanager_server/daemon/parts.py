@@ -11,6 +11,7 @@ from hostmanager.distribution import version
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import Management
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
 from hostmanager_server.daemon.recovery import JournalRecovery, open_journal, recover
@@ -63,7 +64,7 @@ def build_parts(
     settings: DaemonSettings,
     inherited_lock: int | None,
     *,
-    exit_daemon: Callable[[frozenset[Management]], None],
+    exit_daemon: Callable[[frozenset[Management], Origin], None],
     upgrade: UpgradeDaemon,
     break_down: Callable[[], None],
 ) -> Parts:

@@ -51,6 +51,7 @@ def recover(contents: JournalContents, persist: PersistTargets, *, has_records: 
         contents.targets if keeps_targets else {},
         contents.histories if crashed else {},
         _why_lost(contents, has_records=has_records),
+        contents.origins if keeps_targets else {},
     )
     stopped = (crashed or keeps_targets) and contents.manager is not ManagerState.RUNNING
     return JournalRecovery(state, crashed, keeps_targets, stopped)

@@ -22,6 +22,8 @@ class Caller:
 
     client: str
     admission: AdmissionControl
+    peer: str = ""  # as gRPC writes it
+    metadata: Sequence[tuple[str, str | bytes]] = ()
 
     @asynccontextmanager
     async def filter(self, ids: Sequence[str], known: Mapping[str, Tracked]) -> AsyncIterator[frozenset[str]]:

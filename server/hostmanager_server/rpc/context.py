@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.events import Instant
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import Management
 from hostmanager_server.rpc.child_states import ChildStates
 from hostmanager_server.rpc.convert import DaemonInfo
@@ -49,7 +50,7 @@ class RpcContext:
     outputs: OutputReader
     now: Callable[[], Instant]
     # Ends the daemon. Instances of these kinds of management keep running, for the next daemon.
-    exit_daemon: Callable[[frozenset[Management]], None]
+    exit_daemon: Callable[[frozenset[Management], Origin], None]
     upgrade_daemon: UpgradeDaemon
 
     engine: DockerEngine | None = None  # None: the daemon manages no compose files

@@ -7,6 +7,7 @@ The modules next to this module convert instances (convert_instance), values of 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
@@ -16,6 +17,7 @@ from hostmanager_server.core.event_log import EntryKind, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus, ParseStatus, Problem
 from hostmanager_server.core.model import Exit
+from hostmanager_server.core.origin import Origin, OriginKind
 from hostmanager_server.core.plan import ALL, TargetChange, no_instance
 from hostmanager_server.core.signals import signal_name
 from hostmanager_server.core.spec import Target
@@ -47,6 +49,14 @@ SEVERITY = {
     Severity.INFO: pb.SEVERITY_INFO,
     Severity.WARNING: pb.SEVERITY_WARNING,
     Severity.ERROR: pb.SEVERITY_ERROR,
+}
+ORIGIN_KIND = {
+    OriginKind.CALL: pb.ChangeOrigin.KIND_CALL,
+    OriginKind.SIGNAL: pb.ChangeOrigin.KIND_SIGNAL,
+    OriginKind.CONFIG: pb.ChangeOrigin.KIND_CONFIG,
+    OriginKind.FILE: pb.ChangeOrigin.KIND_FILE,
+    OriginKind.DEPENDENCY: pb.ChangeOrigin.KIND_DEPENDENCY,
+    OriginKind.DAEMON: pb.ChangeOrigin.KIND_DAEMON,
 }
 _REQUESTED_TARGETS = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}
 
@@ -133,7 +143,26 @@ def event(value: PublishedEntry) -> pb.Event:
         message=entry.message,
         exit=exit_(entry.exit) if entry.exit is not None else None,
         revision=value.revision,
+        origin=origin(entry.origin),
     )
+
+
+@lru_cache(maxsize=512)  # one reload is the origin of thousands of targets
+def origin(value: Origin | None) -> pb.ChangeOrigin | None:
+    """Return the origin of a change as a message, which must not be changed."""
+    if value is None:
+        return None
+    message = pb.ChangeOrigin(
+        kind=ORIGIN_KIND[value.kind], reason=value.reason, time=timestamp(value.at), detail=value.detail
+    )
+    if (who := value.requester) is not None:
+        message.requester.CopyFrom(
+            pb.Requester(
+                user=who.user, program=who.program, pid=who.pid, uid=who.uid, verified=who.verified,
+                peer=who.peer,
+            )
+        )  # fmt: skip
+    return message
 
 
 def events_message(

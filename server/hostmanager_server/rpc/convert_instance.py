@@ -13,7 +13,7 @@ from hostmanager_server.core.model import Instance, State
 from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.core.stability import stability
-from hostmanager_server.rpc.convert import exit_, timestamp
+from hostmanager_server.rpc.convert import exit_, origin, timestamp
 from hostmanager_server.rpc.convert_docker import fill_service
 from hostmanager_server.rpc.wire import double
 from hostmanager_server.state.store import Tracked
@@ -119,6 +119,8 @@ class InstanceConverter:
             last_exit=exit_(observed.last_exit) if observed.last_exit is not None else None,
             waiting_for=_waiting_for(instance),
             position=0 if instance.retired else spec.position,
+            target_origin=origin(wanted.origins.target),
+            restart_origin=origin(wanted.origins.restart),
         )
         if spec.management is Management.DOCKER:
             fill_service(message.compose_service, spec, observed.service)

@@ -13,6 +13,8 @@ from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_server.core.actions import listed
 from hostmanager_server.core.compose import Orphan
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
+from hostmanager_server.core.origin import Origin
+from hostmanager_server.rpc.call_origin import origin_of
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert_docker import orphan_removal, removals_result
@@ -49,6 +51,7 @@ class OrphanRpcs:
         timeout = DEFAULT_STOP_TIMEOUT
         if request.HasField("stop_timeout"):
             timeout = duration(request.stop_timeout, "stop_timeout", 0.0, MAX_STOP_TIMEOUT)
+        origin = origin_of(caller, request.reason, context.now())
         if problem := await context.engine_problem():
             raise engine_unusable(problem)
         orphans = _select(context.store.snapshot().manager.orphans, list(request.container_ids))
@@ -56,15 +59,21 @@ class OrphanRpcs:
         with caller.admission.engine_streams.hold(caller.client):
             if orphans:
                 names = listed([f"{orphan.container_id[:12]} ({orphan.service})" for orphan in orphans])
-                entry = LogEntry(EntryKind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now())
+                entry = LogEntry(
+                    EntryKind.REQUEST, "RemoveOrphans", f"removal of {names}", context.now(), origin=origin
+                )
                 context.supervisor.log(entry)
-            async for response in context.hub.until_closed(self._remove(engine, orphans, timeout)):
+            removals = self._remove(engine, orphans, timeout, origin)
+            async for response in context.hub.until_closed(removals):
                 yield response
 
     async def _remove(
-        self, engine: DockerEngine, orphans: Sequence[Orphan], stop_timeout: float
+        self, engine: DockerEngine, orphans: Sequence[Orphan], stop_timeout: float, origin: Origin
     ) -> AsyncIterator[pb.RemoveOrphansResponse]:
-        tasks = [asyncio.ensure_future(self._remove_one(engine, orphan, stop_timeout)) for orphan in orphans]
+        tasks = [
+            asyncio.ensure_future(self._remove_one(engine, orphan, stop_timeout, origin))
+            for orphan in orphans
+        ]
         removals: list[pb.OrphanRemoval] = []
         try:
             for task in asyncio.as_completed(tasks):
@@ -77,7 +86,7 @@ class OrphanRpcs:
         yield removals_result(removals)
 
     async def _remove_one(
-        self, engine: DockerEngine, orphan: Orphan, stop_timeout: float
+        self, engine: DockerEngine, orphan: Orphan, stop_timeout: float, origin: Origin
     ) -> pb.OrphanRemoval:
         def is_orphan() -> bool:
             return orphan.container_id in self._context.store.snapshot().manager.orphans
@@ -88,7 +97,9 @@ class OrphanRpcs:
         if failure:
             reason, severity = "OrphanNotRemoved", Severity.WARNING
             message = f"{name} was not removed: {failure}"
-        entry = LogEntry(EntryKind.REQUEST, reason, message, self._context.now(), severity=severity)
+        entry = LogEntry(
+            EntryKind.REQUEST, reason, message, self._context.now(), severity=severity, origin=origin
+        )
         await asyncio.wrap_future(self._context.supervisor.log(entry))
         return orphan_removal(orphan, failure)
 

@@ -14,6 +14,7 @@ from hostmanager_server.core.compose import UNKNOWN_IMAGE
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.spec import PullPolicy, ServiceSpec
 from hostmanager_server.rpc import convert
+from hostmanager_server.rpc.call_origin import origin_of
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert_docker import pull_message, pull_result
@@ -59,7 +60,7 @@ class PullRpcs:
         snapshot = context.store.snapshot()
         check_ids(request.instance_ids, "instance_ids", snapshot.instances)
         images = images_to_pull(snapshot, list(request.instance_ids), new_only=request.new_only)
-        detach = request.detach
+        detach, origin = request.detach, origin_of(caller, request.reason, context.now())
         del request, snapshot  # must not live as long as the stream
         if not engine.pulling and (problem := await context.engine_problem()):
             raise engine_unusable(problem)
@@ -70,7 +71,9 @@ class PullRpcs:
             try:
                 if not joined:
                     message = f"pull of {listed([image.image for image in images]) or 'nothing'}"
-                    context.supervisor.log(LogEntry(EntryKind.REQUEST, "DockerPull", message, context.now()))
+                    context.supervisor.log(
+                        LogEntry(EntryKind.REQUEST, "DockerPull", message, context.now(), origin=origin)
+                    )
                 async for response in context.hub.until_closed(self._follow(pull, joined=joined)):
                     yield response
             finally:

@@ -96,15 +96,17 @@ class Service:
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
         pull, orphans = PullRpcs(context), OrphanRpcs(context)
         self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message | bytes]]]] = {
-            "StartManager": (pb.StartManagerRequest, requests.start_manager),
-            "StopManager": (pb.StopManagerRequest, requests.stop_manager),
             "GetStatus": (pb.GetStatusRequest, status.get_status),
             "ListInstances": (pb.ListInstancesRequest, status.list_instances),
             "GetInstance": (pb.GetInstanceRequest, status.get_instance),
+            "ListEvents": (pb.ListEventsRequest, events.list_events),
+        }
+        self._changes: dict[str, tuple[type[Message], Callable[[Any, Caller], Awaitable[Message]]]] = {
+            "StartManager": (pb.StartManagerRequest, requests.start_manager),
+            "StopManager": (pb.StopManagerRequest, requests.stop_manager),
             "Update": (pb.UpdateRequest, requests.update),
             "Restart": (pb.RestartRequest, requests.restart),
             "Signal": (pb.SignalRequest, requests.signal),
-            "ListEvents": (pb.ListEventsRequest, events.list_events),
             "Upgrade": (pb.UpgradeRequest, requests.upgrade),
             "Die": (pb.DieRequest, requests.die),
         }
@@ -117,14 +119,18 @@ class Service:
             "DockerPull": (pb.DockerPullRequest, pull.docker_pull),
             "RemoveOrphans": (pb.RemoveOrphansRequest, orphans.remove_orphans),
         }
-        missing = {method.name for method in SERVICE.methods} ^ {*self._unary, *self._streams}
+        handled = {*self._unary, *self._changes, *self._streams}
+        missing = {method.name for method in SERVICE.methods} ^ handled
         assert not missing, f"the contract and the handlers differ in {missing}"
 
     def handlers(self, admission: AdmissionControl, calls: UnaryCalls) -> grpc.GenericRpcHandler:
         """Return the method handlers for one server; `calls` counts its unary calls."""
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for name, (request_type, answer) in self._unary.items():
-            method = _UnaryMethod(name, request_type, answer, admission, calls)
+            method = _UnaryMethod(name, request_type, _without_caller(answer), admission, calls)
+            methods[name] = unary_handler(method.call, _serialize)
+        for name, (request_type, change) in self._changes.items():
+            method = _UnaryMethod(name, request_type, change, admission, calls)
             methods[name] = unary_handler(method.call, _serialize)
         for name, (request_type, follow) in self._streams.items():
             methods[name] = _stream(request_type, follow, admission)
@@ -135,6 +141,17 @@ def _never(_: Any) -> bool:
     return False
 
 
+def _without_caller(
+    answer: Callable[[Any], Awaitable[Message | bytes]],
+) -> Callable[[Any, Caller], Awaitable[Message | bytes]]:
+    return lambda request, _: answer(request)
+
+
+def _caller(context: ServicerContext, admission: AdmissionControl) -> Caller:
+    peer = context.peer()
+    return Caller(client_of(peer), admission, peer, tuple(context.invocation_metadata() or ()))
+
+
 class _UnaryMethod:
     """One method with a single response, on one server."""
 
@@ -142,7 +159,7 @@ class _UnaryMethod:
         self,
         name: str,
         request_type: type[Message],
-        answer: Callable[[Any], Awaitable[Message | bytes]],
+        answer: Callable[[Any, Caller], Awaitable[Message | bytes]],
         admission: AdmissionControl,
         calls: UnaryCalls,
     ) -> None:
@@ -157,12 +174,12 @@ class _UnaryMethod:
 
     async def call(self, _: object, context: ServicerContext) -> Message | bytes:
         """Handle one call."""
-        caller = Caller(client_of(context.peer()), self._admission)
+        caller = _caller(context, self._admission)
         try:
             if self._may_be_large:
                 await self._admission.turn_to_start()
             # No variable holds the request: refused calls wait for the pacer.
-            message, was_long = await self._answered(await read_data(context, caller), caller.client)
+            message, was_long = await self._answered(await read_data(context, caller), caller)
             if not was_long:
                 return message
             async with self._admission.answer_pacer:  # many calls may have waited for the same work
@@ -171,19 +188,19 @@ class _UnaryMethod:
             await abort(context, error, self._admission)
             raise  # not reached: abort raises
 
-    async def _answered(self, data: bytes, client: str) -> tuple[Message | bytes, bool]:
+    async def _answered(self, data: bytes, caller: Caller) -> tuple[Message | bytes, bool]:
         """Return the answer, and whether the call is long."""
-        admission = self._admission
+        admission, client = self._admission, caller.client
         counted = len(data) if len(data) > LARGE_REQUEST else 0
         with self._calls, admission.request_bytes.hold(client, counted):
             request = parse_request(self._request_type, data)
             del data
             if not self._is_long(request):
-                return await self._in_turn(request, client), False
+                return await self._in_turn(request, caller), False
             with admission.long_calls.hold(client):
-                return await self._in_turn(request, client), True
+                return await self._in_turn(request, caller), True
 
-    async def _in_turn(self, request: Any, client: str) -> Message | bytes:
+    async def _in_turn(self, request: Any, caller: Caller) -> Message | bytes:
         """Answer a large request when its turn comes, and others at once."""
         admission = self._admission
         if self._is_large_change(request):
@@ -191,10 +208,10 @@ class _UnaryMethod:
         elif self._is_large_list(request):
             pacer = admission.large_list_pacer
         else:
-            return await self._answer(request)
-        with admission.queued_calls.hold(client):
+            return await self._answer(request, caller)
+        with admission.queued_calls.hold(caller.client):
             async with pacer:
-                return await self._answer(request)
+                return await self._answer(request, caller)
 
 
 def _stream(
@@ -203,7 +220,7 @@ def _stream(
     admission: AdmissionControl,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def call(_: object, context: ServicerContext) -> AsyncIterator[Message | bytes]:
-        caller = Caller(client_of(context.peer()), admission)
+        caller = _caller(context, admission)
         try:
             with admission.streams.hold(caller.client):
                 await admission.turn_to_start()

@@ -11,7 +11,7 @@ from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.event_selection import EventSelection
 from hostmanager_server.core.events import Instant
 from hostmanager_server.state.store import PublishedEntry
-from hostmanager_server.state.stored_values import read_exit, write_exit
+from hostmanager_server.state.stored_values import read_exit, read_origin, write_exit, write_origin
 
 LONGEST_MESSAGE = 8_000  # characters; only lists of config problems come near
 _MOST_NEEDLES = 8
@@ -44,6 +44,8 @@ def encode_entry(published: PublishedEntry) -> bytes:
         values["i"] = entry.instance_id
     if entry.exit is not None:
         values["x"] = write_exit(entry.exit)
+    if entry.origin is not None:
+        values["o"] = write_origin(entry.origin)
     return _compact(values).encode() + b"\n"
 
 
@@ -63,6 +65,7 @@ def decode_entry(line: bytes, *, epoch_begin: int) -> PublishedEntry:
             _text(values.get("i", "")),
             Severity(values["s"]),
             read_exit(values["x"]) if "x" in values else None,
+            read_origin(values["o"]) if "o" in values else None,
         )
         return PublishedEntry(sequence, int(values["v"]) if sequence >= epoch_begin else 0, entry)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -19,12 +19,13 @@ from types import MappingProxyType
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.journal_contents import JournalContents, contents_of
 from hostmanager_server.state.journal_errors import describe_failure
-from hostmanager_server.state.rows import Rows, encode_history, read_rows
+from hostmanager_server.state.rows import ORIGIN_KEY, Rows, encode_history, encode_origins, read_rows
 from hostmanager_server.state.schema import JournalUnusableError, Table, connect, is_damage, transaction
 
 log = logging.getLogger(__name__)
@@ -98,18 +99,25 @@ class Journal:
         manager: ManagerState | None = None,
         targets: Mapping[str, Target] = MappingProxyType({}),
         histories: Mapping[str, History] = MappingProxyType({}),
+        origins: Mapping[str, RequestOrigins | None] = MappingProxyType({}),
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
     ) -> Future[None]:
         """Store a change; return at once.
 
-        `forget` and `forget_histories` name instances to delete. The future is done once the change and all
-        earlier changes are on disk. The future fails with sqlite3.Error or OSError after a failed attempt;
-        the journal tries again all the same.
+        Origins of None are deleted. `forget` and `forget_histories` name instances to delete. The future is
+        done once the change and all earlier changes are on disk. The future fails with sqlite3.Error or
+        OSError after a failed attempt; the journal tries again all the same.
         """
         rows = Rows()
         if manager is not None:
             rows.of[Table.META]["manager"] = manager.value
+        rows.of[Table.META].update(
+            {
+                ORIGIN_KEY + i: encode_origins(given) if given is not None else None
+                for i, given in origins.items()
+            }
+        )
         rows.of[Table.TARGETS].update({i: target.value for i, target in targets.items()})
         rows.of[Table.TARGETS].update(dict.fromkeys(forget))
         if not self._ended:  # after an orderly end the next daemon starts without histories
@@ -123,6 +131,9 @@ class Journal:
         for table, discarded in ((Table.TARGETS, targets), (Table.HISTORY, histories)):
             if discarded:
                 rows.of[table].update(dict.fromkeys(self._written.of[table]))
+        if targets:
+            of_targets = (key for key in self._written.of[Table.META] if key.startswith(ORIGIN_KEY))
+            rows.of[Table.META].update(dict.fromkeys(of_targets))
         with self._requests:
             self._unwritten.update(rows)
 

@@ -8,8 +8,9 @@ from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import Target
-from hostmanager_server.state.rows import Rows, decode_history
+from hostmanager_server.state.rows import Rows, decode_history, decode_origins
 from hostmanager_server.state.schema import Table
 
 
@@ -26,6 +27,7 @@ class JournalContents:
     boot_id: str = ""
     targets: Mapping[str, Target] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
+    origins: Mapping[str, RequestOrigins] = field(default_factory=dict)  # of the targets
     new: bool = True  # the file never held anything
     lost: str = ""
 
@@ -39,5 +41,6 @@ def contents_of(rows: Rows) -> JournalContents:
         boot_id=meta.get("boot_id") or "",
         targets={i: Target(target) for i, target in rows.of[Table.TARGETS].items()},
         histories={i: decode_history(record or "") for i, record in rows.of[Table.HISTORY].items()},
+        origins=decode_origins(rows),
         new=not meta,
     )

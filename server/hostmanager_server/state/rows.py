@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import suppress
 from typing import Any
 
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Outcome
+from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import Management
 from hostmanager_server.state.schema import Table
-from hostmanager_server.state.stored_values import read_exit, read_instant, write_exit, write_instant
+from hostmanager_server.state.stored_values import (
+    read_exit,
+    read_instant,
+    read_origin,
+    write_exit,
+    write_instant,
+    write_origin,
+)
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 _COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "instance_id"}
 
@@ -54,9 +65,32 @@ def read_rows(db: sqlite3.Connection) -> Rows:
     return Rows({table: dict(db.execute(f"SELECT * FROM {table.value}")) for table in Table})
 
 
-# --- histories, as JSON
+# --- origins, in the table of single values, which every version of the schema has
 
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+ORIGIN_KEY = "origin/"  # before the id of the instance
+
+
+def encode_origins(origins: RequestOrigins) -> str:
+    """Return the origins of an instance's target and last restart as compact JSON."""
+    pairs = (("target", origins.target), ("restart", origins.restart))
+    return _compact({name: write_origin(origin) for name, origin in pairs if origin is not None})
+
+
+def decode_origins(rows: Rows) -> dict[str, RequestOrigins]:
+    """Return the origins by instance id; those that cannot be read are left out: they are only shown."""
+    found = {}
+    for key, text in rows.of[Table.META].items():
+        if key.startswith(ORIGIN_KEY) and text is not None:
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                values = json.loads(text)
+                target, restart = (
+                    read_origin(values[name]) if name in values else None for name in ("target", "restart")
+                )
+                found[key.removeprefix(ORIGIN_KEY)] = RequestOrigins(target, restart)
+    return found
+
+
+# --- histories, as JSON
 
 
 def encode_history(history: History) -> str:

@@ -1,4 +1,4 @@
-"""Exits and moments as JSON values, for the journal and the remembered events."""
+"""Exits, moments and origins as JSON values, for the journal and the remembered events."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.model import Exit
+from hostmanager_server.core.origin import Origin, OriginKind, Requester
 
 
 def write_instant(moment: Instant) -> list[float]:
@@ -54,3 +55,26 @@ def read_exit(value: Any) -> Exit:
         pid=int(value["pid"]),
         last_output=str(value.get("last_output", "")),
     )
+
+
+def write_origin(origin: Origin) -> dict[str, Any]:
+    """Return the origin of a change as JSON values."""
+    values: dict[str, Any] = {"kind": origin.kind.value, "at": write_instant(origin.at)}
+    if origin.reason:
+        values["reason"] = origin.reason
+    if origin.detail:
+        values["detail"] = origin.detail
+    if (who := origin.requester) is not None:
+        values["who"] = [who.user, who.program, who.pid, who.uid, who.verified, who.peer]
+    return values
+
+
+def read_origin(value: Any) -> Origin:
+    """Return the origin in JSON values; raise KeyError, ValueError or TypeError for others."""
+    requester = None
+    if "who" in value:
+        user, program, pid, uid, verified, peer = value["who"]
+        known = int(uid) if uid is not None else None
+        requester = Requester(str(user), str(program), int(pid), known, bool(verified), str(peer))
+    reason, detail = str(value.get("reason", "")), str(value.get("detail", ""))
+    return Origin(OriginKind(value["kind"]), read_instant(value["at"]), reason, requester, detail)

@@ -12,6 +12,7 @@ from hostmanager.values import dataclass, replace
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.supervisor.errors import Accepted
 from hostmanager_server.supervisor.request_handler import RequestHandler
@@ -90,7 +91,12 @@ class Readings:
 
 
 def update_from(
-    manager: RequestHandler, reading: Reading, changes: Sequence[TargetChange], *, validate_only: bool
+    manager: RequestHandler,
+    reading: Reading,
+    changes: Sequence[TargetChange],
+    *,
+    validate_only: bool,
+    origin: Origin | None = None,
 ) -> Accepted:
     """Apply a reading, then the changes, on the supervisor thread. Raises RequestError.
 
@@ -99,14 +105,18 @@ def update_from(
     config, catalog = reading.config, reading.catalog
     if reading.taken:
         made = NO_CHANGES if validate_only else reading.changes or NO_CHANGES
-        accepted = manager.update(None, changes, validate_only=validate_only)
+        accepted = manager.update(None, changes, validate_only=validate_only, origin=origin)
         return replace(accepted, warnings=config.problems, changes=made)
     if not config.ok:
         logged, reading.rejected = reading.rejected, reading.rejected or not validate_only
-        return manager.update(config, changes, validate_only=validate_only or logged, catalog=catalog)
+        return manager.update(
+            config, changes, validate_only=validate_only or logged, catalog=catalog, origin=origin
+        )
     if reading.ids is None and config.spec is not None:
         reading.ids = manager.ids_of(config.spec, catalog)
-    accepted = manager.update(config, changes, validate_only=validate_only, catalog=catalog, ids=reading.ids)
+    accepted = manager.update(
+        config, changes, validate_only=validate_only, catalog=catalog, ids=reading.ids, origin=origin
+    )
     reading.taken = not validate_only
     if reading.taken:
         reading.changes = accepted.changes

@@ -9,7 +9,8 @@ from typing import Protocol
 from hostmanager_server.core.history import History, adds_nothing, histories_of
 from hostmanager_server.core.manager_status import ManagerState
 from hostmanager_server.core.model import Instances
-from hostmanager_server.core.plan import requested_targets
+from hostmanager_server.core.origin import RequestOrigins
+from hostmanager_server.core.plan import request_origins, requested_targets
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Target
 
@@ -26,10 +27,11 @@ class JournalWriter(Protocol):
         manager: ManagerState | None = None,
         targets: Mapping[str, Target] = ...,
         histories: Mapping[str, History] = ...,
+        origins: Mapping[str, RequestOrigins | None] = ...,
         forget: Sequence[str] = ...,
         forget_histories: Sequence[str] = ...,
     ) -> Future[None]:
-        """Store a change, and return at once.
+        """Store a change, and return at once; origins of None are deleted.
 
         The future is done when the change and all earlier changes are on disk.
         """
@@ -50,6 +52,7 @@ class Persistence:
         self._state: ManagerState | None = None
         self._targets = dict(recovered.targets)
         self._histories = dict(recovered.histories)
+        self._origins = dict(recovered.origins)
         self._last: Future[None] | None = None
         self._recheck: tuple[str, ...] = ()  # ids with a history that may differ from the journal's
         self._closed = False
@@ -79,7 +82,7 @@ class Persistence:
             return self._write(state, self._targets, {})
         recheck, self._recheck = self._recheck, ()
         histories = histories_of(instances, {*recheck, *changed_histories})
-        return self._write(state, requested_targets(instances), histories)
+        return self._write(state, requested_targets(instances), histories, request_origins(instances))
 
     def save_histories(self, instances: Instances, changed_histories: Iterable[str]) -> None:
         """Store the histories of these instances, without waiting."""
@@ -99,15 +102,22 @@ class Persistence:
         self._write(ManagerState.RUNNING, dict(targets), others)
 
     def _write(
-        self, state: ManagerState | None, targets: dict[str, Target], histories: Mapping[str, History | None]
+        self,
+        state: ManagerState | None,
+        targets: dict[str, Target],
+        histories: Mapping[str, History | None],
+        origins: dict[str, RequestOrigins] | None = None,
     ) -> Future[None] | None:
+        """Give changes to the journal; origins of None are unchanged."""
         manager = None if state is self._state else state
         changed, forgotten = self._target_changes(targets)
         new, forgotten_histories = self._history_changes(histories)
-        if manager is None and not changed and not forgotten and not new and not forgotten_histories:
+        new_origins = self._origin_changes(origins)
+        if manager is None and not any((changed, forgotten, new, forgotten_histories, new_origins)):
             return self._unfinished()
         self._state = state or self._state
         self._targets = targets
+        self._origins = self._origins if origins is None else origins
         self._histories.update(new)
         for instance_id in forgotten_histories:
             del self._histories[instance_id]
@@ -115,6 +125,7 @@ class Persistence:
             manager=manager,
             targets=changed,
             histories=new,
+            origins=new_origins,
             forget=forgotten,
             forget_histories=forgotten_histories,
         )
@@ -129,6 +140,16 @@ class Persistence:
             if self._targets.get(instance_id) is not target
         }
         return changed, [instance_id for instance_id in self._targets if instance_id not in targets]
+
+    def _origin_changes(self, origins: dict[str, RequestOrigins] | None) -> dict[str, RequestOrigins | None]:
+        if origins is None:
+            return {}
+        changed: dict[str, RequestOrigins | None] = {
+            instance_id: given
+            for instance_id, given in origins.items()
+            if self._origins.get(instance_id) is not given
+        }
+        return changed | dict.fromkeys(i for i in self._origins if i not in origins)
 
     def _history_changes(
         self, histories: Mapping[str, History | None]

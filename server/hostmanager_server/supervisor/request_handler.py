@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import NoReturn
 
+from hostmanager.values import replace
+
 from hostmanager_server.core import config_plan, plan
 from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
@@ -19,6 +21,7 @@ from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, ch
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.origin import MOST_DETAIL, Origin, OriginKind
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered, ended_without_daemon
 from hostmanager_server.core.spec import HostSpec, Management
@@ -72,6 +75,7 @@ class RequestHandler:
         *,
         tolerant: bool = False,
         catalog: Catalog | None = None,
+        origin: Origin | None = None,
     ) -> Accepted:
         """Start the manager, with a new config and target changes if given.
 
@@ -81,7 +85,7 @@ class RequestHandler:
         if self._status.state is not ManagerState.STOPPED:
             raise WrongStateError("start the manager", self._status.state, "stop it first")
         if config is not None and not config.ok and not tolerant:
-            self._reject(config)
+            self._reject(config, origin)
         known: set[str] = set()
         if config is None:
             known = set(self._reconciler.instances)
@@ -90,16 +94,17 @@ class RequestHandler:
         _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
 
         now = self._now()
-        entry = LogEntry(EntryKind.MANAGER, "Started", "the manager is running", now)
+        origin = origin or Origin(OriginKind.DAEMON, now)
+        entry = LogEntry(EntryKind.MANAGER, "Started", "the manager is running", now, origin=origin)
         self._status.enter(ManagerState.RUNNING, entry, disowned=frozenset())
         if config is not None:
             if self._recovery.recovered_runs:
                 self._reconciler.drop(self._reconciler.instances)
-            self._take_config(config, catalog, now)
+            self._take_config(config, catalog, origin, now)
         else:
             self._enforce(enforced=True)
-            self._apply_specs(now)  # compose files may have changed while the manager was stopped
-        generations = self._set_targets(changes, now)
+            self._apply_specs(origin, now)  # compose files may have changed while the manager was stopped
+        generations = self._set_targets(changes, origin, now)
         self._recovery.keep_running_if_journal_lost(now)
         # Instances that ended while no daemon ran must not appear as up, even for a moment.
         self._reconciler.settle(ended_without_daemon(self._reconciler.instances))
@@ -113,6 +118,7 @@ class RequestHandler:
         validate_only: bool = False,
         catalog: Catalog | None = None,
         ids: set[str] | None = None,
+        origin: Origin | None = None,
     ) -> Accepted:
         """Apply the config, if given, then the target changes in order; all or nothing.
 
@@ -126,7 +132,7 @@ class RequestHandler:
             if not config.ok:
                 if validate_only:
                     raise ConfigError(config.file, config.problems)
-                self._reject(config)
+                self._reject(config, origin)
             assert config.spec is not None
             known = self.ids_of(config.spec, catalog) if ids is None else ids
         _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
@@ -134,11 +140,12 @@ class RequestHandler:
         if validate_only:
             return Accepted(self._store.revision, {}, warnings)
         now = self._now()
+        origin = origin or Origin(OriginKind.DAEMON, now)
         made = NO_CHANGES
         if config is not None:
-            made = self._take_config(config, catalog, now)
+            made = self._take_config(config, catalog, origin, now)
             self._recovery.keep_running_if_journal_lost(now)
-        generations = self._set_targets(changes, now)
+        generations = self._set_targets(changes, origin, now)
         return Accepted(self._reconciler.publish(), generations, warnings, made)
 
     def preview(self, site: HostSpec, catalog: Catalog | None) -> ConfigChanges:
@@ -147,7 +154,7 @@ class RequestHandler:
         instances = self._reconciler.instances
         return changes_of(instances, config_plan.apply_config(instances, host, self._now()))
 
-    def restart(self, instance_ids: Sequence[str] | None) -> Accepted:
+    def restart(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Accepted:
         """Stop and start these instances, or, for None, all that can be restarted.
 
         Raises WrongStateError unless the manager is running, and InvalidRequestError.
@@ -159,13 +166,17 @@ class RequestHandler:
         else:
             _raise_if(plan.check_restart(instances, instance_ids))
             chosen = list(dict.fromkeys(instance_ids))
-        changed = plan.restart(instances, chosen)
+        now = self._now()
+        origin = origin or Origin(OriginKind.DAEMON, now)
+        changed = plan.restart(instances, chosen, origin)
         message = f"restart of {listed(chosen) or 'nothing'}"
-        self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, self._now())])
+        self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, now, origin=origin)])
         generations = {instance_id: changed[instance_id].wanted.generation for instance_id in chosen}
         return Accepted(self._reconciler.publish(), generations)
 
-    def stop(self, future: Future[Accepted], disown: Iterable[Management] = ()) -> None:
+    def stop(
+        self, future: Future[Accepted], disown: Iterable[Management] = (), origin: Origin | None = None
+    ) -> None:
         """Stop all instances; the future is done when all are down.
 
         Instances with a management in `disown` run on: they become passive, and the next daemon recovers
@@ -181,10 +192,11 @@ class RequestHandler:
         self._stop_requests.append(future)
         if self._status.state is ManagerState.RUNNING:
             disowned = frozenset(disown)
-            entry = LogEntry(EntryKind.MANAGER, "Stopping", "stopping all instances", now)
+            origin = origin or Origin(OriginKind.DAEMON, now)
+            entry = LogEntry(EntryKind.MANAGER, "Stopping", "stopping all instances", now, origin=origin)
             self._status.enter(ManagerState.STOPPING, entry, disowned=disowned)
             self._disown(disowned)
-            self._reconciler.apply(plan.stop_all(self._reconciler.instances))
+            self._reconciler.apply(plan.stop_all(self._reconciler.instances, origin))
             self.save()  # `finish_stopping` answers after this round, even if all instances are down already
         elif self._status.state is ManagerState.STOPPED:
             self._answer_stop_requests(self._store.revision)
@@ -234,8 +246,8 @@ class RequestHandler:
 
     # --- the config
 
-    def _reject(self, config: SiteConfig) -> NoReturn:
-        self._status.take_config(config, self._now())
+    def _reject(self, config: SiteConfig, origin: Origin | None) -> NoReturn:
+        self._status.take_config(config, self._now(), origin)
         self._reconciler.publish()
         raise ConfigError(config.file, config.problems)
 
@@ -247,19 +259,21 @@ class RequestHandler:
         host = with_services(site, catalog or self._status.catalog)
         return {spec.instance_id for spec in host.instances}
 
-    def _take_config(self, config: SiteConfig, catalog: Catalog | None, now: Instant) -> ConfigChanges:
-        self._status.take_config(config, now)
+    def _take_config(
+        self, config: SiteConfig, catalog: Catalog | None, origin: Origin, now: Instant
+    ) -> ConfigChanges:
+        self._status.take_config(config, now, origin)
         if catalog is not None:
             self._use_catalog(catalog, now)
         if config.spec is None:
             return NO_CHANGES
         self._status.set_host(config.host)
         self._site = config.spec
-        made = self._apply_specs(now)
+        made = self._apply_specs(origin.of_config(config.file), now)
         self._recovery.recover_targets(now)
         return made
 
-    def _apply_specs(self, now: Instant) -> ConfigChanges:
+    def _apply_specs(self, origin: Origin, now: Instant) -> ConfigChanges:
         if self._site is None:
             return NO_CHANGES
         host = with_services(self._site, self._status.catalog)
@@ -267,15 +281,16 @@ class RequestHandler:
         planned = config_plan.apply_config(self._reconciler.instances, host, now)
         made = changes_of(self._reconciler.instances, planned)
         self._reconciler.drop(planned.dropped)  # first: other instances take over the released services
-        self._reconciler.apply(planned.changed, planned.entries)
+        changed = plan.with_target_origin(self._reconciler.instances, planned.changed, origin)
+        self._reconciler.apply(changed, (replace(entry, origin=origin) for entry in planned.entries))
         return made
 
-    def _set_targets(self, changes: Sequence[TargetChange], now: Instant) -> dict[str, int]:
+    def _set_targets(self, changes: Sequence[TargetChange], origin: Origin, now: Instant) -> dict[str, int]:
         if not changes:
             return {}
-        changed = plan.set_targets(self._reconciler.instances, changes)
+        changed = plan.set_targets(self._reconciler.instances, changes, origin)
         targets = listed([f"{change.instance_id} {change.target.value}" for change in changes])
-        entry = LogEntry(EntryKind.REQUEST, "Update", f"targets: {targets}", now)
+        entry = LogEntry(EntryKind.REQUEST, "Update", f"targets: {targets}", now, origin=origin)
         self._reconciler.apply(changed, [entry])
         return {instance_id: instance.wanted.generation for instance_id, instance in changed.items()}
 
@@ -286,7 +301,8 @@ class RequestHandler:
         now = self._now()
         self._use_catalog(catalog, now)
         if self._status.state is ManagerState.RUNNING:
-            self._apply_specs(now)
+            files = ", ".join(sorted(catalog.problems))
+            self._apply_specs(Origin(OriginKind.FILE, now, detail=files[:MOST_DETAIL]), now)
         self._reconciler.publish()
 
     def take_survey(self, survey: Survey) -> None:

@@ -20,6 +20,7 @@ from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.event_log import LogEntry
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import SCF, ManagerState, ManagerStatus, ParseStatus
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import Management
 from hostmanager_server.supervisor.reconciler import Reconciler
 
@@ -68,11 +69,11 @@ class StatusPublisher:
         self._publish(replace(self._status, state=state, disowned=disowned))
         self._reconciler.log(entry)
 
-    def take_config(self, config: SiteConfig, now: Instant) -> None:
-        """Record and log the result of a read of the site config."""
+    def take_config(self, config: SiteConfig, now: Instant, origin: Origin | None) -> None:
+        """Record and log the result of a read of the site config; `origin` is that of the read."""
         status = ParseStatus(config.ok, now, config.problems)
         self._publish(replace(self._status, parse_status={**self._status.parse_status, SCF: status}))
-        self._reconciler.log(*config_entries(config, now))
+        self._reconciler.log(*(replace(entry, origin=origin) for entry in config_entries(config, now)))
 
     def set_host(self, host: str) -> None:
         """Record the name of the host."""

@@ -13,6 +13,7 @@ from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.event_log import LogEntry
+from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered
 from hostmanager_server.core.spec import Management
@@ -34,7 +35,7 @@ from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.request_handler import RequestHandler
-from hostmanager_server.supervisor.signal_request import send_signal
+from hostmanager_server.supervisor.signal_request import RequestedSignal, send_signal
 from hostmanager_server.supervisor.status import StoredThing
 
 log = logging.getLogger(__name__)
@@ -123,28 +124,35 @@ class Supervisor:
     # --- requests
 
     def start_manager(
-        self, changes: Sequence[TargetChange] = (), *, reload_config: bool = True, tolerant: bool = False
+        self,
+        changes: Sequence[TargetChange] = (),
+        *,
+        reload_config: bool = True,
+        tolerant: bool = False,
+        origin: Origin | None = None,
     ) -> Future[Accepted]:
-        """Start the manager, and change targets.
+        """Start the manager, and change targets; `origin` is None for the daemon's own requests.
 
         If `tolerant`, a config with errors does not fail the request: the manager runs with the last good
         config, or without instances until a reload reads a good config.
         """
         if not reload_config:
-            return self._call(lambda: self._manager.start(None, changes, tolerant=tolerant))
+            return self._call(lambda: self._manager.start(None, changes, tolerant=tolerant, origin=origin))
         return self._with_config(
             lambda reading: self._manager.start(
-                reading.config, changes, tolerant=tolerant, catalog=reading.catalog
+                reading.config, changes, tolerant=tolerant, catalog=reading.catalog, origin=origin
             )
         )
 
-    def stop_manager(self, disown: Collection[Management] = ()) -> Future[Accepted]:
+    def stop_manager(
+        self, disown: Collection[Management] = (), origin: Origin | None = None
+    ) -> Future[Accepted]:
         """Stop all instances; the future is done when all are down.
 
         Instances with a management in `disown` run on for the next daemon.
         """
         future: Future[Accepted] = Future()
-        self._loop.call_soon(lambda: self._manager.stop(future, disown))
+        self._loop.call_soon(lambda: self._manager.stop(future, disown, origin))
         return future
 
     def update(
@@ -153,6 +161,7 @@ class Supervisor:
         *,
         reload_config: bool = False,
         validate_only: bool = False,
+        origin: Origin | None = None,
     ) -> Future[Accepted]:
         """Change targets in order, after a reload of the config if `reload_config`.
 
@@ -160,24 +169,27 @@ class Supervisor:
         """
         if not reload_config:
             return self._call(
-                lambda: self._manager.update(None, changes, validate_only=validate_only),
+                lambda: self._manager.update(None, changes, validate_only=validate_only, origin=origin),
                 store=not validate_only,
             )
         return self._with_config(
-            lambda reading: update_from(self._manager, reading, changes, validate_only=validate_only),
+            lambda reading: update_from(
+                self._manager, reading, changes, validate_only=validate_only, origin=origin
+            ),
             store=not validate_only,
         )
 
-    def restart(self, instance_ids: Sequence[str] | None) -> Future[Accepted]:
+    def restart(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Future[Accepted]:
         """Stop and start instances, or, for None, all that can be restarted."""
-        return self._call(lambda: self._manager.restart(instance_ids))
+        return self._call(lambda: self._manager.restart(instance_ids, origin))
 
-    def signal(self, instance_id: str, signum: int, *, whole_tree: bool) -> Future[Accepted]:
+    def signal(
+        self, instance_id: str, signum: int, *, whole_tree: bool, origin: Origin | None = None
+    ) -> Future[Accepted]:
         """Send a signal to the main process of an instance, or to its whole tree."""
         future: Future[Accepted] = Future()
-        self._loop.call_soon(
-            lambda: send_signal(self._reconciler, future, instance_id, signum, now(), whole_tree=whole_tree)
-        )
+        request = RequestedSignal(instance_id, signum, origin, whole_tree=whole_tree)
+        self._loop.call_soon(lambda: send_signal(self._reconciler, future, request, now()))
         return future
 
     def keep_targets(self) -> None:

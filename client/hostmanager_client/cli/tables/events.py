@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from hostmanager_client import words
 from hostmanager_client.cli.escape import one_line
+from hostmanager_client.cli.origins import origin_words
 from hostmanager_client.cli.tables.layout import Column, fit, terminal_width
 from hostmanager_client.cli.tables.width import display_width
 from hostmanager_client.cli.text import Cell
@@ -69,4 +70,6 @@ def _moment(when: datetime) -> str:
 
 def _text(event: pb.Event) -> str:
     text = one_line(f"{event.reason}: {event.message}") if event.message else one_line(event.reason)
-    return f'{text}: "{one_line(last_line(event.exit))}"' if event.exit.last_output else text
+    if event.exit.last_output:
+        text += f': "{one_line(last_line(event.exit))}"'
+    return f"{text} [{origin_words(event.origin)}]" if event.HasField("origin") else text
