@@ -23,7 +23,7 @@ class ClosingApp:
         signal.raise_signal(signal.SIGTERM)
         return DaemonOutcome(0, lock=3)
 
-    def terminate(self) -> None:
+    def terminate(self, signum: int) -> None:
         self.impatient = True
 
     def reload(self) -> None: ...
