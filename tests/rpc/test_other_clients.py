@@ -31,6 +31,7 @@ CALLS: list[tuple[str, Message]] = [
     ("ListInstances", pb.ListInstancesRequest(page_size=2)),
     ("GetInstance", pb.GetInstanceRequest(instance_id="a")),
     ("WatchStatus", pb.WatchStatusRequest()),
+    ("Signal", pb.SignalRequest(instance_id="a", signal="HUP")),
     ("Update", pb.UpdateRequest(requests=down("c"))),
     ("Restart", pb.RestartRequest(instance_ids=["a"])),
     ("TailLogs", pb.TailLogsRequest(instance_id="a")),
