@@ -21,10 +21,11 @@ class MemoryConfig:
     problems: tuple[Problem, ...] = ()
     file: str = "site.yaml"
     host: str = "host"
+    left_out: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.spec is not None
+        return self.spec is not None and not self.left_out
 
 
 class MemoryJournal:

@@ -421,6 +421,31 @@ def test_a_daemon_that_starts_on_a_broken_config_stays_up_and_reports_it(site: S
     daemon.wait_for("data1", UP)
 
 
+def test_a_first_start_runs_the_entries_without_errors(site: Site) -> None:
+    bad = {**agent("bad"), "nice": 99}
+    site.write([agent("good"), bad, {**agent("waits"), "depends-on": ["bad"]}])
+    daemon = site.start()
+    daemon.wait_for("good", UP)
+    broken = daemon.instance("bad")
+    assert broken.next_action == pb.NEXT_ACTION_UNKNOWN
+    assert "its entry in the site config has an error" in broken.message
+    assert f"{site.file}:" in broken.message
+    assert "bad to be up (it is not operable)" in daemon.instance("waits").message
+    assert not daemon.stub.GetStatus(pb.GetStatusRequest()).manager.config_parse_status["[SCF]"].success
+    [event] = [each for each in daemon.events() if each.reason == "ConfigPartial"]
+    assert event.message.endswith("runs without these entries: bad")
+
+    with pytest.raises(grpc.RpcError) as failure:
+        daemon.reload()  # a reload with errors changes nothing
+    assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    pid = daemon.instance("good").process.pid
+    site.write([agent("good"), agent("bad"), {**agent("waits"), "depends-on": ["bad"]}])
+    daemon.reload()
+    daemon.wait_for("waits", UP)
+    assert daemon.instance("bad").next_action == UP
+    assert daemon.instance("good").process.pid == pid
+
+
 def test_an_agent_without_a_command_is_not_operable_and_gives_the_reason(site: Site) -> None:
     site.write([{"instance-id": "thermo1", "agent-class": "Lakeshore240"}])
     daemon = site.start()

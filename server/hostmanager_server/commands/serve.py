@@ -129,6 +129,12 @@ SWITCH_INTERVAL = 0.0005
     help="Use the site config, compose files, state directory and socket folder even if other users may "
     "write them. Without this option, a daemon of root refuses such files.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    envvar="HOSTMANAGER_STRICT",
+    help="Use no site config with errors. Default: a first start uses the entries without errors.",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @click.option(upgrade.PREFLIGHT, is_flag=True, hidden=True, help="Print the version and exit.")
 def serve_command(**given: Any) -> None:

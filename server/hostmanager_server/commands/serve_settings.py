@@ -44,6 +44,7 @@ class ServeFlags:
     max_watchers_per_client: int
     cgroup: str
     trust_config: bool
+    strict: bool
     quiet: bool
     preflight: bool
 
@@ -116,6 +117,7 @@ def make_settings(
         ),
         cgroup=flags.cgroup,
         trust=places.trust,
+        strict=flags.strict,
         site=places.site,
     )
 

@@ -7,24 +7,32 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hostmanager_server.config.instance_keys import Dependency
 from hostmanager_server.config.node_reader import Reader, shown, suggest
+from hostmanager_server.core.manager_status import Problem
 
 
 def check_dependencies(
     reader: Reader, wanted: Mapping[str, Sequence[Dependency]], present: Collection[str]
-) -> None:
-    """Check the dependencies of all instances of a host.
+) -> dict[str, Problem]:
+    """Check the dependencies of all instances of a host; return the first error of each instance.
 
     `wanted` maps the managed instances to their dependencies; `present` has all ids of the host.
     """
-    good = True
+    bad: dict[str, Problem] = {}
     for instance_id, dependencies in wanted.items():
-        for dependency in dependencies:
-            why = _why_not(instance_id, dependency.instance_id, wanted, present)
-            if why:
-                good = False
-                reader.error(dependency.node, f"instance {shown(instance_id)} cannot depend on {why}")
-    if good:
-        _check_cycle(reader, wanted)
+        with reader.entry() as mistakes:
+            for dependency in dependencies:
+                why = _why_not(instance_id, dependency.instance_id, wanted, present)
+                if why:
+                    reader.error(dependency.node, f"instance {shown(instance_id)} cannot depend on {why}")
+        if mistakes:
+            bad[instance_id] = mistakes[0]
+    good = {name: each for name, each in wanted.items() if name not in bad}
+    while cycle := _find_cycle(good):
+        with reader.entry() as mistakes:
+            _report(reader, cycle, wanted)
+        bad |= dict.fromkeys(cycle, mistakes[0])
+        good = {name: each for name, each in good.items() if name not in bad}
+    return bad
 
 
 def _why_not(
@@ -40,13 +48,16 @@ def _why_not(
     return f"{shown(other)}, which this host does not have" + (f" ({hint})" if hint else "")
 
 
-def _check_cycle(reader: Reader, wanted: Mapping[str, Sequence[Dependency]]) -> None:
-    graph = {instance_id: [d.instance_id for d in ds] for instance_id, ds in wanted.items()}
+def _find_cycle(wanted: Mapping[str, Sequence[Dependency]]) -> list[str]:
+    """Return instances that each depend on the next, the last one being the first; empty without a circle."""
+    graph = {name: [d.instance_id for d in ds if d.instance_id in wanted] for name, ds in wanted.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        cycle = list(
-            reversed(error.args[1])
-        )  # each instance depends on the next; the last is the first again
-        place = next(d.node for d in wanted[cycle[0]] if d.instance_id == cycle[1])
-        reader.error(place, f"instances wait for each other in a circle: {' -> '.join(cycle)}")
+        return list(reversed(error.args[1]))
+    return []
+
+
+def _report(reader: Reader, cycle: Sequence[str], wanted: Mapping[str, Sequence[Dependency]]) -> None:
+    place = next(d.node for d in wanted[cycle[0]] if d.instance_id == cycle[1])
+    reader.error(place, f"instances wait for each other in a circle: {' -> '.join(cycle)}")

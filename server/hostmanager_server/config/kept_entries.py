@@ -17,7 +17,8 @@ from itertools import pairwise
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.document import KeptScalar, MapNode, Node
-from hostmanager_server.config.instances import HostInstances, KeptInstance, ParseContext
+from hostmanager_server.config.instances import HostInstances, KeptInstance
+from hostmanager_server.config.read_entry import ParseContext
 from hostmanager_server.core.manager_status import Problem
 
 # Line breaks of YAML other than the newline: texts with them are read as a whole.

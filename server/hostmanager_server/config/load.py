@@ -15,13 +15,14 @@ from hostmanager_server.config.file import read_text
 from hostmanager_server.config.includes import KEY as INCLUDE
 from hostmanager_server.config.includes import joined, read_included
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
-from hostmanager_server.config.instances import HostInstances, ParseContext, read_instances
+from hostmanager_server.config.instances import HostInstances, read_instances
 from hostmanager_server.config.kept_entries import ShortText
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.node_reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
 from hostmanager_server.config.quantities import parse_whole
+from hostmanager_server.config.read_entry import ParseContext
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
@@ -62,11 +63,18 @@ class LoadedConfig:
     text: str = field(default="", repr=False)
     stale: bool = False
     included: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # paths and texts
+    # The instances, those of entries with errors as not operable; None if errors concern the whole file.
+    partial: HostSpec | None = None
+    left_out: tuple[str, ...] = ()  # the entries with errors: their ids, or places in words
 
     @property
     def ok(self) -> bool:
         """Return whether the daemon can use the file as it is."""
-        return self.spec is not None and not self.stale
+        return self.spec is not None and not self.stale and not self.left_out
+
+    def without_bad_entries(self) -> LoadedConfig:
+        """Return the config with the partial spec, if there is one; the config is not `ok`."""
+        return self if self.partial is None or self.spec is not None else replace(self, spec=self.partial)
 
 
 def default_site_file(environ: Mapping[str, str]) -> Path:
@@ -163,6 +171,7 @@ class _Site:
     working_dir: Path
     hosts: Mapping[str, Entry]
     classes: Mapping[str, InstanceKeys]
+    bad_classes: Mapping[str, Problem]
     reader: Reader  # with the problems of the shared part
     text: str
     included: tuple[tuple[str, str], ...] = ()
@@ -207,6 +216,7 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
     reader = source.reader.fork()
     hosts: dict[str, Entry] = {}
     classes: dict[str, InstanceKeys] = {}
+    bad_classes: dict[str, Problem] = {}
     complete = True
     document = None
     if source.text is not None:
@@ -224,10 +234,10 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
         if "hub" in top:
             reader.check_keys(reader.mapping(top["hub"].value, "'hub'"), HUB_KEYS, "'hub'")
         if "agent-classes" in top:
-            classes = _read_classes(reader, top["agent-classes"].value, source.working_dir)
+            classes, bad_classes = _read_classes(reader, top["agent-classes"].value, source.working_dir)
         hosts = _read_hosts(reader, document, top)
     text = source.text or ""
-    return _Site(reader.file, source.working_dir, hosts, classes, reader, text, texts, complete)
+    return _Site(reader.file, source.working_dir, hosts, classes, bad_classes, reader, text, texts, complete)
 
 
 def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
@@ -266,14 +276,20 @@ def _document(reader: Reader, text: str, short: ShortText | None) -> Node | None
     return document
 
 
-def _read_classes(reader: Reader, node: Node, working_dir: Path) -> dict[str, InstanceKeys]:
-    classes = {}
+def _read_classes(
+    reader: Reader, node: Node, working_dir: Path
+) -> tuple[dict[str, InstanceKeys], dict[str, Problem]]:
+    """Return the keys of the classes, and the first error of each class that has any."""
+    classes, bad = {}, {}
     for name, entry in reader.mapping(node, "'agent-classes'").items():
         label = f"agent class {shown(name)}"
-        entries = reader.mapping(entry.value, label)
-        reader.check_keys(entries, KEYS, label)
-        classes[name] = read_settings(reader, entries, label, working_dir)
-    return classes
+        with reader.entry() as mistakes:
+            entries = reader.mapping(entry.value, label)
+            reader.check_keys(entries, KEYS, label)
+            classes[name] = read_settings(reader, entries, label, working_dir)
+        if mistakes:
+            bad[name] = mistakes[0]
+    return classes, bad
 
 
 def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -337,16 +353,21 @@ def _read_host(
     env_inherit = None
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
-    context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit)
+    context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit, site.bad_classes)
     instances = read_instances(reader, nodes, context, short.kept if short is not None else {})
     options = instances.options
     if "address" in entries:
         address = _address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, instances.specs)
+    partial = None
+    if reader.failed and not reader.file_failed:
+        good = tuple(each for each in instances.specs if each.instance_id not in instances.bad)
+        partial = HostSpec(name, (*good, *instances.bad.values()))
     config = LoadedConfig(
-        site.file, name, spec, options, reader.problems, local, site.text, included=site.included
-    )
+        site.file, name, spec, options, reader.problems, local, site.text,
+        included=site.included, partial=partial, left_out=(*instances.bad, *instances.nameless),
+    )  # fmt: skip
     complete = site.complete and reader.complete
     return ReadConfig(config, launchers, context, nodes, instances, complete)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hostmanager.values import dataclass
@@ -48,12 +49,15 @@ class Reader:
         self._problems: dict[Problem, None] = {}  # in order, each once, also if aliases repeat a value
         self._dropped = 0
         self.failed = False
+        self.file_failed = False  # an error belongs to no single entry
+        self._entry: list[Problem] | None = None
 
     def fork(self) -> Reader:
         """Return another reader that starts with the problems of this one."""
         other = Reader(self.file, self._most, self.machine)
         other._files = list(self._files)
         other._problems, other._dropped, other.failed = dict(self._problems), self._dropped, self.failed
+        other.file_failed = self.file_failed
         return other
 
     # --- places
@@ -91,13 +95,27 @@ class Reader:
 
     def note(self, problem: Problem) -> None:
         """Note a problem once; only count problems beyond the maximum."""
-        self.failed = self.failed or problem.severity is Severity.ERROR
+        if problem.severity is Severity.ERROR:
+            self.failed = True
+            if self._entry is None:
+                self.file_failed = True
+            else:
+                self._entry.append(problem)
         if problem in self._problems:
             return
         if len(self._problems) < self._most:
             self._problems[problem] = None
         else:
             self._dropped += 1
+
+    @contextmanager
+    def entry(self) -> Iterator[list[Problem]]:
+        """Collect the errors of one entry; all errors outside of entries belong to the whole file."""
+        outer, self._entry = self._entry, []
+        try:
+            yield self._entry
+        finally:
+            self._entry = outer
 
     @property
     def complete(self) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.document import LINES_PER_FILE
-from hostmanager_server.config.instances import NOWHERE
 from hostmanager_server.config.kept_entries import KeptEntries, ShortText, entries_to_keep
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.load import (
@@ -25,6 +24,7 @@ from hostmanager_server.config.load import (
 )
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.node_reader import MAX_PROBLEMS
+from hostmanager_server.config.read_entry import NOWHERE
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.linux.trusted_paths import Trust
 

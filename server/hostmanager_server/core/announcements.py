@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from hostmanager_server.core.actions import listed
 from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
@@ -16,7 +17,8 @@ from hostmanager_server.core.spec import HostSpec
 class SiteConfig(Protocol):
     """A site config after reading.
 
-    `ok` is False if the config has errors. Then `spec` holds the last good config, or None without one.
+    `ok` is False if the config has errors. Then `spec` holds the last good config, or the entries without
+    errors if `left_out` names the others, or None.
     """
 
     @property
@@ -26,6 +28,10 @@ class SiteConfig(Protocol):
     @property
     def ok(self) -> bool:
         """True without errors; warnings do not count."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The entries with errors: their ids, or places in words."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -59,6 +65,9 @@ def config_entries(config: SiteConfig, now: Instant) -> Iterator[LogEntry]:
     """Yield the entries about a read of the site config."""
     if config.ok:
         yield LogEntry(EntryKind.CONFIG, "ConfigRead", f"read {config.file}", now)
+    elif config.spec is not None and config.left_out:
+        message = f"{config.file} has errors, and runs without these entries: {listed(config.left_out)}"
+        yield LogEntry(EntryKind.CONFIG, "ConfigPartial", message, now, severity=Severity.ERROR)
     else:
         message = f"cannot use {config.file}: the file has errors; the last good config stays in force"
         yield LogEntry(EntryKind.CONFIG, "ConfigRejected", message, now, severity=Severity.ERROR)

@@ -74,6 +74,9 @@ def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
         name = catalog.prefix + spec.instance_id
         service = services.get(name)
         claimed.add(name)
+        if spec.problem:  # an entry with errors: the service stays as it is
+            instances.append(spec)
+            continue
         problem = "" if service is not None else _no_service(name, catalog)
         instances.append(replace(spec, service=service, problem=problem))
     taken = {spec.instance_id for spec in instances}

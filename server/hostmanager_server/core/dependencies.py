@@ -103,6 +103,8 @@ def _why_hopeless(dependency: Instance) -> str:
         return "it is gone from the config"
     if dependency.wanted.target is Target.DOWN:
         return "its target is down"
+    if not dependency.operable:
+        return "it is not operable"
     if standing.outcome is Outcome.FAILED:
         return "it has failed"
     if standing.state is State.START and standing.reason == "DependencyDown":

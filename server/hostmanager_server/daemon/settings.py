@@ -40,5 +40,6 @@ class DaemonSettings:
     limits: Limits = field(default_factory=Limits)
     cgroup: str = AUTO  # find_groups describes the values
     trust: Trust = field(default_factory=Trust.of_this_process)
+    strict: bool = False  # use no site config with errors, not even the entries without errors
     # The options above come from a reading of the site config; the daemon's first reading need not repeat it.
     site: RepeatedLoad = field(default_factory=RepeatedLoad, compare=False, repr=False)

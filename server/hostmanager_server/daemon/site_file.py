@@ -25,11 +25,13 @@ class SiteFile:
         """Return the present content of the file."""
         settings = self._settings
         # Once a config is in force, a file with errors changes nothing. Until then, the copy that an earlier
-        # daemon kept takes the place of a file with errors.
+        # daemon kept takes the place of a file with errors, and without a copy, the entries without errors.
         file, host, folder = settings.site_file, settings.host, settings.working_dir
         config = self._reader.load(file, host=host, working_dir=folder, trust=settings.trust)
         if not self._in_force:
             config = self._last_good.in_place_of(config, file, host=host, working_dir=folder)
+            if not settings.strict:
+                config = config.without_bad_entries()
         if not config.ok or config.options == settings.options:
             return config
         text = "the arguments of the HostManager entry have changed: start the daemon again to apply them"
