@@ -65,9 +65,7 @@ def follow(site: Site, page: Path) -> dict[str, str]:
 
 
 def test_the_first_site_works_as_the_tutorial_says(site: Site) -> None:
-    page = TUTORIALS / "first-site.md"
-    save_files(page, site.folder)
-    outputs = follow(site, page)
+    outputs = follow(site, TUTORIALS / "first-site.md")
     assert "heater" in outputs["hostmanager status"]
     assert " K\n" in outputs["hostmanager logs thermo1 -n 5"]
     events = outputs["hostmanager events thermo1"]

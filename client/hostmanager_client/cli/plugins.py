@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 GROUP = "hostmanager.commands"
 
 _SHORT = {
+    "init": "Write a first site config file.",
     "serve": "Run the daemon on a site config file.",
     "config": "Check a site config file, without a daemon.",
     "systemd": "Run the daemon under systemd.",

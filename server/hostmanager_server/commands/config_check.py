@@ -11,16 +11,22 @@ from typing import Any
 import click
 from hostmanager.values import dataclass, replace
 
+from hostmanager_server.commands.machine_checks import MachineChecks
+from hostmanager_server.config.hosts import ANY_HOST, host_names
 from hostmanager_server.config.load import (
     LoadedConfig,
+    ReadConfig,
     default_site_file,
-    load_all_hosts,
-    load_site_config,
+    read_all_hosts,
+    read_config,
+    read_source,
     with_config_dir,
 )
+from hostmanager_server.config.manager_options import ManagerOptions
 from hostmanager_server.config.node_reader import MAX_PROBLEMS_LISTED
+from hostmanager_server.config.places import Places
 from hostmanager_server.config.secrets import masked
-from hostmanager_server.core.catalog import UNCLAIMED, Catalog, with_services
+from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project, with_services
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.printable import printable
@@ -41,6 +47,7 @@ class CheckFlags:
     working_dir: Path | None
     trust_config: bool
     no_compose: bool
+    here: bool | None
     as_json: bool
 
 
@@ -59,14 +66,23 @@ def config_command() -> None:
 )
 @click.option("--trust-config", is_flag=True, help="Use files that other users may write, as with `serve`.")
 @click.option("--no-compose", is_flag=True, help="Do not check the compose files.")
+@click.option(
+    "--here/--no-here",
+    default=None,
+    help="Fail if users, programs, folders or ports are not as the instances need them on this machine; or "
+    "do not look at the machine. Default: warnings, for this machine's host.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check_command(context: click.Context, /, **given: Any) -> None:
     """Check the site config FILE (default: $OCS_CONFIG_DIR/default.yaml), without a daemon.
 
     The command prints every problem with file, line and column, and then a summary. The command also checks
-    the compose files that the HostManager entry of this host names, with the docker compose program. The exit
-    code is 0 if the daemon can use all files, with or without warnings, and 1 if not.
+    the compose files that the HostManager entries name and that are on this machine, with the docker compose
+    program. For this machine's host, the command looks for what the instances need here: users, groups,
+    programs and their interpreters, folders, free ports, and the hub of OCS. The exit code is 0 if the daemon
+    can use all files, with or without warnings, and 1 if not; with --here, also 1 if something is missing
+    here.
     """
     flags = CheckFlags(**given)
     checked = _check(flags)
@@ -90,35 +106,61 @@ def _check(flags: CheckFlags) -> _Checked:
     trust = Trust.of_this_process(override=flags.trust_config)
     most = MAX_PROBLEMS_LISTED
     if flags.host:
-        loaded = [
-            load_site_config(path, host=flags.host, working_dir=folder, most_problems=most, trust=trust)
-        ]
+        read = [read_config(read_source(path, folder, None, most, trust), flags.host)]
     else:
-        loaded = load_all_hosts(path, working_dir=folder, most_problems=most, trust=trust)
+        read = read_all_hosts(path, working_dir=folder, most_problems=most, trust=trust)
     environ = with_config_dir(inherited_environment(os.environ), path)
-    catalog = Catalog() if flags.no_compose else _catalog(loaded, folder, trust, environ)
-    return _Checked(path, tuple(_with_services(config, catalog) for config in loaded), catalog)
+    catalogs = [
+        Catalog() if flags.no_compose else _catalog(each.config, folder, trust, environ) for each in read
+    ]
+    hosts = [
+        _with_machine(_with_services(each.config, catalog), each, flags, environ)
+        for each, catalog in zip(read, catalogs, strict=True)
+    ]
+    return _Checked(path, tuple(hosts), tuple(catalogs))
+
+
+def _with_machine(
+    config: LoadedConfig, read: ReadConfig, flags: CheckFlags, environ: Mapping[str, str]
+) -> LoadedConfig:
+    """Return the config with what its instances lack on this machine, if it is for this machine."""
+    spec = config.spec or config.partial
+    local = config.host in (*host_names(None), ANY_HOST) if flags.host else config.local
+    if spec is None or flags.here is False or not (local or (flags.here and flags.host)):
+        return config
+    severity = Severity.ERROR if flags.here else Severity.WARNING
+    found = MachineChecks(Places(read), environ, severity).problems(spec)
+    return replace(config, problems=(*config.problems, *found))
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
     path: Path
     hosts: tuple[LoadedConfig, ...]
-    catalog: Catalog  # of the compose files of this machine's host
+    catalogs: tuple[Catalog, ...]  # of the compose files of each host
 
     @property
     def good(self) -> bool:
         """Return whether the daemon can use all files."""
-        return self._site_is_good and not any(map(_errors, self.catalog.problems.values()))
+        missing = any(_errors(config.problems) for config in self.hosts)
+        return self._site_is_good and not missing and not any(map(_errors, self._compose_problems.values()))
 
     @property
     def _site_is_good(self) -> bool:
         return all(config.ok for config in self.hosts)
 
     @property
+    def _compose_problems(self) -> dict[str, tuple[Problem, ...]]:
+        return {file: found for catalog in self.catalogs for file, found in catalog.problems.items()}
+
+    @property
+    def _projects(self) -> dict[str, Project]:
+        return {project.files[0]: project for catalog in self.catalogs for project in catalog.projects}
+
+    @property
     def problems(self) -> list[Problem]:
         """Return each problem once, in the order of the files."""
-        compose = (problem for problems in self.catalog.problems.values() for problem in problems)
+        compose = (problem for problems in self._compose_problems.values() for problem in problems)
         return [*self._site_problems, *compose]
 
     @property
@@ -133,8 +175,8 @@ class _Checked:
         if self._site_is_good:
             verdict = f"good: {'; '.join(map(self._host, self.hosts))}"
         lines = [_line(str(self.path), verdict, self._site_problems)]
-        projects = {project.files[0]: project for project in self.catalog.projects}
-        for file, problems in self.catalog.problems.items():
+        projects = self._projects
+        for file, problems in self._compose_problems.items():
             verdict = "cannot be used" if _errors(problems) else "not read"
             if (project := projects.get(file)) is not None:
                 verdict = f"good: project {project.name} has {_count(len(project.services), 'service')}"
@@ -174,26 +216,25 @@ class _Checked:
             },
             "compose_projects": [
                 {"name": project.name, "files": list(project.files), "services": sorted(project.services)}
-                for project in self.catalog.projects
+                for project in self._projects.values()
             ],
         }
 
 
-def _catalog(
-    hosts: Sequence[LoadedConfig], working_dir: Path, trust: Trust, environ: Mapping[str, str]
-) -> Catalog:
-    """Read the compose files of this machine's host.
+def _catalog(config: LoadedConfig, working_dir: Path, trust: Trust, environ: Mapping[str, str]) -> Catalog:
+    """Read the compose files of a host; those of another machine only if all are here.
 
     Returns an empty catalog if there are none.
     """
-    local = next((config for config in hosts if config.local), None)
-    if local is None or not local.options.docker_compose:
+    options = config.options
+    if not options.docker_compose:
+        return Catalog()
+    if not config.local and not all((working_dir / file).is_file() for file in _files(options)):
         return Catalog()
     from hostmanager_server.drivers.compose.files.catalog_reader import (
         CatalogReader,  # slow to import, and only a host with containers needs it
     )
 
-    options = local.options
     reader = CatalogReader(
         options.docker_compose, prefix=options.docker_service_prefix, program=options.docker_compose_bin,
         working_dir=working_dir, environ=environ, trust=trust,
@@ -208,12 +249,9 @@ def _catalog(
 
 
 def _with_services(config: LoadedConfig, catalog: Catalog) -> LoadedConfig:
-    """Return the config of this machine's host with the services of its instances.
-
-    The function returns configs of other hosts unchanged.
-    """
+    """Return the config of a host with the services of its instances, if its compose files were read."""
     read = catalog.projects or any(map(_errors, catalog.problems.values()))
-    if config.spec is None or not config.local or not read:
+    if config.spec is None or not read:
         return config
     spec = with_services(config.spec, catalog)
     warnings = [
@@ -222,6 +260,11 @@ def _with_services(config: LoadedConfig, catalog: Catalog) -> LoadedConfig:
         if one.management is Management.DOCKER and one.problem
     ]
     return replace(config, spec=spec, problems=(*config.problems, *warnings))
+
+
+def _files(options: ManagerOptions) -> list[str]:
+    """Return all compose files; a colon joins the files of one project."""
+    return [file for files in options.docker_compose for file in files.split(":")]
 
 
 def _errors(problems: Sequence[Problem]) -> int:

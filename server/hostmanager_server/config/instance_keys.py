@@ -49,6 +49,7 @@ KEYS = (
     "restart", "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask",
     "up-after", "user", "working-dir",
 )  # fmt: skip
+PLACED = ("command", "group", "ready", "user", "working-dir")
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
 MAX_FAILURES = 1_000_000
 BACKOFF_KEYS = ("initial", "factor", "maximum", "reset-after")
@@ -99,6 +100,8 @@ class InstanceKeys:
     up_after: float | None = None
     user: str | None = None
     working_dir: str | None = None
+    # Where some of the keys stand; equal keys may stand elsewhere.
+    places: Mapping[str, Node] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def stop(self) -> StopPolicy:
@@ -134,6 +137,7 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         up_after=_or(over.up_after, under.up_after),
         user=_or(over.user, under.user),
         working_dir=_or(over.working_dir, under.working_dir),
+        places={**under.places, **over.places},
     )
 
 
@@ -171,6 +175,7 @@ def read_settings(
         up_after=read("up-after", lambda r, node, label: r.seconds(node, label, 0, DAY)),
         user=read("user", read_user),
         working_dir=read("working-dir", lambda r, node, label: read_path(r, node, label, working_dir)),
+        places={name: entries[name].value for name in PLACED if name in entries},
     )
 
 

@@ -66,6 +66,7 @@ class HostInstances:
     options: ManagerOptions
     entries: Mapping[int, tuple[ReadInstance, InstanceSpec | None]]
     bad: Mapping[str, InstanceSpec] = field(default_factory=dict)  # the instances of entries with errors
+    read: Mapping[str, ReadInstance] = field(default_factory=dict)  # by id
     nameless: tuple[str, ...] = ()  # entries with errors that have no id, in words
 
     def to_keep(self, position: int, node: Node) -> KeptInstance | None:
@@ -129,7 +130,7 @@ def read_instances(
         _warn_of_inoperable(reader, managed, specs.values(), bad)
     by_position = {position: (found[name], specs.get(name)) for name, position in positions.items()}
     return HostInstances(
-        tuple(specs.values()), _options(reader, found.values()), by_position, bad, tuple(nameless)
+        tuple(specs.values()), _options(reader, found.values()), by_position, bad, found, tuple(nameless)
     )
 
 

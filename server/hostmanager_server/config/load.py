@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from hostmanager.values import dataclass, field, replace
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
 from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
+from hostmanager_server.config.hosts import choose_host, read_address, report_missing_host
 from hostmanager_server.config.includes import KEY as INCLUDE
 from hostmanager_server.config.includes import joined, read_included
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
@@ -20,18 +20,13 @@ from hostmanager_server.config.kept_entries import ShortText
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.manager_options import ManagerOptions
-from hostmanager_server.config.node_reader import MAX_PROBLEMS, Entry, Reader, is_null, shown, suggest
-from hostmanager_server.config.quantities import parse_whole
+from hostmanager_server.config.node_reader import MAX_PROBLEMS, Entry, Reader, is_null, shown
 from hostmanager_server.config.read_entry import ParseContext
 from hostmanager_server.config.secrets import MAX_FOUND, find_secrets
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import HostSpec
 from hostmanager_server.linux.trusted_paths import Trust
-
-# The host entry for any machine without an entry of its own name, as in OCS.
-ANY_HOST = "localhost"
-HOSTS_NAMED = 15  # in an error
 
 # Keys that OCS reads from `hub`, a host and its `crossbar` (ocs/site_config.py), and keys that only the
 # documents of OCS mention. The daemon has no router, and uses none of these keys.
@@ -133,11 +128,19 @@ def load_all_hosts(
 
     Without hosts, the only result has the problems.
     """
+    found = read_all_hosts(file, working_dir=working_dir, most_problems=most_problems, trust=trust)
+    return [read.config for read in found]
+
+
+def read_all_hosts(
+    file: Path, *, working_dir: Path | None, most_problems: int, trust: Trust | None
+) -> list[ReadConfig]:
+    """Read `file` for each of its hosts; see `load_all_hosts`."""
     site = _read_site(read_source(file, working_dir, None, most_problems, trust))
     if not site.hosts:
-        return [LoadedConfig(site.file, "", None, problems=site.reader.problems)]
-    own, launchers = _choose(site.hosts, None), site.launchers()
-    return [_read_host(site, launchers, name, local=name == own).config for name in site.hosts]
+        return [ReadConfig(LoadedConfig(site.file, "", None, problems=site.reader.problems))]
+    own, launchers = choose_host(site.hosts, None), site.launchers()
+    return [_read_host(site, launchers, name, local=name == own) for name in site.hosts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,9 @@ class ReadConfig:
     nodes: tuple[Node, ...] = ()
     instances: HostInstances | None = None
     complete: bool = False  # `config` has all problems and all secrets, none dropped
+    reader: Reader | None = None
+    host_nodes: Mapping[str, Node] = field(default_factory=dict)  # the keys of the host
+    hub: tuple[Node, Sequence[str]] | None = None  # with its keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,7 @@ class _Site:
     text: str
     included: tuple[tuple[str, str], ...] = ()
     complete: bool = True
+    hub: tuple[Node, Sequence[str]] | None = None
 
     def launchers(self) -> Launchers:
         """Return the sources of commands, with those of `agent-classes`."""
@@ -203,11 +210,11 @@ def read_source(
 def read_config(source: SourceText, host: str | None, short: ShortText | None = None) -> ReadConfig:
     """Read the config for `host`, from the short text if given."""
     site = _read_site(source, short)
-    name = _choose(site.hosts, host)
+    name = choose_host(site.hosts, host)
     if name is None:
         reader = site.reader.fork()
         if site.hosts:
-            _no_such_host(reader, site.hosts, host)
+            report_missing_host(reader, site.hosts, host)
         return ReadConfig(LoadedConfig(site.file, host or "", None, problems=reader.problems))
     return _read_host(site, site.launchers(), name, local=True, short=short)
 
@@ -222,6 +229,7 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
     if source.text is not None:
         document = _document(reader, source.text if short is None else short.text, short)
     texts: tuple[tuple[str, str], ...] = ()
+    hub: tuple[Node, Sequence[str]] | None = None
     if document is not None:
         files = read_included(reader, document, source.trust)
         texts = tuple((file.path, file.text) for file in files)
@@ -232,12 +240,16 @@ def _read_site(source: SourceText, short: ShortText | None = None) -> _Site:
         top = reader.mapping(document, "the site config")
         reader.check_keys(top, TOP_KEYS, "the site config")
         if "hub" in top:
-            reader.check_keys(reader.mapping(top["hub"].value, "'hub'"), HUB_KEYS, "'hub'")
+            keys = reader.mapping(top["hub"].value, "'hub'")
+            reader.check_keys(keys, HUB_KEYS, "'hub'")
+            hub = top["hub"].key, tuple(keys)
         if "agent-classes" in top:
             classes, bad_classes = _read_classes(reader, top["agent-classes"].value, source.working_dir)
         hosts = _read_hosts(reader, document, top)
     text = source.text or ""
-    return _Site(reader.file, source.working_dir, hosts, classes, bad_classes, reader, text, texts, complete)
+    return _Site(
+        reader.file, source.working_dir, hosts, classes, bad_classes, reader, text, texts, complete, hub
+    )
 
 
 def _text(reader: Reader, file: Path, trust: Trust) -> tuple[str | None, bool]:
@@ -304,31 +316,6 @@ def _read_hosts(reader: Reader, document: Node, top: Mapping[str, Entry]) -> dic
     return hosts
 
 
-def _choose(hosts: Mapping[str, Entry], host: str | None) -> str | None:
-    """Return the host to use; only a machine without an entry of its name falls back to `localhost`."""
-    fallback = () if host else (ANY_HOST,)
-    return next((name for name in (*host_names(host), *fallback) if name in hosts), None)
-
-
-def host_names(host: str | None) -> tuple[str, ...]:
-    """Return the names under which the config may have the host, the first one first."""
-    if host:
-        return (host,)
-    name = socket.gethostname()
-    return name, name.partition(".")[0]
-
-
-def _no_such_host(reader: Reader, hosts: Mapping[str, Entry], host: str | None) -> None:
-    name = host_names(host)[0]
-    listed = sorted(hosts)
-    more = f" and {len(listed) - HOSTS_NAMED} more" if len(listed) > HOSTS_NAMED else ""
-    hint = suggest(name, hosts)
-    known = f"hosts: {', '.join(listed[:HOSTS_NAMED])}{more}" + (f"; {hint}" if hint else "")
-    text = f"the site config has no host {shown(name)}" + ("" if host else f", and no {ANY_HOST!r}")
-    text += f" ({known}); choose a host with --host"
-    reader.error(next(iter(hosts.values())).key, text)
-
-
 def _read_host(
     site: _Site, launchers: Launchers, name: str, *, local: bool, short: ShortText | None = None
 ) -> ReadConfig:
@@ -357,7 +344,7 @@ def _read_host(
     instances = read_instances(reader, nodes, context, short.kept if short is not None else {})
     options = instances.options
     if "address" in entries:
-        address = _address(reader, entries["address"].value, f"'address' of {label}")
+        address = read_address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
     spec = None if reader.failed else HostSpec(name, instances.specs)
     partial = None
@@ -369,20 +356,9 @@ def _read_host(
         included=site.included, partial=partial, left_out=(*instances.bad, *instances.nameless),
     )  # fmt: skip
     complete = site.complete and reader.complete
-    return ReadConfig(config, launchers, context, nodes, instances, complete)
+    host_nodes = {name: entry.value for name, entry in entries.items()}
+    return ReadConfig(config, launchers, context, nodes, instances, complete, reader, host_nodes, site.hub)
 
 
 def _ignore(problem: str) -> None:
     """Drop a problem of another host."""
-
-
-def _address(reader: Reader, node: Node, label: str) -> str | None:
-    text = reader.text(node, label)
-    if text is None or text.startswith("unix:") or "/" in text:
-        return text
-    host, _, digits = text.rpartition(":")
-    port = parse_whole(digits)
-    if host and port is not None and 0 <= port < 65536:
-        return text
-    reader.error(node, f"{label} must be HOST:PORT, or unix:PATH for a socket, not {shown(text)}")
-    return None

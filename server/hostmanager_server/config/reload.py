@@ -12,13 +12,13 @@ from pathlib import Path
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.config.document import LINES_PER_FILE
+from hostmanager_server.config.hosts import host_names
 from hostmanager_server.config.kept_entries import KeptEntries, ShortText, entries_to_keep
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.load import (
     LoadedConfig,
     ReadConfig,
     SourceText,
-    host_names,
     read_config,
     read_source,
 )
