@@ -76,6 +76,16 @@ def test_an_identity_opens_its_process_and_no_other() -> None:
     os.close(pidfd)
 
 
+def test_a_child_has_the_same_identity_by_the_shorter_way() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            assert pidfds.identify_child(child.pid, pidfd) == pidfds.identify(child.pid, pidfd)
+        finally:
+            os.close(pidfd)
+            child.kill()
+
+
 def test_the_status_of_a_reaped_process_is_known_from_its_pidfd() -> None:
     child = subprocess.Popen(["sh", "-c", "exit 5"])
     pidfd = os.pidfd_open(child.pid)

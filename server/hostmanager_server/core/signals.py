@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 
@@ -9,6 +10,7 @@ _REAL_TIME = re.compile(r"(RTMIN|RTMAX)(?:([+-])(\d{1,2}))?", re.ASCII)
 _FIRST, _LAST = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
 
 
+@functools.lru_cache
 def signal_name(signum: int) -> str:
     """Return the name of a signal, such as SIGTERM or SIGRTMIN+3; SIG and the number if unnamed."""
     if _FIRST < signum < _LAST:

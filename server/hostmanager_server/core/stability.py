@@ -14,8 +14,9 @@ MEMORY = 50
 
 def remember(fail_times: tuple[Instant, ...], now: Instant) -> tuple[Instant, ...]:
     """Return the failures within the window, oldest first, at most MEMORY."""
-    recent = tuple(t for t in fail_times if now.mono < t.plus(WINDOW).mono)
-    return recent[-MEMORY:] if len(recent) > MEMORY else recent
+    if not fail_times or (len(fail_times) <= MEMORY and now.mono < fail_times[0].mono + WINDOW):
+        return fail_times
+    return tuple(t for t in fail_times[-MEMORY:] if now.mono < t.mono + WINDOW)
 
 
 def recovers(fail_times: tuple[Instant, ...], now: Instant) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.last_output import CHARACTERS, LINES, OutputMark, last_lines
 from hostmanager_server.drivers.output.output_files import OutputFiles
+from hostmanager_server.drivers.output.stream import OutputStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,3 +170,19 @@ def test_only_the_end_of_a_large_file_is_read(outputs: OutputFiles, monkeypatch:
     monkeypatch.setattr(os, "pread", pread)
     assert outputs.last_output("a", POLICY, mark) == "y"
     assert sizes == [4096]
+
+
+def test_a_run_that_wrote_nothing_costs_no_opening_of_its_file(
+    outputs: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(outputs, b"of an earlier run\n")
+    mark = begin(outputs)
+
+    def refuse(_: object) -> int:
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr(OutputStream, "open_live", refuse)
+    assert outputs.last_output("a", POLICY, mark) == ""
+    write(outputs, b"mine\n")
+    with pytest.raises(AssertionError, match="opened"):
+        outputs.last_output("a", POLICY, mark)

@@ -58,11 +58,11 @@ state, argv, crash = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 if "record" in crash or "release" in crash:
     direct.load_spawner = lambda: None
 if crash == "with the pid noted":
-    pidfds.identify = die
+    pidfds.identify_child = die
 elif crash == "with nothing noted":
     spawn = direct.spawn
     direct.spawn = lambda spawner, command, given: spawn(spawner, command, replace(given, note=None))
-    pidfds.identify = die
+    pidfds.identify_child = die
 elif crash == "with nothing started":
     direct.spawn = die
 elif crash == "before release":

@@ -64,13 +64,15 @@ def read_last_output(stream: OutputStream, mark: OutputMark | None) -> str:
     if mark is None:
         return ""
     collapsed = stream.collapsed
+    begin = mark.size - (collapsed - mark.collapsed)
+    if stream.is_live(mark.inode, begin):  # the run wrote nothing
+        return ""
     try:
         fd = stream.open_live()
     except OSError:
         return ""
     try:
         status = os.fstat(fd)
-        begin = mark.size - (collapsed - mark.collapsed)
         if status.st_ino != mark.inode:
             return ""
         if status.st_size < begin:

@@ -34,7 +34,7 @@ def file_stem(instance_id: str) -> str:
     return stem or "%"
 
 
-@functools.lru_cache(maxsize=4096)  # called at every start and for every instance in a reply
+@functools.lru_cache(maxsize=1 << 14)  # called for every instance in a reply
 def _path(directory: str, instance_id: str) -> Path:
     return Path(directory) / f"{file_stem(instance_id)}.log"
 
@@ -52,7 +52,7 @@ class OutputFiles:
         """Take the directory for policies without one; the first use creates the directory."""
         self._default_dir = str(default_dir)
         self._lock = threading.Lock()
-        self._streams: dict[Path, OutputStream] = {}
+        self._streams: dict[tuple[str, str], OutputStream] = {}  # by directory and instance id
         self._rotator = Rotator()
         self._readers = Readers()
 
@@ -109,10 +109,10 @@ class OutputFiles:
         self._readers.close()
 
     def _stream(self, instance_id: str, policy: LogPolicy) -> OutputStream:
-        path = self.path(instance_id, policy)
+        key = policy.directory or self._default_dir, instance_id
         with self._lock:
-            stream = self._streams.get(path)
+            stream = self._streams.get(key)
             if stream is None:
-                stream = self._streams[path] = OutputStream(path)
+                stream = self._streams[key] = OutputStream(self.path(instance_id, policy))
             stream.user = policy.user
             return stream

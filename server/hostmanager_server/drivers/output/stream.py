@@ -57,7 +57,7 @@ class OutputStream:
         """
         self.path = path
         self.user = user
-        self._directory, self._name = str(path.parent), path.name
+        self._file, self._directory, self._name = str(path), str(path.parent), path.name
         self._lock = threading.Lock()
         self._archives = Archives(path)
         self._live = LiveFile(self._name, self._archives)
@@ -149,6 +149,17 @@ class OutputStream:
         """Open the live file for reading; the caller closes the descriptor. Raises FileNotFoundError."""
         with LogDirectory(self._directory, self.user) as directory:
             return directory.open(self._name)
+
+    def is_live(self, inode: int, size: int) -> bool:
+        """Return whether the live file has this inode and size, without opening it.
+
+        Nothing may be read on the strength of this answer, as an agent may replace the file at any time.
+        """
+        try:
+            status = os.stat(self._file, follow_symlinks=False)
+        except OSError:
+            return False
+        return status.st_ino == inode and status.st_size == size
 
     def live_size(self) -> int | None:
         """Return the bytes in the live file, without the hole; None when there is no live file."""

@@ -24,6 +24,7 @@ from hostmanager_server.drivers.process.process_table import (
 from hostmanager_server.linux.pidfds import Stat, read_file, read_stat
 from hostmanager_server.linux.subreaper import Orphans
 
+_LINKS_OF_ONE_THREAD = 3  # a directory has two links, and this one a further link for each thread
 _ROUNDS = 4  # a scan that has not settled by then is left to the next call
 _log = logging.getLogger(__name__)
 
@@ -218,9 +219,11 @@ def _children(pid: int) -> list[int] | None:
     While a sibling is being reaped, the kernel may leave out a child; the next scan finds it.
     """
     found: list[int] = []
+    tasks = f"/proc/{pid}/task"
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found.extend(map(int, read_file(f"/proc/{pid}/task/{task}/children").split()))
+        one = os.stat(tasks).st_nlink == _LINKS_OF_ONE_THREAD  # half the cost of a listing
+        for task in (pid,) if one else os.listdir(tasks):
+            found.extend(map(int, read_file(f"{tasks}/{task}/children").split()))
     except (FileNotFoundError, ProcessLookupError):
         return None
     return found

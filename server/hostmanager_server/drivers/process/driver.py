@@ -33,9 +33,9 @@ from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
     LimitPairs,
     adopted_run,
+    end_of_child,
     find_main_process,
     identify_main_process,
-    status_of_ended,
 )
 from hostmanager_server.drivers.process.membership import agent_uids
 from hostmanager_server.drivers.process.process_table import ProcessTree, kill_members
@@ -255,12 +255,12 @@ class ProcessDriver:
         self._discard(run)
 
     def _main_process_ended(self, run: _Run) -> None:
-        pidfd = run.pidfd
         # The wake-up may concern an earlier owner of the descriptor's number.
-        if pidfd is None or not pidfds.has_ended(pidfd):
+        ended = None if run.pidfd is None else end_of_child(run.identity, run.pidfd, run.limits)
+        if ended is None:
             return
-        status = status_of_ended(run.identity, pidfd, run.limits)
-        if pidfds.is_child(pidfd):  # a debugger that traces the process must let go first
+        status, unreaped = ended
+        if unreaped:
             self._trees.reap_later(run.identity.pid)
         reached(Point.EXIT_OBSERVED)
         self._let_go(run)

@@ -154,7 +154,7 @@ class Launcher:
         # The agent runs, and its record names the pid: a failure here loses only what a scan finds again.
         with contextlib.suppress(OSError):
             reached(Point.SPAWNED)
-            identity = pidfds.identify(pid, pidfd) or identity
+            identity = pidfds.identify_child(pid, pidfd)
             start.draft.identify(identity)
         self._store.keep(record.token, pidfd)
         with contextlib.suppress(OSError):
@@ -165,27 +165,28 @@ class Launcher:
     def _spawn(start: _Start, record: Record, spawner: Spawner) -> tuple[int, int]:
         text, digits = record.noted_start()
         mark, group = start.tree.mark, start.tree.group
-        with contextlib.ExitStack() as stack:
-            directory = -1
-            if group is not None:
-                with contextlib.suppress(FileNotFoundError, PermissionError):  # removed by another program
-                    directory = os.open(group.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                    stack.callback(os.close, directory)
-            heritage = Heritage(
-                output=start.output,
-                lock=start.draft.lock,
-                lock_number=gate.lock_descriptor(),
-                note=Note(start.draft.flag, RELEASED_AT, text, digits),
-                mark=None if mark is None else membership.as_limit(mark),
-                limits=[limit for _, limit in start.limits],
-                cgroup=directory,
-            )
-            try:
-                return direct.spawn(spawner, start.command, heritage)
-            except SpawnError as error:
-                if error.step is not Step.LIMIT:
-                    raise
-                raise refused_limit(*start.limits[error.limit], error) from error
+        directory = -1
+        if group is not None:
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # removed by another program
+                directory = os.open(group.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        heritage = Heritage(
+            output=start.output,
+            lock=start.draft.lock,
+            lock_number=gate.lock_descriptor(),
+            note=Note(start.draft.flag, RELEASED_AT, text, digits),
+            mark=None if mark is None else membership.as_limit(mark),
+            limits=[limit for _, limit in start.limits],
+            cgroup=directory,
+        )
+        try:
+            return direct.spawn(spawner, start.command, heritage)
+        except SpawnError as error:
+            if error.step is not Step.LIMIT:
+                raise
+            raise refused_limit(*start.limits[error.limit], error) from error
+        finally:
+            if directory >= 0:
+                os.close(directory)
 
     def _start_in_gate(self, start: _Start) -> Launched:
         command, group = start.command, start.tree.group

@@ -93,6 +93,22 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
+def end_of_child(identity: Identity, pidfd: int, limits: LimitPairs) -> tuple[ExitStatus, bool] | None:
+    """Reap a process, and return its exit status and whether it stays unreaped; None while it runs.
+
+    A debugger that traces the process must let go before anything can reap it. The status of a process with
+    another parent is read without reaping it, and empty if unknown.
+    """
+    if "cpu" not in dict(limits):  # one system call serves nearly every end
+        with contextlib.suppress(ChildProcessError):
+            status = pidfds.reap(pidfd)
+            if status is not None:
+                return status, False
+    if not pidfds.has_ended(pidfd):
+        return None
+    return status_of_ended(identity, pidfd, limits), pidfds.is_child(pidfd)
+
+
 def status_of_ended(identity: Identity, pidfd: int, limits: LimitPairs = ()) -> ExitStatus:
     """Return the exit status of an ended process, empty if unknown; reap a child.
 

@@ -155,7 +155,7 @@ def open_record(path: str, flags: int, links: int | None = 1) -> int:
     return file
 
 
-@functools.lru_cache(maxsize=4096)  # called some times at every start and end
+@functools.lru_cache(maxsize=1 << 14)  # called some times at every start and end
 def file_name(instance_id: str) -> str:
     """Return a unique file name for an instance id, percent-encoded."""
     name = quote(os.fsencode(instance_id), safe="")
