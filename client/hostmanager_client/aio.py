@@ -102,20 +102,18 @@ class AsyncHostManagerClient(AsyncCalls):
 
     def watch(
         self,
-        instance_ids: Iterable[str] = (),
-        *,
-        since: HostState | None = None,
-        heartbeat: float = DEFAULT_HEARTBEAT,
-        on_connection: OnConnection = ignore,
-    ) -> AsyncGenerator[StatusUpdate]:
+        instance_ids: Iterable[str] = (), *, since: HostState | None = None,
+        heartbeat: float = DEFAULT_HEARTBEAT, on_connection: OnConnection = ignore,
+        on_contact: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[StatusUpdate]:  # fmt: skip
         """Yield the state, then every change; reconnect after lost connections.
 
         `since`: resume from an earlier state of the same instances. `heartbeat`: interval in s, 1 to 3600;
         the client drops a connection that stays silent for 2.5 intervals. `on_connection`: called when the
-        connection is lost or restored. Raises Unreachable if the first connection fails, and every error
-        that a further attempt cannot cure.
+        connection is lost or restored. `on_contact`: called at each heartbeat. Raises Unreachable if the
+        first connection fails, and every error that a further attempt cannot cure.
         """
-        return self._follow(StatusStream(instance_ids, heartbeat, since), on_connection)
+        return self._follow(StatusStream(instance_ids, heartbeat, since, on_contact), on_connection)
 
     def watch_events(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -74,11 +74,12 @@ class StatusStream(Stream[StatusUpdate]):
 
     def __init__(
         self, instance_ids: Iterable[str] = (), heartbeat: float = DEFAULT_HEARTBEAT,
-        since: HostState | None = None,
+        since: HostState | None = None, on_contact: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._ids, self._wanted = _split_ids(instance_ids)
         self._heartbeat = check_heartbeat(heartbeat)
         self._fold = StatusFold(since)
+        self._on_contact = on_contact
         self.silence = heartbeat * HEARTBEATS_MISSED
 
     def request(self) -> pb.WatchStatusRequest:
@@ -100,6 +101,8 @@ class StatusStream(Stream[StatusUpdate]):
             # The next connection asks for a snapshot, after the pause of the reconnection policy.
             self._fold.start_over()
             raise Unreachable(f"cannot follow the status: {error}; asking for a new snapshot") from error
+        if update is None and self._on_contact is not None and message.WhichOneof("update") == "heartbeat":
+            self._on_contact()
         return () if update is None else (update,)
 
     def disconnected(self) -> None:

@@ -120,12 +120,16 @@ def test_silence_is_a_dead_connection(
 def test_heartbeats_keep_a_quiet_watch_alive(daemon: FakeDaemon, client: Any) -> None:
     daemon.add("data1")
     changes: list[Disconnected | Reconnected] = []
-    updates = client.watch(heartbeat=1.2, on_connection=changes.append)
+    contacts: list[None] = []
+    updates = client.watch(
+        heartbeat=1.2, on_connection=changes.append, on_contact=lambda: contacts.append(None)
+    )
     next(updates)
     timer = threading.Timer(3.5, lambda: daemon.change("data1", restart_count=1))
     timer.start()
     assert next(updates).changed == ("data1",)
     assert changes == []
+    assert contacts
     updates.close()
 
 

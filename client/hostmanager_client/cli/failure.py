@@ -68,11 +68,23 @@ def show_error(error: errors.HostManagerError, *, as_json: bool) -> None:
     if as_json:
         print_json(error_json(error), err=True)
         return
+    first, *more = error_lines(error)
+    print_line(f"Error: {first}", err=True)
+    for line in more:
+        print_line(f"  {line}", err=True)
+
+
+def error_lines(error: errors.HostManagerError) -> list[str]:
+    """Return an error with its remedy, and a line for each violation that the message does not name."""
     hint = _HINTS.get(error.reason, "")
-    print_line(f"Error: {one_line(str(error))}{hint and f' ({hint})'}", err=True)
-    for violation in error.violations:
-        if violation.description not in error.message:
-            print_line(one_line(f"  {violation.field}: {violation.description}"), err=True)
+    return [
+        f"{one_line(str(error))}{hint and f' ({hint})'}",
+        *(
+            one_line(f"{violation.field}: {violation.description}")
+            for violation in error.violations
+            if violation.description not in error.message
+        ),
+    ]
 
 
 def error_json(error: errors.HostManagerError) -> dict[str, Any]:

@@ -27,6 +27,25 @@ def properties(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, 
             yield from _service_pairs(instance.compose_service, observed=observed)
 
 
+def property_lines(instance: pb.ManagedInstance, now: float) -> list[str]:
+    """Return the lines of all properties that have a value, with their names in bold."""
+    from hostmanager_client.cli.escape import one_line
+    from hostmanager_client.cli.text import style
+
+    pairs = [(name, text) for name, text in properties(instance, now) if text]
+    width = max(len(name) for name, _ in pairs) + 1
+    lines = []
+    for name, text in pairs:
+        # Only the last output has several lines, which the daemon bounds.
+        parts = text.split("\n") if name == "last output" else [text]
+        heads = [f"{name}:", *[""] * (len(parts) - 1)]
+        lines += [
+            f"{style(head.ljust(width), bold=True)} {one_line(part)}"
+            for head, part in zip(heads, parts, strict=True)
+        ]
+    return lines
+
+
 def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:
     from hostmanager_client import words
     from hostmanager_client.cli.view import describe

@@ -58,16 +58,6 @@ def show_instance(session: CliSession, instance_id: str) -> None:
         return
     import time
 
-    from hostmanager_client.cli.instance_text import properties
-    from hostmanager_client.cli.text import style
+    from hostmanager_client.cli.instance_text import property_lines
 
-    pairs = [(name, text) for name, text in properties(instance, time.time()) if text]
-    width = max(len(name) for name, _ in pairs) + 1
-    for name, text in pairs:
-        # Only the last output has several lines, which the daemon bounds.
-        lines = text.split("\n") if name == "last output" else [text]
-        heads = [f"{name}:", *[""] * (len(lines) - 1)]
-        print_lines(
-            f"{style(head.ljust(width), bold=True)} {one_line(line)}"
-            for head, line in zip(heads, lines, strict=True)
-        )
+    print_lines(property_lines(instance, time.time()))

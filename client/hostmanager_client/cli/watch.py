@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,25 +12,24 @@ from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json
 from hostmanager_client.cli.presence import require_instances
 
-if TYPE_CHECKING:
-    from hostmanager_client.reconnect import ConnectionChange
-    from hostmanager_client.sync import HostManagerClient
-
 
 @click.command("watch")
 @ids_argument()
+@click.option("--lines", is_flag=True, help="Print JSON lines on a terminal, too.")
 @common_options
-def watch_command(instance_ids: tuple[str, ...]) -> None:
+def watch_command(instance_ids: tuple[str, ...], *, lines: bool) -> None:
     """Follow the status of all or of the named instances, until Ctrl-C.
 
-    Shows a live table on a terminal. With --json, or without a terminal, prints JSON lines: first the full
-    status, then the changes.
+    Shows a screen on a terminal; its key ? lists the keys. With --lines or --json, without a terminal, and
+    with TERM=dumb, prints JSON lines: first the full status, then the changes.
     """
     session = pass_session()
     with session.connect() as client:
         require_instances(client, instance_ids)
-        if not session.json and sys.stdout.isatty():
-            _live(client, instance_ids)
+        if not session.json and not lines and _can_show_screen():
+            from hostmanager_client.cli.screen.run import run_screen
+
+            run_screen(client, instance_ids)
             return
         from hostmanager_client.cli.documents import update_json
         from hostmanager_client.cli.follow import connection_reporter
@@ -42,31 +40,7 @@ def watch_command(instance_ids: tuple[str, ...]) -> None:
                 print_json(update_json(update), lines=True)
 
 
-def _live(client: HostManagerClient, instance_ids: tuple[str, ...]) -> None:
-    from hostmanager_client.cli.documents import connection_line
-    from hostmanager_client.cli.live_lines import LiveLines
-    from hostmanager_client.cli.tables.status import status_lines
-    from hostmanager_client.reconnect import Disconnected
-    from hostmanager_client.state import HostState
-
-    newest: list[tuple[HostState, float]] = []
-    trouble: list[str] = []
-
-    def lines() -> list[str]:
-        if not newest:
-            return [*trouble, f"waiting for the daemon at {client.address}"]
-        state, received = newest[-1]
-        # Ages use the clock of the daemon, as the clocks of two hosts may differ.
-        now = state.time.timestamp() + (time.monotonic() - received)
-        return [*trouble, *status_lines(state, now, str(client.address))]
-
-    def connection(change: ConnectionChange) -> None:
-        trouble[:] = (
-            [click.style(connection_line(change), fg="red")] if isinstance(change, Disconnected) else []
-        )
-        live.refresh()
-
-    with LiveLines(lines) as live:
-        for update in client.watch(instance_ids, on_connection=connection):
-            newest[:] = [(update.state, time.monotonic())]
-            live.refresh()
+def _can_show_screen() -> bool:
+    """Return whether a person sits at a terminal that can show a screen."""
+    terminal = os.environ.get("TERM", "")
+    return sys.stdin.isatty() and sys.stdout.isatty() and terminal not in ("", "dumb", "unknown")

@@ -14,8 +14,6 @@ from hostmanager_client.last_output import last_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from hostmanager.v1 import host_manager_pb2 as pb
 
 _COLORS = {"warning": "yellow", "error": "red"}
@@ -50,13 +48,10 @@ class EventTable:
 
     def lines(self, event: pb.Event) -> list[str]:
         """Return the lines of the next event; a day begins with a line if the table has no dates."""
-        when = words.to_datetime(event.time).astimezone()
-        severity = words.severity_word(event.severity)
-        instance_id, text = one_line(event.instance_id) or "-", _text(event)
-        kind = words.event_word(event.kind)
         if self._limit is None:
-            return [f"{_moment(when)}  {severity:7}  {kind:12}  {instance_id:16}  {text}"]
-        day, _, time = _moment(when).partition(" ")
+            return [event_line(event)]
+        moment, severity, kind, instance_id, text = _fields(event)
+        day, _, time = moment.partition(" ")
         color = _COLORS.get(severity, "")
         cells = [Cell(day), Cell(time), Cell(severity, color), Cell(kind), Cell(instance_id), Cell(text)]
         heading = [f"--- {day}"] if self._without_date and day != self._day else []
@@ -64,8 +59,26 @@ class EventTable:
         return [*heading, *self._layout.lines(cells)]
 
 
-def _moment(when: datetime) -> str:
-    return f"{when:%Y-%m-%d %H:%M:%S.%f}"[:-3]
+def event_line(event: pb.Event) -> str:
+    """Return an event as one line with all fields."""
+    moment, severity, kind, instance_id, text = _fields(event)
+    return f"{moment}  {severity:7}  {kind:12}  {instance_id:16}  {text}"
+
+
+def short_event_line(event: pb.Event) -> str:
+    """Return an event of a known instance as one line: day, time and text, and the severity if not info."""
+    moment, severity, _, _, text = _fields(event)
+    return f"{moment[5:-4]}  {f'{severity}: ' if severity in _COLORS else ''}{text}"
+
+
+def _fields(event: pb.Event) -> tuple[str, str, str, str, str]:
+    """Return time, severity, kind, instance and text."""
+    when = words.to_datetime(event.time).astimezone()
+    severity = words.severity_word(event.severity)
+    kind = words.event_word(event.kind)
+    return (
+        f"{when:%Y-%m-%d %H:%M:%S.%f}"[:-3], severity, kind, one_line(event.instance_id) or "-", _text(event)
+    )  # fmt: skip
 
 
 def _text(event: pb.Event) -> str:

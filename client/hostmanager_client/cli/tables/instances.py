@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from hostmanager.values import dataclass
 
@@ -111,7 +111,7 @@ COLUMNS = (
 )
 
 
-def columns_for(instances: Iterable[pb.ManagedInstance], *, wide: bool = False) -> Sequence[InstanceColumn]:
+def columns_for(instances: Iterable[pb.ManagedInstance], *, wide: bool = False) -> list[InstanceColumn]:
     """Return the columns of a table of these instances."""
     found = list(instances)
     return [

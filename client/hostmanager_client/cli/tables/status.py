@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hostmanager_client.cli.plain import displayable
 from hostmanager_client.cli.tables.instances import columns_for
@@ -58,13 +58,11 @@ def manager_lines(manager: pb.ManagerStatus, now: float, address: str, limit: in
 
 def summary_line(groups: Iterable[str]) -> str:
     """Return a line such as `118 up · 12 down · 1 failing`."""
-    parts = summary_parts(groups)
-    return displayable(" · ").join(part.styled() for part in parts)
+    return displayable(" · ").join(cell.styled() for cell in summary_cells(count_groups(groups)))
 
 
-def summary_parts(groups: Iterable[str]) -> list[Cell]:
-    """Return the parts of a summary, one for each group of instances."""
-    counts = count_groups(groups)
+def summary_cells(counts: Mapping[str, int]) -> list[Cell]:
+    """Return the parts of a summary, for the numbers of instances by group."""
     if not counts:
         return [Cell("no instances")]
     return [Cell(f"{count} {group}", _COLORS.get(group, "")) for group, count in counts.items()]
