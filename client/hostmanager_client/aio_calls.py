@@ -45,6 +45,13 @@ class AsyncCalls:
         listing = await self.list_instances(instance_ids)
         return make_state(status, listing.instances, listing.revision)
 
+    async def explain(self, instance_ids: Iterable[str] = ()) -> pb.ExplainResponse:
+        """Return why the named instances, or all that are not as wanted, are where they are.
+
+        Each explanation has the last ends, the last working run, the changes before, and what to try.
+        """
+        return await self._call(calls.explain(instance_ids))
+
     async def update(
         self,
         changes: TargetRequests = (),

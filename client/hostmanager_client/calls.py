@@ -68,6 +68,11 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
     return UnaryCall("GetInstance", {"instance_id": instance_id}, what, PLAIN_TIMEOUT)
 
 
+def explain(instance_ids: Iterable[str]) -> UnaryCall[pb.ExplainResponse]:
+    """Return the call of Explain."""
+    return UnaryCall("Explain", {"instance_ids": _ids(instance_ids)}, "explain the state", PLAIN_TIMEOUT)
+
+
 def update(
     changes: TargetRequests,
     *,

@@ -43,6 +43,13 @@ class PlainCalls:
         listing = self.list_instances(instance_ids)
         return make_state(status, listing.instances, listing.revision)
 
+    def explain(self, instance_ids: Iterable[str] = ()) -> pb.ExplainResponse:
+        """Return why the named instances, or all that are not as wanted, are where they are.
+
+        Each explanation has the last ends, the last working run, the changes before, and what to try.
+        """
+        return self._call(calls.explain(instance_ids))
+
     def update(
         self,
         changes: TargetRequests = (),

@@ -142,6 +142,15 @@ class FakeDaemon(FakeService):
         self.died = True
         return pb.DieResponse(epoch=self.epoch)
 
+    def Explain(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        answer = pb.ExplainResponse(revision=self.revision, manager=self.manager())
+        answer.time.GetCurrentTime()
+        answer.explanations.extend(self.explanations)
+        answer.as_wanted = len(self.instances) - sum(not each.as_wanted for each in self.explanations)
+        return answer
+
     def ListEvents(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         wanted = [e for e in self.events if not request.instance_ids or e.instance_id in request.instance_ids]

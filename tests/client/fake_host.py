@@ -57,6 +57,7 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     orphan_removals: list[pb.RemoveOrphansResponse] = field(default_factory=list)
     manager_state: pb.ManagerState.ValueType = pb.MANAGER_STATE_RUNNING
     problems: list[pb.ConfigProblem] = field(default_factory=list)
+    explanations: list[pb.Explanation] = field(default_factory=list)
     callers: list[dict[str, Any]] = field(default_factory=list)  # what the client of each call says
     fail_next: tuple[grpc.StatusCode, str, str, list[tuple[str, str]]] | None = None
     config_changes: list[pb.InstanceChange] = field(default_factory=list)  # of the next reload

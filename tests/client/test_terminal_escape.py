@@ -35,6 +35,7 @@ COMMAND_LINES: list[tuple[str, ...]] = [
     ("status",),
     ("watch",),
     ("watch", "--json"),
+    ("why",),
     ("show", "x"),
     ("show", "x", "--json"),
     ("up", "x"),

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,13 +52,14 @@ def run(site: Site, command_line: str) -> str:
     return done.stdout
 
 
-def follow(site: Site, page: Path) -> dict[str, str]:
+def follow(site: Site, page: Path, once_started: Callable[[], object] = lambda: None) -> dict[str, str]:
     """Run the commands of a page, the daemon included, and return the outputs."""
     outputs = {}
     for block in blocks(page):
         for line in command_lines(block) if block.language in ("", "console") else ():
             if line.startswith("hostmanager serve site.yaml"):
                 site.start()
+                once_started()
             elif block.language == "console":
                 outputs[line] = run(site, line)
     return outputs
@@ -99,6 +100,34 @@ def test_the_first_upgrade_works_as_the_tutorial_says(site: Site) -> None:
     assert "Upgraded" in outputs["hostmanager events -n 5"]
     after = daemon.wait_for("thermo1", pb.NEXT_ACTION_UP)
     assert (daemon.process.poll(), after.process.pid) == (None, before.process.pid)
+
+
+def test_why_explains_a_crash_loop_and_remembers_it_over_a_kill_and_an_upgrade(site: Site) -> None:
+    page = ROOT / "docs" / "how-to" / "why.md"
+    save_files(page, site.folder)
+
+    def fails() -> bool:
+        return site.daemons[-1].instance("heater").consecutive_failures > 1
+
+    outputs = follow(site, page, lambda: len(site.daemons) > 1 or wait_until(fails, "two failures"))
+    story = outputs["hostmanager why || test $? = 1"]
+    assert "heater: " in story
+    assert 'Heater:heater ended with code 3: "cannot open the sensor"' in story
+    assert "needed by  camera" in story
+    assert "waits for  heater" in story
+    assert "`hostmanager logs heater -n 50` shows what it wrote" in story
+    shown = outputs["hostmanager show camera"]
+    assert "target:" in shown
+    assert '(hostmanager down): "lens cap on"' in shown
+    lines = outputs[
+        next(line for line in outputs if line.startswith("hostmanager events --since"))
+    ].splitlines()
+    reasons = [line.split()[5].removesuffix(":") for line in lines]
+    assert reasons.count("DaemonStarted") == 2
+    first, second = (n for n, reason in enumerate(reasons) if reason == "DaemonStarted")
+    assert reasons[first + 1 : first + 3] == ["Exited", "Exited"], "from before the kill"
+    assert '"lens cap on"' in next(line for line in lines[first:second] if "Update:" in line)
+    assert '(hostmanager upgrade): "new release"' in lines[-1]
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)

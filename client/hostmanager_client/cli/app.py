@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Show the manager and its instances."),
     "watch": ("watch", "Follow the status."),
     "show": ("show", "Show all properties of one instance."),
+    "why": ("why", "Explain what is not as wanted, and what to try."),
     "up": ("targets", "Set the target of instances to up."),
     "down": ("targets", "Set the target of instances to down."),
     "restart": ("targets", "Restart instances."),

@@ -14,6 +14,7 @@ from hostmanager.values import dataclass, field
 
 from hostmanager_client.cli import change, read
 from hostmanager_client.cli.cli_session import CliSession, with_suggestions
+from hostmanager_client.cli.explain import explain
 from hostmanager_client.errors import HostManagerError, NotFound
 from hostmanager_client.seconds import LONGEST_TIMEOUT
 
@@ -75,7 +76,7 @@ def run(arguments: Sequence[str]) -> int | None:
     ids = ids[:1] if command == "signal" else ids
     session = BriefSession(words.address, "--json" in words.flags, words.timeout, lambda: ids)
     try:
-        work(session)
+        return work(session) or 0
     except FullClientNeeded:
         return None
     except HostManagerError as error:
@@ -83,7 +84,6 @@ def run(arguments: Sequence[str]) -> int | None:
 
         show_error(error, as_json=session.json)
         return exit_code(error)
-    return 0
 
 
 def _parse(arguments: Sequence[str]) -> _Words | None:
@@ -121,8 +121,11 @@ def _seconds(text: str) -> float | None:
     return seconds if 0 < seconds <= LONGEST_TIMEOUT else None
 
 
-def _work(words: _Words) -> Callable[[CliSession], None] | None:
-    """Return the function of a command; None if the arguments are not those of a short command."""
+def _work(words: _Words) -> Callable[[CliSession], int | None] | None:
+    """Return the function of a command, which may return an exit code.
+
+    None if the arguments are not those of a short command.
+    """
     if not words.names:
         return None
     command, *ids = words.names
@@ -146,6 +149,8 @@ def _work(words: _Words) -> Callable[[CliSession], None] | None:
         return None
     if command == "status":
         return lambda session: read.show_status(session, ids, wide=wide)
+    if command == "why":
+        return lambda session: explain(session, ids)
     if command == "show" and len(ids) == 1:
         return lambda session: read.show_instance(session, ids[0])
     if command == "manager" and ids == ["status"]:

@@ -2609,6 +2609,173 @@ class ListEventsResponse(_message.Message):
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Explain these instances, in any state; empty for all that are not as wanted.
+        NOT_FOUND for an unknown id.
+        """
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MANAGER_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    AS_WANTED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    more: _builtins.int
+    """How many instances are missing from `explanations`."""
+    as_wanted: _builtins.int
+    """How many instances of the host are as wanted."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def manager(self) -> Global___ManagerStatus: ...
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """At most 100: first the instances that are not as wanted, each group by id."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        manager: Global___ManagerStatus | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        more: _builtins.int = ...,
+        as_wanted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manager", b"manager", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_wanted", b"as_wanted", "explanations", b"explanations", "manager", b"manager", "more", b"more", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """The reason why an instance is not as wanted, with its recent past."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    AS_WANTED_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    MORE_ENDS_FIELD_NUMBER: _builtins.int
+    LAST_WORKED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEEDED_BY_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
+    as_wanted: _builtins.bool
+    """True if the instance is as wanted, and stays so as far as the daemon knows."""
+    more_ends: _builtins.int
+    """How many ends and failed starts of the present trouble are missing from `ends`."""
+    @_builtins.property
+    def instance(self) -> Global___ManagedInstance: ...
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """The begin of the present trouble; absent if as wanted, or if the begin is older
+        than the kept events.
+        """
+
+    @_builtins.property
+    def ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """The last ends and failed starts, newest first, at most 5."""
+
+    @_builtins.property
+    def last_worked(self) -> Global___WorkingRun:
+        """The last run that worked: up for the reset time of the backoff. Absent if the
+        daemon remembers none.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """The last changes before the trouble, newest first, at most 5: reloads, requests,
+        new images, upgrades.
+        """
+
+    @_builtins.property
+    def needed_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The instances that wait for this one, at most 20."""
+
+    @_builtins.property
+    def hints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to try, a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        instance: Global___ManagedInstance | None = ...,
+        as_wanted: _builtins.bool = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        ends: _abc.Iterable[Global___Event] | None = ...,
+        more_ends: _builtins.int = ...,
+        last_worked: Global___WorkingRun | None = ...,
+        changes: _abc.Iterable[Global___Event] | None = ...,
+        needed_by: _abc.Iterable[_builtins.str] | None = ...,
+        hints: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "last_worked", b"last_worked", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_wanted", b"as_wanted", "changes", b"changes", "ends", b"ends", "hints", b"hints", "instance", b"instance", "last_worked", b"last_worked", "more_ends", b"more_ends", "needed_by", b"needed_by", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class WorkingRun(_message.Message):
+    """A run that was up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the instance became up."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Absent while the run lives."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkingRun: _TypeAlias = WorkingRun  # noqa: Y015
+
+@_typing.final
 class WatchEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

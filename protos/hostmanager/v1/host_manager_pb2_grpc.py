@@ -100,6 +100,11 @@ class HostManagerServiceStub(object):
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/Explain',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/hostmanager.v1.HostManagerService/WatchEvents',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.SerializeToString,
@@ -243,6 +248,14 @@ class HostManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Explains the instances that are not as wanted, or the named instances: how
+        they ended, when they last worked, what changed then, and what to try.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Streams events: first the events since the resume token, also since one of
         an earlier epoch, then every new event. A `gap` counts events that were
@@ -341,6 +354,11 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ListEventsRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ExplainRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ExplainResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -710,6 +728,33 @@ class HostManagerService(object):
             '/hostmanager.v1.HostManagerService/ListEvents',
             hostmanager_dot_v1_dot_host__manager__pb2.ListEventsRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Explain',
+            hostmanager_dot_v1_dot_host__manager__pb2.ExplainRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

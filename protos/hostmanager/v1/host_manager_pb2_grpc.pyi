@@ -115,6 +115,10 @@ class HostManagerServiceStub:
     """Returns events with their reasons, oldest first. The daemon keeps 100,000
     events or 30 days of them, over restarts and reboots.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.ExplainRequest, _host_manager_pb2.ExplainResponse]
+    """Explains the instances that are not as wanted, or the named instances: how
+    they ended, when they last worked, what changed then, and what to try.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.WatchEventsRequest, _host_manager_pb2.WatchEventsResponse]
     """Streams events: first the events since the resume token, also since one of
     an earlier epoch, then every new event. A `gap` counts events that were
@@ -207,6 +211,10 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.ListEventsRequest, _host_manager_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Returns events with their reasons, oldest first. The daemon keeps 100,000
     events or 30 days of them, over restarts and reboots.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.ExplainRequest, _host_manager_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Explains the instances that are not as wanted, or the named instances: how
+    they ended, when they last worked, what changed then, and what to try.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_host_manager_pb2.WatchEventsRequest, _host_manager_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """Streams events: first the events since the resume token, also since one of
@@ -375,6 +383,16 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_host_manager_pb2.ListEventsResponse, _abc.Awaitable[_host_manager_pb2.ListEventsResponse]]:
         """Returns events with their reasons, oldest first. The daemon keeps 100,000
         events or 30 days of them, over restarts and reboots.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _host_manager_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.ExplainResponse, _abc.Awaitable[_host_manager_pb2.ExplainResponse]]:
+        """Explains the instances that are not as wanted, or the named instances: how
+        they ended, when they last worked, what changed then, and what to try.
         """
 
     @_abc_1.abstractmethod

@@ -113,6 +113,28 @@ MESSAGES = {
         (10, 'core_dumped', 'bool', '', '', ''),
         (11, 'limit', 'string', '', '', ''),
     ),
+    "hostmanager.v1.ExplainRequest": (
+        (1, 'instance_ids', 'string', '', '*', ''),
+    ),
+    "hostmanager.v1.ExplainResponse": (
+        (1, 'revision', 'int64', '', '', ''),
+        (2, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (3, 'manager', 'message', 'hostmanager.v1.ManagerStatus', '?', ''),
+        (4, 'explanations', 'message', 'hostmanager.v1.Explanation', '*', ''),
+        (5, 'more', 'int32', '', '', ''),
+        (6, 'as_wanted', 'int32', '', '', ''),
+    ),
+    "hostmanager.v1.Explanation": (
+        (1, 'instance', 'message', 'hostmanager.v1.ManagedInstance', '?', ''),
+        (2, 'as_wanted', 'bool', '', '', ''),
+        (3, 'since', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (4, 'ends', 'message', 'hostmanager.v1.Event', '*', ''),
+        (5, 'more_ends', 'int32', '', '', ''),
+        (6, 'last_worked', 'message', 'hostmanager.v1.WorkingRun', '?', ''),
+        (7, 'changes', 'message', 'hostmanager.v1.Event', '*', ''),
+        (8, 'needed_by', 'string', '', '*', ''),
+        (9, 'hints', 'string', '', '*', ''),
+    ),
     "hostmanager.v1.GetInstanceRequest": (
         (1, 'instance_id', 'string', '', '', ''),
     ),
@@ -437,6 +459,10 @@ MESSAGES = {
         (4, 'snapshot', 'message', 'hostmanager.v1.StatusSnapshot', '?', 'update'),
         (5, 'delta', 'message', 'hostmanager.v1.StatusDelta', '?', 'update'),
         (6, 'heartbeat', 'message', 'hostmanager.v1.Heartbeat', '?', 'update'),
+    ),
+    "hostmanager.v1.WorkingRun": (
+        (1, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (2, 'end_time', 'message', 'google.protobuf.Timestamp', '?', ''),
     ),
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.config_plan import Plan, moves_service, same_kind
+from hostmanager_server.core.event_log import EntryKind, LogEntry
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Instance, Instances
 from hostmanager_server.core.spec import InstanceSpec, Target
@@ -61,6 +63,8 @@ class ConfigChanges:
 
 NO_CHANGES = ConfigChanges()
 
+_NO = "nothing"  # the value of a setting that is not there
+
 # Log entries whose message operators need, as the kind of the change does not tell the effect.
 _TOLD = frozenset({"TakenOver", "Dropped", "ServiceGone"})
 
@@ -79,6 +83,16 @@ def changes_of(instances: Instances, plan: Plan) -> ConfigChanges:
         for each in ids[:MAX_CHANGES]
     )
     return ConfigChanges(listed, len(ids) - len(listed), len(stopping))
+
+
+def changed_entries(changes: ConfigChanges, now: Instant) -> Iterator[LogEntry]:
+    """Yield an entry for each listed instance with differing settings: the cause of a later failure."""
+    for change in changes.listed:
+        if change.keys:
+            keys = [f"{each.key}: {each.before or _NO} -> {each.after or _NO}" for each in change.keys]
+            more = [f"and {change.more_keys} more"] if change.more_keys else []
+            message = "; ".join((*keys, *more))
+            yield LogEntry(EntryKind.INSTANCE, "Changed", message, now, change.instance_id)
 
 
 def _change(instance_id: str, old: Instance | None, new: Instance | None, told: str) -> InstanceChange:

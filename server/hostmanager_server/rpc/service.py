@@ -17,6 +17,7 @@ from hostmanager_server.rpc.admission import AdmissionControl
 from hostmanager_server.rpc.caller import Caller, client_of
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.events import EventRpcs
+from hostmanager_server.rpc.explain import ExplainRpc
 from hostmanager_server.rpc.handlers import (
     ServicerContext,
     abort,
@@ -100,6 +101,7 @@ class Service:
             "ListInstances": (pb.ListInstancesRequest, status.list_instances),
             "GetInstance": (pb.GetInstanceRequest, status.get_instance),
             "ListEvents": (pb.ListEventsRequest, events.list_events),
+            "Explain": (pb.ExplainRequest, ExplainRpc(context).explain),
         }
         self._changes: dict[str, tuple[type[Message], Callable[[Any, Caller], Awaitable[Message]]]] = {
             "StartManager": (pb.StartManagerRequest, requests.start_manager),

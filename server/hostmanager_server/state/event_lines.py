@@ -111,12 +111,11 @@ class LineFilter:
     def __init__(self, selection: EventSelection) -> None:
         self._timed = selection.since is not None or selection.until is not None
         self._selection = selection
-        self._needles = [
-            needles
-            for key, words in (("i", selection.instance_ids), ("r", selection.reasons))
-            if (needles := [f'"{key}":{_compact(word)}'.encode() for word in words])
-            and len(needles) <= _MOST_NEEDLES
-        ]
+        ids = [f'"i":{_compact(word)}'.encode() for word in selection.instance_ids if word]
+        self._ids = ids if len(ids) <= _MOST_NEEDLES else []
+        self._of_host = "" in selection.instance_ids  # also events without an instance
+        reasons = [f'"r":{_compact(word)}'.encode() for word in selection.reasons]
+        self._needles = [reasons] if 0 < len(reasons) <= _MOST_NEEDLES else []
         if selection.min_severity is not Severity.INFO:
             severe = (Severity.WARNING, Severity.ERROR)
             self._needles.append([f'"s":"{each.value}"'.encode() for each in severe])
@@ -124,6 +123,9 @@ class LineFilter:
     def may_take(self, line: bytes) -> bool:
         """Return whether the event may be in the selection."""
         if self._timed and not self._in_time(line):
+            return False
+        named = not self._ids or any(needle in line for needle in self._ids)
+        if not named and (not self._of_host or b',"i":' in line):
             return False
         return all(any(needle in line for needle in needles) for needles in self._needles)
 

@@ -17,7 +17,7 @@ from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog, with_services
 from hostmanager_server.core.compose import Survey
-from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, changes_of
+from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, changed_entries, changes_of
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
@@ -282,7 +282,8 @@ class RequestHandler:
         made = changes_of(self._reconciler.instances, planned)
         self._reconciler.drop(planned.dropped)  # first: other instances take over the released services
         changed = plan.with_target_origin(self._reconciler.instances, planned.changed, origin)
-        self._reconciler.apply(changed, (replace(entry, origin=origin) for entry in planned.entries))
+        entries = (*planned.entries, *changed_entries(made, now))
+        self._reconciler.apply(changed, (replace(entry, origin=origin) for entry in entries))
         return made
 
     def _set_targets(self, changes: Sequence[TargetChange], origin: Origin, now: Instant) -> dict[str, int]:

@@ -73,7 +73,8 @@ class StatusPublisher:
         """Record and log the result of a read of the site config; `origin` is that of the read."""
         status = ParseStatus(config.ok, now, config.problems)
         self._publish(replace(self._status, parse_status={**self._status.parse_status, SCF: status}))
-        self._reconciler.log(*(replace(entry, origin=origin) for entry in config_entries(config, now)))
+        read, *problems = config_entries(config, now)
+        self._reconciler.log(replace(read, origin=origin), *problems)
 
     def set_host(self, host: str) -> None:
         """Record the name of the host."""
