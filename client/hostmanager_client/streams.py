@@ -182,8 +182,11 @@ class LogStream(Stream[pb.LogLine]):
 
     method = "TailLogs"
 
-    def __init__(self, instance_id: str, lines: int | None, *, follow: bool, silence: float | None) -> None:
-        self.what = f"read the log of {quoted(instance_id)}"
+    def __init__(
+        self, instance_id: str | None, lines: int | None, *, follow: bool, silence: float | None
+    ) -> None:
+        """Read the log of an instance; None for the log of the daemon."""
+        self.what = f"read the log of {'the daemon' if instance_id is None else quoted(instance_id)}"
         self.reconnects = follow
         # A quiet instance sends no lines, so the keepalive of the channel checks the connection.
         self.silence = None if follow else silence
@@ -200,7 +203,12 @@ class LogStream(Stream[pb.LogLine]):
     def request(self) -> pb.TailLogsRequest:
         """Return a request for the last lines; after an outage for more of them."""
         lines = LINES_ASKED_AGAIN if self._reopened else self._lines
-        return pb.TailLogsRequest(instance_id=self._instance_id, lines=lines, follow=self._follow)
+        return pb.TailLogsRequest(
+            instance_id=self._instance_id or "",
+            lines=lines,
+            follow=self._follow,
+            daemon=self._instance_id is None,
+        )
 
     def receive(self, message: Message) -> Sequence[pb.LogLine]:
         """Return the new lines of a message; drop the known ones after an outage."""

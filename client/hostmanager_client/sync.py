@@ -207,6 +207,16 @@ class HostManagerClient(PlainCalls):
         silence = self._timeout or calls.PLAIN_TIMEOUT
         return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
 
+    def tail_daemon_log(
+        self, *, lines: int | None = None, follow: bool = False, on_connection: OnConnection = ignore
+    ) -> Generator[pb.LogLine]:
+        """Yield the last lines of the daemon's own log, as `tail_logs` does for an instance.
+
+        Raises PreconditionFailed, with the command that shows the log, if systemd keeps the log.
+        """
+        silence = self._timeout or calls.PLAIN_TIMEOUT
+        return self._follow(LogStream(None, lines, follow=follow, silence=silence), on_connection)
+
     def docker_pull(
         self,
         instance_ids: Iterable[str] = (),

@@ -274,7 +274,8 @@ class FakeDaemon(FakeService):
 
     def TailLogs(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
-        self._check(context, {"instance_id": request.instance_id})
+        if not request.daemon:
+            self._check(context, {"instance_id": request.instance_id})
         lines = self.logs.setdefault(request.instance_id, [])
         wanted = request.lines if request.HasField("lines") else 100
         cursor = max(0, len(lines) - wanted)

@@ -315,6 +315,27 @@ def test_logs_prints_lines_as_they_are(daemon: FakeDaemon, run: Run) -> None:
     assert lines[0] == {"text": "one", "stream": "combined", "continues": False}
 
 
+def test_logs_of_the_daemon(daemon: FakeDaemon, run: Run) -> None:
+    daemon.write("", "started", "serving")
+    assert run("logs", "--daemon", "-n", "1").output == "serving\n"
+    assert daemon.requests[-1] == pb.TailLogsRequest(daemon=True, lines=1)
+    assert json.loads(run("logs", "--daemon", "--json", "-n", "1").output)["text"] == "serving"
+    for words in (("logs",), ("logs", "data1", "--daemon")):
+        result = run(*words)
+        assert (result.exit_code, "Name an instance, or use --daemon" in result.stderr) == (2, True)
+
+
+def test_the_log_file_tells_of_a_daemon_that_is_gone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTMANAGER_STATE_DIR", str(tmp_path))
+    (tmp_path / "daemon.log").write_text("one\ntwo\nthe cause \x1b[2J\n")
+    result = run("logs", "--daemon", "-n", "2", "-a", str(tmp_path / "nobody.sock"))
+    assert result.exit_code == 3
+    assert result.stdout == "two\nthe cause \x1b[2J\n"
+    assert result.stderr.startswith(f"no daemon answers; the end of {tmp_path / 'daemon.log'}:\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [("up", "data1"), ("down", "data1"), ("restart", "data1"), ("update", "data1=up"), ("reload",),

@@ -6,8 +6,13 @@ import fcntl
 import logging
 import os
 import threading
+from pathlib import Path
 
+import pytest
 from hostmanager_server.daemon.log import DaemonLog
+from hostmanager_server.daemon.own_log import find_own_log, journal_command
+
+from tests.waiting import wait_until
 
 
 def record(text: str) -> logging.LogRecord:
@@ -97,3 +102,60 @@ def test_no_text_forges_a_line_or_reaches_the_reader_s_terminal() -> None:
     assert all(line.startswith("    ") for line in lines[2:])
     assert any(line.startswith("    ERROR forged") for line in lines[2:])
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_file_gets_all_lines_from_the_first(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    log = DaemonLog(write_end)
+    log.handle(record("before the state directory is known"))
+    file = os.open(tmp_path / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log.keep_in(file)
+    log.handle(record("after"))
+    log.close()
+    os.close(write_end)
+    os.close(read_end)
+    os.close(file)
+    lines = (tmp_path / "daemon.log").read_text().splitlines()
+    assert lines == ["before the state directory is known", "after"]
+
+
+def test_a_stalled_reader_of_stderr_keeps_no_line_from_the_file(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, b"x" * 4096)  # nobody reads
+    log = DaemonLog(write_end, patience=0.01)
+    file = os.open(tmp_path / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log.keep_in(file)
+    log.handle(record("the cause"))
+    wait_until(lambda: (tmp_path / "daemon.log").read_text() == "the cause\n", "the line in the file")
+    os.close(read_end)  # ends the stalled write
+    log.close()
+    os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "command"),
+    [
+        ("0::/system.slice/hostmanager.service\n", "journalctl -u hostmanager.service"),
+        ("0::/system.slice/hostmanager.service/daemon\n", "journalctl -u hostmanager.service"),
+        (
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/lab.service\n",
+            "journalctl --user -u lab.service",
+        ),
+        ("1:name=systemd:/\n0::/\n", "journalctl _PID=42"),
+        ("", "journalctl _PID=42"),
+    ],
+)
+def test_the_command_for_the_journal_names_the_unit(cgroup: str, command: str) -> None:
+    assert journal_command(cgroup, 42) == command
+
+
+def test_only_a_stderr_of_the_journal_needs_no_file(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        status = os.fstat(stderr.fileno())
+        stream = f"{status.st_dev}:{status.st_ino}"
+        assert find_own_log(tmp_path, {"JOURNAL_STREAM": stream}, stderr.fileno()).policy is None
+        for environ in ({}, {"JOURNAL_STREAM": "1:1"}):
+            policy = find_own_log(tmp_path, environ, stderr.fileno()).policy
+            assert policy is not None
+            assert policy.directory == str(tmp_path)

@@ -128,6 +128,10 @@ def test_why_explains_a_crash_loop_and_remembers_it_over_a_kill_and_an_upgrade(s
     assert reasons[first + 1 : first + 3] == ["Exited", "Exited"], "from before the kill"
     assert '"lens cap on"' in next(line for line in lines[first:second] if "Update:" in line)
     assert '(hostmanager upgrade): "new release"' in lines[-1]
+    log = outputs["hostmanager logs --daemon -n 100"]
+    assert log.count("DaemonStarted") == 2
+    assert log.count(" upgrading to version ") == 1
+    assert log.count("Upgraded") == 1
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)

@@ -135,6 +135,14 @@ async def test_a_tail_has_no_more_than_the_requested_lines(tmp_path: Path) -> No
             assert got == expected
 
 
+async def test_the_log_of_the_daemon_is_read_from_its_file(tmp_path: Path) -> None:
+    async with server_harness(tmp_path, started=False) as h:
+        error = await refused(_drain(h.stub().TailLogs(pb.TailLogsRequest(daemon=True, instance_id="a"))))
+        assert error.violations.keys() == {"instance_id"}
+        error = await refused(_drain(h.stub().TailLogs(pb.TailLogsRequest(daemon=True))))
+        assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "LOGGED_BY_SYSTEMD")
+
+
 async def test_events_are_listed_in_pages_and_followed_from_there(tmp_path: Path) -> None:
     async with server_harness(tmp_path) as h:
         stub = h.stub()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.cli_session import pass_session
-from hostmanager_client.cli.options import common_options, id_argument
+from hostmanager_client.cli.options import common_options, complete_ids
 from hostmanager_client.cli.output import print_json, print_log
 
 
 @click.command("logs")
-@id_argument
+@click.argument("instance_id", metavar="[ID]", required=False, shell_complete=complete_ids)
+@click.option("--daemon", is_flag=True, help="The log of the daemon instead of an instance's output.")
 @click.option("--follow", "-f", is_flag=True, help="Then print every new line.")
 @click.option(
     "--lines",
@@ -22,8 +23,8 @@ from hostmanager_client.cli.output import print_json, print_log
 )
 @click.option("--raw", is_flag=True, help="Pass control characters to the terminal.")
 @common_options
-def logs_command(instance_id: str, *, follow: bool, lines: int, raw: bool) -> None:
-    """Show the last output lines of an instance.
+def logs_command(instance_id: str | None, *, daemon: bool, follow: bool, lines: int, raw: bool) -> None:
+    """Show the last output lines of an instance, or of the daemon's own log.
 
     On a terminal, control characters appear as escapes such as \\x1b, and colours end with their line. Output
     to a pipe or a file is unchanged.
@@ -31,8 +32,16 @@ def logs_command(instance_id: str, *, follow: bool, lines: int, raw: bool) -> No
     \b
       hostmanager logs -n 20 thermo1    the last 20 lines
       hostmanager logs -f thermo1       follow the output, until Ctrl-C
+      hostmanager logs --daemon -n 50   what the daemon logged last
     """
     session = pass_session()
+    if (instance_id is None) is not daemon:
+        raise click.UsageError("Name an instance, or use --daemon, not both.")
+    if instance_id is None:
+        from hostmanager_client.cli.daemon_log import show_daemon_log
+
+        show_daemon_log(session, lines, follow=follow, raw=raw)
+        return
     from hostmanager_client.cli.follow import connection_reporter
     from hostmanager_client.cli.reader import until_reader_leaves
     from hostmanager_client.words import to_json

@@ -2385,21 +2385,28 @@ class TailLogsRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    DAEMON_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     lines: _builtins.int
     """The number of existing lines, 0 to 100000; absent for the default, 100."""
     follow: _builtins.bool
     """Then send every new line until the client leaves."""
+    daemon: _builtins.bool
+    """The log of the daemon instead of the output of an instance; `instance_id` must
+    be empty. FAILED_PRECONDITION if systemd keeps the log of the daemon; the
+    message has the command that shows the log.
+    """
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         lines: _builtins.int | None = ...,
         follow: _builtins.bool = ...,
+        daemon: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "lines", b"lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "follow", b"follow", "instance_id", b"instance_id", "lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "daemon", b"daemon", "follow", b"follow", "instance_id", b"instance_id", "lines", b"lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lines: _TypeAlias = _typing.Literal["lines"]  # noqa: Y015
     _WhichOneofArgType__lines: _TypeAlias = _typing.Literal["_lines", b"_lines"]  # noqa: Y015

@@ -397,6 +397,7 @@ MESSAGES = {
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'lines', 'int32', '', '?', ''),
         (3, 'follow', 'bool', '', '', ''),
+        (4, 'daemon', 'bool', '', '', ''),
     ),
     "hostmanager.v1.TailLogsResponse": (
         (1, 'lines', 'message', 'hostmanager.v1.LogLine', '*', ''),

@@ -18,6 +18,7 @@ from hostmanager_server.core.plan import ALL, TargetChange
 from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.daemon.breakdown import Breakdown, BrokenDownError
 from hostmanager_server.daemon.event_log import log_events, wait_for_first_observation
+from hostmanager_server.daemon.own_log import keep_own_log
 from hostmanager_server.daemon.parts import Parts, build_parts
 from hostmanager_server.daemon.recovery import JournalRecovery
 from hostmanager_server.daemon.settings import DaemonSettings
@@ -91,6 +92,7 @@ class App:
             upgrade=self.upgrade,
             break_down=self._break_down,
         )
+        keep_own_log(parts.own_log, parts.outputs)
         end = _End(EVERYTHING, 1)
         disown = True  # after any error below, running instances stay for the next daemon
         try:

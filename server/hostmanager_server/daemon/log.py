@@ -10,6 +10,8 @@ import logging
 import os
 import queue
 import threading
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from hostmanager_server.core.printable import printable
@@ -17,6 +19,7 @@ from hostmanager_server.linux.thread_names import name_this_thread
 
 # Lines that the queue holds; a start of 1,000 agents logs 3,000 lines at once.
 MOST_WAITING = 10_000
+MOST_EARLY = 1000
 # How long `close` waits for a reader, in s.
 PATIENCE = 2.0
 
@@ -66,6 +69,10 @@ class DaemonLog(logging.Handler):
         self._lines: queue.Queue[str | None] = queue.Queue(most_waiting)
         self._counting = threading.Lock()
         self._refused = 0  # lines that the full queue did not take
+        self._file: int | None = None
+        # The first lines, until the daemon knows whether a file takes them; None afterwards.
+        self._early: deque[str] | None = deque(maxlen=MOST_EARLY)
+        self._place = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="daemon-log", daemon=True)
         self._thread.start()
 
@@ -93,6 +100,13 @@ class DaemonLog(logging.Handler):
             return
         self._thread.join(self._patience)
 
+    def keep_in(self, descriptor: int | None) -> None:
+        """Write all lines so far, and all later lines, also to a file; None: there is no file."""
+        with self._place:
+            self._file, early, self._early = descriptor, self._early or (), None
+            for line in early:
+                self._write_to_file(line)
+
     # --- on the writing thread
 
     def _run(self) -> None:
@@ -106,8 +120,18 @@ class DaemonLog(logging.Handler):
                 f"{dropped} lines of this log could not be written, and are missing here"
             ):
                 dropped = 0
+            with self._place:  # the file first: a stalled reader of stderr must not keep lines from it
+                if self._early is not None:
+                    self._early.append(line)
+                else:
+                    self._write_to_file(line)
             if dropped or not self._write(line):
                 dropped += 1
+
+    def _write_to_file(self, line: str) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # a full disk, which the status of the daemon tells
+                os.write(self._file, f"{line}\n".encode(errors="backslashreplace"))
 
     def _write(self, line: str) -> bool:
         data = f"{line}\n".encode(errors="backslashreplace")
@@ -117,3 +141,13 @@ class DaemonLog(logging.Handler):
         except OSError:  # a full disk or a closed pipe; there is no other place to log to
             return False
         return True
+
+
+def keep_in_file(descriptor: int | None) -> None:
+    """Write the log of this process also to a file; without a file, or a DaemonLog, drop the early lines."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, DaemonLog):
+            handler.keep_in(descriptor)
+            return
+    if descriptor is not None:
+        os.close(descriptor)

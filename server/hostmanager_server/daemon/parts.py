@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import Management
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
+from hostmanager_server.daemon.own_log import find_own_log
 from hostmanager_server.daemon.recovery import JournalRecovery, open_journal, recover
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
@@ -29,6 +31,7 @@ from hostmanager_server.rpc.context import RpcContext, UpgradeDaemon
 from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.hub import Hub
+from hostmanager_server.rpc.ports import OwnLog
 from hostmanager_server.rpc.server import Server
 from hostmanager_server.state.event_archive import EventArchive
 from hostmanager_server.state.event_history import EventHistory
@@ -58,6 +61,7 @@ class Parts:
     engine: EngineAccess | None  # None: the daemon manages no compose files
     server: Server
     notifier: SystemdNotifier
+    own_log: OwnLog
 
 
 def build_parts(
@@ -98,12 +102,13 @@ def build_parts(
         store, site.load, make_driver, journal, break_down, recovery.state, services, site.keep,
         hub.let_readers_run, hub.round_ended,
     )  # fmt: skip
+    own_log = find_own_log(state_dir.path, os.environ, sys.stderr.fileno() if sys.stderr else -1)
     event_writer.listen(supervisor.take_events_problem)
     convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
     engine = None if compose is None else engine_access()
     context = RpcContext(
         daemon, store, EventHistory(store, archive), supervisor, hub, convert, outputs, now, exit_daemon,
-        upgrade, engine,
+        upgrade, engine, own_log,
     )  # fmt: skip
     server = Server(
         context, list(settings.listen), settings.limits,
@@ -112,7 +117,7 @@ def build_parts(
     notifier = SystemdNotifier(os.environ, store)
     return Parts(
         daemon, state_dir, store, event_writer, outputs, journal, recovery, supervisor, hub, engine, server,
-        notifier,
+        notifier, own_log,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.errors import from_request_error
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.rpc.ports import DockerEngine, OutputReader
+from hostmanager_server.rpc.ports import DockerEngine, OutputReader, OwnLog
 from hostmanager_server.rpc.single_flight import SingleFlight
 from hostmanager_server.rpc.tokens import write_token
 from hostmanager_server.state.event_history import EventHistory
@@ -54,6 +54,7 @@ class RpcContext:
     upgrade_daemon: UpgradeDaemon
 
     engine: DockerEngine | None = None  # None: the daemon manages no compose files
+    own_log: OwnLog = OwnLog(None)
     # A reader of event files takes the disk and the interpreter for itself.
     event_files: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Returns why the engine cannot be used, empty if it can; all callers share one inspection.

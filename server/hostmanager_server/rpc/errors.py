@@ -93,6 +93,12 @@ def engine_unusable(why: str) -> RpcError:
     return RpcError(grpc.StatusCode.UNAVAILABLE, "ENGINE_UNREACHABLE", why)
 
 
+def logged_by_systemd(command: str) -> RpcError:
+    """Return the error for a daemon without a log file of its own."""
+    text = f"cannot read the log of the daemon: systemd keeps it; use `{command}` on the host of the daemon"
+    return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGGED_BY_SYSTEMD", text)
+
+
 def logs_unreadable(why: str) -> RpcError:
     """Return the error for output that stays unreadable on a retry."""
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)

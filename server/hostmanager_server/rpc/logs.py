@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.spec import InstanceSpec, Management
+from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Management
 from hostmanager_server.rpc.admission import Pacer
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext
@@ -18,10 +18,11 @@ from hostmanager_server.rpc.errors import (
     FieldViolation,
     engine_unusable,
     invalid,
+    logged_by_systemd,
     logs_unreadable,
     not_operable,
 )
-from hostmanager_server.rpc.ports import LogsError, RefusedFileError
+from hostmanager_server.rpc.ports import LogsError, OwnLog, RefusedFileError
 from hostmanager_server.rpc.status import require_instance
 
 DEFAULT_LINES = 100
@@ -39,17 +40,25 @@ class LogRpcs:
         """Yield the last lines, then with `follow` every new line, as serialized messages."""
         context = self._context
         snapshot = context.store.snapshot()
-        spec = snapshot.instances[require_instance(snapshot, request.instance_id)].instance.spec
+        own = request.daemon
+        if own and request.instance_id:
+            text = "give an instance_id, or set daemon to true; not both"
+            raise invalid(text, FieldViolation("instance_id", text))
+        spec = None
+        if not own:
+            spec = snapshot.instances[require_instance(snapshot, request.instance_id)].instance.spec
         lines = request.lines if request.HasField("lines") else DEFAULT_LINES
         if not 0 <= lines <= MAX_LINES:
             text = f"lines must be 0 to {MAX_LINES}, not {lines}"
             raise invalid(text, FieldViolation("lines", text))
         follow = request.follow
         del request, snapshot  # must not live as long as the stream
-        if spec.management is Management.DOCKER:
+        if spec is None:
+            batches = self._read_own(lines, follow=follow)
+        elif spec.management is Management.DOCKER:
             batches = self._read_service(spec, lines, follow=follow)
         else:
-            batches = self._read_process(spec, lines, follow=follow)
+            batches = self._read_process(spec.instance_id, spec.log, lines, follow=follow)
         messages = _messages(batches, caller.admission.message_pacer)
         with caller.admission.log_streams.hold(caller.client):
             if follow:  # an empty message confirms the stream while the instance is quiet
@@ -57,17 +66,23 @@ class LogRpcs:
             async for message in context.hub.until_closed(messages):
                 yield message
 
+    def _read_own(self, lines: int, *, follow: bool) -> AsyncGenerator[Iterable[pb.LogLine], None]:
+        own_log = self._context.own_log
+        if own_log.policy is None:
+            raise logged_by_systemd(own_log.command)
+        return self._read_process(OwnLog.NAME, own_log.policy, lines, follow=follow)
+
     async def _read_process(
-        self, spec: InstanceSpec, lines: int, *, follow: bool
+        self, name: str, policy: LogPolicy, lines: int, *, follow: bool
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
-        batches = self._context.outputs.read(spec.instance_id, spec.log, lines, follow=follow)
+        batches = self._context.outputs.read(name, policy, lines, follow=follow)
         try:
             async with aclosing(batches):
                 async for batch in batches:
                     yield process_log_lines(batch)
                     del batch
         except RefusedFileError as error:
-            raise logs_unreadable(f"cannot read the output of {spec.instance_id!r}: {error}") from error
+            raise logs_unreadable(f"cannot read the output of {name!r}: {error}") from error
 
     async def _read_service(
         self, spec: InstanceSpec, lines: int, *, follow: bool

@@ -6,7 +6,9 @@ Every other module of this package knows the drivers only through this one.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from hostmanager.values import dataclass
 
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
@@ -27,6 +29,7 @@ __all__ = [
     "LogsError",
     "OutputLine",
     "OutputReader",
+    "OwnLog",
     "PullChanges",
     "PullItem",
     "PullProgress",
@@ -34,6 +37,16 @@ __all__ = [
     "RefusedFileError",
     "Source",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLog:
+    """The place of the daemon's own log: its file's policy, or the command that shows the journal."""
+
+    NAME: ClassVar[str] = "daemon"  # of the file, without its suffix
+
+    policy: LogPolicy | None
+    command: str = ""
 
 
 class Line(Protocol):
