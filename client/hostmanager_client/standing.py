@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 FAILING = "failing"
 UNKNOWN = "unknown"
+PAUSED = "paused"
 WAITING = "waiting"
 BLOCKED = "blocked"  # waits for what only a request can bring
 # The groups in the order of a summary.
-GROUPS = ("up", "starting", "stopping", "finished", "down", "paused", WAITING, BLOCKED, FAILING, UNKNOWN)
+GROUPS = ("up", "starting", "stopping", "finished", "down", PAUSED, WAITING, BLOCKED, FAILING, UNKNOWN)
 
 # Reasons that tell more than the state.
 _BY_REASON = {
@@ -27,7 +28,7 @@ _BY_REASON = {
     "Unhealthy": FAILING,
     "Degraded": FAILING,
     "StopFailed": FAILING,
-    "Paused": "paused",
+    "Paused": PAUSED,
     "Finished": "finished",
     "WaitingForDependencies": WAITING,
     "DependencyDown": BLOCKED,
@@ -41,7 +42,7 @@ _BY_STATE = {
     "wait_dead": "stopping",
 }
 _IN_A_LOOP = {"Starting": "starting", "CleaningUp": "stopping"}  # while instances fail again and again
-_TROUBLE = frozenset({BLOCKED, FAILING, UNKNOWN})
+_TROUBLE = frozenset({BLOCKED, FAILING, PAUSED, UNKNOWN})
 
 
 def group_of(instance: pb.ManagedInstance) -> str:

@@ -26,7 +26,7 @@ def instance(
         ("up", "Running", 2, "up", False),
         ("up", "Unhealthy", 0, "failing", True),
         ("up", "Degraded", 0, "failing", True),
-        ("wait_start", "Paused", 0, "paused", False),
+        ("wait_start", "Paused", 0, "paused", True),
         ("down", "Stopped", 0, "down", False),
         ("down", "Finished", 0, "finished", False),
         ("down", "Failed", 3, "failing", True),

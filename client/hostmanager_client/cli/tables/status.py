@@ -10,7 +10,15 @@ from hostmanager_client.cli.tables.layout import table, terminal_width
 from hostmanager_client.cli.tables.width import wrap_styled
 from hostmanager_client.cli.text import Cell
 from hostmanager_client.cli.view import manager_line, problem_lines
-from hostmanager_client.standing import BLOCKED, FAILING, UNKNOWN, WAITING, count_groups, trouble_first
+from hostmanager_client.standing import (
+    BLOCKED,
+    FAILING,
+    PAUSED,
+    UNKNOWN,
+    WAITING,
+    count_groups,
+    trouble_first,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ _COLORS = {
     FAILING: "red",
     UNKNOWN: "red",
     WAITING: "yellow",
+    PAUSED: "yellow",
 }
 
 
