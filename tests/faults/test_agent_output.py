@@ -64,7 +64,7 @@ def test_agents_outlive_a_full_disk_and_no_line_is_lost(site: Site, namespace: M
     assert "Traceback" not in daemon.log.read_text()
 
 
-def test_a_read_only_disk_below_the_output_is_reported_until_writable_again(
+def test_output_goes_to_the_state_directory_while_the_disk_of_the_log_directory_is_read_only(
     site: Site, namespace: MountNamespace
 ) -> None:
     folder = site.folder / "logs"
@@ -80,13 +80,20 @@ def test_a_read_only_disk_below_the_output_is_reported_until_writable_again(
     namespace.make_read_only(folder)
     os.kill(daemon.instance("a").process.pid, signal.SIGKILL)
 
-    def why() -> str:
-        return next((e.message for e in daemon.events("a") if e.reason == "StartFailed"), "")
+    def problem() -> str:
+        return "\n".join(daemon.stub.GetStatus(pb.GetStatusRequest()).manager.problems)
 
-    assert f"the disk is read-only for '{folder}/a.log'" in wait_until(why, "the start to fail")
+    told = wait_until(problem, "the problem to show in the status")
+    assert f"cannot write the output in a.log to '{folder}': Read-only file system" in told
+    daemon.wait_for("a", UP)
+    assert daemon.instance("a").process.log_file == f"{site.state_dir}/logs/a.log"
     request = pb.TailLogsRequest(instance_id="a", lines=10)
     answer = list(itertools.chain.from_iterable(m.lines for m in daemon.stub.TailLogs(request, timeout=20)))
-    assert "hello" in str(answer[0])
+    assert [line.text for line in answer] == ["hello"]
+    assert "LogDirUnusable" in [event.reason for event in daemon.events()]
+
     namespace.unmount(folder)
-    daemon.wait_for("a", UP)
+    daemon.stub.Restart(pb.RestartRequest(instance_ids=["a"]))
+    wait_until(lambda: not problem(), "the log directory to be in use again")
+    assert daemon.instance("a").process.log_file == f"{folder}/a.log"
     assert daemon.instance("b").process.pid == kept

@@ -61,6 +61,14 @@ def events_entry(problem: str, now: Instant) -> LogEntry:
     return LogEntry(EntryKind.DAEMON, "EventsKeptAgain", "events are kept on disk again", now)
 
 
+def output_entry(problem: str, now: Instant) -> LogEntry:
+    """Return the entry for a log directory that cannot be used, or, without a problem, can be again."""
+    if problem:
+        return LogEntry(EntryKind.DAEMON, "LogDirUnusable", problem, now, severity=Severity.ERROR)
+    message = "all output goes to its log directory again"
+    return LogEntry(EntryKind.DAEMON, "LogDirBack", message, now)
+
+
 def config_entries(config: SiteConfig, now: Instant) -> Iterator[LogEntry]:
     """Yield the entries about a read of the site config."""
     if config.ok:

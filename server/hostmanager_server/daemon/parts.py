@@ -104,6 +104,7 @@ def build_parts(
     )  # fmt: skip
     own_log = find_own_log(state_dir.path, os.environ, sys.stderr.fileno() if sys.stderr else -1)
     event_writer.listen(supervisor.take_events_problem)
+    outputs.listen(supervisor.take_output_problem)
     convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
     engine = None if compose is None else engine_access()
     context = RpcContext(

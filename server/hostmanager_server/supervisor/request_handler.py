@@ -337,6 +337,11 @@ class RequestHandler:
         """Store no later change: the next daemon recovers the present targets."""
         self._persistence.close()
 
+    def take_output_problem(self, problem: str) -> None:
+        """Publish that a log directory cannot be used, or, with an empty `problem`, that all can."""
+        self._status.take_output_problem(problem, self._now())
+        self._reconciler.publish()
+
     def take_problem(self, subject: StoredThing, problem: str) -> None:
         """Publish that the disk refuses to keep something, or, with an empty `problem`, the recovery."""
         self._status.take_problem(subject, problem, self._now())

@@ -12,6 +12,7 @@ from hostmanager_server.core.announcements import (
     config_entries,
     events_entry,
     journal_entry,
+    output_entry,
     parse_status,
     survey_entries,
 )
@@ -103,6 +104,12 @@ class StatusPublisher:
             entry = journal_entry if subject is StoredThing.JOURNAL else events_entry
             self._reconciler.log(entry(problem, now))
         self._publish(replace(self._status, problems={**self._status.problems, subject.value: problem}))
+
+    def take_output_problem(self, problem: str, now: Instant) -> None:
+        """Record that a log directory cannot be used, or, with an empty `problem`, that all can."""
+        if not problem or not self._status.problems.get("log-dir"):
+            self._reconciler.log(output_entry(problem, now))
+        self._publish(replace(self._status, problems={**self._status.problems, "log-dir": problem}))
 
     def _update_compose_files(self, now: Instant) -> None:
         known = self._status.parse_status

@@ -270,6 +270,10 @@ class Supervisor:
             reading.kept = True
             self._keep_config(reading.config)
 
+    def take_output_problem(self, problem: str) -> None:
+        """Publish that a log directory cannot be used, or, with an empty `problem`, that all can."""
+        self._loop.call_soon(lambda: self._manager.take_output_problem(problem))
+
     def _take_journal_problem(self, problem: str) -> None:
         self._loop.call_soon(lambda: self._manager.take_problem(StoredThing.JOURNAL, problem))
 

@@ -25,8 +25,10 @@ class RefusedFileError(OSError):
         super().__init__(f"'{path}': {why}")
 
 
-def open_directory(path: str, *, make: bool = False) -> int:
-    """Open the directory at `path`; with `make`, create missing directories (0755, the last one 0750).
+def open_directory(path: str, *, make: bool = False, public: bool = False) -> int:
+    """Open the directory at `path`; with `make`, create missing directories.
+
+    Their mode is 0755, that of the last one 0750 unless `public`, less the umask.
 
     The walk follows a link only if an operator set the link: root or the daemon's user owns the link and
     every directory before, and other users may write to none of these directories, except sticky ones such
@@ -48,7 +50,7 @@ def open_directory(path: str, *, make: bool = False) -> int:
             except FileNotFoundError:
                 if not make or name == "..":
                     raise
-                walk.make(name, 0o755 if remaining else 0o750)
+                walk.make(name, 0o755 if remaining or public else 0o750)
                 walk.enter(name)
             except NotADirectoryError:
                 target = walk.follow(name)

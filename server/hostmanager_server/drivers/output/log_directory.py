@@ -29,15 +29,17 @@ class LogDirectory:
 
     Agents may write to the directory and link any name there to any file. So the daemon uses a file only if
     the open descriptor belongs to a regular file with one name, owned by the daemon's user or by `user`, the
-    agent's (a name or number; empty: none). Every method raises OSError with the full path, and
+    agent's (a name or number; empty: none). In a `public` directory, new files have the mode 0644 less the
+    daemon's umask, elsewhere 0640. Every method raises OSError with the full path, and
     RefusedFileError for a file that the daemon must not use.
     """
 
-    def __init__(self, path: str, user: str = "", *, make: bool = False) -> None:
+    def __init__(self, path: str, user: str = "", *, make: bool = False, public: bool = False) -> None:
         """Open the directory; with `make`, create missing directories (see open_directory)."""
+        self._mode = 0o644 if public else 0o640
         self._path = path
         self._user = user
-        self._fd = open_directory(path, make=make)
+        self._fd = open_directory(path, make=make, public=public)
 
     @classmethod
     def find(cls, path: str, user: str = "") -> Self | None:
@@ -77,7 +79,7 @@ class LogDirectory:
         return fd
 
     def open_for_append(self, name: str) -> int:
-        """Open a file for appending, created if missing (0640); the caller closes the descriptor."""
+        """Open a file for appending, created if missing; the caller closes the descriptor."""
         for _ in range(_TRIES):
             if self.exists(name):
                 with suppress(FileNotFoundError):  # removed meanwhile
@@ -89,7 +91,7 @@ class LogDirectory:
         )
 
     def create(self, name: str) -> int:
-        """Replace any file of this name by a new one (0640), open for writing; the caller closes it."""
+        """Replace any file of this name by a new one, open for writing; the caller closes it."""
         for _ in range(_TRIES):
             self.remove(name)
             with suppress(FileExistsError):
@@ -134,7 +136,7 @@ class LogDirectory:
     def _create(self, name: str, flags: int) -> int:
         with self._naming(name):
             flags |= os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY
-            return os.open(name, flags, 0o640, dir_fd=self._fd)
+            return os.open(name, flags, self._mode, dir_fd=self._fd)
 
     @contextmanager
     def _naming(self, name: str) -> Iterator[None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output.fallback import FallbackDirectory
 from hostmanager_server.drivers.output.last_output import (
     OutputMark,
     mark_end,
@@ -51,6 +52,7 @@ class OutputFiles:
     def __init__(self, default_dir: Path) -> None:
         """Take the directory for policies without one; the first use creates the directory."""
         self._default_dir = str(default_dir)
+        self._fallback = FallbackDirectory(self._default_dir)
         self._lock = threading.Lock()
         self._streams: dict[tuple[str, str], OutputStream] = {}  # by directory and instance id
         self._rotator = Rotator()
@@ -58,16 +60,33 @@ class OutputFiles:
 
     def path(self, instance_id: str, policy: LogPolicy) -> Path:
         """Return the path of the instance's output file, which need not exist."""
+        return self._fallback.place(self._own_path(instance_id, policy))
+
+    def listen(self, report: Callable[[str], None]) -> None:
+        """Report log directories that cannot be used; see FallbackDirectory.listen."""
+        self._fallback.listen(report)
+
+    def _own_path(self, instance_id: str, policy: LogPolicy) -> Path:
         return _path(policy.directory or self._default_dir, instance_id)
 
     def open_for_append(self, instance_id: str, policy: LogPolicy) -> int:
         """Open the instance's file for a process to inherit, and rotate the file from now on.
 
-        A missing file is created (0640). Return a close-on-exec descriptor for the caller to close. Any
-        thread may call; the call does not wait for a rotation. Raises RefusedFileError and other OSErrors.
+        A missing file is created. If the log directory cannot be used, the file is in the default directory.
+        Return a close-on-exec descriptor for the caller to close. Any thread may call; the call does not wait
+        for a rotation. Raises RefusedFileError and other OSErrors.
         """
-        stream = self._stream(instance_id, policy)
-        fd = stream.open_for_append()
+        stream = self._stream_in(policy.directory or self._default_dir, instance_id, policy)
+        try:
+            fd = stream.open_for_append()
+        except OSError as error:
+            if not self._fallback.takes(self._own_path(instance_id, policy), error):
+                raise
+            stream = self._stream_in(self._default_dir, instance_id, policy)
+            fd = stream.open_for_append()
+        else:
+            if self._fallback.active:
+                self._fallback.clear(self._own_path(instance_id, policy))
         self._rotator.track(stream, policy)
         stream.notify_subscribers()
         return fd
@@ -93,6 +112,8 @@ class OutputFiles:
     def forget(self, instance_id: str, policy: LogPolicy) -> None:
         """Stop rotating the file of an instance that is no longer managed; keep the files."""
         self._rotator.forget(self._stream(instance_id, policy))
+        if self._fallback.active:
+            self._fallback.clear(self._own_path(instance_id, policy))
 
     def read(
         self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
@@ -109,10 +130,19 @@ class OutputFiles:
         self._readers.close()
 
     def _stream(self, instance_id: str, policy: LogPolicy) -> OutputStream:
-        key = policy.directory or self._default_dir, instance_id
+        directory = policy.directory or self._default_dir
+        if policy.directory and (directory, instance_id) not in self._streams:
+            self._fallback.find(self._own_path(instance_id, policy))
+        if self._fallback.active and self.path(instance_id, policy) != self._own_path(instance_id, policy):
+            directory = self._default_dir
+        return self._stream_in(directory, instance_id, policy)
+
+    def _stream_in(self, directory: str, instance_id: str, policy: LogPolicy) -> OutputStream:
+        key = directory, instance_id
         with self._lock:
             stream = self._streams.get(key)
             if stream is None:
-                stream = self._streams[key] = OutputStream(self.path(instance_id, policy))
+                stream = self._streams[key] = OutputStream(_path(directory, instance_id))
+                stream.public = directory != self._default_dir
             stream.user = policy.user
             return stream

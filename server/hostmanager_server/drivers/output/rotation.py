@@ -15,6 +15,7 @@ from hostmanager.values import dataclass
 from inotify_simple import INotify, flags
 
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output.removals import RemovalWatch
 from hostmanager_server.drivers.output.stream import OutputStream
 from hostmanager_server.linux.thread_names import name_this_thread
 
@@ -29,6 +30,14 @@ LONGEST_WAIT = 10.0
 START_DELAY = 0.25
 # The longest wait, in seconds, after a failure (a full disk); the first is LONGEST_WAIT, then doubled.
 LONGEST_RETRY = 320.0
+
+
+def _notice() -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return (
+        f"[hostmanager: this file was removed at {at} UTC while its process runs, and was made again; the "
+        "process writes on to the removed file: restart the instance, and it writes here]\n"
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +74,7 @@ class Rotator:
         self._order = itertools.count()
         self._inotify: INotify | None = None
         self._warned: set[str] = set()
+        self._removals = RemovalWatch()
 
     def track(self, stream: OutputStream, policy: LogPolicy) -> None:
         """Rotate this file from now on, by this policy; return at once. Any thread may call."""
@@ -128,17 +138,41 @@ class Rotator:
             self._warn_unwatched(error)
         try:
             while not self._closing:
+                self._removals.register(poller)
                 for fd, _ in poller.poll(self._time_out()):
                     if fd == self._wake:
                         os.eventfd_read(self._wake)
                         self._skip_delay.wait(START_DELAY)
                         self._handle_messages()
+                    elif fd == self._removals.fileno():
+                        self._restore_removed()
                     else:
                         self._handle_writes()
                 self._inspect_due()
         finally:
             if self._inotify is not None:
                 self._inotify.close()
+            self._removals.close()
+
+    def _restore_removed(self) -> None:
+        """Make files again that were removed while a process has them open."""
+        for stream in self._removals.removed():
+            entry = self._entries.get(stream)
+            if entry is None:
+                continue
+            try:
+                if not stream.restore(_notice()):
+                    continue
+            except OSError as error:
+                _log.warning("cannot make the removed output file %s again: %s", stream.path, error)
+                continue
+            _log.warning(
+                "%s was removed while its process runs, and was made again; the process writes on to the "
+                "removed file until the instance is restarted",
+                stream.path,
+            )
+            entry.end = None
+            self._inspect(entry)
 
     def _time_out(self) -> float | None:
         """Return the milliseconds until the next inspection, or None for no limit."""
@@ -155,6 +189,7 @@ class Rotator:
                 entry = self._entries.pop(stream, None)
                 if entry is not None:
                     entry.due = None
+                self._removals.forget(stream)
                 continue
             entry = self._entries.setdefault(stream, _Entry(stream, policy))
             entry.policy = policy
@@ -201,6 +236,7 @@ class Rotator:
         first = entry.end is None
         if first:
             stream.prune(policy.keep)
+            self._removals.watch(stream)
         live = stream.live_size()
         if live is None:
             return

@@ -57,6 +57,7 @@ class OutputStream:
         """
         self.path = path
         self.user = user
+        self.public = False  # new files and directories are readable for everybody, as those of OCS are
         self._file, self._directory, self._name = str(path), str(path.parent), path.name
         self._lock = threading.Lock()
         self._archives = Archives(path)
@@ -76,10 +77,26 @@ class OutputStream:
 
         The caller closes the descriptor.
         """
-        with LogDirectory(self._directory, self.user, make=True) as directory:
+        with LogDirectory(self._directory, self.user, make=True, public=self.public) as directory:
             fd = directory.open_for_append(self._name)
         os.set_blocking(fd, True)  # the process shares it
         return fd
+
+    def restore(self, text: str) -> bool:
+        """Create the live file with this text; return False if there is one.
+
+        Raises RefusedFileError and other OSErrors.
+        """
+        with LogDirectory(self._directory, self.user, make=True, public=self.public) as directory:
+            if directory.exists(self._name):
+                return False
+            fd = directory.open_for_append(self._name)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+        self.notify_subscribers()
+        return True
 
     # --- readers
 
@@ -174,7 +191,7 @@ class OutputStream:
         of a file. Raises OSError when the disk is full or broken; the live file then keeps every byte after
         the last complete archive.
         """
-        with LogDirectory(self._directory, self.user) as directory:
+        with LogDirectory(self._directory, self.user, public=self.public) as directory:
             fd = directory.open(self._name, os.O_RDWR)
             try:
                 return self._rotate(directory, fd, size, keep)
