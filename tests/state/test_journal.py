@@ -26,8 +26,8 @@ from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state import schema
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.journal_contents import JournalContents
-from hostmanager_server.state.rows import decode_history, encode_history
-from hostmanager_server.state.schema import VERSION, JournalUnusableError
+from hostmanager_server.state.rows import Rows, decode_history, encode_history, read_rows
+from hostmanager_server.state.schema import VERSION, JournalUnusableError, Table, connect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -469,3 +469,14 @@ def test_acknowledged_targets_survive_any_sequence_of_failures_and_crashes(
         with locked(path):
             journal.close()
         assert read(path).targets == acknowledged
+
+
+def test_any_number_of_rows_is_written_and_deleted(tmp_path: Path) -> None:
+    targets: dict[str, str | None] = {f"i{number}": "up" for number in range(1001)}
+    db = connect(tmp_path / "journal.sqlite")
+    Rows({Table.TARGETS: targets}).write(db)
+    assert read_rows(db).of[Table.TARGETS] == targets
+    kept = {instance_id: None if number else "down" for number, instance_id in enumerate(targets)}
+    Rows({Table.TARGETS: kept}).write(db)
+    assert read_rows(db).of[Table.TARGETS] == {"i0": "down"}
+    db.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from hostmanager.values import dataclass, field
 
@@ -25,6 +26,9 @@ from hostmanager_server.state.stored_values import (
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
+ItemT = TypeVar("ItemT")
+
+_ROWS_OF_STATEMENT = 400  # SQLite before 3.32 takes 999 values in a statement
 _COLUMNS = {Table.META: "key", Table.TARGETS: "instance_id", Table.HISTORY: "instance_id"}
 
 
@@ -54,10 +58,24 @@ class Rows:
     def write(self, db: sqlite3.Connection) -> None:
         """Write the changes to the database; the caller opens the transaction."""
         for table, rows in self.of.items():
-            kept = [(key, value) for key, value in rows.items() if value is not None]
-            deleted = [(key,) for key, value in rows.items() if value is None]
-            db.executemany(f"INSERT OR REPLACE INTO {table.value} VALUES (?, ?)", kept)
-            db.executemany(f"DELETE FROM {table.value} WHERE {_COLUMNS[table]} = ?", deleted)
+            kept = [item for item in rows.items() if item[1] is not None]
+            for part in _parts(kept):
+                pairs = ", ".join(["(?, ?)"] * len(part))
+                values = [text for item in part for text in item]
+                db.execute(f"INSERT OR REPLACE INTO {table.value} VALUES {pairs}", values)
+            for gone in _parts([key for key, value in rows.items() if value is None]):
+                keys = ", ".join("?" * len(gone))
+                db.execute(f"DELETE FROM {table.value} WHERE {_COLUMNS[table]} IN ({keys})", gone)
+
+
+def _parts(items: list[ItemT]) -> Iterator[list[ItemT]]:
+    """Yield the items in parts, each for one statement.
+
+    Around each statement the module sqlite3 hands the interpreter to another thread and takes it back, so a
+    statement for each row would slow down the supervisor while it starts or stops all instances.
+    """
+    for start in range(0, len(items), _ROWS_OF_STATEMENT):
+        yield items[start : start + _ROWS_OF_STATEMENT]
 
 
 def read_rows(db: sqlite3.Connection) -> Rows:

@@ -204,9 +204,9 @@ class Store:
         with self._lock:
             first = self._sequence - len(self._events) + 1
             missed = max(0, first - 1 - sequence)
-            skip = max(0, sequence + 1 - first)
-            stop = None if limit is None else skip + limit
-            events = tuple(islice(self._events, skip, stop))
+            newer = min(len(self._events), max(0, self._sequence - sequence))
+            # From the end, as most readers lack only the newest of thousands of events.
+            events = tuple(islice(reversed(self._events), newer))[::-1][:limit]
             last = events[-1].sequence if events else max(sequence, first - 1)
             return Events(events, missed, last)
 
