@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import ExitStack
 
+import pytest
 from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.rpc.hub import Hub
 from hostmanager_server.state.store import Store
@@ -63,13 +65,18 @@ async def test_without_clients_the_publisher_does_not_wait() -> None:
         await asyncio.get_running_loop().run_in_executor(None, hub.let_readers_run)
 
 
-async def test_without_clients_the_loop_sleeps_until_the_round_of_the_publisher_ends() -> None:
+@pytest.mark.parametrize("clients", [0, 1])
+async def test_the_streams_of_the_daemon_sleep_until_the_round_of_the_publisher_ends(clients: int) -> None:
     store = Store("epoch", STOPPED)
     hub = Hub(store)
-    with hub.watcher(silence=1000, of_client=False) as watcher:
-        waiting = asyncio.ensure_future(watcher.wait(store.revision))
+    with ExitStack() as stack:
+        own = stack.enter_context(hub.watcher(silence=1000, of_client=False))
+        others = [stack.enter_context(hub.watcher(silence=1000)) for _ in range(clients)]
+        waiting = asyncio.ensure_future(own.wait(store.revision))
+        served = [asyncio.ensure_future(other.wait(store.revision)) for other in others]
         await asyncio.sleep(0)
-        await asyncio.to_thread(lambda: [store.publish(manager=each) for each in (RUNNING, STOPPED)])
+        await asyncio.to_thread(lambda: store.publish(manager=RUNNING))
+        await asyncio.gather(*served)
         for _ in range(10):
             await asyncio.sleep(0)
         assert not waiting.done()

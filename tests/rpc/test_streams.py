@@ -123,7 +123,7 @@ async def test_streams_of_vanished_clients_are_freed(tmp_path: Path) -> None:
             for stream in streams:
                 stream.cancel()  # grpcio before 1.82 does not do so on close
             await h.channels[-1].close()
-            await until(lambda: h.watchers == 0 and not h.hub._watchers)
+            await until(lambda: h.watchers == 0 and not h.hub._clients)
 
 
 async def test_a_tail_has_no_more_than_the_requested_lines(tmp_path: Path) -> None:

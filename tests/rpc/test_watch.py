@@ -192,7 +192,7 @@ async def test_a_thousand_watchers_converge_while_two_hundred_never_read(tmp_pat
         for watch in idle:
             watch.cancel()
         # gRPC before 1.84 leaves the generator of a failed handler to asyncio, which closes it later.
-        await until(lambda: h.watchers == 0 and not h.hub._watchers)
+        await until(lambda: h.watchers == 0 and not h.hub._clients)
 
 
 async def open_stalled_watches(h: ServerHarness) -> list[grpc.aio.UnaryStreamCall[Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -81,18 +81,18 @@ class Hub:
     """The waiting streams of the daemon.
 
     The hub belongs to the event loop. The store notifies the hub on the supervisor's thread, once for each
-    publication. Each wake-up of the loop takes the interpreter from the supervisor, so without a client the
-    hub wakes the loop only at the end of the supervisor's round.
+    publication. Each wake-up of the loop takes the interpreter from the supervisor, so the hub wakes the
+    daemon's own streams only at the end of the supervisor's round.
     """
 
     def __init__(self, store: Store) -> None:
         """Subscribe to the store. Needs a running event loop."""
         self._store = store
         self._loop = asyncio.get_running_loop()
-        self._watchers: set[Watcher] = set()
-        self._clients = 0  # watchers of clients
+        self._clients: set[Watcher] = set()
+        self._own: set[Watcher] = set()
         self._woken_for = store.revision
-        self._wake_due = False
+        self._own_due = False  # own streams wait for the end of the round
         self._closed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # in unless_closed
         store.subscribe(self._published)
@@ -104,20 +104,19 @@ class Hub:
 
     def round_ended(self) -> None:
         """Wake the streams of the daemon itself. Call on the publishing thread, after its other work."""
-        if self._wake_due:
-            self._wake_due = False
-            self._wake_loop()
+        if self._own_due:
+            self._own_due = False
+            self._call_soon(self._wake_own)
 
     def _published(self) -> None:
         # A client that comes meanwhile reads the store after it has become a watcher.
         if self._clients:
-            self._wake_loop()
-        else:
-            self._wake_due = True
+            self._call_soon(self._wake)
+        self._own_due = True
 
-    def _wake_loop(self) -> None:
+    def _call_soon(self, callback: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._wake)
+            self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: the daemon serves no client any longer
             self._store.unsubscribe(self._published)
 
@@ -125,7 +124,11 @@ class Hub:
         if self._woken_for == self._store.revision:
             return  # an earlier call has covered this publication
         self._woken_for = self._store.revision
-        for watcher in self._watchers:
+        for watcher in self._clients:
+            watcher.wake(changed=True)
+
+    def _wake_own(self) -> None:
+        for watcher in self._own:
             watcher.wake(changed=True)
 
     def let_readers_run(self) -> None:
@@ -152,14 +155,13 @@ class Hub:
     def watcher(self, silence: float, *, of_client: bool = True) -> Iterator[Watcher]:
         """Provide a watcher for one stream. Admission control counts the streams of clients."""
         watcher = Watcher(self, silence)
-        self._watchers.add(watcher)
-        self._clients += of_client
+        watchers = self._clients if of_client else self._own
+        watchers.add(watcher)
         try:
             yield watcher
         finally:
-            self._clients -= of_client
             watcher.close()
-            self._watchers.discard(watcher)
+            watchers.discard(watcher)
 
     async def until_closed(self, batches: AsyncIterator[T]) -> AsyncIterator[T]:
         """Yield from an iterator until its end. Raises RpcError when the daemon shuts down."""
@@ -201,7 +203,7 @@ class Hub:
         """End every stream; a stopping server would otherwise wait its whole grace period for them."""
         self._closed.set()
         self._store.unsubscribe(self._published)
-        for watcher in list(self._watchers):
+        for watcher in [*self._clients, *self._own]:
             watcher.fail(shutting_down())
         for task in list(self._tasks):
             task.cancel()
