@@ -12,8 +12,6 @@ imports only the modules of the names in use.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 TYPE_CHECKING = False  # `typing` has a cost that short commands need not pay
 if TYPE_CHECKING:
     from hostmanager_client.address import Address, default_address, parse_address
@@ -94,6 +92,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     home = next((module for module, names in _HOMES.items() if name in names), "errors")
     value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value

@@ -7,20 +7,21 @@ neither package imports the other.
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Mapping
 
 from hostmanager.values import dataclass
 
 from hostmanager_client.errors import InvalidAddress, PermissionDenied
+
+TYPE_CHECKING = False  # short commands do without the packages `collections` and `re`
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ADDRESS_VARIABLE = "HOSTMANAGER_ADDRESS"
 SOCKET_NAME = "hostmanager.sock"
 SYSTEM_FOLDER = "/run/hostmanager"
 # The kernel's limit: sun_path holds 108 bytes with the final NUL.
 LONGEST_SOCKET_PATH = 107
-_OTHER_SCHEME = r"(?!unix:)[A-Za-z][A-Za-z0-9+.-]*://"  # the server has a copy
 HOW_TO_WRITE = "write unix:/path/of/the.sock, a path with a '/', or HOST:PORT"
 
 
@@ -67,7 +68,7 @@ def parse_address(text: str) -> Address:
             f"cannot use {text!r} as an address: the daemon does not serve abstract sockets; {HOW_TO_WRITE} "
             "(./@NAME for a file with such a name)"
         )
-    if re.match(_OTHER_SCHEME, text):
+    if _is_url(text):
         raise InvalidAddress(f"cannot use {text!r} as an address: URLs are not supported; {HOW_TO_WRITE}")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -86,6 +87,14 @@ def parse_address(text: str) -> Address:
             f"cannot use {text!r} as an address: the address ends with a blank; remove the blank"
         )
     return _tcp(text)
+
+
+def _is_url(text: str) -> bool:
+    """Return whether the text begins with a scheme other than unix; the server has a copy of the rule."""
+    scheme, colon, _ = text.partition("://")
+    if not colon or scheme == "unix" or not scheme.isascii() or not scheme[:1].isalpha():
+        return False
+    return scheme.replace("+", "").replace(".", "").replace("-", "").isalnum()
 
 
 def _unix(text: str, path: str) -> Address:
@@ -126,7 +135,7 @@ def _tcp(text: str) -> Address:
         )
     if not colon or not host or any(c in "[]" or c.isspace() or not c.isprintable() for c in host):
         raise InvalidAddress(f"cannot use {text!r} as an address: {HOW_TO_WRITE}")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5) or not 1 <= int(port) <= 65535:
         raise InvalidAddress(f"cannot use {text!r} as an address: {port!r} is not a port (1 to 65535)")
     return Address(host=host, port=int(port))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from _collections_abc import Iterable, Mapping, Sequence  # `collections` takes as long as a call
 
 from hostmanager.values import dataclass
 
@@ -209,13 +208,16 @@ class InstancePages:
         return Listing(tuple(self._instances), self._first.revision, self._first.resume_token)
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 class EventPages:
     """The calls of one listing of events; `wanted` has the fields of `event_filter`."""
 
     PAGE_SIZE = 1000
 
     def __init__(
-        self, instance_ids: Iterable[str], newest: int, wanted: Mapping[str, Any] = MappingProxyType({})
+        self, instance_ids: Iterable[str], newest: int, wanted: Mapping[str, Any] = _NOTHING
     ) -> None:
         if newest < 0:
             raise InvalidRequest(

@@ -19,12 +19,11 @@ HostManagerError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from hostmanager.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 LONGEST_QUOTED = 100  # characters; an id has at most 80

@@ -5,12 +5,12 @@ This module is pure, and cheap to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from hostmanager_client.words import next_action_word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
 FAILING = "failing"

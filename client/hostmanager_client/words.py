@@ -6,15 +6,12 @@ The word of an enum value is its name in lower case without the prefix of the en
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import cache
-
 from hostmanager.v1.host_manager_tables import ENUMS, MESSAGES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
     from typing import Any
 
     from google.protobuf.descriptor import EnumDescriptor
@@ -23,9 +20,14 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from hostmanager.v1 import host_manager_pb2 as pb
 
-# The range of times that every time zone can show.
-_EARLIEST = int(datetime(2, 1, 1, tzinfo=UTC).timestamp())
-_LATEST = int(datetime(9998, 1, 1, tzinfo=UTC).timestamp())
+# The range of times that every time zone can show, in s: 1 January of the years 2 and 9998.
+_EARLIEST = -62_104_060_800
+_LATEST = 253_339_228_800
+_INFINITY = float("inf")  # the module `math` is a file
+
+_Plan = tuple[tuple[str, bool, "Callable[[Any], Any]"], ...]
+_enums: dict[str, dict[int, str]] = {}
+_plans: dict[str, _Plan] = {}  # by message type
 
 _IRREGULAR = {"NEXT_ACTION_UNKNOWN": "?"}
 
@@ -35,13 +37,16 @@ def enum_words(descriptor: EnumDescriptor) -> dict[int, str]:
     return _words(descriptor.full_name)
 
 
-@cache
 def _words(enum: str) -> dict[int, str]:
-    values = ENUMS[enum]
-    prefix = values[0].removesuffix("UNSPECIFIED")
-    return {
-        number: _IRREGULAR.get(name) or name.removeprefix(prefix).lower() for number, name in values.items()
-    }
+    found = _enums.get(enum)
+    if found is None:
+        values = ENUMS[enum]
+        prefix = values[0].removesuffix("UNSPECIFIED")
+        found = _enums[enum] = {
+            number: _IRREGULAR.get(name) or name.removeprefix(prefix).lower()
+            for number, name in values.items()
+        }
+    return found
 
 
 def next_action_word(value: pb.NextAction.ValueType) -> str:
@@ -91,6 +96,8 @@ def _word(enum: str, value: int) -> str:
 
 def to_datetime(stamp: Timestamp) -> datetime:
     """Return the time in UTC, with microseconds, limited to the years 2 to 9998."""
+    from datetime import UTC, datetime, timedelta
+
     seconds = min(max(stamp.seconds, _EARLIEST), _LATEST)
     return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
 
@@ -129,7 +136,7 @@ def _same(value: Any) -> Any:
 
 def _finite(value: float) -> float | None:
     """Return the number, or None for NaN and infinities, for which JSON has no syntax."""
-    return value if math.isfinite(value) else None
+    return value if -_INFINITY < value < _INFINITY else None
 
 
 _SCALARS: dict[str, Callable[[Any], Any]] = {
@@ -138,13 +145,15 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@cache
-def _plan(message: str) -> tuple[tuple[str, bool, Callable[[Any], Any]], ...]:
+def _plan(message: str) -> _Plan:
     """Return name, presence and converter of each field; computed once for each message type."""
-    return tuple(
-        (name, label == "?", _converter(kind, type_name, label))
-        for _, name, kind, type_name, label, _ in MESSAGES[message]
-    )
+    found = _plans.get(message)
+    if found is None:
+        found = _plans[message] = tuple(
+            (name, label == "?", _converter(kind, type_name, label))
+            for _, name, kind, type_name, label, _ in MESSAGES[message]
+        )
+    return found
 
 
 def _converter(kind: str, type_name: str, label: str) -> Callable[[Any], Any]:

@@ -7,19 +7,16 @@ mistakes, TCP, a daemon that does not answer) the full command line runs, with t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 from hostmanager.values import dataclass, field
 
-from hostmanager_client.cli import change, read
-from hostmanager_client.cli.cli_session import CliSession, with_suggestions
-from hostmanager_client.cli.explain import explain
-from hostmanager_client.errors import HostManagerError, NotFound
-from hostmanager_client.seconds import LONGEST_TIMEOUT
+from hostmanager_client.cli.cli_session import CliSession, OpenClient
+from hostmanager_client.errors import HostManagerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
 # "grpc": never use this module. "light": accepted as a synonym of the default.
@@ -31,24 +28,14 @@ _WITH_FULL_CLIENT = ("HOSTMANAGER_DEBUG", "_HOSTMANAGER_COMPLETE")
 class BriefSession(CliSession):
     """One run of a short command."""
 
-    @contextmanager
-    def connect(self, timeout: float | None = None) -> Iterator[Any]:
+    def connect(self, timeout: float | None = None) -> AbstractContextManager[Any]:
         """Open a light client; raise FullClientNeeded for a daemon on TCP."""
         from hostmanager_client.light.client import FullClientNeeded, LightClient
 
         address = self.find_address()
         if not address.is_unix:
             raise FullClientNeeded("the daemon listens on TCP")
-        client: Any = LightClient(address, timeout or self.timeout)
-        try:
-            yield client
-        except NotFound as error:
-            try:
-                raise with_suggestions(error, client, self.asked()) from error
-            except FullClientNeeded:
-                raise error from None
-        finally:
-            client.close()
+        return OpenClient(LightClient(address, timeout or self.timeout), self.asked)
 
 
 @dataclass(slots=True)
@@ -114,6 +101,8 @@ def _parse(arguments: Sequence[str]) -> _Words | None:
 
 
 def _seconds(text: str) -> float | None:
+    from hostmanager_client.seconds import LONGEST_TIMEOUT
+
     try:
         seconds = float(text)
     except ValueError:
@@ -135,6 +124,8 @@ def _work(words: _Words) -> Callable[[CliSession], int | None] | None:
     if command in ("up", "down", "restart"):
         if bool(ids) == everything:
             return None
+        from hostmanager_client.cli import change
+
         if command == "restart":
             return lambda session: change.restart(
                 session, tuple(ids), everything=everything, reason=words.reason
@@ -144,12 +135,18 @@ def _work(words: _Words) -> Callable[[CliSession], int | None] | None:
     if everything:
         return None
     if command == "signal" and len(ids) == 2:
+        from hostmanager_client.cli import change
+
         return lambda session: change.signal(session, ids[0], ids[1], reason=words.reason)
     if words.reason:
         return None
+    from hostmanager_client.cli import read
+
     if command == "status":
         return lambda session: read.show_status(session, ids, wide=wide)
     if command == "why":
+        from hostmanager_client.cli.explain import explain
+
         return lambda session: explain(session, ids)
     if command == "show" and len(ids) == 1:
         return lambda session: read.show_instance(session, ids[0])

@@ -5,8 +5,6 @@ Neither click nor gRPC nor protobuf is loaded here: brief.py runs these commands
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_line
@@ -14,6 +12,8 @@ from hostmanager_client.errors import HostManagerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
     from hostmanager_client.calls import Change, Target

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from hostmanager.values import dataclass, field
 
 from hostmanager_client.address import Address, default_address, parse_address
 from hostmanager_client.errors import HostManagerError, NotFound
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # short commands do without the packages `collections` and `contextlib`
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import Any
+
     import click
 
     from hostmanager_client.sync import HostManagerClient
@@ -33,8 +35,7 @@ class CliSession:
         """Return the address of the daemon; raise InvalidAddress or PermissionDenied."""
         return parse_address(self.address) if self.address is not None else default_address()
 
-    @contextmanager
-    def connect(self, timeout: float | None = None) -> Iterator[HostManagerClient]:
+    def connect(self, timeout: float | None = None) -> AbstractContextManager[HostManagerClient]:
         """Open a client of the daemon that the options name; `timeout` replaces the --timeout option."""
         # gRPC reads these variables at import. Its warnings do not help users; its fork handlers serve only
         # programs that fork without exec, and take time.
@@ -44,11 +45,25 @@ class CliSession:
         from hostmanager_client.sync import HostManagerClient
 
         address = address_with_capacity(self.find_address())
-        with HostManagerClient(address, timeout=timeout or self.timeout) as client:
-            try:
-                yield client
-            except NotFound as error:
-                raise with_suggestions(error, client, self.asked()) from error
+        return OpenClient(HostManagerClient(address, timeout=timeout or self.timeout), self.asked)
+
+
+class OpenClient:
+    """A client inside a `with` statement, which closes it and adds suggestions to an error about ids."""
+
+    def __init__(self, client: Any, asked: Callable[[], list[str]]) -> None:
+        self._client = client
+        self._asked = asked
+
+    def __enter__(self) -> Any:
+        return self._client
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, NotFound):
+                raise with_suggestions(error, self._client, self._asked()) from error
+        finally:
+            self._client.close()
 
 
 def current_session(ctx: click.Context) -> CliSession:
@@ -69,9 +84,11 @@ def with_suggestions(error: NotFound, client: HostManagerClient, asked: list[str
     """Return the error with suggestions for the unknown ids."""
     from difflib import get_close_matches
 
+    from hostmanager_client.light.client import FullClientNeeded
+
     try:
         known = [child.instance_id for child in client.get_status().child_states]
-    except HostManagerError:
+    except (HostManagerError, FullClientNeeded):
         return error  # the first error tells more than this one
     near = [close for word in asked if word not in known and (close := get_close_matches(word, known, n=3))]
     if near:

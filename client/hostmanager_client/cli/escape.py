@@ -7,8 +7,9 @@ Python: `\x1b`, `\u202e`.
 
 from __future__ import annotations
 
-import re
-from functools import cache
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
 
 _ESCAPE = "\x1b"
 # Control characters (C0 and C1) except tab and newline, and invisible or reordering characters: the Unicode
@@ -28,8 +29,21 @@ _CLEARING = r"\x1b\[0?K"
 _STYLED = f"({_STYLE})|{_CLEARING}|\r(?=\n)"
 _ANY_STYLE = r"\x1b\[[;?0-9]*[a-zA-Z]"
 
-# At the first use: ordinary text needs none of the expressions, and they take some milliseconds.
-_compiled = cache(re.compile)
+_OWN_STYLES = frozenset({"[0", "[1", "[31", "[32", "[33"})  # those of text.py
+_expressions: dict[str, re.Pattern[str]] = {}
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    """Return an expression, compiled at its first use.
+
+    Ordinary text needs none, and the module and the expressions take ten milliseconds.
+    """
+    found = _expressions.get(expression)
+    if found is None:
+        import re
+
+        found = _expressions[expression] = re.compile(expression)
+    return found
 
 
 def escape(text: str) -> str:
@@ -46,13 +60,31 @@ def escape_keep_colours(text: str) -> str:
     """Return the text with escapes for dangerous characters, but with its colours."""
     if _ESCAPE not in text and "\r" not in text:
         return escape(text)
+    plain = _without_own_styles(text)
+    if plain is not None and plain.replace("\n", "").isprintable():
+        return text
     parts = _compiled(_STYLED).split(text)  # text and styles alternate; None for a dropped sequence
     return "".join((part or "") if n % 2 else escape(part) for n, part in enumerate(parts))
 
 
 def without_styles(text: str) -> str:
     """Return the text without colours and other styles."""
-    return _compiled(_ANY_STYLE).sub("", text) if _ESCAPE in text else text
+    if _ESCAPE not in text:
+        return text
+    plain = _without_own_styles(text)
+    return _compiled(_ANY_STYLE).sub("", text) if plain is None else plain
+
+
+def _without_own_styles(text: str) -> str | None:
+    """Return the text without the styles of this program; None if the text has further escapes."""
+    first, *rest = text.split(_ESCAPE)
+    plain = [first]
+    for part in rest:
+        style, end, after = part.partition("m")
+        if not end or style not in _OWN_STYLES:
+            return None
+        plain.append(after)
+    return "".join(plain)
 
 
 def json_escape(document: str) -> str:
@@ -71,7 +103,7 @@ class StyleBounds:
 
     def bound(self, text: str) -> str:
         """Return a piece of text, with a reset before each newline inside a colour."""
-        if not self.open and _ESCAPE not in text:
+        if not self.open and all(_ends_plain(line) for line in text.split("\n")):
             return text
         return _compiled(self._PIECES).sub(self._bounded, text)
 
@@ -83,6 +115,11 @@ class StyleBounds:
             return f"{end}\n"
         self.open = piece not in ("\x1b[m", "\x1b[0m", "\x1b[00m")
         return piece
+
+
+def _ends_plain(line: str) -> bool:
+    _, escape, rest = line.rpartition(_ESCAPE)
+    return not escape or rest.startswith("[0m")
 
 
 def _shown(match: re.Match[str]) -> str:

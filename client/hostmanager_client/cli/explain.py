@@ -5,8 +5,6 @@ Neither click nor gRPC nor protobuf is loaded here: brief.py runs this command w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
 from hostmanager_client.cli import FAILED
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
@@ -14,6 +12,8 @@ from hostmanager_client.cli.output import print_json, print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
 MOST_IN_FULL = 3  # explanations that fit on one screen

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from google.protobuf.timestamp_pb2 import Timestamp
     from hostmanager.v1 import host_manager_pb2 as pb
 

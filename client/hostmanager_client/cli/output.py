@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable
 
 from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, json_escape, without_styles
 from hostmanager_client.cli.plain import ASCII, HANDLER, register
 
 TYPE_CHECKING = False  # short commands do without `typing`
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, TextIO
 
 

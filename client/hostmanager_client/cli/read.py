@@ -5,26 +5,31 @@ Neither click nor gRPC nor protobuf is loaded here: brief.py runs these commands
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def show_status(session: CliSession, instance_ids: Sequence[str], *, wide: bool = False) -> None:
     """Show the manager and all or the named instances; all columns of the table if `wide`."""
     with session.connect() as client:
-        state = client.get_state(instance_ids)
+        status = client.get_status()
+        listing = client.list_instances(instance_ids)
         address = str(client.address)
     if session.json:
         from hostmanager_client.cli.documents import state_json
+        from hostmanager_client.state import make_state
 
-        print_json(state_json(state))
+        print_json(state_json(make_state(status, listing.instances, listing.revision)))
         return
-    from hostmanager_client.cli.tables.status import status_lines
+    from hostmanager_client.cli.tables.status import ShownStatus, status_lines
+    from hostmanager_client.words import to_seconds
 
-    print_lines(status_lines(state, state.time.timestamp(), address, wide=wide))
+    print_lines(status_lines(ShownStatus(status, listing), to_seconds(status.time), address, wide=wide))
 
 
 def show_manager(session: CliSession) -> None:

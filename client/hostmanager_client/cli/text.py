@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hostmanager.values import dataclass
 
+TYPE_CHECKING = False
+
 _COLORS = {"red": 31, "green": 32, "yellow": 33}
 
 

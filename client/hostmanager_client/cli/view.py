@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.origins import reason_words
 from hostmanager_client.cli.text import Cell, duration
@@ -17,6 +15,8 @@ from hostmanager_client.words import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
 _SEVERITY_COLORS = {"warning": "yellow", "error": "red"}

@@ -165,23 +165,66 @@ def test_a_listing_of_many_pages_and_frames_is_complete(daemon: FakeDaemon) -> N
         assert list(client.get_state().instances) == sorted(daemon.instances)
 
 
+# Modules that a short command loads with its own: those of the interpreter itself are loaded before.
+LIGHT = {"__future__", "_operator", "_socket", "gc", "time"}
+PLAIN = ["status", "status data1", "up data1", "down --all", "restart data1", "manager status",
+         "up data1 --timeout 5"]  # fmt: skip
+# Errors, JSON and details need some more, such as `json` and `re`.
 LARGE = {"click", "grpc", "google.protobuf", "typing", "dataclasses", "inspect", "pathlib", "socket"}
-PLAIN = ["status", "status data1 --json", "show data1", "up data1", "down --all", "restart data1",
-         "up data1 --timeout 5", "manager status", "show nosuch"]  # fmt: skip
+OTHER = [("status --json", 0), ("show data1", 0), ("show nosuch", 4)]
+
+
+def loaded_modules(daemon: FakeDaemon, line: str) -> tuple[int, set[str]]:
+    """Return the exit code of a command, and the top-level modules and packages that it loaded."""
+    daemon.add("data1")
+    program = (
+        "from hostmanager_client.cli.output import protect_terminals; protect_terminals()\n"
+        "from hostmanager_client.cli import brief\n"
+        f"code = brief.run({['--address', str(daemon.socket), *line.split()]!r})\n"
+        "print(code, *(sys.modules.keys() - before), file=sys.stderr)"
+    )
+    start = f"import os, sys; sys.path[:0] = {sys.path!r}; before = set(sys.modules)"
+    command = [sys.executable, "-S", "-c", f"{start}\n{program}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, *modules = done.stderr.splitlines()[-1].split()
+    return int(code), set(modules)
 
 
 @pytest.mark.parametrize("line", PLAIN)
-def test_a_short_command_loads_no_large_module(daemon: FakeDaemon, line: str) -> None:
-    daemon.add("data1")
+def test_a_short_command_loads_only_its_own_modules(daemon: FakeDaemon, line: str) -> None:
+    code, modules = loaded_modules(daemon, line)
+    assert code == 0
+    assert {name for name in modules if not name.startswith("hostmanager")} <= LIGHT
+
+
+def test_the_status_loads_no_module_of_other_commands(daemon: FakeDaemon) -> None:
+    _, modules = loaded_modules(daemon, "status")
+    assert not modules & {
+        "hostmanager_client.cli.change",
+        "hostmanager_client.cli.instance_text",
+        "hostmanager_client.rpc_errors",
+        "hostmanager_client.seconds",
+        "hostmanager_client.state",
+    }
+
+
+@pytest.mark.parametrize(("line", "exit_code"), OTHER)
+def test_a_short_command_loads_no_large_module(daemon: FakeDaemon, line: str, exit_code: int) -> None:
+    code, modules = loaded_modules(daemon, line)
+    assert code == exit_code
+    assert not modules & LARGE
+
+
+def test_a_coloured_table_needs_no_expression() -> None:
     program = (
-        "import sys; from hostmanager_client.cli import brief\n"
-        f"code = brief.run({['--address', str(daemon.socket), *line.split()]!r})\n"
-        f"print(code, sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)"
+        "from hostmanager_client.cli.escape import StyleBounds, escape_keep_colours, without_styles\n"
+        "text = '\\x1b[1mNAME\\x1b[0m\\n\\x1b[32mup\\x1b[0m\\n'\n"
+        "assert StyleBounds().bound(escape_keep_colours(text)) == text\n"
+        "assert without_styles(text) == 'NAME\\nup\\n'\n"
+        "print('re' in sys.modules)"
     )
-    code = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}"]
-    done = subprocess.run(code, capture_output=True, text=True, check=True)
-    expected = 4 if "nosuch" in line else 0
-    assert done.stderr.splitlines()[-1] == f"{expected} []"
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_plain_style_is_the_style_of_click() -> None:

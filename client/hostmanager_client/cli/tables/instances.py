@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from hostmanager.values import dataclass
 
 from hostmanager_client.cli.escape import one_line
@@ -14,6 +12,8 @@ from hostmanager_client.words import next_action_word, target_word, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
     MakeCell = Callable[["pb.ManagedInstance", float], Cell]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
 
 from hostmanager.values import dataclass
 
 from hostmanager_client.cli.plain import displayable
 from hostmanager_client.cli.tables.width import cut, cut_middle, measure, pad, wrap
 from hostmanager_client.cli.text import Cell, style
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 GAP = "  "
 _TEXT_SHARE = 0.4  # of the width, that the text column gets before other columns may stay

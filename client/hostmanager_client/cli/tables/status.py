@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from hostmanager_client.cli.plain import displayable
 from hostmanager_client.cli.tables.instances import columns_for
 from hostmanager_client.cli.tables.layout import table, terminal_width
@@ -22,8 +20,11 @@ from hostmanager_client.standing import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from hostmanager.v1 import host_manager_pb2 as pb
 
+    from hostmanager_client.calls import Listing
     from hostmanager_client.state import HostState
 
 _COLORS = {
@@ -38,7 +39,18 @@ _COLORS = {
 }
 
 
-def status_lines(state: HostState, now: float, address: str, *, wide: bool = False) -> list[str]:
+class ShownStatus:
+    """The part of a HostState that a table shows; the module of HostState takes as long to load as a call."""
+
+    def __init__(self, status: pb.GetStatusResponse, listing: Listing) -> None:
+        self.manager = status.manager
+        by_id = {instance.instance_id: instance for instance in listing.instances}
+        self.instances = {instance_id: by_id[instance_id] for instance_id in sorted(by_id)}
+
+
+def status_lines(
+    state: HostState | ShownStatus, now: float, address: str, *, wide: bool = False
+) -> list[str]:
     """Return the lines of `status`, fit to the terminal; `now` is the clock of the daemon, in s since 1970.
 
     Without a terminal, or if `wide`, the table has all columns, however long its lines are.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
-
 from hostmanager_client.cli.escape import without_styles
 from hostmanager_client.cli.plain import displayable
 
+TYPE_CHECKING = False  # short commands do without the packages `collections` and `functools`
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _NARROW = "…→"  # characters of this program beyond the range without wide and combining characters
 _FIRST_COMBINING = "\u0300"
+_widths: dict[str, int] = {}  # of characters
 _JAMO = ("\u1160", "\u11ff")  # vowels and finals of Hangul, which join the syllable before
 
 
@@ -28,10 +30,16 @@ def measure(text: str) -> tuple[str, int]:
     return text, display_width(text)
 
 
-@cache
 def _width(character: str) -> int:
     if character < _FIRST_COMBINING:
         return 1
+    found = _widths.get(character)
+    if found is None:
+        found = _widths[character] = _measured_width(character)
+    return found
+
+
+def _measured_width(character: str) -> int:
     import unicodedata
 
     if unicodedata.category(character) in ("Mn", "Me", "Cf") or _JAMO[0] <= character <= _JAMO[1]:
