@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 # A thread that computes, such as a reader of a large file, hands over the interpreter after this time, in s.
 # The event loop needs the interpreter several times a call; Python's default of 5 ms would add up to seconds.
 SWITCH_INTERVAL = 0.0005
+# Objects made between two runs of the garbage collector, once the daemon serves.
+COLLECT_AFTER = 10_000
 
 
 @click.command(name="serve", context_settings={"show_default": True})
@@ -199,6 +201,7 @@ async def _serve(settings: DaemonSettings) -> DaemonOutcome:
         log.info("serving %s on %s", settings.site_file, ", ".join(addresses))
         # A full garbage collection stops every thread. Frozen objects, which stay for good, are not scanned.
         gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
 
     outcome = await app.run(ready, upgrade.take_lock(os.environ))
     if outcome.lock is not None:

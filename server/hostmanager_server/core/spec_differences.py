@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
 
 from hostmanager.values import dataclass
 
@@ -202,7 +202,7 @@ def _hunks(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[int, int, i
     if len(a) * len(b) > _COMPARED:
         yield head, head + len(a), head, head + len(b)
         return
-    for block in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for block in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if block[0] == "equal":
             continue
         i1, i2, j1, j2 = (head + n for n in block[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -79,7 +78,7 @@ def build_parts(
     its journal cannot be used.
     """
     state_dir = StateDir(settings.state_dir, inherited_lock, settings.trust)
-    daemon = DaemonInfo(version(), secrets.token_hex(8), os.getpid(), now())
+    daemon = DaemonInfo(version(), os.urandom(8).hex(), os.getpid(), now())
     archive = EventArchive(state_dir.path / "events", daemon.epoch)
     store = Store(
         daemon.epoch,

@@ -6,7 +6,6 @@ Every check raises RpcError (INVALID_ARGUMENT) with a violation that names the f
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from decimal import Decimal
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -74,6 +73,8 @@ def duration(given: Duration, field: str, least: float, most: float) -> float:
             f"{1 - NANOS} to {NANOS - 1}, with the sign of the seconds"
         )
         raise invalid(text, FieldViolation(field, text))
+    from decimal import Decimal  # takes some ms of a start, and few requests have a duration
+
     exact = Decimal(given.seconds) + Decimal(given.nanos) / NANOS
     if not Decimal(least) <= exact <= Decimal(most):
         text = f"{bounds}, not {exact.normalize():f} s"
