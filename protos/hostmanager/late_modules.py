@@ -25,7 +25,6 @@ LATE = frozenset(
         "difflib",
         "google.protobuf.internal.python_message",
         "ipaddress",  # of urllib.parse, which pathlib imports
-        "secrets",
         "shutil",  # with the modules of all kinds of archives
         "ssl",
         "tempfile",  # of ctypes.util

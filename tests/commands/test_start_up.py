@@ -26,6 +26,7 @@ UNNEEDED = {
     "rich",
     "unittest",
     "xml",
+    "hashlib",  # loads OpenSSL
     "_ssl",
 }
 

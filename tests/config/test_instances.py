@@ -71,6 +71,19 @@ def test_an_instance_without_manage_is_a_native_one_that_is_up(instances: Instan
     assert (spec.management, spec.initial_target) == HOST_UP
 
 
+def test_instances_share_equal_policies(instances: Instances) -> None:
+    texts = [f"instance-id: {name}, restart: {{backoff: {{initial: {initial}}}}}" for name, initial in
+             (("a", 7), ("b", 7), ("c", 8))]  # fmt: skip
+    spec = instances(*texts).spec
+    assert spec is not None
+    first, second, third = spec.instances
+    assert first.restart is second.restart
+    assert first.restart != third.restart
+    assert first.log is second.log is third.log
+    assert first.stop is second.stop is third.stop
+    assert first.agent_class is second.agent_class
+
+
 @pytest.mark.parametrize(
     ("word", "hint"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hostmanager_server.config.document import MapNode, Node, Scalar
 from hostmanager_server.config.node_reader import Entry, Reader, shown
+from hostmanager_server.config.shared_values import shared
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.plan import ALL
 from hostmanager_server.core.spec import InstanceSpec, Management, Target
@@ -44,7 +45,7 @@ def read_agent_class(reader: Reader, node: Node, entries: Mapping[str, Entry], l
     if text is not None and (not text or not text.isprintable()):
         reader.error(value, f"'agent-class' of {label} is empty, or has a control character")
         return None
-    return text
+    return text if text is None else shared(text)
 
 
 def stated_identity(node: Node) -> tuple[str, str]:

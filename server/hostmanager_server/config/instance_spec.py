@@ -6,6 +6,7 @@ from hostmanager_server.config.document import LINES_PER_FILE
 from hostmanager_server.config.environment_keys import read_env_file_digest
 from hostmanager_server.config.node_reader import Reader, shown
 from hostmanager_server.config.read_entry import ParseContext, ReadInstance
+from hostmanager_server.config.shared_values import shared
 from hostmanager_server.core.spec import (
     START_TIMEOUT,
     UP_AFTER,
@@ -36,16 +37,18 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         if process or management is Management.DOCKER
         else context.launchers.unknown(instance.agent_class),
         ready=settings.ready,
-        log=LogPolicy(
-            context.log_dir,
-            log.size if settings.log.size is None else settings.log.size,
-            log.keep if settings.log.keep is None else settings.log.keep,
-            "" if process is None else process.user,
+        log=shared(
+            LogPolicy(
+                context.log_dir,
+                log.size if settings.log.size is None else settings.log.size,
+                log.keep if settings.log.keep is None else settings.log.keep,
+                "" if process is None else process.user,
+            )
         ),
         start_timeout=START_TIMEOUT if settings.start_timeout is None else settings.start_timeout,
         up_after=UP_AFTER if settings.up_after is None else settings.up_after,
-        stop=settings.stop,
-        restart=settings.restart or RestartPolicy(),
+        stop=shared(settings.stop),
+        restart=shared(settings.restart or RestartPolicy()),
         depends_on=tuple(dependency.instance_id for dependency in settings.depends_on or ()),
         conditions=tuple(
             (dependency.instance_id, dependency.condition)

@@ -8,9 +8,8 @@ provided that the parser finds each marker as an entry of that list. The caller 
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -19,6 +18,7 @@ from hostmanager.values import dataclass, replace
 from hostmanager_server.config.document import KeptScalar, MapNode, Node
 from hostmanager_server.config.instances import HostInstances, KeptInstance
 from hostmanager_server.config.read_entry import ParseContext
+from hostmanager_server.core.digests import blake2b
 from hostmanager_server.core.manager_status import Problem
 
 # Line breaks of YAML other than the newline: texts with them are read as a whole.
@@ -56,7 +56,7 @@ class KeptEntries:
         """Return the text with markers in place of entries; None if the text has no such entry."""
         if _OTHER_BREAKS.search(text):
             return None
-        marker = f"kept-{secrets.token_hex(8)}-"
+        marker = f"kept-{os.urandom(8).hex()}-"
         parts: list[str] = []
         kept: dict[str, KeptInstance] = {}
         copied = 0  # characters of the text
@@ -141,4 +141,4 @@ def _starts(text: str, indent: int) -> list[int]:
 
 
 def _digest(lines: str) -> bytes:
-    return hashlib.blake2b(lines.encode(), digest_size=20).digest()
+    return blake2b(lines.encode(), digest_size=20).digest()

@@ -6,7 +6,6 @@ reading compares contents, checks owners and modes, and asks again for all that 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from hostmanager.values import dataclass, replace
@@ -25,6 +24,7 @@ from hostmanager_server.config.load import (
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.node_reader import MAX_PROBLEMS
 from hostmanager_server.config.read_entry import NOWHERE
+from hostmanager_server.core.digests import sha256
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.linux.trusted_paths import Trust
 
@@ -82,7 +82,7 @@ class RepeatedLoad:
             file.absolute(),
             source.working_dir,
             host_names(host),
-            hashlib.sha256(source.text.encode()).digest(),
+            sha256(source.text.encode()).digest(),
             source.public,
             source.reader.problems,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -10,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from hostmanager.values import dataclass, field
 
+from hostmanager_server.core.digests import sha256
 from hostmanager_server.linux import sd_notify
 from hostmanager_server.linux.accounts import describe_user, is_private_group
 from hostmanager_server.linux.env_format import EnvFormatError, parse_env
@@ -82,7 +82,7 @@ def read_env_file(path: str, user: int | None = None, *, optional: bool = False)
 
 def digest_of(variables: Mapping[str, str]) -> str:
     """Return a digest that distinguishes contents and reveals no value."""
-    return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()
+    return sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()
 
 
 def _open_and_read(path: str) -> tuple[os.stat_result, bytes]:

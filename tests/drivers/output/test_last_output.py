@@ -102,12 +102,12 @@ def test_a_rotation_at_the_moment_of_the_end_shows_no_earlier_run(
     stream = outputs._stream("a", POLICY)
     opened = stream.open_live
 
-    def rotate_first() -> int:
+    def rotate_first(_: OutputStream) -> int:
         monkeypatch.undo()
         assert stream.rotate(64 * 1024, 5)
         return opened()
 
-    monkeypatch.setattr(stream, "open_live", rotate_first)
+    monkeypatch.setattr(OutputStream, "open_live", rotate_first)
     assert outputs.last_output("a", POLICY, second) == ""
 
 

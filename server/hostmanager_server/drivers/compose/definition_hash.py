@@ -9,11 +9,12 @@ that on the definition itself, so that another Compose cannot lead to wrong conc
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
+
+from hostmanager_server.core.digests import sha256
 
 _SHARED_KEYS = ("network_mode", "ipc", "pid")
 _OF_ANOTHER_SERVICE = "service:"
@@ -74,4 +75,4 @@ def hash_with_containers(text: str, shared: tuple[tuple[str, str | tuple[str, ..
 
 def _hash(definition: Mapping[str, Any]) -> str:
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text.encode()).hexdigest()

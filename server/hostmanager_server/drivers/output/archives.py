@@ -42,14 +42,20 @@ class Archives:
     files; without a directory, reading finds nothing.
     """
 
+    __slots__ = ("_all", "_cut", "_live", "_pending", "_warned")
+
     def __init__(self, live: Path) -> None:
         """Know no archives before `load`."""
         self._live = live
         self._all: list[Archive] = []  # oldest first
         self._pending: Archive | None = None  # cut from the live file, without a number yet
-        self.copying = f"{live.name}.copying"
         self._cut: str | None = None  # the copy of a head that is removed from the live file, or will be
         self._warned = False  # a warning about a refused archive was logged
+
+    @property
+    def copying(self) -> str:
+        """The name of an archive that is being copied."""
+        return f"{self._live.name}.copying"
 
     def load(self, directory: LogDirectory) -> None:
         """Recover the archives of an earlier daemon; the newest archive ends at position 0."""

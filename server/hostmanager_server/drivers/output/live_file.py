@@ -16,6 +16,8 @@ class LiveFile:
     end at offset `size`. Not thread-safe: the caller, an OutputStream, holds its lock.
     """
 
+    __slots__ = ("_archives", "_base", "_held", "_identity", "_loaded", "_name", "fd", "head", "size")
+
     def __init__(self, name: str, archives: Archives) -> None:
         """Know nothing about the file `name` before the first `refresh`."""
         self.head = 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from hostmanager_server.core.digests import sha256
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.fallback import FallbackDirectory
 from hostmanager_server.drivers.output.last_output import (
@@ -31,7 +31,7 @@ def file_stem(instance_id: str) -> str:
     if stem.startswith("."):
         stem = f"%2E{stem[1:]}"
     if len(stem) > _LONGEST_STEM:  # quoted text never contains "%-"
-        stem = f"{stem[: _LONGEST_STEM - 34]}%-{hashlib.sha256(instance_id.encode()).hexdigest()[:32]}"
+        stem = f"{stem[: _LONGEST_STEM - 34]}%-{sha256(instance_id.encode()).hexdigest()[:32]}"
     return stem or "%"
 
 

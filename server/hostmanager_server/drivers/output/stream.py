@@ -50,6 +50,11 @@ class OutputStream:
     live file raise RefusedFileError for a file that LogDirectory refuses, and leave such archives out.
     """
 
+    __slots__ = (  # a daemon has thousands of these
+        "_archives", "_collapses", "_directory", "_live", "_lock", "_name", "_punches", "_readers",
+        "_subscribers", "collapsed", "collapsing", "path", "user",
+    )  # fmt: skip
+
     def __init__(self, path: Path, user: str = "") -> None:
         """Take the path of the live file, and the agent's user as another owner of files.
 

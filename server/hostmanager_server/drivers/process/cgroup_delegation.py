@@ -7,7 +7,6 @@ Group APIs and Delegation" in systemd's documentation). The daemon leaves any ot
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from hostmanager.values import dataclass
 
+from hostmanager_server.core.digests import sha256
 from hostmanager_server.drivers.exec import gate
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.linux import child_signals
@@ -57,7 +57,7 @@ def find_cgroups(wanted: str, state_dir: Path) -> Cgroups:
         if parent is None:
             return Cgroups(None)
         # Several daemons may share a delegated cgroup, and each removes empty cgroups in its own directory.
-        directory = f"{parent}/agents-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
+        directory = f"{parent}/agents-{sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]}"
         _try(directory)
     except (CgroupUnusableError, OSError) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error

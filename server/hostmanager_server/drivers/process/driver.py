@@ -377,5 +377,5 @@ class ProcessDriver:
 
 
 def _tree_of(record: Record, main_pid: int = 0) -> ProcessTree:
-    uids = agent_uids(record.uid, record.process.user)
+    uids = tuple(agent_uids(record.uid, record.process.user))
     return ProcessTree(record.token.encode(), main_pid, main_pid, record.group, uids, record.mark)

@@ -123,7 +123,7 @@ class Launcher:
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
             group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
-            tree = ProcessTree(token.encode(), 0, 0, group, {prepared.uid})
+            tree = ProcessTree(token.encode(), 0, 0, group, (prepared.uid,))
             start = _Start(
                 run, tree, spec, process, limits, draft, prepared, output,
                 self._output.mark(run.instance_id, spec.log, output),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import resource
-import secrets
 from collections.abc import Collection
 
 from hostmanager_server.drivers.exec.command import RUN_MARKER, CommandError, user_id
@@ -40,7 +39,8 @@ def new_mark() -> int | None:
     _, hard = resource.getrlimit(_LIMIT)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
-    return least + secrets.randbelow(bound - least) if bound > least else None
+    # The module `secrets` would load OpenSSL.
+    return least + int.from_bytes(os.urandom(16)) % (bound - least) if bound > least else None
 
 
 def as_limit(mark: int) -> ResourceLimit:

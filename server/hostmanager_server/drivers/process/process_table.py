@@ -46,7 +46,7 @@ class ProcessTree:
     main_pid: int
     session: int
     group: Cgroup | None = None
-    uids: set[int] = field(default_factory=set)
+    uids: tuple[int, ...] = ()
     mark: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
     descends: bool = False
@@ -61,7 +61,7 @@ class ProcessTree:
         if uid is None:
             return False
         if uid not in self.uids and self.main_pid and real_uid(self.main_pid) == uid:
-            self.uids.add(uid)
+            self.uids += (uid,)
         return uid in self.uids
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from hostmanager.values import replace
 
 from hostmanager_server.core.catalog import Project
+from hostmanager_server.core.digests import blake2b
 from hostmanager_server.core.spec import ServiceContents, ServiceSpec
 
 _MAX_READ = 1024 * 1024  # bytes of a file that count; a swarm takes half of that as a secret
@@ -73,5 +73,5 @@ def _read_status(file: str) -> tuple[bytes, float]:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    digests = [hashlib.blake2b(part).digest() for part in parts]
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest() if digests else ""
+    digests = [blake2b(part).digest() for part in parts]
+    return blake2b(b"".join(digests), digest_size=16).hexdigest() if digests else ""

@@ -7,7 +7,6 @@ the file is in no directory.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
 import stat
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 from hostmanager.values import dataclass, replace
 
+from hostmanager_server.core.digests import sha256
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.drivers.process.records.holders import (
     SCARCE,
@@ -161,7 +161,7 @@ def file_name(instance_id: str) -> str:
     name = quote(os.fsencode(instance_id), safe="")
     if len(name) > _LONGEST_NAME:
         # No percent-encoded name has a '%' before a '-'.
-        name = f"{name[:100]}%-{hashlib.sha256(name.encode()).hexdigest()}"
+        name = f"{name[:100]}%-{sha256(name.encode()).hexdigest()}"
     return name
 
 
