@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hostmanager_server
 import pytest
 from hostmanager_server.linux import child_signals
 
+ROOT = Path(__file__).resolve().parents[2]
 SHOWS_ITS_MASK = ["sed", "-n", "s/SigBlk:[[:space:]]*//p", "/proc/self/status"]
 SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
 
 
-@pytest.fixture(autouse=True)
+def run_alone(check: Callable[[int], None]) -> None:
+    """Run a check in a process with one thread: threads of a test runner would take its signals."""
+    code = f"from {__name__} import {check.__name__} as check, with_descriptor; with_descriptor(check)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def with_descriptor(check: Callable[[int], None]) -> None:
+    child_signals.block()
+    descriptor = child_signals.open_descriptor()
+    assert descriptor is not None
+    check(descriptor)
+
+
+@pytest.fixture
 def blocked() -> Iterator[None]:
     child_signals.block()
     yield
     child_signals.unblock()
-
-
-@pytest.fixture
-def descriptor() -> Iterator[int]:
-    opened = child_signals.open_descriptor()
-    assert opened is not None
-    child_signals.clear(opened)
-    yield opened
-    os.close(opened)
 
 
 def is_readable(descriptor: int, timeout: float = 0) -> bool:
@@ -45,7 +50,7 @@ def blocks_sigchld() -> bool:
     return bool(int(shown.stdout, 16) & SIGCHLD_BIT)
 
 
-def test_the_descriptor_is_readable_from_an_end_of_a_child_until_it_is_cleared(descriptor: int) -> None:
+def check_readable_until_cleared(descriptor: int) -> None:
     assert not is_readable(descriptor)
     subprocess.run(["true"], check=True)
     assert is_readable(descriptor, 30)
@@ -54,20 +59,26 @@ def test_the_descriptor_is_readable_from_an_end_of_a_child_until_it_is_cleared(d
     child_signals.clear(descriptor)
 
 
-def test_an_end_wakes_no_handler(descriptor: int) -> None:
+def test_the_descriptor_is_readable_from_an_end_of_a_child_until_it_is_cleared() -> None:
+    run_alone(check_readable_until_cleared)
+
+
+def check_no_handler(descriptor: int) -> None:
     called: list[int] = []
-    before = signal.signal(signal.SIGCHLD, lambda signum, frame: called.append(signum))
-    try:
+    signal.signal(signal.SIGCHLD, lambda signum, frame: called.append(signum))
+    subprocess.run(["true"], check=True)
+    assert is_readable(descriptor, 30)
+    assert not called
+    with child_signals.unblocked():
         subprocess.run(["true"], check=True)
-        assert is_readable(descriptor, 30)
-        assert not called
-        with child_signals.unblocked():
-            subprocess.run(["true"], check=True)
-        assert called
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+    assert called
 
 
+def test_an_end_wakes_no_handler() -> None:
+    run_alone(check_no_handler)
+
+
+@pytest.mark.usefixtures("blocked")
 def test_programs_get_the_signal_when_they_start_unblocked() -> None:
     found: list[bool] = []
 

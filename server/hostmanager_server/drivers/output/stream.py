@@ -51,8 +51,8 @@ class OutputStream:
     """
 
     __slots__ = (  # a daemon has thousands of these
-        "_archives", "_collapses", "_directory", "_live", "_lock", "_name", "_punches", "_readers",
-        "_subscribers", "collapsed", "collapsing", "path", "user",
+        "_archives", "_collapses", "_directory", "_file", "_live", "_lock", "_name", "_punches", "_readers",
+        "_subscribers", "collapsed", "collapsing", "path", "public", "user",
     )  # fmt: skip
 
     def __init__(self, path: Path, user: str = "") -> None:
