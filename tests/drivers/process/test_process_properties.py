@@ -141,7 +141,7 @@ def test_a_refused_nice_value_fails_the_start(
 def test_a_readiness_command_runs_like_the_agent(either: ProcessHarness) -> None:
     seen = either.directory / "seen"
     # Behind a gate, the command may begin before it has its nice value.
-    script = f'umask > {seen}; nice >> {seen}; [ "$(nice)" = 3 ]'
+    script = f'until [ "$(nice)" = 3 ]; do sleep 0.01; done; umask > {seen}; nice >> {seen}'
     command = CommandProbe(("/bin/sh", "-c", script))
     spec = with_keys(either.script("a", "sleep 1000"), umask=0o037, nice=3)
     either.driver.launch(A, replace(spec, ready=ReadinessProbe(command, 0.05)))
