@@ -106,7 +106,7 @@ def test_the_page_explains_every_state() -> None:
 
 
 # Functions with a reason among their arguments.
-TAKE_A_REASON = {"LogEntry", "_entry", "_change", "_move", "condition", "start_failed"}
+TAKE_A_REASON = {"LogEntry", "_entry", "_change", "move", "condition", "start_failed"}
 
 
 def reasons_in(source: str) -> set[str]:

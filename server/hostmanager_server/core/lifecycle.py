@@ -1,31 +1,27 @@
-"""The state machine of an instance: transitions and the stop escalation.
+"""The state machine of an instance: which state follows from its facts.
 
-This module holds every assignment of a state. `fold` in core/facts.py turns driver events into facts and
-changes no state; `decide` reads the facts and moves the state. So a lost or repeated event does no harm, and
-a second call of `decide` changes nothing. The tests hold `decide` to the table in core/transitions.py.
+`fold` in core/facts.py turns driver events into facts and changes no state; `decide` reads the facts and
+moves the state, with the moves of core/moves.py and the stops of core/stopping.py. So a lost or repeated
+event does no harm, and a second call of `decide` changes nothing. The tests hold `decide` to the table in
+core/transitions.py.
 """
 
 from __future__ import annotations
 
-import signal
 from typing import assert_never
 
 from hostmanager.values import replace
 
 from hostmanager_server.core import counters, entries, explanations
-from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
+from hostmanager_server.core.actions import Action, Decision, Launch, Remove
 from hostmanager_server.core.compose_runs import has_leftovers, report_renewal, restart_outdated
-from hostmanager_server.core.conditions import CONDITIONS, NO_CONTAINERS, condition_entries, condition_of
+from hostmanager_server.core.conditions import CONDITIONS, condition_entries, condition_of
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
-from hostmanager_server.core.escalation import next_stage
 from hostmanager_server.core.events import Instant, RunKey
-from hostmanager_server.core.facts import describe, how_it_ended
-from hostmanager_server.core.model import Instance, Outcome, Phase, Run, State, StopStage, successor_of
-from hostmanager_server.core.signals import signal_name
+from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
+from hostmanager_server.core.moves import about_to_start, back_off, move, to_down, to_up
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
-
-# The shortest wait after a failed stop, in s. Without backoff the core would try in a busy loop.
-STOP_FAILED_RETRY = 0.1
+from hostmanager_server.core.stopping import clean_up, escalate, retry_stop, stop
 
 # Each pass moves an instance at most one state on, and no chain is longer than the number of states.
 _LONGEST_CHAIN = 2 * len(State)
@@ -107,46 +103,46 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if instance.observed.run is not None:
         actions.append(entries.found_running(instance, now))
         if instance.too_young(now) and wanted.target is not Target.PASSIVE:
-            return _move(instance, State.WAIT_START, "Starting", "found running")
-        return _to_up(instance, now, "found running")
+            return move(instance, State.WAIT_START, "Starting", "found running")
+        return to_up(instance, now, "found running")
     if wanted.successor is not None:
         actions.append(entries.reset(instance, now))
         return successor_of(instance, wanted.successor, wanted.target)
     if instance.retired:
-        return _to_down(instance)
+        return to_down(instance)
     if wanted.restart:
         standing = replace(instance.standing, retry_at=None, outcome=None)
         return replace(instance, wanted=replace(wanted, restart=False), standing=standing)
     if spec.workload is None:
-        return _move(instance, State.UNKNOWN, "NotOperable", spec.problem)
+        return move(instance, State.UNKNOWN, "NotOperable", spec.problem)
     if has_leftovers(instance):
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
-        return _escalate(instance.with_run(run), now, actions)
+        return escalate(instance.with_run(run), now, actions)
     if not instance.should_run or instance.wants_no_container:
-        return _to_down(instance)
+        return to_down(instance)
     if instance.standing.retry_at is not None and now.mono < instance.standing.retry_at.mono:
-        return _backing_off(instance)
-    return _about_to_start(instance)
+        return back_off(instance)
+    return about_to_start(instance)
 
 
 def _start_at(instance: Instance, now: Instant) -> Instance:
     if not instance.can_start:
-        return _to_down(instance)
+        return to_down(instance)
     standing = instance.standing
     if standing.deadline is None or now.mono >= standing.deadline.mono or standing.retry_at is None:
-        return _about_to_start(instance)
-    return _backing_off(instance)
+        return about_to_start(instance)
+    return back_off(instance)
 
 
 def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if not instance.can_start:
-        return _to_down(instance)
+        return to_down(instance)
     spec, standing, workload = instance.spec, instance.standing, instance.spec.workload
     assert workload is not None
     if unmet := instance.observed.waiting_for:
         reason = "DependencyDown" if any(each.hopeless for each in unmet) else "WaitingForDependencies"
-        return _move(instance, State.START, reason, explanations.unmet_dependencies(unmet), standing.deadline)
+        return move(instance, State.START, reason, explanations.unmet_dependencies(unmet), standing.deadline)
     run = Run(standing.runs + 1, Phase.LAUNCHING, workload)
     actions.append(entries.launching(instance, now))
     actions.append(Launch(RunKey(instance.instance_id, run.number), spec))
@@ -160,7 +156,7 @@ def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     # The driver bounds a start by compose, which may have to pull an image first.
     deadline = None if isinstance(workload, ServiceSpec) else now.plus(spec.start_timeout)
     message = "started; not ready yet" if spec.ready is not None else "starting"
-    return _move(instance, State.WAIT_START, "Starting", message, deadline)
+    return move(instance, State.WAIT_START, "Starting", message, deadline)
 
 
 def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
@@ -176,34 +172,34 @@ def _wait_start(instance: Instance, now: Instant, actions: list[Action]) -> Inst
             return _with_condition(instance, now, actions)
         if instance.standing.reason == "Paused":
             actions.extend(condition_entries(instance, None, now))
-            return _move(instance, State.WAIT_START, "Starting", "started; not ready yet")
+            return move(instance, State.WAIT_START, "Starting", "started; not ready yet")
     if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
-        return _to_up(with_start_error(instance, ""), now, "running; passive")
+        return to_up(with_start_error(instance, ""), now, "running; passive")
     if run.phase is Phase.ENDING:
-        return _clean_up(count_end(instance, now, actions), now, actions)
+        return clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
-        return _stop(instance, now, actions)
+        return stop(instance, now, actions)
     if instance.standing.reason == "WaitingForDependents":  # the operator changed their mind
-        instance = _move(instance, State.WAIT_START, "Starting", "started; not ready yet")
+        instance = move(instance, State.WAIT_START, "Starting", "started; not ready yet")
         deadline = None
     if run.phase in (Phase.READY, Phase.DEGRADED):
         if instance.too_young(now):
             assert run.started is not None
             message = f"started; up after {spec.up_after:g} s"
-            return _move(instance, State.WAIT_START, "Starting", message, run.started.plus(spec.up_after))
+            return move(instance, State.WAIT_START, "Starting", message, run.started.plus(spec.up_after))
         actions.append(entries.up(instance, run.pid, now))
-        return _to_up(instance, now, "running")
+        return to_up(instance, now, "running")
     if deadline is None and run.phase is Phase.RUNNING:
         deadline = now.plus(spec.start_timeout)
-        return _move(instance, State.WAIT_START, instance.standing.reason, "started; not ready yet", deadline)
+        return move(instance, State.WAIT_START, instance.standing.reason, "started; not ready yet", deadline)
     if deadline is not None and now.mono >= deadline.mono:
         why = f"not ready after {spec.start_timeout:g} s"
         actions.append(entries.start_failed("StartTimedOut", why, instance, now))
         instance = count_failure(with_start_error(instance, why), now, at_least=START_TIMEOUT_RETRY)
-        return instance if instance.wanted.target is Target.PASSIVE else _escalate(instance, now, actions)
+        return instance if instance.wanted.target is Target.PASSIVE else escalate(instance, now, actions)
     if run.phase is Phase.LAUNCHING and isinstance(run.workload, ServiceSpec):
         message = f"starting; waits for {run.waits_for}" if run.waits_for else "starting"
-        return _move(instance, State.WAIT_START, instance.standing.reason, message, deadline)
+        return move(instance, State.WAIT_START, instance.standing.reason, message, deadline)
     return instance
 
 
@@ -215,16 +211,16 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if run.phase is Phase.ENDING:
         if instance.wanted.target is Target.PASSIVE and not instance.should_stop:
             return counters.forgive_failures(instance, now)  # only observed: the rest of its tree may run on
-        return _clean_up(count_end(instance, now, actions), now, actions)
+        return clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
-        return _stop(instance, now, actions)
+        return stop(instance, now, actions)
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
     if (forgiven := counters.forgive_failures(instance, now)) is not instance:
         return forgiven
     # All parts run again, or the operator changed their mind before the stop began.
     if standing.reason in ("Degraded", "WaitingForDependents"):
-        return _to_up(instance, now, "running")
+        return to_up(instance, now, "running")
     return _with_condition(instance, now, actions)
 
 
@@ -234,10 +230,10 @@ def _with_condition(instance: Instance, now: Instant, actions: list[Action]) -> 
     actions.extend(condition_entries(instance, condition, now))
     if condition is None:
         known = standing.reason in CONDITIONS
-        return _move(instance, State.UP, "Running", "running", standing.deadline) if known else instance
+        return move(instance, State.UP, "Running", "running", standing.deadline) if known else instance
     state = State.UP if condition.up else State.WAIT_START
     deadline = standing.deadline if condition.up else None
-    return _move(instance, state, condition.reason, condition.message, deadline)
+    return move(instance, state, condition.reason, condition.message, deadline)
 
 
 def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
@@ -249,11 +245,11 @@ def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action])
     if missing := run.missing:
         actions.append(entries.degraded(instance, missing, now))
         instance = instance.with_run(replace(run, missing=""))
-        instance = _move(instance, State.UP, "Degraded", missing)
+        instance = move(instance, State.UP, "Degraded", missing)
         if instance.should_run and instance.spec.restart.when is not RestartWhen.NEVER:
             instance = count_failure(instance, now)
             message = f"{missing}; waiting to start the missing containers"
-            return _move(instance, State.UP, "Degraded", message, instance.standing.retry_at)
+            return move(instance, State.UP, "Degraded", message, instance.standing.retry_at)
     elif standing.deadline is not None and not instance.should_run:
         return replace(instance, standing=replace(standing, deadline=None))
     elif standing.deadline is not None and (  # due, or asked for
@@ -270,129 +266,29 @@ def _wait_dead(instance: Instance, now: Instant, actions: list[Action]) -> Insta
     run, deadline = instance.observed.run, instance.standing.deadline
     if run is None:
         actions.append(entries.down(instance, now))
-        return _to_down(instance)
+        return to_down(instance)
     if run.stop_error:
-        return _retry_stop(instance, run, now, actions)
+        return retry_stop(instance, run, now, actions)
     if deadline is not None and now.mono >= deadline.mono:
-        return _escalate(instance, now, actions)
+        return escalate(instance, now, actions)
     if run.phase is Phase.ENDING and run.stop_stage is StopStage.SIGNAL:
         # The signal went to the main process alone, which can no longer pass it on.
-        return _escalate(instance, now, actions)
+        return escalate(instance, now, actions)
     return instance
 
 
 def _unknown(instance: Instance) -> Instance:
     spec, standing = instance.spec, instance.standing
     if spec.workload or instance.observed.run or instance.wanted.successor:
-        return _to_down(instance)
+        return to_down(instance)
     if (standing.reason, standing.message) != ("NotOperable", spec.problem):
-        return _move(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
+        return move(instance, State.UNKNOWN, "NotOperable", spec.problem, standing.deadline)
     return instance
-
-
-# --- the stop escalation ------------------------------------------------------------------------------------
-
-
-def _stop(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Begin the stop, after the dependents that also stop."""
-    if held_by := instance.observed.held_by:
-        message = f"waiting for {', '.join(held_by)} to be down"
-        return _move(instance, instance.standing.state, "WaitingForDependents", message)
-    return _escalate(instance, now, actions)
-
-
-def _escalate(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Take the next step of the stop escalation: stop signal, TERM, KILL.
-
-    Containers have one step: compose removes them.
-    """
-    run = instance.observed.run
-    assert run is not None
-    if isinstance(run.workload, ServiceSpec):
-        return _remove_containers(instance, run, now, actions)
-    stage, signum, grace = next_stage(run.stop_stage, instance.spec.stop)
-    whole_tree = stage is not StopStage.SIGNAL
-    actions.append(Stop(instance.run_key(), signum, whole_tree))
-    if run.stop_stage is not StopStage.KILL:  # the event log has the first KILL only
-        receiver = "the whole process tree" if whole_tree else f"pid {run.pid}" if run.pid else "the process"
-        message = f"{signal_name(signum)} to {receiver}"
-        actions.append(entries.stopping(instance, message, now, escalated=run.stop_stage is not None))
-    reason = "Stopping" if run.stop_stage is None else "StopEscalated"
-    message = f"sent {signal_name(signum)}; waiting for the whole process tree to end"
-    instance = instance.with_run(replace(run, stop_stage=stage))
-    return _move(instance, State.WAIT_DEAD, reason, message, now.plus(grace))
-
-
-def _remove_containers(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
-    """Have compose stop and remove the containers.
-
-    The engine kills containers that ignore the stop signal.
-    """
-    actions.append(Stop(instance.run_key(), signal.SIGKILL, whole_tree=True))
-    message = "compose stops and removes the containers"
-    if run.stop_stage is None:
-        actions.append(entries.stopping(instance, message, now))
-    instance = instance.with_run(replace(run, stop_stage=StopStage.REMOVE))
-    return _move(instance, State.WAIT_DEAD, "Stopping", message)
-
-
-def _clean_up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Stop the rest of a tree after the end of its main process."""
-    run, last_exit = instance.observed.run, instance.observed.last_exit
-    assert run is not None
-    assert last_exit is not None
-    instance = instance.with_run(replace(run, stop_stage=StopStage.SIGNAL))
-    instance = _escalate(instance, now, actions)
-    message = f"main process ended with {describe(last_exit.status)}; stopping the rest of its tree"
-    return _move(instance, State.WAIT_DEAD, "CleaningUp", message, instance.standing.deadline)
-
-
-def _retry_stop(instance: Instance, run: Run, now: Instant, actions: list[Action]) -> Instance:
-    """Report a failed stop, and wait before the next attempt."""
-    why = run.stop_error
-    actions.append(entries.stop_failed(instance, why, now))
-    delay = max(instance.spec.restart.backoff.delay(run.stop_failures), STOP_FAILED_RETRY)
-    instance = instance.with_run(replace(run, stop_error=""))
-    return _move(instance, State.WAIT_DEAD, "StopFailed", why, now.plus(delay))
-
-
-# --- pieces of transitions ----------------------------------------------------------------------------------
-
-
-def _move(
-    instance: Instance, state: State, reason: str, message: str, deadline: Instant | None = None
-) -> Instance:
-    standing = replace(instance.standing, state=state, reason=reason, message=message, deadline=deadline)
-    return replace(instance, standing=standing)
-
-
-def _about_to_start(instance: Instance) -> Instance:
-    return _move(instance, State.START, "Starting", "about to start")
-
-
-def _backing_off(instance: Instance) -> Instance:
-    message = explanations.backing_off(instance)
-    return _move(instance, State.START_AT, "BackingOff", message, instance.standing.retry_at)
-
-
-def _to_up(instance: Instance, now: Instant, message: str) -> Instance:
-    reset_after = instance.spec.restart.backoff.reset_after
-    deadline = now.plus(reset_after) if instance.standing.failures else None
-    return _move(instance, State.UP, "Running", message, deadline)
-
-
-def _to_down(instance: Instance) -> Instance:
-    if instance.should_run and instance.wants_no_container:
-        return _move(instance, State.DOWN, "Finished", NO_CONTAINERS)
-    if (outcome := instance.standing.outcome) is not None:
-        reason = "Finished" if outcome is Outcome.COMPLETED else "Failed"
-        return _move(instance, State.DOWN, reason, explanations.outcome(instance))
-    return _move(instance, State.DOWN, "Stopped", how_it_ended(instance))
 
 
 def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     """Handle an exit without a stop request, with the whole tree gone."""
     instance = count_end(instance, now, actions)
     if instance.should_run and instance.standing.retry_at is not None:
-        return _backing_off(instance)
-    return _to_down(instance)
+        return back_off(instance)
+    return to_down(instance)
