@@ -84,6 +84,11 @@ def snapshot_word(value: pb.StatusSnapshot.Reason.ValueType) -> str:
     return _word("StatusSnapshot.Reason", value)
 
 
+def liveness_word(value: pb.Liveness.Answer.ValueType) -> str:
+    """Return `none yet`, `alive`, `failed` or `unknown`."""
+    return _word("Liveness.Answer", value) if value else "none yet"
+
+
 def pull_word(value: pb.ImagePull.State.ValueType) -> str:
     """Return `waiting`, `pulling`, `up to date`, `pulled`, `skipped`, `failed` or `cancelled`."""
     return _word("ImagePull.State", value).replace("_", " ")
@@ -107,6 +112,11 @@ def to_seconds(stamp: Timestamp) -> float:
     return stamp.seconds + stamp.nanos / 1e9
 
 
+def to_timespan(value: Duration) -> float:
+    """Return the duration in s."""
+    return value.seconds + value.nanos / 1e9
+
+
 def to_json(message: Message) -> dict[str, Any]:
     """Return the message as JSON values, with every field under its name in the contract.
 
@@ -126,10 +136,6 @@ def _time(stamp: Timestamp) -> str:
     return to_datetime(stamp).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _duration(value: Duration) -> float:
-    return value.seconds + value.nanos / 1e9
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -141,7 +147,7 @@ def _finite(value: float) -> float | None:
 
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "google.protobuf.Timestamp": _time,
-    "google.protobuf.Duration": _duration,
+    "google.protobuf.Duration": to_timespan,
 }
 
 

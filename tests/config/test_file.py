@@ -22,7 +22,7 @@ from hostmanager_server.config.load import (
     load_site_config,
 )
 from hostmanager_server.config.node_reader import MAX_PROBLEMS
-from hostmanager_server.config.ready import READY_KEYS
+from hostmanager_server.config.probes import ALIVE_KEYS, READY_KEYS
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.linux.trusted_paths import Trust
 from hypothesis import HealthCheck, given, settings
@@ -218,7 +218,8 @@ def test_the_default_file_is_that_of_ocs() -> None:
 WORDS = st.sampled_from(
     sorted(
         {"HostManager", "Agent", "<<", "all", "yes", "1s", "localhost"}
-        | {*TOP_KEYS, *HOST_KEYS, *INSTANCE_KEYS, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS}
+        | {*TOP_KEYS, *HOST_KEYS, *INSTANCE_KEYS, *READY_KEYS, *ALIVE_KEYS, *RESTART_KEYS}
+        | {*BACKOFF_KEYS, *LOG_KEYS}
     )
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS

@@ -10,8 +10,10 @@ from hostmanager_server.config.load import LoadedConfig
 from hostmanager_server.core.spec import (
     Backoff,
     CommandProbe,
+    HealthCheckProbe,
     HttpProbe,
     InstanceSpec,
+    LivenessProbe,
     Management,
     ProcessSpec,
     ReadinessProbe,
@@ -268,6 +270,42 @@ def test_ready(instances: Instances, written: str, probe: ReadinessProbe) -> Non
 
 
 @pytest.mark.parametrize(
+    ("written", "probe"),
+    [
+        ("alive: {tcp: 5000}", LivenessProbe(TcpProbe("127.0.0.1", 5000))),
+        ("alive: {tcp: 5000, interval: 1m}", LivenessProbe(TcpProbe("127.0.0.1", 5000), 60.0, delay=60.0)),
+        (
+            "alive: {command: x, interval: 2, timeout: 3, failures: 4, delay: 0}",
+            LivenessProbe(CommandProbe(("x",)), 2, 3, 4, 0),
+        ),
+        ("manage: docker, alive: healthcheck", LivenessProbe(HealthCheckProbe())),
+        ("manage: docker, alive: {tcp: 1}", LivenessProbe(TcpProbe("127.0.0.1", 1))),
+    ],
+)
+def test_alive(instances: Instances, written: str, probe: LivenessProbe) -> None:
+    assert only(instances(f"instance-id: a, {written}")).alive == probe
+
+
+@pytest.mark.parametrize(
+    ("manage", "probe", "remedy"),
+    [
+        ("docker", "ready: {command: x}", "'ready' of the class of instance 'a' cannot be a command"),
+        ("docker", "alive: {command: x}", "use tcp, http or healthcheck"),
+        ("host", "alive: healthcheck", "'alive' of the class of instance 'a' cannot be healthcheck"),
+    ],
+)
+def test_a_probe_of_the_class_must_fit_the_instance(
+    load: Load, errors: Errors, manage: str, probe: str, remedy: str
+) -> None:
+    text = f"agent-classes: {{A: {{command: a, {probe}}}}}\nhosts: {{localhost: {{agent-instances: [\n"
+    ((line, column, message),) = errors(
+        load(f"{text} {{instance-id: a, agent-class: A, manage: {manage}}}]}}}}")
+    )
+    assert (line, column) == (3, 32)
+    assert remedy in message
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         "start-timeout: soon",
@@ -302,6 +340,11 @@ def test_ready(instances: Instances, written: str, probe: ReadinessProbe) -> Non
         "ready: {http: file}",
         "ready: {tcp: 1, timeout: 0}",
         "ready: tcp",
+        "alive: tcp",
+        "alive: healthcheck",
+        "alive: {tcp: 1, failures: 0}",
+        "alive: {tcp: 1, delay: -1}",
+        "alive: {interval: 1}",
         f"ready: {{tcp: {'9' * 5000}}}",
         "depends-on: b",
         "depends-on: [[b]]",

@@ -12,7 +12,7 @@ from hostmanager_server.config.instances import OCS_KEYS
 from hostmanager_server.config.load import CROSSBAR_KEYS, HOST_KEYS, HUB_KEYS, TOP_KEYS, LoadedConfig
 from hostmanager_server.config.manage import MANAGE
 from hostmanager_server.config.manager_options import QUIET, TAKES_VALUE
-from hostmanager_server.config.ready import READY_KEYS
+from hostmanager_server.config.probes import ALIVE_KEYS, READY_KEYS
 from hostmanager_server.config.templates import KEY as COPIES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "site-config.md").read_text(
@@ -43,8 +43,8 @@ def test_the_tables_list_every_key_and_no_other(title: str, known: set[str]) -> 
 
 
 @pytest.mark.parametrize("name", [
-    *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *RESTART_KEYS, *BACKOFF_KEYS, *LOG_KEYS,
-    *LIMITS,
+    *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *ALIVE_KEYS, *RESTART_KEYS, *BACKOFF_KEYS,
+    *LOG_KEYS, *LIMITS,
 ])  # fmt: skip
 def test_the_page_has_every_name_within_a_key(name: str) -> None:
     assert re.search(rf"[`{{ ]{name}[`:]", PAGE.partition("\n## ")[2])

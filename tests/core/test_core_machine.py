@@ -9,18 +9,30 @@ import pytest
 from hostmanager_server.core import config_plan, lifecycle, plan
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.counters import next_deadline
-from hostmanager_server.core.events import Exited, ExitStatus, Instant, Ready, RunKey, Started
+from hostmanager_server.core.events import (
+    Exited,
+    ExitStatus,
+    Instant,
+    ProbeAnswer,
+    ProbeAnswered,
+    Ready,
+    RunKey,
+    Started,
+    Verdict,
+)
 from hostmanager_server.core.model import Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import (
     Backoff,
     InstanceSpec,
+    LivenessProbe,
     ProcessSpec,
     RestartPolicy,
     RestartWhen,
     StartCondition,
     StopPolicy,
     Target,
+    TcpProbe,
 )
 from hostmanager_server.core.stability import stability
 from hostmanager_server.core.transitions import TRANSITIONS
@@ -73,6 +85,7 @@ def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
             (n, draw(st.sampled_from(StartCondition))) for n in depends_on if draw(st.booleans())
         ),
         restart_dependents=draw(st.booleans()),
+        alive=draw(st.sampled_from([None, LivenessProbe(TcpProbe("h", 1), failures=2)])),
     )
 
 
@@ -170,6 +183,12 @@ class Machine(RuleBasedStateMachine):
             self.host.end_main(key, status)
         if folded:
             self.fold_posted_events()
+
+    @precondition(lambda self: any(map(self.host.alive, NAMES)))
+    @rule(data=st.data(), verdict=st.sampled_from(Verdict), failures=st.integers(1, 3))
+    def probe_answers(self, data: st.DataObject, verdict: Verdict, failures: int) -> None:
+        answer = ProbeAnswer(verdict, self.host.now, "why", failures if verdict is Verdict.FAILED else 0)
+        self.host.posted.append(ProbeAnswered(self.alive(data), answer))
 
     @precondition(lambda self: any(map(self.host.alive, NAMES)))
     @rule(data=st.data())

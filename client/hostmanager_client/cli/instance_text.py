@@ -17,6 +17,8 @@ def properties(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, 
     from hostmanager_client.words import next_action_word
 
     yield from _state_pairs(instance, now)
+    if instance.HasField("liveness"):
+        yield from _liveness_pairs(instance.liveness, now)
     yield from _history_pairs(instance, now)
     yield "generation", f"{instance.generation} (carried out: {instance.observed_generation})"
     match instance.WhichOneof("runtime"):
@@ -65,6 +67,22 @@ def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str
     yield "next deadline", _moment(instance.at, now) if instance.HasField("at") else ""
     yield "started", _moment(instance.start_time, now) if instance.HasField("start_time") else ""
     yield "waits for", ", ".join(instance.waiting_for)
+
+
+def _liveness_pairs(liveness: pb.Liveness, now: float) -> Iterator[tuple[str, str]]:
+    from hostmanager_client.words import liveness_word, to_timespan
+
+    limits = ""
+    if liveness.HasField("interval"):
+        every, longest = (f"{to_timespan(each):g} s" for each in (liveness.interval, liveness.timeout))
+        failures = f"restart after {liveness.failures} failures in a row"
+        limits = f" (every {every}, at most {longest}; {failures})"
+    yield "liveness probe", f"{liveness.kind} {liveness.check}".rstrip() + limits
+    why = f": {liveness.message}" if liveness.message else ""
+    when = f", {_moment(liveness.time, now)}" if liveness.HasField("time") else ""
+    count = liveness.consecutive_failures
+    failed = f", {count} {'failure' if count == 1 else 'failures'} in a row" if count else ""
+    yield "last answer", f"{liveness_word(liveness.answer)}{why}{failed}{when}"
 
 
 def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, str]]:

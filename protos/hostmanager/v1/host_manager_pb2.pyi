@@ -296,6 +296,7 @@ class ManagedInstance(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     TARGET_ORIGIN_FIELD_NUMBER: _builtins.int
     RESTART_ORIGIN_FIELD_NUMBER: _builtins.int
+    LIVENESS_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -385,6 +386,10 @@ class ManagedInstance(_message.Message):
         """Who asked for the last restart; absent if no client asked for one."""
 
     @_builtins.property
+    def liveness(self) -> Global___Liveness:
+        """The liveness probe, the key `alive`; absent without a probe."""
+
+    @_builtins.property
     def process(self) -> Global___HostProcess: ...
     @_builtins.property
     def compose_service(self) -> Global___ComposeService: ...
@@ -418,18 +423,106 @@ class ManagedInstance(_message.Message):
         position: _builtins.int = ...,
         target_origin: Global___ChangeOrigin | None = ...,
         restart_origin: Global___ChangeOrigin | None = ...,
+        liveness: Global___Liveness | None = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_runtime) -> _WhichOneofReturnType_runtime | None: ...
 
 Global___ManagedInstance: _TypeAlias = ManagedInstance  # noqa: Y015
+
+@_typing.final
+class Liveness(_message.Message):
+    """A liveness probe, and its last answer. GetInstance and ListInstances have the
+    last answer of all; a watch has the last answer that differed from the answer
+    before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Answer:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Liveness._Answer.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ANSWER_UNSPECIFIED: Liveness._Answer.ValueType  # 0
+        """No answer yet."""
+        ANSWER_ALIVE: Liveness._Answer.ValueType  # 1
+        ANSWER_FAILED: Liveness._Answer.ValueType  # 2
+        """The attempt failed; `message` has the reason."""
+        ANSWER_UNKNOWN: Liveness._Answer.ValueType  # 3
+        """The probe could not be run, which restarts nothing; `message` has the reason."""
+
+    class Answer(_Answer, metaclass=_AnswerEnumTypeWrapper): ...
+    ANSWER_UNSPECIFIED: Liveness.Answer.ValueType  # 0
+    """No answer yet."""
+    ANSWER_ALIVE: Liveness.Answer.ValueType  # 1
+    ANSWER_FAILED: Liveness.Answer.ValueType  # 2
+    """The attempt failed; `message` has the reason."""
+    ANSWER_UNKNOWN: Liveness.Answer.ValueType  # 3
+    """The probe could not be run, which restarts nothing; `message` has the reason."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"tcp", "http", "command", or "healthcheck" for that of the compose file."""
+    check: _builtins.str
+    """What the probe asks: HOST:PORT, a URL or a command, with `***` for what may be
+    a secret; empty for "healthcheck".
+    """
+    failures: _builtins.int
+    """The number of failed attempts in a row that leads to a restart."""
+    answer: Global___Liveness.Answer.ValueType
+    message: _builtins.str
+    """Why the attempt failed, or could not be made."""
+    consecutive_failures: _builtins.int
+    """The failed attempts in a row so far."""
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The time between two attempts; absent for "healthcheck"."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """The longest time of one attempt; absent for "healthcheck"."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the answer; absent without an answer, and for "healthcheck"."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        check: _builtins.str = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        failures: _builtins.int = ...,
+        answer: Global___Liveness.Answer.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+        consecutive_failures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "time", b"time", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "check", b"check", "consecutive_failures", b"consecutive_failures", "failures", b"failures", "interval", b"interval", "kind", b"kind", "message", b"message", "time", b"time", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Liveness: _TypeAlias = Liveness  # noqa: Y015
 
 @_typing.final
 class HostProcess(_message.Message):

@@ -231,6 +231,17 @@ MESSAGES = {
         (3, 'revision', 'int64', '', '', ''),
         (4, 'resume_token', 'string', '', '', ''),
     ),
+    "hostmanager.v1.Liveness": (
+        (1, 'kind', 'string', '', '', ''),
+        (2, 'check', 'string', '', '', ''),
+        (3, 'interval', 'message', 'google.protobuf.Duration', '?', ''),
+        (4, 'timeout', 'message', 'google.protobuf.Duration', '?', ''),
+        (5, 'failures', 'int32', '', '', ''),
+        (6, 'answer', 'enum', 'hostmanager.v1.Liveness.Answer', '', ''),
+        (7, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (8, 'message', 'string', '', '', ''),
+        (9, 'consecutive_failures', 'int32', '', '', ''),
+    ),
     "hostmanager.v1.LogLine": (
         (1, 'text', 'string', '', '', ''),
         (2, 'stream', 'enum', 'hostmanager.v1.LogStream', '', ''),
@@ -264,6 +275,7 @@ MESSAGES = {
         (25, 'position', 'int32', '', '', ''),
         (26, 'target_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
         (27, 'restart_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
+        (28, 'liveness', 'message', 'hostmanager.v1.Liveness', '?', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
     ),
@@ -508,6 +520,12 @@ ENUMS = {
         2: 'KIND_REMOVED',
         3: 'KIND_CHANGED',
         4: 'KIND_REPLACED',
+    },
+    "hostmanager.v1.Liveness.Answer": {
+        0: 'ANSWER_UNSPECIFIED',
+        1: 'ANSWER_ALIVE',
+        2: 'ANSWER_FAILED',
+        3: 'ANSWER_UNKNOWN',
     },
     "hostmanager.v1.LogStream": {
         0: 'LOG_STREAM_UNSPECIFIED',

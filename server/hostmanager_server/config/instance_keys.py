@@ -13,6 +13,7 @@ from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
 from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown
+from hostmanager_server.config.probes import read_alive, read_ready
 from hostmanager_server.config.process_keys import (
     read_group,
     read_nice,
@@ -22,11 +23,11 @@ from hostmanager_server.config.process_keys import (
     read_user,
 )
 from hostmanager_server.config.quantities import parse_size
-from hostmanager_server.config.ready import read_ready
 from hostmanager_server.core.spec import (
     STOP_GRACE,
     TERM_GRACE,
     Backoff,
+    LivenessProbe,
     ReadinessProbe,
     RestartPolicy,
     RestartWhen,
@@ -45,9 +46,9 @@ LIMITS = (
     "rtprio", "sigpending", "stack",
 )  # fmt: skip
 KEYS = (
-    "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "ready",
-    "restart", "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask",
-    "up-after", "user", "working-dir",
+    "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice",
+    "ready", "restart", "restart-dependents", "start-timeout", "stop-signal", "stop-timeout", "success-codes",
+    "umask", "up-after", "user", "working-dir",
 )  # fmt: skip
 PLACED = ("command", "group", "ready", "user", "working-dir")
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
@@ -80,6 +81,7 @@ class Log:
 class InstanceKeys:
     """The values of the keys; None, or empty, for a key that is not given."""
 
+    alive: LivenessProbe | None = None
     command: tuple[str, ...] | None = None
     depends_on: tuple[Dependency, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
     joined, the class's files first.
     """
     return InstanceKeys(
+        alive=_or(over.alive, under.alive),
         command=_or(over.command, under.command),
         depends_on=_or(over.depends_on, under.depends_on),
         env={**under.env, **over.env},
@@ -154,6 +157,7 @@ def read_settings(
         return how(reader, entries[name].value, f"{name!r} of {label}") if name in entries else None
 
     return InstanceKeys(
+        alive=read("alive", read_alive),
         command=read("command", read_command),
         depends_on=read("depends-on", _depends_on),
         env=read("env", _env) or {},

@@ -56,6 +56,7 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
             if dependency.condition is not None
         ),
         restart_dependents=bool(settings.restart_dependents),
+        alive=settings.alive,
         success_codes=settings.success_codes or (),
     )
 

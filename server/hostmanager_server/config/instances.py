@@ -20,12 +20,12 @@ from hostmanager_server.config.instance_spec import digested_files, make_spec
 from hostmanager_server.config.manage import DEFAULT, Manage, read_manage
 from hostmanager_server.config.manager_options import ManagerOptions, read_options
 from hostmanager_server.config.node_reader import Entry, Reader, shown
+from hostmanager_server.config.probes import check_probes
 from hostmanager_server.config.read_entry import NOWHERE, ParseContext, ReadInstance, without_places
 from hostmanager_server.config.templates import KEY as COPIES
 from hostmanager_server.config.templates import copies
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import (
-    CommandProbe,
     InstanceSpec,
     Management,
 )
@@ -234,10 +234,15 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadIns
     if "arguments" in entries:
         arguments = reader.words(entries["arguments"].value, f"'arguments' of {label}")
     own = read_settings(reader, entries, label, context.launchers.working_dir)
-    if manage is not None and manage[0] is Management.DOCKER:
-        _check_service(reader, entries, own, label)
+    service = manage is not None and manage[0] is Management.DOCKER
+    if service:
+        _check_service(reader, entries, label)
     if instance_id is None or agent_class is None:
         return None
+    settings = merge(own, context.classes.get(agent_class, InstanceKeys()))
+    if manage is not None:
+        probes = {"ready": settings.ready, "alive": settings.alive}
+        check_probes(reader, entries, entries["agent-class"].value, probes, label, service=service)
     return ReadInstance(
         entries["instance-id"].value,
         entries["agent-class"].value,
@@ -246,21 +251,16 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadIns
         manage,
         arguments,
         own,
-        merge(own, context.classes.get(agent_class, InstanceKeys())),
+        settings,
         is_copy=COPIES in entries,
     )
 
 
-def _check_service(reader: Reader, entries: Mapping[str, Entry], own: InstanceKeys, label: str) -> None:
+def _check_service(reader: Reader, entries: Mapping[str, Entry], label: str) -> None:
     for key in PROCESS_KEYS:
         if key in entries:
             text = f"{key!r} of {label} is ignored: the compose file sets this for a compose service"
             reader.warn(entries[key].key, text)
-    if own.ready is not None and isinstance(own.ready.check, CommandProbe):
-        text = (
-            f"'ready' of {label} cannot be a command, as the instance is a compose service: use tcp or http"
-        )
-        reader.error(entries["ready"].value, text)
 
 
 def _warn_of_inoperable(

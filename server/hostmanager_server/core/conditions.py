@@ -1,4 +1,4 @@
-"""Conditions of a running compose service: paused and unhealthy."""
+"""Conditions of a run: a paused or unhealthy compose service, a liveness probe that fails or cannot run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from hostmanager_server.core import entries
 from hostmanager_server.core.compose import ServiceStatus
 from hostmanager_server.core.event_log import LogEntry, Severity
 from hostmanager_server.core.events import Instant
+from hostmanager_server.core.liveness import failing_text, unknown_text
 from hostmanager_server.core.model import Instance
 
-CONDITIONS = ("Paused", "Unhealthy")  # reasons of the state of a service with a condition
+# Reasons of the state of a run with a condition.
+CONDITIONS = ("Paused", "Unhealthy", "NotAnswering", "Unprobed")
 NO_CONTAINERS = "finished: the compose file wants no containers (scale or replicas is 0)"
 
 
 @dataclass(frozen=True, slots=True)
 class RunCondition:
-    """A fault of a service that runs; `up` is False when no replica can work."""
+    """A fault of an instance that runs; `up` is False when no replica of a service can work."""
 
     reason: str
     message: str
@@ -26,10 +28,18 @@ class RunCondition:
 
 
 def condition_of(instance: Instance) -> RunCondition | None:
-    """Return the condition that the engine reports, or None for a service that works."""
+    """Return the condition of a run that the engine or the liveness probe reports, or None."""
     service = instance.observed.service
-    if service is None or not service.running:
-        return None
+    if service is not None and service.running and (condition := _condition_of_service(instance, service)):
+        return condition
+    if message := failing_text(instance):
+        return RunCondition(reason="NotAnswering", message=message)
+    if message := unknown_text(instance):
+        return RunCondition(reason="Unprobed", message=message)
+    return None
+
+
+def _condition_of_service(instance: Instance, service: ServiceStatus) -> RunCondition | None:
     name = instance.spec.service.service if instance.spec.service is not None else ""
     if service.paused_replicas:
         message = f"paused, not working; {_remedy(service, name)}"
@@ -50,6 +60,10 @@ def condition_entries(instance: Instance, condition: RunCondition | None, now: I
         yield entries.condition(instance, "Resumed", "is no longer paused", now)
     elif condition is None and before == "Unhealthy":
         yield entries.condition(instance, "Healthy", "is no longer unhealthy", now)
+    elif condition is None and before == "NotAnswering":
+        yield entries.condition(instance, "Answering", "answers its liveness probe again", now)
+    elif condition is None and before == "Unprobed":
+        yield entries.condition(instance, "Probed", "has liveness checks again", now)
 
 
 def _remedy(service: ServiceStatus, name: str) -> str:

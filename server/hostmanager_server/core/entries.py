@@ -102,6 +102,12 @@ def backgrounded(instance: Instance, now: Instant) -> LogEntry:
     return _entry(EntryKind.EXIT, "Backgrounded", IN_BACKGROUND, instance, now, Severity.WARNING)
 
 
+def unresponsive(instance: Instance, why: str, now: Instant) -> LogEntry:
+    """Return the entry for a run that ends because its liveness probe failed."""
+    message = f"{instance.spec.full_name} is {why}"
+    return _entry(EntryKind.EXIT, "Unresponsive", message, instance, now, Severity.WARNING)
+
+
 def stopping(instance: Instance, message: str, now: Instant, *, escalated: bool = False) -> LogEntry:
     """Return the entry for a step of a stop: a warning after the first step."""
     severity = Severity.WARNING if escalated else Severity.INFO

@@ -6,6 +6,7 @@ A lost or repeated event does no harm: the core decides from the folded facts.
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import Enum
 
 from hostmanager.values import dataclass
 
@@ -108,6 +109,36 @@ class Ready(_OfRun):
 
     run: RunKey
     at: Instant
+
+
+class Verdict(Enum):
+    """The outcome of one attempt of a liveness probe."""
+
+    ALIVE = "alive"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # the probe could not be run, which says nothing about the instance
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The answer of a liveness probe.
+
+    `message` says why the attempt failed, or could not be made; empty when alive. `failures` counts the
+    failed attempts in a row.
+    """
+
+    verdict: Verdict
+    at: Instant
+    message: str = ""
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered(_OfRun):
+    """The liveness probe answered, and the answer differs from the answer before, times apart."""
+
+    run: RunKey
+    answer: ProbeAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +248,7 @@ class Unobservable:
 
 RunEvent = (
     Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Appeared | Degraded | Outdated
-    | Cleared | StopFailed
+    | Cleared | StopFailed | ProbeAnswered
 )  # fmt: skip
 DriverEvent = RunEvent | ServiceObserved | Unobservable
 

@@ -19,6 +19,7 @@ from hostmanager_server.core.events import (
     Gone,
     Instant,
     Outdated,
+    ProbeAnswered,
     Ready,
     Renewed,
     ServiceObserved,
@@ -34,7 +35,7 @@ from hostmanager_server.core.signals import signal_name
 # The events of a run that the core launched or recovered.
 _OwnRunEvent = (
     Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Degraded | Outdated | Cleared
-    | StopFailed
+    | StopFailed | ProbeAnswered
 )  # fmt: skip
 
 
@@ -69,6 +70,8 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             return instance.with_run(replace(run, phase=Phase.READY, missing=""))
         case Degraded() if not ending:
             return _degraded(instance, run, event)
+        case ProbeAnswered() if not ending:
+            return instance.with_run(replace(run, answer=event.answer))
         case StartDelayed() | Renewed() | Outdated():
             return instance.with_run(_with_notice(run, event))
         case Cleared():
@@ -89,7 +92,7 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             if not ending:  # the driver missed the exit, which counts all the same
                 observed = replace(observed, last_exit=_exit_of(run, ExitStatus(), event.at))
             return _observe(instance, replace(observed, run=None))
-        case Started() | Ready() | Degraded() | Exited():
+        case Started() | Ready() | Degraded() | Exited() | ProbeAnswered():
             return instance  # the event repeats a fact, or arrived late
     assert_never(event)
 
@@ -132,10 +135,12 @@ def _degraded(instance: Instance, run: Run, event: Degraded) -> Instance:
 
 
 def _exit_of(run: Run, status: ExitStatus, at: Instant, last_output: str = "") -> Exit:
-    expected = run.stop_stage is not None
+    expected = run.stop_stage is not None and not run.failed
     how = describe(status)
     why = f"ended with {how} after a stop request" if expected else f"ended with {how}"
-    return Exit(status, at, expected, why, run.started, run.pid, last_output)
+    if run.failed:
+        why = f"{run.failed}; ended with {how}"
+    return Exit(status, at, expected, why, run.started, run.pid, last_output, run.failed)
 
 
 def describe(status: ExitStatus) -> str:
@@ -158,4 +163,6 @@ def how_it_ended(instance: Instance) -> str:
     engine = "; the engine restarts the container" if service is not None and service.restarting else ""
     if instance.observed.start_error:
         return f"start failed: {instance.observed.start_error}{engine}"
+    if last_exit is not None and last_exit.failed:
+        return f"{last_exit.failed}{engine}"
     return (f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started") + engine

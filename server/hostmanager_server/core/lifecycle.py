@@ -18,6 +18,7 @@ from hostmanager_server.core.compose_runs import has_leftovers, report_renewal, 
 from hostmanager_server.core.conditions import CONDITIONS, condition_entries, condition_of
 from hostmanager_server.core.counters import count_end, count_failure, update_counters, with_start_error
 from hostmanager_server.core.events import Instant, RunKey
+from hostmanager_server.core.liveness import why_unresponsive
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.moves import about_to_start, back_off, move, to_down, to_up
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
@@ -214,6 +215,8 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return clean_up(count_end(instance, now, actions), now, actions)
     if instance.should_stop:
         return stop(instance, now, actions)
+    if why := why_unresponsive(instance):
+        return _restart_unresponsive(instance, run, why, now, actions)
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
     if (forgiven := counters.forgive_failures(instance, now)) is not instance:
@@ -224,8 +227,18 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     return _with_condition(instance, now, actions)
 
 
+def _restart_unresponsive(
+    instance: Instance, run: Run, why: str, now: Instant, actions: list[Action]
+) -> Instance:
+    """Count a run that does not answer as a failure, and end the run."""
+    actions.append(entries.unresponsive(instance, why, now))
+    instance = count_failure(instance.with_run(replace(run, failed=why)), now)
+    instance = escalate(instance, now, actions)
+    return move(instance, State.WAIT_DEAD, "Unresponsive", f"{why}; stopping", instance.standing.deadline)
+
+
 def _with_condition(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Report a service that runs and is paused or unhealthy, and the end of the condition."""
+    """Report a run with a condition, such as a paused service, and the end of the condition."""
     condition, standing = condition_of(instance), instance.standing
     actions.extend(condition_entries(instance, condition, now))
     if condition is None:

@@ -8,7 +8,7 @@ from enum import Enum
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.compose import ServiceStatus
-from hostmanager_server.core.events import ExitStatus, Instant, RunKey
+from hostmanager_server.core.events import ExitStatus, Instant, ProbeAnswer, RunKey
 from hostmanager_server.core.origin import NO_ORIGINS, Origin, RequestOrigins
 from hostmanager_server.core.spec import (
     InstanceSpec,
@@ -89,13 +89,16 @@ class Run:
     waits_for: str = ""  # what the launch waits for
     renewed: str = ""  # why the driver replaced a container, until the core has reported that
     outdated: str = ""  # why the run must restart, until the core has handled that
+    answer: ProbeAnswer | None = None  # of the liveness probe
+    failed: str = ""  # why the daemon ends the run as a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
     """The end of a run.
 
-    `last_output` is no part of `why`: reading output may be a right that not every client has.
+    `last_output` is no part of `why`: reading output may be a right that not every client has. `failed` says
+    why the daemon ended the run as a failure; empty if the run ended otherwise.
     """
 
     status: ExitStatus
@@ -105,6 +108,7 @@ class Exit:
     started: Instant | None = None
     pid: int = 0
     last_output: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

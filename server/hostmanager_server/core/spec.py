@@ -136,6 +136,32 @@ class ReadinessProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheckProbe:
+    """The health check of a compose service, as the engine runs it by the compose file."""
+
+
+# Defaults of `alive`: interval and number of failures as in Kubernetes, with more time for a busy host.
+ALIVE_INTERVAL = 10.0
+ALIVE_TIMEOUT = 5.0
+ALIVE_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessProbe:
+    """A check repeated every `interval` s while the instance is up; the first after `delay` s.
+
+    Each attempt may take `timeout` s. After `failures` failed attempts in a row the instance is restarted.
+    A HealthCheckProbe uses none of the numbers: the compose file has its own.
+    """
+
+    check: TcpProbe | HttpProbe | CommandProbe | HealthCheckProbe
+    interval: float = ALIVE_INTERVAL
+    timeout: float = ALIVE_TIMEOUT
+    failures: int = ALIVE_FAILURES
+    delay: float = ALIVE_INTERVAL
+
+
+@dataclass(frozen=True, slots=True)
 class LogPolicy:
     """The output file of an instance, and its rotation.
 
@@ -293,6 +319,7 @@ class InstanceSpec:
     # The instances of the compose services that the start of the service would start, too.
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there
+    alive: LivenessProbe | None = None
 
     @property
     def dependencies(self) -> tuple[str, ...]:

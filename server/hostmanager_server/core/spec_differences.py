@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
 
 from hostmanager.values import dataclass
 
@@ -14,8 +15,10 @@ from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import (
     CommandProbe,
     EnvFile,
+    HealthCheckProbe,
     HttpProbe,
     InstanceSpec,
+    LivenessProbe,
     ProcessSpec,
     ReadinessProbe,
     RestartPolicy,
@@ -73,6 +76,7 @@ def _manage(spec: InstanceSpec) -> str:
 def _settings(spec: InstanceSpec) -> dict[str, str]:
     return {
         "ready": _probe(spec.ready) if spec.ready is not None else "",
+        "alive": _alive(spec.alive) if spec.alive is not None else "",
         "log-dir": spec.log.directory,
         "log size": f"{spec.log.size} bytes",
         "log keep": str(spec.log.keep),
@@ -108,14 +112,31 @@ def _dependencies(spec: InstanceSpec) -> str:
 
 
 def _probe(probe: ReadinessProbe) -> str:
-    match probe.check:
-        case TcpProbe(host, port):
-            check = f"tcp {host}:{port}"
-        case HttpProbe(url):
-            check = f"http {MASK if has_password(url) else url}"
-        case CommandProbe(argv):
-            check = f"command {shlex.join(_masked(argv))}"
+    check = " ".join(probe_words(probe.check))
     return f"every {_seconds(probe.interval)}, timeout {_seconds(probe.timeout)}: {check}"
+
+
+def _alive(probe: LivenessProbe) -> str:
+    kind, check = probe_words(probe.check)
+    if not check:
+        return kind
+    times = f"every {_seconds(probe.interval)} after {_seconds(probe.delay)}"
+    limits = f"timeout {_seconds(probe.timeout)}, failures {probe.failures}"
+    return f"{times}, {limits}: {kind} {check}"
+
+
+def probe_words(check: TcpProbe | HttpProbe | CommandProbe | HealthCheckProbe) -> tuple[str, str]:
+    """Return the kind of a probe, and what it asks, with MASK for what may be a secret."""
+    match check:
+        case TcpProbe(host, port):
+            return "tcp", f"{host}:{port}"
+        case HttpProbe(url):
+            return "http", MASK if has_password(url) else url
+        case CommandProbe(argv):
+            return "command", shlex.join(_masked(argv))
+        case HealthCheckProbe():
+            return "healthcheck", ""
+    assert_never(check)
 
 
 def _seconds(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hostmanager_server.daemon.settings import ComposeSettings
 from hostmanager_server.drivers.contract import CallSoon, Poller, PostEvent, ServiceDriver, ServiceListener
 from hostmanager_server.drivers.exec.command import inherited_environment
+from hostmanager_server.drivers.exec.liveness import LastAnswers
 from hostmanager_server.linux.trusted_paths import Trust
 from hostmanager_server.supervisor import MakeServiceDriver
 
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
     from hostmanager_server.drivers.compose.access import EngineAccess
 
 
-def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) -> MakeServiceDriver:
-    """Return the factory of the driver of compose services."""
+def service_driver(
+    compose: ComposeSettings, working_dir: Path, trust: Trust, answers: LastAnswers
+) -> MakeServiceDriver:
+    """Return the factory of the driver of compose services.
+
+    `answers` receives the answers of liveness probes.
+    """
     from hostmanager_server.drivers.compose.cli.process import ComposeCalls
     from hostmanager_server.drivers.compose.driver import ComposeDriver
     from hostmanager_server.drivers.compose.engine.connection import connect, new_connection
@@ -43,7 +49,7 @@ def service_driver(compose: ComposeSettings, working_dir: Path, trust: Trust) ->
 
         calls = ComposeCalls(call_soon, environ)
         actions = EngineActions(connect, call_soon)
-        return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls, actions)
+        return ComposeDriver(poller, post, call_soon, listener, reader, watch, calls, actions, answers)
 
     return make
 

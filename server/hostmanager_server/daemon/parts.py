@@ -20,6 +20,7 @@ from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
+from hostmanager_server.drivers.exec.liveness import LastAnswers
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
@@ -92,9 +93,12 @@ def build_parts(
     journal.discard(targets=not recovery.keeps_targets, histories=not recovery.crashed)
     orphans = Orphans()
     orphans.listen()
-    make_driver = _process_driver(settings, state_dir, outputs, daemon.epoch, orphans)
+    answers = LastAnswers()
+    make_driver = _process_driver(settings, state_dir, outputs, daemon.epoch, orphans, answers)
     compose = settings.compose
-    services = None if compose is None else service_driver(compose, settings.working_dir, settings.trust)
+    services = None
+    if compose is not None:
+        services = service_driver(compose, settings.working_dir, settings.trust, answers)
     site = SiteFile(settings)
     hub = Hub(store)
     supervisor = Supervisor(
@@ -104,7 +108,7 @@ def build_parts(
     own_log = find_own_log(state_dir.path, os.environ, sys.stderr.fileno() if sys.stderr else -1)
     event_writer.listen(supervisor.take_events_problem)
     outputs.listen(supervisor.take_output_problem)
-    convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)))
+    convert = InstanceConverter(lambda spec: str(outputs.path(spec.instance_id, spec.log)), answers)
     engine = None if compose is None else engine_access()
     context = RpcContext(
         daemon, store, EventHistory(store, archive), supervisor, hub, convert, outputs, now, exit_daemon,
@@ -122,7 +126,12 @@ def build_parts(
 
 
 def _process_driver(
-    settings: DaemonSettings, state_dir: StateDir, outputs: OutputFiles, epoch: str, orphans: Orphans
+    settings: DaemonSettings,
+    state_dir: StateDir,
+    outputs: OutputFiles,
+    epoch: str,
+    orphans: Orphans,
+    answers: LastAnswers,
 ) -> Callable[[Poller, PostEvent, CallSoon], Driver]:
     """Return the factory of the process driver.
 
@@ -133,7 +142,7 @@ def _process_driver(
         groups = find_cgroups(settings.cgroup, state_dir.path)
         descriptors = DescriptorStore.from_environment(os.environ)
         return ProcessDriver(
-            poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors, orphans
+            poller, post, state_dir.path, outputs, epoch, call_soon, groups, descriptors, orphans, answers
         )
 
     return make

@@ -15,7 +15,9 @@ from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, 
 from hostmanager_server.core.stability import stability
 from hostmanager_server.rpc.convert import exit_, origin, timestamp
 from hostmanager_server.rpc.convert_docker import fill_service
-from hostmanager_server.rpc.wire import double
+from hostmanager_server.rpc.convert_liveness import liveness
+from hostmanager_server.rpc.ports import LivenessAnswers
+from hostmanager_server.rpc.wire import double, embedded
 from hostmanager_server.state.store import Tracked
 
 MANAGEMENT = {
@@ -69,9 +71,16 @@ def child_state(instance: Instance, now: Instant) -> pb.ChildState:
 class InstanceConverter:
     """A cache of serialized ManagedInstance messages, each built once per change. For one thread."""
 
-    def __init__(self, log_file: Callable[[InstanceSpec], str]) -> None:
-        """Create a converter; `log_file` returns the path of a process's output file."""
+    def __init__(
+        self, log_file: Callable[[InstanceSpec], str], answers: LivenessAnswers | None = None
+    ) -> None:
+        """Create a converter.
+
+        `log_file` returns the path of a process's output file; `answers` has the newest answers of liveness
+        probes.
+        """
         self._log_file = log_file
+        self._answers = answers
         self._made: dict[str, tuple[Tracked, bytes]] = {}
 
     def __call__(self, tracked: Tracked, now: Instant) -> bytes:
@@ -83,7 +92,12 @@ class InstanceConverter:
             self._made[instance.instance_id] = made
         # Stability recovers with time, without a change, so the cached message lacks the field.
         value = stability(instance.standing.fail_times, now) if instance.standing.fail_times else 1.0
-        return made[1] + double(pb.ManagedInstance.STABILITY_FIELD_NUMBER, value)
+        message = made[1] + double(pb.ManagedInstance.STABILITY_FIELD_NUMBER, value)
+        if instance.spec.alive is None:
+            return message
+        # The newest answer changes without a change of the instance.
+        probe = liveness(instance, self._answers).SerializeToString()
+        return message + embedded(pb.ManagedInstance.LIVENESS_FIELD_NUMBER, probe)
 
     def forget_others(self, instances: Mapping[str, Tracked]) -> None:
         """Drop the messages of instances that are no longer tracked, when these are many."""

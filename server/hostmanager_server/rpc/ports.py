@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from hostmanager.values import dataclass
 
+from hostmanager_server.core.events import ProbeAnswer
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.compose.pull.progress import (
@@ -71,6 +72,13 @@ class OutputReader(Protocol):
 
         Raises RefusedFileError when the files are not safe to read.
         """
+
+
+class LivenessAnswers(Protocol):
+    """The newest answers of liveness probes; see drivers.exec.liveness."""
+
+    def of(self, instance_id: str, run_number: int) -> ProbeAnswer | None:
+        """Return the newest answer about a run, or None. Callable from any thread."""
 
 
 class PullProgress(Protocol):

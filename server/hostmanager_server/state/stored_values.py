@@ -34,6 +34,7 @@ def write_exit(end: Exit) -> dict[str, Any]:
         "started": write_instant(end.started) if end.started is not None else None,
         "pid": end.pid,
         "last_output": end.last_output,
+        "failed": end.failed,
     }
 
 
@@ -54,6 +55,7 @@ def read_exit(value: Any) -> Exit:
         started=read_instant(value["started"]) if value["started"] is not None else None,
         pid=int(value["pid"]),
         last_output=str(value.get("last_output", "")),
+        failed=str(value.get("failed", "")),
     )
 
 

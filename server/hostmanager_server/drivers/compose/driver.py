@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from hostmanager_server.core.catalog import UNCLAIMED, Catalog, Project
+from hostmanager_server.core.catalog import Catalog, Project
 from hostmanager_server.core.compose import UNKNOWN_IMAGE, Survey
 from hostmanager_server.core.events import Adopted, RunKey, StartFailed
 from hostmanager_server.core.model import NOT_YET_OBSERVED
@@ -28,14 +28,17 @@ from hostmanager_server.drivers.compose.starts.start_facts import Actions
 from hostmanager_server.drivers.compose.starts.starter import Starter
 from hostmanager_server.drivers.compose.starts.users import ServiceUsers, used_containers
 from hostmanager_server.drivers.compose.survey import take_survey
+from hostmanager_server.drivers.compose.tracking import no_command, same_tracker
 from hostmanager_server.drivers.contract import CallSoon, Done, Poller, PostEvent, ServiceListener
+from hostmanager_server.drivers.exec.liveness import LastAnswers, LivenessWatch
 from hostmanager_server.drivers.exec.readiness import Prober
 
 
 class ComposeDriver:
     """The services of the managed compose files; see `ServiceDriver` for the contract.
 
-    `make_watch` gets the listener and the way to run a callback on the supervisor thread.
+    `make_watch` gets the listener and the way to run a callback on the supervisor thread. `answers` receives
+    the answers of liveness probes.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ComposeDriver:
         make_watch: Callable[[EngineListener, CallSoon], EngineWatcher],
         calls: ComposeCalls,
         actions: Actions,
+        answers: LastAnswers | None = None,
     ) -> None:
         self._poller = poller
         self._post = post
@@ -56,6 +60,7 @@ class ComposeDriver:
         self._files = FileWatch(poller, listener.files_changed)
         self._calls = calls
         self._prober = Prober(call_soon, poller)
+        self._liveness = LivenessWatch(self._prober, post, call_soon, poller.now, answers or LastAnswers())
         self._watch = make_watch(self, call_soon)
         self._watching = False
         refresh = self._watch.refresh
@@ -103,7 +108,7 @@ class ComposeDriver:
         if spec.service is None:
             self._unfollow(spec.instance_id)
             return
-        if followed is not None and _same_tracker(followed.spec, spec):
+        if followed is not None and same_tracker(followed.spec, spec):
             followed.respecify(spec, spec.service)
         else:
             self._unfollow(spec.instance_id)
@@ -197,6 +202,7 @@ class ComposeDriver:
         for service in self._services.values():
             service.close()
         self._services.clear()
+        self._liveness.clear()
         self._stops.clear()
         self._starter.clear()
         self._files.close()
@@ -281,6 +287,14 @@ class ComposeDriver:
         else:
             image_id = self._image_ids.get(service.wanted.image, UNKNOWN_IMAGE)
             service.update(self._containers.of_service(service.key), image_id)
+            self._watch_liveness(service)
+
+    def _watch_liveness(self, service: FollowedService) -> None:
+        run = service.ready_run
+        if run is not None:
+            self._liveness.begin(run, service.spec, no_command)
+        else:
+            self._liveness.end(service.spec.instance_id)
 
     def _problem_of(self, service: FollowedService) -> str:
         """Return why the containers of a service are unknown, or the empty string."""
@@ -299,6 +313,7 @@ class ComposeDriver:
         service = self._services.pop(instance_id, None)
         if service is not None:
             service.close()
+            self._liveness.end(instance_id)
             self._starter.forget(service)
             self._watch_projects()
 
@@ -316,7 +331,13 @@ class ComposeDriver:
 
     def _begin_probe(self, spec: InstanceSpec, ready: Callable[[], None]) -> Callable[[], None]:
         assert spec.ready is not None
-        return self._prober.start(spec.ready, None, ready)
+
+        def succeeded() -> None:
+            ready()
+            if (service := self._services.get(spec.instance_id)) is not None:
+                self._watch_liveness(service)
+
+        return self._prober.start(spec.ready, None, succeeded)
 
     # --- facts for the starter
 
@@ -370,19 +391,3 @@ class ComposeDriver:
             raise ComposeError(self._reader.program_problem)
         names = [each.service for each in services]
         return program.command(services[0].files, services[0].project, *verb, *names, all_profiles=True)
-
-
-def _same_tracker(old: InstanceSpec, new: InstanceSpec) -> bool:
-    """Return whether the same instance goes on with its service.
-
-    False when the site config begins or ceases to name the service: the core then takes the running service
-    over in a fresh instance, which may have the same name.
-    """
-    assert old.service is not None
-    assert new.service is not None
-    unclaimed = old.agent_class == UNCLAIMED
-    return _key(old.service) == _key(new.service) and unclaimed is (new.agent_class == UNCLAIMED)
-
-
-def _key(service: ServiceSpec) -> Key:
-    return service.project, service.service

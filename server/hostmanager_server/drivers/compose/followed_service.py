@@ -105,6 +105,11 @@ class FollowedService:
         """Whether a launch was requested and no container has run since."""
         return self._launching and not self._running_posted
 
+    @property
+    def ready_run(self) -> RunKey | None:
+        """The run, once every replica runs and the readiness probe, if any, has succeeded; else None."""
+        return self.run if self._complete and self._running_posted and not self._end_posted else None
+
     def respecify(self, spec: InstanceSpec, wanted: ServiceSpec) -> None:
         """Take a new spec and definition, and post all facts again.
 

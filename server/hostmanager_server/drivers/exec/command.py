@@ -118,6 +118,15 @@ def prepare_probe(
         raise CommandError(f"its readiness command cannot be run: {error}") from error
 
 
+def prepare_liveness(
+    spec: InstanceSpec, process: ProcessSpec, inherited: Mapping[str, str]
+) -> ExecCommand | None:
+    """Return the liveness command of an instance as `prepare_probe` does; callable from any thread."""
+    if spec.alive is None or not isinstance(spec.alive.check, CommandProbe):
+        return None
+    return prepare(process, spec.alive.check.argv, inherited)
+
+
 def user_id(user: str) -> int:
     """Return the id of a user given by name or number; the daemon's own for "".
 

@@ -22,16 +22,16 @@ from hostmanager_server.core.events import (
     Started,
     StartFailed,
 )
-from hostmanager_server.core.spec import InstanceSpec
+from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.contract import CallSoon, Done, Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import CommandError
+from hostmanager_server.drivers.exec.liveness import LastAnswers, LivenessWatch
 from hostmanager_server.drivers.exec.readiness import Prober
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.launcher import Launcher
 from hostmanager_server.drivers.process.main_process import (
     GATE_ENDS,
-    LimitPairs,
     adopted_run,
     end_of_child,
     find_main_process,
@@ -58,7 +58,7 @@ class _Run:
     identity: Identity
     tree: ProcessTree
     pidfd: int | None  # None after the main process has ended
-    limits: LimitPairs
+    process: ProcessSpec
     last_output: Callable[[], str]
     cancel_probe: Callable[[], None] | None = None
 
@@ -69,7 +69,7 @@ class ProcessDriver:
     `state_dir` holds the runtime records. `epoch` must be different for each daemon. `call_soon` runs a
     callable on the supervisor thread, and may be called from any thread. `groups` creates the cgroups of
     runs. `store` keeps pidfds across daemons; without one, the driver keeps none. `orphans` makes this
-    process a subreaper; the driver closes it.
+    process a subreaper; the driver closes it. `answers` receives the answers of liveness probes.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class ProcessDriver:
         groups: Cgroups,
         store: DescriptorStore | None = None,
         orphans: Orphans | None = None,
+        answers: LastAnswers | None = None,
     ) -> None:
         gate.seal_descriptors()
         self._poller = poller
@@ -94,6 +95,7 @@ class ProcessDriver:
         self._trees = RunTrees(poller, self._records, orphans or Orphans())
         self._spawner = direct.load_spawner()
         self._prober = Prober(call_soon, poller, self._spawner)
+        self._liveness = LivenessWatch(self._prober, post, call_soon, poller.now, answers or LastAnswers())
         self._descriptors = store or DescriptorStore(None, {})
         self._launcher = Launcher(
             output,
@@ -109,10 +111,14 @@ class ProcessDriver:
 
     def follow(self, spec: InstanceSpec) -> None:
         """See `Driver.follow`. A process that the driver did not start stays unknown."""
+        run = self._runs.get(spec.instance_id)
+        if run is not None and run.pidfd is not None and run.cancel_probe is None:
+            self._watch_liveness(run, spec)
 
     def forget(self, spec: InstanceSpec) -> None:
         """See `Driver.forget`."""
         self._output.forget(spec.instance_id, spec.log)
+        self._liveness.end(spec.instance_id)
 
     def launch(self, run: RunKey, spec: InstanceSpec) -> None:
         """See `Driver.launch`."""
@@ -135,7 +141,7 @@ class ProcessDriver:
                 self._output.last_output, run.instance_id, spec.log, launched.mark
             )
             started = _Run(
-                run, launched.identity, launched.tree, launched.pidfd, launched.process.limits, last_output
+                run, launched.identity, launched.tree, launched.pidfd, launched.process, last_output
             )
             self._runs[run.instance_id] = started
             self._trees.follow_descent(started.tree, adopted=False)
@@ -149,10 +155,10 @@ class ProcessDriver:
             self._post(Started(run, started.identity.pid, self._poller.now(), other))
             if spec.ready is None:
                 self._post(Ready(run, self._poller.now()))
+                self._watch_liveness(started, spec, started=True)
             else:
-                started.cancel_probe = self._prober.start(
-                    spec.ready, to_probe, functools.partial(self._is_ready, started)
-                )
+                ready = functools.partial(self._is_ready, started, spec)
+                started.cancel_probe = self._prober.start(spec.ready, to_probe, ready)
 
     def stop(self, run: RunKey, signum: int, *, whole_tree: bool) -> None:
         """See `Driver.stop`."""
@@ -256,7 +262,7 @@ class ProcessDriver:
 
     def _main_process_ended(self, run: _Run) -> None:
         # The wake-up may concern an earlier owner of the descriptor's number.
-        ended = None if run.pidfd is None else end_of_child(run.identity, run.pidfd, run.limits)
+        ended = None if run.pidfd is None else end_of_child(run.identity, run.pidfd, run.process.limits)
         if ended is None:
             return
         status, unreaped = ended
@@ -288,10 +294,15 @@ class ProcessDriver:
         del self._runs[run.key.instance_id]
         self._post(Gone(run.key, self._poller.now()))
 
-    def _is_ready(self, run: _Run) -> None:
+    def _is_ready(self, run: _Run, spec: InstanceSpec) -> None:
         run.cancel_probe = None
         self._records.mark(run.key.instance_id, ready=True)
         self._post(Ready(run.key, self._poller.now()))
+        self._watch_liveness(run, spec, started=True)
+
+    def _watch_liveness(self, run: _Run, spec: InstanceSpec, *, started: bool = False) -> None:
+        make_command = functools.partial(command.prepare_liveness, spec, run.process, self._inherited)
+        self._liveness.begin(run.key, spec, make_command, started=started)
 
     def _find(self, key: RunKey) -> _Run | None:
         run = self._runs.get(key.instance_id)
@@ -301,6 +312,7 @@ class ProcessDriver:
         if run.cancel_probe is not None:
             run.cancel_probe()
             run.cancel_probe = None
+        self._liveness.end(run.key.instance_id)
         if run.pidfd is not None:
             self._poller.unwatch(run.pidfd)
             os.close(run.pidfd)
@@ -329,6 +341,8 @@ class ProcessDriver:
         ready = record.ready or spec is None or self._probe_again(run, record, spec)
         if not record.released:
             self._records.mark(record.run.instance_id, ready=ready)
+        if ready and spec is not None:
+            self._watch_liveness(run, spec)
         return adopted_run(record, ready=ready)
 
     def _probe_again(self, run: _Run, record: Record, spec: InstanceSpec) -> bool:
@@ -343,7 +357,9 @@ class ProcessDriver:
         except CommandError as error:  # no reason to stop a running agent
             _log.warning("'%s' counts as ready without a probe: %s", spec.instance_id, error)
             return True
-        run.cancel_probe = self._prober.start(spec.ready, to_probe, functools.partial(self._is_ready, run))
+        run.cancel_probe = self._prober.start(
+            spec.ready, to_probe, functools.partial(self._is_ready, run, spec)
+        )
         return False
 
     def _recover_survivors(
@@ -363,7 +379,7 @@ class ProcessDriver:
         self, record: Record, tree: ProcessTree, pidfd: int | None, spec: InstanceSpec | None
     ) -> _Run:
         last_output = self._last_output_of(record, spec)
-        run = _Run(record.run, record.identity, tree, pidfd, record.process.limits, last_output)
+        run = _Run(record.run, record.identity, tree, pidfd, record.process, last_output)
         self._runs[record.run.instance_id] = run
         self._follow(run)
         return run
