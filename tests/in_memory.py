@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState, Problem
+from hostmanager_server.core.model import Hold
 from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import HostSpec, Target
 
@@ -35,6 +36,7 @@ class MemoryJournal:
         self.targets: dict[str, Target] = {}
         self.histories: dict[str, History] = {}
         self.origins: dict[str, RequestOrigins | None] = {}
+        self.holds: dict[str, Hold] = {}
 
     def save(
         self,
@@ -45,10 +47,15 @@ class MemoryJournal:
         origins: Mapping[str, RequestOrigins | None] = MappingProxyType({}),
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
+        holds: Mapping[str, Hold | None] = MappingProxyType({}),
     ) -> Future[None]:
         self.targets |= targets
         self.histories |= histories
         self.origins |= origins
+        for instance_id, hold in holds.items():
+            self.holds.pop(instance_id, None)
+            if hold is not None:
+                self.holds[instance_id] = hold
         for instance_id in forget:
             self.targets.pop(instance_id, None)
         for instance_id in forget_histories:

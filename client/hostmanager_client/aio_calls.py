@@ -91,6 +91,18 @@ class AsyncCalls:
         """Send a signal, such as "HUP", to the main process of an instance, or to its whole tree."""
         return await self._call(calls.signal(instance_id, signal, whole_tree=whole_tree, reason=reason))
 
+    async def hold(
+        self, instance_ids: Iterable[str], seconds: float | None = None, *, reason: str = ""
+    ) -> pb.HoldResponse:
+        """Let the daemon neither start nor restart instances for some s; None: until their release."""
+        return await self._call(calls.hold(instance_ids, seconds, reason))
+
+    async def release(
+        self, instance_ids: Iterable[str] = (), *, all_held: bool = False
+    ) -> pb.ReleaseResponse:
+        """End holds before their time; `all_held`: every hold."""
+        return await self._call(calls.release(instance_ids, all_held=all_held))
+
     async def start_manager(
         self, changes: TargetRequests = (), *, reload_config: bool = True, reason: str = ""
     ) -> pb.StartManagerResponse:

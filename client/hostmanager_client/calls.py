@@ -8,6 +8,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_client.errors import InvalidRequest, quoted
 from hostmanager_client.receive_limits import ReceiveLimit
+from hostmanager_client.seconds import LONGEST_TIMEOUT, in_seconds
 
 TYPE_CHECKING = False  # `typing` and the stubs have a cost that short commands need not pay
 if TYPE_CHECKING:
@@ -111,6 +112,28 @@ def signal(
         "instance_id": instance_id, "signal": str(signal), "whole_tree": whole_tree, "reason": reason,
     }  # fmt: skip
     return UnaryCall("Signal", request, f"signal {quoted(instance_id)}", PLAIN_TIMEOUT, changes=True)
+
+
+def hold(instance_ids: Iterable[str], seconds: float | None, reason: str) -> UnaryCall[pb.HoldResponse]:
+    """Return the call of Hold; raise InvalidRequest without ids, or for a number that is no duration."""
+    ids = _ids(instance_ids)
+    if not ids:
+        raise InvalidRequest("cannot hold: name at least one instance")
+    request: dict[str, Any] = {"instance_ids": ids, "reason": reason}
+    if seconds is not None:
+        if not 0 < seconds <= LONGEST_TIMEOUT * 2:  # the daemon knows the exact range
+            raise InvalidRequest(f"cannot hold for {in_seconds(seconds)}: the range is 1 s to 366 days")
+        request["duration"] = {"seconds": int(seconds), "nanos": round(seconds % 1 * 1e9) % 1_000_000_000}
+    return UnaryCall("Hold", request, f"hold {', '.join(ids)}", PLAIN_TIMEOUT, changes=True)
+
+
+def release(instance_ids: Iterable[str], *, all_held: bool) -> UnaryCall[pb.ReleaseResponse]:
+    """Return the call of Release; raise InvalidRequest unless either ids or `all_held` are given."""
+    ids = _ids(instance_ids)
+    if bool(ids) == all_held:
+        raise InvalidRequest("cannot release: name instances, or ask for all of them, not both")
+    what = f"release {', '.join(ids) or 'all'}"
+    return UnaryCall("Release", {"instance_ids": ids, "all": all_held}, what, PLAIN_TIMEOUT, changes=True)
 
 
 def start_manager(

@@ -89,3 +89,13 @@ class PlainCalls:
     ) -> pb.SignalResponse:
         """Send a signal, such as "HUP", to the main process of an instance, or to its whole tree."""
         return self._call(calls.signal(instance_id, signal, whole_tree=whole_tree, reason=reason))
+
+    def hold(
+        self, instance_ids: Iterable[str], seconds: float | None = None, *, reason: str = ""
+    ) -> pb.HoldResponse:
+        """Let the daemon neither start nor restart instances for some s; None: until their release."""
+        return self._call(calls.hold(instance_ids, seconds, reason))
+
+    def release(self, instance_ids: Iterable[str] = (), *, all_held: bool = False) -> pb.ReleaseResponse:
+        """End holds before their time; `all_held`: every hold."""
+        return self._call(calls.release(instance_ids, all_held=all_held))

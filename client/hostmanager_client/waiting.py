@@ -107,13 +107,13 @@ class Waiting:
         # newest generation.
         needed = generation if state.epoch == self._epoch else instance.generation
         if instance.observed_generation < needed:
-            stuck = instance.reason == "DependencyDown" and instance.generation >= needed
+            stuck = instance.reason in ("DependencyDown", "Held") and instance.generation >= needed
             return unreached(instance.reason, message, hopeless=stuck)
         if instance.target_state == pb.TARGET_STATE_PASSIVE or _matches(instance, wanted):
             return None
         if wanted == pb.TARGET_STATE_UP and instance.reason == "Finished":
             return None  # ended with success, and the restart policy asks for no further run
-        failed = wanted == pb.TARGET_STATE_UP and instance.reason == "Failed"
+        failed = wanted == pb.TARGET_STATE_UP and instance.reason in ("Failed", "Held")
         return unreached(instance.reason, message, hopeless=failed)
 
 

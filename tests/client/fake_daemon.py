@@ -113,6 +113,23 @@ class FakeDaemon(FakeService):
             self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "NOT_SIGNALLED", [])
         return pb.SignalResponse(revision=self.revision, epoch=self.epoch)
 
+    def Hold(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        hold = pb.InstanceHold(reason=request.reason)
+        if request.HasField("duration"):
+            hold.end_time.seconds = 1_700_000_000 + request.duration.seconds
+        for instance_id in request.instance_ids:
+            self.instances[instance_id].hold.CopyFrom(hold)
+            self.change(instance_id)
+        end = hold.end_time if request.HasField("duration") else None
+        return pb.HoldResponse(revision=self.revision, epoch=self.epoch, end_time=end)
+
+    def Release(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        return pb.ReleaseResponse(revision=self.revision, epoch=self.epoch)
+
     def StartManager(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         if self.manager_state == pb.MANAGER_STATE_RUNNING:

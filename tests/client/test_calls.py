@@ -66,6 +66,10 @@ def test_every_call_sends_its_arguments(daemon: FakeDaemon, client: Any) -> None
     client.update([("data1", UP)], reload_config=True, validate_only=True)
     client.restart(["data1"])
     client.restart(all_up=True)
+    client.hold(["data1"], 1.5, reason="swap")
+    client.hold(["data1"])
+    client.release(["data1"])
+    client.release(all_held=True)
     client.stop_manager()
     client.start_manager({"data1": DOWN}, reload_config=False)
     client.upgrade(expected_epoch="epoch-1", validate_only=True)
@@ -75,6 +79,12 @@ def test_every_call_sends_its_arguments(daemon: FakeDaemon, client: Any) -> None
         pb.UpdateRequest(requests=[change], reload_config=True, validate_only=True),
         pb.RestartRequest(instance_ids=["data1"]),
         pb.RestartRequest(all=True),
+        pb.HoldRequest(
+            instance_ids=["data1"], duration=Duration(seconds=1, nanos=500_000_000), reason="swap"
+        ),
+        pb.HoldRequest(instance_ids=["data1"]),
+        pb.ReleaseRequest(instance_ids=["data1"]),
+        pb.ReleaseRequest(all=True),
         pb.StopManagerRequest(),
         pb.StartManagerRequest(
             requests=[pb.TargetChange(instance_id="data1", target_state=DOWN)], reload_config=False

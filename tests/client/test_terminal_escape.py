@@ -42,6 +42,8 @@ COMMAND_LINES: list[tuple[str, ...]] = [
     ("down", "x", "--wait", "--timeout", "0.5"),
     ("restart", "x"),
     ("signal", "x", "HUP"),
+    ("hold", "x"),
+    ("release", "x"),
     ("update", "all=up"),
     ("update", "all=up", "--json"),
     ("reload",),
@@ -222,7 +224,7 @@ def test_hostile_text_reaches_a_terminal_only_escaped(lying: LyingDaemon, args: 
     assert "Traceback" not in shown
     assert "This is a bug" not in shown
     assert not re.search(r"^\W*(forged|\[bold|markup)", shown, re.MULTILINE), "a newline started a line"
-    if "reload" not in args and args[0] not in ("completion", "manager", "die", "signal"):
+    if "reload" not in args and args[0] not in ("completion", "manager", "die", "signal", "hold", "release"):
         assert "[bold red]markup[/]" in shown, "interpreted as markup"
 
 

@@ -175,6 +175,7 @@ class SimulatedHost:
         for action in decision.actions:
             match action:
                 case Launch():
+                    assert not new.held, f"{instance_id} is held, and launched"
                     self.launch(action)
                 case Stop():
                     assert new.observed.run is not None
@@ -221,7 +222,7 @@ class SimulatedHost:
                     f"{instance.instance_id} waits to start without a missing dependency"
                 )
             case State.DOWN:
-                assert instance.settled, (
+                assert instance.settled or instance.held, (
                     f"{instance.instance_id} stays down although {instance.wanted.target.value} is wanted"
                 )
             case State.UP | State.UNKNOWN:

@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core import config_plan, lifecycle, plan
+from hostmanager_server.core import config_plan, holds, lifecycle, plan
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.events import (
@@ -20,7 +20,7 @@ from hostmanager_server.core.events import (
     Started,
     Verdict,
 )
-from hostmanager_server.core.model import Instance, Phase, Run, State
+from hostmanager_server.core.model import Hold, Instance, Phase, Run, State
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.spec import (
     Backoff,
@@ -166,6 +166,18 @@ class Machine(RuleBasedStateMachine):
         self.host.config.pop(name, None)
         self.reload()
 
+    @rule(name=names, seconds=st.sampled_from([None, 1.0, 40.0]))
+    def hold(self, name: str, seconds: float | None) -> None:
+        if not plan.check_known(self.host.instances, [name]):
+            now = self.host.now
+            wanted = Hold(now, None if seconds is None else now.plus(seconds))
+            self.put(holds.hold(self.host.instances, [name], wanted)[0])
+
+    @rule(name=names)
+    def release(self, name: str) -> None:
+        if not plan.check_known(self.host.instances, [name]):
+            self.put(holds.release(self.host.instances, [name], self.host.now)[0])
+
     # --- the processes
 
     @rule(name=names, behaviour=behaviours)
@@ -267,6 +279,7 @@ class Machine(RuleBasedStateMachine):
         """Let all processes behave well: every target is reached, and the host is quiet."""
         host = self.host
         host.behaviours.clear()
+        self.put(holds.release(host.instances, list(host.instances), host.now)[0])
         for process in host.processes.values():
             process.behaviour = replace(process.behaviour, ready_after=GOOD.ready_after)
         host.step()

@@ -40,6 +40,8 @@ MANY = [f"i{n}" for n in range(1001)]
         ("Update", pb.UpdateRequest(requests=up(*MANY), reload_config=True), "requests"),
         ("StartManager", pb.StartManagerRequest(requests=up(*MANY)), "requests"),
         ("Restart", pb.RestartRequest(instance_ids=MANY), "instance_ids"),
+        ("Hold", pb.HoldRequest(instance_ids=MANY), "instance_ids"),
+        ("Release", pb.ReleaseRequest(instance_ids=MANY), "instance_ids"),
         ("ListInstances", pb.ListInstancesRequest(instance_ids=MANY), "instance_ids"),
         ("ListEvents", pb.ListEventsRequest(instance_ids=MANY), "instance_ids"),
         ("WatchStatus", pb.WatchStatusRequest(instance_ids=MANY), "instance_ids"),
@@ -65,6 +67,8 @@ async def test_a_request_with_more_than_a_thousand_ids_is_refused(
     [
         ("Update", pb.UpdateRequest(requests=up("a", LONG)), "requests[1].instance_id"),
         ("Restart", pb.RestartRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("Hold", pb.HoldRequest(instance_ids=[LONG]), "instance_ids[0]"),
+        ("Release", pb.ReleaseRequest(instance_ids=[LONG]), "instance_ids[0]"),
         ("GetInstance", pb.GetInstanceRequest(instance_id=LONG), "instance_id"),
         ("ListInstances", pb.ListInstancesRequest(instance_ids=["a", LONG]), "instance_ids[1]"),
         ("ListInstances", pb.ListInstancesRequest(page_token="after:" + "x" * 2000), "page_token"),

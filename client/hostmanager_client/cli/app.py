@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "signal": ("signal", "Send a signal to the processes of an instance."),
     "update": ("targets", "Change several targets in order."),
     "reload": ("targets", "Read the site config again."),
+    "hold": ("hold", "Start and restart instances not again for a while."),
+    "release": ("hold", "End holds before their time."),
     "logs": ("logs", "Show the output of an instance."),
     "events": ("events", "Show events with their reasons."),
     "pull": ("pull", "Pull the images of compose services."),

@@ -67,6 +67,11 @@ def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str
     yield "next deadline", _moment(instance.at, now) if instance.HasField("at") else ""
     yield "started", _moment(instance.start_time, now) if instance.HasField("start_time") else ""
     yield "waits for", ", ".join(instance.waiting_for)
+    if instance.HasField("hold"):
+        hold = instance.hold
+        yield "held until", _moment(hold.end_time, now) if hold.HasField("end_time") else "its release"
+        yield "held since", _moment(hold.start_time, now)
+        yield "held because", hold.reason
 
 
 def _liveness_pairs(liveness: pb.Liveness, now: float) -> Iterator[tuple[str, str]]:

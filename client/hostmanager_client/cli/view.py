@@ -126,11 +126,21 @@ def _descriptions(instance: pb.ManagedInstance, now: float) -> Iterable[str]:
             yield f"{follows} in {duration(remaining)}" if remaining is not None else ""
         case _:
             yield one_line(instance.message)
+    if instance.HasField("hold") and instance.reason != "Held":
+        yield one_line(hold_words(instance.hold))
     yield reason_words(instance)
     if instance.restart_required:
         yield "restart required"
     if instance.retired:
         yield "retired"
+
+
+def hold_words(hold: pb.InstanceHold) -> str:
+    """Return the end and the reason of a hold."""
+    from hostmanager_client.words import to_datetime
+
+    until = f"until {to_datetime(hold.end_time):%H:%M} UTC" if hold.HasField("end_time") else "until released"
+    return f"held {until}" + (f" ({hold.reason})" if hold.reason else "")
 
 
 def _engine_words(instance: pb.ManagedInstance) -> str:

@@ -297,6 +297,7 @@ class ManagedInstance(_message.Message):
     TARGET_ORIGIN_FIELD_NUMBER: _builtins.int
     RESTART_ORIGIN_FIELD_NUMBER: _builtins.int
     LIVENESS_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -390,6 +391,10 @@ class ManagedInstance(_message.Message):
         """The liveness probe, the key `alive`; absent without a probe."""
 
     @_builtins.property
+    def hold(self) -> Global___InstanceHold:
+        """Present while the instance is held."""
+
+    @_builtins.property
     def process(self) -> Global___HostProcess: ...
     @_builtins.property
     def compose_service(self) -> Global___ComposeService: ...
@@ -424,12 +429,13 @@ class ManagedInstance(_message.Message):
         target_origin: Global___ChangeOrigin | None = ...,
         restart_origin: Global___ChangeOrigin | None = ...,
         liveness: Global___Liveness | None = ...,
+        hold: Global___InstanceHold | None = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "hold", b"hold", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "hold", b"hold", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
@@ -523,6 +529,38 @@ class Liveness(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Liveness: _TypeAlias = Liveness  # noqa: Y015
+
+@_typing.final
+class InstanceHold(_message.Message):
+    """A hold on an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, in the words of the request; may be empty."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the hold; absent for a hold until its release."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "reason", b"reason", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceHold: _TypeAlias = InstanceHold  # noqa: Y015
 
 @_typing.final
 class HostProcess(_message.Message):
@@ -952,6 +990,7 @@ class ChildState(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     OPERABLE_FIELD_NUMBER: _builtins.int
     RESTART_REQUIRED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     next_action: Global___NextAction.ValueType
     target_state: Global___TargetState.ValueType
     stability: _builtins.float
@@ -960,6 +999,8 @@ class ChildState(_message.Message):
     instance_id: _builtins.str
     operable: _builtins.bool
     restart_required: _builtins.bool
+    held: _builtins.bool
+    """True while the instance is held."""
     def __init__(
         self,
         *,
@@ -970,10 +1011,11 @@ class ChildState(_message.Message):
         instance_id: _builtins.str = ...,
         operable: _builtins.bool = ...,
         restart_required: _builtins.bool = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "instance_id", b"instance_id", "next_action", b"next_action", "operable", b"operable", "restart_required", b"restart_required", "stability", b"stability", "target_state", b"target_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "held", b"held", "instance_id", b"instance_id", "next_action", b"next_action", "operable", b"operable", "restart_required", b"restart_required", "stability", b"stability", "target_state", b"target_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2105,6 +2147,123 @@ class SignalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignalResponse: _TypeAlias = SignalResponse  # noqa: Y015
+
+@_typing.final
+class HoldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why: one line of at most 200 printable characters; may be empty."""
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one instance."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """1 s to 366 days; absent for a hold until its release."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "instance_ids", b"instance_ids", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldRequest: _TypeAlias = HoldRequest  # noqa: Y015
+
+@_typing.final
+class HoldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision with the hold."""
+    epoch: _builtins.str
+    resume_token: _builtins.str
+    """Watch from here to see every consequence of the call."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the hold; absent for a hold until its release."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        epoch: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "epoch", b"epoch", "resume_token", b"resume_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldResponse: _TypeAlias = HoldResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Every held instance."""
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one instance; must be empty with `all`."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_ids", b"instance_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    epoch: _builtins.str
+    resume_token: _builtins.str
+    """Watch from here to see every consequence of the call."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        epoch: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "resume_token", b"resume_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
 
 @_typing.final
 class DockerPullRequest(_message.Message):

@@ -80,6 +80,16 @@ class HostManagerServiceStub(object):
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/Hold',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.HoldRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.HoldResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/Release',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
         self.DockerPull = channel.unary_stream(
                 '/hostmanager.v1.HostManagerService/DockerPull',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.SerializeToString,
@@ -210,6 +220,25 @@ class HostManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hold(self, request, context):
+        """Holds instances: until the end of the hold or its release, the daemon starts and
+        restarts none of them, whatever their targets say. A run goes on, and stays
+        down once ended. A later call replaces the hold. A hold survives every end of
+        the daemon and a reboot. Update to up and Restart refuse to start a held
+        instance; with `all` they leave held instances down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Ends holds before their time. The targets are enforced again. Instances that
+        are not held stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DockerPull(self, request, context):
         """Pulls the images of the managed compose files, as `pull_policy` says, several
         at once, and streams the progress of each image and layer. One pull runs at a
@@ -334,6 +363,16 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.Signal,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.HoldRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.HoldResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.SerializeToString,
             ),
             'DockerPull': grpc.unary_stream_rpc_method_handler(
                     servicer.DockerPull,
@@ -620,6 +659,60 @@ class HostManagerService(object):
             '/hostmanager.v1.HostManagerService/Signal',
             hostmanager_dot_v1_dot_host__manager__pb2.SignalRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.SignalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Hold',
+            hostmanager_dot_v1_dot_host__manager__pb2.HoldRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.HoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Release',
+            hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

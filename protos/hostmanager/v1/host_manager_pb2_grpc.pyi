@@ -93,6 +93,17 @@ class HostManagerServiceStub:
     signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
     the signal cannot be sent.
     """
+    Hold: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.HoldRequest, _host_manager_pb2.HoldResponse]
+    """Holds instances: until the end of the hold or its release, the daemon starts and
+    restarts none of them, whatever their targets say. A run goes on, and stays
+    down once ended. A later call replaces the hold. A hold survives every end of
+    the daemon and a reboot. Update to up and Restart refuse to start a held
+    instance; with `all` they leave held instances down.
+    """
+    Release: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.ReleaseRequest, _host_manager_pb2.ReleaseResponse]
+    """Ends holds before their time. The targets are enforced again. Instances that
+    are not held stay as they are.
+    """
     DockerPull: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
     at once, and streams the progress of each image and layer. One pull runs at a
@@ -189,6 +200,17 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     the restart policy says. Answers after the kernel or the engine took the
     signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
     the signal cannot be sent.
+    """
+    Hold: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.HoldRequest, _host_manager_pb2.HoldResponse]  # type: ignore[assignment]
+    """Holds instances: until the end of the hold or its release, the daemon starts and
+    restarts none of them, whatever their targets say. A run goes on, and stays
+    down once ended. A later call replaces the hold. A hold survives every end of
+    the daemon and a reboot. Update to up and Restart refuse to start a held
+    instance; with `all` they leave held instances down.
+    """
+    Release: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.ReleaseRequest, _host_manager_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Ends holds before their time. The targets are enforced again. Instances that
+    are not held stay as they are.
     """
     DockerPull: _aio.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]  # type: ignore[assignment]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
@@ -337,6 +359,29 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         the restart policy says. Answers after the kernel or the engine took the
         signal. NOT_FOUND for an untracked id, FAILED_PRECONDITION if nothing runs or
         the signal cannot be sent.
+        """
+
+    @_abc_1.abstractmethod
+    def Hold(
+        self,
+        request: _host_manager_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.HoldResponse, _abc.Awaitable[_host_manager_pb2.HoldResponse]]:
+        """Holds instances: until the end of the hold or its release, the daemon starts and
+        restarts none of them, whatever their targets say. A run goes on, and stays
+        down once ended. A later call replaces the hold. A hold survives every end of
+        the daemon and a reboot. Update to up and Restart refuse to start a held
+        instance; with `all` they leave held instances down.
+        """
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _host_manager_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.ReleaseResponse, _abc.Awaitable[_host_manager_pb2.ReleaseResponse]]:
+        """Ends holds before their time. The targets are enforced again. Instances that
+        are not held stay as they are.
         """
 
     @_abc_1.abstractmethod

@@ -28,6 +28,7 @@ MESSAGES = {
         (5, 'instance_id', 'string', '', '', ''),
         (6, 'operable', 'bool', '', '', ''),
         (7, 'restart_required', 'bool', '', '', ''),
+        (8, 'held', 'bool', '', '', ''),
     ),
     "hostmanager.v1.ComposeService": (
         (1, 'compose_file', 'string', '', '', ''),
@@ -154,6 +155,17 @@ MESSAGES = {
     ),
     "hostmanager.v1.Heartbeat": (
     ),
+    "hostmanager.v1.HoldRequest": (
+        (1, 'instance_ids', 'string', '', '*', ''),
+        (2, 'duration', 'message', 'google.protobuf.Duration', '?', ''),
+        (3, 'reason', 'string', '', '', ''),
+    ),
+    "hostmanager.v1.HoldResponse": (
+        (1, 'revision', 'int64', '', '', ''),
+        (2, 'epoch', 'string', '', '', ''),
+        (3, 'resume_token', 'string', '', '', ''),
+        (4, 'end_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+    ),
     "hostmanager.v1.HostProcess": (
         (1, 'pid', 'int64', '', '', ''),
         (2, 'command', 'string', '', '*', ''),
@@ -193,6 +205,11 @@ MESSAGES = {
     "hostmanager.v1.InstanceGeneration": (
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'generation', 'int64', '', '', ''),
+    ),
+    "hostmanager.v1.InstanceHold": (
+        (1, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (2, 'end_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (3, 'reason', 'string', '', '', ''),
     ),
     "hostmanager.v1.KeyChange": (
         (1, 'key', 'string', '', '', ''),
@@ -276,6 +293,7 @@ MESSAGES = {
         (26, 'target_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
         (27, 'restart_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
         (28, 'liveness', 'message', 'hostmanager.v1.Liveness', '?', ''),
+        (29, 'hold', 'message', 'hostmanager.v1.InstanceHold', '?', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
     ),
@@ -333,6 +351,15 @@ MESSAGES = {
         (4, 'skipped', 'int32', '', '', ''),
         (5, 'failed', 'int32', '', '', ''),
         (6, 'cancelled', 'int32', '', '', ''),
+    ),
+    "hostmanager.v1.ReleaseRequest": (
+        (1, 'instance_ids', 'string', '', '*', ''),
+        (2, 'all', 'bool', '', '', ''),
+    ),
+    "hostmanager.v1.ReleaseResponse": (
+        (1, 'revision', 'int64', '', '', ''),
+        (2, 'epoch', 'string', '', '', ''),
+        (3, 'resume_token', 'string', '', '', ''),
     ),
     "hostmanager.v1.RemoveOrphansRequest": (
         (1, 'container_ids', 'string', '', '*', ''),

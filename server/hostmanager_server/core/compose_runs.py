@@ -36,7 +36,7 @@ def report_renewal(instance: Instance, now: Instant, actions: list[Action]) -> I
 def restart_outdated(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     """Request the restart of an enforced run with a dependency, or a service that the run builds upon."""
     run, causes = instance.observed.run, instance.observed.restarted_by
-    if run is None:
+    if run is None or instance.held:
         return instance
     why = run.outdated
     if causes and run.phase is not Phase.ENDING:

@@ -111,6 +111,8 @@ def next_deadline(instance: Instance) -> Instant | None:
     """Return when `decide` must be called again without an event, or None for never."""
     deadline, fail_times = instance.standing.deadline, instance.standing.fail_times
     deadlines = [deadline] if deadline is not None and not instance.observed.unobservable else []
+    if (held := instance.wanted.hold) is not None and held.until is not None:
+        deadlines.append(held.until)
     if fail_times:  # stability changes when the oldest failure leaves the window
         deadlines.append(fail_times[0].plus(stability.WINDOW))
     return min(deadlines, default=None)

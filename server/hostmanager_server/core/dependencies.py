@@ -44,7 +44,7 @@ def _relevant_facts(instance: Instance) -> tuple[object, ...]:
     run, standing = instance.observed.run, instance.standing
     run_facts = (run.phase, run.started) if run is not None else None
     waits = standing.reason if standing.state is State.START else ""
-    wanted = (instance.should_run, instance.should_stop, instance.wanted.target)
+    wanted = (instance.should_run, instance.should_stop, instance.wanted.target, instance.held)
     return (instance.next_action, *wanted, standing.outcome, run_facts, waits)
 
 
@@ -103,6 +103,8 @@ def _why_hopeless(dependency: Instance) -> str:
         return "it is gone from the config"
     if dependency.wanted.target is Target.DOWN:
         return "its target is down"
+    if dependency.held and dependency.observed.run is None:
+        return "it is held"
     if not dependency.operable:
         return "it is not operable"
     if standing.outcome is Outcome.FAILED:

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import counters, entries, explanations
+from hostmanager_server.core import counters, entries, explanations, holds
 from hostmanager_server.core.actions import Action, Decision, Launch, Remove
 from hostmanager_server.core.compose_runs import has_leftovers, report_renewal, restart_outdated
 from hostmanager_server.core.conditions import CONDITIONS, condition_entries, condition_of
@@ -38,6 +38,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
     known = instance
     if instance.wanted.target_lost and not instance.observed.unobservable:
         instance = counters.keep_running_if_target_lost(instance, now, actions)
+    instance = holds.expire(instance, now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
         if not instance.observed.unobservable:
@@ -120,7 +121,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
         return escalate(instance.with_run(run), now, actions)
-    if not instance.should_run or instance.wants_no_container:
+    if not instance.should_run or instance.wants_no_container or instance.held:
         return to_down(instance)
     if instance.standing.retry_at is not None and now.mono < instance.standing.retry_at.mono:
         return back_off(instance)
@@ -255,6 +256,8 @@ def _degraded(instance: Instance, run: Run, now: Instant, actions: list[Action])
     The other containers run on.
     """
     standing = instance.standing
+    if run.missing and instance.held and instance.should_run:  # the loss counts after the hold
+        return move(instance, State.UP, "Degraded", f"{run.missing}; held")
     if missing := run.missing:
         actions.append(entries.degraded(instance, missing, now))
         instance = instance.with_run(replace(run, missing=""))
@@ -302,6 +305,6 @@ def _unknown(instance: Instance) -> Instance:
 def _lost(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     """Handle an exit without a stop request, with the whole tree gone."""
     instance = count_end(instance, now, actions)
-    if instance.should_run and instance.standing.retry_at is not None:
+    if instance.should_run and instance.standing.retry_at is not None and not instance.held:
         return back_off(instance)
     return to_down(instance)

@@ -10,10 +10,13 @@ from hostmanager_server.core.spec import HealthCheckProbe
 def why_unresponsive(instance: Instance) -> str:
     """Return why the run must be restarted as unresponsive; empty if it need not.
 
-    The daemon restarts only what it enforces, and no service that the engine has paused.
+    The daemon restarts only what it enforces, and neither held instances nor services that the engine has
+    paused.
     """
     probe, run, service = instance.spec.alive, instance.observed.run, instance.observed.service
     if probe is None or run is None or not instance.should_run:
+        return ""
+    if instance.held or instance.passive_tracking:
         return ""
     if service is not None and service.paused_replicas:
         return ""

@@ -112,6 +112,15 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """An order of an operator to start an instance not again until `until`; None: until its release."""
+
+    since: Instant
+    until: Instant | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What operators and the site config ask of an instance."""
 
@@ -123,6 +132,7 @@ class Wanted:
     enforced: bool = True  # False while the manager is stopped: the core follows states only
     generation: int = 1
     origins: RequestOrigins = NO_ORIGINS
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +213,15 @@ class Instance:
         )
 
     @property
+    def held(self) -> bool:
+        """True if the daemon must not start or restart the instance."""
+        return self.wanted.hold is not None
+
+    @property
     def can_start(self) -> bool:
-        """True if the instance must be running, and no run is in the way."""
+        """True if the instance must be running, and no run and no hold is in the way."""
         operable = self.spec.workload is not None and not self.wants_no_container
-        return self.should_run and operable and self.observed.run is None
+        return self.should_run and not self.held and operable and self.observed.run is None
 
     def too_young(self, now: Instant) -> bool:
         """Return whether the run has not lasted `up_after` yet."""
@@ -282,6 +297,11 @@ def _is_same(runs: Workload, wanted: Workload | None) -> bool:
     return replace(wanted, env_files=files) == runs
 
 
+def with_hold(instance: Instance, hold: Hold | None) -> Instance:
+    """Return the instance with another hold, or none."""
+    return replace(instance, wanted=replace(instance.wanted, hold=hold))
+
+
 Instances = Mapping[str, Instance]
 
 # Until the engine has listed the containers of a compose service, the service may run: the core waits.
@@ -306,7 +326,7 @@ def successor_of(old: Instance, spec: InstanceSpec, target: Target) -> Instance:
     unmet = tuple(UnmetDependency(name, StartCondition.READY) for name in spec.dependencies)
     return replace(
         new,
-        wanted=replace(new.wanted, origins=old.wanted.origins),
+        wanted=replace(new.wanted, origins=old.wanted.origins, hold=old.wanted.hold),
         # Every dependency counts as missing until the reconciler has checked them.
         observed=replace(new.observed, waiting_for=unmet, last_exit=old.observed.last_exit),
         standing=replace(

@@ -8,6 +8,7 @@ from hostmanager_server.core import explanations
 from hostmanager_server.core.conditions import NO_CONTAINERS
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import how_it_ended
+from hostmanager_server.core.holds import hold_text
 from hostmanager_server.core.model import Instance, Outcome, State
 
 
@@ -41,6 +42,9 @@ def to_down(instance: Instance) -> Instance:
     """Return the instance down, with how it ended."""
     if instance.should_run and instance.wants_no_container:
         return move(instance, State.DOWN, "Finished", NO_CONTAINERS)
+    if (held := instance.wanted.hold) is not None and instance.should_run:
+        message = f"{hold_text(held)}; {how_it_ended(instance)}"
+        return move(instance, State.DOWN, "Held", message)
     if (outcome := instance.standing.outcome) is not None:
         reason = "Finished" if outcome is Outcome.COMPLETED else "Failed"
         return move(instance, State.DOWN, reason, explanations.outcome(instance))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hostmanager.values import dataclass, replace
 
+from hostmanager_server.core.holds import hold_text, why_not_up
 from hostmanager_server.core.model import Instance, Instances, Outcome, Standing
 from hostmanager_server.core.origin import NO_ORIGINS, Origin, RequestOrigins
 from hostmanager_server.core.spec import Management, Target
@@ -57,16 +58,26 @@ def _names_in_compose(instance: Instance) -> tuple[str, ...]:
 
 
 def check_targets(
-    known: Iterable[str], changes: Iterable[TargetChange], instances: Iterable[Instance] = ()
+    known: Iterable[str], changes: Iterable[TargetChange], instances: Collection[Instance] = ()
 ) -> list[BadEntry]:
-    """Return the entries with unknown instance ids; the first has a hint from `instances`."""
+    """Return the entries with unknown instance ids, and those that would start a held instance.
+
+    The first unknown id has a hint from `instances`. A change of ALL leaves held instances down.
+    """
     ids = set(known)
+    held = {i.instance_id: i for i in instances if i.held}
     bad: list[BadEntry] = []
     for index, change in enumerate(changes):
         if change.instance_id != ALL and change.instance_id not in ids:
             why = no_instance(change.instance_id, () if bad else instances)
             bad.append(BadEntry(index, why, unknown=True))
+        elif change.target is Target.UP and (why := why_not_up(held.get(change.instance_id))):
+            bad.append(BadEntry(index, _held("start", change.instance_id, why)))
     return bad
+
+
+def _held(what: str, instance_id: str, why: str) -> str:
+    return f"cannot {what} {instance_id!r}: {why}; release it first: hostmanager release {instance_id}"
 
 
 def set_targets(
@@ -161,6 +172,8 @@ def check_restart(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
             bad.append(
                 BadEntry(index, f"cannot restart {instance_id!r}: retired, and about to leave the list")
             )
+        elif instance.wanted.hold is not None:
+            bad.append(BadEntry(index, _held("restart", instance_id, hold_text(instance.wanted.hold))))
         elif instance.wanted.target is not Target.UP:
             observed_run = instance.passive_tracking and instance.observed.run is not None
             way = "request down, then up" if observed_run else "set the target to up instead"
@@ -187,6 +200,20 @@ def check_signal(instances: Instances, instance_id: str, *, whole_tree: bool) ->
     elif whole_tree and run.stop_stage is not None:
         why = "it is stopping, and its processes already get signals; wait for the end"
     return BadEntry(0, f"cannot signal {instance_id!r}: {why}") if why else None
+
+
+def check_known(instances: Instances, ids: Iterable[str]) -> list[BadEntry]:
+    """Return the entries with unknown ids, and those of retired instances."""
+    bad: list[BadEntry] = []
+    for index, instance_id in enumerate(ids):
+        instance = instances.get(instance_id)
+        if instance is None:
+            why = no_instance(instance_id, () if bad else instances.values())
+            bad.append(BadEntry(index, why, unknown=True))
+        elif instance.retired:
+            why = f"cannot hold {instance_id!r}: retired, and about to leave the list"
+            bad.append(BadEntry(index, why))
+    return bad
 
 
 def restartable(instances: Instances) -> list[str]:

@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.core import plan
+from hostmanager_server.core.actions import listed
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Adopted, Instant
 from hostmanager_server.core.facts import describe
 from hostmanager_server.core.history import History, with_history
+from hostmanager_server.core.holds import hold_text, keep_holds
+from hostmanager_server.core.holds import recovered as recovered_hold
 from hostmanager_server.core.lifecycle import resume
 from hostmanager_server.core.model import (
     Exit,
+    Hold,
     Instance,
     Instances,
     Observed,
@@ -31,13 +35,14 @@ from hostmanager_server.core.spec import InstanceSpec, Management, Target
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The targets, with their origins, and histories in the journal of an earlier daemon.
+    """The targets, with their origins, histories and holds in the journal of an earlier daemon.
 
     `lost` says why the requested targets are unknown, or is empty.
     """
 
     targets: Mapping[str, Target] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
+    holds: Mapping[str, Hold] = field(default_factory=dict)
     lost: str = ""
     origins: Mapping[str, RequestOrigins] = field(default_factory=dict)
 
@@ -158,7 +163,7 @@ def changed_targets(recovered: Recovered, instances: Instances) -> list[TargetCh
 def recover_targets(
     instances: Instances, recovered: Recovered, now: Instant
 ) -> tuple[dict[str, Instance], list[LogEntry]]:
-    """Return the instances with recovered targets and histories, and log entries."""
+    """Return the instances with recovered targets, histories and holds, and log entries."""
     changes = changed_targets(recovered, instances)
     new = [change for change in changes if instances[change.instance_id].wanted.target is not change.target]
     changed = plan.set_targets(instances, new)
@@ -171,11 +176,16 @@ def recover_targets(
             before = changed.get(instance_id, instances[instance_id])
             if before.wanted.target is recovered.targets[instance_id]:
                 changed[instance_id] = replace(before, wanted=replace(before.wanted, origins=origins))
-    if not changes:
-        return changed, []
-    targets = ", ".join(f"{change.instance_id} {change.target.value}" for change in changes)
-    message = f"recovered targets: {targets}"
-    return changed, [LogEntry(EntryKind.DAEMON, "TargetsRestored", message, now)]
+    held = {name: recovered_hold(hold, now) for name, hold in recovered.holds.items()}
+    changed |= keep_holds({**instances, **changed}, held)
+    entries = []
+    if changes:
+        targets = ", ".join(f"{change.instance_id} {change.target.value}" for change in changes)
+        entries.append(LogEntry(EntryKind.DAEMON, "TargetsRestored", f"recovered targets: {targets}", now))
+    if kept := [f"{name} {hold_text(hold)}" for name, hold in sorted(held.items()) if name in instances]:
+        message = f"recovered holds: {listed(kept)}"
+        entries.append(LogEntry(EntryKind.DAEMON, "HoldsRestored", message, now))
+    return changed, entries
 
 
 def keep_running_if_journal_lost(

@@ -50,6 +50,7 @@ def recover(contents: JournalContents, persist: PersistTargets, *, has_records: 
     state = Recovered(
         contents.targets if keeps_targets else {},
         contents.histories if crashed else {},
+        contents.holds,  # an order with an end: only its end, its release or another config ends a hold
         _why_lost(contents, has_records=has_records),
         contents.origins if keeps_targets else {},
     )

@@ -9,7 +9,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
-from hostmanager_server.core.model import Instance, State
+from hostmanager_server.core.model import Hold, Instance, State
 from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
 from hostmanager_server.core.stability import stability
@@ -65,6 +65,7 @@ def child_state(instance: Instance, now: Instant) -> pb.ChildState:
         instance_id=instance.instance_id,
         operable=instance.operable,
         restart_required=instance.restart_required,
+        held=instance.held,
     )
 
 
@@ -135,6 +136,7 @@ class InstanceConverter:
             position=0 if instance.retired else spec.position,
             target_origin=origin(wanted.origins.target),
             restart_origin=origin(wanted.origins.restart),
+            hold=_hold(wanted.hold) if wanted.hold is not None else None,
         )
         if spec.management is Management.DOCKER:
             fill_service(message.compose_service, spec, observed.service)
@@ -170,6 +172,11 @@ class InstanceConverter:
 
 def _service_name(spec: InstanceSpec) -> str:
     return spec.service.service if spec.service is not None else ""
+
+
+def _hold(hold: Hold) -> pb.InstanceHold:
+    end = timestamp(hold.until) if hold.until is not None else None
+    return pb.InstanceHold(start_time=timestamp(hold.since), end_time=end, reason=hold.reason)
 
 
 def _deadline(instance: Instance) -> Timestamp | None:

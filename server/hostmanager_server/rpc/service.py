@@ -27,6 +27,7 @@ from hostmanager_server.rpc.handlers import (
     stream_handler,
     unary_handler,
 )
+from hostmanager_server.rpc.holds import HoldRpcs
 from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
 from hostmanager_server.rpc.pull import PullRpcs
@@ -53,6 +54,8 @@ LARGE_CHANGES: Mapping[str, Callable[[Any], bool]] = {
     "Update": lambda request: len(request.requests) > MANY,
     "StartManager": lambda request: len(request.requests) > MANY,
     "Restart": lambda request: len(request.instance_ids) > MANY,
+    "Hold": lambda request: len(request.instance_ids) > MANY,
+    "Release": lambda request: len(request.instance_ids) > MANY,
 }
 LARGE_LISTS: Mapping[str, Callable[[Any], bool]] = {
     "ListInstances": lambda request: not 0 < request.page_size <= MANY,
@@ -95,7 +98,7 @@ class Service:
         """Build the RPC groups, and check that they cover the contract."""
         status, requests = StatusRpcs(context), RequestRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
-        pull, orphans = PullRpcs(context), OrphanRpcs(context)
+        pull, orphans, holds = PullRpcs(context), OrphanRpcs(context), HoldRpcs(context)
         self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message | bytes]]]] = {
             "GetStatus": (pb.GetStatusRequest, status.get_status),
             "ListInstances": (pb.ListInstancesRequest, status.list_instances),
@@ -109,6 +112,8 @@ class Service:
             "Update": (pb.UpdateRequest, requests.update),
             "Restart": (pb.RestartRequest, requests.restart),
             "Signal": (pb.SignalRequest, requests.signal),
+            "Hold": (pb.HoldRequest, holds.hold),
+            "Release": (pb.ReleaseRequest, holds.release),
             "Upgrade": (pb.UpgradeRequest, requests.upgrade),
             "Die": (pb.DieRequest, requests.die),
         }

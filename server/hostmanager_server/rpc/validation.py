@@ -48,6 +48,15 @@ def check_token(text: str, field: str) -> None:
         raise _too_long(text, field, "max-token-characters", MAX_TOKEN, "give back what this API gave out")
 
 
+def check_line(text: str, field: str, longest: int) -> None:
+    """Refuse a text for people that is too long, or more than one printable line."""
+    if len(text) > longest:
+        raise _too_long(text, field, f"max-{field}-characters", longest, "shorten the text")
+    if not text.isprintable():
+        why = f"{field} must be one line of printable characters, not {text!r}"
+        raise invalid(why, FieldViolation(field, why))
+
+
 def _too_long(text: str, field: str, name: str, limit: int, remedy: str) -> RpcError:
     return _over_limit(name, limit, field, f"{text[:_QUOTED]!r}... of {len(text)} characters", remedy)
 

@@ -19,10 +19,12 @@ from types import MappingProxyType
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.model import Hold
 from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import Target
 from hostmanager_server.failpoints import Point, reached
 from hostmanager_server.linux.thread_names import name_this_thread
+from hostmanager_server.state.hold_rows import hold_rows
 from hostmanager_server.state.journal_contents import JournalContents, contents_of
 from hostmanager_server.state.journal_errors import describe_failure
 from hostmanager_server.state.rows import ORIGIN_KEY, Rows, encode_history, encode_origins, read_rows
@@ -102,8 +104,9 @@ class Journal:
         origins: Mapping[str, RequestOrigins | None] = MappingProxyType({}),
         forget: Sequence[str] = (),
         forget_histories: Sequence[str] = (),
+        holds: Mapping[str, Hold | None] = MappingProxyType({}),
     ) -> Future[None]:
-        """Store a change; return at once.
+        """Store a change; return at once. None in `holds` deletes a hold.
 
         Origins of None are deleted. `forget` and `forget_histories` name instances to delete. The future is
         done once the change and all earlier changes are on disk. The future fails with sqlite3.Error or
@@ -123,6 +126,7 @@ class Journal:
         if not self._ended:  # after an orderly end the next daemon starts without histories
             rows.of[Table.HISTORY].update({i: encode_history(h) for i, h in histories.items()})
         rows.of[Table.HISTORY].update(dict.fromkeys(forget_histories))
+        rows.of[Table.META].update(hold_rows(holds))
         return self._enqueue(rows)
 
     def discard(self, *, targets: bool, histories: bool) -> None:

@@ -8,8 +8,10 @@ from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.history import History
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.model import Hold
 from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.spec import Target
+from hostmanager_server.state.hold_rows import read_holds
 from hostmanager_server.state.rows import Rows, decode_history, decode_origins
 from hostmanager_server.state.schema import Table
 
@@ -28,6 +30,7 @@ class JournalContents:
     targets: Mapping[str, Target] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
     origins: Mapping[str, RequestOrigins] = field(default_factory=dict)  # of the targets
+    holds: Mapping[str, Hold] = field(default_factory=dict)
     new: bool = True  # the file never held anything
     lost: str = ""
 
@@ -42,5 +45,6 @@ def contents_of(rows: Rows) -> JournalContents:
         targets={i: Target(target) for i, target in rows.of[Table.TARGETS].items()},
         histories={i: decode_history(record or "") for i, record in rows.of[Table.HISTORY].items()},
         origins=decode_origins(rows),
+        holds=read_holds(meta),
         new=not meta,
     )

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from hostmanager_server.core.history import History, adds_nothing, histories_of
+from hostmanager_server.core.holds import holds_of
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Instances
+from hostmanager_server.core.model import Hold, Instances
 from hostmanager_server.core.origin import RequestOrigins
 from hostmanager_server.core.plan import request_origins, requested_targets
 from hostmanager_server.core.recovery import Recovered
@@ -30,6 +31,7 @@ class JournalWriter(Protocol):
         origins: Mapping[str, RequestOrigins | None] = ...,
         forget: Sequence[str] = ...,
         forget_histories: Sequence[str] = ...,
+        holds: Mapping[str, Hold | None] = ...,
     ) -> Future[None]:
         """Store a change, and return at once; origins of None are deleted.
 
@@ -53,6 +55,7 @@ class Persistence:
         self._targets = dict(recovered.targets)
         self._histories = dict(recovered.histories)
         self._origins = dict(recovered.origins)
+        self._holds = dict(recovered.holds)
         self._last: Future[None] | None = None
         self._recheck: tuple[str, ...] = ()  # ids with a history that may differ from the journal's
         self._closed = False
@@ -79,15 +82,16 @@ class Persistence:
         if self._closed:
             return None
         if instances is None:
-            return self._write(state, self._targets, {})
+            return self._write(state, self._targets, {}, self._holds)
         recheck, self._recheck = self._recheck, ()
         histories = histories_of(instances, {*recheck, *changed_histories})
-        return self._write(state, requested_targets(instances), histories, request_origins(instances))
+        origins = request_origins(instances)
+        return self._write(state, requested_targets(instances), histories, holds_of(instances), origins)
 
     def save_histories(self, instances: Instances, changed_histories: Iterable[str]) -> None:
         """Store the histories of these instances, without waiting."""
         if not self._closed:
-            self._write(None, self._targets, histories_of(instances, changed_histories))
+            self._write(None, self._targets, histories_of(instances, changed_histories), self._holds)
 
     def close(self) -> None:
         """Ignore all later changes: the next daemon recovers the present targets."""
@@ -99,13 +103,14 @@ class Persistence:
             return
         self._closed = True
         others = {instance_id: None for instance_id in self._histories if instance_id not in targets}
-        self._write(ManagerState.RUNNING, dict(targets), others)
+        self._write(ManagerState.RUNNING, dict(targets), others, self._holds)
 
     def _write(
         self,
         state: ManagerState | None,
         targets: dict[str, Target],
         histories: Mapping[str, History | None],
+        holds: dict[str, Hold],
         origins: dict[str, RequestOrigins] | None = None,
     ) -> Future[None] | None:
         """Give changes to the journal; origins of None are unchanged."""
@@ -113,10 +118,13 @@ class Persistence:
         changed, forgotten = self._target_changes(targets)
         new, forgotten_histories = self._history_changes(histories)
         new_origins = self._origin_changes(origins)
-        if manager is None and not any((changed, forgotten, new, forgotten_histories, new_origins)):
+        changed_holds = self._hold_changes(holds)
+        others = (changed, forgotten, new, forgotten_histories, new_origins, changed_holds)
+        if manager is None and not any(others):
             return self._unfinished()
         self._state = state or self._state
         self._targets = targets
+        self._holds = holds
         self._origins = self._origins if origins is None else origins
         self._histories.update(new)
         for instance_id in forgotten_histories:
@@ -128,6 +136,7 @@ class Persistence:
             origins=new_origins,
             forget=forgotten,
             forget_histories=forgotten_histories,
+            holds=changed_holds,
         )
         return self._last
 
@@ -150,6 +159,12 @@ class Persistence:
             if self._origins.get(instance_id) is not given
         }
         return changed | dict.fromkeys(i for i in self._origins if i not in origins)
+
+    def _hold_changes(self, holds: dict[str, Hold]) -> dict[str, Hold | None]:
+        if holds is self._holds:
+            return {}
+        changed: dict[str, Hold | None] = {n: hold for n, hold in holds.items() if self._holds.get(n) != hold}
+        return changed | {name: None for name in self._holds if name not in holds}
 
     def _history_changes(
         self, histories: Mapping[str, History | None]

@@ -143,9 +143,9 @@ class Reconciler:
     # --- decisions
 
     def take_targets_changed(self) -> bool:
-        """Return whether a decision changed a target since the last call.
+        """Return whether a decision changed a target or a hold since the last call.
 
-        A decision does so after a passive instance has carried out a request.
+        A decision does so after a passive instance has carried out a request, and at the end of a hold.
         """
         changed, self._targets_changed = self._targets_changed, False
         return changed
@@ -230,7 +230,8 @@ class Reconciler:
             return
         instance = with_dependency_facts(known, self._instances, self._dependents.of(instance_id))
         decision = decide(instance, self._now())
-        if decision.instance.wanted.target is not instance.wanted.target:
+        before, after = instance.wanted, decision.instance.wanted
+        if after.target is not before.target or after.hold is not before.hold:
             self._targets_changed = True
         with self._deferred_events():
             self._set(decision.instance, dirty=False)

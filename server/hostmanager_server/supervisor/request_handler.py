@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import config_plan, plan
+from hostmanager_server.core import config_plan, holds, plan
 from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog, with_services
@@ -21,6 +21,7 @@ from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, ch
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
+from hostmanager_server.core.model import Hold
 from hostmanager_server.core.origin import MOST_DETAIL, Origin, OriginKind
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered, ended_without_daemon
@@ -98,9 +99,11 @@ class RequestHandler:
         entry = LogEntry(EntryKind.MANAGER, "Started", "the manager is running", now, origin=origin)
         self._status.enter(ManagerState.RUNNING, entry, disowned=frozenset())
         if config is not None:
+            held = holds.holds_of(self._reconciler.instances)
             if self._recovery.recovered_runs:
                 self._reconciler.drop(self._reconciler.instances)
             self._take_config(config, catalog, origin, now)
+            self._reconciler.apply(holds.keep_holds(self._reconciler.instances, held))
         else:
             self._enforce(enforced=True)
             self._apply_specs(origin, now)  # compose files may have changed while the manager was stopped
@@ -173,6 +176,33 @@ class RequestHandler:
         self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, now, origin=origin)])
         generations = {instance_id: changed[instance_id].wanted.generation for instance_id in chosen}
         return Accepted(self._reconciler.publish(), generations)
+
+    def hold(
+        self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None
+    ) -> Accepted:
+        """Hold these instances for some s, or, for None, until their release.
+
+        Raises WrongStateError unless the manager is running, and InvalidRequestError.
+        """
+        self._require_running("hold")
+        instances = self._reconciler.instances
+        _raise_if(plan.check_known(instances, instance_ids))
+        now = self._now()
+        wanted = Hold(now, None if seconds is None else now.plus(seconds), reason)
+        self._reconciler.apply(*holds.hold(instances, dict.fromkeys(instance_ids), wanted, origin))
+        return Accepted(self._reconciler.publish())
+
+    def release(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Accepted:
+        """Release these instances, or all for None; those that are not held stay as they are.
+
+        Raises WrongStateError unless the manager is running, and InvalidRequestError.
+        """
+        self._require_running("release")
+        instances = self._reconciler.instances
+        ids = list(instances) if instance_ids is None else list(dict.fromkeys(instance_ids))
+        _raise_if(plan.check_known(instances, instance_ids or ()))
+        self._reconciler.apply(*holds.release(instances, ids, self._now(), origin))
+        return Accepted(self._reconciler.publish())
 
     def stop(
         self, future: Future[Accepted], disown: Iterable[Management] = (), origin: Origin | None = None

@@ -192,6 +192,16 @@ class Supervisor:
         self._loop.call_soon(lambda: send_signal(self._reconciler, future, request, now()))
         return future
 
+    def hold(
+        self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None
+    ) -> Future[Accepted]:
+        """Hold instances for some s; None: until their release."""
+        return self._call(lambda: self._manager.hold(instance_ids, seconds, reason, origin))
+
+    def release(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Future[Accepted]:
+        """Release instances from their holds, or, for None, all."""
+        return self._call(lambda: self._manager.release(instance_ids, origin))
+
     def keep_targets(self) -> None:
         """Store no later change: the next daemon recovers the present targets."""
         self._loop.call_soon(self._manager.keep_targets)
