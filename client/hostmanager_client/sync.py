@@ -28,6 +28,7 @@ from hostmanager_client.identity import metadata_of
 from hostmanager_client.plain_calls import PlainCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
+from hostmanager_client.run_stream import RunStream
 from hostmanager_client.seconds import check_timeout
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.streams import (
@@ -243,6 +244,14 @@ class HostManagerClient(PlainCalls):
             ),
             ignore,
         )
+
+    def run(self, instance: str, arguments: Iterable[str] = ()) -> Generator[pb.RunResponse]:
+        """Run a one-shot once and now; yield its output, and last a message with its exit.
+
+        `instance`: an id, or an agent class with a single one-shot. Leaving the iterator does not stop the
+        run. Raises InvalidRequest for an instance that is no one-shot, runs already, or is held.
+        """
+        return self._follow(RunStream(instance, arguments), ignore)
 
     def remove_orphans(
         self, container_ids: Iterable[str] = (), *, stop_timeout: float | None = None, reason: str = ""

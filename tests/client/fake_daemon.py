@@ -130,6 +130,16 @@ class FakeDaemon(FakeService):
         self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
         return pb.ReleaseResponse(revision=self.revision, epoch=self.epoch)
 
+    def Run(self, request: Any, context: Any) -> Iterator[Any]:
+        self._enter(request, context)
+        self._check(context, {"instance": request.instance})
+        yield pb.RunResponse(instance_id=request.instance)
+        yield pb.RunResponse(message="waiting for db to be up")
+        yield pb.RunResponse(lines=[pb.LogLine(text=f"done {' '.join(request.arguments)}")])
+        last = self.instances[request.instance]
+        end = last.last_exit if last.HasField("last_exit") else None
+        yield pb.RunResponse(ended=True, exit=end, message=last.last_exit.message or "no such program")
+
     def StartManager(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         if self.manager_state == pb.MANAGER_STATE_RUNNING:

@@ -43,6 +43,8 @@ COMMAND_LINES: list[tuple[str, ...]] = [
     ("restart", "x"),
     ("signal", "x", "HUP"),
     ("hold", "x"),
+    ("run", "x"),
+    ("run", "x", "--json"),
     ("release", "x"),
     ("update", "all=up"),
     ("update", "all=up", "--json"),
@@ -168,7 +170,7 @@ def lie(name: str, answer: type[Message]) -> Any:
         if isinstance(made, pb.WatchStatusResponse | pb.WatchEventsResponse):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, HOSTILE)
 
-    streams = ("WatchStatus", "WatchEvents", "TailLogs", "DockerPull", "RemoveOrphans")
+    streams = ("Run", "WatchStatus", "WatchEvents", "TailLogs", "DockerPull", "RemoveOrphans")
     return stream if name in streams else unary
 
 

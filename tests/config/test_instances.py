@@ -330,6 +330,7 @@ def test_a_probe_of_the_class_must_fit_the_instance(
         "restart: null",
         "restart: {give-up-after: 0}",
         "restart-dependents: 1",
+        "run-arguments: please",
         "up-after: -1",
         "ready: {}",
         "ready: {tcp: x}",

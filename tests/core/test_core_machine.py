@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from hostmanager_server.core import config_plan, holds, lifecycle, plan
+from hostmanager_server.core import config_plan, holds, jobs, lifecycle, plan
 from hostmanager_server.core.actions import Action
 from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.events import (
@@ -178,6 +178,12 @@ class Machine(RuleBasedStateMachine):
         if not plan.check_known(self.host.instances, [name]):
             self.put(holds.release(self.host.instances, [name], self.host.now)[0])
 
+    @rule(name=names)
+    def run_once(self, name: str) -> None:
+        instance = self.host.instances.get(name)
+        if instance is not None and not jobs.why_not(instance, ()):
+            self.put({name: jobs.run_once(instance, ())})
+
     # --- the processes
 
     @rule(name=names, behaviour=behaviours)
@@ -289,6 +295,7 @@ class Machine(RuleBasedStateMachine):
             assert not instance.retired, f"{name} is still tracked"
             assert instance.wanted.successor is None
             assert not instance.wanted.restart
+            assert instance.wanted.job is None or instance.standing.state in (State.START, State.UP)
             if instance.spec.process is None and instance.observed.run is None:
                 assert instance.standing.state is State.UNKNOWN
             elif host.expected_up(name):

@@ -48,6 +48,26 @@ def test_a_hold_outlives_the_daemon_as_the_page_says(site: Site, monkeypatch: py
     assert len(launches) == 1, "only the release started the agent"
 
 
+def test_one_shots_work_as_the_page_says(site: Site) -> None:
+    page = HOW_TO / "one-shots.md"
+    save_files(page, site.folder)
+    outputs = follow(site, page)
+    waited = outputs["hostmanager up migrate data1 --wait"]
+    assert "2 instances reached the target" in waited
+    rows = {line.partition(" ")[0]: line for line in outputs["hostmanager status"].splitlines()}
+    assert rows["migrate"].split()[2:4] == ["up", "down"]
+    assert rows["migrate"].endswith("completed with code 0")
+    assert rows["data1"].split()[2:4] == ["up", "up"]
+    assert outputs["hostmanager run calibrate"] == "calibrating with defaults\n"
+    assert outputs["hostmanager run Calibration -- lamp2"] == "calibrating with lamp2\n"
+    failed = outputs['hostmanager run calibrate -- broken || echo "the agent ended with $?"']
+    assert failed == "calibrating with broken\nthe agent ended with 1\n"
+    assert "Failed" in outputs["hostmanager show calibrate"]
+    assert outputs['hostmanager run migrate -- --force || echo "refused: $?"'] == "refused: 125\n"
+    daemon = site.daemons[-1]
+    assert daemon.instance("calibrate").target_state == pb.TARGET_STATE_DOWN
+
+
 def wait_for_state(site: Site, state: pb.NextAction.ValueType) -> None:
     daemon = site.daemons[-1]
     wait_until(lambda: daemon.instance("cryo").next_action == state, f"cryo in state {state}")

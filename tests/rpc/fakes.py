@@ -20,6 +20,7 @@ from hostmanager_server.rpc.ports import (
     PullChanges,
     PullItem,
     PullState,
+    RunWindow,
     Source,
 )
 
@@ -34,12 +35,22 @@ class FakeOutputs:
     """Output files with the lines 1 to 5 for every instance, and no new lines."""
 
     async def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
+        self,
+        instance_id: str,
+        policy: LogPolicy,
+        lines: int,
+        *,
+        follow: bool,
+        window: RunWindow | None = None,
     ) -> AsyncGenerator[Sequence[Line], None]:
         last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
         if last:
             yield last
-        if follow:
+        if window is not None:
+            window.opened.set()
+            await window.ended.wait()
+            yield [TextLine(f"{instance_id} has run")]
+        elif follow:
             await asyncio.Event().wait()
 
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reload": ("targets", "Read the site config again."),
     "hold": ("hold", "Start and restart instances not again for a while."),
     "release": ("hold", "End holds before their time."),
+    "run": ("run", "Run a one-shot once, and exit with its exit code."),
     "logs": ("logs", "Show the output of an instance."),
     "events": ("events", "Show events with their reasons."),
     "pull": ("pull", "Pull the images of compose services."),
@@ -53,7 +54,7 @@ _FOREIGN_WORDS = {
     **dict.fromkeys(("log", "tail", "journal"), "`hostmanager logs` shows the output of an instance."),
     **dict.fromkeys(("top", "stats", "monitor"), "`hostmanager watch` follows the status."),
     **dict.fromkeys(
-        ("exec", "run", "build", "cp", "port", "images", "pause", "unpause", "scale", "attach"), _BY_COMPOSE
+        ("exec", "build", "cp", "port", "images", "pause", "unpause", "scale", "attach"), _BY_COMPOSE
     ),
     "create": "`hostmanager up` makes the containers and starts them.",
     "enable": "`manage` in the site config decides the target at the start of the daemon.",

@@ -112,7 +112,7 @@ def _ids_of_command() -> list[str]:
 
     params = click.get_current_context().params
     words: list[str] = []
-    for name in ("instance_ids", "instance_id", "changes"):
+    for name in ("instance_ids", "instance_id", "instance", "changes"):
         value = params.get(name) or ()
         words += [value] if isinstance(value, str) else [v if isinstance(v, str) else v[0] for v in value]
     return words

@@ -90,6 +90,11 @@ class HostManagerServiceStub(object):
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Run = channel.unary_stream(
+                '/hostmanager.v1.HostManagerService/Run',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RunRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RunResponse.FromString,
+                _registered_method=True)
         self.DockerPull = channel.unary_stream(
                 '/hostmanager.v1.HostManagerService/DockerPull',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.DockerPullRequest.SerializeToString,
@@ -239,6 +244,18 @@ class HostManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Run(self, request, context):
+        """Runs a one-shot (restart policy `on-failure` or `never`, no `ready`) once and
+        now, and streams its output and its end. No restart follows, whatever the
+        policy; afterwards the target is the target before. The daemon runs only what
+        its config names; `arguments` need the key `run-arguments`. A client that
+        leaves does not stop the run. INVALID_ARGUMENT for an instance that is no
+        one-shot, runs already, or is held; NOT_FOUND for an unknown name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DockerPull(self, request, context):
         """Pulls the images of the managed compose files, as `pull_policy` says, several
         at once, and streams the progress of each image and layer. One pull runs at a
@@ -373,6 +390,11 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Run': grpc.unary_stream_rpc_method_handler(
+                    servicer.Run,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.RunRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.RunResponse.SerializeToString,
             ),
             'DockerPull': grpc.unary_stream_rpc_method_handler(
                     servicer.DockerPull,
@@ -713,6 +735,33 @@ class HostManagerService(object):
             '/hostmanager.v1.HostManagerService/Release',
             hostmanager_dot_v1_dot_host__manager__pb2.ReleaseRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Run(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/Run',
+            hostmanager_dot_v1_dot_host__manager__pb2.RunRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.RunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,14 @@ class HostManagerServiceStub:
     """Ends holds before their time. The targets are enforced again. Instances that
     are not held stay as they are.
     """
+    Run: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.RunRequest, _host_manager_pb2.RunResponse]
+    """Runs a one-shot (restart policy `on-failure` or `never`, no `ready`) once and
+    now, and streams its output and its end. No restart follows, whatever the
+    policy; afterwards the target is the target before. The daemon runs only what
+    its config names; `arguments` need the key `run-arguments`. A client that
+    leaves does not stop the run. INVALID_ARGUMENT for an instance that is no
+    one-shot, runs already, or is held; NOT_FOUND for an unknown name.
+    """
     DockerPull: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
     at once, and streams the progress of each image and layer. One pull runs at a
@@ -211,6 +219,14 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     Release: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.ReleaseRequest, _host_manager_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Ends holds before their time. The targets are enforced again. Instances that
     are not held stay as they are.
+    """
+    Run: _aio.UnaryStreamMultiCallable[_host_manager_pb2.RunRequest, _host_manager_pb2.RunResponse]  # type: ignore[assignment]
+    """Runs a one-shot (restart policy `on-failure` or `never`, no `ready`) once and
+    now, and streams its output and its end. No restart follows, whatever the
+    policy; afterwards the target is the target before. The daemon runs only what
+    its config names; `arguments` need the key `run-arguments`. A client that
+    leaves does not stop the run. INVALID_ARGUMENT for an instance that is no
+    one-shot, runs already, or is held; NOT_FOUND for an unknown name.
     """
     DockerPull: _aio.UnaryStreamMultiCallable[_host_manager_pb2.DockerPullRequest, _host_manager_pb2.DockerPullResponse]  # type: ignore[assignment]
     """Pulls the images of the managed compose files, as `pull_policy` says, several
@@ -382,6 +398,20 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_host_manager_pb2.ReleaseResponse, _abc.Awaitable[_host_manager_pb2.ReleaseResponse]]:
         """Ends holds before their time. The targets are enforced again. Instances that
         are not held stay as they are.
+        """
+
+    @_abc_1.abstractmethod
+    def Run(
+        self,
+        request: _host_manager_pb2.RunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_manager_pb2.RunResponse], _abc.AsyncIterator[_host_manager_pb2.RunResponse]]:
+        """Runs a one-shot (restart policy `on-failure` or `never`, no `ready`) once and
+        now, and streams its output and its end. No restart follows, whatever the
+        policy; afterwards the target is the target before. The daemon runs only what
+        its config names; `arguments` need the key `run-arguments`. A client that
+        leaves does not stop the run. INVALID_ARGUMENT for an instance that is no
+        one-shot, runs already, or is held; NOT_FOUND for an unknown name.
         """
 
     @_abc_1.abstractmethod

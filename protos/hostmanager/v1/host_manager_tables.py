@@ -393,6 +393,17 @@ MESSAGES = {
         (3, 'resume_token', 'string', '', '', ''),
         (4, 'generations', 'message', 'hostmanager.v1.InstanceGeneration', '*', ''),
     ),
+    "hostmanager.v1.RunRequest": (
+        (1, 'instance', 'string', '', '', ''),
+        (2, 'arguments', 'string', '', '*', ''),
+    ),
+    "hostmanager.v1.RunResponse": (
+        (1, 'instance_id', 'string', '', '', ''),
+        (2, 'lines', 'message', 'hostmanager.v1.LogLine', '*', ''),
+        (3, 'message', 'string', '', '', ''),
+        (4, 'exit', 'message', 'hostmanager.v1.Exit', '?', ''),
+        (5, 'ended', 'bool', '', '', ''),
+    ),
     "hostmanager.v1.SignalRequest": (
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'signal', 'string', '', '', ''),

@@ -57,6 +57,7 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         ),
         restart_dependents=bool(settings.restart_dependents),
         alive=settings.alive,
+        run_arguments=bool(settings.run_arguments),
         success_codes=settings.success_codes or (),
     )
 

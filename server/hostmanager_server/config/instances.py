@@ -37,8 +37,8 @@ INSTANCE_KEYS = (*OCS_KEYS, COPIES, *KEYS)
 _NO_KEYS = InstanceKeys()
 # Keys for native processes only: the compose file sets them for its services.
 PROCESS_KEYS = (
-    "command", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "stop-signal",
-    "stop-timeout", "umask", "user", "working-dir",
+    "command", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "run-arguments",
+    "stop-signal", "stop-timeout", "umask", "user", "working-dir",
 )  # fmt: skip
 
 

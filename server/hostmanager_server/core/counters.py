@@ -30,7 +30,8 @@ def count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> In
         return replace(instance, wanted=replace(wanted, target=Target.PASSIVE))
     fail_times = (*standing.fail_times, now)
     policy = instance.spec.restart
-    if policy.when is RestartWhen.NEVER:
+    once = wanted.job is not None and wanted.job.once
+    if policy.when is RestartWhen.NEVER or once:
         instance = replace(instance, standing=replace(standing, fail_times=fail_times))
         return finish(instance, Outcome.FAILED)
     failures = standing.failures + 1
@@ -43,9 +44,12 @@ def count_failure(instance: Instance, now: Instant, at_least: float = 0.0) -> In
 
 
 def finish(instance: Instance, outcome: Outcome) -> Instance:
-    """Record the outcome of an instance with the target up: no restart follows."""
-    reached = outcome if instance.wanted.target is Target.UP else None
-    return replace(instance, standing=replace(instance.standing, outcome=reached))
+    """Record the outcome of an instance with the target up: no restart follows, and its job is done."""
+    wanted = instance.wanted
+    reached = outcome if wanted.target is Target.UP else None
+    if wanted.job is not None:
+        wanted = replace(wanted, job=None, target=wanted.job.target_after or wanted.target)
+    return replace(instance, wanted=wanted, standing=replace(instance.standing, outcome=reached))
 
 
 def count_end(instance: Instance, now: Instant, actions: list[Action]) -> Instance:

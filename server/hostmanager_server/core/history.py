@@ -8,7 +8,7 @@ from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.lifecycle import resume
-from hostmanager_server.core.model import Exit, Instance, Instances, Outcome, Run, State
+from hostmanager_server.core.model import Exit, Instance, Instances, Job, Outcome, Run, State
 from hostmanager_server.core.spec import Management, RestartWhen, Target
 
 
@@ -30,6 +30,7 @@ class History:
     retry_at: Instant | None = None
     outcome: Outcome | None = None
     started_once: bool = False  # a run with `restart: never` has begun: no second run
+    job: Job | None = None
     restart_of: int = 0  # the number of the live run that an operator asked to restart; 0: none
 
 
@@ -41,7 +42,7 @@ def history_of(instance: Instance) -> History | None:
     started_once = _started_once(instance)
     restart_of = run.number if instance.wanted.restart and run is not None else 0
     counted = standing.restarts or standing.failures or standing.fail_times or standing.outcome
-    ended = observed.last_exit or observed.start_error
+    ended = observed.last_exit or observed.start_error or instance.wanted.job
     if not (counted or ended or started_once or restart_of):
         return None  # the runtime record holds the number of the run
     return History(
@@ -56,6 +57,7 @@ def history_of(instance: Instance) -> History | None:
         retry_at=standing.retry_at,
         outcome=standing.outcome,
         started_once=started_once,
+        job=instance.wanted.job,
         restart_of=restart_of,
     )
 
@@ -69,14 +71,15 @@ def histories_of(instances: Instances, ids: Iterable[str]) -> dict[str, History 
 
 
 def _started_once(instance: Instance) -> bool:
-    """Return whether a native process with `restart: never` is running.
+    """Return whether a native process is running that must not run again: `restart: never`, or a job.
 
     Its runtime record disappears when the process ends, and the journal has the end a moment later. Without
     this mark, the successor of a daemon that dies in between would run the process a second time.
     """
-    once = instance.spec.restart.when is RestartWhen.NEVER and instance.spec.process is not None
+    job = instance.wanted.job
+    once = instance.spec.restart.when is RestartWhen.NEVER or (job is not None and job.once)
     run = instance.observed.run
-    return once and run is not None and run.started is not None
+    return once and instance.spec.process is not None and run is not None and run.started is not None
 
 
 def adds_nothing(known: History, history: History) -> bool:
@@ -101,6 +104,7 @@ def history_differs(before: Instance, after: Instance) -> bool:
         or old.retry_at != new.retry_at
         or old.outcome is not new.outcome
         or before.wanted.restart is not after.wanted.restart
+        or before.wanted.job != after.wanted.job
         or before.observed.start_error != after.observed.start_error
         or before.retired is not after.retired
         or _started_once(before) is not _started_once(after)
@@ -127,7 +131,11 @@ def with_history(instance: Instance, history: History, now: Instant) -> Instance
         failures=standing.failures + history.failures,
         fail_times=tuple(sorted({*history.fail_times, *standing.fail_times})),
     )
-    instance = replace(instance, observed=observed, standing=standing)
+    wanted = instance.wanted
+    if history.job is not None:
+        up = wanted.target is Target.UP or history.job.target_after is wanted.target
+        wanted = replace(wanted, target=Target.UP, job=history.job) if up else wanted
+    instance = replace(instance, wanted=wanted, observed=observed, standing=standing)
     if observed.run is not None:
         return _running_with_history(instance, observed.run, history, now)
     if standing.state is not State.DOWN:

@@ -140,7 +140,8 @@ def _start_at(instance: Instance, now: Instant) -> Instance:
 def _start(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
     if not instance.can_start:
         return to_down(instance)
-    spec, standing, workload = instance.spec, instance.standing, instance.spec.workload
+    spec, standing = instance.spec_to_run, instance.standing
+    workload = spec.workload
     assert workload is not None
     if unmet := instance.observed.waiting_for:
         reason = "DependencyDown" if any(each.hopeless for each in unmet) else "WaitingForDependencies"

@@ -121,6 +121,19 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a one-shot that an operator or its schedule asked for.
+
+    The run gets `arguments` after those of the config. `once`: no restart follows, whatever the policy.
+    Afterwards the target is `target_after`; None: the target stays.
+    """
+
+    arguments: tuple[str, ...] = ()
+    once: bool = False
+    target_after: Target | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What operators and the site config ask of an instance."""
 
@@ -133,6 +146,7 @@ class Wanted:
     generation: int = 1
     origins: RequestOrigins = NO_ORIGINS
     hold: Hold | None = None
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +268,15 @@ class Instance:
             return False
         if isinstance(self.spec.workload, ServiceSpec):
             return self.observed.service is not None and self.observed.service.outdated
-        return not _is_same(run.workload, self.spec.workload)
+        return not _is_same(run.workload, self.spec_to_run.workload)
+
+    @property
+    def spec_to_run(self) -> InstanceSpec:
+        """The spec of the next run: with the arguments of the job, if any."""
+        process, job = self.spec.process, self.wanted.job
+        if process is None or job is None or not job.arguments:
+            return self.spec
+        return replace(self.spec, process=replace(process, argv=(*process.argv, *job.arguments)))
 
     @property
     def settled(self) -> bool:

@@ -115,7 +115,9 @@ def _with_target(instance: Instance, target: Target, origin: Origin | None) -> I
     if wanted.successor is not None:  # the successor gets the target
         return replace(instance, wanted=wanted)
     if target is not Target.UP:
-        wanted = replace(wanted, restart=False)
+        wanted = replace(wanted, restart=False, job=None)
+    elif wanted.job is not None:  # the run goes on, and the target stays up
+        wanted = replace(wanted, job=replace(wanted.job, target_after=None))
     return replace(instance, wanted=wanted, standing=_fresh(instance))
 
 
@@ -246,6 +248,7 @@ def retire(instance: Instance) -> Instance:
         target=Target.DOWN,
         successor=None,
         restart=False,
+        job=None,
         generation=instance.wanted.generation + 1,
     )
     return replace(instance, wanted=wanted)
@@ -256,7 +259,7 @@ def observe(instance: Instance) -> Instance:
     return replace(
         instance,
         spec=replace(instance.spec, initial_target=Target.PASSIVE),
-        wanted=replace(instance.wanted, target=Target.PASSIVE, successor=None, restart=False),
+        wanted=replace(instance.wanted, target=Target.PASSIVE, successor=None, restart=False, job=None),
         standing=replace(instance.standing, retry_at=None),
     )
 
@@ -271,8 +274,16 @@ def enforce(instances: Instances, *, enforced: bool) -> dict[str, Instance]:
 
 
 def requested_targets(instances: Instances) -> dict[str, Target]:
-    """Return the targets by instance id, without retired instances."""
-    return {i.instance_id: i.wanted.target for i in instances.values() if not i.retired}
+    """Return the targets by instance id, without retired instances.
+
+    During a run at an operator's request, the target is that after the run.
+    """
+    return {i.instance_id: _lasting(i) for i in instances.values() if not i.retired}
+
+
+def _lasting(instance: Instance) -> Target:
+    job = instance.wanted.job
+    return instance.wanted.target if job is None else job.target_after or instance.wanted.target
 
 
 def request_origins(instances: Instances) -> dict[str, RequestOrigins]:

@@ -88,7 +88,11 @@ def _instance(adopted: Adopted, listed: InstanceSpec | None, recovered: Recovere
         wanted = Wanted(Target.DOWN, Management.RETIRED)
     else:
         spec = listed
-        wanted = Wanted(recovered.targets.get(instance_id, listed.initial_target), Management.HOST)
+        target = recovered.targets.get(instance_id, listed.initial_target)
+        history = recovered.histories.get(instance_id)
+        if history is not None and history.job is not None and history.job.target_after is target:
+            target = Target.UP  # until the end of the run; see with_history
+        wanted = Wanted(target, Management.HOST)
         if not _is_same_kind(adopted, listed):
             spec = InstanceSpec(instance_id, adopted.agent_class or "unknown", process=adopted.process)
             wanted = replace(wanted, successor=listed)

@@ -320,6 +320,7 @@ class InstanceSpec:
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there
     alive: LivenessProbe | None = None
+    run_arguments: bool = False  # a request to run the one-shot once may add arguments to its command
 
     @property
     def dependencies(self) -> tuple[str, ...]:

@@ -89,6 +89,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "depends-on": _dependencies(spec),
         "compose dependencies": ", ".join(spec.service_dependencies),
         "restart-dependents": "true" if spec.restart_dependents else "false",
+        "run-arguments": "true" if spec.run_arguments else "false",
     }
 
 

@@ -155,14 +155,22 @@ def internal() -> RpcError:
     )
 
 
+_SINGLE = ("instance",)  # request fields with one entry
+
+
+def _place(entries: str, index: int) -> str:
+    return entries if entries in _SINGLE else f"{entries}[{index}]"
+
+
 def from_request_error(error: RequestError, entries: str) -> RpcError:
     """Return the RPC error for an error of the supervisor.
 
-    `entries` is the path of the repeated request field that the indexes of bad entries refer to.
+    `entries` is the path of the repeated request field that the indexes of bad entries refer to, or of a
+    field of _SINGLE.
     """
     match error:
         case InvalidRequestError():
-            violations = [FieldViolation(f"{entries}[{bad.index}]", bad.why) for bad in error.entries]
+            violations = [FieldViolation(_place(entries, bad.index), bad.why) for bad in error.entries]
             if all(bad.unknown for bad in error.entries):
                 return unknown_instances(violations)
             return invalid_entries(violations)

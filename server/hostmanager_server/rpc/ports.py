@@ -21,6 +21,7 @@ from hostmanager_server.drivers.compose.pull.progress import (
 )
 from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
+from hostmanager_server.drivers.output.tail import RunWindow
 
 __all__ = [
     "DockerEngine",
@@ -36,6 +37,7 @@ __all__ = [
     "PullProgress",
     "PullState",
     "RefusedFileError",
+    "RunWindow",
     "Source",
 ]
 
@@ -66,9 +68,17 @@ class OutputReader(Protocol):
     """Access to the output files of native processes."""
 
     def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
+        self,
+        instance_id: str,
+        policy: LogPolicy,
+        lines: int,
+        *,
+        follow: bool,
+        window: RunWindow | None = None,
     ) -> AsyncGenerator[Sequence[Line], None]:
         """Yield the last `lines` lines, then with `follow` every new line, in batches.
+
+        With `window`, the reader ends with a run.
 
         Raises RefusedFileError when the files are not safe to read.
         """

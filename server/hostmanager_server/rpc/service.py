@@ -32,6 +32,7 @@ from hostmanager_server.rpc.logs import LogRpcs
 from hostmanager_server.rpc.orphans import OrphanRpcs
 from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
+from hostmanager_server.rpc.run import RunRpcs
 from hostmanager_server.rpc.status import StatusRpcs
 from hostmanager_server.rpc.watch import WatchRpcs
 
@@ -97,6 +98,7 @@ class Service:
     def __init__(self, context: RpcContext) -> None:
         """Build the RPC groups, and check that they cover the contract."""
         status, requests = StatusRpcs(context), RequestRpcs(context)
+        runs = RunRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
         pull, orphans, holds = PullRpcs(context), OrphanRpcs(context), HoldRpcs(context)
         self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message | bytes]]]] = {
@@ -121,6 +123,7 @@ class Service:
             str, tuple[type[Message], Callable[[Any, Caller], AsyncIterator[Message | bytes]]]
         ] = {
             "WatchStatus": (pb.WatchStatusRequest, watch.watch_status),
+            "Run": (pb.RunRequest, runs.run),
             "TailLogs": (pb.TailLogsRequest, logs.tail_logs),
             "WatchEvents": (pb.WatchEventsRequest, events.watch_events),
             "DockerPull": (pb.DockerPullRequest, pull.docker_pull),

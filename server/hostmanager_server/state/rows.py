@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.history import History
-from hostmanager_server.core.model import Outcome
+from hostmanager_server.core.model import Job, Outcome
 from hostmanager_server.core.origin import RequestOrigins
-from hostmanager_server.core.spec import Management
+from hostmanager_server.core.spec import Management, Target
 from hostmanager_server.state.schema import Table
 from hostmanager_server.state.stored_values import (
     read_exit,
@@ -128,6 +128,7 @@ def encode_history(history: History) -> str:
             "outcome": history.outcome.value if history.outcome is not None else None,
             "under_way": history.started_once,
             "restart_of": history.restart_of,
+            "job": _job(history.job) if history.job is not None else None,
         }
     )
 
@@ -149,6 +150,7 @@ def decode_history(text: str) -> History:
             outcome=_read_outcome(record),
             started_once=bool(record["under_way"]),
             restart_of=int(record.get("restart_of", 0)),
+            job=_read_job(record["job"]) if record.get("job") is not None else None,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read the history of an instance: {error!r}") from error
@@ -161,3 +163,13 @@ def _read_outcome(record: Any) -> Outcome | None:
         return Outcome(record["outcome"])
     end = record["last_exit"]  # of a version that told no failure from a success
     return Outcome.COMPLETED if end is not None and end["code"] == 0 else Outcome.FAILED
+
+
+def _job(job: Job) -> dict[str, Any]:
+    after = job.target_after.value if job.target_after is not None else None
+    return {"arguments": list(job.arguments), "once": job.once, "target_after": after}
+
+
+def _read_job(value: Any) -> Job:
+    after = Target(value["target_after"]) if value["target_after"] is not None else None
+    return Job(tuple(map(str, value["arguments"])), bool(value["once"]), after)

@@ -26,6 +26,15 @@ class Accepted:
     changes: ConfigChanges = NO_CHANGES
 
 
+@dataclass(frozen=True, slots=True)
+class JobAccepted:
+    """An accepted request to run a one-shot: the instance, and the number that its run will have."""
+
+    instance_id: str
+    run: int
+    revision: int
+
+
 class RequestError(Exception):
     """A rejected request.
 

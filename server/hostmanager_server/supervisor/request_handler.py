@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import config_plan, holds, plan
+from hostmanager_server.core import config_plan, holds, jobs, plan
 from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog, with_services
@@ -33,6 +33,7 @@ from hostmanager_server.supervisor.errors import (
     AdoptionError,
     ConfigError,
     InvalidRequestError,
+    JobAccepted,
     WrongStateError,
 )
 from hostmanager_server.supervisor.persistence import JournalWriter, Persistence
@@ -176,6 +177,23 @@ class RequestHandler:
         self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, now, origin=origin)])
         generations = {instance_id: changed[instance_id].wanted.generation for instance_id in chosen}
         return Accepted(self._reconciler.publish(), generations)
+
+    def run_once(self, name: str, arguments: Sequence[str], origin: Origin | None = None) -> JobAccepted:
+        """Run the one-shot with this id, or the only one of this class, once and now.
+
+        Raises WrongStateError unless the manager is running, and InvalidRequestError.
+        """
+        self._require_running("run")
+        found = jobs.find(self._reconciler.instances, name)
+        if isinstance(found, plan.BadEntry):
+            raise InvalidRequestError([found])
+        instance = self._reconciler.instances[found]
+        if why := jobs.why_not(instance, arguments):
+            raise InvalidRequestError([plan.BadEntry(0, why)])
+        message = f"run of {found}" + (f" with {len(arguments)} arguments" if arguments else "")
+        entry = LogEntry(EntryKind.REQUEST, "Run", message, self._now(), found, origin=origin)
+        self._reconciler.apply({found: jobs.run_once(instance, arguments)}, [entry])
+        return JobAccepted(found, instance.standing.runs + 1, self._reconciler.publish())
 
     def hold(
         self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None

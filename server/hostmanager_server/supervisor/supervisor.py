@@ -30,7 +30,7 @@ from hostmanager_server.linux.thread_names import name_this_thread
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.answers import answer_when_stored, copy_answer
 from hostmanager_server.supervisor.config_readings import Reading, Readings, update_from
-from hostmanager_server.supervisor.errors import Accepted
+from hostmanager_server.supervisor.errors import Accepted, JobAccepted
 from hostmanager_server.supervisor.loop import Loop, now
 from hostmanager_server.supervisor.persistence import JournalWriter
 from hostmanager_server.supervisor.reconciler import Reconciler
@@ -191,6 +191,12 @@ class Supervisor:
         request = RequestedSignal(instance_id, signum, origin, whole_tree=whole_tree)
         self._loop.call_soon(lambda: send_signal(self._reconciler, future, request, now()))
         return future
+
+    def run_once(
+        self, name: str, arguments: Sequence[str], origin: Origin | None = None
+    ) -> Future[JobAccepted]:
+        """Run a one-shot, given by its id or its class, once and now."""
+        return self._call(lambda: self._manager.run_once(name, arguments, origin))
 
     def hold(
         self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None

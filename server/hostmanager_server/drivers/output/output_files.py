@@ -20,7 +20,7 @@ from hostmanager_server.drivers.output.last_output import (
 from hostmanager_server.drivers.output.lines import LogLine
 from hostmanager_server.drivers.output.rotation import Rotator
 from hostmanager_server.drivers.output.stream import OutputStream
-from hostmanager_server.drivers.output.tail import Readers, read_lines
+from hostmanager_server.drivers.output.tail import Readers, RunWindow, read_lines
 
 _LONGEST_STEM = 200  # bytes; a file name has at most 255, and suffixes need some
 
@@ -116,13 +116,20 @@ class OutputFiles:
             self._fallback.clear(self._own_path(instance_id, policy))
 
     def read(
-        self, instance_id: str, policy: LogPolicy, lines: int, *, follow: bool
+        self,
+        instance_id: str,
+        policy: LogPolicy,
+        lines: int,
+        *,
+        follow: bool,
+        window: RunWindow | None = None,
     ) -> AsyncGenerator[list[LogLine], None]:
         """Return the instance's last `lines` lines in batches, then with `follow` every new line.
 
         The caller iterates on an asyncio loop, and calls `aclose` when leaving early. See read_lines.
         """
-        return read_lines(self._stream(instance_id, policy), self._readers, lines, follow=follow)
+        stream = self._stream(instance_id, policy)
+        return read_lines(stream, self._readers, lines, follow=follow, window=window)
 
     def close(self) -> None:
         """Stop rotating and reading; descriptors and files stay. A second call changes nothing."""

@@ -138,15 +138,28 @@ class Readers:
             watch.close()
 
 
+class RunWindow:
+    """The part of an output that one run writes.
+
+    The reader sets `opened` at the place where the run will begin. The caller sets `ended` after the end of
+    the run; the reader then ends at the end of the file.
+    """
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.ended = asyncio.Event()
+
+
 async def read_lines(
-    stream: OutputStream, readers: Readers, lines: int, *, follow: bool
+    stream: OutputStream, readers: Readers, lines: int, *, follow: bool, window: RunWindow | None = None
 ) -> AsyncGenerator[list[LogLine], None]:
     """Yield the last `lines` lines of the kept output, then with `follow` all new lines, until closed.
 
     No line is lost or repeated in between, nor across a rotation. Bytes that were dropped before a slow
     reader got to them are reported by a line in their place. A batch has at most 500 lines from at most
     64 KiB of output; the reader reads no further before the caller takes the batch. With `follow`, the
-    reader waits for a file that does not exist yet. Raises RefusedFileError and other OSErrors.
+    reader waits for a file that does not exist yet. With `window`, the reader ends with a run. Raises
+    RefusedFileError and other OSErrors.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
@@ -159,8 +172,10 @@ async def read_lines(
     watch = readers.enter()
     stream.subscribe(wake)
     try:
-        tail = _Tail(stream, readers, watch, changed, follow=follow)
+        tail = _Tail(stream, readers, watch, changed, follow=follow, window=window)
         await tail.find_start(lines)
+        if window is not None:
+            window.opened.set()
         while (found := await tail.next_lines()) is not None:
             while found:
                 yield _take(found)  # a stalled reader holds the rest, and no more
@@ -175,13 +190,14 @@ class _Tail:
 
     def __init__(
         self, stream: OutputStream, readers: Readers, watch: WriteWatch, changed: asyncio.Event, *,
-        follow: bool,
+        follow: bool, window: RunWindow | None = None,
     ) -> None:  # fmt: skip
         self._stream = stream
         self._readers = readers
         self._watch = watch
         self._changed = changed
         self._follow = follow
+        self._window = window
         self._assembler = LineAssembler()
         self._position = self._end = 0
         self._armed = False  # a read since the last write found no bytes, and the watch is set
@@ -201,6 +217,7 @@ class _Tail:
         if self._finished:
             return None
         if self._follow or self._position < self._end:
+            over = self._window is not None and self._window.ended.is_set()
             limit = BATCH_BYTES if self._follow else min(BATCH_BYTES, self._end - self._position)
             self._position, found = await self._readers.run(
                 _read, self._stream, self._assembler, self._position, limit
@@ -208,7 +225,7 @@ class _Tail:
             if found is not None:
                 self._armed = False
                 return found
-            if self._follow:
+            if self._follow and not over:
                 return await (self._wait() if self._armed else self._arm())
         self._finished = True
         return self._assembler.flush(continues=False)
@@ -226,13 +243,25 @@ class _Tail:
         patience = QUIET if self._assembler.holds_partial_line else None if self._watched else _UNWATCHED
         try:
             async with asyncio.timeout(patience):
-                await self._changed.wait()
+                await self._woken()
             await asyncio.sleep(_COALESCE)
             self._armed = False
         except TimeoutError:
             self._armed = self._watched
             return self._assembler.flush(continues=True)
         return []
+
+    async def _woken(self) -> None:
+        """Wait for a write, or for the end of the run."""
+        if self._window is None:
+            await self._changed.wait()
+            return
+        waits = [asyncio.ensure_future(each.wait()) for each in (self._changed, self._window.ended)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
 
 
 def _read(
