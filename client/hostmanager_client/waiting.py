@@ -111,7 +111,7 @@ class Waiting:
             return unreached(instance.reason, message, hopeless=stuck)
         if instance.target_state == pb.TARGET_STATE_PASSIVE or _matches(instance, wanted):
             return None
-        if wanted == pb.TARGET_STATE_UP and instance.reason == "Finished":
+        if wanted == pb.TARGET_STATE_UP and instance.reason in ("Finished", "Scheduled"):
             return None  # ended with success, and the restart policy asks for no further run
         failed = wanted == pb.TARGET_STATE_UP and instance.reason in ("Failed", "Held")
         return unreached(instance.reason, message, hopeless=failed)

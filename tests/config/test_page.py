@@ -13,6 +13,7 @@ from hostmanager_server.config.load import CROSSBAR_KEYS, HOST_KEYS, HUB_KEYS, T
 from hostmanager_server.config.manage import MANAGE
 from hostmanager_server.config.manager_options import QUIET, TAKES_VALUE
 from hostmanager_server.config.probes import ALIVE_KEYS, READY_KEYS
+from hostmanager_server.config.schedule import SCHEDULE_KEYS
 from hostmanager_server.config.templates import KEY as COPIES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "site-config.md").read_text(
@@ -44,7 +45,7 @@ def test_the_tables_list_every_key_and_no_other(title: str, known: set[str]) -> 
 
 @pytest.mark.parametrize("name", [
     *HUB_KEYS, *CROSSBAR_KEYS, *TAKES_VALUE, QUIET, *READY_KEYS, *ALIVE_KEYS, *RESTART_KEYS, *BACKOFF_KEYS,
-    *LOG_KEYS, *LIMITS,
+    *LOG_KEYS, *LIMITS, *SCHEDULE_KEYS,
 ])  # fmt: skip
 def test_the_page_has_every_name_within_a_key(name: str) -> None:
     assert re.search(rf"[`{{ ]{name}[`:]", PAGE.partition("\n## ")[2])
@@ -55,5 +56,5 @@ def test_the_example_has_every_key_and_no_problem(load: Callable[[str], LoadedCo
     config = load(example)
     assert config.problems == ()
     assert config.spec is not None
-    assert [spec.instance_id for spec in config.spec.instances] == ["thermo1", "data1"]
+    assert [spec.instance_id for spec in config.spec.instances] == ["thermo1", "data1", "backup"]
     assert [key for key in KEYS if f"{key}:" not in example] == []

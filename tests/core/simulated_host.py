@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostmanager_server.core import dependencies
 from hostmanager_server.core.actions import Launch, Remove, Stop
@@ -39,6 +39,7 @@ class AgentBehaviour:
 
 
 GOOD = AgentBehaviour()
+EVERY = 50.0  # s between two scheduled runs
 
 
 @dataclass(slots=True)
@@ -160,7 +161,7 @@ class SimulatedHost:
             for instance in self.instances.values()
             if instance_id in instance.spec.depends_on
         ]
-        instance = dependencies.with_dependency_facts(old, self.instances, dependents)
+        instance = self._with_next_run(dependencies.with_dependency_facts(old, self.instances, dependents))
         decision = decide(instance, self.now)
         new = decision.instance
         self.instances[instance_id] = new
@@ -192,6 +193,14 @@ class SimulatedHost:
             assert again.instance == new, "a second decision changes the instance"
             assert not again.actions, "a second decision has actions"
         return removed or new != old
+
+    def _with_next_run(self, instance: Instance) -> Instance:
+        """Return the instance with its next scheduled run: each full EVERY s."""
+        scheduled, known = instance.spec.schedule is not None, instance.observed.next_run
+        if scheduled is (known is not None):
+            return instance
+        coming = (self.now.wall // EVERY + 1) * EVERY if scheduled else None
+        return replace(instance, observed=replace(instance.observed, next_run=coming))
 
     def check(self, instance: Instance) -> None:
         """Check the invariants of an instance at the moment when the supervisor sleeps."""
@@ -246,6 +255,11 @@ class SimulatedHost:
                 d.mono for instance in self.instances.values() if (d := next_deadline(instance)) is not None
             ]
             moments += [
+                self.now.mono + max(0.0, each.observed.next_run - self.now.wall)
+                for each in self.instances.values()
+                if each.observed.next_run is not None
+            ]
+            moments += [
                 p.born + p.behaviour.ready_after
                 for p in self.processes.values()
                 if p.main and not p.ready_posted and p.behaviour.ready_after is not None
@@ -282,7 +296,8 @@ class SimulatedHost:
         if instance.wanted.target is not Target.UP or instance.standing.outcome is not None:
             return False
         return instance.observed.run is not None or (
-            instance.spec.process is not None
+            not instance.awaits_schedule
+            and instance.spec.process is not None
             and all(self.meets(instance, d) for d in instance.spec.depends_on)
         )
 

@@ -29,6 +29,7 @@ from hostmanager_server.core.spec import (
     ProcessSpec,
     RestartPolicy,
     RestartWhen,
+    Schedule,
     StartCondition,
     StopPolicy,
     Target,
@@ -66,6 +67,8 @@ conditions = st.sampled_from(StartCondition)
 def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
     earlier = NAMES[: NAMES.index(name)]  # keeps the dependencies free of cycles
     depends_on = tuple(n for n in earlier if draw(st.sampled_from([False, False, True])))
+    when = draw(st.sampled_from([RestartWhen.ALWAYS] * 3 + [RestartWhen.ON_FAILURE, RestartWhen.NEVER]))
+    scheduled = when is not RestartWhen.ALWAYS and draw(st.booleans())
     argv = draw(st.sampled_from(["one"] * 6 + ["two"] * 2 + [""]))
     return InstanceSpec(
         name,
@@ -75,7 +78,7 @@ def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
         problem="" if argv else "no command",
         stop=StopPolicy(draw(st.sampled_from([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))),
         restart=RestartPolicy(
-            draw(st.sampled_from([RestartWhen.ALWAYS] * 3 + [RestartWhen.ON_FAILURE, RestartWhen.NEVER])),
+            when,
             Backoff(initial=draw(st.sampled_from([0.1, 0.1, 0.0]))),
             draw(st.sampled_from([None, None, 1, 3])),
         ),
@@ -85,6 +88,7 @@ def specs(draw: st.DrawFn, name: str) -> InstanceSpec:
             (n, draw(st.sampled_from(StartCondition))) for n in depends_on if draw(st.booleans())
         ),
         restart_dependents=draw(st.booleans()),
+        schedule=Schedule("* * * * *") if scheduled else None,
         alive=draw(st.sampled_from([None, LivenessProbe(TcpProbe("h", 1), failures=2)])),
     )
 
@@ -295,9 +299,13 @@ class Machine(RuleBasedStateMachine):
             assert not instance.retired, f"{name} is still tracked"
             assert instance.wanted.successor is None
             assert not instance.wanted.restart
-            assert instance.wanted.job is None or instance.standing.state in (State.START, State.UP)
+            if instance.spec.process is not None and instance.wanted.job is not None:
+                assert instance.standing.state in (State.START, State.WAIT_START, State.UP)
             if instance.spec.process is None and instance.observed.run is None:
                 assert instance.standing.state is State.UNKNOWN
+            elif instance.spec.schedule is not None:
+                settled = (State.DOWN, State.START, State.WAIT_START, State.UP)
+                assert instance.standing.state in settled, instance.standing
             elif host.expected_up(name):
                 assert instance.standing.state is State.UP, f"I3: {name}: {instance.standing}"
             elif instance.wanted.target is Target.UP and instance.standing.outcome is None:

@@ -49,7 +49,8 @@ class ManagerHarness:
     def die(self) -> None:
         """Kill the daemon, and begin another with a stopped manager."""
         self.driver.disown()
-        self._begin(Recovered(dict(self.journal.targets), dict(self.journal.histories)))
+        journal = self.journal
+        self._begin(Recovered(dict(journal.targets), dict(journal.histories), dict(journal.holds)))
 
     @property
     def instances(self) -> Mapping[str, Instance]:

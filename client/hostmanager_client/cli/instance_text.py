@@ -67,6 +67,10 @@ def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str
     yield "next deadline", _moment(instance.at, now) if instance.HasField("at") else ""
     yield "started", _moment(instance.start_time, now) if instance.HasField("start_time") else ""
     yield "waits for", ", ".join(instance.waiting_for)
+    if instance.HasField("schedule"):
+        schedule = instance.schedule
+        yield "schedule", f"{schedule.cron} {schedule.timezone or '(time of the host)'}"
+        yield "next run", _moment(schedule.next_time, now) if schedule.HasField("next_time") else ""
     if instance.HasField("hold"):
         hold = instance.hold
         yield "held until", _moment(hold.end_time, now) if hold.HasField("end_time") else "its release"

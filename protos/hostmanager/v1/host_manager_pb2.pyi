@@ -298,6 +298,7 @@ class ManagedInstance(_message.Message):
     RESTART_ORIGIN_FIELD_NUMBER: _builtins.int
     LIVENESS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -395,6 +396,10 @@ class ManagedInstance(_message.Message):
         """Present while the instance is held."""
 
     @_builtins.property
+    def schedule(self) -> Global___InstanceSchedule:
+        """The schedule of a one-shot; absent without one."""
+
+    @_builtins.property
     def process(self) -> Global___HostProcess: ...
     @_builtins.property
     def compose_service(self) -> Global___ComposeService: ...
@@ -430,12 +435,13 @@ class ManagedInstance(_message.Message):
         restart_origin: Global___ChangeOrigin | None = ...,
         liveness: Global___Liveness | None = ...,
         hold: Global___InstanceHold | None = ...,
+        schedule: Global___InstanceSchedule | None = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "hold", b"hold", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "hold", b"hold", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "schedule", b"schedule", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "hold", b"hold", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "hold", b"hold", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "schedule", b"schedule", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
@@ -561,6 +567,44 @@ class InstanceHold(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceHold: _TypeAlias = InstanceHold  # noqa: Y015
+
+@_typing.final
+class InstanceSchedule(_message.Message):
+    """The times at which a one-shot runs, the key `schedule`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """Five cron words, or a name such as "@daily"."""
+    timezone: _builtins.str
+    """The name of the time zone; empty for that of the host."""
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """The next time; absent if unknown."""
+
+    @_builtins.property
+    def catch_up(self) -> _duration_pb2.Duration:
+        """How late a run may begin; a later run is left out."""
+
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+        catch_up: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "cron", b"cron", "next_time", b"next_time", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceSchedule: _TypeAlias = InstanceSchedule  # noqa: Y015
 
 @_typing.final
 class HostProcess(_message.Message):

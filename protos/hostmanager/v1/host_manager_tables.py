@@ -211,6 +211,12 @@ MESSAGES = {
         (2, 'end_time', 'message', 'google.protobuf.Timestamp', '?', ''),
         (3, 'reason', 'string', '', '', ''),
     ),
+    "hostmanager.v1.InstanceSchedule": (
+        (1, 'cron', 'string', '', '', ''),
+        (2, 'timezone', 'string', '', '', ''),
+        (3, 'next_time', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (4, 'catch_up', 'message', 'google.protobuf.Duration', '?', ''),
+    ),
     "hostmanager.v1.KeyChange": (
         (1, 'key', 'string', '', '', ''),
         (2, 'before', 'string', '', '', ''),
@@ -294,6 +300,7 @@ MESSAGES = {
         (27, 'restart_origin', 'message', 'hostmanager.v1.ChangeOrigin', '?', ''),
         (28, 'liveness', 'message', 'hostmanager.v1.Liveness', '?', ''),
         (29, 'hold', 'message', 'hostmanager.v1.InstanceHold', '?', ''),
+        (32, 'schedule', 'message', 'hostmanager.v1.InstanceSchedule', '?', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
     ),

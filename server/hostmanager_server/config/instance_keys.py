@@ -23,6 +23,7 @@ from hostmanager_server.config.process_keys import (
     read_user,
 )
 from hostmanager_server.config.quantities import parse_size
+from hostmanager_server.config.schedule import read_schedule
 from hostmanager_server.core.spec import (
     STOP_GRACE,
     TERM_GRACE,
@@ -31,6 +32,7 @@ from hostmanager_server.core.spec import (
     ReadinessProbe,
     RestartPolicy,
     RestartWhen,
+    Schedule,
     StartCondition,
     StopPolicy,
 )
@@ -47,8 +49,8 @@ LIMITS = (
 )  # fmt: skip
 KEYS = (
     "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice",
-    "ready", "restart", "restart-dependents", "run-arguments", "start-timeout", "stop-signal", "stop-timeout",
-    "success-codes", "umask", "up-after", "user", "working-dir",
+    "ready", "restart", "restart-dependents", "run-arguments", "schedule", "start-timeout", "stop-signal",
+    "stop-timeout", "success-codes", "umask", "up-after", "user", "working-dir",
 )  # fmt: skip
 PLACED = ("command", "group", "ready", "user", "working-dir")
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
@@ -95,6 +97,7 @@ class InstanceKeys:
     restart: RestartPolicy | None = None
     restart_dependents: bool | None = None
     run_arguments: bool | None = None
+    schedule: Schedule | None = None
     start_timeout: float | None = None
     stop_signal: int | None = None
     stop_timeout: tuple[float, float] | None = None  # s after the stop signal, s after TERM
@@ -134,6 +137,7 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         restart=_or(over.restart, under.restart),
         restart_dependents=_or(over.restart_dependents, under.restart_dependents),
         run_arguments=_or(over.run_arguments, under.run_arguments),
+        schedule=_or(over.schedule, under.schedule),
         start_timeout=_or(over.start_timeout, under.start_timeout),
         stop_signal=_or(over.stop_signal, under.stop_signal),
         stop_timeout=_or(over.stop_timeout, under.stop_timeout),
@@ -174,6 +178,7 @@ def read_settings(
         restart=read("restart", _restart),
         restart_dependents=read("restart-dependents", _boolean),
         run_arguments=read("run-arguments", _boolean),
+        schedule=read("schedule", read_schedule),
         start_timeout=read("start-timeout", lambda r, node, label: r.seconds(node, label, 0.01, DAY)),
         stop_signal=read("stop-signal", read_signal),
         stop_timeout=read("stop-timeout", _stop_timeout),

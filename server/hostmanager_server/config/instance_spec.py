@@ -58,6 +58,7 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         restart_dependents=bool(settings.restart_dependents),
         alive=settings.alive,
         run_arguments=bool(settings.run_arguments),
+        schedule=settings.schedule,
         success_codes=settings.success_codes or (),
     )
 

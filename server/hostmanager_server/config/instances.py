@@ -28,6 +28,8 @@ from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import (
     InstanceSpec,
     Management,
+    RestartPolicy,
+    RestartWhen,
 )
 
 # The class of the daemon's own entry, as in OCS.
@@ -242,6 +244,7 @@ def _read_instance(reader: Reader, node: Node, context: ParseContext) -> ReadIns
     settings = merge(own, context.classes.get(agent_class, InstanceKeys()))
     if manage is not None:
         probes = {"ready": settings.ready, "alive": settings.alive}
+        _check_schedule(reader, entries, entries["agent-class"].value, settings, label)
         check_probes(reader, entries, entries["agent-class"].value, probes, label, service=service)
     return ReadInstance(
         entries["instance-id"].value,
@@ -261,6 +264,17 @@ def _check_service(reader: Reader, entries: Mapping[str, Entry], label: str) -> 
         if key in entries:
             text = f"{key!r} of {label} is ignored: the compose file sets this for a compose service"
             reader.warn(entries[key].key, text)
+
+
+def _check_schedule(
+    reader: Reader, entries: Mapping[str, Entry], class_node: Node, settings: InstanceKeys, label: str
+) -> None:
+    policy = settings.restart or RestartPolicy()
+    if settings.schedule is None or (policy.when is not RestartWhen.ALWAYS and settings.ready is None):
+        return
+    node = entries["schedule"].value if "schedule" in entries else class_node
+    remedy = "set restart: on-failure or restart: never, and no ready"
+    reader.error(node, f"'schedule' of {label} needs an instance that ends by itself: {remedy}")
 
 
 def _warn_of_inoperable(

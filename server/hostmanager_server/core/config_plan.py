@@ -111,6 +111,8 @@ class _Planner:
         if old.wanted.successor is not None:  # back from another kind: the configured target holds
             new = next_generation(replace(new, wanted=replace(new.wanted, target=spec.initial_target)), old)
         new = _with_service(new, old.spec)
+        if spec.schedule != old.spec.schedule:  # the supervisor computes the next time
+            new = replace(new, observed=replace(new.observed, next_run=None))
         self.changed[spec.instance_id] = new
         if old.spec.service is not None and spec.service is None:
             self._entry("ServiceGone", spec.problem, spec.instance_id)

@@ -9,7 +9,7 @@ from hostmanager.values import dataclass, replace
 from hostmanager_server.core.events import ExitStatus, Instant
 from hostmanager_server.core.lifecycle import resume
 from hostmanager_server.core.model import Exit, Instance, Instances, Job, Outcome, Run, State
-from hostmanager_server.core.spec import Management, RestartWhen, Target
+from hostmanager_server.core.spec import Management, RestartWhen, Schedule, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class History:
     outcome: Outcome | None = None
     started_once: bool = False  # a run with `restart: never` has begun: no second run
     job: Job | None = None
+    next_run: float | None = None  # of the `schedule`
+    schedule: Schedule | None = None
     restart_of: int = 0  # the number of the live run that an operator asked to restart; 0: none
 
 
@@ -42,7 +44,7 @@ def history_of(instance: Instance) -> History | None:
     started_once = _started_once(instance)
     restart_of = run.number if instance.wanted.restart and run is not None else 0
     counted = standing.restarts or standing.failures or standing.fail_times or standing.outcome
-    ended = observed.last_exit or observed.start_error or instance.wanted.job
+    ended = observed.last_exit or observed.start_error or instance.wanted.job or observed.next_run
     if not (counted or ended or started_once or restart_of):
         return None  # the runtime record holds the number of the run
     return History(
@@ -58,6 +60,8 @@ def history_of(instance: Instance) -> History | None:
         outcome=standing.outcome,
         started_once=started_once,
         job=instance.wanted.job,
+        next_run=observed.next_run,
+        schedule=instance.spec.schedule,
         restart_of=restart_of,
     )
 
@@ -105,6 +109,7 @@ def history_differs(before: Instance, after: Instance) -> bool:
         or old.outcome is not new.outcome
         or before.wanted.restart is not after.wanted.restart
         or before.wanted.job != after.wanted.job
+        or before.observed.next_run != after.observed.next_run
         or before.observed.start_error != after.observed.start_error
         or before.retired is not after.retired
         or _started_once(before) is not _started_once(after)
@@ -124,6 +129,8 @@ def with_history(instance: Instance, history: History, now: Instant) -> Instance
         return instance
     observed, standing = instance.observed, instance.standing
     observed = replace(observed, last_exit=observed.last_exit or history.last_exit)
+    if spec.schedule is not None and spec.schedule == history.schedule:
+        observed = replace(observed, next_run=history.next_run)
     standing = replace(
         standing,
         runs=max(standing.runs, history.runs),

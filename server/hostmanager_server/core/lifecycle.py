@@ -21,6 +21,7 @@ from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.liveness import why_unresponsive
 from hostmanager_server.core.model import Instance, Phase, Run, State, StopStage, successor_of
 from hostmanager_server.core.moves import about_to_start, back_off, move, to_down, to_up
+from hostmanager_server.core.schedules import start_if_due
 from hostmanager_server.core.spec import START_TIMEOUT_RETRY, RestartWhen, ServiceSpec, Target
 from hostmanager_server.core.stopping import clean_up, escalate, retry_stop, stop
 
@@ -38,7 +39,7 @@ def decide(instance: Instance, now: Instant) -> Decision:
     known = instance
     if instance.wanted.target_lost and not instance.observed.unobservable:
         instance = counters.keep_running_if_target_lost(instance, now, actions)
-    instance = holds.expire(instance, now, actions)
+    instance = start_if_due(holds.expire(instance, now, actions), now, actions)
     for _ in range(_LONGEST_CHAIN):
         before = instance
         if not instance.observed.unobservable:
@@ -121,7 +122,7 @@ def _down(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         run = Run(instance.standing.runs + 1, Phase.READY, spec.workload, adopted=True)
         instance = replace(instance, standing=replace(instance.standing, runs=run.number))
         return escalate(instance.with_run(run), now, actions)
-    if not instance.should_run or instance.wants_no_container or instance.held:
+    if not instance.can_start:
         return to_down(instance)
     if instance.standing.retry_at is not None and now.mono < instance.standing.retry_at.mono:
         return back_off(instance)

@@ -160,6 +160,7 @@ class Observed:
     held_by: tuple[str, ...] = ()  # dependents that must be down first
     restarted_by: tuple[str, ...] = ()  # dependencies that began a new run, and restart their dependents
     service: ServiceStatus | None = None  # the engine's status of a compose service
+    next_run: float | None = None  # the next time of the schedule, in s since 1970
     unobservable: str = ""  # why the real state is unknown; the core does nothing meanwhile
 
 
@@ -235,7 +236,14 @@ class Instance:
     def can_start(self) -> bool:
         """True if the instance must be running, and no run and no hold is in the way."""
         operable = self.spec.workload is not None and not self.wants_no_container
-        return self.should_run and not self.held and operable and self.observed.run is None
+        free = not self.held and not self.awaits_schedule and self.observed.run is None
+        return self.should_run and operable and free
+
+    @property
+    def awaits_schedule(self) -> bool:
+        """True for a scheduled one-shot without a due run; passive instances have no schedule."""
+        scheduled = self.spec.schedule is not None and not self.passive_tracking
+        return scheduled and self.wanted.job is None
 
     def too_young(self, now: Instant) -> bool:
         """Return whether the run has not lasted `up_after` yet."""
@@ -285,7 +293,7 @@ class Instance:
         if wanted.restart or wanted.successor is not None or self.retired or self.observed.unobservable:
             return False
         if wanted.target is Target.UP:
-            ended = self.standing.outcome is not None or self.wants_no_container
+            ended = self.standing.outcome is not None or self.wants_no_container or self.awaits_schedule
             return state is State.UP or (ended and state is State.DOWN)
         return state in (State.DOWN, State.UNKNOWN) or wanted.target is Target.PASSIVE
 

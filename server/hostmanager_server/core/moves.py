@@ -10,6 +10,8 @@ from hostmanager_server.core.events import Instant
 from hostmanager_server.core.facts import how_it_ended
 from hostmanager_server.core.holds import hold_text
 from hostmanager_server.core.model import Instance, Outcome, State
+from hostmanager_server.core.schedules import next_run_text
+from hostmanager_server.core.spec import Target
 
 
 def move(
@@ -45,7 +47,12 @@ def to_down(instance: Instance) -> Instance:
     if (held := instance.wanted.hold) is not None and instance.should_run:
         message = f"{hold_text(held)}; {how_it_ended(instance)}"
         return move(instance, State.DOWN, "Held", message)
+    coming = next_run_text(instance)
+    if instance.should_run and instance.awaits_schedule:
+        return move(instance, State.DOWN, "Scheduled", f"{coming or 'scheduled'}; {how_it_ended(instance)}")
     if (outcome := instance.standing.outcome) is not None:
         reason = "Finished" if outcome is Outcome.COMPLETED else "Failed"
-        return move(instance, State.DOWN, reason, explanations.outcome(instance))
+        message = explanations.outcome(instance)
+        later = coming and instance.wanted.target is Target.UP
+        return move(instance, State.DOWN, reason, f"{message}; {coming}" if later else message)
     return move(instance, State.DOWN, "Stopped", how_it_ended(instance))

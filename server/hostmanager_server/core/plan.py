@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.holds import hold_text, why_not_up
-from hostmanager_server.core.model import Instance, Instances, Outcome, Standing
+from hostmanager_server.core.model import Instance, Instances, Job, Outcome, Standing
 from hostmanager_server.core.origin import NO_ORIGINS, Origin, RequestOrigins
 from hostmanager_server.core.spec import Management, Target
 
@@ -230,6 +230,8 @@ def restart(instances: Instances, ids: Iterable[str], origin: Origin | None = No
 
 def _with_restart(instance: Instance, origin: Origin | None) -> Instance:
     wanted = replace(instance.wanted, restart=True, origins=replace(instance.wanted.origins, restart=origin))
+    if instance.awaits_schedule:  # the operator need not wait for the next time
+        wanted = replace(wanted, job=Job())
     restarted = replace(instance, wanted=wanted, standing=_fresh(instance))
     return next_generation(restarted, instance)
 

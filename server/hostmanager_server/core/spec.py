@@ -162,6 +162,18 @@ class LivenessProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """The times at which a one-shot runs: five cron words, in a time zone (empty: the machine's).
+
+    A run that cannot begin at its time begins late, up to `catch_up` s.
+    """
+
+    cron: str
+    timezone: str = ""
+    catch_up: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogPolicy:
     """The output file of an instance, and its rotation.
 
@@ -320,6 +332,7 @@ class InstanceSpec:
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there
     alive: LivenessProbe | None = None
+    schedule: Schedule | None = None  # of a one-shot
     run_arguments: bool = False  # a request to run the one-shot once may add arguments to its command
 
     @property

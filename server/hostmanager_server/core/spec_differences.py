@@ -22,6 +22,7 @@ from hostmanager_server.core.spec import (
     ProcessSpec,
     ReadinessProbe,
     RestartPolicy,
+    Schedule,
     ServiceSpec,
     TcpProbe,
 )
@@ -89,6 +90,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "depends-on": _dependencies(spec),
         "compose dependencies": ", ".join(spec.service_dependencies),
         "restart-dependents": "true" if spec.restart_dependents else "false",
+        "schedule": _schedule(spec.schedule) if spec.schedule is not None else "",
         "run-arguments": "true" if spec.run_arguments else "false",
     }
 
@@ -103,6 +105,11 @@ def _restart(policy: RestartPolicy) -> dict[str, str]:
         "backoff maximum": _seconds(backoff.maximum),
         "backoff reset-after": _seconds(backoff.reset_after),
     }
+
+
+def _schedule(schedule: Schedule) -> str:
+    zone = f" {schedule.timezone}" if schedule.timezone else ""
+    return f"{schedule.cron}{zone}, catch-up {_seconds(schedule.catch_up)}"
 
 
 def _dependencies(spec: InstanceSpec) -> str:

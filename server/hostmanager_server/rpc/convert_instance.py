@@ -11,7 +11,7 @@ from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.model import Hold, Instance, State
 from hostmanager_server.core.signals import end_word, signal_name
-from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Target
+from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Schedule, Target
 from hostmanager_server.core.stability import stability
 from hostmanager_server.rpc.convert import exit_, origin, timestamp
 from hostmanager_server.rpc.convert_docker import fill_service
@@ -137,6 +137,7 @@ class InstanceConverter:
             target_origin=origin(wanted.origins.target),
             restart_origin=origin(wanted.origins.restart),
             hold=_hold(wanted.hold) if wanted.hold is not None else None,
+            schedule=_schedule(spec.schedule, observed.next_run) if spec.schedule is not None else None,
         )
         if spec.management is Management.DOCKER:
             fill_service(message.compose_service, spec, observed.service)
@@ -177,6 +178,14 @@ def _service_name(spec: InstanceSpec) -> str:
 def _hold(hold: Hold) -> pb.InstanceHold:
     end = timestamp(hold.until) if hold.until is not None else None
     return pb.InstanceHold(start_time=timestamp(hold.since), end_time=end, reason=hold.reason)
+
+
+def _schedule(schedule: Schedule, coming: float | None) -> pb.InstanceSchedule:
+    message = pb.InstanceSchedule(cron=schedule.cron, timezone=schedule.timezone)
+    message.catch_up.FromNanoseconds(round(schedule.catch_up * 1e9))
+    if coming is not None:
+        message.next_time.CopyFrom(timestamp(Instant(0.0, coming)))
+    return message
 
 
 def _deadline(instance: Instance) -> Timestamp | None:

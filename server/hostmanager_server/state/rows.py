@@ -13,7 +13,7 @@ from hostmanager.values import dataclass, field
 from hostmanager_server.core.history import History
 from hostmanager_server.core.model import Job, Outcome
 from hostmanager_server.core.origin import RequestOrigins
-from hostmanager_server.core.spec import Management, Target
+from hostmanager_server.core.spec import Management, Schedule, Target
 from hostmanager_server.state.schema import Table
 from hostmanager_server.state.stored_values import (
     read_exit,
@@ -128,6 +128,8 @@ def encode_history(history: History) -> str:
             "outcome": history.outcome.value if history.outcome is not None else None,
             "under_way": history.started_once,
             "restart_of": history.restart_of,
+            "next_run": history.next_run,
+            "schedule": _schedule(history.schedule) if history.schedule is not None else None,
             "job": _job(history.job) if history.job is not None else None,
         }
     )
@@ -150,6 +152,8 @@ def decode_history(text: str) -> History:
             outcome=_read_outcome(record),
             started_once=bool(record["under_way"]),
             restart_of=int(record.get("restart_of", 0)),
+            next_run=float(record["next_run"]) if record.get("next_run") is not None else None,
+            schedule=Schedule(*record["schedule"]) if record.get("schedule") is not None else None,
             job=_read_job(record["job"]) if record.get("job") is not None else None,
         )
     except (KeyError, TypeError) as error:
@@ -163,6 +167,10 @@ def _read_outcome(record: Any) -> Outcome | None:
         return Outcome(record["outcome"])
     end = record["last_exit"]  # of a version that told no failure from a success
     return Outcome.COMPLETED if end is not None and end["code"] == 0 else Outcome.FAILED
+
+
+def _schedule(schedule: Schedule) -> list[Any]:
+    return [schedule.cron, schedule.timezone, schedule.catch_up]
 
 
 def _job(job: Job) -> dict[str, Any]:

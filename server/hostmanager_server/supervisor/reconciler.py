@@ -14,7 +14,7 @@ from typing import assert_never
 
 from hostmanager.values import dataclass, field
 
-from hostmanager_server.core.actions import Action, Launch, Remove, Stop
+from hostmanager_server.core.actions import Action, Decision, Launch, Remove, Stop
 from hostmanager_server.core.counters import next_deadline
 from hostmanager_server.core.dependencies import Dependents, affects_neighbours, with_dependency_facts
 from hostmanager_server.core.event_log import LogEntry
@@ -32,8 +32,10 @@ from hostmanager_server.core.history import history_differs, history_of
 from hostmanager_server.core.lifecycle import decide
 from hostmanager_server.core.manager_status import ManagerStatus
 from hostmanager_server.core.model import Instance
+from hostmanager_server.core.schedules import next_wake
 from hostmanager_server.drivers.contract import Driver
 from hostmanager_server.state.store import Store
+from hostmanager_server.supervisor.calendar import with_next_run
 
 log = logging.getLogger(__name__)
 
@@ -228,8 +230,11 @@ class Reconciler:
         known = self._instances.get(instance_id)
         if known is None:
             return
+        now = self._now()
         instance = with_dependency_facts(known, self._instances, self._dependents.of(instance_id))
-        decision = decide(instance, self._now())
+        decision = decide(instance, now)
+        if decision.instance.spec.schedule is not None or decision.instance.observed.next_run is not None:
+            decision = self._with_next_run(decision, now)
         before, after = instance.wanted, decision.instance.wanted
         if after.target is not before.target or after.hold is not before.hold:
             self._targets_changed = True
@@ -240,6 +245,15 @@ class Reconciler:
                 self._dirty[instance_id] = None
             for action in decision.actions:
                 self._carry_out(action)
+
+    def _with_next_run(self, decision: Decision, now: Instant) -> Decision:
+        """Return the decision with the time of the next scheduled run, and the words that it changes."""
+        known = decision.instance
+        instance = with_next_run(known, now)
+        if instance is known:
+            return decision
+        after = decide(instance, now)
+        return Decision(after.instance, (*decision.actions, *after.actions))
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -289,11 +303,14 @@ class Reconciler:
 
     def _arm(self, instance: Instance) -> None:
         deadline = next_deadline(instance)
-        if deadline is None:
+        mono = deadline.mono if deadline is not None else None
+        if (wake := next_wake(instance, self._now())) is not None:
+            mono = wake if mono is None else min(mono, wake)
+        if mono is None:
             self._armed.pop(instance.instance_id, None)
-        elif self._armed.get(instance.instance_id) != deadline.mono:
-            self._armed[instance.instance_id] = deadline.mono
-            heapq.heappush(self._deadlines, (deadline.mono, instance.instance_id))
+        elif self._armed.get(instance.instance_id) != mono:
+            self._armed[instance.instance_id] = mono
+            heapq.heappush(self._deadlines, (mono, instance.instance_id))
 
     # --- the table of instances
 
