@@ -37,17 +37,13 @@ class RemovalWatch:
             self._registered = True
             poller.register(self._inotify.fileno(), select.POLLIN)
 
-    def watch(self, stream: OutputStream) -> None:
-        """Watch the live file of a stream. Without watches left, its removal stays unnoticed."""
+    def watch(self, stream: OutputStream, fd: int) -> None:
+        """Watch the live file of a stream, open as `fd`; without watches left, a removal stays unnoticed."""
         with suppress(OSError):
             if self._inotify is None:
                 self._inotify = INotify()
-            fd = stream.open_live()
-            try:  # by descriptor, as an agent may have put a link at the path
-                mask = flags.ATTRIB | flags.DELETE_SELF
-                watch = self._inotify.add_watch(f"/proc/self/fd/{fd}", mask)
-            finally:
-                os.close(fd)
+            # By descriptor, as an agent may have put a link at the path.
+            watch = self._inotify.add_watch(f"/proc/self/fd/{fd}", flags.ATTRIB | flags.DELETE_SELF)
             self._streams[watch] = stream
             self._watches.setdefault(stream, set()).add(watch)
 

@@ -236,7 +236,6 @@ class Rotator:
         first = entry.end is None
         if first:
             stream.prune(policy.keep)
-            self._removals.watch(stream)
         live = stream.live_size()
         if live is None:
             return
@@ -277,6 +276,7 @@ class Rotator:
                 self._warn_unwatched(error)
             else:
                 self._watched[wd] = entry
+                self._removals.watch(entry.stream, fd)
                 if entry.stream.end() == entry.end:
                     return
                 wait = SHORTEST_WAIT  # a process wrote before the watch existed
