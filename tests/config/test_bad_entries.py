@@ -62,6 +62,12 @@ def test_dependents_of_a_bad_entry_stay_and_wait(instances: Instances) -> None:
     assert any("'app' waits for 'db', which cannot start" in problem.message for problem in config.problems)
 
 
+def test_a_bad_entry_keeps_its_place_among_the_others(instances: Instances) -> None:
+    used = instances(GOOD, "instance-id: bad, nice: 99", "instance-id: last").without_bad_entries()
+    assert used.spec is not None
+    assert [spec.instance_id for spec in used.spec.instances] == ["good", "bad", "last"]
+
+
 def test_all_instances_of_a_circle_are_left_out(instances: Instances) -> None:
     a, b, c = (f"instance-id: {n}, depends-on: [{d}]" for n, d in (("a", "b"), ("b", "a"), ("c", "a")))
     good, left_out = split(instances(a, b, c))
@@ -83,7 +89,7 @@ def test_copies_are_left_out_one_by_one(instances: Instances) -> None:
 def test_a_bad_entry_of_a_compose_service_stays_one(instances: Instances) -> None:
     config = instances("instance-id: a, manage: docker, up-after: soon", GOOD).without_bad_entries()
     assert config.spec is not None
-    assert config.spec.instances[-1].management is Management.DOCKER
+    assert config.spec.instances[0].management is Management.DOCKER
 
 
 @pytest.mark.parametrize(

@@ -349,8 +349,9 @@ def _read_host(
     spec = None if reader.failed else HostSpec(name, instances.specs)
     partial = None
     if reader.failed and not reader.file_failed:
-        good = tuple(each for each in instances.specs if each.instance_id not in instances.bad)
-        partial = HostSpec(name, (*good, *instances.bad.values()))
+        specs = {each.instance_id: each for each in instances.specs} | dict(instances.bad)
+        order = dict.fromkeys((*instances.read, *instances.bad))
+        partial = HostSpec(name, tuple(specs[each] for each in order if each in specs))
     config = LoadedConfig(
         site.file, name, spec, options, reader.problems, local, site.text,
         included=site.included, partial=partial, left_out=(*instances.bad, *instances.nameless),
