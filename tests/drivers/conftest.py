@@ -27,13 +27,8 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, ProcessSpec, ReadinessProbe
 from hostmanager_server.drivers.contract import Driver, Output, Timer
-from hostmanager_server.drivers.output.last_output import (
-    OutputMark,
-    mark_end,
-    read_last_output,
-    resume_mark,
-)
-from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.last_output import mark_end, read_last_output, resume_mark
+from hostmanager_server.drivers.output.stream import OutputMark, OutputStream
 from hostmanager_server.drivers.process import tree_tracker
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver

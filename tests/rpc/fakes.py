@@ -13,6 +13,7 @@ from collections.abc import (
 from dataclasses import dataclass
 
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hostmanager_server.rpc.ports import (
     ImageProgress,
     Line,
@@ -29,6 +30,7 @@ from hostmanager_server.rpc.ports import (
 class TextLine:
     text: str
     continues: bool = False
+    time: float = 0.0
 
 
 class FakeOutputs:
@@ -38,19 +40,18 @@ class FakeOutputs:
         self,
         instance_id: str,
         policy: LogPolicy,
-        lines: int,
+        wanted: WantedLines,
         *,
-        follow: bool,
         window: RunWindow | None = None,
     ) -> AsyncGenerator[Sequence[Line], None]:
-        last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(lines, 5) :]
+        last = [TextLine(f"{instance_id} {n}") for n in range(1, 6)][5 - min(wanted.lines, 5) :]
         if last:
             yield last
         if window is not None:
             window.opened.set()
             await window.ended.wait()
             yield [TextLine(f"{instance_id} has run")]
-        elif follow:
+        elif wanted.follow:
             await asyncio.Event().wait()
 
 
@@ -130,13 +131,13 @@ class FakeDockerEngine:
         return self.pull, joined
 
     async def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], wanted: WantedLines
     ) -> AsyncGenerator[list[OutputLine], None]:
         """Yield a line for each container, in order of arrival."""
         async for ids in containers:
             for container in ids:
                 yield [OutputLine(container, False, Source.STDERR)]
-            if not follow:
+            if not wanted.follow:
                 return
 
     async def remove_container(

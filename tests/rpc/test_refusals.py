@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.aio import AsyncHostManagerClient
@@ -66,6 +67,16 @@ REFUSALS = [
     ("TailLogs", pb.TailLogsRequest(), "INVALID_ARGUMENT", {"instance_id"}),
     ("TailLogs", pb.TailLogsRequest(instance_id="x"), "NOT_FOUND", {"instance_id"}),
     ("TailLogs", pb.TailLogsRequest(instance_id="a", lines=-1), "INVALID_ARGUMENT", {"lines"}),
+    ("TailLogs", pb.TailLogsRequest(instance_id="a", follow=True, until=Timestamp(seconds=9)),
+     "INVALID_ARGUMENT", {"until"}),
+    ("TailLogs", pb.TailLogsRequest(instance_id="a", follow=True, previous=True), "INVALID_ARGUMENT",
+     {"previous"}),
+    ("TailLogs", pb.TailLogsRequest(instance_id="a", since=Timestamp(seconds=9), until=Timestamp(seconds=8)),
+     "INVALID_ARGUMENT", {"until"}),
+    ("TailLogs", pb.TailLogsRequest(instance_id="a", since=Timestamp(seconds=-1)), "INVALID_ARGUMENT",
+     {"since"}),
+    ("TailLogs", pb.TailLogsRequest(instance_id="a", until=Timestamp(nanos=-1)), "INVALID_ARGUMENT",
+     {"until"}),
 ]  # fmt: skip
 
 

@@ -2748,6 +2748,9 @@ class TailLogsRequest(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     DAEMON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     lines: _builtins.int
     """The number of existing lines, 0 to 100000; absent for the default, 100."""
@@ -2758,6 +2761,18 @@ class TailLogsRequest(_message.Message):
     be empty. FAILED_PRECONDITION if systemd keeps the log of the daemon; the
     message has the command that shows the log.
     """
+    previous: _builtins.bool
+    """Only the output of the latest run that has ended; not with `follow`. For compose services, everything that
+    the containers wrote before they last started.
+    """
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only lines from this time on. Lines whose time is unknown count when they may be as young."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only lines up to this time; not with `follow`. Lines whose time is unknown count when they may be as old."""
+
     def __init__(
         self,
         *,
@@ -2765,10 +2780,13 @@ class TailLogsRequest(_message.Message):
         lines: _builtins.int | None = ...,
         follow: _builtins.bool = ...,
         daemon: _builtins.bool = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        previous: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "lines", b"lines"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "lines", b"lines", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "daemon", b"daemon", "follow", b"follow", "instance_id", b"instance_id", "lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "daemon", b"daemon", "follow", b"follow", "instance_id", b"instance_id", "lines", b"lines", "previous", b"previous", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lines: _TypeAlias = _typing.Literal["lines"]  # noqa: Y015
     _WhichOneofArgType__lines: _TypeAlias = _typing.Literal["_lines", b"_lines"]  # noqa: Y015
@@ -2781,6 +2799,9 @@ class TailLogsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
+    CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    caught_up: _builtins.bool
+    """True in the one message of a following stream, without lines, after which all lines are new."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]:
         """Empty in the first message of a following stream, which comes at once."""
@@ -2789,10 +2810,11 @@ class TailLogsResponse(_message.Message):
         self,
         *,
         lines: _abc.Iterable[Global___LogLine] | None = ...,
+        caught_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "lines", b"lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2807,21 +2829,30 @@ class LogLine(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     CONTINUES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """U+FFFD replaces bytes outside UTF-8."""
     stream: Global___LogStream.ValueType
     continues: _builtins.bool
     """True for a part of a line over 64 KiB; the next line continues the text."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the line was written: for compose services the time of the Docker Engine; for native processes the
+        time at which the daemon first saw the line, about a second late while a process writes much. Absent if
+        unknown, as for lines written while no daemon ran.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         stream: Global___LogStream.ValueType = ...,
         continues: _builtins.bool = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "stream", b"stream", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "stream", b"stream", "text", b"text", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -269,6 +269,7 @@ MESSAGES = {
         (1, 'text', 'string', '', '', ''),
         (2, 'stream', 'enum', 'hostmanager.v1.LogStream', '', ''),
         (3, 'continues', 'bool', '', '', ''),
+        (4, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
     ),
     "hostmanager.v1.ManagedInstance": (
         (1, 'instance_id', 'string', '', '', ''),
@@ -455,9 +456,13 @@ MESSAGES = {
         (2, 'lines', 'int32', '', '?', ''),
         (3, 'follow', 'bool', '', '', ''),
         (4, 'daemon', 'bool', '', '', ''),
+        (5, 'since', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (6, 'until', 'message', 'google.protobuf.Timestamp', '?', ''),
+        (7, 'previous', 'bool', '', '', ''),
     ),
     "hostmanager.v1.TailLogsResponse": (
         (1, 'lines', 'message', 'hostmanager.v1.LogLine', '*', ''),
+        (2, 'caught_up', 'bool', '', '', ''),
     ),
     "hostmanager.v1.TargetChange": (
         (1, 'instance_id', 'string', '', '?', 'who'),

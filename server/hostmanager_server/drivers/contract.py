@@ -9,7 +9,7 @@ from hostmanager_server.core.catalog import Catalog
 from hostmanager_server.core.compose import Survey
 from hostmanager_server.core.events import Adopted, DriverEvent, Instant, RunKey
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy
-from hostmanager_server.drivers.output.last_output import OutputMark
+from hostmanager_server.drivers.output.stream import OutputMark
 
 PostEvent = Callable[[DriverEvent], None]
 # Runs a callable on the supervisor thread; may be called from any thread.

@@ -190,7 +190,12 @@ def generations(values: Mapping[str, int]) -> list[pb.InstanceGeneration]:
 def process_log_lines(batch: Iterable[Line]) -> Iterator[pb.LogLine]:
     """Yield the output lines of a native process as messages."""
     for line in batch:
-        yield pb.LogLine(text=line.text, continues=line.continues, stream=pb.LOG_STREAM_COMBINED)
+        yield pb.LogLine(
+            text=line.text,
+            continues=line.continues,
+            stream=pb.LOG_STREAM_COMBINED,
+            time=convert_docker.line_time(line),
+        )
 
 
 # --- in --------------------------------------------------------------------------------------------------

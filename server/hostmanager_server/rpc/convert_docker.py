@@ -9,7 +9,7 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.compose import Orphan, ServiceStatus
 from hostmanager_server.core.spec import InstanceSpec
-from hostmanager_server.rpc.ports import ImageProgress, OutputLine, PullState, Source
+from hostmanager_server.rpc.ports import ImageProgress, Line, OutputLine, PullState, Source
 
 PULL_STATE = {
     PullState.WAITING: pb.ImagePull.STATE_WAITING,
@@ -111,4 +111,14 @@ def pull_result(counts: Mapping[PullState, int]) -> pb.PullResult:
 def service_log_lines(batch: Iterable[OutputLine]) -> Iterator[pb.LogLine]:
     """Yield the output lines of containers as messages."""
     for line in batch:
-        yield pb.LogLine(text=line.text, continues=line.continues, stream=LOG_STREAM[line.source])
+        yield pb.LogLine(
+            text=line.text, continues=line.continues, stream=LOG_STREAM[line.source], time=line_time(line)
+        )
+
+
+def line_time(line: Line) -> Timestamp | None:
+    """Return the time of a line, to the millisecond; None if unknown."""
+    if not line.time:
+        return None
+    seconds, millis = divmod(round(line.time * 1000.0), 1000)
+    return Timestamp(seconds=seconds, nanos=millis * 1_000_000)

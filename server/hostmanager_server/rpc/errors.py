@@ -104,6 +104,15 @@ def logs_unreadable(why: str) -> RpcError:
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, "LOGS_UNREADABLE", why)
 
 
+def no_such_run(instance_id: str) -> RpcError:
+    """Return the error for the output of an earlier run that the daemon does not know."""
+    message = (
+        f"cannot read the previous output of {instance_id!r}: no run is known that has ended;"
+        " read all of its output, without 'previous'"
+    )
+    return RpcError(grpc.StatusCode.NOT_FOUND, "NO_SUCH_RUN", message)
+
+
 def unknown_orphans(violations: Sequence[FieldViolation]) -> RpcError:
     """Return the error for container ids that belong to no orphan."""
     return _bad_entries(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ORPHAN", violations)

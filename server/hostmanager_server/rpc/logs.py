@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
+from hostmanager_server.core.model import Instance, Phase
 from hostmanager_server.core.spec import InstanceSpec, LogPolicy, Management
 from hostmanager_server.rpc.admission import Pacer
 from hostmanager_server.rpc.caller import Caller
@@ -20,13 +21,15 @@ from hostmanager_server.rpc.errors import (
     invalid,
     logged_by_systemd,
     logs_unreadable,
+    no_such_run,
     not_operable,
 )
-from hostmanager_server.rpc.ports import LogsError, OwnLog, RefusedFileError
+from hostmanager_server.rpc.ports import LogsError, NoSuchRunError, OwnLog, RefusedFileError, WantedLines
 from hostmanager_server.rpc.status import require_instance
 
 DEFAULT_LINES = 100
 MAX_LINES = 100_000
+_LATEST = 253_402_300_799  # the last second of the year 9999
 
 
 class LogRpcs:
@@ -44,55 +47,54 @@ class LogRpcs:
         if own and request.instance_id:
             text = "give an instance_id, or set daemon to true; not both"
             raise invalid(text, FieldViolation("instance_id", text))
-        spec = None
+        instance = spec = None
         if not own:
-            spec = snapshot.instances[require_instance(snapshot, request.instance_id)].instance.spec
-        lines = request.lines if request.HasField("lines") else DEFAULT_LINES
-        if not 0 <= lines <= MAX_LINES:
-            text = f"lines must be 0 to {MAX_LINES}, not {lines}"
-            raise invalid(text, FieldViolation("lines", text))
-        follow = request.follow
-        del request, snapshot  # must not live as long as the stream
+            instance = snapshot.instances[require_instance(snapshot, request.instance_id)].instance
+            spec = instance.spec
+        wanted = _wanted(request, running=instance is None or _runs(instance))
+        del request, snapshot, instance  # must not live as long as the stream
         if spec is None:
-            batches = self._read_own(lines, follow=follow)
+            batches = self._read_own(wanted)
         elif spec.management is Management.DOCKER:
-            batches = self._read_service(spec, lines, follow=follow)
+            batches = self._read_service(spec, wanted)
         else:
-            batches = self._read_process(spec.instance_id, spec.log, lines, follow=follow)
+            batches = self._read_process(spec.instance_id, spec.log, wanted)
         messages = _messages(batches, caller.admission.message_pacer)
         with caller.admission.log_streams.hold(caller.client):
-            if follow:  # an empty message confirms the stream while the instance is quiet
+            if wanted.follow:  # an empty message confirms the stream while the instance is quiet
                 yield pb.TailLogsResponse().SerializeToString()
             async for message in context.hub.until_closed(messages):
                 yield message
 
-    def _read_own(self, lines: int, *, follow: bool) -> AsyncGenerator[Iterable[pb.LogLine], None]:
+    def _read_own(self, wanted: WantedLines) -> AsyncGenerator[Iterable[pb.LogLine], None]:
         own_log = self._context.own_log
         if own_log.policy is None:
             raise logged_by_systemd(own_log.command)
-        return self._read_process(OwnLog.NAME, own_log.policy, lines, follow=follow)
+        return self._read_process(OwnLog.NAME, own_log.policy, wanted)
 
     async def _read_process(
-        self, name: str, policy: LogPolicy, lines: int, *, follow: bool
+        self, name: str, policy: LogPolicy, wanted: WantedLines
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
-        batches = self._context.outputs.read(name, policy, lines, follow=follow)
+        batches = self._context.outputs.read(name, policy, wanted)
         try:
             async with aclosing(batches):
                 async for batch in batches:
                     yield process_log_lines(batch)
                     del batch
+        except NoSuchRunError as error:
+            raise no_such_run(name) from error
         except RefusedFileError as error:
             raise logs_unreadable(f"cannot read the output of {name!r}: {error}") from error
 
     async def _read_service(
-        self, spec: InstanceSpec, lines: int, *, follow: bool
+        self, spec: InstanceSpec, wanted: WantedLines
     ) -> AsyncGenerator[Iterable[pb.LogLine], None]:
         engine = self._context.engine
         if engine is None or spec.service is None:
             raise not_operable(spec.instance_id, spec.problem)
         if problem := await self._context.engine_problem():
             raise engine_unusable(problem)
-        batches = engine.read_logs(self._containers(spec.instance_id), lines, follow=follow)
+        batches = engine.read_logs(self._containers(spec.instance_id), wanted)
         try:
             async with aclosing(batches):
                 async for batch in batches:
@@ -118,6 +120,41 @@ class LogRpcs:
                 await watcher.wait(snapshot.revision)
 
 
+def _runs(instance: Instance) -> bool:
+    run = instance.observed.run
+    return run is not None and run.phase not in (Phase.LAUNCHING, Phase.ENDING)
+
+
+def _wanted(request: pb.TailLogsRequest, *, running: bool) -> WantedLines:
+    """Return the wanted lines; `running`: the instance has a run. Raises RpcError for contradictions."""
+    lines = request.lines if request.HasField("lines") else DEFAULT_LINES
+    since = _seconds(request, "since")
+    until = _seconds(request, "until")
+    refused: dict[str, str] = {}
+    if not 0 <= lines <= MAX_LINES:
+        refused["lines"] = f"lines must be 0 to {MAX_LINES}, not {lines}"
+    if request.follow and until is not None:
+        refused["until"] = "until and follow exclude each other"
+    if request.follow and request.previous:
+        refused["previous"] = "previous and follow exclude each other: a run that has ended writes no more"
+    if since is not None and until is not None and until < since:
+        refused["until"] = "until lies before since"
+    if refused:
+        raise invalid(next(iter(refused.values())), *(FieldViolation(*each) for each in refused.items()))
+    runs_back = (2 if running else 1) if request.previous else 0
+    return WantedLines(lines, request.follow, since, until, runs_back)
+
+
+def _seconds(request: pb.TailLogsRequest, name: str) -> float | None:
+    if not request.HasField(name):  # type: ignore[arg-type]  # one of the two literals
+        return None
+    stamp = getattr(request, name)
+    if not 0 <= stamp.seconds <= _LATEST or not 0 <= stamp.nanos < 10**9:
+        text = f"{name} must be a time from 1970 to 9999"
+        raise invalid(text, FieldViolation(name, text))
+    return float(stamp.seconds + stamp.nanos / 1e9)
+
+
 async def _messages(
     batches: AsyncGenerator[Iterable[pb.LogLine], None], pacer: Pacer
 ) -> AsyncGenerator[bytes, None]:
@@ -125,6 +162,8 @@ async def _messages(
     async with aclosing(batches):
         async for batch in batches:
             async with pacer:
-                message = pb.TailLogsResponse(lines=batch).SerializeToString()
+                message = pb.TailLogsResponse(lines=batch)
+                message.caught_up = not message.lines  # readers mark that place by an empty batch
+                data = message.SerializeToString()
             del batch
-            yield message
+            yield data

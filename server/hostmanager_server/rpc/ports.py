@@ -22,6 +22,7 @@ from hostmanager_server.drivers.compose.pull.progress import (
 from hostmanager_server.drivers.compose.pull.progress_board import PullChanges
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
 from hostmanager_server.drivers.output.tail import RunWindow
+from hostmanager_server.drivers.output.wanted_lines import NoSuchRunError, WantedLines
 
 __all__ = [
     "DockerEngine",
@@ -29,6 +30,7 @@ __all__ = [
     "LayerProgress",
     "Line",
     "LogsError",
+    "NoSuchRunError",
     "OutputLine",
     "OutputReader",
     "OwnLog",
@@ -39,6 +41,7 @@ __all__ = [
     "RefusedFileError",
     "RunWindow",
     "Source",
+    "WantedLines",
 ]
 
 
@@ -63,6 +66,10 @@ class Line(Protocol):
     def continues(self) -> bool:
         """Return whether the next line carries on the same line of output."""
 
+    @property
+    def time(self) -> float:
+        """Return when the line was written, in s since 1970; 0 if unknown."""
+
 
 class OutputReader(Protocol):
     """Access to the output files of native processes."""
@@ -71,16 +78,14 @@ class OutputReader(Protocol):
         self,
         instance_id: str,
         policy: LogPolicy,
-        lines: int,
+        wanted: WantedLines,
         *,
-        follow: bool,
         window: RunWindow | None = None,
     ) -> AsyncGenerator[Sequence[Line], None]:
-        """Yield the last `lines` lines, then with `follow` every new line, in batches.
+        """Yield the wanted lines, then with `follow` an empty batch and every new line, in batches.
 
-        With `window`, the reader ends with a run.
-
-        Raises RefusedFileError when the files are not safe to read.
+        With `window`, the reader ends with a run. Raises RefusedFileError when the files are not safe to
+        read, and NoSuchRunError.
         """
 
 
@@ -144,9 +149,9 @@ class DockerEngine(Protocol):
         """
 
     def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], wanted: WantedLines
     ) -> AsyncGenerator[list[OutputLine], None]:
-        """Yield the last `lines` lines of a service, then with `follow` every new line, in batches.
+        """Yield the wanted lines of a service, then with `follow` an empty batch and every new line.
 
         `containers` yields the container ids of the service now, and again after every change. Raises
         LogsError when the engine does not deliver the output.

@@ -21,7 +21,7 @@ from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext, carry_out
 from hostmanager_server.rpc.convert import process_log_lines
 from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid, logs_unreadable
-from hostmanager_server.rpc.ports import RefusedFileError, RunWindow
+from hostmanager_server.rpc.ports import RefusedFileError, RunWindow, WantedLines
 from hostmanager_server.rpc.validation import check_id
 from hostmanager_server.supervisor import InvalidRequestError, JobAccepted
 
@@ -76,7 +76,8 @@ class RunRpcs:
         self, spec: InstanceSpec, window: RunWindow, messages: asyncio.Queue[pb.RunResponse | None]
     ) -> None:
         """Pass on the output until the end of the run, then None."""
-        batches = self._context.outputs.read(spec.instance_id, spec.log, 0, follow=True, window=window)
+        wanted = WantedLines(0, follow=True)
+        batches = self._context.outputs.read(spec.instance_id, spec.log, wanted, window=window)
         try:
             async with aclosing(batches):
                 async for batch in batches:

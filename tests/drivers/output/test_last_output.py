@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from hostmanager_server.core.spec import LogPolicy
-from hostmanager_server.drivers.output.last_output import CHARACTERS, LINES, OutputMark, last_lines
+from hostmanager_server.drivers.output.last_output import CHARACTERS, LINES, last_lines
 from hostmanager_server.drivers.output.output_files import OutputFiles
-from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.stream import OutputMark, OutputStream
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -20,6 +20,7 @@ import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 
 from tests.waiting import wait_until
 
@@ -69,7 +70,7 @@ def text_of(outputs: OutputFiles, policy: LogPolicy = SMALL) -> str:
 
     async def collect() -> str:
         return "\n".join(
-            [line.text async for batch in outputs.read("a", policy, 100_000, follow=False) for line in batch]
+            [line.text async for batch in outputs.read("a", policy, WantedLines(100_000)) for line in batch]
         )
 
     return asyncio.run(collect())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.output_files import OutputFiles
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 
 from tests.waiting import wait_until
 
@@ -30,7 +31,7 @@ def write(files: OutputFiles, policy: LogPolicy, text: bytes, instance_id: str =
 
 
 async def lines(files: OutputFiles, policy: LogPolicy, instance_id: str = "a") -> list[str]:
-    async with aclosing(files.read(instance_id, policy, 100, follow=False)) as batches:
+    async with aclosing(files.read(instance_id, policy, WantedLines(100))) as batches:
         return [line.text async for batch in batches for line in batch]
 
 

@@ -176,7 +176,12 @@ def test_an_unfinished_copy_is_dropped_and_a_cut_copy_is_recovered(directory: Pa
     wait_until(lambda: not (directory / "a.log.cut.4096").exists(), "the recovery")
     outputs.close()
     assert everything(live) == b"one\ntwo\nthree\n"
-    assert sorted(path.name for path in directory.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
+    assert sorted(path.name for path in directory.glob("*.log*")) == [
+        "a.log",
+        "a.log.1",
+        "a.log.2",
+        "a.log.times",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.lines import LONGEST_LINE, LineAssembler, LogLine, start_of_last
 from hostmanager_server.drivers.output.output_files import OutputFiles
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ class Follower:
 
     def __init__(self, outputs: OutputFiles, policy: LogPolicy = SMALL, lines: int = 100) -> None:
         self.lines: list[LogLine] = []
-        self._batches = outputs.read("a", policy, lines, follow=True)
+        self._batches = outputs.read("a", policy, WantedLines(lines, follow=True))
 
     @property
     def texts(self) -> list[str]:
@@ -68,7 +69,7 @@ def write(outputs: OutputFiles, data: bytes, policy: LogPolicy = SMALL) -> None:
 
 async def last_lines(outputs: OutputFiles, lines: int, policy: LogPolicy = SMALL) -> list[LogLine]:
     found: list[LogLine] = []
-    async for batch in outputs.read("a", policy, lines, follow=False):
+    async for batch in outputs.read("a", policy, WantedLines(lines)):
         assert len(batch) <= 500
         found += batch
     return found
@@ -240,7 +241,10 @@ def test_a_cancelled_follower_leaks_no_descriptor(outputs: OutputFiles) -> None:
                 async for _ in batches:
                     received.set()
 
-        tasks = [asyncio.create_task(follow(outputs.read("a", SMALL, 10, follow=True))) for _ in range(20)]
+        tasks = [
+            asyncio.create_task(follow(outputs.read("a", SMALL, WantedLines(10, follow=True))))
+            for _ in range(20)
+        ]
         await received.wait()
         for task in tasks:
             task.cancel()

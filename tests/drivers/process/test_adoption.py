@@ -32,7 +32,7 @@ from pathlib import Path
 from hostmanager_server.core.events import Instant, RunKey, Started
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
 from hostmanager_server.drivers.exec import direct, gate
-from hostmanager_server.drivers.output.last_output import OutputMark
+from hostmanager_server.drivers.output.stream import OutputMark
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.linux import pidfds

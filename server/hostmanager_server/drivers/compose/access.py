@@ -15,6 +15,7 @@ from hostmanager_server.drivers.compose.orphans import ContainerRemover
 from hostmanager_server.drivers.compose.pull.progress import PullItem
 from hostmanager_server.drivers.compose.pull.pull import ImagePull, PullEnded
 from hostmanager_server.drivers.compose.pull.puller import Puller
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _LOG_THREADS = 16
@@ -59,10 +60,10 @@ class EngineAccess:
         return await self._remover.remove(container_id, stop_timeout, is_orphan)
 
     def read_logs(
-        self, containers: AsyncIterator[Sequence[str]], lines: int, *, follow: bool
+        self, containers: AsyncIterator[Sequence[str]], wanted: WantedLines
     ) -> AsyncGenerator[list[OutputLine], None]:
         """See logs.reader.read_logs. Iterate on an event loop."""
-        return read_logs(self._connect, containers, lines, follow=follow, threads=self._log_threads)
+        return read_logs(self._connect, containers, wanted, threads=self._log_threads)
 
     def close(self) -> None:
         """Stop running pulls and removals; block until they have ended."""

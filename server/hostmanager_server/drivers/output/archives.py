@@ -134,6 +134,10 @@ class Archives:
                 return self._read(directory, archive, start, position - start)
         return b""
 
+    def oldest(self, start: int) -> int:
+        """Return the position of the oldest archived byte; `start` without archives."""
+        return self._all[0].start if self._all else start
+
     def hold_removed(self, archive: Archive) -> None:
         """Keep a removed live file readable, and release the one before.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-from hostmanager.values import dataclass, replace
+from hostmanager.values import replace
 
 from hostmanager_server.core.printable import printable
-from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.stream import OutputMark, OutputStream
 
 LINES = 5
 CHARACTERS = 500  # in all lines together
@@ -17,18 +17,6 @@ _CUT = "…"
 _SHORTEST_CUT = 20  # a shorter piece of a line says nothing
 # Colours and other sequences of terminals; no character takes part in two alternatives, so no backtracking.
 _STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z^_])")
-
-
-@dataclass(frozen=True, slots=True)
-class OutputMark:
-    """The place in an output file where a run begins: `size` bytes of the file `inode` are older.
-
-    `collapsed` counts the bytes that the stream had removed from the head of the file by then.
-    """
-
-    inode: int
-    size: int
-    collapsed: int = 0
 
 
 def mark_end(stream: OutputStream, fd: int) -> OutputMark:

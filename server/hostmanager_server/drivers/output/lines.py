@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hostmanager.values import dataclass
+from hostmanager.values import dataclass, field
 
 LONGEST_LINE = 64 * 1024  # bytes; a longer line is split into parts
 
@@ -13,11 +13,13 @@ LONGEST_LINE = 64 * 1024  # bytes; a longer line is split into parts
 class LogLine:
     """A line without its line end, with U+FFFD for bytes that are not UTF-8.
 
-    `continues` is True when the next LogLine is a part of the same line.
+    `continues` is True when the next LogLine is a part of the same line. `time`, in s since 1970: when the
+    line was written; 0 if unknown.
     """
 
     text: str
     continues: bool = False
+    time: float = field(default=0.0, compare=False)
 
 
 class LineAssembler:
@@ -28,22 +30,23 @@ class LineAssembler:
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._time = 0.0  # of the held bytes
 
     @property
     def holds_partial_line(self) -> bool:
         """Whether the last line has not ended yet."""
         return bool(self._held)
 
-    def feed(self, data: bytes) -> list[LogLine]:
-        """Add bytes and return the lines that are complete now."""
+    def feed(self, data: bytes, time: float = 0.0) -> list[LogLine]:
+        """Add bytes, written at a time, and return the lines that are complete now."""
         lines: list[LogLine] = []
         start = 0
         while (stop := data.find(b"\n", start)) >= 0:
-            self._hold(data[start:stop], lines)
-            lines.append(LogLine(_text(self._held)))
+            self._hold(data[start:stop], lines, time)
+            lines.append(LogLine(_text(self._held), time=time))
             self._held.clear()
             start = stop + 1
-        self._hold(data[start:], lines)
+        self._hold(data[start:], lines, time)
         return lines
 
     def flush(self, *, continues: bool) -> list[LogLine]:
@@ -53,15 +56,16 @@ class LineAssembler:
         """
         if not self._held:
             return []
-        line = LogLine(_text(self._held), continues)
+        line = LogLine(_text(self._held), continues, self._time)
         self._held.clear()
         return [line]
 
-    def _hold(self, data: bytes, lines: list[LogLine]) -> None:
+    def _hold(self, data: bytes, lines: list[LogLine], time: float) -> None:
         self._held += data
+        self._time = time
         while len(self._held) > LONGEST_LINE:
             stop = _character_start(self._held, LONGEST_LINE)
-            lines.append(LogLine(_text(self._held[:stop]), continues=True))
+            lines.append(LogLine(_text(self._held[:stop]), True, time))
             del self._held[:stop]
 
 

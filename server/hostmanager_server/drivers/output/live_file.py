@@ -40,6 +40,11 @@ class LiveFile:
         """Position after the last byte."""
         return self._base + self.size
 
+    @property
+    def inode(self) -> int | None:
+        """Inode of the file; None before the first `refresh` with a file."""
+        return None if self._identity is None else self._identity[1]
+
     def position_of(self, offset: int) -> int:
         """Return the position of an offset in the file."""
         return self._base + offset

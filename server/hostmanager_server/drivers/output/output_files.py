@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -11,16 +12,12 @@ from urllib.parse import quote
 from hostmanager_server.core.digests import sha256
 from hostmanager_server.core.spec import LogPolicy
 from hostmanager_server.drivers.output.fallback import FallbackDirectory
-from hostmanager_server.drivers.output.last_output import (
-    OutputMark,
-    mark_end,
-    read_last_output,
-    resume_mark,
-)
+from hostmanager_server.drivers.output.last_output import mark_end, read_last_output, resume_mark
 from hostmanager_server.drivers.output.lines import LogLine
 from hostmanager_server.drivers.output.rotation import Rotator
-from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.stream import OutputMark, OutputStream
 from hostmanager_server.drivers.output.tail import Readers, RunWindow, read_lines
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 
 _LONGEST_STEM = 200  # bytes; a file name has at most 255, and suffixes need some
 
@@ -87,6 +84,7 @@ class OutputFiles:
         else:
             if self._fallback.active:
                 self._fallback.clear(self._own_path(instance_id, policy))
+        stream.add_run(mark_end(stream, fd), time.time())
         self._rotator.track(stream, policy)
         stream.notify_subscribers()
         return fd
@@ -119,17 +117,15 @@ class OutputFiles:
         self,
         instance_id: str,
         policy: LogPolicy,
-        lines: int,
+        wanted: WantedLines,
         *,
-        follow: bool,
         window: RunWindow | None = None,
     ) -> AsyncGenerator[list[LogLine], None]:
-        """Return the instance's last `lines` lines in batches, then with `follow` every new line.
+        """Return the wanted lines of the instance in batches.
 
         The caller iterates on an asyncio loop, and calls `aclose` when leaving early. See read_lines.
         """
-        stream = self._stream(instance_id, policy)
-        return read_lines(stream, self._readers, lines, follow=follow, window=window)
+        return read_lines(self._stream(instance_id, policy), self._readers, wanted, window=window)
 
     def close(self) -> None:
         """Stop rotating and reading; descriptors and files stay. A second call changes nothing."""

@@ -25,6 +25,10 @@ _log = logging.getLogger(__name__)
 # reach its size; within these bounds, in seconds.
 SHORTEST_WAIT = 0.2
 LONGEST_WAIT = 10.0
+# The times of lines are known from inspections of the growing files: this many in a second at most, and one
+# of each file in TIMES_WAIT s.
+TIMES_WAIT = 1.0
+INSPECTIONS_PER_SECOND = 50
 # The delay, in seconds, before the thread handles new files, which collects the files of many starts: the
 # thread must not compete with a daemon that starts hundreds of agents.
 START_DELAY = 0.25
@@ -253,13 +257,14 @@ class Rotator:
         if entry.failures:
             entry.failures = 0
             _log.info("rotating %s again", stream.path)
-        now, end = time.monotonic(), stream.end()
+        now, end = time.monotonic(), stream.observe(time.time())
         grown = 0 if entry.end is None else end - entry.end
         elapsed = now - entry.inspected
         entry.end, entry.inspected = end, now
         if grown > 0:
             left = max(0, policy.size - live)
-            self._schedule(entry, min(max(left * elapsed / grown / 2, SHORTEST_WAIT), LONGEST_WAIT))
+            longest = min(max(TIMES_WAIT, len(self._due) / INSPECTIONS_PER_SECOND), LONGEST_WAIT)
+            self._schedule(entry, min(max(left * elapsed / grown / 2, SHORTEST_WAIT), longest))
         else:
             self._watch(entry)
 

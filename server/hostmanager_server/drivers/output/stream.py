@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,8 +27,10 @@ from pathlib import Path
 from hostmanager.values import dataclass
 
 from hostmanager_server.drivers.output.archives import Archives
+from hostmanager_server.drivers.output.line_times import TimeTable
 from hostmanager_server.drivers.output.live_file import LiveFile
 from hostmanager_server.drivers.output.log_directory import LogDirectory
+from hostmanager_server.drivers.output.time_index import LiveExtent, TimeIndex
 from hostmanager_server.linux.fallocate import UnsupportedError, collapse_head, punch_head
 
 _COPY_STEP = 1 << 20  # bytes per sendfile(2)
@@ -42,6 +45,18 @@ class Extent:
     skipped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class OutputMark:
+    """The place in an output file where a run begins: `size` bytes of the file `inode` are older.
+
+    `collapsed` counts the bytes that the stream had removed from the head of the file by then.
+    """
+
+    inode: int
+    size: int
+    collapsed: int = 0
+
+
 class OutputStream:
     """The bytes of one instance's output, for one rotating thread and many readers.
 
@@ -51,8 +66,8 @@ class OutputStream:
     """
 
     __slots__ = (  # a daemon has thousands of these
-        "_archives", "_collapses", "_directory", "_file", "_live", "_lock", "_name", "_punches", "_readers",
-        "_subscribers", "collapsed", "collapsing", "path", "public", "user",
+        "_archives", "_collapses", "_directory", "_file", "_live", "_lock", "_name", "_new_runs", "_punches",
+        "_readers", "_subscribers", "_times", "collapsed", "collapsing", "path", "public", "user",
     )  # fmt: skip
 
     def __init__(self, path: Path, user: str = "") -> None:
@@ -67,6 +82,8 @@ class OutputStream:
         self._lock = threading.Lock()
         self._archives = Archives(path)
         self._live = LiveFile(self._name, self._archives)
+        self._times = TimeIndex(self._name)
+        self._new_runs: deque[tuple[OutputMark, float]] = deque()  # not in the index yet
         self._punches = self._collapses = True  # until the file system refuses
         # Bytes removed from the head of the file: `collapsing` counts them before the file shrinks, and
         # `collapsed` afterwards. Read without the lock.
@@ -165,6 +182,41 @@ class OutputStream:
         with self._refreshed():
             return self._live.fd
 
+    # --- times
+
+    def add_run(self, begin: OutputMark, at: float) -> None:
+        """Record that a run begins, at a time in s since 1970; return at once. Any thread may call."""
+        self._new_runs.append((begin, at))
+
+    def observe(self, now: float) -> int:
+        """Return the position after the last byte, and record that it is there now (s since 1970)."""
+        with self._refreshed() as directory:
+            if directory is not None and (live := self._extent()) is not None:
+                self._note_runs(directory, live)
+                self._times.note(directory, live, now)
+            return self._live.end
+
+    def read_times(self) -> TimeTable:
+        """Return the times of the lines, as far as they are known."""
+        with self._refreshed() as directory:
+            live = self._extent()
+            if directory is not None and live is not None:
+                self._note_runs(directory, live)
+            return self._times.read(directory, live)
+
+    def _note_runs(self, directory: LogDirectory, live: LiveExtent) -> None:
+        while self._new_runs:
+            begin, at = self._new_runs.popleft()
+            if begin.inode == live.inode:
+                position = self._live.position_of(begin.size - (self.collapsed - begin.collapsed))
+                self._times.begin_run(directory, live, min(position, live.end), at)
+
+    def _extent(self) -> LiveExtent | None:
+        live = self._live
+        if (inode := live.inode) is None:
+            return None
+        return LiveExtent(inode, live.start, live.end, self._archives.oldest(live.start))
+
     # --- rotation
 
     def open_live(self) -> int:
@@ -199,6 +251,9 @@ class OutputStream:
         with LogDirectory(self._directory, self.user, public=self.public) as directory:
             fd = directory.open(self._name, os.O_RDWR)
             try:
+                with self._lock:
+                    if self._live.refresh(directory) and (live := self._extent()) is not None:
+                        self._times.begin_cut(directory, live)
                 return self._rotate(directory, fd, size, keep)
             finally:
                 os.close(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from typing import Any, TypeVar
 
 from inotify_simple import INotify, flags
 
+from hostmanager_server.drivers.output.line_clock import LineClock
 from hostmanager_server.drivers.output.lines import LastLines, LineAssembler, LogLine
 from hostmanager_server.drivers.output.stream import OutputStream
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hostmanager_server.linux.thread_names import name_this_thread
 
 T = TypeVar("T")
@@ -151,15 +154,16 @@ class RunWindow:
 
 
 async def read_lines(
-    stream: OutputStream, readers: Readers, lines: int, *, follow: bool, window: RunWindow | None = None
+    stream: OutputStream, readers: Readers, wanted: WantedLines, *, window: RunWindow | None = None
 ) -> AsyncGenerator[list[LogLine], None]:
-    """Yield the last `lines` lines of the kept output, then with `follow` all new lines, until closed.
+    """Yield the wanted lines of the kept output, then with `follow` all new lines, until closed.
 
     No line is lost or repeated in between, nor across a rotation. Bytes that were dropped before a slow
     reader got to them are reported by a line in their place. A batch has at most 500 lines from at most
     64 KiB of output; the reader reads no further before the caller takes the batch. With `follow`, the
-    reader waits for a file that does not exist yet. With `window`, the reader ends with a run. Raises
-    RefusedFileError and other OSErrors.
+    reader waits for a file that does not exist yet; an empty batch comes once, after the last line that
+    existed before. With `window`, the reader ends with a run. Raises NoSuchRunError, RefusedFileError and
+    other OSErrors.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
@@ -172,13 +176,17 @@ async def read_lines(
     watch = readers.enter()
     stream.subscribe(wake)
     try:
-        tail = _Tail(stream, readers, watch, changed, follow=follow, window=window)
-        await tail.find_start(lines)
+        tail = _Tail(stream, readers, watch, changed, follow=wanted.follow, window=window)
+        await tail.find_start(wanted)
         if window is not None:
             window.opened.set()
+        announced = False
         while (found := await tail.next_lines()) is not None:
             while found:
                 yield _take(found)  # a stalled reader holds the rest, and no more
+            if tail.caught_up and not announced:
+                announced = True
+                yield []
     finally:
         stream.unsubscribe(wake)
         readers.leave(watch, changed)
@@ -199,15 +207,24 @@ class _Tail:
         self._follow = follow
         self._window = window
         self._assembler = LineAssembler()
+        self._clock = LineClock(stream)
+        self.caught_up = False  # all bytes of before were read
+        self._fresh = False  # the reader waits for the bytes of the next read
         self._position = self._end = 0
         self._armed = False  # a read since the last write found no bytes, and the watch is set
         self._watched = True  # the watch works
         self._finished = False
 
-    async def find_start(self, lines: int) -> None:
-        """Move to the beginning of the last `lines` lines."""
+    async def find_start(self, wanted: WantedLines) -> None:
+        """Move to the beginning of the last wanted lines."""
         self._end = await self._readers.run(self._stream.end)
-        search = LastLines(self._stream.read_before, self._end, lines)
+        first, last = await self._readers.run(self._clock.range, wanted)
+        if last is not None:
+            self._end = min(self._end, last)
+        if first is not None and first >= self._end:
+            self._position = self._end
+            return
+        search = LastLines(_not_before(first, self._stream), self._end, wanted.lines)
         while (start := await self._readers.run(search.step)) is None:
             pass
         self._position = start
@@ -220,8 +237,10 @@ class _Tail:
             over = self._window is not None and self._window.ended.is_set()
             limit = BATCH_BYTES if self._follow else min(BATCH_BYTES, self._end - self._position)
             self._position, found = await self._readers.run(
-                _read, self._stream, self._assembler, self._position, limit
-            )
+                functools.partial(_read, fresh=self._fresh),
+                self._stream, self._assembler, self._clock, self._position, limit,
+            )  # fmt: skip
+            self._fresh = found is None
             if found is not None:
                 self._armed = False
                 return found
@@ -232,7 +251,7 @@ class _Tail:
 
     async def _arm(self) -> list[LogLine]:
         """Set the watch. The caller reads once more, for bytes written before."""
-        self._armed = True
+        self._armed = self.caught_up = True
         self._changed.clear()
         fd = await self._readers.run(self._stream.live_descriptor)
         self._watched = fd < 0 or self._watch.arm(fd, self._changed)
@@ -265,15 +284,24 @@ class _Tail:
 
 
 def _read(
-    stream: OutputStream, assembler: LineAssembler, position: int, limit: int
-) -> tuple[int, list[LogLine] | None]:
+    stream: OutputStream, assembler: LineAssembler, clock: LineClock, position: int, limit: int, *,
+    fresh: bool,
+) -> tuple[int, list[LogLine] | None]:  # fmt: skip
     """Return the next position and the lines complete by then, or None in their place at the end."""
     extent = stream.read(position, limit)
     lines: list[LogLine] = []
     if extent.skipped:
         lines += [*assembler.flush(continues=False), _skip_notice(extent.skipped)]
-    lines += assembler.feed(extent.data)
+    if extent.data:
+        lines += clock.feed(assembler, extent, fresh=fresh)
     return extent.start + len(extent.data), lines if extent.data or extent.skipped else None
+
+
+def _not_before(first: int | None, stream: OutputStream) -> Callable[[int, int], bytes]:
+    """Return `read_before` of the stream, which ends at the position `first`."""
+    if first is None:
+        return stream.read_before
+    return lambda position, limit: stream.read_before(position, max(0, min(limit, position - first)))
 
 
 def _take(lines: list[LogLine]) -> list[LogLine]:

@@ -17,7 +17,7 @@ from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import INSTANCE_MARKER, RUN_MARKER, CommandError, ExecCommand
 from hostmanager_server.drivers.exec.gate import Gate
 from hostmanager_server.drivers.output.directory_walk import RefusedFileError
-from hostmanager_server.drivers.output.last_output import OutputMark
+from hostmanager_server.drivers.output.stream import OutputMark
 from hostmanager_server.drivers.process import membership
 from hostmanager_server.drivers.process.cgroup import Cgroups
 from hostmanager_server.drivers.process.process_table import ProcessTree

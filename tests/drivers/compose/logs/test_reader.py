@@ -17,6 +17,7 @@ import pytest
 from hostmanager_server.drivers.compose.engine.connection import Connection
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.compose.logs.reader import read_logs
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 
 from tests.docker_engine import RealEngine, unique_name
 
@@ -69,10 +70,11 @@ def ended(engine: RealEngine, container: str) -> str:
     return container
 
 
-async def last_lines(engine: RealEngine, lines: int, *ids: str) -> list[OutputLine]:
+async def last_lines(engine: RealEngine, lines: int | WantedLines, *ids: str) -> list[OutputLine]:
     changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
     changes.put_nowait(ids)
-    log = read_logs(functools.partial(connect_to, engine), containers_of(changes), lines, follow=False)
+    wanted = WantedLines(lines) if isinstance(lines, int) else lines
+    log = read_logs(functools.partial(connect_to, engine), containers_of(changes), wanted)
     async with aclosing(log):
         return [line async for batch in log for line in batch]
 
@@ -120,6 +122,42 @@ def test_a_long_line_of_a_terminal_is_one_line(engine: RealEngine, start: Start)
     assert parts[-1].text == "end"
 
 
+def test_lines_have_the_times_of_the_engine_and_can_be_chosen_by_them(
+    engine: RealEngine, start: Start
+) -> None:
+    container = ended(engine, start("for i in 1 2 3 4; do echo $i; sleep 0.02; done"))
+
+    def texts(wanted: WantedLines) -> list[str]:
+        return [line.text for line in run(last_lines(engine, wanted, container))]
+
+    lines = run(last_lines(engine, 9, container))
+    times = [line.time for line in lines]
+    assert times == sorted(times)
+    assert times[0] > 1e9
+    between = [(one + two) / 2 for one, two in itertools.pairwise(times)]
+    assert texts(WantedLines(9, since=between[0])) == ["2", "3", "4"]
+    assert texts(WantedLines(2, since=between[0])) == ["3", "4"]
+    assert texts(WantedLines(9, until=between[1])) == ["1", "2"]
+    assert texts(WantedLines(1, until=between[1])) == ["2"]
+    assert texts(WantedLines(9, since=between[0], until=between[2])) == ["2", "3"]
+    assert texts(WantedLines(9, since=times[3] + 60)) == []
+
+
+def test_the_previous_output_is_that_before_the_last_start(engine: RealEngine, start: Start) -> None:
+    container = start("echo hello; sleep 1000")
+    wanted = WantedLines(9, runs_back=2)
+    assert run(last_lines(engine, wanted, container)) == []
+    engine.docker("restart", "--time", "0", container)
+    assert [line.text for line in run(last_lines(engine, wanted, container))] == ["hello"]
+    engine.docker("kill", container)
+    engine.docker("wait", container)
+    # Nothing runs: the latest run is the one that has ended.
+    assert [line.text for line in run(last_lines(engine, WantedLines(9, runs_back=1), container))] == [
+        "hello"
+    ]
+    assert len(run(last_lines(engine, 9, container))) == 2
+
+
 def test_a_removed_container_has_no_output(engine: RealEngine) -> None:
     assert run(last_lines(engine, 10, "0" * 64)) == []
 
@@ -143,7 +181,9 @@ def test_a_follower_gets_every_line_once_across_restart_and_replacement(
     async def follow() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait([first])
-        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 2, follow=True)
+        log = read_logs(
+            functools.partial(connect_to, engine), containers_of(changes), WantedLines(2, follow=True)
+        )
 
         async def until(condition: Callable[[], bool]) -> None:
             while not condition():
@@ -192,7 +232,9 @@ def test_a_partial_line_is_not_joined_with_the_next_run(
         lines_read: list[str] = []
 
         async def collect() -> None:
-            async with aclosing(read_logs(connect, containers_of(changes), lines, follow=True)) as log:
+            async with aclosing(
+                read_logs(connect, containers_of(changes), WantedLines(lines, follow=True))
+            ) as log:
                 while len(lines_read) < len(expected):
                     lines_read.extend(line.text for line in await anext(log))
 
@@ -223,7 +265,9 @@ def test_a_follower_outlives_the_removal_of_each_container(engine: RealEngine, s
                 changes.put_nowait([container])
                 await asyncio.sleep(0.01)
 
-        log = read_logs(functools.partial(connect_to, engine), containers_of(changes), 10, follow=True)
+        log = read_logs(
+            functools.partial(connect_to, engine), containers_of(changes), WantedLines(10, follow=True)
+        )
         collecting = asyncio.create_task(collect(log))
         for _ in range(3):
             container = await asyncio.to_thread(start, COUNTER_SCRIPT)
@@ -263,7 +307,7 @@ def test_a_missing_engine_is_no_lasting_error() -> None:
         changes: asyncio.Queue[Sequence[str]] = asyncio.Queue()
         changes.put_nowait(["0" * 64])
         async with aclosing(
-            read_logs(connect_to_missing_engine, containers_of(changes), 1, follow=False)
+            read_logs(connect_to_missing_engine, containers_of(changes), WantedLines(1))
         ) as log:
             await anext(log)
 

@@ -15,19 +15,21 @@ class LogCursor:
     """
 
     tail: int | None = None  # number of last lines to begin with; None: all
-    at: str = ""  # time of the latest message read; empty: none
+    at: str = ""  # time of the latest message read, or from which to read; empty: none
     # Number of messages of that time that were read: all parts of a long line share one time. None: all.
     read_at_time: int | None = 0
     lines: LineSplitter = field(default_factory=LineSplitter)
+    begun: bool = False  # a message was read
 
     def take(self, message: LogMessage) -> list[OutputLine]:
         """Advance past a message; return the lines that are complete now."""
         if message.at > self.at:
             # The first message of a tail may be the last part of a long line.
-            self.read_at_time = None if self.tail is not None and not self.at else 1
+            self.read_at_time = None if self.tail is not None and not self.begun else 1
             self.at = message.at
         elif message.at and message.at == self.at and self.read_at_time is not None:
             self.read_at_time += 1
+        self.begun = True
         return self.lines.feed(message)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from enum import Enum
 
-from hostmanager.values import dataclass
+from hostmanager.values import dataclass, field
 
 from hostmanager_server.drivers.output.lines import LONGEST_LINE, LineAssembler
 
@@ -45,11 +46,15 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class OutputLine:
-    """A line without its line end; `continues` when the next line is its rest."""
+    """A line without its line end; `continues` when the next line is its rest.
+
+    `time`: of the engine, in s since 1970; 0 if unknown.
+    """
 
     text: str
     continues: bool
     source: Source
+    time: float = field(default=0.0, compare=False)
 
 
 _HEADER = 8  # bytes: stream, three zeros, length (Engine API, "Attach to a container")
@@ -131,6 +136,23 @@ def _time(stamp: bytes) -> str:
     return f"{second}.{fraction:0<9}Z"
 
 
+def engine_time(text: str) -> str:
+    """Return a time of the engine as in LogMessage; empty for another text."""
+    return _time(f"{text} ".encode())
+
+
+def engine_time_of(seconds: float) -> str:
+    """Return a time in s since 1970 as in LogMessage."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+
+
+def seconds_of(at: str) -> float:
+    """Return a time as in LogMessage in s since 1970; 0 for none, as the year 1 of the engine."""
+    if at < "1970":
+        return 0.0
+    return datetime.fromisoformat(f"{at[:26]}+00:00").timestamp()
+
+
 class LineSplitter:
     """A splitter of one container's messages into lines.
 
@@ -139,6 +161,7 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self._assemblers: dict[Source, LineAssembler] = {}
+        self._time = 0.0  # of the latest message with a time
 
     def feed(self, message: LogMessage) -> list[OutputLine]:
         """Add a message; return the lines that are complete now."""
@@ -146,12 +169,15 @@ class LineSplitter:
         data = message.data
         if message.source is Source.COMBINED:
             data = data.replace(b"\r\n", b"\n")  # a terminal's line end
-        return [OutputLine(line.text, line.continues, message.source) for line in assembler.feed(data)]
+        if message.at:
+            self._time = seconds_of(message.at)
+        found = assembler.feed(data, self._time)
+        return [OutputLine(line.text, line.continues, message.source, line.time) for line in found]
 
     def flush(self) -> list[OutputLine]:
         """Return the partial lines, and forget them."""
         return [
-            OutputLine(line.text, line.continues, source)
+            OutputLine(line.text, line.continues, source, line.time)
             for source, assembler in self._assemblers.items()
             for line in assembler.flush(continues=False)
         ]

@@ -15,8 +15,15 @@ from docker.errors import APIError, DockerException
 
 from hostmanager_server.drivers.compose.engine.connection import Connection, explain
 from hostmanager_server.drivers.compose.logs.cursor import LogCursor, RepeatFilter
-from hostmanager_server.drivers.compose.logs.demultiplexer import Demultiplexer, LineSplitter, LogsError
+from hostmanager_server.drivers.compose.logs.demultiplexer import (
+    Demultiplexer,
+    LineSplitter,
+    LogsError,
+    engine_time_of,
+)
+from hostmanager_server.drivers.compose.logs.last_lines import LastOutput, wanted_times
 from hostmanager_server.drivers.compose.logs.line_buffer import LineBatch, LineBuffer
+from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hostmanager_server.linux.thread_names import name_this_thread
 
 _THREAD = "hm-logs"
@@ -33,14 +40,13 @@ ConnectForLogs = Callable[[], Connection]
 async def read_logs(
     connect: ConnectForLogs,
     containers: AsyncIterator[Sequence[str]],
-    lines: int,
+    wanted: WantedLines,
     *,
-    follow: bool,
     threads: Executor | None = None,
 ) -> AsyncGenerator[LineBatch, None]:
-    """Yield the last `lines` lines of a service, then with `follow` all new lines.
+    """Yield the wanted lines of a service, then with `follow` all new lines.
 
-    Lines come in batches.
+    Lines come in batches; with `follow`, an empty batch comes after the last line that existed before.
 
     `containers` yields the ids of the service's containers now, and again after every change; new output of
     later containers follows as well. Lines of replicas mix as they arrive; those of one replica stay in
@@ -49,16 +55,26 @@ async def read_logs(
     """
     ids = await anext(containers, ())
     cursors: dict[str, LogCursor] = {}
+    since = engine_time_of(wanted.since) if wanted.since is not None else ""
     for index, container in enumerate(ids):
-        share = (lines + len(ids) - 1 - index) // len(ids)  # the shares add up to `lines`
-        cursor = cursors[container] = LogCursor(tail=max(1, share))  # one line gives a position to go on from
-        async for batch in _existing_output(connect, container, cursor, threads, whole=not follow):
-            if share:
+        share = (wanted.lines + len(ids) - 1 - index) // len(ids)  # the shares add up to `lines`
+        cursor = cursors[container] = LogCursor(at=since)
+        if wanted.until is None and not wanted.runs_back:
+            cursor.tail = max(1, share)  # one line gives a position to go on from
+            async for batch in _existing_output(connect, container, cursor, threads, wanted):
+                if share:
+                    yield batch
+        else:  # the engine counts its last lines before the end that is wanted here
+            last = LastOutput(share)
+            async for batch in _existing_output(connect, container, cursor, threads, wanted):
+                last.add(batch)
+            for batch in last.batches(_BATCH_LINES):
                 yield batch
         cursor.tail = None
         if not share:
             cursor.lines = LineSplitter()
-    if follow:
+    if wanted.follow:
+        yield []
         async with aclosing(_followed_output(connect, containers, ids, cursors)) as batches:
             async for batch in batches:
                 yield batch
@@ -98,11 +114,11 @@ async def _next(containers: AsyncIterator[Sequence[str]]) -> Sequence[str] | Non
 
 
 async def _existing_output(
-    connect: ConnectForLogs, container: str, cursor: LogCursor, threads: Executor | None, *, whole: bool
+    connect: ConnectForLogs, container: str, cursor: LogCursor, threads: Executor | None, wanted: WantedLines
 ) -> AsyncIterator[LineBatch]:
     """Yield the output up to now."""
     loop = asyncio.get_running_loop()
-    request = _Request(connect, container, cursor, follow=False, whole=whole)
+    request = _Request(connect, container, cursor, follow=False, whole=not wanted.follow, wanted=wanted)
     try:
         while (batch := await loop.run_in_executor(threads, request.next_batch)) is not None:
             if batch:
@@ -121,13 +137,15 @@ class _Request:
     """
 
     def __init__(
-        self, connect: ConnectForLogs, container: str, cursor: LogCursor, *, follow: bool, whole: bool
-    ) -> None:
+        self, connect: ConnectForLogs, container: str, cursor: LogCursor, *, follow: bool, whole: bool,
+        wanted: WantedLines | None = None,
+    ) -> None:  # fmt: skip
         self._connect = connect
         self._container = container
         self._cursor = cursor
         self._follow = follow
         self._whole = whole
+        self._wanted = wanted
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._closed = False
@@ -159,8 +177,10 @@ class _Request:
                 if self._closed:
                     return
             cursor = self._cursor
-            is_new = RepeatFilter(cursor)
             found = connection.inspect(self._container, _CALL_TIMEOUT)
+            begin, end = wanted_times(self._wanted, found["State"])
+            cursor.at = max(cursor.at, begin)
+            is_new = RepeatFilter(cursor)
             stream = Demultiplexer(tty=bool(found["Config"]["Tty"]))
             whole = self._whole or not found["State"]["Running"]
             batch: LineBatch = []
@@ -169,6 +189,9 @@ class _Request:
                 self._container, follow=self._follow, tail=cursor.tail, since=cursor.at, within=_CALL_TIMEOUT
             ):
                 for message in stream.feed(chunk):
+                    if end and message.at > end:
+                        yield [*batch, *(cursor.lines.flush() if whole else ())]
+                        return
                     if is_new(message):
                         batch += (taken := cursor.take(message))
                         size += sum(len(line.text) for line in taken)

@@ -9,7 +9,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import Instant, RunKey
 from hostmanager_server.core.spec import EnvFile, ProcessSpec
-from hostmanager_server.drivers.output.last_output import OutputMark
+from hostmanager_server.drivers.output.stream import OutputMark
 from hostmanager_server.drivers.process.cgroup import Cgroup
 from hostmanager_server.linux.pidfds import Identity
 
