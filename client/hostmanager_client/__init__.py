@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Unsupported,
         Violation,
     )
+    from hostmanager_client.log_merge import InstanceLine
     from hostmanager_client.reconnect import Disconnected, Reconnect, Reconnected
     from hostmanager_client.state import HostState, StatusUpdate
     from hostmanager_client.sync import HostManagerClient
@@ -53,6 +54,7 @@ __all__ = [
     "HostManagerClient",
     "HostManagerError",
     "HostState",
+    "InstanceLine",
     "InvalidAddress",
     "InvalidRequest",
     "LimitExceeded",
@@ -81,6 +83,7 @@ _HOMES = {
     "aio": ("AsyncHostManagerClient",),
     "channel": ("Transport",),
     "calls": ("DOWN", "UP", "EventListing", "Listing"),
+    "log_merge": ("InstanceLine",),
     "reconnect": ("Disconnected", "Reconnect", "Reconnected"),
     "state": ("HostState", "StatusUpdate"),
     "sync": ("HostManagerClient",),

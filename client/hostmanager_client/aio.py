@@ -28,6 +28,7 @@ from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.event_filter import event_filter
 from hostmanager_client.identity import metadata_of
+from hostmanager_client.log_readers_async import AsyncLogCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc, make_error
 from hostmanager_client.run_stream import RunStream
@@ -37,7 +38,6 @@ from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
     Item,
-    LogStream,
     StatusStream,
     Stream,
     end_error,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from hostmanager_client.event_filter import NewEventFilter
 
 
-class AsyncHostManagerClient(AsyncCalls):
+class AsyncHostManagerClient(AsyncCalls, AsyncLogCalls):
     """An asyncio client of one daemon; the first call opens the connection.
 
     Close the client, or use it in an `async with` statement. `address`: see parse_address; None for
@@ -132,31 +132,6 @@ class AsyncHostManagerClient(AsyncCalls):
         """
         stream = EventStream(instance_ids, resume_token, heartbeat, event_filter(**wanted))
         return self._follow(stream, on_connection)
-
-    def tail_logs(
-        self,
-        instance_id: str,
-        *,
-        lines: int | None = None,
-        follow: bool = False,
-        on_connection: OnConnection = ignore,
-    ) -> AsyncGenerator[pb.LogLine]:
-        """Yield the last `lines` log lines of an instance (None: 100).
-
-        `follow`: then yield every new line, and reconnect after lost connections.
-        """
-        silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
-
-    def tail_daemon_log(
-        self, *, lines: int | None = None, follow: bool = False, on_connection: OnConnection = ignore
-    ) -> AsyncGenerator[pb.LogLine]:
-        """Yield the last lines of the daemon's own log, as `tail_logs` does for an instance.
-
-        Raises PreconditionFailed, with the command that shows the log, if systemd keeps the log.
-        """
-        silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(None, lines, follow=follow, silence=silence), on_connection)
 
     def docker_pull(
         self,

@@ -7,7 +7,6 @@ reader. reconnect.py decides when to reconnect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -17,8 +16,7 @@ from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_client.calls import MAX_IDS
-from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable, quoted
-from hostmanager_client.receive_limits import LONGEST_LINE_KEPT
+from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
 from hostmanager_client.seconds import in_seconds
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 
@@ -27,11 +25,6 @@ Item = TypeVar("Item")
 DEFAULT_HEARTBEAT = 15.0
 # A connection is dead after a silence of this number of intervals: one heartbeat may be late, not two.
 HEARTBEATS_MISSED = 2.5
-# After an outage the client asks for the last lines again and drops the known ones.
-LINES_ASKED_AGAIN = 500
-LINES_REMEMBERED = 100
-# The daemon sends old lines in messages of up to 64 KiB; a message of this size is not the last one.
-MORE_TO_COME = 32 * 1024
 
 
 class Stream(ABC, Generic[Item]):
@@ -43,6 +36,15 @@ class Stream(ABC, Generic[Item]):
     reconnects: bool = True
     changes: bool = False  # changes something on the host, so the request may be sent only once
     undecided: bool = False  # the meaning of the last message depends on the next one
+
+    cancelled: bool = False  # by another thread; the reader gets no further item
+    cancel_call: Callable[[], object] | None = None  # of the present connection
+
+    def cancel(self) -> None:
+        """End the stream; any thread may call."""
+        self.cancelled = True
+        if (cancel := self.cancel_call) is not None:
+            cancel()
 
     @abstractmethod
     def request(self) -> Message:
@@ -172,93 +174,6 @@ def _keep_wanted(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> Non
             del part.instances[:]
             part.instances.extend(kept)
     # The fold ignores removed ids that the reader does not know.
-
-
-class LogStream(Stream[pb.LogLine]):
-    """The log lines of an instance.
-
-    TailLogs has no resume token, so after an outage the stream finds the overlap of old and new lines.
-    """
-
-    method = "TailLogs"
-
-    def __init__(
-        self, instance_id: str | None, lines: int | None, *, follow: bool, silence: float | None
-    ) -> None:
-        """Read the log of an instance; None for the log of the daemon."""
-        self.what = f"read the log of {'the daemon' if instance_id is None else quoted(instance_id)}"
-        self.reconnects = follow
-        # A quiet instance sends no lines, so the keepalive of the channel checks the connection.
-        self.silence = None if follow else silence
-        self._instance_id = instance_id
-        self._lines = lines
-        self._follow = follow
-        self._recent: deque[str] = deque(maxlen=LINES_REMEMBERED)
-        self._count = 0  # whole lines
-        self._connected = False
-        self._reopened = False
-        self._overlapped = True
-        self._held: list[pb.LogLine] = []  # repeated lines, until the overlap is known
-
-    def request(self) -> pb.TailLogsRequest:
-        """Return a request for the last lines; after an outage for more of them."""
-        lines = LINES_ASKED_AGAIN if self._reopened else self._lines
-        return pb.TailLogsRequest(
-            instance_id=self._instance_id or "",
-            lines=lines,
-            follow=self._follow,
-            daemon=self._instance_id is None,
-        )
-
-    def receive(self, message: Message) -> Sequence[pb.LogLine]:
-        """Return the new lines of a message; drop the known ones after an outage."""
-        assert isinstance(message, pb.TailLogsResponse)
-        lines = list(message.lines)
-        self._connected, self._overlapped, self.undecided = True, True, False
-        if self._reopened and not lines and self._recent:
-            self.undecided = True
-        elif self._reopened and lines:
-            lines = self._held = [*self._held, *lines]
-            skip = overlap(self._recent, [line.text[:LONGEST_LINE_KEPT] for line in lines])
-            if skip is None and len(lines) < LINES_ASKED_AGAIN and message.ByteSize() >= MORE_TO_COME:
-                self.undecided = True
-                return ()
-            self._overlapped = skip is not None
-            lines, self._held, self._reopened = lines[skip or 0 :], [], False
-        self._recent.extend(line.text[:LONGEST_LINE_KEPT] for line in lines)
-        if not self._follow and self._lines is not None:
-            self._count += sum(not line.continues for line in lines)
-            if self._count > self._lines:
-                raise ServerBug(
-                    f"cannot {self.what}: the daemon sends more than the requested {self._lines} lines"
-                )
-        return lines
-
-    def disconnected(self) -> None:
-        """Drop the repeated lines of an unfinished overlap."""
-        self._reopened, self.undecided = self._connected, False
-        self._held.clear()
-
-    @property
-    def complete(self) -> bool:
-        """True if the old lines overlap the known ones."""
-        return self._overlapped
-
-
-def overlap(known: Sequence[str] | deque[str], again: Sequence[str]) -> int | None:
-    """Return the number of known lines at the start of `again`; None if there is no overlap.
-
-    The known part ends at the last position in `again` where the lines before are the last lines of `known`,
-    as far as `known` reaches. The last position is chosen so that no line appears twice.
-    """
-    old = list(known)
-    if not old:
-        return 0
-    for end in range(len(again), 0, -1):
-        length = min(end, len(old))
-        if list(again[end - length : end]) == old[-length:]:
-            return end
-    return None
 
 
 def check_heartbeat(seconds: float) -> Duration:

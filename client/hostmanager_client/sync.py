@@ -25,6 +25,7 @@ from hostmanager_client.docker import OrphanStream, PullStream
 from hostmanager_client.errors import HostManagerError, Unreachable
 from hostmanager_client.event_filter import event_filter
 from hostmanager_client.identity import metadata_of
+from hostmanager_client.log_readers import LogCalls
 from hostmanager_client.plain_calls import PlainCalls
 from hostmanager_client.reconnect import Link, OnConnection, Reconnect, ignore
 from hostmanager_client.rpc_errors import error_from_rpc
@@ -35,7 +36,6 @@ from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
     EventStream,
     Item,
-    LogStream,
     StatusStream,
     Stream,
     end_error,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _CLOSE_TIMEOUT = 1.0  # s
 
 
-class HostManagerClient(PlainCalls):
+class HostManagerClient(PlainCalls, LogCalls):
     """A blocking client of one daemon; the first call opens the connection.
 
     Close the client, or use it in a `with` statement. `address`: see parse_address; None for
@@ -193,31 +193,6 @@ class HostManagerClient(PlainCalls):
         stream = EventStream(instance_ids, resume_token, heartbeat, event_filter(**wanted))
         return self._follow(stream, on_connection)
 
-    def tail_logs(
-        self,
-        instance_id: str,
-        *,
-        lines: int | None = None,
-        follow: bool = False,
-        on_connection: OnConnection = ignore,
-    ) -> Generator[pb.LogLine]:
-        """Yield the last `lines` log lines of an instance (None: 100).
-
-        `follow`: then yield every new line, and reconnect after lost connections.
-        """
-        silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(instance_id, lines, follow=follow, silence=silence), on_connection)
-
-    def tail_daemon_log(
-        self, *, lines: int | None = None, follow: bool = False, on_connection: OnConnection = ignore
-    ) -> Generator[pb.LogLine]:
-        """Yield the last lines of the daemon's own log, as `tail_logs` does for an instance.
-
-        Raises PreconditionFailed, with the command that shows the log, if systemd keeps the log.
-        """
-        silence = self._timeout or calls.PLAIN_TIMEOUT
-        return self._follow(LogStream(None, lines, follow=follow, silence=silence), on_connection)
-
     def docker_pull(
         self,
         instance_ids: Iterable[str] = (),
@@ -339,7 +314,11 @@ class HostManagerClient(PlainCalls):
                 lost = end_error(stream, str(self.address))
             except HostManagerError as error:
                 lost = error
-            if self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline):
+            if (
+                self._closed.is_set()
+                or stream.cancelled
+                or (deadline is not None and time.monotonic() >= deadline)
+            ):
                 return
             stream.disconnected()
             pause = link.lost(lost, time.monotonic())
@@ -355,6 +334,9 @@ class HostManagerClient(PlainCalls):
             call = method(request, metadata=metadata_of(stream))
         except ValueError as error:
             raise Unreachable(f"cannot {stream.what}: this client is closed") from error
+        stream.cancel_call = call.cancel
+        if stream.cancelled:
+            call.cancel()
         watchdog = Watchdog(call.cancel, stream.silence, deadline)
         try:
             watchdog.arm()

@@ -299,20 +299,32 @@ class FakeDaemon(FakeService):
         self._enter(request, context)
         yield from self.orphan_removals
 
+    def _log_line(self, instance_id: str, index: int) -> pb.LogLine:
+        line = pb.LogLine(text=self.logs[instance_id][index], stream=pb.LOG_STREAM_COMBINED)
+        if at := self.log_times.get((instance_id, index)):
+            line.time.FromMilliseconds(round(at * 1000))
+        return line
+
     def TailLogs(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         if not request.daemon:
             self._check(context, {"instance_id": request.instance_id})
+        self.log_requests.append(request)
         lines = self.logs.setdefault(request.instance_id, [])
         wanted = request.lines if request.HasField("lines") else 100
         cursor = max(0, len(lines) - wanted)
+        caught_up = self.old_daemon
 
         def turn(*, heartbeat_due: bool) -> list[Any]:
-            nonlocal cursor
+            nonlocal cursor, caught_up
             with self.changed:
-                new, cursor = lines[cursor:], len(lines)
-            texts = [pb.LogLine(text=t, stream=pb.LOG_STREAM_COMBINED) for t in new]
-            return [pb.TailLogsResponse(lines=texts)] if texts else []
+                begin, cursor = cursor, len(lines)
+            texts = [self._log_line(request.instance_id, n) for n in range(begin, cursor)]
+            messages = [pb.TailLogsResponse(lines=texts)] if texts else []
+            if request.follow and not caught_up:
+                caught_up = True
+                messages.append(pb.TailLogsResponse(caught_up=True))
+            return messages
 
         if request.follow:
             yield from self._stream(context, 3600.0, turn)

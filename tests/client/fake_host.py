@@ -50,6 +50,9 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     stubborn: set[str] = field(default_factory=set)
     events: list[pb.Event] = field(default_factory=list)
     logs: dict[str, list[str]] = field(default_factory=dict)
+    log_times: dict[tuple[str, int], float] = field(default_factory=dict)  # of the lines with a time
+    log_requests: list[pb.TailLogsRequest] = field(default_factory=list)
+    old_daemon: bool = False  # does not say when a follower has caught up
     orphans: dict[str, pb.Orphan] = field(default_factory=dict)
     new_tags: dict[str, str] = field(default_factory=dict)
     pulls: list[pb.DockerPullResponse] = field(default_factory=list)
@@ -169,9 +172,11 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
             self.events.append(event)
             self.changed.notify_all()
 
-    def write(self, instance_id: str, *lines: str) -> None:
+    def write(self, instance_id: str, *lines: str, at: float = 0.0) -> None:
         with self.changed:
-            self.logs.setdefault(instance_id, []).extend(lines)
+            known = self.logs.setdefault(instance_id, [])
+            self.log_times |= {(instance_id, len(known) + n): at for n in range(len(lines)) if at}
+            known.extend(lines)
             self.changed.notify_all()
 
     def settle(self, instance_id: str) -> None:

@@ -29,7 +29,7 @@ from hostmanager_client import (
     Violation,
 )
 from hostmanager_client.calls import get_instance
-from hostmanager_client.streams import LogStream
+from hostmanager_client.log_stream import LogQuery, LogStream
 
 from tests.client.conftest import MakeClient
 from tests.client.fake_daemon import FakeDaemon
@@ -241,6 +241,6 @@ def test_an_id_that_no_instance_can_have_is_not_quoted_whole(client: Any) -> Non
     with pytest.raises(InvalidRequest, match="as a list of instance ids") as caught:
         client.restart(endless)
     assert len(str(caught.value)) < 400
-    for what in (get_instance(endless).what, LogStream(endless, None, follow=False, silence=None).what):
+    for what in (get_instance(endless).what, LogStream(endless, LogQuery(), silence=None).what):
         assert what.endswith("x'… (100000 characters)")
         assert len(what) < 200

@@ -312,7 +312,9 @@ def test_logs_prints_lines_as_they_are(daemon: FakeDaemon, run: Run) -> None:
     daemon.write("data1", "one", "two", "three")
     assert run("logs", "data1", "-n", "2").output == "two\nthree\n"
     lines = [json.loads(line) for line in run("logs", "data1", "--json").output.splitlines()]
-    assert lines[0] == {"text": "one", "stream": "combined", "continues": False}
+    assert lines[0] == {
+        "instance_id": "data1", "text": "one", "stream": "combined", "continues": False, "time": None
+    }  # fmt: skip
 
 
 def test_logs_of_the_daemon(daemon: FakeDaemon, run: Run) -> None:

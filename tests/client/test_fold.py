@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client.errors import NotFound, ServerBug, Unreachable
+from hostmanager_client.log_stream import overlap
 from hostmanager_client.reconnect import Disconnected, Link, Reconnect, Reconnected
 from hostmanager_client.state import StatusFold, StatusUpdate
-from hostmanager_client.streams import StatusStream, overlap
+from hostmanager_client.streams import StatusStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

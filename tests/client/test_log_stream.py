@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager_client.streams import LogStream
+from hostmanager_client.log_stream import LogQuery, LogStream
 
 LONG = "x" * 400
 
@@ -19,7 +19,7 @@ def numbers(lines: object) -> list[int]:
 
 
 def reopened(last_seen: int) -> LogStream:
-    stream = LogStream("data1", 3, follow=True, silence=None)
+    stream = LogStream("data1", LogQuery(3, follow=True), silence=None)
     stream.receive(message(last_seen - 2, last_seen))
     stream.disconnected()
     assert stream.request().lines == 500

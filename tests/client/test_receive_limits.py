@@ -8,8 +8,8 @@ import pytest
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager_client import HostManagerError, ServerBug, receive_limits
 from hostmanager_client.calls import EventPages, InstancePages
+from hostmanager_client.log_stream import LogQuery, LogStream
 from hostmanager_client.state import StatusFold
-from hostmanager_client.streams import LogStream
 
 from tests.client.fake_daemon import FakeDaemon
 
@@ -58,7 +58,7 @@ def test_more_instances_than_any_host_has_are_an_error() -> None:
 
 
 def test_more_lines_than_requested_are_an_error() -> None:
-    stream = LogStream("data1", 2, follow=False, silence=None)
+    stream = LogStream("data1", LogQuery(2), silence=None)
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="a", continues=True), pb.LogLine(text="b")]))
     stream.receive(pb.TailLogsResponse(lines=[pb.LogLine(text="c")]))
     with pytest.raises(ServerBug, match="more than the requested 2 lines"):

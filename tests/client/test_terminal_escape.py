@@ -275,13 +275,15 @@ def test_logs_keep_their_colours_on_a_terminal_and_end_them_with_the_line(daemon
     assert shown == "\x1b[01;31mred\tand more\x1b[0m\r\nplain\r\n\\x1b[8mconcealed\x1b[0m\r\n"
 
 
-def test_raw_logs_and_logs_off_a_terminal_are_unchanged(daemon: FakeDaemon) -> None:
+def test_raw_logs_are_unchanged_on_a_terminal_and_in_a_pipe(daemon: FakeDaemon) -> None:
     daemon.add("data1")
     line = "\x1b]0;marker\x07\x1b[31mred \x9b\u202e\r"
     daemon.write("data1", line)
     assert on_a_terminal(daemon.socket, "logs", "data1", "--raw") == f"{line}\r\n"
     environment = {**os.environ, "HOSTMANAGER_ADDRESS": str(daemon.socket)}
-    done = subprocess.run([*COMMAND, "logs", "data1"], env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [*COMMAND, "logs", "data1", "--raw"], env=environment, capture_output=True, check=True
+    )
     assert done.stdout.decode() == f"{line}\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,33 @@ def test_why_explains_a_crash_loop_and_remembers_it_over_a_kill_and_an_upgrade(s
     assert log.count("DaemonStarted") == 2
     assert log.count(" upgrading to version ") == 1
     assert log.count("Upgraded") == 1
+
+
+def shape(text: str) -> set[str]:
+    """Return the lines without their numbers."""
+    return {re.sub(r"\d+", "N", line) for line in text.splitlines()}
+
+
+def test_logs_are_read_as_the_page_says(site: Site) -> None:
+    page = ROOT / "docs" / "how-to" / "read-logs.md"
+    save_files(page, site.folder)
+    daemon = site.start()
+    for instance in ("thermo1", "thermo2", "cryo"):
+        daemon.wait_for(instance, pb.NEXT_ACTION_UP)
+    everything = "hostmanager logs thermo1 thermo2 cryo"
+    wait_until(lambda: run(site, everything).count("reading 1\n") == 3, "two lines of each")
+    outputs = follow(site, page)
+    [shown] = [block.text for block in blocks(page) if block.language == "text"]
+    three = outputs["hostmanager logs 'thermo*' cryo -n 2 -t"]
+    assert shape(three) == shape(shown)
+    assert [line.split()[3] for line in three.splitlines()] == sorted(
+        line.split()[3] for line in three.splitlines()
+    )
+    assert "stage: reading 1\n" in outputs["hostmanager logs thermo1 --since 15m"]
+    assert outputs["hostmanager logs 'thermo*' --since yesterday --until 1h -t"] == ""
+    previous = outputs["hostmanager logs thermo1 --previous -n 3"].splitlines()
+    assert len(previous) == 3
+    assert not previous[-1].endswith("reading 0")
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)

@@ -71,7 +71,7 @@ def protect_terminals() -> None:
         elif isinstance(stream, io.TextIOWrapper) and stream.isatty():
             stream.flush()
             setattr(sys, name, TerminalWriter(stream))
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors=HANDLER)
 
 
@@ -92,16 +92,21 @@ def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
     _echo("\n".join(escape_keep_colours(line.replace("\n", " ")) for line in lines), err=err)
 
 
-def print_log(text: str, *, continues: bool, raw: bool) -> None:
-    """Print a log line or a piece of one: filtered on a terminal unless `raw`, else unchanged."""
+def print_log(text: str, *, continues: bool, raw: bool, before: str = "") -> None:
+    """Print a log line or a piece of one: filtered on a terminal unless `raw`, else unchanged.
+
+    `before`: text in front of the line, which is safe to print and may have colours.
+    """
     import click
 
     end = "" if continues else "\n"
+    unfiltered: Any = UnfilteredStream(sys.stdout)
+    if before:
+        click.echo(before, file=unfiltered, nl=False)
     if sys.stdout.isatty() and not raw:
         shown = text.replace("\n", "\\n")  # only a forged log line has a newline
         click.echo(f"{shown}{end}", nl=False)
     else:
-        unfiltered: Any = UnfilteredStream(sys.stdout)
         click.echo(f"{text}{end}", file=unfiltered, nl=False, color=True)
 
 
