@@ -182,7 +182,7 @@ class AsyncHostManagerClient(AsyncCalls, AsyncLogCalls):
         self,
         generations: Mapping[str, int],
         *,
-        targets: Mapping[str, calls.Target] | None = None,
+        targets: Mapping[str, calls.Target | str] | None = None,
         epoch: str = "",
         timeout: float | None = None,  # noqa: ASYNC109 -- asyncio.timeout cannot name late instances
         on_progress: OnProgress | None = None,

@@ -38,9 +38,10 @@ PLAIN_TIMEOUT = 10.0  # s
 STOP_TIMEOUT = 120.0  # s
 UPGRADE_TIMEOUT = 60.0  # s; the daemon first checks that the new code starts
 
-# One id (or "all") and its target.
-Change = tuple[str, Target]
-TargetRequests = Mapping[str, Target] | Iterable[Change]
+# One id (or "all") and its target, as a number of the contract or as its word, "up" or "down".
+Change = tuple[str, "Target | str"]
+TargetRequests = Mapping[str, "Target | str"] | Iterable[Change]
+_TARGETS: Mapping[object, Target] = {"up": UP, "down": DOWN, UP: UP, DOWN: DOWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +170,26 @@ def upgrade(expected_epoch: str, *, validate_only: bool, reason: str = "") -> Un
 
 
 def target_changes(changes: TargetRequests) -> list[dict[str, Any]]:
-    """Return the fields of the changes, in order."""
-    pairs = changes.items() if isinstance(changes, Mapping) else changes
-    return [{"instance_id": instance_id, "target_state": target} for instance_id, target in pairs]
+    """Return the fields of the changes, in order; raise InvalidRequest for what is no change."""
+    given: Any = changes  # whatever a program hands over
+    if isinstance(given, str | bytes):
+        raise InvalidRequest(f'cannot set targets from {changes!r}: write {{"ID": "up"}} or [("ID", "up")]')
+    requests: list[dict[str, Any]] = []
+    for change in given.items() if isinstance(given, Mapping) else given:
+        if not isinstance(change, tuple | list) or len(change) != 2 or not isinstance(change[0], str):
+            raise InvalidRequest(f'cannot set a target from {change!r}: write ("ID", "up") or ("ID", "down")')
+        requests.append({"instance_id": change[0], "target_state": to_target(change[1], change[0])})
+    return requests
+
+
+def to_target(target: object, instance_id: str) -> Target:
+    """Return the number of a target, UP or DOWN, or of its word; raise InvalidRequest for others."""
+    number = None if isinstance(target, bool) or not isinstance(target, int | str) else _TARGETS.get(target)
+    if number is None:
+        raise InvalidRequest(
+            f"cannot set the target of {quoted(instance_id)} to {target!r}: the targets are 'up' and 'down'"
+        )
+    return number
 
 
 @dataclass(frozen=True, slots=True)

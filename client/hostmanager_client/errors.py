@@ -47,9 +47,11 @@ class Violation:
 class HostManagerError(Exception):
     """Base class of all errors of the client; `str()` is a sentence for people.
 
-    `reason` is the stable word of the daemon (google.rpc.ErrorInfo), or empty; `metadata` belongs to the
-    reason. `address` is the address of the daemon, empty if no daemon was involved.
+    `reason` is a stable word: that of the daemon (google.rpc.ErrorInfo), else REASON of the class. `metadata`
+    belongs to the reason. `address` is the address of the daemon, empty if no daemon was involved.
     """
+
+    REASON = "FAILED"
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class HostManagerError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason
+        self.reason = reason or self.REASON
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.address = address
@@ -75,6 +77,8 @@ class Unreachable(HostManagerError):
     have reached the daemon, which may have carried out the request.
     """
 
+    REASON = "UNREACHABLE"
+
     def __init__(self, message: str, *, patience: float = 0.0, sent: bool = False, **details: Any) -> None:
         super().__init__(message, **details)
         self.patience = patience
@@ -84,41 +88,61 @@ class Unreachable(HostManagerError):
 class DeadlineExceeded(HostManagerError):
     """No answer in time; the daemon may or may not have carried out the request."""
 
+    REASON = "DEADLINE_EXCEEDED"
+
 
 class InvalidAddress(HostManagerError):
     """The address is malformed or unusable."""
+
+    REASON = "INVALID_ADDRESS"
 
 
 class InvalidRequest(HostManagerError):
     """The daemon rejected the request and did nothing; `violations` lists the bad fields."""
 
+    REASON = "INVALID_REQUEST"
+
 
 class NotFound(InvalidRequest):
     """The request names unknown instances; the daemon did nothing."""
+
+    REASON = "NOT_FOUND"
 
 
 class PreconditionFailed(HostManagerError):
     """The manager is in the wrong state for the request, or the site config is not usable."""
 
+    REASON = "FAILED_PRECONDITION"
+
 
 class Aborted(HostManagerError):
     """Another daemon runs than the caller expected: the epochs differ."""
+
+    REASON = "ABORTED"
 
 
 class LimitExceeded(HostManagerError):
     """The request exceeds a limit of the daemon; the message names the limit."""
 
+    REASON = "LIMIT_REACHED"
+
 
 class PermissionDenied(HostManagerError):
     """The caller lacks the permission for the request, or for the socket of the daemon."""
+
+    REASON = "PERMISSION_DENIED"
 
 
 class Unsupported(HostManagerError):
     """The daemon is older than this client and does not know the call."""
 
+    REASON = "UNSUPPORTED"
+
 
 class ServerBug(HostManagerError):
     """The daemon failed or broke the contract; its log has the details."""
+
+    REASON = "INTERNAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +162,8 @@ class Unreached:
 
 class TargetNotReached(HostManagerError):
     """Some instances of a wait_for did not reach their targets; `unreached` has the reasons."""
+
+    REASON = "TARGET_NOT_REACHED"
 
     def __init__(self, message: str, unreached: Sequence[Unreached], *, address: str = "") -> None:
         super().__init__(message, address=address)

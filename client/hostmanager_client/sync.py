@@ -242,7 +242,7 @@ class HostManagerClient(PlainCalls, LogCalls):
         self,
         generations: Mapping[str, int],
         *,
-        targets: Mapping[str, calls.Target] | None = None,
+        targets: Mapping[str, calls.Target | str] | None = None,
         epoch: str = "",
         timeout: float | None = None,
         on_progress: OnProgress | None = None,

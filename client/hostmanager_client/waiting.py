@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.values import dataclass
 
-from hostmanager_client.errors import TargetNotReached, Unreached
+from hostmanager_client.calls import DOWN, UP, Target
+from hostmanager_client.errors import InvalidRequest, TargetNotReached, Unreached, quoted
 from hostmanager_client.last_output import with_last_line
 from hostmanager_client.state import HostState
 from hostmanager_client.words import next_action_word, target_word
+
+_TARGETS = {"up": UP, "down": DOWN, "passive": pb.TARGET_STATE_PASSIVE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,11 @@ class Waiting:
     def __init__(
         self,
         generations: Mapping[str, int],
-        targets: Mapping[str, pb.TargetState.ValueType] | None = None,
+        targets: Mapping[str, Target | str] | None = None,
         epoch: str = "",
     ) -> None:
         self._generations = dict(sorted(generations.items()))
-        self._targets = dict(targets or {})
+        self._targets = {each: _number(each, target) for each, target in (targets or {}).items()}
         self._epoch = epoch
         self._progress: WaitProgress | None = None
 
@@ -133,3 +136,14 @@ def _message(unreached: tuple[Unreached, ...], late: float | None) -> str:
     listed = "; ".join(str(one) for one in unreached[:5])
     more = f"; and {len(unreached) - 5} more" if len(unreached) > 5 else ""
     return f"{len(unreached)} {noun} did not reach the target{when}: {listed}{more}"
+
+
+def _number(instance_id: str, target: Target | str) -> Target:
+    """Return the number of a target or of its word; raise InvalidRequest for another word."""
+    number = _TARGETS.get(target) if isinstance(target, str) else target
+    if number is None:
+        words = ", ".join(map(repr, _TARGETS))
+        raise InvalidRequest(
+            f"cannot wait for {quoted(instance_id)}: its target {target!r} is none of {words}"
+        )
+    return number

@@ -452,7 +452,7 @@ def test_upgrade_waits_for_the_daemon_that_takes_over(daemon: FakeDaemon, run: R
     assert result.exit_code == 0
     assert pb.UpgradeRequest(expected_epoch="epoch-1") in daemon.requests
     document = json.loads(result.output)
-    assert (document["previousEpoch"], document["epoch"]) == ("epoch-1", "epoch-1+")
+    assert (document["previous_epoch"], document["epoch"]) == ("epoch-1", "epoch-1+")
     assert run("upgrade").output.startswith("upgraded from ")
 
 

@@ -91,10 +91,22 @@ def _run_any_command(*, debug: bool) -> object:
             import traceback
 
             traceback.print_exc()
-        error.show()
+        if _wants_json():
+            from hostmanager_client.cli.failure import usage_error_json
+            from hostmanager_client.cli.output import print_json
+
+            print_json(usage_error_json(error), err=True)
+        else:
+            error.show()
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
+
+
+def _wants_json() -> bool:
+    """Return whether errors must be JSON; also for a command line with a mistake before --json."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
 def _hide_half_made_call(unraisable: sys.UnraisableHookArgs) -> None:
@@ -112,11 +124,22 @@ def _report(error: Exception) -> int:
     from hostmanager_client.cli.installation import describe_unmet, unmet_requirements
 
     if unmet := unmet_requirements(PROGRAM):
-        print(f"Error: {describe_unmet(PROGRAM, error, unmet)}", file=sys.stderr)
+        _print_failure("InstallationError", describe_unmet(PROGRAM, error, unmet), "UNMET_REQUIREMENTS")
         return FAILED
-    print(
-        f"Error: {PROGRAM} failed ({type(error).__name__}: {one_line(str(error))}). This is a bug; "
-        f"{DEBUG_VARIABLE}=1 shows the traceback",
-        file=sys.stderr,
+    text = (
+        f"{PROGRAM} failed ({type(error).__name__}: {one_line(str(error))}). This is a bug; "
+        f"{DEBUG_VARIABLE}=1 shows the traceback"
     )
+    _print_failure("Bug", text, "BUG")
     return BUG
+
+
+def _print_failure(kind: str, message: str, reason: str) -> None:
+    """Print an error without any module that may be the cause."""
+    text = f"Error: {message}"
+    if _wants_json():
+        import json
+
+        body = {"kind": kind, "message": message, "reason": reason, "violations": []}
+        text = json.dumps({"error": body})
+    print(text, file=sys.stderr)

@@ -120,10 +120,13 @@ def update(
 
 def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict[str, Target]:
     """Return the final target of each instance; later changes override earlier ones."""
+    from hostmanager_client.calls import to_target
+
     ids = list(instance_ids)
     targets: dict[str, Target] = {}
     for instance_id, target in changes:
-        targets |= dict.fromkeys(ids if instance_id == ALL else [instance_id], target)
+        number = to_target(target, instance_id)
+        targets |= dict.fromkeys(ids if instance_id == ALL else [instance_id], number)
     return targets
 
 

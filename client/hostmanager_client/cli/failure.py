@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    import click
+
 USAGE = 2
 UNREACHABLE = 3
 NOT_FOUND = 4
@@ -98,6 +100,21 @@ def error_json(error: errors.HostManagerError) -> dict[str, Any]:
     if isinstance(error, errors.TargetNotReached):
         body["unreached"] = [unreached_json(one) for one in error.unreached]
     return {"error": body}
+
+
+def usage_error_json(error: click.ClickException) -> dict[str, Any]:
+    """Return the document for a wrong command line, or for another failure that a command reports itself."""
+    import click
+
+    wrong = isinstance(error, click.UsageError)
+    return {
+        "error": {
+            "kind": "UsageError" if wrong else "Failed",
+            "message": error.format_message(),
+            "reason": "WRONG_COMMAND_LINE" if wrong else "FAILED",
+            "violations": [],
+        }
+    }
 
 
 def unreached_json(one: errors.Unreached) -> dict[str, Any]:

@@ -45,11 +45,11 @@ def upgrade_command(*, check: bool, reason: str) -> None:
         print_json(
             {
                 "pid": after.pid,
-                "previousVersion": before.version,
+                "previous_version": before.version,
                 "version": after.version,
-                "previousEpoch": before.epoch,
+                "previous_epoch": before.epoch,
                 "epoch": after.epoch,
-                "awaySeconds": round(away, 3),
+                "away_seconds": round(away, 3),
             }
         )
     else:
@@ -61,7 +61,7 @@ def upgrade_command(*, check: bool, reason: str) -> None:
 
 def _show_check(before: pb.ManagerStatus, answer: pb.UpgradeResponse, *, as_json: bool) -> None:
     if as_json:
-        print_json({"previousVersion": before.version, "version": answer.version})
+        print_json({"previous_version": before.version, "version": answer.version})
     else:
         version, running = one_line(answer.version), one_line(before.version)
         print_line(f"the installed code starts: version {version}; the daemon runs {running}")
