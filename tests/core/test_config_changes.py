@@ -13,6 +13,7 @@ from hostmanager_server.core.model import Instance, new_instance
 from hostmanager_server.core.secret_names import MASK
 from hostmanager_server.core.spec import (
     EnvFile,
+    Hook,
     HostSpec,
     HttpProbe,
     InstanceSpec,
@@ -253,6 +254,7 @@ OTHER_SPEC = InstanceSpec(
     ReadinessProbe(HttpProbe("http://h/")), LogPolicy("/logs"), 1.0, 2.0, StopPolicy(15),
     RestartPolicy(RestartWhen.NEVER), ("b",), (("b", StartCondition.STARTED),), restart_dependents=True,
     service_dependencies=("c",), position=7, success_codes=(2,),
+    on_failure=Hook(("mail",)), on_recover=Hook(("mail", "ok"), "/", "daq", 5.0),
 )  # fmt: skip
 # Not in the site config, or a consequence of another key.
 NOT_SHOWN = {"instance_id", "problem", "conditions", "source", "slow_to_create", "position"}

@@ -162,6 +162,23 @@ def test_logs_are_read_as_the_page_says(site: Site) -> None:
     assert not previous[-1].endswith("reading 0")
 
 
+def test_hooks_run_once_over_a_death_and_an_upgrade_of_the_daemon_as_the_page_says(site: Site) -> None:
+    save_files(ROOT / "docs" / "how-to" / "alerts.md", site.folder)
+    (site.folder / "sensor.py").write_text("raise SystemExit('no sensor')")
+    alerts = site.folder / "alerts.txt"
+    site.start()
+    wait_until(lambda: alerts.exists() and alerts.read_text(), "the hook for the failure")
+    site.kill_daemons()
+    site.start()
+    run(site, "hostmanager upgrade")
+    run(site, "hostmanager down thermo1 --wait")
+    wait_until(lambda: "recover" in alerts.read_text(), "the hook for the end of the failure")
+    failure, recovery = alerts.read_text().splitlines()
+    assert failure.startswith("failure thermo1 CrashLoop ")
+    assert recovery.startswith("recover thermo1 TargetDown not wanted any longer")
+    wait_until(lambda: "HookRan" in run(site, "hostmanager events thermo1"), "the event of the hook")
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
 def test_python_samples_run_against_a_daemon(sample: Example, site: Site) -> None:
     site.write([{"instance-id": name, "command": ["sleep", "600"]} for name in INSTANCES])

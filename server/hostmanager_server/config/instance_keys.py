@@ -12,6 +12,7 @@ from hostmanager.values import dataclass, field
 from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
+from hostmanager_server.config.hooks import read_hook
 from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown
 from hostmanager_server.config.probes import read_alive, read_ready
 from hostmanager_server.config.process_keys import (
@@ -28,6 +29,7 @@ from hostmanager_server.core.spec import (
     STOP_GRACE,
     TERM_GRACE,
     Backoff,
+    Hook,
     LivenessProbe,
     ReadinessProbe,
     RestartPolicy,
@@ -49,8 +51,9 @@ LIMITS = (
 )  # fmt: skip
 KEYS = (
     "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice",
-    "ready", "restart", "restart-dependents", "run-arguments", "schedule", "start-timeout", "stop-signal",
-    "stop-timeout", "success-codes", "umask", "up-after", "user", "working-dir",
+    "on-failure", "on-recover", "ready", "restart", "restart-dependents", "run-arguments", "schedule",
+    "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask", "up-after", "user",
+    "working-dir",
 )  # fmt: skip
 PLACED = ("command", "group", "ready", "user", "working-dir")
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
@@ -93,6 +96,8 @@ class InstanceKeys:
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
     nice: int | None = None
+    on_failure: Hook | None = None
+    on_recover: Hook | None = None
     ready: ReadinessProbe | None = None
     restart: RestartPolicy | None = None
     restart_dependents: bool | None = None
@@ -133,6 +138,8 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         limits={**under.limits, **over.limits},
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
         nice=_or(over.nice, under.nice),
+        on_failure=_or(over.on_failure, under.on_failure),
+        on_recover=_or(over.on_recover, under.on_recover),
         ready=_or(over.ready, under.ready),
         restart=_or(over.restart, under.restart),
         restart_dependents=_or(over.restart_dependents, under.restart_dependents),
@@ -162,6 +169,9 @@ def read_settings(
     def read(name: str, how: Callable[[Reader, Node, str], T]) -> T | None:
         return how(reader, entries[name].value, f"{name!r} of {label}") if name in entries else None
 
+    def hook(reader: Reader, node: Node, label: str) -> Hook | None:
+        return read_hook(reader, node, label, str(working_dir))
+
     return InstanceKeys(
         alive=read("alive", read_alive),
         command=read("command", read_command),
@@ -174,6 +184,8 @@ def read_settings(
         limits=read("limits", _limits) or {},
         log=read("log", _log) or Log(),
         nice=read("nice", read_nice),
+        on_failure=read("on-failure", hook),
+        on_recover=read("on-recover", hook),
         ready=read("ready", read_ready),
         restart=read("restart", _restart),
         restart_dependents=read("restart-dependents", _boolean),

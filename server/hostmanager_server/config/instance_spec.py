@@ -60,6 +60,8 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         run_arguments=bool(settings.run_arguments),
         schedule=settings.schedule,
         success_codes=settings.success_codes or (),
+        on_failure=settings.on_failure or context.hooks.on_failure,
+        on_recover=settings.on_recover or context.hooks.on_recover,
     )
 
 

@@ -11,6 +11,8 @@ from hostmanager.values import dataclass, field, replace
 from hostmanager_server.config.document import DocumentError, MapNode, Node, compose
 from hostmanager_server.config.environment_keys import read_env_inherit
 from hostmanager_server.config.file import read_text
+from hostmanager_server.config.hooks import NAMES as HOOK_NAMES
+from hostmanager_server.config.hooks import read_hooks
 from hostmanager_server.config.hosts import choose_host, read_address, report_missing_host
 from hostmanager_server.config.includes import KEY as INCLUDE
 from hostmanager_server.config.includes import joined, read_included
@@ -38,7 +40,7 @@ IGNORED_HOST_KEYS = (
 )  # fmt: skip
 
 TOP_KEYS = ("hub", "hosts", "agent-classes", INCLUDE)
-HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *IGNORED_HOST_KEYS)
+HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *HOOK_NAMES, *IGNORED_HOST_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +342,10 @@ def _read_host(
     env_inherit = None
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
-    context = ParseContext(name, site.classes, launchers, log_dir, local, env_inherit, site.bad_classes)
+    hooks = read_hooks(reader, entries, label, str(site.working_dir))
+    context = ParseContext(
+        name, site.classes, launchers, log_dir, local, env_inherit, site.bad_classes, hooks
+    )
     instances = read_instances(reader, nodes, context, short.kept if short is not None else {})
     options = instances.options
     if "address" in entries:

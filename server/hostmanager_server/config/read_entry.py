@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hostmanager.values import dataclass, field, replace
 
 from hostmanager_server.config.document import Node, Scalar
+from hostmanager_server.config.hooks import Hooks
 from hostmanager_server.config.instance_keys import InstanceKeys
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import Manage
@@ -42,6 +43,7 @@ class ParseContext:
     local: bool  # the host is this machine: an agent that cannot start here gets a warning
     env_inherit: tuple[str, ...] | None = None  # for agents without `env-inherit`
     bad_classes: Mapping[str, Problem] = field(default_factory=dict)  # classes with an error
+    hooks: Hooks = Hooks()
 
     def without_places(self) -> ParseContext:
         """Return a context that is equal to that of a later reading if the texts of the classes are."""

@@ -14,6 +14,7 @@ START_TIMEOUT = 15.0
 START_TIMEOUT_RETRY = 5.0
 # How long a run must last, in s, before the instance is up; the default of supervisord's `startsecs`, too.
 UP_AFTER = 1.0
+HOOK_TIMEOUT = 30.0  # s
 STOP_GRACE = 10.0
 TERM_GRACE = 5.0
 
@@ -306,6 +307,16 @@ Workload = ProcessSpec | ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that the daemon runs when an instance fails or recovers; an empty `argv` runs none."""
+
+    argv: tuple[str, ...]
+    working_dir: str = "/"
+    user: str = ""  # empty: the daemon's user
+    timeout: float = HOOK_TIMEOUT  # s until the command is killed
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One entry of `agent-instances`, or a compose service without an entry."""
 
@@ -328,6 +339,8 @@ class InstanceSpec:
     restart_dependents: bool = False  # a new run restarts the running dependents
     # Ends that count as success besides exit code 0: exit codes, and negative numbers of signals.
     success_codes: tuple[int, ...] = ()
+    on_failure: Hook | None = None
+    on_recover: Hook | None = None
     # The instances of the compose services that the start of the service would start, too.
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there

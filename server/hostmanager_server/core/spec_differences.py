@@ -16,6 +16,7 @@ from hostmanager_server.core.spec import (
     CommandProbe,
     EnvFile,
     HealthCheckProbe,
+    Hook,
     HttpProbe,
     InstanceSpec,
     LivenessProbe,
@@ -92,7 +93,16 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "restart-dependents": "true" if spec.restart_dependents else "false",
         "schedule": _schedule(spec.schedule) if spec.schedule is not None else "",
         "run-arguments": "true" if spec.run_arguments else "false",
+        "on-failure": _hook(spec.on_failure),
+        "on-recover": _hook(spec.on_recover),
     }
+
+
+def _hook(hook: Hook | None) -> str:
+    if hook is None or not hook.argv:
+        return ""
+    user = f", user {hook.user}" if hook.user else ""
+    return f"{_words(_masked(hook.argv))} (at most {_seconds(hook.timeout)}{user})"
 
 
 def _restart(policy: RestartPolicy) -> dict[str, str]:

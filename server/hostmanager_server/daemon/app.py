@@ -192,6 +192,7 @@ class App:
             log.error("%s", error)  # the daemon supervises its agents also while the disk is full
         if recovery.manager_stopped:
             supervisor.stop_manager()
+        self._spawn(parts.hooks.follow())
         return addresses
 
     def _initial_changes(self, recovery: JournalRecovery) -> list[TargetChange]:
@@ -250,6 +251,7 @@ class App:
     async def _close(self, parts: Parts, *, disown: bool, keep_lock: bool) -> None:
         """Close all parts. `disown` leaves running instances to the next daemon."""
         await parts.server.stop()
+        await parts.hooks.close()
         if parts.engine is not None:
             await asyncio.to_thread(parts.engine.close)
         parts.supervisor.close(disown=disown)

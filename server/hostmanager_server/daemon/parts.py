@@ -14,12 +14,15 @@ from hostmanager_server.core.manager_status import ManagerState, ManagerStatus
 from hostmanager_server.core.origin import Origin
 from hostmanager_server.core.spec import Management
 from hostmanager_server.daemon.compose_wiring import engine_access, service_driver
+from hostmanager_server.daemon.hook_memory import HookMemory
+from hostmanager_server.daemon.hooks import HookRunner
 from hostmanager_server.daemon.own_log import find_own_log
 from hostmanager_server.daemon.recovery import JournalRecovery, open_journal, recover
 from hostmanager_server.daemon.settings import DaemonSettings
 from hostmanager_server.daemon.site_file import SiteFile
 from hostmanager_server.daemon.systemd_notifier import SystemdNotifier
 from hostmanager_server.drivers.contract import CallSoon, Driver, Poller, PostEvent
+from hostmanager_server.drivers.exec.command import inherited_environment
 from hostmanager_server.drivers.exec.liveness import LastAnswers
 from hostmanager_server.drivers.output.output_files import OutputFiles
 from hostmanager_server.drivers.process.cgroup_delegation import find_cgroups
@@ -62,6 +65,7 @@ class Parts:
     server: Server
     notifier: SystemdNotifier
     own_log: OwnLog
+    hooks: HookRunner
 
 
 def build_parts(
@@ -119,9 +123,12 @@ def build_parts(
         tcp_reflection=settings.tcp_reflection, trust=settings.trust,
     )  # fmt: skip
     notifier = SystemdNotifier(os.environ, store)
+    hooks = HookRunner(
+        store, hub, HookMemory(state_dir.path), supervisor.log, now, inherited_environment(os.environ)
+    )
     return Parts(
         daemon, state_dir, store, event_writer, outputs, journal, recovery, supervisor, hub, engine, server,
-        notifier, own_log,
+        notifier, own_log, hooks,
     )  # fmt: skip
 
 

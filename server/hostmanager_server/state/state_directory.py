@@ -23,7 +23,14 @@ log = logging.getLogger(__name__)
 
 _REMEDY = "choose another with --state-dir"
 # The files that the daemon reads before all others, with modes restricted where needed.
-_FILES = ("lock", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "site-config.json")
+_FILES = (
+    "lock",
+    "journal.sqlite",
+    "journal.sqlite-wal",
+    "journal.sqlite-shm",
+    "site-config.json",
+    "hooks.json",
+)
 # The directories that the daemon creates there: records of runs, output, and events.
 _DIRECTORIES = ("runs", "logs", "events")
 
