@@ -378,7 +378,7 @@ def test_status_show_and_events_tell_who_asked_and_why(daemon: FakeDaemon, run: 
     daemon.events[-1].origin.CopyFrom(instance.target_origin)
     assert 'never started; reason given: "valve swap"' in run("status").output
     words = 'uid 0, pid 812, says it is ada (hostmanager down): "valve swap"'
-    assert f"{words}, 0." in run("show", "data1").output
+    assert f"{words}, " in run("show", "data1").output
     assert run("events").output.endswith(f"[{words}]\n")
     shown = json.loads(run("show", "data1", "--json").output)["target_origin"]
     assert (shown["kind"], shown["reason"], shown["requester"]["verified"]) == ("call", "valve swap", True)

@@ -41,20 +41,20 @@ def crash_loop(daemon: FakeDaemon, instance_id: str = "heater") -> pb.Explanatio
     instance.ClearField("start_time")
     instance.last_exit.code = 3
     instance.last_exit.time.CopyFrom(ago(2))
-    instance.at.CopyFrom(ago(-300))
+    instance.at.CopyFrom(ago(-310))
     instance.target_origin.kind = pb.ChangeOrigin.KIND_CALL
     instance.target_origin.requester.user = "ada"
     instance.target_origin.reason = "first light"
     daemon.publish(instance)
     end = pb.Event(time=ago(2), reason="Exited", message="ended with code 3", instance_id=instance_id)
     end.exit.last_output = "warming up\ncannot open /dev/ttyUSB1"
-    worked = pb.WorkingRun(start_time=ago(7800), end_time=ago(600))
-    change = pb.Event(time=ago(601), reason="Changed", message="--port: 0 -> 1", instance_id=instance_id)
+    worked = pb.WorkingRun(start_time=ago(7810), end_time=ago(610))
+    change = pb.Event(time=ago(611), reason="Changed", message="--port: 0 -> 1", instance_id=instance_id)
     change.origin.kind = pb.ChangeOrigin.KIND_SIGNAL
     change.origin.detail = "SIGHUP"
     explanation = pb.Explanation(
         instance=instance,
-        since=ago(600),
+        since=ago(610),
         ends=[end],
         more_ends=3,
         last_worked=worked,
@@ -78,7 +78,7 @@ def test_one_screen_tells_the_whole_story(daemon: FakeDaemon, run: Run) -> None:
     result = run("why")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("heater: start_at instead of up for 10 min: code 3, 2.")
+    assert lines[0].startswith("heater: start_at instead of up for 10 min: code 3, ")
     assert "restarting in 5 min (attempt 5)" in lines[0]
     labels = [line[2:13].strip() for line in lines[1:-2]]
     assert labels == ["target by", "ended", "", "worked", "changes", "needed by", "try", ""]

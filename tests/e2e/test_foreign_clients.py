@@ -34,8 +34,10 @@ CALLS: list[tuple[str, Message]] = [
         pb.UpdateRequest(requests=[pb.TargetChange(instance_id="data1", target_state=pb.TARGET_STATE_UP)]),
     ),
     ("Restart", pb.RestartRequest(instance_ids=["data1"])),
+    ("Signal", pb.SignalRequest(instance_id="data1", signal="CONT")),
     ("TailLogs", pb.TailLogsRequest(instance_id="data1", lines=1)),
     ("ListEvents", pb.ListEventsRequest(page_size=5)),
+    ("Explain", pb.ExplainRequest()),
     ("WatchStatus", pb.WatchStatusRequest()),
     ("WatchEvents", pb.WatchEventsRequest()),
     ("DockerPull", pb.DockerPullRequest()),
@@ -97,6 +99,7 @@ def test_buf_curl_calls_everything_by_reflection_alone(daemon: Daemon) -> None:
         "GetInstance": {"instance_id": "data1"},
         "Update": {"requests": [{"instance_id": "data1", "target_state": "TARGET_STATE_UP"}]},
         "Restart": {"instance_ids": ["data1"]},
+        "Signal": {"instance_id": "data1", "signal": "CONT"},
         "TailLogs": {"instance_id": "data1", "lines": 1},
         "Upgrade": {"validate_only": True},
     }

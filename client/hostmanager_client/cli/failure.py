@@ -27,7 +27,7 @@ EXIT_CODES = """\
 \b
 Exit codes:
   0    done
-  1    refused, failed, or target not reached
+  1    refused, failed, target not reached, or not as wanted (why)
   2    wrong command line
   3    no answer from the daemon
   4    no such instance

@@ -24,6 +24,7 @@ MAX_EXPLANATIONS = 100
 MAX_NEEDED_BY = 20
 # The newest events that an explanation reads; an older past is not searched.
 MOST_EVENTS = 20_000
+MOST_HOST_EVENTS = 2_000
 _AT_ONCE = 2_000  # events between two turns of the event loop
 
 Pasts = Mapping[str, Past[PublishedEntry]]
@@ -72,28 +73,35 @@ class ExplainRpc:
         selection = EventSelection(instance_ids=frozenset({*pasts, ""})) if len(pasts) < 8 else ALL_EVENTS
         events = islice(self._context.history.newest(selection), MOST_EVENTS)
         async with self._context.event_files:
-            while await asyncio.to_thread(_read_some, events, pasts):
-                pass
+            of_host = 0  # events, each of which goes to every past
+            more = True
+            while more:
+                more, of_host = await asyncio.to_thread(_read_some, events, pasts, of_host)
         return pasts
 
 
-def _read_some(events: Iterable[PublishedEntry], pasts: Pasts) -> bool:
-    """Give the next events to the pasts that they concern; return whether more are wanted."""
+def _read_some(events: Iterable[PublishedEntry], pasts: Pasts, of_host: int) -> tuple[bool, int]:
+    """Give the next events to the pasts that they concern.
+
+    Returns whether more are wanted, and the number of events of the host so far.
+    """
     open_pasts = {i: past for i, past in pasts.items() if not past.complete}
     read = 0
     for event in islice(events, _AT_ONCE):
         read += 1
         instance_id = event.entry.instance_id
         if not instance_id:
-            for past in open_pasts.values():
-                past.add(event)
+            of_host += 1
+            if of_host <= MOST_HOST_EVENTS:
+                for past in open_pasts.values():
+                    past.add(event)
         elif (own := open_pasts.get(instance_id)) is not None:
             own.add(event)
             if own.complete:
                 del open_pasts[instance_id]
                 if not open_pasts:
-                    return False
-    return read == _AT_ONCE
+                    return False, of_host
+    return read == _AT_ONCE, of_host
 
 
 def _needed_by(snapshot: Snapshot) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _GATHERING = 0.02
 # The longest time, in s, that a written event waits for the disk; only a loss of power matters.
 _SYNC_EVERY = 5.0
+_PATIENCE = 5.0  # s at the end of the daemon
 RETRY = 3.0  # s between attempts after an error
 _BATCH = 500  # events in one write
 
@@ -63,12 +64,12 @@ class EventWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Write all events and the mark of an orderly end. Waits for the disk."""
+        """Write all events and the mark of an orderly end; give up on a disk that takes longer than 5 s."""
         if self._thread.is_alive():
             self._store.unsubscribe(self._published)
             self._closing.set()
             self._requested.set()
-            self._thread.join()
+            self._thread.join(_PATIENCE)
 
     def _published(self) -> None:
         if self._store.last_sequence != self._written and not self._problem:
