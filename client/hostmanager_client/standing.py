@@ -32,6 +32,10 @@ _BY_REASON = {
     "Finished": "finished",
     "WaitingForDependencies": WAITING,
     "DependencyDown": BLOCKED,
+    "Held": BLOCKED,
+    "Scheduled": WAITING,
+    "NotAnswering": FAILING,
+    "Unresponsive": FAILING,
 }
 _BY_STATE = {
     "up": "up",

@@ -10,6 +10,7 @@ from hostmanager_server.core.actions import Launch
 from hostmanager_server.core.dependencies import waiting_for
 from hostmanager_server.core.events import Degraded, ExitStatus, ProbeAnswer, ProbeAnswered, Verdict
 from hostmanager_server.core.model import Hold, Outcome, State
+from hostmanager_server.core.past import is_as_wanted
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered, recover_targets
 from hostmanager_server.core.spec import LivenessProbe, RestartPolicy, RestartWhen, Target, TcpProbe
@@ -41,6 +42,7 @@ def test_what_ends_while_held_stays_down_and_is_told() -> None:
     assert (s.state(), s.instance.standing.reason) == (State.DOWN, "Held")
     assert s.instance.standing.message == "held until 2001-09-09 02:46 UTC (valve swap); last exit: code 3"
     assert not s.instance.settled
+    assert not is_as_wanted(s.instance)
     assert "Exited" in s.reasons()
     assert s.wait(3599.0) == []
     (launch,) = s.wait(2.0)

@@ -10,6 +10,7 @@ from hostmanager_server.core.actions import Action, Launch
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.history import history_of, with_history
 from hostmanager_server.core.model import Hold, Outcome, State, new_instance
+from hostmanager_server.core.past import is_as_wanted
 from hostmanager_server.core.schedules import RECHECK, next_wake
 from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Schedule, Target
 
@@ -37,6 +38,7 @@ def test_a_run_begins_at_its_time_and_never_before() -> None:
     assert (s.state(), s.instance.standing.reason) == (State.DOWN, "Scheduled")
     assert s.instance.standing.message == "next run 2001-09-09 02:46 UTC; never started"
     assert s.instance.settled
+    assert is_as_wanted(s.instance)
     assert s.wait(HOUR - 1) == []
     (launch,) = s.wait(1.0)
     assert isinstance(launch, Launch)

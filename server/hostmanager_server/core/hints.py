@@ -29,6 +29,11 @@ BY_REASON: Mapping[str, str] = {
     "Paused": "`docker unpause` the container, or `hostmanager restart {id}`",
     "Unhealthy": "`docker inspect` the container: its health check has an output",
     "Degraded": "`hostmanager logs {id}` has the output of the containers",
+    "Held": "`hostmanager release {id}` ends the hold; `hostmanager show {id}` has its end and reason",
+    "Scheduled": "`hostmanager run {id}` does not wait for the next time",
+    "NotAnswering": "`hostmanager show {id}` has the liveness probe and its last answer",
+    "Unprobed": "correct `alive` in the site config, or install what the probe needs",
+    "Unresponsive": "wait: the restart follows; `hostmanager logs {id}` may tell why it hung",
 }
 # By how the last run ended; code or signal by name.
 BY_EXIT: Mapping[str, str] = {

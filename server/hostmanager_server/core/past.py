@@ -159,5 +159,6 @@ def is_as_wanted(instance: Instance) -> bool:
             return standing.state in (State.DOWN, State.UNKNOWN)
         case Target.UP:
             if standing.state is State.DOWN:
-                return standing.outcome is Outcome.COMPLETED or instance.wants_no_container
+                waits = instance.awaits_schedule and standing.outcome is None and not instance.held
+                return standing.outcome is Outcome.COMPLETED or instance.wants_no_container or waits
             return standing.state is State.UP and not standing.failures and instance.should_run
