@@ -18,6 +18,7 @@ from hostmanager_client.cli.screen.text_page import (
     TextPage,
     event_source,
     log_source,
+    why_source,
 )
 from hostmanager_client.sync import HostManagerClient
 
@@ -94,6 +95,8 @@ class ScreenApp:
                 self._open(TextPage(one_line(current.instance_id), self._properties(current.instance_id)))
             case "l":
                 self._stream("output", current.instance_id, log_source(current.instance_id))
+            case "w":
+                self._stream("why", current.instance_id, why_source(current.instance_id), follows=False)
             case "e":
                 self._stream("events", current.instance_id, event_source(current.instance_id))
             case _:
@@ -103,8 +106,9 @@ class ScreenApp:
         self.close()
         self._text = page
 
-    def _stream(self, what: str, instance_id: str, source: Source) -> None:
-        self._open(StreamPage(f"{what} of {one_line(instance_id)}", self._client.address, source, self._wake))
+    def _stream(self, what: str, instance_id: str, source: Source, *, follows: bool = True) -> None:
+        title = f"{what} {'of ' if follows else ''}{one_line(instance_id)}"
+        self._open(StreamPage(title, self._client.address, source, self._wake, follows=follows))
 
     def _properties(self, instance_id: str) -> Callable[[], list[str]]:
         """Return a function for the lines of `show`, which change with the state."""

@@ -6,6 +6,7 @@ Keys of the table
   PgUp, PgDn           a page up or down
   Home, End, g, G      the first or the last row
   Enter                show all properties of the selected instance
+  w                    why it is not as wanted, and what to try
   l                    its output, followed
   e                    its events, followed
   u, d, r              set its target to up or down, or restart it;

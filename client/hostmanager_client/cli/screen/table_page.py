@@ -23,7 +23,7 @@ _TEXT_WANTED = 200  # columns for messages, so that the layout does not change w
 class TablePage:
     """Paints the table."""
 
-    keys = "q quit  ? help  / filter  s sort  Enter show  l logs  u up  d down  r restart"
+    keys = "q quit  ? help  / filter  Enter show  w why  l logs  u up  d down  r restart"
 
     def __init__(self, model: ScreenModel, address: str) -> None:
         self._model = model

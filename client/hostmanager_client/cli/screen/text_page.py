@@ -101,8 +101,10 @@ Source = Callable[[HostManagerClient, OnConnection], Iterator[str]]
 class StreamPage(TextPage):
     """A page of lines that a stream of the daemon goes on to send."""
 
-    def __init__(self, title: str, address: Address, source: Source, wake: Callable[[], None]) -> None:
-        super().__init__(title, self._copy, follows=True)
+    def __init__(
+        self, title: str, address: Address, source: Source, wake: Callable[[], None], *, follows: bool = True
+    ) -> None:
+        super().__init__(title, self._copy, follows=follows)
         self._kept: deque[str] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
         self._wake = wake
@@ -165,5 +167,16 @@ def event_source(instance_id: str) -> Source:
         )
         for event in stream:
             yield short_event_line(event) if isinstance(event, pb.Event) else f"--- {one_line(event.message)}"
+
+    return lines
+
+
+def why_source(instance_id: str) -> Source:
+    """Return the source of the explanation of an instance, as `hostmanager why` gives it."""
+
+    def lines(client: HostManagerClient, _: OnConnection) -> Iterator[str]:
+        from hostmanager_client.cli.explain import explanation_lines
+
+        yield from map(without_styles, explanation_lines(client.explain([instance_id]), named=True))
 
     return lines
