@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from hostmanager_client.log_merge import InstanceLine
     from hostmanager_client.reconnect import Disconnected, Reconnect, Reconnected
+    from hostmanager_client.selectors import Selector
     from hostmanager_client.state import HostState, StatusUpdate
     from hostmanager_client.sync import HostManagerClient
     from hostmanager_client.waiting import WaitProgress
@@ -64,6 +65,7 @@ __all__ = [
     "PreconditionFailed",
     "Reconnect",
     "Reconnected",
+    "Selector",
     "ServerBug",
     "StatusUpdate",
     "TargetNotReached",
@@ -85,6 +87,7 @@ _HOMES = {
     "calls": ("DOWN", "UP", "EventListing", "Listing"),
     "log_merge": ("InstanceLine",),
     "reconnect": ("Disconnected", "Reconnect", "Reconnected"),
+    "selectors": ("Selector",),
     "state": ("HostState", "StatusUpdate"),
     "sync": ("HostManagerClient",),
     "waiting": ("WaitProgress",),

@@ -28,9 +28,12 @@ class AsyncCalls:
         """Return the manager and the states of all instances, as one consistent snapshot."""
         return await self._call(calls.get_status())
 
-    async def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
-        pages = calls.InstancePages(instance_ids)
+    async def list_instances(self, instance_ids: Iterable[str] = (), *, failing: bool = False) -> Listing:
+        """Return full details of the named instances, or of all; raise NotFound for unknown ids.
+
+        `failing`: only of those that are failing.
+        """
+        pages = calls.InstancePages(instance_ids, failing=failing)
         while (call := pages.next_call()) is not None:
             pages.received(await self._call(call))
         return pages.result()
@@ -39,10 +42,13 @@ class AsyncCalls:
         """Return full details of one instance; raise NotFound if the daemon has no such id."""
         return (await self._call(calls.get_instance(instance_id))).instance
 
-    async def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
+    async def get_state(self, instance_ids: Iterable[str] = (), *, failing: bool = False) -> HostState:
+        """Return the manager and the named instances (or all), as a state that `watch` can resume.
+
+        `failing`: only the failing ones.
+        """
         status = await self.get_status()
-        listing = await self.list_instances(instance_ids)
+        listing = await self.list_instances(instance_ids, failing=failing)
         return make_state(status, listing.instances, listing.revision)
 
     async def explain(self, instance_ids: Iterable[str] = ()) -> pb.ExplainResponse:
@@ -59,31 +65,39 @@ class AsyncCalls:
         reload_config: bool = False,
         validate_only: bool = False,
         with_dependencies: bool = False,
+        failing: bool = False,
         reason: str = "",
     ) -> pb.UpdateResponse:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
         config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
-        `reason`: why, for the events and the status.
+        `failing`: change failing instances only. `reason`: why, for the events and the status.
         """
         call = calls.update(
             changes,
             reload_config=reload_config,
             validate_only=validate_only,
             with_dependencies=with_dependencies,
+            failing=failing,
             reason=reason,
         )
         return await self._call(call)
 
     async def restart(
-        self, instance_ids: Sequence[str] = (), *, all_up: bool = False, reason: str = ""
+        self,
+        instance_ids: Sequence[str] = (),
+        *,
+        all_up: bool = False,
+        failing: bool = False,
+        reason: str = "",
     ) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.
 
-        `all_up`: restart every instance with target up, instead of the named ones.
+        `all_up`: restart every instance with target up, instead of the named ones. `failing`: restart failing
+        instances only, or all of them if none is named.
         """
-        return await self._call(calls.restart(instance_ids, all_up=all_up, reason=reason))
+        return await self._call(calls.restart(instance_ids, all_up=all_up, failing=failing, reason=reason))
 
     async def signal(
         self, instance_id: str, signal: str | int, *, whole_tree: bool = False, reason: str = ""

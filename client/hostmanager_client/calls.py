@@ -9,6 +9,7 @@ from hostmanager.values import dataclass
 from hostmanager_client.errors import InvalidRequest, quoted
 from hostmanager_client.receive_limits import ReceiveLimit
 from hostmanager_client.seconds import LONGEST_TIMEOUT, in_seconds
+from hostmanager_client.selectors import Selector, split
 
 TYPE_CHECKING = False  # `typing` and the stubs have a cost that short commands need not pay
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ PLAIN_TIMEOUT = 10.0  # s
 STOP_TIMEOUT = 120.0  # s
 UPGRADE_TIMEOUT = 60.0  # s; the daemon first checks that the new code starts
 
-# One id (or "all") and its target, as a number of the contract or as its word, "up" or "down".
+# One id (or "all", or a Selector) and its target, as a number of the contract or as its word, "up" or "down".
 Change = tuple[str, "Target | str"]
 TargetRequests = Mapping[str, "Target | str"] | Iterable[Change]
 _TARGETS: Mapping[object, Target] = {"up": UP, "down": DOWN, UP: UP, DOWN: DOWN}
@@ -71,7 +72,10 @@ def get_instance(instance_id: str) -> UnaryCall[pb.GetInstanceResponse]:
 
 def explain(instance_ids: Iterable[str]) -> UnaryCall[pb.ExplainResponse]:
     """Return the call of Explain."""
-    return UnaryCall("Explain", {"instance_ids": _ids(instance_ids)}, "explain the state", PLAIN_TIMEOUT)
+    ids, selectors = split(instance_ids)
+    if selectors:
+        raise InvalidRequest("cannot explain by selectors: resolve them with list_instances, and name ids")
+    return UnaryCall("Explain", {"instance_ids": ids}, "explain the state", PLAIN_TIMEOUT)
 
 
 def update(
@@ -81,9 +85,10 @@ def update(
     validate_only: bool,
     with_dependencies: bool,
     reason: str = "",
+    failing: bool = False,
 ) -> UnaryCall[pb.UpdateResponse]:
     """Return the call of Update."""
-    requests = target_changes(changes)
+    requests = target_changes(changes, failing=failing)
     request = {
         "requests": requests,
         "reload_config": reload_config,
@@ -95,13 +100,17 @@ def update(
     return UnaryCall("Update", request, what, PLAIN_TIMEOUT, changes=not validate_only)
 
 
-def restart(instance_ids: Sequence[str], *, all_up: bool, reason: str = "") -> UnaryCall[pb.RestartResponse]:
-    """Return the call of Restart; raise InvalidRequest unless either ids or `all_up` are given."""
-    ids = _ids(instance_ids)
-    if bool(ids) == all_up:
+def restart(
+    instance_ids: Sequence[str], *, all_up: bool, failing: bool = False, reason: str = ""
+) -> UnaryCall[pb.RestartResponse]:
+    """Return the call of Restart; raise InvalidRequest unless ids, `failing` or `all_up` are given."""
+    ids, selectors = split(instance_ids)
+    if bool(ids or selectors or failing) == all_up:
         raise InvalidRequest("cannot restart: name instances, or ask for all of them, not both")
-    what = f"restart {', '.join(ids) or 'all'}"
-    request = {"instance_ids": ids, "all": all_up, "reason": reason}
+    what = f"restart {', '.join((*ids, *selectors)) or ('what is failing' if failing else 'all')}"
+    request = {
+        "instance_ids": ids, "selectors": selectors, "failing": failing, "all": all_up, "reason": reason,
+    }  # fmt: skip
     return UnaryCall("Restart", request, what, PLAIN_TIMEOUT, changes=True)
 
 
@@ -169,8 +178,11 @@ def upgrade(expected_epoch: str, *, validate_only: bool, reason: str = "") -> Un
     return UnaryCall("Upgrade", request, "upgrade the daemon", UPGRADE_TIMEOUT, changes=not validate_only)
 
 
-def target_changes(changes: TargetRequests) -> list[dict[str, Any]]:
-    """Return the fields of the changes, in order; raise InvalidRequest for what is no change."""
+def target_changes(changes: TargetRequests, *, failing: bool = False) -> list[dict[str, Any]]:
+    """Return the fields of the changes, in order; `failing` goes into each.
+
+    Raises InvalidRequest for what is no change.
+    """
     given: Any = changes  # whatever a program hands over
     if isinstance(given, str | bytes):
         raise InvalidRequest(f'cannot set targets from {changes!r}: write {{"ID": "up"}} or [("ID", "up")]')
@@ -178,7 +190,9 @@ def target_changes(changes: TargetRequests) -> list[dict[str, Any]]:
     for change in given.items() if isinstance(given, Mapping) else given:
         if not isinstance(change, tuple | list) or len(change) != 2 or not isinstance(change[0], str):
             raise InvalidRequest(f'cannot set a target from {change!r}: write ("ID", "up") or ("ID", "down")')
-        requests.append({"instance_id": change[0], "target_state": to_target(change[1], change[0])})
+        name, target = change
+        key = "selector" if isinstance(name, Selector) else "instance_id"
+        requests.append({key: str(name), "target_state": to_target(target, name), "failing": failing})
     return requests
 
 
@@ -214,11 +228,13 @@ class InstancePages:
 
     PAGE_SIZE = 1000
 
-    def __init__(self, instance_ids: Iterable[str]) -> None:
-        ids = sorted(set(_ids(instance_ids)))
+    def __init__(self, instance_ids: Iterable[str], *, failing: bool = False) -> None:
+        named, self._selectors = split(instance_ids)
+        ids = sorted(set(named))
         self._parts = [ids[n : n + MAX_IDS] for n in range(0, len(ids), MAX_IDS)] or [[]]
+        self._failing = failing
         self._limit = ReceiveLimit("pages of instances")
-        self._instances: list[pb.ManagedInstance] = []
+        self._instances: dict[str, pb.ManagedInstance] = {}
         self._first: pb.ListInstancesResponse | None = None
         self._page_token: str | None = ""
 
@@ -230,6 +246,8 @@ class InstancePages:
             "instance_ids": self._parts[0],
             "page_size": self.PAGE_SIZE,
             "page_token": self._page_token,
+            "selectors": self._selectors,
+            "failing": self._failing,
         }
         return UnaryCall("ListInstances", request, "list the instances", PLAIN_TIMEOUT)
 
@@ -237,16 +255,17 @@ class InstancePages:
         """Add a page; raise ServerBug if the listing exceeds the receive limit."""
         self._limit.count(page.ByteSize())
         self._first = self._first or page
-        self._instances += page.instances
+        self._instances.update((instance.instance_id, instance) for instance in page.instances)
         self._page_token = page.next_page_token or None
         if self._page_token is None and len(self._parts) > 1:
             del self._parts[0]
+            self._selectors = ()
             self._page_token = ""
 
     def result(self) -> Listing:
         """Return the listing, after the last page."""
         assert self._first is not None
-        return Listing(tuple(self._instances), self._first.revision, self._first.resume_token)
+        return Listing(tuple(self._instances.values()), self._first.revision, self._first.resume_token)
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -264,9 +283,10 @@ class EventPages:
             raise InvalidRequest(
                 f"cannot list the newest {newest} events: the number must be 0 (all) or more"
             )
-        self._ids = _ids(instance_ids)
+        self._ids, self._selectors = split(instance_ids)
         # With more ids than one request accepts, the daemon sends all events, and `received` filters them.
         self._wanted = frozenset(self._ids) if len(self._ids) > MAX_IDS else None
+        check_combination(self._wanted, self._selectors)
         self._newest = newest
         self._filter = wanted
         self._limit = ReceiveLimit("pages of events")
@@ -284,6 +304,7 @@ class EventPages:
             "page_token": self._page_token,
             "newest": self._newest if self._wanted is None else 0,
             **self._filter,
+            "selectors": self._selectors,
         }
         return UnaryCall("ListEvents", request, "list the events", PLAIN_TIMEOUT)
 
@@ -299,12 +320,20 @@ class EventPages:
         return EventListing(tuple(self._events[-self._newest :]), self._resume_token)  # 0: all
 
 
+def check_combination(wanted: frozenset[str] | None, selectors: Sequence[str]) -> None:
+    """Raise InvalidRequest for selectors with more ids than one request accepts, which the client filters."""
+    if wanted is not None and selectors:
+        raise InvalidRequest(f"cannot combine selectors with more than {MAX_IDS} instance ids")
+
+
 def _ids(instance_ids: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(instance_ids, str):  # otherwise each letter would be an id
+    """Return plain ids; raise InvalidRequest for a single text, or for a Selector."""
+    ids, selectors = split(instance_ids)
+    if selectors:
         raise InvalidRequest(
-            f"cannot use {quoted(instance_ids)} as a list of instance ids: write [{quoted(instance_ids)}]"
+            f"cannot select by {quoted(selectors[0])} here: give ids, such as those of a list"
         )
-    return tuple(instance_ids)
+    return ids
 
 
 def request_message(call: UnaryCall[Any]) -> Message:

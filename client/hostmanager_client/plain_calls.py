@@ -24,9 +24,12 @@ class PlainCalls:
         """Return the manager and the states of all instances, as one consistent snapshot."""
         return self._call(calls.get_status())
 
-    def list_instances(self, instance_ids: Iterable[str] = ()) -> Listing:
-        """Return full details of the named instances, or of all; raise NotFound for unknown ids."""
-        pages = calls.InstancePages(instance_ids)
+    def list_instances(self, instance_ids: Iterable[str] = (), *, failing: bool = False) -> Listing:
+        """Return full details of the named instances, or of all; raise NotFound for unknown ids.
+
+        `failing`: only of those that are failing.
+        """
+        pages = calls.InstancePages(instance_ids, failing=failing)
         while (call := pages.next_call()) is not None:
             pages.received(self._call(call))
         return pages.result()
@@ -35,12 +38,15 @@ class PlainCalls:
         """Return full details of one instance; raise NotFound if the daemon has no such id."""
         return self._call(calls.get_instance(instance_id)).instance
 
-    def get_state(self, instance_ids: Iterable[str] = ()) -> HostState:
-        """Return the manager and the named instances (or all), as a state that `watch` can resume."""
+    def get_state(self, instance_ids: Iterable[str] = (), *, failing: bool = False) -> HostState:
+        """Return the manager and the named instances (or all), as a state that `watch` can resume.
+
+        `failing`: only the failing ones.
+        """
         from hostmanager_client.state import make_state
 
         status = self.get_status()
-        listing = self.list_instances(instance_ids)
+        listing = self.list_instances(instance_ids, failing=failing)
         return make_state(status, listing.instances, listing.revision)
 
     def explain(self, instance_ids: Iterable[str] = ()) -> pb.ExplainResponse:
@@ -57,13 +63,14 @@ class PlainCalls:
         reload_config: bool = False,
         validate_only: bool = False,
         with_dependencies: bool = False,
+        failing: bool = False,
         reason: str = "",
     ) -> pb.UpdateResponse:
         """Set targets in order, all or none.
 
         `{"all": UP, "data1": DOWN}` brings every instance up except data1. `reload_config`: read the site
         config first. `validate_only`: only check the request. `with_dependencies`: also start dependencies.
-        `reason`: why, for the events and the status.
+        `failing`: change failing instances only. `reason`: why, for the events and the status.
         """
         return self._call(
             calls.update(
@@ -71,18 +78,25 @@ class PlainCalls:
                 reload_config=reload_config,
                 validate_only=validate_only,
                 with_dependencies=with_dependencies,
+                failing=failing,
                 reason=reason,
             )
         )
 
     def restart(
-        self, instance_ids: Sequence[str] = (), *, all_up: bool = False, reason: str = ""
+        self,
+        instance_ids: Sequence[str] = (),
+        *,
+        all_up: bool = False,
+        failing: bool = False,
+        reason: str = "",
     ) -> pb.RestartResponse:
         """Stop and start instances without a change of their targets.
 
-        `all_up`: restart every instance with target up, instead of the named ones.
+        `all_up`: restart every instance with target up, instead of the named ones. `failing`: restart failing
+        instances only, or all of them if none is named.
         """
-        return self._call(calls.restart(instance_ids, all_up=all_up, reason=reason))
+        return self._call(calls.restart(instance_ids, all_up=all_up, failing=failing, reason=reason))
 
     def signal(
         self, instance_id: str, signal: str | int, *, whole_tree: bool = False, reason: str = ""

@@ -15,9 +15,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_client.calls import MAX_IDS
+from hostmanager_client.calls import MAX_IDS, check_combination
 from hostmanager_client.errors import HostManagerError, InvalidRequest, ServerBug, Unreachable
 from hostmanager_client.seconds import in_seconds
+from hostmanager_client.selectors import split
 from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 
 Item = TypeVar("Item")
@@ -76,9 +77,11 @@ class StatusStream(Stream[StatusUpdate]):
 
     def __init__(
         self, instance_ids: Iterable[str] = (), heartbeat: float = DEFAULT_HEARTBEAT,
-        since: HostState | None = None, on_contact: Callable[[], None] | None = None,
+        since: HostState | None = None, on_contact: Callable[[], None] | None = None, *,
+        failing: bool = False,
     ) -> None:  # fmt: skip
-        self._ids, self._wanted = _split_ids(instance_ids)
+        self._ids, self._selectors, self._wanted = _split_ids(instance_ids)
+        self._failing = failing
         self._heartbeat = check_heartbeat(heartbeat)
         self._fold = StatusFold(since)
         self._on_contact = on_contact
@@ -90,6 +93,8 @@ class StatusStream(Stream[StatusUpdate]):
             instance_ids=self._ids,
             resume_token=self._fold.resume_token,
             heartbeat_interval=self._heartbeat,
+            selectors=self._selectors,
+            failing=self._failing,
         )
 
     def receive(self, message: Message) -> Sequence[StatusUpdate]:
@@ -125,7 +130,7 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         heartbeat: float = DEFAULT_HEARTBEAT,
         wanted: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._ids, self._wanted = _split_ids(instance_ids)
+        self._ids, self._selectors, self._wanted = _split_ids(instance_ids)
         self._filter = wanted
         self._token = resume_token
         self._heartbeat = check_heartbeat(heartbeat)
@@ -139,6 +144,7 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
             resume_token=self._token,
             heartbeat_interval=self._heartbeat,
             **self._filter,
+            selectors=self._selectors,
         )
 
     def receive(self, message: Message) -> Sequence[pb.Event | pb.EventGap]:
@@ -158,13 +164,19 @@ class EventStream(Stream[pb.Event | pb.EventGap]):
         return self._resumed
 
 
-def _split_ids(instance_ids: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str] | None]:
-    """Return the ids for the request, and the ids to filter for.
+def _split_ids(
+    instance_ids: Iterable[str],
+) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str] | None]:
+    """Return the ids and the selectors for the request, and the ids to filter for.
 
     A request has at most MAX_IDS ids. With more, the request names none, and the client filters the answer.
     """
-    ids = tuple(instance_ids)
-    return (ids, None) if len(ids) <= MAX_IDS else ((), frozenset(ids))
+    ids, selectors = split(instance_ids)
+    if len(ids) <= MAX_IDS:
+        return ids, selectors, None
+    wanted = frozenset(ids)
+    check_combination(wanted, selectors)
+    return (), (), wanted
 
 
 def _keep_wanted(message: pb.WatchStatusResponse, wanted: frozenset[str]) -> None:

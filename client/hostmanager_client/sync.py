@@ -163,18 +163,21 @@ class HostManagerClient(PlainCalls, LogCalls):
 
     def watch(
         self,
-        instance_ids: Iterable[str] = (), *, since: HostState | None = None,
+        instance_ids: Iterable[str] = (), *, since: HostState | None = None, failing: bool = False,
         heartbeat: float = DEFAULT_HEARTBEAT, on_connection: OnConnection = ignore,
         on_contact: Callable[[], None] | None = None,
     ) -> Generator[StatusUpdate]:  # fmt: skip
         """Yield the state, then every change; reconnect after lost connections.
 
-        `since`: resume from an earlier state of the same instances. `heartbeat`: interval in s, 1 to 3600;
-        the client drops a connection that stays silent for 2.5 intervals. `on_connection`: called when the
+        `since`: resume from an earlier state of the same instances. `failing`: only instances that are
+        failing at the moment; one that recovers counts as removed. `heartbeat`: interval in s, 1 to 3600; the
+        client drops a connection that stays silent for 2.5 intervals. `on_connection`: called when the
         connection is lost or restored. `on_contact`: called at each heartbeat. Raises Unreachable if the
         first connection fails, and every error that a further attempt cannot cure.
         """
-        return self._follow(StatusStream(instance_ids, heartbeat, since, on_contact), on_connection)
+        return self._follow(
+            StatusStream(instance_ids, heartbeat, since, on_contact, failing=failing), on_connection
+        )
 
     def watch_events(
         self,

@@ -33,7 +33,11 @@ class FakeDaemon(FakeService):
     def ListInstances(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
-        wanted = sorted(request.instance_ids or self.instances)
+        selected = self.select(context, request.selectors)
+        named = bool(request.instance_ids or request.selectors)
+        wanted = sorted({*request.instance_ids, *selected} if named else self.instances)
+        if request.failing:
+            wanted = [i for i in wanted if self.instances[i].failing]
         start, size = int(request.page_token or 0), min(request.page_size or 500, self.page_limit)
         page = wanted[start : start + size]
         more = str(start + size) if start + size < len(wanted) else ""
@@ -56,11 +60,19 @@ class FakeDaemon(FakeService):
         if self.manager_state != pb.MANAGER_STATE_RUNNING:
             text = "the manager is stopped; start it first"
             self._fail(context, grpc.StatusCode.FAILED_PRECONDITION, text, "MANAGER_STOPPED", [])
-        named = {f"requests[{n}].instance_id": c.instance_id for n, c in enumerate(request.requests)}
+        named = {
+            f"requests[{n}].instance_id": c.instance_id
+            for n, c in enumerate(request.requests)
+            if not c.selector
+        }
         self._check(context, {where: i for where, i in named.items() if i != "all"})
         touched: dict[str, pb.TargetState.ValueType] = {}
         for change in request.requests:
             ids = sorted(self.instances) if change.instance_id == "all" else [change.instance_id]
+            if change.selector:
+                ids = self.select(context, [change.selector], "requests[{}]")
+            if change.failing:
+                ids = [i for i in ids if self.instances[i].failing]
             touched |= dict.fromkeys(ids, change.target_state)
         answer = pb.UpdateResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
         if request.reload_config:
@@ -69,13 +81,16 @@ class FakeDaemon(FakeService):
             answer.stopping = sum(change.stops for change in self.config_changes)
             answer.time.GetCurrentTime()
         if request.validate_only:
+            for instance_id, target in touched.items():
+                generation = self.instances[instance_id].generation
+                answer.generations.add(instance_id=instance_id, generation=generation, target_state=target)
             return answer
         for instance_id, target in touched.items():
             generation = self.instances[instance_id].generation + 1
             self.change(instance_id, target_state=target, generation=generation)
             if instance_id not in self.stubborn:
                 self.settle(instance_id)
-            answer.generations.add(instance_id=instance_id, generation=generation)
+            answer.generations.add(instance_id=instance_id, generation=generation, target_state=target)
         answer.revision, answer.resume_token = self.revision, self._token()
         return answer
 
@@ -88,12 +103,16 @@ class FakeDaemon(FakeService):
             violations = [("instance_ids[0]", f"the target of {bad[0]!r} is down")]
             self._fail(context, grpc.StatusCode.INVALID_ARGUMENT, "bad request", "TARGET_IS_DOWN", violations)
         answer = pb.RestartResponse(revision=self.revision, epoch=self.epoch, resume_token=self._token())
-        for instance_id in request.instance_ids or up:
+        selected = [i for i in self.select(context, request.selectors) if i in up]
+        wanted = [*request.instance_ids, *selected] if request.instance_ids or request.selectors else up
+        for instance_id in [i for i in wanted if self.instances[i].failing or not request.failing]:
             generation = self.instances[instance_id].generation + 1
             self.change(instance_id, generation=generation, next_action=pb.NEXT_ACTION_WAIT_DEAD)
             if instance_id not in self.stubborn:
                 self.settle(instance_id)
-            answer.generations.add(instance_id=instance_id, generation=generation)
+            answer.generations.add(
+                instance_id=instance_id, generation=generation, target_state=pb.TARGET_STATE_UP
+            )
         return answer
 
     @property
@@ -180,7 +199,8 @@ class FakeDaemon(FakeService):
 
     def ListEvents(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
-        wanted = [e for e in self.events if not request.instance_ids or e.instance_id in request.instance_ids]
+        ids = {*request.instance_ids, *self.select(context, request.selectors)}
+        wanted = [e for e in self.events if not ids or e.instance_id in ids]
         if request.newest:
             wanted = wanted[-request.newest :]
         start, size = int(request.page_token or 0), min(request.page_size or 100, self.page_limit)
@@ -225,7 +245,7 @@ class FakeDaemon(FakeService):
 
     def WatchStatus(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
-        ids = set(request.instance_ids)
+        ids = {*request.instance_ids, *self.select(context, request.selectors)}
         epoch, _, token = request.resume_token.partition(":")
         cursor = int(token) if token and epoch == self.epoch else -1
         reason = pb.StatusSnapshot.REASON_EPOCH_CHANGED if token else pb.StatusSnapshot.REASON_INITIAL
@@ -239,6 +259,8 @@ class FakeDaemon(FakeService):
             nonlocal cursor
             with self.changed:
                 visible = {i: v for i, v in self.instances.items() if not ids or i in ids}
+                if request.failing:
+                    visible = {i: v for i, v in visible.items() if v.failing}
                 if cursor < 0:
                     cursor = self.revision
                     return self._snapshot(message, list(visible.values()), reason)
@@ -270,7 +292,7 @@ class FakeDaemon(FakeService):
 
     def WatchEvents(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
-        ids = set(request.instance_ids)
+        ids = {*request.instance_ids, *self.select(context, request.selectors)}
         epoch, _, token = request.resume_token.partition(":")
         gap = pb.EventGap(message="an earlier epoch of the daemon") if token and epoch != self.epoch else None
         cursor = int(token) if token and gap is None else len(self.events)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from hostmanager.v1 import host_manager_pb2 as pb
 from hostmanager.v1 import host_manager_pb2_grpc as pb_grpc
+from hostmanager_server.core.selection import SelectorError, select
+from hostmanager_server.core.spec import InstanceSpec
 
 
 def packed_details(
@@ -219,6 +221,26 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
         if unknown:
             text = "unknown instance: " + ", ".join(ids[where] for where, _ in unknown)
             self._fail(context, grpc.StatusCode.NOT_FOUND, text, "UNKNOWN_INSTANCE", unknown)
+
+    def select(
+        self, context: grpc.ServicerContext, selectors: Iterable[str], where: str = "selectors[{}]"
+    ) -> list[str]:
+        """Return the ids that the selectors name, by the rules of the daemon."""
+        specs = {
+            i.instance_id: InstanceSpec(
+                i.instance_id, i.full_name.partition(":")[0], labels=tuple(i.labels.items())
+            )
+            for i in self.instances.values()
+        }
+        found: list[str] = []
+        for number, text in enumerate(selectors):
+            try:
+                found += select(text, specs)
+            except SelectorError as error:
+                code = grpc.StatusCode.NOT_FOUND if error.unknown else grpc.StatusCode.INVALID_ARGUMENT
+                reason = "UNKNOWN_INSTANCE" if error.unknown else "INVALID_REQUEST"
+                self._fail(context, code, str(error), reason, [(where.format(number), str(error))])
+        return found
 
     def _token(self) -> str:
         return f"{self.epoch}:{self.revision}"

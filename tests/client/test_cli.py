@@ -194,7 +194,7 @@ def test_a_failed_wait_exits_1_and_names_the_instances(daemon: FakeDaemon, run: 
 def test_waiting_as_json_is_one_document(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     document = json.loads(run("restart", "data1", "--wait", "--json").stdout)
-    assert document["generations"] == [{"instance_id": "data1", "generation": 2}]
+    assert document["generations"] == [{"instance_id": "data1", "generation": 2, "target_state": "up"}]
     assert document["wait"] == {"reached": ["data1"]}
     daemon.stubborn.add("data1")
     result = run("down", "data1", "--wait", "--json", "--timeout", "0.2")

@@ -41,6 +41,7 @@ from hostmanager_server.linux.pidfds import Identity
 from hostmanager_server.linux.spawning import Spawner
 from hostmanager_server.rpc import service
 from hostmanager_server.rpc.caller import Caller
+from hostmanager_server.rpc.selecting import InstanceFilter
 from hostmanager_server.rpc.watch import WatchRpcs
 from hostmanager_server.state.journal import Journal
 from hostmanager_server.state.store import StoreChanges
@@ -105,7 +106,7 @@ class SkippingWatch(WatchRpcs):
     _sent = 0
 
     async def _delta(
-        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: frozenset[str]
+        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: InstanceFilter
     ) -> tuple[bytes, ...]:
         SkippingWatch._sent += 1
         return () if SkippingWatch._sent % 7 == 0 else await super()._delta(caller, cursor, changes, wanted)

@@ -120,7 +120,9 @@ async def test_validating_changes_nothing(tmp_path: Path) -> None:
         before = h.store.revision
         answer = await stub.Update(pb.UpdateRequest(requests=down("a"), validate_only=True))
         assert answer.revision == before
-        assert not answer.generations
+        [would] = answer.generations
+        assert (would.instance_id, would.target_state) == ("a", pb.TARGET_STATE_DOWN)
+        assert would.generation == h.store.snapshot().instances["a"].instance.wanted.generation
         h.config = BROKEN
         error = await refused(stub.Update(pb.UpdateRequest(reload_config=True, validate_only=True)))
         assert error.reason == "CONFIG_UNUSABLE"

@@ -19,6 +19,7 @@ PROGRAM = "hostmanager"
 
 # failure.py has the other exit codes; its import fails if a dependency is missing.
 FAILED = 1
+TROUBLE = 7  # `status --check` or `status --failing` found something wrong
 BUG = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # "grpc": never use this module. "light": accepted as a synonym of the default.
 TRANSPORT_VARIABLE = "HOSTMANAGER_TRANSPORT"
+_FLAGS = ("--json", "--all", "--failing", "--check", "--wide")
 _WITH_FULL_CLIENT = ("HOSTMANAGER_DEBUG", "_HOSTMANAGER_COMPLETE")
 
 
@@ -91,7 +92,7 @@ def _parse(arguments: Sequence[str]) -> _Words | None:
                 words.timeout = seconds
             else:
                 return None
-        elif word in ("--json", "--all", "--wide"):
+        elif word in _FLAGS:
             words.flags.add(word)
         elif word.startswith("-"):
             return None
@@ -118,23 +119,24 @@ def _work(words: _Words) -> Callable[[CliSession], int | None] | None:
     if not words.names:
         return None
     command, *ids = words.names
-    everything, wide = "--all" in words.flags, "--wide" in words.flags
+    everything, failing, check = (flag in words.flags for flag in ("--all", "--failing", "--check"))
+    wide = "--wide" in words.flags
     if wide and command != "status":
         return None
     if command in ("up", "down", "restart"):
-        if bool(ids) == everything:
+        if (ids and everything) or not (ids or everything or failing) or check:
             return None
         from hostmanager_client.cli import change
 
         if command == "restart":
             return lambda session: change.restart(
-                session, tuple(ids), everything=everything, reason=words.reason
+                session, tuple(ids), everything=everything, failing=failing, reason=words.reason
             )
         pairs = [(each, command) for each in ids or [change.ALL]]
-        return lambda session: change.update(session, pairs, reason=words.reason)
+        return lambda session: change.update(session, pairs, failing=failing, reason=words.reason)
     if everything:
         return None
-    if command == "signal" and len(ids) == 2:
+    if command == "signal" and len(ids) == 2 and not failing and not check:
         from hostmanager_client.cli import change
 
         return lambda session: change.signal(session, ids[0], ids[1], reason=words.reason)
@@ -143,13 +145,13 @@ def _work(words: _Words) -> Callable[[CliSession], int | None] | None:
     from hostmanager_client.cli import read
 
     if command == "status":
-        return lambda session: read.show_status(session, ids, wide=wide)
-    if command == "why":
+        return lambda session: read.show_status(session, ids, failing=failing, check=check, wide=wide)
+    if command == "why" and not failing and not check:
         from hostmanager_client.cli.explain import explain
 
         return lambda session: explain(session, ids)
-    if command == "show" and len(ids) == 1:
-        return lambda session: read.show_instance(session, ids[0])
-    if command == "manager" and ids == ["status"]:
+    if command == "show" and (ids or failing) and not check:
+        return lambda session: read.show_instances(session, ids, failing=failing)
+    if command == "manager" and ids == ["status"] and not failing and not check:
         return read.show_manager
     return None

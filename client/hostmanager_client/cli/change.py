@@ -8,7 +8,9 @@ from __future__ import annotations
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_line
+from hostmanager_client.cli.selection import NONE_FAILING, names_of
 from hostmanager_client.errors import HostManagerError
+from hostmanager_client.selectors import id_or_selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +28,21 @@ ALL = "all"  # the word of the contract, and of OCS
 
 def restart(
     session: CliSession,
-    instance_ids: tuple[str, ...],
+    words: tuple[str, ...],
     *,
     everything: bool,
+    failing: bool = False,
     wait: bool = False,
     reason: str = "",
 ) -> None:
-    """Stop and start instances; all with target up if `everything`."""
+    """Stop and start instances; all with target up if `everything`, only failing ones if `failing`."""
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
-        answer = client.restart(instance_ids, all_up=everything, reason=reason)
+        answer = client.restart(
+            names_of(words), all_up=everything and not failing, failing=failing, reason=reason
+        )
         if not session.json:
+            if failing and not answer.generations:
+                print_line(NONE_FAILING)
             _print_all(f"{one_line(g.instance_id)}: restarting" for g in answer.generations)
         progress = _wait(session, client, answer, {}) if wait else None
     _finish(session, answer, progress)
@@ -60,7 +67,7 @@ def to_changes(pairs: Iterable[tuple[str, str]]) -> list[Change]:
     """Return the changes of the client for pairs of id and word."""
     from hostmanager_client.calls import DOWN, UP
 
-    return [(instance_id, UP if word == "up" else DOWN) for instance_id, word in pairs]
+    return [(id_or_selector(name), UP if word == "up" else DOWN) for name, word in pairs]
 
 
 def _call_timeout(session: CliSession, *, wait: bool) -> float | None:
@@ -78,12 +85,14 @@ def update(
     reload_config: bool = False,
     validate_only: bool = False,
     with_dependencies: bool = False,
+    failing: bool = False,
     ask: bool = False,
     reason: str = "",
 ) -> None:
     """Set targets in order, all or none.
 
-    `ask`: on a terminal, ask before a reload stops a running instance.
+    `failing`: change failing instances only. `ask`: on a terminal, ask before a reload stops a running
+    instance.
     """
     with session.connect(timeout=_call_timeout(session, wait=wait)) as client:
         changes = to_changes(pairs)
@@ -94,14 +103,12 @@ def update(
             validate_only=validate_only,
             with_dependencies=with_dependencies,
             reason=reason,
+            failing=failing,
         )
-        ids = [g.instance_id for g in answer.generations]
-        targets = last_targets(changes, ids)
-        if with_dependencies:
-            from hostmanager_client.calls import UP
-
-            targets |= dict.fromkeys((i for i in ids if i not in targets), UP)
+        targets = {g.instance_id: g.target_state for g in answer.generations}
         if not session.json:
+            if failing and not targets:
+                print_line(NONE_FAILING)
             _warn(answer)
             if reload_config:
                 _print_changes(answer, shown, validate_only=validate_only)
@@ -116,18 +123,6 @@ def update(
         elif not session.json and not validate_only:
             _print_all(_waits(client, targets))
     _finish(session, answer, progress)
-
-
-def last_targets(changes: Iterable[Change], instance_ids: Iterable[str]) -> dict[str, Target]:
-    """Return the final target of each instance; later changes override earlier ones."""
-    from hostmanager_client.calls import to_target
-
-    ids = list(instance_ids)
-    targets: dict[str, Target] = {}
-    for instance_id, target in changes:
-        number = to_target(target, instance_id)
-        targets |= dict.fromkeys(ids if instance_id == ALL else [instance_id], number)
-    return targets
 
 
 def _ask_before_stops(client: HostManagerClient, changes: list[Change]) -> pb.UpdateResponse | None:

@@ -82,15 +82,19 @@ def pass_session(ctx: click.Context | None = None) -> CliSession:
 
 def with_suggestions(error: NotFound, client: HostManagerClient, asked: list[str]) -> NotFound:
     """Return the error with suggestions for the unknown ids."""
-    from difflib import get_close_matches
-
+    from hostmanager_client.cli.suggest import close_words, natural_key
     from hostmanager_client.light.client import FullClientNeeded
+    from hostmanager_client.selectors import Selector, id_or_selector
 
+    names = [id_or_selector(word) for word in asked]
     try:
-        known = [child.instance_id for child in client.get_status().child_states]
+        known = sorted((child.instance_id for child in client.get_status().child_states), key=natural_key)
     except (HostManagerError, FullClientNeeded):
         return error  # the first error tells more than this one
-    near = [close for word in asked if word not in known and (close := get_close_matches(word, known, n=3))]
+    unknown = [name for name in names if name not in known and not isinstance(name, Selector)]
+    near = [close for name in unknown if (close := close_words(name, known))]
+    if not unknown and known and not _has_pattern_of_ids(names):
+        return error  # the daemon has named the classes or labels
     if near:
         hint = " ".join(f"did you mean {' or '.join(map(repr, close))}?" for close in near)
     elif known:
@@ -104,6 +108,10 @@ def with_suggestions(error: NotFound, client: HostManagerClient, asked: list[str
         violations=error.violations,
         address=error.address,
     )
+
+
+def _has_pattern_of_ids(names: list[str]) -> bool:
+    return not names or any(not name.startswith(("@", "class:", "label:")) for name in names)
 
 
 def _ids_of_command() -> list[str]:

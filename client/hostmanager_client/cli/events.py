@@ -10,9 +10,10 @@ from hostmanager_client import words
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.moments import read_moment
-from hostmanager_client.cli.options import common_options, ids_argument
+from hostmanager_client.cli.options import common_options, failing_option, ids_argument
 from hostmanager_client.cli.output import print_json, print_line, print_lines
 from hostmanager_client.cli.presence import require_events
+from hostmanager_client.cli.selection import NONE_FAILING, names_of, resolve_ids
 from hostmanager_client.event_filter import SEVERITIES
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ MOST_NEWEST = 100_000  # that a daemon keeps
     default=SEVERITIES[0],
     help="Only events of at least this severity.",
 )
+@failing_option
 @common_options
 def events_command(
     instance_ids: tuple[str, ...],
@@ -66,6 +68,7 @@ def events_command(
     until: datetime | None,
     reasons: tuple[str, ...],
     severity: str,
+    failing: bool,
 ) -> None:
     """Show the events of all or of the named instances, oldest first.
 
@@ -75,6 +78,7 @@ def events_command(
       hostmanager events -n 5 thermo1         the last five events of an instance
       hostmanager events --since 2h --severity warning
       hostmanager events --reason GaveUp --reason StartFailed --since yesterday
+      hostmanager events --failing            the events of instances that are failing now
       hostmanager events -f                   all events, until Ctrl-C
     """
     if follow and until is not None:
@@ -83,21 +87,28 @@ def events_command(
         newest = DEFAULT_NEWEST if since is None else MOST_NEWEST
     session = pass_session()
     with session.connect() as client:
+        names = names_of(instance_ids)
+        if failing:
+            names = resolve_ids(client, instance_ids, failing=True)
+            if not names:
+                if not session.json:
+                    print_line(NONE_FAILING, err=True)
+                return
         # Following needs the token of at least one event, even with -n 0.
         listing = client.list_events(
-            instance_ids,
+            names,
             newest=max(newest, 1),
             since=since,
             until=until,
             reasons=reasons,
             min_severity=severity,
         )
-        require_events(client, instance_ids)
+        require_events(client, names)
         table = None
         if not session.json:
             from hostmanager_client.cli.tables.events import EventTable
 
-            table = EventTable((*instance_ids, *(event.instance_id for event in listing.events)))
+            table = EventTable((*names, *(event.instance_id for event in listing.events)))
         for event in listing.events[-newest:] if newest else ():
             _show(event, table)
         if not follow:
@@ -106,7 +117,7 @@ def events_command(
         from hostmanager_client.cli.reader import until_reader_leaves
 
         stream = client.watch_events(
-            instance_ids,
+            names,
             resume_token=listing.resume_token,
             on_connection=connection_reporter(as_json=session.json),
             reasons=reasons,

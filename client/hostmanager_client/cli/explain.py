@@ -9,6 +9,7 @@ from hostmanager_client.cli import FAILED
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_lines
+from hostmanager_client.cli.selection import resolve_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _RUNNING = 1  # MANAGER_STATE_RUNNING
 def explain(session: CliSession, instance_ids: Sequence[str]) -> int:
     """Explain all that is not as wanted, or the named instances; return the exit code."""
     with session.connect() as client:
-        answer = client.explain(instance_ids)
+        answer = client.explain(resolve_ids(client, instance_ids) if instance_ids else ())
     wrong = any(not each.as_wanted for each in answer.explanations) or bool(answer.more)
     wrong = wrong or _is_manager_in_trouble(answer.manager)
     if session.json:

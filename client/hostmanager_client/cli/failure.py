@@ -33,6 +33,7 @@ Exit codes:
   4    no such instance
   5    wrong state of the manager, or the site config is not usable
   6    permission denied
+  7    something is wrong (status --check, status --failing)
   70   a bug of this program
   130  interrupted (Ctrl-C)
   141  the reader of the output closed the pipe"""

@@ -20,10 +20,10 @@ class SuggestingGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command; raise UsageError with similar names for an unknown one."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
-            from difflib import get_close_matches
+            from hostmanager_client.cli.suggest import close_words
 
             known = self.words.get(args[0], "")
-            close = get_close_matches(args[0], self.list_commands(ctx)) if not known else []
+            close = close_words(args[0], self.list_commands(ctx)) if not known else []
             hint = f" {known}" if known else ""
             hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else hint
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)

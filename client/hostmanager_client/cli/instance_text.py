@@ -54,12 +54,15 @@ def _state_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str
 
     yield "instance", instance.instance_id
     yield "class", instance.agent_class
+    labels = sorted(instance.labels.items())
+    yield "labels", ", ".join(f"{name}={value}" if value else name for name, value in labels)
     yield "management", words.management_word(instance.management)
     yield "target", words.target_word(instance.target_state)
     yield "target set by", _origin(instance.target_origin, now) if instance.HasField("target_origin") else ""
     yield "state", words.next_action_word(instance.next_action)
     yield "reason", instance.reason
     yield "message", describe(instance, now) or instance.message
+    yield "failing", "yes" if instance.failing else ""
     yield "operable", "" if instance.operable else "no"
     yield "retired", "yes" if instance.retired else ""
     yield "passive", "yes" if instance.passive_tracking else ""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hostmanager_client.cli.cli_session import current_session
 from hostmanager_client.errors import HostManagerError
 from hostmanager_client.seconds import LONGEST_TIMEOUT
+
+if TYPE_CHECKING:
+    from hostmanager.v1 import host_manager_pb2 as pb
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,6 +81,11 @@ def reason_option(command: F) -> F:
     )(command)
 
 
+def failing_option(command: F) -> F:
+    """Add --failing."""
+    return click.option("--failing", is_flag=True, help="Only instances that are failing.")(command)
+
+
 def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the instance ids with this prefix; none, without an error, if no daemon answers."""
     try:
@@ -86,6 +94,37 @@ def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     except HostManagerError:
         return []
     return safe_words((child.instance_id for child in children), incomplete)
+
+
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return ids, `class:NAME`, `label:NAME` and `@NAME` with this prefix."""
+    kinds = [kind for kind in ("class:", "label:", "@") if _overlaps(kind, incomplete)]
+    if not kinds:
+        return complete_ids(ctx, param, incomplete)
+    try:
+        with current_session(ctx).connect(timeout=COMPLETION_TIMEOUT) as client:
+            instances = client.list_instances().instances
+    except HostManagerError:
+        return []
+    words = [instance.instance_id for instance in instances]
+    for kind in kinds:
+        words += sorted({f"{kind}{text}" for instance in instances for text in _texts(instance, kind)})
+    return safe_words(words, incomplete)
+
+
+def _overlaps(kind: str, incomplete: str) -> bool:
+    return bool(incomplete) and (kind.startswith(incomplete) or incomplete.startswith(kind))
+
+
+def _texts(instance: pb.ManagedInstance, kind: str) -> Iterable[str]:
+    """Yield what may follow `class:`, or `label:` and `@`, for an instance."""
+    if kind == "class:":
+        yield instance.full_name.removesuffix(f":{instance.instance_id}")
+        return
+    for name, value in instance.labels.items():
+        yield name
+        if value:
+            yield f"{name}={value}"
 
 
 def safe_words(words: Iterable[str], incomplete: str) -> list[str]:
@@ -98,17 +137,19 @@ def safe_words(words: Iterable[str], incomplete: str) -> list[str]:
 
 def complete_changes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return ID=up and ID=down for the ids with this prefix."""
-    instance_id, equals, target = incomplete.partition("=")
-    if equals:
+    instance_id, equals, target = incomplete.rpartition("=")
+    if not equals:
+        instance_id, target = target, ""
+    if equals and not instance_id.startswith(("@", "label:")):
         return [f"{instance_id}={word}" for word in ("up", "down") if word.startswith(target)]
-    ids = [*(["all"] if "all".startswith(instance_id) else []), *complete_ids(ctx, param, instance_id)]
+    ids = [*(["all"] if "all".startswith(instance_id) else []), *complete_names(ctx, param, instance_id)]
     return [f"{each}={word}" for each in ids for word in ("up", "down")]
 
 
 def ids_argument(*, required: bool = False) -> Callable[[F], F]:
-    """Return a decorator that adds an argument for any number of instance ids."""
+    """Return a decorator that adds an argument for any number of instance ids and selectors."""
     return click.argument(
-        "instance_ids", metavar="[ID]...", nargs=-1, required=required, shell_complete=complete_ids
+        "instance_ids", metavar="[ID]...", nargs=-1, required=required, shell_complete=complete_names
     )
 
 

@@ -10,6 +10,7 @@ import click
 from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import SecondsRange, common_options, ids_argument, reason_option
 from hostmanager_client.cli.output import print_json, print_line
+from hostmanager_client.cli.selection import resolve_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,8 +51,9 @@ def pull_command(
     from hostmanager_client.cli.reader import until_reader_leaves
 
     with session.connect() as client, until_reader_leaves(client.close):
+        ids = resolve_ids(client, instance_ids) if instance_ids else ()
         messages = client.docker_pull(
-            instance_ids,
+            ids,
             new_only=new_only,
             detach=detach,
             progress_timeout=progress_timeout,

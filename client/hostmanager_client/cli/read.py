@@ -5,31 +5,69 @@ Neither click nor gRPC nor protobuf is loaded here: brief.py runs these commands
 
 from __future__ import annotations
 
+from hostmanager_client.cli import TROUBLE
 from hostmanager_client.cli.cli_session import CliSession
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_lines
+from hostmanager_client.cli.selection import NONE_FAILING, names_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hostmanager.v1 import host_manager_pb2 as pb
 
-def show_status(session: CliSession, instance_ids: Sequence[str], *, wide: bool = False) -> None:
-    """Show the manager and all or the named instances; all columns of the table if `wide`."""
+    from hostmanager_client.calls import Listing
+
+
+def show_status(
+    session: CliSession,
+    words: Sequence[str],
+    *,
+    failing: bool = False,
+    check: bool = False,
+    wide: bool = False,
+) -> int:
+    """Show the manager and all or the named instances; return the exit code.
+
+    `failing`: only the failing ones. With `failing` or `check`, the code tells whether something is wrong.
+    `wide`: all columns of the table.
+    """
     with session.connect() as client:
         status = client.get_status()
-        listing = client.list_instances(instance_ids)
+        listing = client.list_instances(names_of(words), failing=failing)
         address = str(client.address)
+    bad = (failing or check) and _in_trouble(status, listing, whole_host=check and not words)
+    code = TROUBLE if bad else 0
     if session.json:
         from hostmanager_client.cli.documents import state_json
         from hostmanager_client.state import make_state
 
         print_json(state_json(make_state(status, listing.instances, listing.revision)))
-        return
-    from hostmanager_client.cli.tables.status import ShownStatus, status_lines
+        return code
+    from hostmanager_client.cli.tables.status import ShownStatus, manager_lines, status_lines
     from hostmanager_client.words import to_seconds
 
-    print_lines(status_lines(ShownStatus(status, listing), to_seconds(status.time), address, wide=wide))
+    now = to_seconds(status.time)
+    if failing and not listing.instances:
+        lines = [NONE_FAILING, *manager_lines(status.manager, now, address, None)]
+    else:
+        lines = status_lines(ShownStatus(status, listing), now, address, wide=wide)
+    print_lines(lines)
+    return code
+
+
+def _in_trouble(status: pb.GetStatusResponse, listing: Listing, *, whole_host: bool) -> bool:
+    """Return whether an instance is failing, or, for the whole host, the manager or its input files."""
+    if any(instance.failing for instance in listing.instances):
+        return True
+    if not whole_host:
+        return False
+    from hostmanager_client.words import manager_word
+
+    manager = status.manager
+    bad_files = any(not parsed.success for parsed in manager.config_parse_status.values())
+    return bad_files or bool(manager.problems) or manager_word(manager.state) != "running"
 
 
 def show_manager(session: CliSession) -> None:
@@ -52,15 +90,32 @@ def show_manager(session: CliSession) -> None:
     print_lines(lines)
 
 
-def show_instance(session: CliSession, instance_id: str) -> None:
-    """Show all properties of one instance."""
+def show_instances(session: CliSession, words: Sequence[str], *, failing: bool = False) -> None:
+    """Show all properties of the named instances; as JSON an object for a single id, else a list."""
+    from hostmanager_client.selectors import Selector
+
+    names = names_of(words)
+    single = len(names) == 1 and not isinstance(names[0], Selector) and not failing
     with session.connect() as client:
-        instance = client.get_instance(instance_id)
+        if single:
+            instances = [client.get_instance(names[0])]
+        else:
+            instances = list(client.list_instances(names, failing=failing).instances)
     if session.json:
         from hostmanager_client.words import to_json
 
-        print_json(to_json(instance))
+        documents = [to_json(instance) for instance in instances]
+        print_json(documents[0] if single else documents)
         return
+    if not instances:
+        print_lines([NONE_FAILING])
+    for position, instance in enumerate(instances):
+        if position:
+            print_lines([""])
+        _show_properties(instance)
+
+
+def _show_properties(instance: pb.ManagedInstance) -> None:
     import time
 
     from hostmanager_client.cli.instance_text import property_lines

@@ -12,6 +12,7 @@ from hostmanager_client.cli.cli_session import pass_session
 from hostmanager_client.cli.options import (
     common_options,
     complete_changes,
+    failing_option,
     ids_argument,
     reason_option,
     wait_option,
@@ -50,6 +51,7 @@ def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("up")
 @ids_argument()
 @all_option
+@failing_option
 @click.option(
     "--with-dependencies", is_flag=True, help="Also start the dependencies that are down on purpose."
 )
@@ -57,45 +59,69 @@ def changes_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 @reason_option
 @common_options
 def up_command(
-    instance_ids: tuple[str, ...], *, everything: bool, with_dependencies: bool, wait: bool, reason: str
+    instance_ids: tuple[str, ...],
+    *,
+    everything: bool,
+    failing: bool,
+    with_dependencies: bool,
+    wait: bool,
+    reason: str,
 ) -> None:
     """Set the target of instances to up.
 
     \b
-      hostmanager up thermo1 --wait    start an instance and wait for it
-      hostmanager up --all             start all instances
+      hostmanager up thermo1 --wait      start an instance and wait for it
+      hostmanager up 'cam*' class:Disk   start by a pattern of ids, and by class
+      hostmanager up --all               start all instances
       hostmanager up heater --reason "valve swapped"
     """
-    ids = _named(instance_ids, everything=everything)
-    pairs = [(i, "up") for i in ids]
-    update(pass_session(), pairs, wait=wait, with_dependencies=with_dependencies, reason=reason)
+    ids = _named(instance_ids, everything=everything, failing=failing)
+    update(
+        pass_session(),
+        [(i, "up") for i in ids],
+        wait=wait,
+        with_dependencies=with_dependencies,
+        failing=failing,
+        reason=reason,
+    )
 
 
 @click.command("down")
 @ids_argument()
 @all_option
+@failing_option
 @wait_option
 @reason_option
 @common_options
-def down_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool, reason: str) -> None:
+def down_command(
+    instance_ids: tuple[str, ...], *, everything: bool, failing: bool, wait: bool, reason: str
+) -> None:
     """Set the target of instances to down."""
-    ids = _named(instance_ids, everything=everything)
-    update(pass_session(), [(i, "down") for i in ids], wait=wait, reason=reason)
+    ids = _named(instance_ids, everything=everything, failing=failing)
+    update(pass_session(), [(i, "down") for i in ids], wait=wait, failing=failing, reason=reason)
 
 
 @click.command("restart")
 @ids_argument()
 @all_option
+@failing_option
 @wait_option
 @reason_option
 @common_options
-def restart_command(instance_ids: tuple[str, ...], *, everything: bool, wait: bool, reason: str) -> None:
+def restart_command(
+    instance_ids: tuple[str, ...], *, everything: bool, failing: bool, wait: bool, reason: str
+) -> None:
     """Stop and start instances. Their targets must be up, and stay up.
 
-    --all restarts every instance with target up.
+    --all restarts every instance with target up, and so does a selector with those that it names.
+
+    \b
+      hostmanager restart @rack=3      restart by label
+      hostmanager restart --failing    restart what is failing
     """
-    _named(instance_ids, everything=everything)
-    restart(pass_session(), instance_ids, everything=everything, wait=wait, reason=reason)
+    _named(instance_ids, everything=everything, failing=failing)
+    session = pass_session()
+    restart(session, instance_ids, everything=everything, failing=failing, wait=wait, reason=reason)
 
 
 yes_option = click.option(
@@ -113,6 +139,7 @@ yes_option = click.option(
     is_flag=True,
     help="Check everything, show the changes, change nothing.",
 )
+@failing_option
 @yes_option
 @wait_option
 @reason_option
@@ -122,6 +149,7 @@ def update_command(
     *,
     reload_config: bool,
     validate_only: bool,
+    failing: bool,
     yes: bool,
     wait: bool,
     reason: str,
@@ -129,7 +157,8 @@ def update_command(
     """Change several targets in order, all or none.
 
     \b
-      hostmanager update all=up data1=down    bring all instances up except data1
+      hostmanager update all=up data1=down          bring all instances up except data1
+      hostmanager update 'cam*=down' @rack=3=up     by a pattern of ids, and by label
     """
     if not changes and not reload_config:
         raise click.UsageError("Nothing to change: name changes such as data1=up, or use --reload.")
@@ -141,6 +170,7 @@ def update_command(
         wait=wait,
         reload_config=reload_config,
         validate_only=validate_only,
+        failing=failing,
         ask=reload_config and not yes,
         reason=reason,
     )
@@ -172,7 +202,7 @@ def reload_command(*, dry_run: bool, yes: bool, wait: bool, reason: str) -> None
     )
 
 
-def _named(instance_ids: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
-    if bool(instance_ids) == everything:
+def _named(instance_ids: tuple[str, ...], *, everything: bool, failing: bool) -> tuple[str, ...]:
+    if (instance_ids and everything) or not (instance_ids or everything or failing):
         raise click.UsageError("Name one or more instances, or use --all, not both.")
-    return (ALL,) if everything else instance_ids
+    return instance_ids or (ALL,)

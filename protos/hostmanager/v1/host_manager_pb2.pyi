@@ -15,6 +15,11 @@ Conventions:
     message. UNAVAILABLE: a retry may help. INTERNAL: a bug of the daemon.
   - Every error carries a google.rpc.ErrorInfo with the domain "hostmanager".
   - The daemon rejects an `_UNSPECIFIED` enum value in a required choice.
+  - A selector names instances: by a pattern of ids ("thermo*"), by agent class
+    ("class:Lakeshore*"), by label ("label:rack", "@rack=3"), or by the exact id
+    ("id:thermo1"). Patterns are those of shells: "*", "?", "[abc]". A selector
+    that is the id of an instance names only that instance. A request has at
+    most 32 selectors. A selector without an instance answers NOT_FOUND.
 """
 
 from collections import abc as _abc
@@ -269,6 +274,26 @@ class ManagedInstance(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     AGENT_CLASS_FIELD_NUMBER: _builtins.int
     FULL_NAME_FIELD_NUMBER: _builtins.int
@@ -299,6 +324,8 @@ class ManagedInstance(_message.Message):
     LIVENESS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     COMPOSE_SERVICE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -355,6 +382,11 @@ class ManagedInstance(_message.Message):
     """The place among the instances of this host in the site config, from 1; 0 for
     an instance without an entry.
     """
+    failing: _builtins.bool
+    """True if something is wrong: the daemon gave up or waits to start again, a
+    dependency needs a request, a stop failed, containers are unhealthy or
+    missing, or the state is unknown.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The deadline of a transitional state: the next start, the end of the start
@@ -400,6 +432,10 @@ class ManagedInstance(_message.Message):
         """The schedule of a one-shot; absent without one."""
 
     @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels of the site config, by name; the value may be empty."""
+
+    @_builtins.property
     def process(self) -> Global___HostProcess: ...
     @_builtins.property
     def compose_service(self) -> Global___ComposeService: ...
@@ -436,12 +472,14 @@ class ManagedInstance(_message.Message):
         liveness: Global___Liveness | None = ...,
         hold: Global___InstanceHold | None = ...,
         schedule: Global___InstanceSchedule | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
         process: Global___HostProcess | None = ...,
         compose_service: Global___ComposeService | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "compose_service", b"compose_service", "hold", b"hold", "last_exit", b"last_exit", "liveness", b"liveness", "process", b"process", "restart_origin", b"restart_origin", "runtime", b"runtime", "schedule", b"schedule", "start_time", b"start_time", "target_origin", b"target_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "full_name", b"full_name", "generation", b"generation", "hold", b"hold", "instance_id", b"instance_id", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "schedule", b"schedule", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_class", b"agent_class", "agent_script", b"agent_script", "at", b"at", "compose_service", b"compose_service", "consecutive_failures", b"consecutive_failures", "fail_times", b"fail_times", "failing", b"failing", "full_name", b"full_name", "generation", b"generation", "hold", b"hold", "instance_id", b"instance_id", "labels", b"labels", "last_exit", b"last_exit", "liveness", b"liveness", "management", b"management", "message", b"message", "next_action", b"next_action", "observed_generation", b"observed_generation", "operable", b"operable", "passive_tracking", b"passive_tracking", "position", b"position", "process", b"process", "reason", b"reason", "restart_count", b"restart_count", "restart_origin", b"restart_origin", "restart_required", b"restart_required", "retired", b"retired", "revision", b"revision", "runtime", b"runtime", "schedule", b"schedule", "stability", b"stability", "start_time", b"start_time", "target_origin", b"target_origin", "target_state", b"target_state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["process", "compose_service"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
@@ -1323,25 +1361,33 @@ class TargetChange(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
     TARGET_STATE_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """An instance id. The word "all" stands for all, as in OCS."""
     all: _builtins.bool
     """All tracked instances. False is an error."""
+    selector: _builtins.str
+    """The instances that a selector names at the moment of the change."""
     target_state: Global___TargetState.ValueType
     """UP or DOWN."""
+    failing: _builtins.bool
+    """Only those that are failing; none is no error."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         all: _builtins.bool = ...,
+        selector: _builtins.str = ...,
         target_state: Global___TargetState.ValueType = ...,
+        failing: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_id", b"instance_id", "who", b"who"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_id", b"instance_id", "selector", b"selector", "who", b"who"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_id", b"instance_id", "target_state", b"target_state", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "failing", b"failing", "instance_id", b"instance_id", "selector", b"selector", "target_state", b"target_state", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_who: _TypeAlias = _typing.Literal["instance_id", "all"]  # noqa: Y015
+    _WhichOneofReturnType_who: _TypeAlias = _typing.Literal["instance_id", "all", "selector"]  # noqa: Y015
     _WhichOneofArgType_who: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_who) -> _WhichOneofReturnType_who | None: ...
 
@@ -1355,17 +1401,21 @@ class InstanceGeneration(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    TARGET_STATE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     generation: _builtins.int
+    target_state: Global___TargetState.ValueType
+    """The target after the change."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         generation: _builtins.int = ...,
+        target_state: Global___TargetState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "instance_id", b"instance_id", "target_state", b"target_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1536,13 +1586,21 @@ class ListInstancesRequest(_message.Message):
     INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Instances per page, 1 to 1000; 0 for the default, 500."""
     page_token: _builtins.str
     """next_page_token of the previous page."""
+    failing: _builtins.bool
+    """Only those that are failing; none is no error."""
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these instances; empty for all. NOT_FOUND for an unknown id."""
+
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector."""
 
     def __init__(
         self,
@@ -1550,10 +1608,12 @@ class ListInstancesRequest(_message.Message):
         instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "instance_ids", b"instance_ids", "page_size", b"page_size", "page_token", b"page_token", "selectors", b"selectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1641,10 +1701,14 @@ class WatchStatusRequest(_message.Message):
     INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The position of an earlier watch, list or update. Empty: start with a
     snapshot.
     """
+    failing: _builtins.bool
+    """Only instances that are failing at the moment of a message."""
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these instances; empty for all, future instances included. Unknown ids
@@ -1655,16 +1719,24 @@ class WatchStatusRequest(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """The longest silence, 1 s to 1 h; absent for the default, 15 s."""
 
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector, future instances included. An instance that
+        no longer matches is reported as removed. A selector may match nothing.
+        """
+
     def __init__(
         self,
         *,
         instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         resume_token: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "resume_token", b"resume_token", "selectors", b"selectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1902,7 +1974,10 @@ class UpdateResponse(_message.Message):
     """How many changes stop a live run, those missing from `changes` included."""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGeneration]:
-        """The instances with new targets, and the generations to wait for."""
+        """The instances with new targets, and the generations to wait for. With
+        validate_only: the instances that would get a target, and their present
+        generations.
+        """
 
     @_builtins.property
     def config_warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigProblem]:
@@ -2076,20 +2151,30 @@ Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
 
 @_typing.final
 class RestartRequest(_message.Message):
+    """At least one of the fields must be given; `all` excludes the others."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
     """Every instance with target up."""
     reason: _builtins.str
     """Why the client asks, for the events: at most 200 characters, without control
     characters.
     """
+    failing: _builtins.bool
+    """Only those that are failing; none is no error. Alone: every failing instance."""
     @_builtins.property
-    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At least one instance; must be empty with `all`."""
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector. Those that cannot be restarted are left out,
+        unless the selector names no other.
+        """
 
     def __init__(
         self,
@@ -2097,10 +2182,12 @@ class RestartRequest(_message.Message):
         instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         all: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "instance_ids", b"instance_ids", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "failing", b"failing", "instance_ids", b"instance_ids", "reason", b"reason", "selectors", b"selectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2934,6 +3021,7 @@ class ListEventsRequest(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     MIN_SEVERITY_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Events per page, 1 to 1000; 0 for the default, 100."""
     page_token: _builtins.str
@@ -2958,6 +3046,12 @@ class ListEventsRequest(_message.Message):
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only events with one of these reasons; empty for all. At most 100."""
 
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector: patterns of ids also match instances that are
+        gone. A selector may match nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -2969,10 +3063,11 @@ class ListEventsRequest(_message.Message):
         until: _timestamp_pb2.Timestamp | None = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         min_severity: Global___Severity.ValueType = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids", "min_severity", b"min_severity", "newest", b"newest", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_ids", b"instance_ids", "min_severity", b"min_severity", "newest", b"newest", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons", "selectors", b"selectors", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3185,6 +3280,7 @@ class WatchEventsRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     MIN_SEVERITY_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The position of an earlier ListEvents or WatchEvents. Empty: from now on."""
     min_severity: Global___Severity.ValueType
@@ -3207,6 +3303,12 @@ class WatchEventsRequest(_message.Message):
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only events with one of these reasons; empty for all. At most 100."""
 
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector: patterns of ids also match instances that are
+        gone. A selector may match nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -3216,10 +3318,11 @@ class WatchEventsRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         min_severity: Global___Severity.ValueType = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "min_severity", b"min_severity", "reasons", b"reasons", "resume_token", b"resume_token", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "instance_ids", b"instance_ids", "min_severity", b"min_severity", "reasons", b"reasons", "resume_token", b"resume_token", "selectors", b"selectors", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,11 @@ Conventions:
     message. UNAVAILABLE: a retry may help. INTERNAL: a bug of the daemon.
   - Every error carries a google.rpc.ErrorInfo with the domain "hostmanager".
   - The daemon rejects an `_UNSPECIFIED` enum value in a required choice.
+  - A selector names instances: by a pattern of ids ("thermo*"), by agent class
+    ("class:Lakeshore*"), by label ("label:rack", "@rack=3"), or by the exact id
+    ("id:thermo1"). Patterns are those of shells: "*", "?", "[abc]". A selector
+    that is the id of an instance names only that instance. A request has at
+    most 32 selectors. A selector without an instance answers NOT_FOUND.
 """
 
 from collections import abc as _abc

@@ -205,6 +205,7 @@ MESSAGES = {
     "hostmanager.v1.InstanceGeneration": (
         (1, 'instance_id', 'string', '', '', ''),
         (2, 'generation', 'int64', '', '', ''),
+        (3, 'target_state', 'enum', 'hostmanager.v1.TargetState', '', ''),
     ),
     "hostmanager.v1.InstanceHold": (
         (1, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
@@ -237,6 +238,7 @@ MESSAGES = {
         (6, 'until', 'message', 'google.protobuf.Timestamp', '?', ''),
         (7, 'reasons', 'string', '', '*', ''),
         (8, 'min_severity', 'enum', 'hostmanager.v1.Severity', '', ''),
+        (9, 'selectors', 'string', '', '*', ''),
     ),
     "hostmanager.v1.ListEventsResponse": (
         (1, 'events', 'message', 'hostmanager.v1.Event', '*', ''),
@@ -247,6 +249,8 @@ MESSAGES = {
         (1, 'instance_ids', 'string', '', '*', ''),
         (2, 'page_size', 'int32', '', '', ''),
         (3, 'page_token', 'string', '', '', ''),
+        (4, 'selectors', 'string', '', '*', ''),
+        (5, 'failing', 'bool', '', '', ''),
     ),
     "hostmanager.v1.ListInstancesResponse": (
         (1, 'instances', 'message', 'hostmanager.v1.ManagedInstance', '*', ''),
@@ -302,8 +306,14 @@ MESSAGES = {
         (28, 'liveness', 'message', 'hostmanager.v1.Liveness', '?', ''),
         (29, 'hold', 'message', 'hostmanager.v1.InstanceHold', '?', ''),
         (32, 'schedule', 'message', 'hostmanager.v1.InstanceSchedule', '?', ''),
+        (33, 'labels', 'message', 'hostmanager.v1.ManagedInstance.LabelsEntry', '%', ''),
+        (34, 'failing', 'bool', '', '', ''),
         (30, 'process', 'message', 'hostmanager.v1.HostProcess', '?', 'runtime'),
         (31, 'compose_service', 'message', 'hostmanager.v1.ComposeService', '?', 'runtime'),
+    ),
+    "hostmanager.v1.ManagedInstance.LabelsEntry": (
+        (1, 'key', 'string', '', '', ''),
+        (2, 'value', 'string', '', '', ''),
     ),
     "hostmanager.v1.ManagerStatus": (
         (1, 'state', 'enum', 'hostmanager.v1.ManagerState', '', ''),
@@ -394,6 +404,8 @@ MESSAGES = {
         (1, 'instance_ids', 'string', '', '*', ''),
         (2, 'all', 'bool', '', '', ''),
         (3, 'reason', 'string', '', '', ''),
+        (4, 'selectors', 'string', '', '*', ''),
+        (5, 'failing', 'bool', '', '', ''),
     ),
     "hostmanager.v1.RestartResponse": (
         (1, 'revision', 'int64', '', '', ''),
@@ -467,7 +479,9 @@ MESSAGES = {
     "hostmanager.v1.TargetChange": (
         (1, 'instance_id', 'string', '', '?', 'who'),
         (2, 'all', 'bool', '', '?', 'who'),
+        (4, 'selector', 'string', '', '?', 'who'),
         (3, 'target_state', 'enum', 'hostmanager.v1.TargetState', '', ''),
+        (5, 'failing', 'bool', '', '', ''),
     ),
     "hostmanager.v1.UpdateRequest": (
         (1, 'requests', 'message', 'hostmanager.v1.TargetChange', '*', ''),
@@ -503,6 +517,7 @@ MESSAGES = {
         (4, 'since', 'message', 'google.protobuf.Timestamp', '?', ''),
         (5, 'reasons', 'string', '', '*', ''),
         (6, 'min_severity', 'enum', 'hostmanager.v1.Severity', '', ''),
+        (7, 'selectors', 'string', '', '*', ''),
     ),
     "hostmanager.v1.WatchEventsResponse": (
         (1, 'events', 'message', 'hostmanager.v1.Event', '*', ''),
@@ -514,6 +529,8 @@ MESSAGES = {
         (1, 'instance_ids', 'string', '', '*', ''),
         (2, 'resume_token', 'string', '', '', ''),
         (3, 'heartbeat_interval', 'message', 'google.protobuf.Duration', '?', ''),
+        (4, 'selectors', 'string', '', '*', ''),
+        (5, 'failing', 'bool', '', '', ''),
     ),
     "hostmanager.v1.WatchStatusResponse": (
         (1, 'revision', 'int64', '', '', ''),

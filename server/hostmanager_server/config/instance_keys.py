@@ -13,6 +13,7 @@ from hostmanager_server.config.command_line import read_command
 from hostmanager_server.config.document import ListNode, MapNode, Node, NodeKind, Scalar
 from hostmanager_server.config.environment_keys import EnvFilePath, read_env_files, read_env_inherit
 from hostmanager_server.config.hooks import read_hook
+from hostmanager_server.config.labels import read_labels
 from hostmanager_server.config.node_reader import Entry, Reader, describe, hint_at, shown
 from hostmanager_server.config.probes import read_alive, read_ready
 from hostmanager_server.config.process_keys import (
@@ -50,8 +51,8 @@ LIMITS = (
     "rtprio", "sigpending", "stack",
 )  # fmt: skip
 KEYS = (
-    "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "limits", "log", "nice",
-    "on-failure", "on-recover", "ready", "restart", "restart-dependents", "run-arguments", "schedule",
+    "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "labels", "limits", "log",
+    "nice", "on-failure", "on-recover", "ready", "restart", "restart-dependents", "run-arguments", "schedule",
     "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask", "up-after", "user",
     "working-dir",
 )  # fmt: skip
@@ -93,6 +94,7 @@ class InstanceKeys:
     env_files: tuple[EnvFilePath, ...] = ()
     env_inherit: tuple[str, ...] | None = None
     group: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
     nice: int | None = None
@@ -124,8 +126,8 @@ class InstanceKeys:
 def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
     """Merge the keys of an instance (`over`) and of its class (`under`).
 
-    The merge goes key by key; `env`, `limits` and `log` merge name by name, and the lists of `env-file` are
-    joined, the class's files first.
+    The merge goes key by key; `env`, `labels`, `limits` and `log` merge name by name, and the lists of
+    `env-file` are joined, the class's files first.
     """
     return InstanceKeys(
         alive=_or(over.alive, under.alive),
@@ -135,6 +137,7 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         env_files=(*under.env_files, *over.env_files),
         env_inherit=_or(over.env_inherit, under.env_inherit),
         group=_or(over.group, under.group),
+        labels={**under.labels, **over.labels},
         limits={**under.limits, **over.limits},
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
         nice=_or(over.nice, under.nice),
@@ -181,6 +184,7 @@ def read_settings(
         or (),
         env_inherit=read("env-inherit", read_env_inherit),
         group=read("group", read_group),
+        labels=dict(read("labels", read_labels) or []),
         limits=read("limits", _limits) or {},
         log=read("log", _log) or Log(),
         nice=read("nice", read_nice),

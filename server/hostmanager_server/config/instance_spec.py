@@ -62,6 +62,7 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         success_codes=settings.success_codes or (),
         on_failure=settings.on_failure or context.hooks.on_failure,
         on_recover=settings.on_recover or context.hooks.on_recover,
+        labels=tuple(sorted({**dict(context.labels), **settings.labels}.items())),
     )
 
 

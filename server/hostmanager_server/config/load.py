@@ -19,6 +19,7 @@ from hostmanager_server.config.includes import joined, read_included
 from hostmanager_server.config.instance_keys import KEYS, InstanceKeys, read_path, read_settings
 from hostmanager_server.config.instances import HostInstances, read_instances
 from hostmanager_server.config.kept_entries import ShortText
+from hostmanager_server.config.labels import Labels, read_labels
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.machine import MachineFacts
 from hostmanager_server.config.manager_options import ManagerOptions
@@ -40,7 +41,9 @@ IGNORED_HOST_KEYS = (
 )  # fmt: skip
 
 TOP_KEYS = ("hub", "hosts", "agent-classes", INCLUDE)
-HOST_KEYS = ("agent-instances", "log-dir", "address", "env-inherit", *HOOK_NAMES, *IGNORED_HOST_KEYS)
+HOST_KEYS = (
+    "agent-instances", "log-dir", "address", "env-inherit", "labels", *HOOK_NAMES, *IGNORED_HOST_KEYS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,21 +345,24 @@ def _read_host(
     env_inherit = None
     if "env-inherit" in entries:
         env_inherit = read_env_inherit(reader, entries["env-inherit"].value, f"'env-inherit' of {label}")
+    labels: Labels = ()
+    if "labels" in entries:
+        labels = read_labels(reader, entries["labels"].value, f"'labels' of {label}") or ()
     hooks = read_hooks(reader, entries, label, str(site.working_dir))
     context = ParseContext(
-        name, site.classes, launchers, log_dir, local, env_inherit, site.bad_classes, hooks
+        name, site.classes, launchers, log_dir, local, env_inherit, site.bad_classes, hooks, labels
     )
     instances = read_instances(reader, nodes, context, short.kept if short is not None else {})
     options = instances.options
     if "address" in entries:
         address = read_address(reader, entries["address"].value, f"'address' of {label}")
         options = replace(options, address=address)
-    spec = None if reader.failed else HostSpec(name, instances.specs)
+    spec = None if reader.failed else HostSpec(name, instances.specs, labels)
     partial = None
     if reader.failed and not reader.file_failed:
         specs = {each.instance_id: each for each in instances.specs} | dict(instances.bad)
         order = dict.fromkeys((*instances.read, *instances.bad))
-        partial = HostSpec(name, tuple(specs[each] for each in order if each in specs))
+        partial = HostSpec(name, tuple(specs[each] for each in order if each in specs), labels)
     config = LoadedConfig(
         site.file, name, spec, options, reader.problems, local, site.text,
         included=site.included, partial=partial, left_out=(*instances.bad, *instances.nameless),

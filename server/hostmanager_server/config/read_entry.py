@@ -9,6 +9,7 @@ from hostmanager.values import dataclass, field, replace
 from hostmanager_server.config.document import Node, Scalar
 from hostmanager_server.config.hooks import Hooks
 from hostmanager_server.config.instance_keys import InstanceKeys
+from hostmanager_server.config.labels import Labels
 from hostmanager_server.config.launchers import Launchers
 from hostmanager_server.config.manage import Manage
 from hostmanager_server.core.manager_status import Problem
@@ -44,6 +45,7 @@ class ParseContext:
     env_inherit: tuple[str, ...] | None = None  # for agents without `env-inherit`
     bad_classes: Mapping[str, Problem] = field(default_factory=dict)  # classes with an error
     hooks: Hooks = Hooks()
+    labels: Labels = ()  # of all instances of the host
 
     def without_places(self) -> ParseContext:
         """Return a context that is equal to that of a later reading if the texts of the classes are."""

@@ -85,7 +85,14 @@ def with_services(host: HostSpec, catalog: Catalog) -> HostSpec:
             continue
         instance_id = name if name not in taken else f"{service.project}-{name}"
         instances.append(
-            InstanceSpec(instance_id, UNCLAIMED, Management.DOCKER, Target.PASSIVE, service=service)
+            InstanceSpec(
+                instance_id,
+                UNCLAIMED,
+                Management.DOCKER,
+                Target.PASSIVE,
+                service=service,
+                labels=host.labels,
+            )
         )
     return replace(host, instances=tuple(_with_dependencies(instances, catalog)))
 

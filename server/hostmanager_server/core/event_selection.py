@@ -5,6 +5,7 @@ from __future__ import annotations
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import LogEntry, Severity
+from hostmanager_server.core.selection import Selector
 
 _RANKS = {severity: rank for rank, severity in enumerate(Severity)}
 
@@ -21,6 +22,7 @@ class EventSelection:
     min_severity: Severity = Severity.INFO
     since: float | None = None
     until: float | None = None
+    selectors: tuple[Selector, ...] = ()  # further instances, by patterns of ids
 
     @property
     def everything(self) -> bool:
@@ -30,11 +32,19 @@ class EventSelection:
     def takes(self, entry: LogEntry) -> bool:
         """Return whether the reader asks for this event."""
         return (
-            (not self.instance_ids or entry.instance_id in self.instance_ids)
+            self.takes_instance(entry.instance_id)
             and (not self.reasons or entry.reason in self.reasons)
             and _RANKS[entry.severity] >= _RANKS[self.min_severity]
             and self.takes_time(entry.at.wall)
         )
+
+    def takes_instance(self, instance_id: str) -> bool:
+        """Return whether the reader asks for events of this instance."""
+        if not self.instance_ids and not self.selectors:
+            return True
+        if instance_id in self.instance_ids:
+            return True
+        return bool(instance_id) and any(each.matches_id(instance_id) for each in self.selectors)
 
     def takes_time(self, wall: float) -> bool:
         """Return whether the time of an event is in the range."""

@@ -19,11 +19,15 @@ class TargetChange:
     """A requested target for one instance, or for all if `instance_id` is ALL.
 
     `with_dependencies`: a change to `up` also brings up the dependencies that are down on purpose.
+    `selector`: `instance_id` is a selector. `failing`: the change concerns failing instances only. Selectors
+    and `failing` are resolved before the other functions of this module see a change.
     """
 
     instance_id: str
     target: Target
     with_dependencies: bool = False
+    selector: bool = False
+    failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class BadEntry:
     index: int
     why: str
     unknown: bool = False  # the instance is not tracked
+    where: str = ""  # the field, if the entry is of another list than the others
 
 
 def no_instance(instance_id: str, instances: Iterable[Instance] = ()) -> str:
@@ -97,6 +102,16 @@ def set_targets(
             if not old.retired:
                 changed[instance_id] = _with_target(old, change.target, origin)
     return {instance_id: next_generation(new, instances[instance_id]) for instance_id, new in changed.items()}
+
+
+def final_targets(changes: Iterable[TargetChange], known: Iterable[str]) -> dict[str, Target]:
+    """Return the last target that the changes ask of each named instance, without those of dependencies."""
+    everything = sorted(known)
+    targets: dict[str, Target] = {}
+    for change in changes:
+        ids = everything if change.instance_id == ALL else [change.instance_id]
+        targets |= dict.fromkeys(ids, change.target)
+    return targets
 
 
 def _effective(changes: Iterable[TargetChange]) -> list[TargetChange]:

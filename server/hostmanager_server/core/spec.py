@@ -341,6 +341,7 @@ class InstanceSpec:
     success_codes: tuple[int, ...] = ()
     on_failure: Hook | None = None
     on_recover: Hook | None = None
+    labels: tuple[tuple[str, str], ...] = ()  # name and value, sorted; operators select by them
     # The instances of the compose services that the start of the service would start, too.
     service_dependencies: tuple[str, ...] = ()
     position: int = 0  # the place in the site config, from 1; 0 without an entry there
@@ -380,3 +381,4 @@ class HostSpec:
 
     host: str
     instances: tuple[InstanceSpec, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()  # of instances that the site config does not name

@@ -90,6 +90,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "success-codes": ", ".join(map(end_word, spec.success_codes)),
         "depends-on": _dependencies(spec),
         "compose dependencies": ", ".join(spec.service_dependencies),
+        "labels": ", ".join(f"{name}={value}" if value else name for name, value in spec.labels),
         "restart-dependents": "true" if spec.restart_dependents else "false",
         "schedule": _schedule(spec.schedule) if spec.schedule is not None else "",
         "run-arguments": "true" if spec.run_arguments else "false",

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from hostmanager.values import dataclass
 
 from hostmanager_server.rpc.admission import AdmissionControl
+from hostmanager_server.rpc.selecting import InstanceFilter, parse_selectors
 from hostmanager_server.rpc.validation import check_count, check_ids
 from hostmanager_server.state.store import Tracked
 
 UNPACED_IDS = 20  # the most ids of a filter that are checked without waiting for the pacer
+SELECTOR_BYTES = 16 * 1024  # memory of a selector with a compiled pattern of up to 200 characters
 BYTES_WAITING = 250  # memory of one id in a waiting request, serialized and parsed
 
 
@@ -26,12 +28,20 @@ class Caller:
     metadata: Sequence[tuple[str, str | bytes]] = ()
 
     @asynccontextmanager
-    async def filter(self, ids: Sequence[str], known: Mapping[str, Tracked]) -> AsyncIterator[frozenset[str]]:
-        """Hold the ids of a filter in as little memory as possible.
+    async def filter(
+        self,
+        ids: Sequence[str],
+        known: Mapping[str, Tracked],
+        selectors: Sequence[str] = (),
+        *,
+        failing: bool = False,
+    ) -> AsyncIterator[InstanceFilter]:
+        """Hold the ids and the selectors of a filter in as little memory as possible.
 
-        Raises RpcError for invalid ids, and when the client's filters would exceed the memory limit.
+        Raises RpcError for invalid ones, and when the client's filters would exceed the memory limit.
         """
         check_count(len(ids), "instance_ids")
+        named, parsed = parse_selectors(selectors, known)
         if len(ids) > UNPACED_IDS:
             # Requests that wait for the pacer take memory, too.
             with self.admission.filter_bytes.hold(self.client, len(ids) * BYTES_WAITING):
@@ -40,8 +50,9 @@ class Caller:
         else:
             wanted, size = _compact(ids, known)
         del ids, known  # must not live as long as the stream
-        with self.admission.filter_bytes.hold(self.client, size if wanted else 0):
-            yield wanted
+        size = (size if wanted else 0) + len(parsed) * SELECTOR_BYTES
+        with self.admission.filter_bytes.hold(self.client, size):
+            yield InstanceFilter(wanted | named, parsed, failing)
 
 
 def _compact(ids: Sequence[str], known: Mapping[str, Tracked]) -> tuple[frozenset[str], int]:

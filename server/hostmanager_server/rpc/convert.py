@@ -58,6 +58,11 @@ ORIGIN_KIND = {
     OriginKind.DEPENDENCY: pb.ChangeOrigin.KIND_DEPENDENCY,
     OriginKind.DAEMON: pb.ChangeOrigin.KIND_DAEMON,
 }
+TARGET = {
+    Target.UP: pb.TARGET_STATE_UP,
+    Target.DOWN: pb.TARGET_STATE_DOWN,
+    Target.PASSIVE: pb.TARGET_STATE_PASSIVE,
+}
 _REQUESTED_TARGETS = {pb.TARGET_STATE_UP: Target.UP, pb.TARGET_STATE_DOWN: Target.DOWN}
 
 
@@ -179,10 +184,12 @@ def event_gap(message: str, missed: int = 0) -> pb.EventGap:
     return pb.EventGap(missed=missed, message=message)
 
 
-def generations(values: Mapping[str, int]) -> list[pb.InstanceGeneration]:
-    """Return the generation that each instance has after a request."""
+def generations(values: Mapping[str, int], targets: Mapping[str, Target]) -> list[pb.InstanceGeneration]:
+    """Return the generation and the target that each instance has after a request."""
     return [
-        pb.InstanceGeneration(instance_id=instance_id, generation=generation)
+        pb.InstanceGeneration(
+            instance_id=instance_id, generation=generation, target_state=TARGET[targets[instance_id]]
+        )
         for instance_id, generation in values.items()
     ]
 
@@ -215,10 +222,11 @@ def target_changes(
     changes: list[TargetChange] = []
     for request in requests:
         target = _REQUESTED_TARGETS.get(request.target_state)
-        who = ALL if request.all else request.instance_id
+        selector = request.WhichOneof("who") == "selector"
+        who = request.selector if selector else ALL if request.all else request.instance_id
         if target is None or not who:
             raise invalid_entries(_violations(requests, known))
-        changes.append(TargetChange(who, target, with_dependencies))
+        changes.append(TargetChange(who, target, with_dependencies, selector, request.failing))
     return changes
 
 
@@ -226,10 +234,13 @@ def _violations(requests: Sequence[pb.TargetChange], known: Collection[str] | No
     bad: list[FieldViolation] = []
     for index, request in enumerate(requests):
         entry = f"requests[{index}]"
-        who = ALL if request.all else request.instance_id
-        if not who:
+        selector = request.WhichOneof("who") == "selector"
+        who = request.selector if selector else ALL if request.all else request.instance_id
+        if not who and selector:
+            bad.append(FieldViolation(f"{entry}.selector", "a selector must not be empty"))
+        elif not who:
             bad.append(FieldViolation(f"{entry}.instance_id", "name an instance_id, or set all to true"))
-        elif known is not None and who != ALL and who not in known:
+        elif known is not None and not selector and who != ALL and who not in known:
             bad.append(FieldViolation(f"{entry}.instance_id", no_instance(who)))
         if request.target_state not in _REQUESTED_TARGETS:
             text = f"{who or entry}: the target must be UP or DOWN"

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.config_changes import NO_CHANGES, ChangeKind, ConfigChanges, InstanceChange
-from hostmanager_server.rpc.convert import timestamp
-from hostmanager_server.rpc.convert_instance import TARGET
+from hostmanager_server.rpc.convert import TARGET, timestamp
 
 _KIND = {
     ChangeKind.ADDED: pb.InstanceChange.KIND_ADDED,

@@ -9,11 +9,12 @@ from hostmanager.v1 import host_manager_pb2 as pb
 
 from hostmanager_server.core.catalog import UNCLAIMED
 from hostmanager_server.core.events import Instant
+from hostmanager_server.core.health import is_failing
 from hostmanager_server.core.model import Hold, Instance, State
 from hostmanager_server.core.signals import end_word, signal_name
 from hostmanager_server.core.spec import InstanceSpec, Management, ProcessSpec, Schedule, Target
 from hostmanager_server.core.stability import stability
-from hostmanager_server.rpc.convert import exit_, origin, timestamp
+from hostmanager_server.rpc.convert import TARGET, exit_, origin, timestamp
 from hostmanager_server.rpc.convert_docker import fill_service
 from hostmanager_server.rpc.convert_liveness import liveness
 from hostmanager_server.rpc.ports import LivenessAnswers
@@ -24,11 +25,6 @@ MANAGEMENT = {
     Management.HOST: pb.MANAGEMENT_HOST,
     Management.DOCKER: pb.MANAGEMENT_DOCKER,
     Management.RETIRED: pb.MANAGEMENT_RETIRED,
-}
-TARGET = {
-    Target.UP: pb.TARGET_STATE_UP,
-    Target.DOWN: pb.TARGET_STATE_DOWN,
-    Target.PASSIVE: pb.TARGET_STATE_PASSIVE,
 }
 NEXT_ACTION = {
     State.DOWN: pb.NEXT_ACTION_DOWN,
@@ -138,6 +134,8 @@ class InstanceConverter:
             restart_origin=origin(wanted.origins.restart),
             hold=_hold(wanted.hold) if wanted.hold is not None else None,
             schedule=_schedule(spec.schedule, observed.next_run) if spec.schedule is not None else None,
+            labels=dict(spec.labels),
+            failing=is_failing(instance),
         )
         if spec.management is Management.DOCKER:
             fill_service(message.compose_service, spec, observed.service)

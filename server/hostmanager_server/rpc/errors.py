@@ -179,7 +179,9 @@ def from_request_error(error: RequestError, entries: str) -> RpcError:
     """
     match error:
         case InvalidRequestError():
-            violations = [FieldViolation(_place(entries, bad.index), bad.why) for bad in error.entries]
+            violations = [
+                FieldViolation(bad.where or _place(entries, bad.index), bad.why) for bad in error.entries
+            ]
             if all(bad.unknown for bad in error.entries):
                 return unknown_instances(violations)
             return invalid_entries(violations)

@@ -7,7 +7,6 @@ import re
 from collections.abc import AsyncIterator, Sequence
 
 from hostmanager.v1 import host_manager_pb2 as pb
-from hostmanager.values import replace
 
 from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.event_selection import EventSelection
@@ -15,6 +14,7 @@ from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.errors import FieldViolation, invalid
+from hostmanager_server.rpc.selecting import InstanceFilter, parse_selectors, select_events
 from hostmanager_server.rpc.tokens import read_token
 from hostmanager_server.rpc.validation import check_ids, check_token, heartbeat_interval, page_size
 from hostmanager_server.state.event_segments import EVENTS_REMEMBERED
@@ -49,7 +49,10 @@ class EventRpcs:
             raise invalid(text, FieldViolation("newest", text))
         check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
         check_token(request.page_token, "page_token")
-        selection = read_selection(request, frozenset(request.instance_ids))
+        known = context.store.snapshot().instances
+        named, selectors = parse_selectors(request.selectors, known)
+        wanted = InstanceFilter(named.union(request.instance_ids), selectors)
+        selection = select_events(read_selection(request), wanted, known)
         start = await self._page_start(request.page_token, request.newest, selection)
         page = await self._read(start, selection, size + 1)
         events, rest = page.events[:size], page.events[size:]
@@ -95,10 +98,11 @@ class EventRpcs:
         check_token(request.resume_token, "resume_token")
         known = context.store.snapshot().instances
         selection = read_selection(request)
-        filtered, token = caller.filter(request.instance_ids, known), request.resume_token
+        filtered = caller.filter(request.instance_ids, known, list(request.selectors))
+        token = request.resume_token
         del request, known  # must not live as long as the stream
         async with filtered as wanted:
-            selection = replace(selection, instance_ids=wanted)
+            selection = select_events(selection, wanted, context.store.snapshot().instances)
             async for message in self._follow(token, selection, silence, caller):
                 yield message
 
@@ -169,10 +173,8 @@ class EventRpcs:
         return convert.events_message(entries, self._context.token(cursor), self._context.now(), gap)
 
 
-def read_selection(
-    request: pb.ListEventsRequest | pb.WatchEventsRequest, instance_ids: frozenset[str] = frozenset()
-) -> EventSelection:
-    """Return the selection of a request. Raises RpcError for malformed filters."""
+def read_selection(request: pb.ListEventsRequest | pb.WatchEventsRequest) -> EventSelection:
+    """Return the selection of a request, without instances. Raises RpcError for malformed filters."""
     if len(request.reasons) > MAX_REASONS:
         text = f"reasons must be at most {MAX_REASONS} words, not {len(request.reasons)}"
         raise invalid(text, FieldViolation("reasons", text))
@@ -191,7 +193,7 @@ def read_selection(
     if isinstance(request, pb.ListEventsRequest) and request.HasField("until"):
         until = request.until.ToNanoseconds() / 1e9
     return EventSelection(
-        instance_ids,
+        frozenset(),
         frozenset(request.reasons),
         severity,
         request.since.ToNanoseconds() / 1e9 if request.HasField("since") else None,

@@ -16,7 +16,7 @@ from hostmanager_server.core.model import Exit, Instance, State
 from hostmanager_server.core.past import Past, is_as_wanted
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.context import RpcContext
-from hostmanager_server.rpc.status import select_ids
+from hostmanager_server.rpc.selecting import select_ids
 from hostmanager_server.rpc.validation import check_ids
 from hostmanager_server.state.store import PublishedEntry, Snapshot
 

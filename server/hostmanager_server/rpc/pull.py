@@ -20,7 +20,7 @@ from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert_docker import pull_message, pull_result
 from hostmanager_server.rpc.errors import FieldViolation, engine_unusable, invalid_entries, no_compose_files
 from hostmanager_server.rpc.ports import ImageProgress, PullItem, PullProgress, PullState
-from hostmanager_server.rpc.status import select_ids
+from hostmanager_server.rpc.selecting import select_ids
 from hostmanager_server.rpc.validation import DEFAULT_HEARTBEAT, check_ids, duration
 from hostmanager_server.state.store import Snapshot
 

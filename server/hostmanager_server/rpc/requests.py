@@ -17,6 +17,7 @@ from hostmanager_server.rpc.caller import Caller
 from hostmanager_server.rpc.context import RpcContext, carry_out
 from hostmanager_server.rpc.convert_changes import ChangesConverter
 from hostmanager_server.rpc.errors import FieldViolation, from_request_error, invalid
+from hostmanager_server.rpc.selecting import check_selectors
 from hostmanager_server.rpc.validation import MAX_ID, check_count, check_id, check_ids, check_token
 from hostmanager_server.supervisor import Accepted, RequestError, StaleEpochError, WrongStateError
 
@@ -72,7 +73,7 @@ class RequestRpcs:
             revision=done.revision,
             epoch=context.daemon.epoch,
             resume_token=self._token_before(done),
-            generations=convert.generations(done.generations),
+            generations=convert.generations(done.generations, done.targets),
             config_warnings=[convert.problem(warning) for warning in done.warnings],
             changes=self._changes(done.changes),
             more_changes=done.changes.more,
@@ -83,18 +84,20 @@ class RequestRpcs:
     async def restart(self, request: pb.RestartRequest, caller: Caller) -> pb.RestartResponse:
         """Restart the named instances, or all."""
         context = self._context
-        if bool(request.instance_ids) == request.all:
-            text = "give instance_ids, or set all to true; not both"
+        if bool(request.instance_ids or request.selectors or request.failing) == request.all:
+            text = "give instance_ids, selectors or failing, or set all to true; not both"
             raise invalid(text, FieldViolation("instance_ids", text))
         check_ids(request.instance_ids, "instance_ids", context.store.snapshot().instances)
         ids = None if request.all else list(request.instance_ids)
         origin = origin_of(caller, request.reason, context.now())
-        done = await carry_out(context.supervisor.restart(ids, origin), "instance_ids")
+        check_selectors(len(request.selectors))
+        restart = context.supervisor.restart(ids, origin, list(request.selectors), failing=request.failing)
+        done = await carry_out(restart, "instance_ids")
         return pb.RestartResponse(
             revision=done.revision,
             epoch=context.daemon.epoch,
             resume_token=self._token_before(done),
-            generations=convert.generations(done.generations),
+            generations=convert.generations(done.generations, done.targets),
         )
 
     async def signal(self, request: pb.SignalRequest, caller: Caller) -> pb.SignalResponse:
@@ -185,6 +188,7 @@ def _disowned(request: pb.DieRequest) -> dict[Management, str]:
 def _check_changes(requests: Sequence[pb.TargetChange], known: Container[str]) -> None:
     """Refuse too many entries, and ids too long for an instance."""
     check_count(len(requests), "requests")
+    check_selectors(sum(change.WhichOneof("who") == "selector" for change in requests))
     for index, change in enumerate(requests):
         if len(change.instance_id) > MAX_ID:
             check_id(change.instance_id, f"requests[{index}].instance_id", known)

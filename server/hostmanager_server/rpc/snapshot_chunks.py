@@ -11,6 +11,7 @@ from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.chunks import in_chunks
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert_watch import Reason, snapshot_message
+from hostmanager_server.rpc.selecting import InstanceFilter
 from hostmanager_server.state.store import Snapshot
 
 
@@ -39,12 +40,12 @@ class SnapshotChunks:
         return self._cache.get((reason, after)) if snapshot.revision == self._revision else None
 
     def build(
-        self, snapshot: Snapshot, wanted: frozenset[str], reason: Reason.ValueType, after: str | None
+        self, snapshot: Snapshot, wanted: InstanceFilter, reason: Reason.ValueType, after: str | None
     ) -> SnapshotChunk:
-        """Return the chunk of the wanted instances that follows `after`; an empty set stands for all."""
+        """Return the chunk of the wanted instances that follows `after`."""
         self._context.convert.forget_others(snapshot.instances)
         if wanted:
-            return self._build(snapshot, sorted(i for i in wanted if i in snapshot.instances), reason, after)
+            return self._build(snapshot, wanted.passing(snapshot), reason, after)
         if snapshot.revision < self._revision:  # a slow reader, still at an older snapshot
             return self._build(snapshot, snapshot.ids, reason, after)
         if snapshot.revision != self._revision:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
 
 from hostmanager.v1 import host_manager_pb2 as pb
 
-from hostmanager_server.core.model import Instance
 from hostmanager_server.core.plan import no_instance
 from hostmanager_server.rpc import convert
 from hostmanager_server.rpc.chunks import in_chunks
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.errors import FieldViolation, invalid, unknown_instances
+from hostmanager_server.rpc.selecting import instances_of, select_ids
 from hostmanager_server.rpc.tokens import read_page_token, write_page_token
 from hostmanager_server.rpc.validation import check_id, check_ids, check_token, page_size
 from hostmanager_server.rpc.wire import embedded, repeated
@@ -46,7 +45,10 @@ class StatusRpcs:
         snapshot = context.store.snapshot()
         check_ids(request.instance_ids, "instance_ids", snapshot.instances)
         check_token(request.page_token, "page_token")
-        ids = select_ids(snapshot, request.instance_ids)
+        ids = select_ids(
+            snapshot, request.instance_ids, request.selectors,
+            failing=request.failing, strict=not request.page_token,
+        )  # fmt: skip
         start = bisect_right(ids, read_page_token(request.page_token)) if request.page_token else 0
         now = context.now()
         context.convert.forget_others(snapshot.instances)
@@ -78,23 +80,6 @@ def require_instance(snapshot: Snapshot, instance_id: str) -> str:
         raise invalid("name an instance_id", FieldViolation("instance_id", "must not be empty"))
     check_id(instance_id, "instance_id", snapshot.instances)
     if instance_id not in snapshot.instances:
-        text = no_instance(instance_id, _instances(snapshot))
+        text = no_instance(instance_id, instances_of(snapshot))
         raise unknown_instances([FieldViolation("instance_id", text)])
     return instance_id
-
-
-def select_ids(snapshot: Snapshot, ids: Sequence[str]) -> Sequence[str]:
-    """Return the given ids in order, or all ids when none are given. Raises RpcError for unknown ids."""
-    unknown = [
-        (index, instance_id) for index, instance_id in enumerate(ids) if instance_id not in snapshot.instances
-    ]
-    if unknown:
-        texts = [no_instance(instance_id) for _, instance_id in unknown]
-        texts[0] = no_instance(unknown[0][1], _instances(snapshot))
-        fields = [f"instance_ids[{index}]" for index, _ in unknown]
-        raise unknown_instances(list(map(FieldViolation, fields, texts)))
-    return sorted(set(ids)) or snapshot.ids
-
-
-def _instances(snapshot: Snapshot) -> Iterator[Instance]:
-    return (tracked.instance for tracked in snapshot.instances.values())

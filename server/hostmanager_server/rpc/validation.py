@@ -25,7 +25,7 @@ _QUOTED = 40  # characters of an overlong text that an error repeats
 def check_count(count: int, field: str) -> None:
     """Refuse a request with more than MAX_IDS entries."""
     if count > MAX_IDS:
-        raise _over_limit("max-ids-per-request", MAX_IDS, field, f"{count} entries", "send several requests")
+        raise over_limit("max-ids-per-request", MAX_IDS, field, f"{count} entries", "send several requests")
 
 
 def check_ids(ids: Sequence[str], field: str, known: Container[str]) -> None:
@@ -58,10 +58,11 @@ def check_line(text: str, field: str, longest: int) -> None:
 
 
 def _too_long(text: str, field: str, name: str, limit: int, remedy: str) -> RpcError:
-    return _over_limit(name, limit, field, f"{text[:_QUOTED]!r}... of {len(text)} characters", remedy)
+    return over_limit(name, limit, field, f"{text[:_QUOTED]!r}... of {len(text)} characters", remedy)
 
 
-def _over_limit(name: str, limit: int, field: str, given: str, remedy: str) -> RpcError:
+def over_limit(name: str, limit: int, field: str, given: str, remedy: str) -> RpcError:
+    """Return the error for a request above a limit of one request."""
     message = f"cannot take {given} as {field}: the limit is {name}={limit}; {remedy}"
     return RpcError(
         grpc.StatusCode.INVALID_ARGUMENT,

@@ -12,6 +12,7 @@ from hostmanager_server.rpc.chunks import in_chunks
 from hostmanager_server.rpc.context import RpcContext
 from hostmanager_server.rpc.convert_watch import Reason, delta_message, heartbeat_message
 from hostmanager_server.rpc.hub import Watcher
+from hostmanager_server.rpc.selecting import InstanceFilter
 from hostmanager_server.rpc.snapshot_chunks import SnapshotChunk, SnapshotChunks
 from hostmanager_server.rpc.tokens import read_token
 from hostmanager_server.rpc.validation import check_token, heartbeat_interval
@@ -40,7 +41,9 @@ class WatchRpcs:
         )
         cursor, reason = self._start(request.resume_token)
         known = context.store.snapshot().instances
-        filtered = caller.filter(request.instance_ids, known)
+        filtered = caller.filter(
+            request.instance_ids, known, list(request.selectors), failing=request.failing
+        )
         del request, known  # must not live as long as the stream
         async with filtered as wanted:
             with context.hub.watcher(silence) as watcher:
@@ -52,7 +55,7 @@ class WatchRpcs:
         caller: Caller,
         cursor: int | None,
         reason: Reason.ValueType,
-        wanted: frozenset[str],
+        wanted: InstanceFilter,
         watcher: Watcher,
     ) -> AsyncIterator[bytes]:
         """Yield deltas after the cursor; a cursor of None, or one too old, starts with a snapshot."""
@@ -89,7 +92,7 @@ class WatchRpcs:
         self,
         caller: Caller,
         snapshot: Snapshot,
-        wanted: frozenset[str],
+        wanted: InstanceFilter,
         reason: Reason.ValueType,
         after: str | None,
     ) -> SnapshotChunk:
@@ -114,7 +117,7 @@ class WatchRpcs:
         return revision, pb.StatusSnapshot.REASON_UNSPECIFIED
 
     async def _delta(
-        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: frozenset[str]
+        self, caller: Caller, cursor: int, changes: StoreChanges, wanted: InstanceFilter
     ) -> tuple[bytes, ...]:
         """Return the messages that bring a reader from its cursor to the changes' revision.
 
@@ -131,10 +134,13 @@ class WatchRpcs:
             messages = self._shared[cursor] = self._build_delta(cursor, changes, wanted)
         return messages
 
-    def _build_delta(self, cursor: int, changes: StoreChanges, wanted: frozenset[str]) -> tuple[bytes, ...]:
+    def _build_delta(self, cursor: int, changes: StoreChanges, wanted: InstanceFilter) -> tuple[bytes, ...]:
         context = self._context
-        instances = [t for t in changes.instances if not wanted or t.instance.instance_id in wanted]
-        removed = [i for i in changes.removed if not wanted or i in wanted]
+        instances = [t for t in changes.instances if wanted.passes(t.instance)]
+        removed = [i for i in changes.removed if wanted.may_have(i)]
+        if wanted.changes:  # the reader may know instances that passed before
+            others = (t.instance for t in changes.instances if not wanted.passes(t.instance))
+            removed += [instance.instance_id for instance in others]
         if not instances and not removed and changes.manager is None:
             return ()
         now = context.now()

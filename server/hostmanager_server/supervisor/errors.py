@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hostmanager.values import dataclass, field
 
 from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges
 from hostmanager_server.core.manager_status import ManagerState, Problem
-from hostmanager_server.core.plan import BadEntry
+from hostmanager_server.core.model import Instance, Instances
+from hostmanager_server.core.plan import BadEntry, TargetChange, final_targets
+from hostmanager_server.core.spec import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,32 @@ class Accepted:
     generations: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     changes: ConfigChanges = NO_CHANGES
+    targets: Mapping[str, Target] = field(default_factory=dict)  # of the instances in `generations`
+
+
+def accepted(
+    revision: int,
+    changed: Mapping[str, Instance],
+    warnings: tuple[Problem, ...] = (),
+    changes: ConfigChanges = NO_CHANGES,
+) -> Accepted:
+    """Return the answer to a request that changed these instances."""
+    generations = {instance_id: instance.wanted.generation for instance_id, instance in changed.items()}
+    targets = {instance_id: instance.wanted.target for instance_id, instance in changed.items()}
+    return Accepted(revision, generations, warnings, changes, targets)
+
+
+def validated(
+    revision: int,
+    instances: Instances,
+    changes: Iterable[TargetChange],
+    known: Iterable[str],
+    warnings: tuple[Problem, ...],
+) -> Accepted:
+    """Return the answer to valid changes that are not made, with the present generations."""
+    targets = final_targets(changes, known)
+    generations = {i: instances[i].wanted.generation if i in instances else 0 for i in targets}
+    return Accepted(revision, generations, warnings, targets=targets)
 
 
 @dataclass(frozen=True, slots=True)

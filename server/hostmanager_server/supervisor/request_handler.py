@@ -21,10 +21,11 @@ from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, ch
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Hold
+from hostmanager_server.core.model import Hold, Instance
 from hostmanager_server.core.origin import MOST_DETAIL, Origin, OriginKind
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered, ended_without_daemon
+from hostmanager_server.core.selection import resolve_changes, select_restarts
 from hostmanager_server.core.spec import HostSpec, Management
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.answers import answer_when_stored
@@ -35,6 +36,8 @@ from hostmanager_server.supervisor.errors import (
     InvalidRequestError,
     JobAccepted,
     WrongStateError,
+    accepted,
+    validated,
 )
 from hostmanager_server.supervisor.persistence import JournalWriter, Persistence
 from hostmanager_server.supervisor.reconciler import Reconciler
@@ -93,6 +96,7 @@ class RequestHandler:
             known = set(self._reconciler.instances)
         elif config.spec is not None:
             known = self.ids_of(config.spec, catalog)
+        changes = self._resolve(changes, config.spec if config is not None else None, catalog)
         _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
 
         now = self._now()
@@ -108,11 +112,11 @@ class RequestHandler:
         else:
             self._enforce(enforced=True)
             self._apply_specs(origin, now)  # compose files may have changed while the manager was stopped
-        generations = self._set_targets(changes, origin, now)
+        changed = self._set_targets(changes, origin, now)
         self._recovery.keep_running_if_journal_lost(now)
         # Instances that ended while no daemon ran must not appear as up, even for a moment.
         self._reconciler.settle(ended_without_daemon(self._reconciler.instances))
-        return Accepted(self._reconciler.publish(), generations, config.problems if config else ())
+        return accepted(self._reconciler.publish(), changed, config.problems if config else ())
 
     def update(
         self,
@@ -139,18 +143,19 @@ class RequestHandler:
                 self._reject(config, origin)
             assert config.spec is not None
             known = self.ids_of(config.spec, catalog) if ids is None else ids
+        changes = self._resolve(changes, config.spec if config is not None else None, catalog)
         _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
         warnings = config.problems if config is not None else ()
         if validate_only:
-            return Accepted(self._store.revision, {}, warnings)
+            return validated(self._store.revision, self._reconciler.instances, changes, known, warnings)
         now = self._now()
         origin = origin or Origin(OriginKind.DAEMON, now)
         made = NO_CHANGES
         if config is not None:
             made = self._take_config(config, catalog, origin, now)
             self._recovery.keep_running_if_journal_lost(now)
-        generations = self._set_targets(changes, origin, now)
-        return Accepted(self._reconciler.publish(), generations, warnings, made)
+        changed = self._set_targets(changes, origin, now)
+        return accepted(self._reconciler.publish(), changed, warnings, made)
 
     def preview(self, site: HostSpec, catalog: Catalog | None) -> ConfigChanges:
         """Return the changes that a good config with these compose services would make now."""
@@ -158,25 +163,46 @@ class RequestHandler:
         instances = self._reconciler.instances
         return changes_of(instances, config_plan.apply_config(instances, host, self._now()))
 
-    def restart(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Accepted:
+    def restart(
+        self,
+        instance_ids: Sequence[str] | None,
+        origin: Origin | None = None,
+        selectors: Sequence[str] = (),
+        *,
+        failing: bool = False,
+    ) -> Accepted:
         """Stop and start these instances, or, for None, all that can be restarted.
 
-        Raises WrongStateError unless the manager is running, and InvalidRequestError.
+        `selectors` name further instances. With `failing`, only failing instances restart. Raises
+        WrongStateError unless the manager is running, and InvalidRequestError.
         """
         self._require_running("restart")
         instances = self._reconciler.instances
         if instance_ids is None:
             chosen = plan.restartable(instances)
         else:
-            _raise_if(plan.check_restart(instances, instance_ids))
-            chosen = list(dict.fromkeys(instance_ids))
+            chosen, bad = select_restarts(instances, instance_ids, selectors, failing=failing)
+            _raise_if(bad)
         now = self._now()
         origin = origin or Origin(OriginKind.DAEMON, now)
         changed = plan.restart(instances, chosen, origin)
         message = f"restart of {listed(chosen) or 'nothing'}"
         self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, now, origin=origin)])
-        generations = {instance_id: changed[instance_id].wanted.generation for instance_id in chosen}
-        return Accepted(self._reconciler.publish(), generations)
+        return accepted(self._reconciler.publish(), {name: changed[name] for name in chosen})
+
+    def _resolve(
+        self, changes: Sequence[TargetChange], site: HostSpec | None, catalog: Catalog | None
+    ) -> Sequence[TargetChange]:
+        """Return the changes with ids in place of selectors.
+
+        A new site config, if given, decides which instances have the classes and labels of the selectors.
+        """
+        if not any(change.selector or change.failing for change in changes):
+            return changes
+        host = with_services(site, catalog or self._status.catalog) if site is not None else None
+        resolved, bad = resolve_changes(changes, host, self._reconciler.instances)
+        _raise_if(bad)
+        return resolved
 
     def run_once(self, name: str, arguments: Sequence[str], origin: Origin | None = None) -> JobAccepted:
         """Run the one-shot with this id, or the only one of this class, once and now.
@@ -334,14 +360,16 @@ class RequestHandler:
         self._reconciler.apply(changed, (replace(entry, origin=origin) for entry in entries))
         return made
 
-    def _set_targets(self, changes: Sequence[TargetChange], origin: Origin, now: Instant) -> dict[str, int]:
+    def _set_targets(
+        self, changes: Sequence[TargetChange], origin: Origin, now: Instant
+    ) -> dict[str, Instance]:
         if not changes:
             return {}
         changed = plan.set_targets(self._reconciler.instances, changes, origin)
         targets = listed([f"{change.instance_id} {change.target.value}" for change in changes])
         entry = LogEntry(EntryKind.REQUEST, "Update", f"targets: {targets}", now, origin=origin)
         self._reconciler.apply(changed, [entry])
-        return {instance_id: instance.wanted.generation for instance_id, instance in changed.items()}
+        return changed
 
     # --- compose services
 

@@ -179,9 +179,16 @@ class Supervisor:
             store=not validate_only,
         )
 
-    def restart(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Future[Accepted]:
-        """Stop and start instances, or, for None, all that can be restarted."""
-        return self._call(lambda: self._manager.restart(instance_ids, origin))
+    def restart(
+        self,
+        instance_ids: Sequence[str] | None,
+        origin: Origin | None = None,
+        selectors: Sequence[str] = (),
+        *,
+        failing: bool = False,
+    ) -> Future[Accepted]:
+        """Stop and start instances, or, for None, all that can be restarted; see RequestHandler."""
+        return self._call(lambda: self._manager.restart(instance_ids, origin, selectors, failing=failing))
 
     def signal(
         self, instance_id: str, signum: int, *, whole_tree: bool, origin: Origin | None = None

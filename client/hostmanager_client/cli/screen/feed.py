@@ -20,10 +20,18 @@ HEARTBEAT = 2.0
 class Feed:
     """Reports of a watch, which the main thread takes into its model."""
 
-    def __init__(self, client: HostManagerClient, names: Sequence[str], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: HostManagerClient,
+        names: Sequence[str],
+        wake: Callable[[], None],
+        *,
+        failing: bool = False,
+    ) -> None:
         self.error: HostManagerError | None = None  # the end of the watch
         self._client = client
         self._names = names
+        self._failing = failing
         self._wake = wake
         self._reports: queue.SimpleQueue[Callable[[ScreenModel], None]] = queue.SimpleQueue()
 
@@ -43,7 +51,11 @@ class Feed:
     def _follow(self) -> None:
         try:
             updates = self._client.watch(
-                self._names, heartbeat=HEARTBEAT, on_connection=self._connection, on_contact=self._contact
+                self._names,
+                failing=self._failing,
+                heartbeat=HEARTBEAT,
+                on_connection=self._connection,
+                on_contact=self._contact,
             )
             for update in updates:
                 self._take_state(update.state)

@@ -26,13 +26,13 @@ _SHARE = 4  # pauses last this many times as long as a painting, so that a host 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_screen(client: HostManagerClient, names: Sequence[str]) -> None:
+def run_screen(client: HostManagerClient, names: Sequence[str], *, failing: bool = False) -> None:
     """Show the screen until the user quits; raise the error that ends the watch.
 
     Ctrl-C raises KeyboardInterrupt. Other ending signals end the process as usual, after the terminal is
     restored.
     """
-    screen = _Screen(client, names)
+    screen = _Screen(client, names, failing=failing)
     with _signals(screen.end_by) as received:
         screen.run()
     if signal.SIGINT in received:
@@ -45,7 +45,7 @@ def run_screen(client: HostManagerClient, names: Sequence[str]) -> None:
 class _Screen:
     """The loop of urwid around the app."""
 
-    def __init__(self, client: HostManagerClient, names: Sequence[str]) -> None:
+    def __init__(self, client: HostManagerClient, names: Sequence[str], *, failing: bool) -> None:
         urwid.set_encoding(sys.stdout.encoding)
         output = cast("Any", UnfilteredStream(sys.stdout))
         no_color = bool(os.environ.get("NO_COLOR"))
@@ -60,7 +60,7 @@ class _Screen:
         )
         self._pipe = self._loop.watch_pipe(self._woken)
         os.set_blocking(self._pipe, False)
-        self._feed = Feed(client, names, self._wake)
+        self._feed = Feed(client, names, self._wake, failing=failing)
         self._painted_at = 0.0
         self._paint_due = False
         self._over = False
