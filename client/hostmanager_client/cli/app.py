@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+COMPLETION_VARIABLE = "_HOSTMANAGER_COMPLETE"
 _BY_COMPOSE = "Use docker compose, on the compose file of the service."
 # What users of docker compose, systemctl and supervisorctl type.
 _FOREIGN_WORDS = {
@@ -49,9 +51,25 @@ _FOREIGN_WORDS = {
     "stop": "`hostmanager down` sets the target to down; `hostmanager manager stop` stops all instances.",
     "kill": "`hostmanager signal` sends a signal; `hostmanager down` stops instances.",
     **dict.fromkeys(("rm", "remove"), "`hostmanager down` stops instances and removes containers."),
-    **dict.fromkeys(("ps", "ls", "list"), "`hostmanager status` lists all instances."),
+    **dict.fromkeys(("ps", "ls", "list", "list-units", "avail"), "`hostmanager status` lists all instances."),
+    **dict.fromkeys(
+        ("is-active", "is-failed", "health", "check"),
+        "`hostmanager status --check` tells by its exit code whether something is wrong.",
+    ),
+    **dict.fromkeys(
+        ("stop-all", "stopall", "start-all", "startall", "restart-all"),
+        "`hostmanager up --all`, `down --all` and `restart --all` concern all instances.",
+    ),
+    **dict.fromkeys(
+        ("try-restart", "reload-or-restart", "force-restart"), "`hostmanager restart` restarts instances."
+    ),
+    "delete": "`hostmanager down` stops instances; an entry leaves the list when the site config loses it.",
+    "help": "`hostmanager --help` lists the commands, `hostmanager COMMAND --help` the options of one.",
+    "pid": "`hostmanager show` has the pid of an instance.",
     **dict.fromkeys(("inspect", "describe"), "`hostmanager show` has all details of an instance."),
-    **dict.fromkeys(("log", "tail", "journal"), "`hostmanager logs` shows the output of an instance."),
+    **dict.fromkeys(
+        ("log", "tail", "journal", "maintail", "fg"), "`hostmanager logs` shows the output of an instance."
+    ),
     **dict.fromkeys(("top", "stats", "monitor"), "`hostmanager watch` follows the status."),
     **dict.fromkeys(
         ("exec", "build", "cp", "port", "images", "pause", "unpause", "scale", "attach"), _BY_COMPOSE
@@ -70,6 +88,12 @@ class Commands(SuggestingGroup):
     """The commands; the module of a command loads at its first use, and plugins.py finds further ones."""
 
     words = _FOREIGN_WORDS
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, or complete a word for a shell."""
+        if COMPLETION_VARIABLE in os.environ:
+            from hostmanager_client.cli import bash_completion  # noqa: F401 -- replaces the completion of click
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, those of other packages last."""

@@ -10,7 +10,7 @@ from hostmanager_client.cli import PROGRAM
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
-    """Print a script that completes commands, options and instance ids.
+    """Print a script that completes commands, options, instance ids, classes and labels.
 
     \b
       bash:  eval "$(hostmanager completion bash)"      in ~/.bashrc
@@ -19,6 +19,7 @@ def completion_command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from hostmanager_client.cli import bash_completion  # noqa: F401 -- replaces the completion of click
     from hostmanager_client.cli.app import cli
 
     completer = get_completion_class(shell)
