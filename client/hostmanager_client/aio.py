@@ -36,10 +36,12 @@ from hostmanager_client.seconds import check_timeout
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.streams import (
     DEFAULT_HEARTBEAT,
+    DEFAULT_USAGE_INTERVAL,
     EventStream,
     Item,
     StatusStream,
     Stream,
+    UsageStream,
     end_error,
     silence_error,
 )
@@ -118,6 +120,20 @@ class AsyncHostManagerClient(AsyncCalls, AsyncLogCalls):
         return self._follow(
             StatusStream(instance_ids, heartbeat, since, on_contact, failing=failing), on_connection
         )
+
+    def watch_usage(
+        self,
+        instance_ids: Iterable[str] = (),
+        *,
+        interval: float = DEFAULT_USAGE_INTERVAL,
+        failing: bool = False,
+        on_connection: OnConnection = ignore,
+    ) -> AsyncGenerator[pb.WatchUsageResponse]:
+        """Yield what the named instances (or all) use, every `interval` s (0.5 to 60), until closed.
+
+        The daemon measures only while somebody reads.
+        """
+        return self._follow(UsageStream(instance_ids, interval, failing=failing), on_connection)
 
     def watch_events(
         self,

@@ -42,6 +42,15 @@ class AsyncCalls:
         """Return full details of one instance; raise NotFound if the daemon has no such id."""
         return (await self._call(calls.get_instance(instance_id))).instance
 
+    async def get_usage(
+        self, instance_ids: Iterable[str] = (), *, failing: bool = False, window: float = 0.0
+    ) -> pb.GetUsageResponse:
+        """Return what the named instances (or all) use: CPU, memory, tasks and descriptors.
+
+        `window`: time in s between two measurements, from which `cpu` follows, up to 10; 0 for one without.
+        """
+        return await self._call(calls.get_usage(instance_ids, failing=failing, window=window))
+
     async def get_state(self, instance_ids: Iterable[str] = (), *, failing: bool = False) -> HostState:
         """Return the manager and the named instances (or all), as a state that `watch` can resume.
 

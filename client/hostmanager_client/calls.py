@@ -35,6 +35,7 @@ else:
 
 MAX_IDS = 1000  # ids that the daemon accepts in one request
 PLAIN_TIMEOUT = 10.0  # s
+LONGEST_WINDOW = 10.0  # s between two measurements
 # A full stop takes as long as the slowest instance: the sum of its stop graces.
 STOP_TIMEOUT = 120.0  # s
 UPGRADE_TIMEOUT = 60.0  # s; the daemon first checks that the new code starts
@@ -76,6 +77,23 @@ def explain(instance_ids: Iterable[str]) -> UnaryCall[pb.ExplainResponse]:
     if selectors:
         raise InvalidRequest("cannot explain by selectors: resolve them with list_instances, and name ids")
     return UnaryCall("Explain", {"instance_ids": ids}, "explain the state", PLAIN_TIMEOUT)
+
+
+def get_usage(instance_ids: Iterable[str], *, failing: bool, window: float) -> UnaryCall[pb.GetUsageResponse]:
+    """Return the call of GetUsage; raise InvalidRequest for a window out of range."""
+    if not 0.0 <= window <= LONGEST_WINDOW:
+        raise InvalidRequest(
+            f"cannot measure with a window of {window:g} s: the range is 0 to {LONGEST_WINDOW:g} s"
+        )
+    ids, selectors = split(instance_ids)
+    seconds = int(window)
+    request = {
+        "instance_ids": ids,
+        "selectors": selectors,
+        "failing": failing,
+        "window": {"seconds": seconds, "nanos": round((window - seconds) * 1e9)},
+    }
+    return UnaryCall("GetUsage", request, "measure the usage", PLAIN_TIMEOUT + window)
 
 
 def update(

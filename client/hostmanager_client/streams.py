@@ -24,6 +24,7 @@ from hostmanager_client.state import HostState, StatusFold, StatusUpdate
 Item = TypeVar("Item")
 
 DEFAULT_HEARTBEAT = 15.0
+DEFAULT_USAGE_INTERVAL = 2.0
 # A connection is dead after a silence of this number of intervals: one heartbeat may be late, not two.
 HEARTBEATS_MISSED = 2.5
 
@@ -115,6 +116,48 @@ class StatusStream(Stream[StatusUpdate]):
     def disconnected(self) -> None:
         """Drop an incomplete snapshot."""
         self._fold.disconnected()
+
+
+class UsageStream(Stream[pb.WatchUsageResponse]):
+    """Measurements of what instances use."""
+
+    method = "WatchUsage"
+    what = "watch the usage"
+
+    def __init__(
+        self,
+        instance_ids: Iterable[str] = (),
+        interval: float = DEFAULT_USAGE_INTERVAL,
+        *,
+        failing: bool = False,
+    ) -> None:
+        self._ids, self._selectors, self._wanted = _split_ids(instance_ids)
+        if not 0.5 <= interval <= 60.0:
+            raise InvalidRequest(
+                f"cannot watch the usage every {in_seconds(interval)}: the range is 0.5 s to 60 s"
+            )
+        self._interval = Duration()
+        self._interval.FromNanoseconds(round(interval * 1e9))
+        self._failing = failing
+        # A daemon with many processes measures less often.
+        self.silence = (interval + DEFAULT_HEARTBEAT) * HEARTBEATS_MISSED
+
+    def request(self) -> pb.WatchUsageRequest:
+        """Return the request, which has no position to resume from."""
+        return pb.WatchUsageRequest(
+            instance_ids=self._ids, selectors=self._selectors, failing=self._failing, interval=self._interval
+        )
+
+    def receive(self, message: Message) -> Sequence[pb.WatchUsageResponse]:
+        """Return the message, without instances that were not asked for."""
+        assert isinstance(message, pb.WatchUsageResponse)
+        if self._wanted is not None:
+            kept = [usage for usage in message.usages if usage.instance_id in self._wanted]
+            message = pb.WatchUsageResponse(usages=kept, time=message.time)
+        return (message,)
+
+    def disconnected(self) -> None:
+        """Do nothing, as each message is complete."""
 
 
 class EventStream(Stream[pb.Event | pb.EventGap]):

@@ -39,12 +39,8 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.client, name)
-        if inspect.isasyncgenfunction(value) or name in (
-            "watch",
-            "watch_events",
-            "tail_logs",
-            "tail_all_logs",
-        ):
+        streams = ("watch", "watch_events", "watch_usage", "tail_logs", "tail_all_logs")
+        if inspect.isasyncgenfunction(value) or name in streams:
             return lambda *args, **kwargs: self.iterate(value(*args, **kwargs))
         if inspect.iscoroutinefunction(value):
             return lambda *args, **kwargs: self.run(value(*args, **kwargs))

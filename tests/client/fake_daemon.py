@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from hostmanager.v1 import host_manager_pb2 as pb
 
 from tests.client.fake_host import FakeService, until
@@ -211,7 +213,29 @@ class FakeDaemon(FakeService):
             resume_token=f"{self.epoch}:{len(self.events)}",
         )
 
+    def GetUsage(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        self._check(context, {f"instance_ids[{n}]": i for n, i in enumerate(request.instance_ids)})
+        ids = {*request.instance_ids, *self.select(context, request.selectors)}
+        usages = [u for u in self.usages if not ids or u.instance_id in ids]
+        return pb.GetUsageResponse(usages=usages, time=self._now())
+
     # --- streams
+
+    def WatchUsage(self, request: Any, context: Any) -> Any:
+        self._enter(request, context)
+        while context.is_active():
+            yield pb.WatchUsageResponse(usages=self.usages, time=self._now())
+            until(lambda: not self.hold)
+            if self.generation_of_streams:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
+            self.hanging.wait(0.05)
+            time.sleep(0.02)
+
+    def _now(self) -> Timestamp:
+        now = Timestamp()
+        now.GetCurrentTime()
+        return now
 
     def _stream(
         self, context: grpc.ServicerContext, heartbeat: float, turn: Callable[..., list[Any]]

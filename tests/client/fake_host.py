@@ -51,6 +51,7 @@ class FakeService(pb_grpc.HostManagerServiceServicer):
     removals: dict[str, int] = field(default_factory=dict)
     stubborn: set[str] = field(default_factory=set)
     events: list[pb.Event] = field(default_factory=list)
+    usages: list[pb.InstanceUsage] = field(default_factory=list)
     logs: dict[str, list[str]] = field(default_factory=dict)
     log_times: dict[tuple[str, int], float] = field(default_factory=dict)  # of the lines with a time
     log_requests: list[pb.TailLogsRequest] = field(default_factory=list)

@@ -38,6 +38,9 @@ COMMAND_LINES: list[tuple[str, ...]] = [
     ("why",),
     ("show", "x"),
     ("show", "x", "--json"),
+    ("status", "--wide"),
+    ("top",),
+    ("top", "--once", "--json"),
     ("up", "x"),
     ("down", "x", "--wait", "--timeout", "0.5"),
     ("restart", "x"),
@@ -167,10 +170,12 @@ def lie(name: str, answer: type[Message]) -> Any:
             made.images[0].state = pb.ImagePull.STATE_FAILED
             made.result.failed = 1
         yield made
-        if isinstance(made, pb.WatchStatusResponse | pb.WatchEventsResponse):
+        if isinstance(made, pb.WatchStatusResponse | pb.WatchEventsResponse | pb.WatchUsageResponse):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, HOSTILE)
 
-    streams = ("Run", "WatchStatus", "WatchEvents", "TailLogs", "DockerPull", "RemoveOrphans")
+    streams = (
+        "Run", "WatchStatus", "WatchEvents", "WatchUsage", "TailLogs", "DockerPull", "RemoveOrphans",
+    )  # fmt: skip
     return stream if name in streams else unary
 
 

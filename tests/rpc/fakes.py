@@ -13,6 +13,7 @@ from collections.abc import (
 from dataclasses import dataclass
 
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.core.usage import MeasuredRun, Usage
 from hostmanager_server.drivers.output.wanted_lines import WantedLines
 from hostmanager_server.rpc.ports import (
     ImageProgress,
@@ -150,3 +151,24 @@ class FakeDockerEngine:
         if container_id not in self.refusals:
             self.on_removal(container_id)
         return self.refusals.get(container_id, "")
+
+
+class FakeMeter:
+    """A meter with settable numbers, which counts its measurements."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[str, ...]] = []  # ids of each measurement
+        self.cpu_times: dict[str, float] = {}
+        self.failure: OSError | None = None
+
+    def measure(self, runs: Sequence[MeasuredRun]) -> dict[str, Usage]:
+        if self.failure is not None:
+            raise self.failure
+        self.measured.append(tuple(run.instance_id for run in runs))
+        return {
+            run.instance_id: Usage(
+                run.number, self.cpu_times.get(run.instance_id, 1.5), memory=4096, processes=1, tasks=2,
+                descriptors=3,
+            )
+            for run in runs
+        }  # fmt: skip

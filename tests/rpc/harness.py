@@ -41,7 +41,7 @@ from hostmanager_server.supervisor import ReplacingError, Supervisor, UpgradeErr
 
 from tests.fakes.driver import FakeDriver, FakeDriverHost
 from tests.in_memory import MemoryConfig, MemoryJournal
-from tests.rpc.fakes import FakeDockerEngine, FakeOutputs
+from tests.rpc.fakes import FakeDockerEngine, FakeMeter, FakeOutputs
 from tests.waiting import wait_until_async
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ class ServerHarness:
         self.cannot_upgrade = ""
         self.addresses: list[str] = []
         self.engine = FakeDockerEngine()
+        self.meter = FakeMeter()
         self.server: Server  # set by `server_harness`
         self.channels: list[grpc.aio.Channel] = []
         self.address = f"unix:{directory}/s"
@@ -83,7 +84,7 @@ class ServerHarness:
             DaemonInfo("0.0", self.epoch, 1, now()), self.store, EventHistory(self.store, self.archive),
             self.supervisor, self.hub,
             InstanceConverter(lambda spec: f"/logs/{spec.instance_id}"), FakeOutputs(), now, self._exit,
-            self._upgrade, self.engine,
+            self._upgrade, self.meter, self.engine,
         )  # fmt: skip
 
     def _exit(self, disown: frozenset[Management], origin: Origin) -> None:

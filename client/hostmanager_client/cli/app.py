@@ -21,6 +21,7 @@ from hostmanager_client.errors import HostManagerError, quoted
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Show the manager and its instances."),
     "watch": ("watch", "Follow the status."),
+    "top": ("top", "Show what running instances use."),
     "show": ("show", "Show all properties of one instance."),
     "why": ("why", "Explain what is not as wanted, and what to try."),
     "up": ("targets", "Set the target of instances to up."),
@@ -66,11 +67,12 @@ _FOREIGN_WORDS = {
     "delete": "`hostmanager down` stops instances; an entry leaves the list when the site config loses it.",
     "help": "`hostmanager --help` lists the commands, `hostmanager COMMAND --help` the options of one.",
     "pid": "`hostmanager show` has the pid of an instance.",
-    **dict.fromkeys(("inspect", "describe"), "`hostmanager show` has all details of an instance."),
+    **dict.fromkeys(("inspect", "describe"), "`hostmanager show` has all details of instances."),
     **dict.fromkeys(
         ("log", "tail", "journal", "maintail", "fg"), "`hostmanager logs` shows the output of an instance."
     ),
-    **dict.fromkeys(("top", "stats", "monitor"), "`hostmanager watch` follows the status."),
+    **dict.fromkeys(("stats", "usage"), "`hostmanager top` shows what running instances use."),
+    **dict.fromkeys(("monitor", "monit"), "`hostmanager watch` follows the status."),
     **dict.fromkeys(
         ("exec", "build", "cp", "port", "images", "pause", "unpause", "scale", "attach"), _BY_COMPOSE
     ),

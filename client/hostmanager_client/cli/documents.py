@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.state import HostState, StatusUpdate
 from hostmanager_client.words import to_json
@@ -10,18 +12,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hostmanager.v1 import host_manager_pb2 as pb
+
     from hostmanager_client.reconnect import ConnectionChange
 
 
-def state_json(state: HostState) -> dict[str, Any]:
-    """Return the document of `status --json`."""
+def state_json(state: HostState, usages: Mapping[str, pb.InstanceUsage] | None = None) -> dict[str, Any]:
+    """Return the document of `status --json`; with `usages`, each instance has the key `usage`."""
     return {
         "revision": state.revision,
         "time": _time(state),
         "manager": to_json(state.manager),
-        "instances": [to_json(instance) for instance in state.instances.values()],
+        "instances": [
+            to_json(instance) if usages is None else with_usage(instance, usages)
+            for instance in state.instances.values()
+        ],
         "resume_token": state.resume_token,
     }
+
+
+def with_usage(instance: pb.ManagedInstance, usages: Mapping[str, pb.InstanceUsage]) -> dict[str, Any]:
+    """Return the document of an instance with what it uses; null without a run."""
+    usage = usages.get(instance.instance_id)
+    return to_json(instance) | {"usage": to_json(usage) if usage is not None else None}
 
 
 def update_json(update: StatusUpdate) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.timestamp_pb2 import Timestamp
     from hostmanager.v1 import host_manager_pb2 as pb
@@ -29,12 +29,14 @@ def properties(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[str, 
             yield from _service_pairs(instance.compose_service, observed=observed)
 
 
-def property_lines(instance: pb.ManagedInstance, now: float) -> list[str]:
-    """Return the lines of all properties that have a value, with their names in bold."""
+def property_lines(
+    instance: pb.ManagedInstance, now: float, more: Iterable[tuple[str, str]] = ()
+) -> list[str]:
+    """Return the lines of all properties, and of `more`, that have a value, with their names in bold."""
     from hostmanager_client.cli.escape import one_line
     from hostmanager_client.cli.text import style
 
-    pairs = [(name, text) for name, text in properties(instance, now) if text]
+    pairs = [(name, text) for name, text in (*properties(instance, now), *more) if text]
     width = max(len(name) for name, _ in pairs) + 1
     lines = []
     for name, text in pairs:

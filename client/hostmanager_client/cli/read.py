@@ -11,6 +11,8 @@ from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.output import print_json, print_lines
 from hostmanager_client.cli.selection import NONE_FAILING, names_of
 
+WINDOW = 0.5  # s between two measurements, from which the use of the CPU follows
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from hostmanager.v1 import host_manager_pb2 as pb
 
     from hostmanager_client.calls import Listing
+    from hostmanager_client.plain_calls import PlainCalls
 
 
 def show_status(
@@ -31,11 +34,16 @@ def show_status(
     """Show the manager and all or the named instances; return the exit code.
 
     `failing`: only the failing ones. With `failing` or `check`, the code tells whether something is wrong.
-    `wide`: all columns of the table.
+    `wide`: all columns of the table, and what the instances use.
     """
+    names = names_of(words)
+    usages = None
     with session.connect() as client:
         status = client.get_status()
-        listing = client.list_instances(names_of(words), failing=failing)
+        listing = client.list_instances(names, failing=failing)
+        if wide:
+            answer = client.get_usage(names, failing=failing, window=WINDOW)
+            usages = {usage.instance_id: usage for usage in answer.usages}
         address = str(client.address)
     bad = (failing or check) and _in_trouble(status, listing, whole_host=check and not words)
     code = TROUBLE if bad else 0
@@ -43,7 +51,7 @@ def show_status(
         from hostmanager_client.cli.documents import state_json
         from hostmanager_client.state import make_state
 
-        print_json(state_json(make_state(status, listing.instances, listing.revision)))
+        print_json(state_json(make_state(status, listing.instances, listing.revision), usages))
         return code
     from hostmanager_client.cli.tables.status import ShownStatus, manager_lines, status_lines
     from hostmanager_client.words import to_seconds
@@ -52,7 +60,7 @@ def show_status(
     if failing and not listing.instances:
         lines = [NONE_FAILING, *manager_lines(status.manager, now, address, None)]
     else:
-        lines = status_lines(ShownStatus(status, listing), now, address, wide=wide)
+        lines = status_lines(ShownStatus(status, listing), now, address, wide=wide, usages=usages)
     print_lines(lines)
     return code
 
@@ -101,10 +109,11 @@ def show_instances(session: CliSession, words: Sequence[str], *, failing: bool =
             instances = [client.get_instance(names[0])]
         else:
             instances = list(client.list_instances(names, failing=failing).instances)
+        usages = _usages(client, names, failing=failing) if instances else {}
     if session.json:
-        from hostmanager_client.words import to_json
+        from hostmanager_client.cli.documents import with_usage
 
-        documents = [to_json(instance) for instance in instances]
+        documents = [with_usage(instance, usages) for instance in instances]
         print_json(documents[0] if single else documents)
         return
     if not instances:
@@ -112,12 +121,29 @@ def show_instances(session: CliSession, words: Sequence[str], *, failing: bool =
     for position, instance in enumerate(instances):
         if position:
             print_lines([""])
-        _show_properties(instance)
+        _show_properties(instance, usages.get(instance.instance_id))
 
 
-def _show_properties(instance: pb.ManagedInstance) -> None:
+def _usages(client: PlainCalls, names: Sequence[str], *, failing: bool) -> dict[str, pb.InstanceUsage]:
+    """Return what the instances use; nothing if the daemon cannot measure."""
+    from hostmanager_client.errors import HostManagerError
+
+    try:
+        return {usage.instance_id: usage for usage in client.get_usage(names, failing=failing).usages}
+    except HostManagerError:  # an older daemon, or an instance that is gone since
+        return {}
+
+
+def _show_properties(instance: pb.ManagedInstance, usage: pb.InstanceUsage | None) -> None:
     import time
 
     from hostmanager_client.cli.instance_text import property_lines
 
-    print_lines(property_lines(instance, time.time()))
+    now, more = time.time(), []
+    if usage is not None:
+        from hostmanager_client.cli.usage_text import usage_pairs
+        from hostmanager_client.words import to_seconds
+
+        age = now - to_seconds(instance.start_time) if instance.HasField("start_time") else 0.0
+        more = list(usage_pairs(usage, age))
+    print_lines(property_lines(instance, now, more))

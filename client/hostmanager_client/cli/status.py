@@ -13,7 +13,9 @@ from hostmanager_client.cli.options import common_options, failing_option, ids_a
 @ids_argument()
 @failing_option
 @click.option("--check", is_flag=True, help="Exit 7 if something is wrong.")
-@click.option("--wide", is_flag=True, help="Show all columns, however narrow the terminal is.")
+@click.option(
+    "--wide", is_flag=True, help="Show all columns, with CPU, memory, tasks and descriptors, at any width."
+)
 @common_options
 @click.pass_context
 def status_command(

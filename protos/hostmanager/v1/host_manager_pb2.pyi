@@ -3498,3 +3498,228 @@ class DieResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DieResponse: _TypeAlias = DieResponse  # noqa: Y015
+
+@_typing.final
+class InstanceUsage(_message.Message):
+    """What the run of one instance uses: all processes of its tree, or all containers
+    of its compose service.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _MemorySource:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MemorySourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[InstanceUsage._MemorySource.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MEMORY_SOURCE_UNSPECIFIED: InstanceUsage._MemorySource.ValueType  # 0
+        MEMORY_SOURCE_CGROUP: InstanceUsage._MemorySource.ValueType  # 1
+        """The memory of the cgroup, without file pages that the kernel can drop."""
+        MEMORY_SOURCE_PROCESSES: InstanceUsage._MemorySource.ValueType  # 2
+        """The sum of the resident memory of the processes; shared pages count in
+        each process.
+        """
+
+    class MemorySource(_MemorySource, metaclass=_MemorySourceEnumTypeWrapper): ...
+    MEMORY_SOURCE_UNSPECIFIED: InstanceUsage.MemorySource.ValueType  # 0
+    MEMORY_SOURCE_CGROUP: InstanceUsage.MemorySource.ValueType  # 1
+    """The memory of the cgroup, without file pages that the kernel can drop."""
+    MEMORY_SOURCE_PROCESSES: InstanceUsage.MemorySource.ValueType  # 2
+    """The sum of the resident memory of the processes; shared pages count in
+    each process.
+    """
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    CPU_TIME_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    MEMORY_SOURCE_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    cpu: _builtins.float
+    """The number of cores in use since the previous measurement: 0.5 is half of one
+    core. Absent in a first measurement.
+    """
+    memory: _builtins.int
+    """In bytes."""
+    memory_source: Global___InstanceUsage.MemorySource.ValueType
+    memory_limit: _builtins.int
+    """The hard limit of the cgroup, in bytes; absent without one."""
+    processes: _builtins.int
+    tasks: _builtins.int
+    """Threads of all processes."""
+    descriptors: _builtins.int
+    """Open descriptors; absent if the daemon may not read them."""
+    @_builtins.property
+    def cpu_time(self) -> _duration_pb2.Duration:
+        """CPU time of the run so far, ended children included."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        cpu: _builtins.float | None = ...,
+        cpu_time: _duration_pb2.Duration | None = ...,
+        memory: _builtins.int = ...,
+        memory_source: Global___InstanceUsage.MemorySource.ValueType = ...,
+        memory_limit: _builtins.int | None = ...,
+        processes: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+        descriptors: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu", b"_cpu", "_descriptors", b"_descriptors", "_memory_limit", b"_memory_limit", "cpu", b"cpu", "cpu_time", b"cpu_time", "descriptors", b"descriptors", "memory_limit", b"memory_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu", b"_cpu", "_descriptors", b"_descriptors", "_memory_limit", b"_memory_limit", "cpu", b"cpu", "cpu_time", b"cpu_time", "descriptors", b"descriptors", "instance_id", b"instance_id", "memory", b"memory", "memory_limit", b"memory_limit", "memory_source", b"memory_source", "processes", b"processes", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu: _TypeAlias = _typing.Literal["cpu"]  # noqa: Y015
+    _WhichOneofArgType__cpu: _TypeAlias = _typing.Literal["_cpu", b"_cpu"]  # noqa: Y015
+    _WhichOneofReturnType__descriptors: _TypeAlias = _typing.Literal["descriptors"]  # noqa: Y015
+    _WhichOneofArgType__descriptors: _TypeAlias = _typing.Literal["_descriptors", b"_descriptors"]  # noqa: Y015
+    _WhichOneofReturnType__memory_limit: _TypeAlias = _typing.Literal["memory_limit"]  # noqa: Y015
+    _WhichOneofArgType__memory_limit: _TypeAlias = _typing.Literal["_memory_limit", b"_memory_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu) -> _WhichOneofReturnType__cpu | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__descriptors) -> _WhichOneofReturnType__descriptors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_limit) -> _WhichOneofReturnType__memory_limit | None: ...
+
+Global___InstanceUsage: _TypeAlias = InstanceUsage  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    failing: _builtins.bool
+    """Only those that are failing; none is no error."""
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these instances; empty for all. NOT_FOUND for an unknown id."""
+
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """The time between two measurements, from which `cpu` follows, up to 10 s.
+        Absent or zero: one measurement at once, without `cpu`.
+        """
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "instance_ids", b"instance_ids", "selectors", b"selectors", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceUsage]:
+        """In order of instance_id. Instances without a run, and services whose
+        containers are not on this machine, are missing.
+        """
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        usages: _abc.Iterable[Global___InstanceUsage] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class WatchUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    failing: _builtins.bool
+    """Only instances that are failing at the moment of a message."""
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these instances; empty for all, future instances included."""
+
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further instances, by selector, future instances included. A selector may
+        match nothing.
+        """
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The time between messages, 0.5 s to 60 s; absent for the default, 2 s."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        failing: _builtins.bool = ...,
+        interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "instance_ids", b"instance_ids", "interval", b"interval", "selectors", b"selectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsageRequest: _TypeAlias = WatchUsageRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceUsage]:
+        """As in GetUsageResponse."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        usages: _abc.Iterable[Global___InstanceUsage] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsageResponse: _TypeAlias = WatchUsageResponse  # noqa: Y015

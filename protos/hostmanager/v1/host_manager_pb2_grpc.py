@@ -125,6 +125,16 @@ class HostManagerServiceStub(object):
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/hostmanager.v1.HostManagerService/GetUsage',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.WatchUsage = channel.unary_stream(
+                '/hostmanager.v1.HostManagerService/WatchUsage',
+                request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageRequest.SerializeToString,
+                response_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
         self.Upgrade = channel.unary_unary(
                 '/hostmanager.v1.HostManagerService/Upgrade',
                 request_serializer=hostmanager_dot_v1_dot_host__manager__pb2.UpgradeRequest.SerializeToString,
@@ -311,6 +321,23 @@ class HostManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """Measures CPU, memory, tasks and descriptors of running instances, at the
+        moment of the call. Costs nothing between calls.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsage(self, request, context):
+        """Sends what GetUsage returns, at an interval. One measurement serves all
+        streams; nothing is measured without a stream. A measurement takes at most a
+        tenth of the time: with many processes the interval becomes longer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Upgrade(self, request, context):
         """Replaces the daemon by the installed code, in place: the process re-executes,
         its pid stays, native processes stay its children, and every instance keeps
@@ -425,6 +452,16 @@ def add_HostManagerServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.FromString,
                     response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.GetUsageRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'WatchUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsage,
+                    request_deserializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageRequest.FromString,
+                    response_serializer=hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageResponse.SerializeToString,
             ),
             'Upgrade': grpc.unary_unary_rpc_method_handler(
                     servicer.Upgrade,
@@ -924,6 +961,60 @@ class HostManagerService(object):
             '/hostmanager.v1.HostManagerService/WatchEvents',
             hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsRequest.SerializeToString,
             hostmanager_dot_v1_dot_host__manager__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/GetUsage',
+            hostmanager_dot_v1_dot_host__manager__pb2.GetUsageRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmanager.v1.HostManagerService/WatchUsage',
+            hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageRequest.SerializeToString,
+            hostmanager_dot_v1_dot_host__manager__pb2.WatchUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

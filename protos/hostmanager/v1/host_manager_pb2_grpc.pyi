@@ -148,6 +148,15 @@ class HostManagerServiceStub:
     an earlier epoch, then every new event. A `gap` counts events that were
     dropped before the stream could send them.
     """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.GetUsageRequest, _host_manager_pb2.GetUsageResponse]
+    """Measures CPU, memory, tasks and descriptors of running instances, at the
+    moment of the call. Costs nothing between calls.
+    """
+    WatchUsage: _grpc.UnaryStreamMultiCallable[_host_manager_pb2.WatchUsageRequest, _host_manager_pb2.WatchUsageResponse]
+    """Sends what GetUsage returns, at an interval. One measurement serves all
+    streams; nothing is measured without a stream. A measurement takes at most a
+    tenth of the time: with many processes the interval becomes longer.
+    """
     Upgrade: _grpc.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]
     """Replaces the daemon by the installed code, in place: the process re-executes,
     its pid stays, native processes stay its children, and every instance keeps
@@ -263,6 +272,15 @@ class HostManagerServiceAsyncStub(HostManagerServiceStub):
     """Streams events: first the events since the resume token, also since one of
     an earlier epoch, then every new event. A `gap` counts events that were
     dropped before the stream could send them.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.GetUsageRequest, _host_manager_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Measures CPU, memory, tasks and descriptors of running instances, at the
+    moment of the call. Costs nothing between calls.
+    """
+    WatchUsage: _aio.UnaryStreamMultiCallable[_host_manager_pb2.WatchUsageRequest, _host_manager_pb2.WatchUsageResponse]  # type: ignore[assignment]
+    """Sends what GetUsage returns, at an interval. One measurement serves all
+    streams; nothing is measured without a stream. A measurement takes at most a
+    tenth of the time: with many processes the interval becomes longer.
     """
     Upgrade: _aio.UnaryUnaryMultiCallable[_host_manager_pb2.UpgradeRequest, _host_manager_pb2.UpgradeResponse]  # type: ignore[assignment]
     """Replaces the daemon by the installed code, in place: the process re-executes,
@@ -484,6 +502,27 @@ class HostManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams events: first the events since the resume token, also since one of
         an earlier epoch, then every new event. A `gap` counts events that were
         dropped before the stream could send them.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _host_manager_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_manager_pb2.GetUsageResponse, _abc.Awaitable[_host_manager_pb2.GetUsageResponse]]:
+        """Measures CPU, memory, tasks and descriptors of running instances, at the
+        moment of the call. Costs nothing between calls.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsage(
+        self,
+        request: _host_manager_pb2.WatchUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_manager_pb2.WatchUsageResponse], _abc.AsyncIterator[_host_manager_pb2.WatchUsageResponse]]:
+        """Sends what GetUsage returns, at an interval. One measurement serves all
+        streams; nothing is measured without a stream. A measurement takes at most a
+        tenth of the time: with many processes the interval becomes longer.
         """
 
     @_abc_1.abstractmethod

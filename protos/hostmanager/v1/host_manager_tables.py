@@ -153,6 +153,16 @@ MESSAGES = {
         (4, 'child_states', 'message', 'hostmanager.v1.ChildState', '*', ''),
         (5, 'resume_token', 'string', '', '', ''),
     ),
+    "hostmanager.v1.GetUsageRequest": (
+        (1, 'instance_ids', 'string', '', '*', ''),
+        (2, 'selectors', 'string', '', '*', ''),
+        (3, 'failing', 'bool', '', '', ''),
+        (4, 'window', 'message', 'google.protobuf.Duration', '?', ''),
+    ),
+    "hostmanager.v1.GetUsageResponse": (
+        (1, 'usages', 'message', 'hostmanager.v1.InstanceUsage', '*', ''),
+        (2, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
+    ),
     "hostmanager.v1.Heartbeat": (
     ),
     "hostmanager.v1.HoldRequest": (
@@ -217,6 +227,17 @@ MESSAGES = {
         (2, 'timezone', 'string', '', '', ''),
         (3, 'next_time', 'message', 'google.protobuf.Timestamp', '?', ''),
         (4, 'catch_up', 'message', 'google.protobuf.Duration', '?', ''),
+    ),
+    "hostmanager.v1.InstanceUsage": (
+        (1, 'instance_id', 'string', '', '', ''),
+        (2, 'cpu', 'double', '', '?', ''),
+        (3, 'cpu_time', 'message', 'google.protobuf.Duration', '?', ''),
+        (4, 'memory', 'int64', '', '', ''),
+        (5, 'memory_source', 'enum', 'hostmanager.v1.InstanceUsage.MemorySource', '', ''),
+        (6, 'memory_limit', 'int64', '', '?', ''),
+        (7, 'processes', 'int32', '', '', ''),
+        (8, 'tasks', 'int32', '', '', ''),
+        (9, 'descriptors', 'int32', '', '?', ''),
     ),
     "hostmanager.v1.KeyChange": (
         (1, 'key', 'string', '', '', ''),
@@ -540,6 +561,16 @@ MESSAGES = {
         (5, 'delta', 'message', 'hostmanager.v1.StatusDelta', '?', 'update'),
         (6, 'heartbeat', 'message', 'hostmanager.v1.Heartbeat', '?', 'update'),
     ),
+    "hostmanager.v1.WatchUsageRequest": (
+        (1, 'instance_ids', 'string', '', '*', ''),
+        (2, 'selectors', 'string', '', '*', ''),
+        (3, 'failing', 'bool', '', '', ''),
+        (4, 'interval', 'message', 'google.protobuf.Duration', '?', ''),
+    ),
+    "hostmanager.v1.WatchUsageResponse": (
+        (1, 'usages', 'message', 'hostmanager.v1.InstanceUsage', '*', ''),
+        (2, 'time', 'message', 'google.protobuf.Timestamp', '?', ''),
+    ),
     "hostmanager.v1.WorkingRun": (
         (1, 'start_time', 'message', 'google.protobuf.Timestamp', '?', ''),
         (2, 'end_time', 'message', 'google.protobuf.Timestamp', '?', ''),
@@ -587,6 +618,11 @@ ENUMS = {
         2: 'KIND_REMOVED',
         3: 'KIND_CHANGED',
         4: 'KIND_REPLACED',
+    },
+    "hostmanager.v1.InstanceUsage.MemorySource": {
+        0: 'MEMORY_SOURCE_UNSPECIFIED',
+        1: 'MEMORY_SOURCE_CGROUP',
+        2: 'MEMORY_SOURCE_PROCESSES',
     },
     "hostmanager.v1.Liveness.Answer": {
         0: 'ANSWER_UNSPECIFIED',

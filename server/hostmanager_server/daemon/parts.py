@@ -29,6 +29,7 @@ from hostmanager_server.drivers.process.cgroup_delegation import find_cgroups
 from hostmanager_server.drivers.process.driver import ProcessDriver
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import has_records
+from hostmanager_server.drivers.usage.meter import UsageMeter
 from hostmanager_server.linux.subreaper import Orphans
 from hostmanager_server.rpc.context import RpcContext, UpgradeDaemon
 from hostmanager_server.rpc.convert import DaemonInfo
@@ -116,7 +117,7 @@ def build_parts(
     engine = None if compose is None else engine_access()
     context = RpcContext(
         daemon, store, EventHistory(store, archive), supervisor, hub, convert, outputs, now, exit_daemon,
-        upgrade, engine, own_log,
+        upgrade, UsageMeter(), engine, own_log,
     )  # fmt: skip
     server = Server(
         context, list(settings.listen), settings.limits,

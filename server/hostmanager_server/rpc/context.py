@@ -17,9 +17,10 @@ from hostmanager_server.rpc.convert import DaemonInfo
 from hostmanager_server.rpc.convert_instance import InstanceConverter
 from hostmanager_server.rpc.errors import from_request_error
 from hostmanager_server.rpc.hub import Hub
-from hostmanager_server.rpc.ports import DockerEngine, OutputReader, OwnLog
+from hostmanager_server.rpc.ports import DockerEngine, OutputReader, OwnLog, UsageSource
 from hostmanager_server.rpc.single_flight import SingleFlight
 from hostmanager_server.rpc.tokens import write_token
+from hostmanager_server.rpc.usage_sampler import UsageSampler
 from hostmanager_server.state.event_history import EventHistory
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor import RequestError, Supervisor
@@ -52,6 +53,7 @@ class RpcContext:
     # Ends the daemon. Instances of these kinds of management keep running, for the next daemon.
     exit_daemon: Callable[[frozenset[Management], Origin], None]
     upgrade_daemon: UpgradeDaemon
+    meter: UsageSource
 
     engine: DockerEngine | None = None  # None: the daemon manages no compose files
     own_log: OwnLog = OwnLog(None)
@@ -60,9 +62,11 @@ class RpcContext:
     # Returns why the engine cannot be used, empty if it can; all callers share one inspection.
     engine_problem: SingleFlight[str] = field(init=False)
     child_states: ChildStates = field(init=False)
+    usage: UsageSampler = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "child_states", ChildStates(self.store, self.daemon))
+        object.__setattr__(self, "usage", UsageSampler(self.store, self.meter))
         object.__setattr__(self, "engine_problem", SingleFlight(self._inspect_engine))
 
     async def _inspect_engine(self) -> str:

@@ -12,6 +12,7 @@ from hostmanager.values import dataclass
 
 from hostmanager_server.core.events import ProbeAnswer
 from hostmanager_server.core.spec import LogPolicy
+from hostmanager_server.core.usage import MeasuredRun, Usage
 from hostmanager_server.drivers.compose.logs.demultiplexer import LogsError, OutputLine, Source
 from hostmanager_server.drivers.compose.pull.progress import (
     ImageProgress,
@@ -41,6 +42,7 @@ __all__ = [
     "RefusedFileError",
     "RunWindow",
     "Source",
+    "UsageSource",
     "WantedLines",
 ]
 
@@ -94,6 +96,13 @@ class LivenessAnswers(Protocol):
 
     def of(self, instance_id: str, run_number: int) -> ProbeAnswer | None:
         """Return the newest answer about a run, or None. Callable from any thread."""
+
+
+class UsageSource(Protocol):
+    """The measurement of runs; see drivers.usage.meter."""
+
+    def measure(self, runs: Sequence[MeasuredRun]) -> Mapping[str, Usage]:
+        """Return the use of each run by instance id, without those that have ended. Blocks."""
 
 
 class PullProgress(Protocol):

@@ -34,16 +34,19 @@ from hostmanager_server.rpc.pull import PullRpcs
 from hostmanager_server.rpc.requests import RequestRpcs
 from hostmanager_server.rpc.run import RunRpcs
 from hostmanager_server.rpc.status import StatusRpcs
+from hostmanager_server.rpc.usage import UsageRpcs
 from hostmanager_server.rpc.watch import WatchRpcs
 
 SERVICE = pb.DESCRIPTOR.services_by_name["HostManagerService"]
 
 
-# Calls that wait for something slow: reading files, starting the installed code, or bringing everything down.
+# Calls that wait for something slow: measurements, reading files, starting the installed code, or bringing
+# everything down.
 LONG_CALLS: Mapping[str, Callable[[Any], bool]] = {
     "Update": lambda request: bool(request.reload_config),
     "StartManager": lambda _: True,
     "StopManager": lambda _: True,
+    "GetUsage": lambda _: True,
     "Upgrade": lambda _: True,
     "Die": lambda _: True,
 }
@@ -100,12 +103,14 @@ class Service:
         status, requests = StatusRpcs(context), RequestRpcs(context)
         runs = RunRpcs(context)
         watch, events, logs = WatchRpcs(context), EventRpcs(context), LogRpcs(context)
+        usage = UsageRpcs(context)
         pull, orphans, holds = PullRpcs(context), OrphanRpcs(context), HoldRpcs(context)
         self._unary: dict[str, tuple[type[Message], Callable[[Any], Awaitable[Message | bytes]]]] = {
             "GetStatus": (pb.GetStatusRequest, status.get_status),
             "ListInstances": (pb.ListInstancesRequest, status.list_instances),
             "GetInstance": (pb.GetInstanceRequest, status.get_instance),
             "ListEvents": (pb.ListEventsRequest, events.list_events),
+            "GetUsage": (pb.GetUsageRequest, usage.get_usage),
             "Explain": (pb.ExplainRequest, ExplainRpc(context).explain),
         }
         self._changes: dict[str, tuple[type[Message], Callable[[Any, Caller], Awaitable[Message]]]] = {
@@ -125,6 +130,7 @@ class Service:
             "WatchStatus": (pb.WatchStatusRequest, watch.watch_status),
             "Run": (pb.RunRequest, runs.run),
             "TailLogs": (pb.TailLogsRequest, logs.tail_logs),
+            "WatchUsage": (pb.WatchUsageRequest, usage.watch_usage),
             "WatchEvents": (pb.WatchEventsRequest, events.watch_events),
             "DockerPull": (pb.DockerPullRequest, pull.docker_pull),
             "RemoveOrphans": (pb.RemoveOrphansRequest, orphans.remove_orphans),

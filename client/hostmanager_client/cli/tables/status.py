@@ -49,11 +49,17 @@ class ShownStatus:
 
 
 def status_lines(
-    state: HostState | ShownStatus, now: float, address: str, *, wide: bool = False
+    state: HostState | ShownStatus,
+    now: float,
+    address: str,
+    *,
+    wide: bool = False,
+    usages: Mapping[str, pb.InstanceUsage] | None = None,
 ) -> list[str]:
     """Return the lines of `status`, fit to the terminal; `now` is the clock of the daemon, in s since 1970.
 
-    Without a terminal, or if `wide`, the table has all columns, however long its lines are.
+    Without a terminal, or if `wide`, the table has all columns, however long its lines are. With `usages`, by
+    instance id, columns show what the instances use.
     """
     limit = None if wide else terminal_width()
     pairs = trouble_first(state.instances.values())
@@ -64,7 +70,11 @@ def status_lines(
     if not state.instances:
         return lines
     instances = [instance for instance, _ in pairs]
-    columns = columns_for(instances, wide=wide)
+    columns = [*columns_for(instances, wide=wide)]
+    if usages is not None:
+        from hostmanager_client.cli.tables.usage import usage_columns
+
+        columns[-1:-1] = usage_columns(usages)
     rows = [[column.cell(instance, now) for column in columns] for instance in instances]
     return [*lines, "", *table([column.layout for column in columns], rows, limit)]
 

@@ -1,0 +1,1 @@
+"""Measurement of the CPU, memory, tasks and descriptors that runs use."""
