@@ -452,3 +452,19 @@ def test_properties_of_a_process_are_ignored_for_a_compose_service(instances: In
     ignored = [problem.message.split("'")[1] for problem in config.problems]
     assert ignored == ["group", "nice", "umask"]
     assert only(config).success_codes == (2,)
+
+
+def test_memory_and_restart_above_are_sizes_of_native_processes(instances: Instances, errors: Errors) -> None:
+    config = instances("instance-id: a, memory: 2G, restart-above: 1.5G")
+    assert process(config).memory == 2 * 2**30
+    assert only(config).restart_above == 3 * 2**29
+    assert config.problems == ()
+    assert only(instances("instance-id: a")).restart_above is None
+    wrong = errors(instances("instance-id: a, memory: 2x, restart-above: 10k"))
+    assert [message.split(" must")[0] for _, _, message in wrong] == [
+        "'memory' of instance 'a'",
+        "'restart-above' of instance 'a'",
+    ]
+    docker = instances("instance-id: a, manage: docker, memory: 1G, restart-above: 1G")
+    assert only(docker).restart_above is None
+    assert [problem.message.split(" ")[0] for problem in docker.problems] == ["'memory'", "'restart-above'"]

@@ -122,12 +122,17 @@ def _history_pairs(instance: pb.ManagedInstance, now: float) -> Iterator[tuple[s
 def _process_pairs(process: pb.HostProcess) -> Iterator[tuple[str, str]]:
     import shlex
 
+    from hostmanager_client.cli.usage_text import size
+
     yield "pid", str(process.pid) if process.pid else "none"
     yield "command", shlex.join(process.command)
     yield "command from", process.command_source
     yield "user", process.user
     yield "group", process.group
     yield "umask", process.umask
+    problem = f", does not hold: {process.memory_problem}" if process.memory_problem else ""
+    yield "memory limit", f"{size(process.memory_limit)}{problem}" if process.memory_limit else ""
+    yield "restart above", f"{size(process.restart_above)} of memory" if process.restart_above else ""
     yield "nice", str(process.nice) if process.HasField("nice") else ""
     yield "working directory", process.working_dir
     yield "env files", ", ".join(_env_file(file) for file in process.env_files)

@@ -150,7 +150,8 @@ def _engine_words(instance: pb.ManagedInstance) -> str:
 
 
 def _signal_notes(last: pb.Exit) -> str:
-    notes = [f"limit '{last.limit}' reached"] if last.limit else []
+    notes = ["out of memory"] if last.out_of_memory else []
+    notes += [f"limit '{last.limit}' reached"] if last.limit else []
     notes += ["core dumped"] if last.core_dumped else []
     return f" ({', '.join(notes)})" if notes else ""
 

@@ -664,6 +664,9 @@ class HostProcess(_message.Message):
     NICE_FIELD_NUMBER: _builtins.int
     STOP_SIGNAL_FIELD_NUMBER: _builtins.int
     SUCCESS_CODES_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_FIELD_NUMBER: _builtins.int
+    MEMORY_PROBLEM_FIELD_NUMBER: _builtins.int
+    RESTART_ABOVE_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The process id of the agent; 0 if none runs."""
     command_source: _builtins.str
@@ -689,6 +692,14 @@ class HostProcess(_message.Message):
     """The nice value; absent for that of the daemon."""
     stop_signal: _builtins.str
     """The first signal of a stop, such as "SIGINT" or "SIGRTMIN+3"."""
+    memory_limit: _builtins.int
+    """The hard limit of memory, the key `memory`, in bytes; 0 without one."""
+    memory_problem: _builtins.str
+    """Why the limit of memory does not hold for the present run; empty if it holds."""
+    restart_above: _builtins.int
+    """The memory above which the daemon restarts the instance, in bytes; 0 without
+    one.
+    """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The command of the present or the next run."""
@@ -720,10 +731,13 @@ class HostProcess(_message.Message):
         nice: _builtins.int | None = ...,
         stop_signal: _builtins.str = ...,
         success_codes: _abc.Iterable[_builtins.str] | None = ...,
+        memory_limit: _builtins.int = ...,
+        memory_problem: _builtins.str = ...,
+        restart_above: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_nice", b"_nice", "nice", b"nice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nice", b"_nice", "adopted", b"adopted", "command", b"command", "command_source", b"command_source", "env_files", b"env_files", "group", b"group", "log_file", b"log_file", "nice", b"nice", "pid", b"pid", "run", b"run", "stop_signal", b"stop_signal", "success_codes", b"success_codes", "umask", b"umask", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nice", b"_nice", "adopted", b"adopted", "command", b"command", "command_source", b"command_source", "env_files", b"env_files", "group", b"group", "log_file", b"log_file", "memory_limit", b"memory_limit", "memory_problem", b"memory_problem", "nice", b"nice", "pid", b"pid", "restart_above", b"restart_above", "run", b"run", "stop_signal", b"stop_signal", "success_codes", b"success_codes", "umask", b"umask", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__nice: _TypeAlias = _typing.Literal["nice"]  # noqa: Y015
     _WhichOneofArgType__nice: _TypeAlias = _typing.Literal["_nice", b"_nice"]  # noqa: Y015
@@ -1014,8 +1028,8 @@ class Exit(_message.Message):
     pid: _builtins.int
     """The process id of the run."""
     out_of_memory: _builtins.bool
-    """True if the kernel killed a process of the container for lack of memory just
-    before the end.
+    """True if the kernel killed a process of the container, or of the cgroup of the
+    run, for lack of memory just before the end.
     """
     last_output: _builtins.str
     """The last lines of output of the run, oldest first, with "\\n" between them: at

@@ -191,6 +191,9 @@ MESSAGES = {
         (12, 'nice', 'int32', '', '?', ''),
         (13, 'stop_signal', 'string', '', '', ''),
         (14, 'success_codes', 'string', '', '*', ''),
+        (15, 'memory_limit', 'int64', '', '', ''),
+        (16, 'memory_problem', 'string', '', '', ''),
+        (17, 'restart_above', 'int64', '', '', ''),
     ),
     "hostmanager.v1.ImagePull": (
         (1, 'image', 'string', '', '', ''),

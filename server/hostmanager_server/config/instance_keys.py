@@ -45,6 +45,7 @@ T = TypeVar("T")
 DAY = 86_400.0  # s
 MAX_LIMIT = 2**62
 LOG_SIZES = (4096, 2**50)  # bytes
+MEMORY_SIZES = (2**20, 2**50)  # bytes
 MAX_LOGS_KEPT = 1000
 LIMITS = (
     "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
@@ -52,9 +53,9 @@ LIMITS = (
 )  # fmt: skip
 KEYS = (
     "alive", "command", "depends-on", "env", "env-file", "env-inherit", "group", "labels", "limits", "log",
-    "nice", "on-failure", "on-recover", "ready", "restart", "restart-dependents", "run-arguments", "schedule",
-    "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask", "up-after", "user",
-    "working-dir",
+    "memory", "nice", "on-failure", "on-recover", "ready", "restart", "restart-above", "restart-dependents",
+    "run-arguments", "schedule", "start-timeout", "stop-signal", "stop-timeout", "success-codes", "umask",
+    "up-after", "user", "working-dir",
 )  # fmt: skip
 PLACED = ("command", "group", "ready", "user", "working-dir")
 RESTART_KEYS = ("policy", "backoff", "give-up-after")
@@ -97,11 +98,13 @@ class InstanceKeys:
     labels: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
     log: Log = Log()
+    memory: int | None = None  # bytes
     nice: int | None = None
     on_failure: Hook | None = None
     on_recover: Hook | None = None
     ready: ReadinessProbe | None = None
     restart: RestartPolicy | None = None
+    restart_above: int | None = None  # bytes
     restart_dependents: bool | None = None
     run_arguments: bool | None = None
     schedule: Schedule | None = None
@@ -140,11 +143,13 @@ def merge(over: InstanceKeys, under: InstanceKeys) -> InstanceKeys:
         labels={**under.labels, **over.labels},
         limits={**under.limits, **over.limits},
         log=Log(_or(over.log.size, under.log.size), _or(over.log.keep, under.log.keep)),
+        memory=_or(over.memory, under.memory),
         nice=_or(over.nice, under.nice),
         on_failure=_or(over.on_failure, under.on_failure),
         on_recover=_or(over.on_recover, under.on_recover),
         ready=_or(over.ready, under.ready),
         restart=_or(over.restart, under.restart),
+        restart_above=_or(over.restart_above, under.restart_above),
         restart_dependents=_or(over.restart_dependents, under.restart_dependents),
         run_arguments=_or(over.run_arguments, under.run_arguments),
         schedule=_or(over.schedule, under.schedule),
@@ -187,11 +192,13 @@ def read_settings(
         labels=dict(read("labels", read_labels) or []),
         limits=read("limits", _limits) or {},
         log=read("log", _log) or Log(),
+        memory=read("memory", _memory),
         nice=read("nice", read_nice),
         on_failure=read("on-failure", hook),
         on_recover=read("on-recover", hook),
         ready=read("ready", read_ready),
         restart=read("restart", _restart),
+        restart_above=read("restart-above", _memory),
         restart_dependents=read("restart-dependents", _boolean),
         run_arguments=read("run-arguments", _boolean),
         schedule=read("schedule", read_schedule),
@@ -273,6 +280,10 @@ def _env(reader: Reader, node: Node, label: str) -> dict[str, str]:
         if value is not None:
             env[name] = value
     return env
+
+
+def _memory(reader: Reader, node: Node, label: str) -> int | None:
+    return reader.size(node, label, *MEMORY_SIZES)
 
 
 def _limits(reader: Reader, node: Node, label: str) -> dict[str, int | None]:

@@ -59,6 +59,7 @@ def make_spec(reader: Reader, instance: ReadInstance, context: ParseContext) -> 
         alive=settings.alive,
         run_arguments=bool(settings.run_arguments),
         schedule=settings.schedule,
+        restart_above=settings.restart_above if management is Management.HOST else None,
         success_codes=settings.success_codes or (),
         on_failure=settings.on_failure or context.hooks.on_failure,
         on_recover=settings.on_recover or context.hooks.on_recover,
@@ -90,6 +91,7 @@ def _process(reader: Reader, instance: ReadInstance, context: ParseContext) -> P
         group=settings.group or "",
         umask=settings.umask,
         nice=settings.nice,
+        memory=settings.memory,
     )
 
 

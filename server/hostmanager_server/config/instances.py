@@ -39,7 +39,8 @@ INSTANCE_KEYS = (*OCS_KEYS, COPIES, *KEYS)
 _NO_KEYS = InstanceKeys()
 # Keys for native processes only: the compose file sets them for its services.
 PROCESS_KEYS = (
-    "command", "env", "env-file", "env-inherit", "group", "limits", "log", "nice", "run-arguments",
+    "command", "env", "env-file", "env-inherit", "group", "limits", "log", "memory", "nice", "restart-above",
+    "run-arguments",
     "stop-signal", "stop-timeout", "umask", "user", "working-dir",
 )  # fmt: skip
 

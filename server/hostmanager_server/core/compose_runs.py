@@ -25,12 +25,15 @@ def has_leftovers(instance: Instance) -> bool:
 
 
 def report_renewal(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
-    """Report that the driver replaces a container that cannot start."""
+    """Report that the driver replaces a container that cannot start, or sets no limit of memory."""
     run = instance.observed.run
-    if run is None or not run.renewed:
+    if run is None or not (run.renewed or run.notice):
         return instance
-    actions.append(entries.renewed(instance, run.renewed, now))
-    return instance.with_run(replace(run, renewed=""))
+    if run.renewed:
+        actions.append(entries.renewed(instance, run.renewed, now))
+    if run.notice:
+        actions.append(entries.unlimited(instance, run.notice, now))
+    return instance.with_run(replace(run, renewed="", notice=""))
 
 
 def restart_outdated(instance: Instance, now: Instant, actions: list[Action]) -> Instance:

@@ -82,6 +82,24 @@ def _count_background(instance: Instance, last_exit: Exit, now: Instant, actions
     return replace(instance, standing=standing)
 
 
+def count_excess(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
+    """Report a run that uses too much memory, and set the time of its restart.
+
+    The restart of a run that has lasted for `reset_after` is planned, and follows at once. An earlier one
+    counts as a failure: it follows after the backoff, and the daemon may give up.
+    """
+    run, standing = instance.observed.run, instance.standing
+    assert run is not None
+    lasted = now.mono - run.started.mono if run.started is not None else 0.0
+    soon = lasted < instance.spec.restart.backoff.reset_after
+    how = "so soon after the start, a failure" if soon else "restarting"
+    actions.append(entries.memory_exceeded(instance, f"{run.excess}; {how}", now))
+    instance = instance.with_run(replace(run, excess="", stop_cause=run.excess))
+    if soon:
+        return count_failure(instance, now)
+    return replace(instance, standing=replace(standing, failures=0, retry_at=now))
+
+
 def forgive_failures(instance: Instance, now: Instant) -> Instance:
     """Forget the failures of an instance that has been up until its deadline."""
     standing = instance.standing

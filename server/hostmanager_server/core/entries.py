@@ -114,6 +114,17 @@ def stopping(instance: Instance, message: str, now: Instant, *, escalated: bool 
     return _entry(EntryKind.STOP, "Stopping", message, instance, now, severity)
 
 
+def memory_exceeded(instance: Instance, message: str, now: Instant) -> LogEntry:
+    """Return the entry for the restart of a run that uses too much memory."""
+    return _entry(EntryKind.STOP, "MemoryExceeded", message, instance, now, Severity.WARNING)
+
+
+def unlimited(instance: Instance, why: str, now: Instant) -> LogEntry:
+    """Return the entry for a run whose memory has no limit although its spec has one."""
+    message = f"the limit 'memory' does not hold: {why}"
+    return _entry(EntryKind.LAUNCH, "MemoryUnlimited", message, instance, now, Severity.WARNING)
+
+
 def stop_failed(instance: Instance, why: str, now: Instant) -> LogEntry:
     """Return the entry for a failed stop."""
     return _entry(EntryKind.STOP, "StopFailed", why, instance, now, Severity.ERROR)

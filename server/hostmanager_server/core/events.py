@@ -33,8 +33,8 @@ class Instant:
 class ExitStatus:
     """The exit code (0 to 255) or signal of an ended process; neither if unknown.
 
-    `out_of_memory`: the kernel killed a process of the container for lack of memory. `limit`: the name of
-    the resource limit that the process hit, where the signal tells, else empty.
+    `out_of_memory`: the kernel killed a process of the container, or of the cgroup of the run, for lack of
+    memory. `limit`: the name of the resource limit that the process hit, where the signal tells, else empty.
     """
 
     code: int | None = None
@@ -82,13 +82,14 @@ class Started(_OfRun):
     """The agent was executed.
 
     `process` is what the driver executed, where that differs from the spec: an env-file has changed since the
-    daemon read the spec.
+    daemon read the spec. `unlimited` says why the memory of the run has no limit although the spec has one.
     """
 
     run: RunKey
     pid: int
     at: Instant
     process: ProcessSpec | None = None
+    unlimited: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,15 @@ class Outdated(_OfRun):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryExceeded(_OfRun):
+    """The run uses more memory than its instance may use without a restart; both in bytes."""
+
+    run: RunKey
+    memory: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cleared(_OfRun):
     """A stop of a service without a running container has removed the leftover containers."""
 
@@ -248,7 +258,7 @@ class Unobservable:
 
 RunEvent = (
     Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Appeared | Degraded | Outdated
-    | Cleared | StopFailed | ProbeAnswered
+    | MemoryExceeded | Cleared | StopFailed | ProbeAnswered
 )  # fmt: skip
 DriverEvent = RunEvent | ServiceObserved | Unobservable
 

@@ -18,6 +18,7 @@ from hostmanager_server.core.events import (
     ExitStatus,
     Gone,
     Instant,
+    MemoryExceeded,
     Outdated,
     ProbeAnswered,
     Ready,
@@ -31,11 +32,12 @@ from hostmanager_server.core.events import (
 )
 from hostmanager_server.core.model import Exit, Instance, Observed, Phase, Run
 from hostmanager_server.core.signals import signal_name
+from hostmanager_server.core.sizes import size_words
 
 # The events of a run that the core launched or recovered.
 _OwnRunEvent = (
     Started | StartFailed | StartDelayed | Renewed | Ready | Exited | Gone | Degraded | Outdated | Cleared
-    | StopFailed | ProbeAnswered
+    | StopFailed | ProbeAnswered | MemoryExceeded
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
         case Started() if not ending and run.started is None:
             phase = Phase.RUNNING if run.phase is Phase.LAUNCHING else run.phase
             run = replace(run, phase=phase, pid=event.pid, started=event.at)
+            run = replace(run, unlimited=event.unlimited, notice=event.unlimited)
             spec = instance.spec
             if event.process is not None:
                 if spec.process == run.workload:  # otherwise a reload changed the spec meanwhile, and wins
@@ -72,7 +75,7 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
             return _degraded(instance, run, event)
         case ProbeAnswered() if not ending:
             return instance.with_run(replace(run, answer=event.answer))
-        case StartDelayed() | Renewed() | Outdated():
+        case StartDelayed() | Renewed() | Outdated() | MemoryExceeded():
             return instance.with_run(_with_notice(run, event))
         case Cleared():
             return _observe(instance, replace(observed, run=None))
@@ -97,7 +100,7 @@ def _fold_run_event(instance: Instance, run: Run, event: _OwnRunEvent) -> Instan
     assert_never(event)
 
 
-def _with_notice(run: Run, event: StartDelayed | Renewed | Outdated) -> Run:
+def _with_notice(run: Run, event: StartDelayed | Renewed | Outdated | MemoryExceeded) -> Run:
     match event:
         case StartDelayed():
             return replace(run, waits_for=event.why)
@@ -105,6 +108,9 @@ def _with_notice(run: Run, event: StartDelayed | Renewed | Outdated) -> Run:
             return replace(run, renewed=event.why)
         case Outdated():
             return replace(run, outdated=event.why)
+        case MemoryExceeded():
+            used, limit = size_words(event.memory), size_words(event.limit)
+            return replace(run, excess=f"uses {used} of memory, and 'restart-above' is {limit}")
 
 
 def _observe(instance: Instance, observed: Observed) -> Instance:
@@ -140,7 +146,9 @@ def _exit_of(run: Run, status: ExitStatus, at: Instant, last_output: str = "") -
     why = f"ended with {how} after a stop request" if expected else f"ended with {how}"
     if run.failed:
         why = f"{run.failed}; ended with {how}"
-    return Exit(status, at, expected, why, run.started, run.pid, last_output, run.failed)
+    if run.stop_cause:
+        why = f"ended with {how}, stopped by the daemon: the run {run.stop_cause}"
+    return Exit(status, at, expected, why, run.started, run.pid, last_output, run.failed, run.stop_cause)
 
 
 def describe(status: ExitStatus) -> str:
@@ -151,7 +159,8 @@ def describe(status: ExitStatus) -> str:
         hint = {126: " (cannot be executed)", 127: " (command not found)"}.get(status.code, "")
         return f"code {status.code}{hint}"
     if status.signal is not None:
-        notes = [f"limit '{status.limit}' reached"] if status.limit else []
+        notes = ["out of memory"] if status.out_of_memory else []
+        notes += [f"limit '{status.limit}' reached"] if status.limit else []
         notes += ["core dumped"] if status.core_dumped else []
         return f"signal {signal_name(status.signal)}" + (f" ({', '.join(notes)})" if notes else "")
     return "status unknown"
@@ -165,4 +174,6 @@ def how_it_ended(instance: Instance) -> str:
         return f"start failed: {instance.observed.start_error}{engine}"
     if last_exit is not None and last_exit.failed:
         return f"{last_exit.failed}{engine}"
+    if last_exit is not None and last_exit.cause:
+        return f"stopped: the run {last_exit.cause.replace('uses', 'used', 1)}"
     return (f"last exit: {describe(last_exit.status)}" if last_exit is not None else "never started") + engine

@@ -220,6 +220,8 @@ def _up(instance: Instance, now: Instant, actions: list[Action]) -> Instance:
         return stop(instance, now, actions)
     if why := why_unresponsive(instance):
         return _restart_unresponsive(instance, run, why, now, actions)
+    if run.excess and instance.should_run and not (instance.held or instance.passive_tracking):
+        return escalate(counters.count_excess(instance, now, actions), now, actions)
     if run.phase is Phase.DEGRADED:
         return _degraded(instance, run, now, actions)
     if (forgiven := counters.forgive_failures(instance, now)) is not instance:

@@ -91,6 +91,10 @@ class Run:
     outdated: str = ""  # why the run must restart, until the core has handled that
     answer: ProbeAnswer | None = None  # of the liveness probe
     failed: str = ""  # why the daemon ends the run as a failure
+    excess: str = ""  # how much memory the run uses above the limit, until the core has handled that
+    stop_cause: str = ""  # why the daemon stops the run without a request
+    unlimited: str = ""  # why the memory has no limit although the spec has one
+    notice: str = ""  # a warning about the run, until the core has reported that
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class Exit:
     pid: int = 0
     last_output: str = ""
     failed: str = ""
+    cause: str = ""  # why the daemon stopped the run without a request
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,7 @@ class ProcessSpec:
     env_files: tuple[EnvFile, ...] = ()  # over what is inherited, a later one over an earlier one
     # Patterns of variables to inherit with the base list. None: all, or none where there is a `user`.
     env_inherit: tuple[str, ...] | None = None
+    memory: int | None = None  # bytes, the hard limit of the run's cgroup
     group: str = ""  # empty: the user's, else the daemon's
     umask: int | None = None  # None: the daemon's
     nice: int | None = None  # None: the daemon's
@@ -337,6 +338,7 @@ class InstanceSpec:
     # Conditions by id of the dependency. For the others, `default_condition` of the dependency holds.
     conditions: tuple[tuple[str, StartCondition], ...] = ()
     restart_dependents: bool = False  # a new run restarts the running dependents
+    restart_above: int | None = None  # bytes of memory; a run that uses more is restarted
     # Ends that count as success besides exit code 0: exit codes, and negative numbers of signals.
     success_codes: tuple[int, ...] = ()
     on_failure: Hook | None = None

@@ -12,6 +12,7 @@ from hostmanager.values import dataclass
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.secret_names import MASK, has_password, secret_words
 from hostmanager_server.core.signals import end_word, signal_name
+from hostmanager_server.core.sizes import size_words
 from hostmanager_server.core.spec import (
     CommandProbe,
     EnvFile,
@@ -91,6 +92,7 @@ def _settings(spec: InstanceSpec) -> dict[str, str]:
         "depends-on": _dependencies(spec),
         "compose dependencies": ", ".join(spec.service_dependencies),
         "labels": ", ".join(f"{name}={value}" if value else name for name, value in spec.labels),
+        "restart-above": "" if spec.restart_above is None else size_words(spec.restart_above),
         "restart-dependents": "true" if spec.restart_dependents else "false",
         "schedule": _schedule(spec.schedule) if spec.schedule is not None else "",
         "run-arguments": "true" if spec.run_arguments else "false",
@@ -185,6 +187,7 @@ def _process_settings(process: ProcessSpec) -> dict[str, str]:
         "group": process.group,
         "umask": "" if process.umask is None else f"{process.umask:04o}",
         "nice": "" if process.nice is None else str(process.nice),
+        "memory": "" if process.memory is None else size_words(process.memory),
         **{f"limits {name}": "unlimited" if n is None else str(n) for name, n in process.limits},
     }
 

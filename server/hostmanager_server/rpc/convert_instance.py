@@ -148,11 +148,13 @@ class InstanceConverter:
         run = instance.observed.run
         workload = run.workload if run is not None else instance.spec.workload
         message.run = instance.standing.runs
+        message.restart_above = instance.spec.restart_above or 0
         message.stop_signal = signal_name(instance.spec.stop.signal)
         message.success_codes.extend(map(end_word, instance.spec.success_codes))
         message.log_file = self._log_file(instance.spec)
         if run is not None:
             message.pid = run.pid
+            message.memory_problem = run.unlimited
             message.adopted = run.adopted
         if isinstance(workload, ProcessSpec):
             message.command.extend(workload.argv)
@@ -161,6 +163,7 @@ class InstanceConverter:
             message.working_dir = workload.working_dir
             message.group = workload.group
             message.umask = "" if workload.umask is None else f"{workload.umask:04o}"
+            message.memory_limit = workload.memory or 0
             if workload.nice is not None:
                 message.nice = workload.nice
             message.env_files.extend(

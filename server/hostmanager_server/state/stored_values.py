@@ -35,6 +35,7 @@ def write_exit(end: Exit) -> dict[str, Any]:
         "pid": end.pid,
         "last_output": end.last_output,
         "failed": end.failed,
+        "cause": end.cause,
     }
 
 
@@ -56,6 +57,7 @@ def read_exit(value: Any) -> Exit:
         pid=int(value["pid"]),
         last_output=str(value.get("last_output", "")),
         failed=str(value.get("failed", "")),
+        cause=str(value.get("cause", "")),
     )
 
 

@@ -1,11 +1,12 @@
 """Cgroups (version 2) of runs: one per run, in the daemon's own directory.
 
 Children inherit membership, and a process cannot leave without the right to write to another cgroup, so
-membership finds processes that hide in every other way. The daemon enables no controller in any of these
-cgroups: they only show which processes belong together. Therefore the daemon may stay in the cgroup of its
-service manager: the rule that a cgroup has either processes or children concerns cgroups that enable
-controllers for their children. A daemon that enabled some would prevent the service manager from starting
-the next daemon in the same place.
+membership finds processes that hide in every other way. The daemon enables a controller in these cgroups
+only for an instance with a limit of memory: otherwise they only show which processes belong together.
+Therefore the daemon may stay in the cgroup of its service manager: the rule that a cgroup has either
+processes or children concerns cgroups that enable controllers for their children. A daemon that enabled some
+would prevent the service manager from starting the next daemon in the same place; there the kernel refuses,
+as the daemon itself is in the cgroup.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hostmanager_server.drivers.exec import gate
 from hostmanager_server.linux.pidfds import read_file
 
 _READ = 1 << 16
+_REMEDY = "start the daemon with --cgroup PATH: a cgroup 2 with the controller memory, and without processes"
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # temporary errors; all others are permanent
 _log = logging.getLogger(__name__)
 
@@ -77,6 +79,23 @@ class Cgroup:
                     os.write(file, b"1")
                 finally:
                     os.close(file)
+
+    def out_of_memory(self) -> bool:
+        """Return whether the kernel killed a process here for lack of memory. Raises OSError."""
+        with self._entered() as directory:
+            if directory is None:
+                return False
+            counts = dict(line.split() for line in _read(directory, "memory.events").splitlines())
+            return int(counts.get(b"oom_kill", 0)) > 0
+
+    def limit_memory(self, limit: int) -> None:
+        """Set the hard limit in bytes, beyond which the kernel kills the whole group. Raises OSError."""
+        with self._entered() as directory:
+            if directory is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
+            _write(directory, "memory.max", b"%d" % limit)
+            with contextlib.suppress(OSError):  # before Linux 4.19: the kernel kills a single process
+                _write(directory, "memory.oom.group", b"1")
 
     def remove(self) -> bool:
         """Remove the cgroup and those below; return False while one has a process.
@@ -156,6 +175,33 @@ class Cgroups:
             _log.info("the daemon can create cgroups in '%s' again", self.directory)
         self._failing = False
         return group
+
+    def limit_memory(self, group: Cgroup | None, limit: int) -> str:
+        """Limit the memory of a new cgroup; return why this is impossible, empty on success."""
+        if group is None or self.directory is None:
+            return f"the agent has no cgroup of its own; {_REMEDY}"
+        try:
+            group.limit_memory(limit)
+        except OSError:
+            try:
+                self._enable_memory()
+                group.limit_memory(limit)
+            except OSError as error:
+                return f"cannot limit the memory of '{group.path}': {error.strerror}; {_REMEDY}"
+        return ""
+
+    def _enable_memory(self) -> None:
+        """Let the cgroups of runs have limits of memory. Raises OSError.
+
+        The kernel refuses where the parent has processes, such as this daemon.
+        """
+        assert self.directory is not None
+        for path in (os.path.dirname(self.directory), self.directory):
+            file = os.open(f"{path}/cgroup.subtree_control", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(file, b"+memory")
+            finally:
+                os.close(file)
 
     def drop(self, group: Cgroup | None) -> None:
         """Remove the cgroup of a run that is gone, now or with the next `make`."""
@@ -274,6 +320,14 @@ def _opened(name: str, directory: int) -> Iterator[int | None]:
         yield below
     finally:
         os.close(below)
+
+
+def _write(directory: int, name: str, data: bytes) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)
 
 
 def _read(directory: int, name: str) -> bytes:

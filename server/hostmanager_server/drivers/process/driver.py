@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hostmanager.values import dataclass
+from hostmanager.values import dataclass, replace
 
 from hostmanager_server.core.events import (
     Adopted,
@@ -23,6 +23,7 @@ from hostmanager_server.core.events import (
     StartFailed,
 )
 from hostmanager_server.core.spec import InstanceSpec, ProcessSpec
+from hostmanager_server.core.usage import MeasuredRun
 from hostmanager_server.drivers.contract import CallSoon, Done, Output, Poller, PostEvent
 from hostmanager_server.drivers.exec import command, direct, gate
 from hostmanager_server.drivers.exec.command import CommandError
@@ -38,6 +39,7 @@ from hostmanager_server.drivers.process.main_process import (
     identify_main_process,
 )
 from hostmanager_server.drivers.process.membership import agent_uids
+from hostmanager_server.drivers.process.memory_guard import MemoryGuard
 from hostmanager_server.drivers.process.process_table import ProcessTree, kill_members
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
@@ -107,10 +109,12 @@ class ProcessDriver:
             poller.now,
             self._spawner,
         )
+        self._memory = MemoryGuard(poller, call_soon, post)
         self._runs: dict[str, _Run] = {}
 
     def follow(self, spec: InstanceSpec) -> None:
         """See `Driver.follow`. A process that the driver did not start stays unknown."""
+        self._memory.update(spec)
         run = self._runs.get(spec.instance_id)
         if run is not None and run.pidfd is not None and run.cancel_probe is None:
             self._watch_liveness(run, spec)
@@ -152,7 +156,9 @@ class ProcessDriver:
                 self._start_failed(run, gate.explain(error))
                 return
             other = launched.process if launched.process != spec.process else None
-            self._post(Started(run, started.identity.pid, self._poller.now(), other))
+            now = self._poller.now()
+            self._memory.watch(MeasuredRun(run.instance_id, run.number, started.identity.pid, now.mono), spec)
+            self._post(Started(run, started.identity.pid, now, other, launched.unlimited))
             if spec.ready is None:
                 self._post(Ready(run, self._poller.now()))
                 self._watch_liveness(started, spec, started=True)
@@ -228,6 +234,7 @@ class ProcessDriver:
         self._trees.close()
         self._groups.close()
         self._prober.close()
+        self._memory.close()
         if self._spawner is not None:
             self._spawner.close()
         self._descriptors.close()
@@ -266,6 +273,9 @@ class ProcessDriver:
         if ended is None:
             return
         status, unreaped = ended
+        if status.signal == signal.SIGKILL and run.tree.group is not None:
+            with contextlib.suppress(OSError):  # no descriptors: the cause stays unknown
+                status = replace(status, out_of_memory=run.tree.group.out_of_memory())
         if unreaped:
             self._trees.reap_later(run.identity.pid)
         reached(Point.EXIT_OBSERVED)
@@ -317,6 +327,7 @@ class ProcessDriver:
             self._poller.unwatch(run.pidfd)
             os.close(run.pidfd)
             run.pidfd = None
+            self._memory.unwatch(run.key)
 
     def _is_of_this_boot(self, record: Record) -> bool:
         """Return whether a record is of this boot; void the record of an earlier boot."""
@@ -382,6 +393,9 @@ class ProcessDriver:
         run = _Run(record.run, record.identity, tree, pidfd, record.process, last_output)
         self._runs[record.run.instance_id] = run
         self._follow(run)
+        if pidfd is not None:
+            key, pid = record.run, record.identity.pid
+            self._memory.watch(MeasuredRun(key.instance_id, key.number, pid, record.started.mono), spec)
         return run
 
     def _last_output_of(self, record: Record, spec: InstanceSpec | None) -> Callable[[], str]:

@@ -42,6 +42,7 @@ class Launched:
     pidfd: int
     process: ProcessSpec
     mark: OutputMark
+    unlimited: str = ""  # why the memory has no limit although the spec has one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +124,7 @@ class Launcher:
             draft = self._records.draft(run.instance_id)
             stack.callback(draft.close)
             group = self._groups.make(f"{file_name(run.instance_id)}.{token}")
+            unlimited = "" if process.memory is None else self._groups.limit_memory(group, process.memory)
             tree = ProcessTree(token.encode(), 0, 0, group, (prepared.uid,))
             start = _Start(
                 run, tree, spec, process, limits, draft, prepared, output,
@@ -130,8 +132,10 @@ class Launcher:
             )  # fmt: skip
             try:
                 if self._spawner is None:
-                    return self._start_in_gate(start)
-                return self._start_recorded(start, self._spawner)
+                    launched = self._start_in_gate(start)
+                else:
+                    launched = self._start_recorded(start, self._spawner)
+                return replace(launched, unlimited=unlimited)
             except BaseException:
                 self._groups.drop(group)
                 raise

@@ -81,6 +81,7 @@ class Record:
                     "group": process.group,
                     "umask": process.umask,
                     "nice": process.nice,
+                    "memory": process.memory,
                 },
                 "cgroup": self.group and {"path": self.group.path, "inode": self.group.inode},
                 "uid": self.uid,
@@ -190,6 +191,7 @@ def _process(fields: Any) -> ProcessSpec:
         group=str(fields.get("group", "")),
         umask=_number(fields.get("umask")),
         nice=_number(fields.get("nice")),
+        memory=_number(fields.get("memory")),
     )
 
 
