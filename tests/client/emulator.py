@@ -18,7 +18,12 @@ import pyte
 
 from tests.waiting import wait_until
 
-COMMAND = (sys.executable, "-c", "from hostmanager_client.cli import main; main()")
+# The command makes the terminal its controlling terminal. A `preexec_fn` of Popen would fork beside the gRPC
+# server of the test, whose fork handlers can break the child.
+_TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+COMMAND = (sys.executable, "-c", f"{_TAKE_TERMINAL}from hostmanager_client.cli import main; main()")
+
+_END = b"\0\0\0"  # which terminals ignore
 
 
 class Emulator:
@@ -38,7 +43,7 @@ class Emulator:
         environment |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})}
         self.process = subprocess.Popen(
             [*COMMAND, *words], stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            start_new_session=True,
         )  # fmt: skip
         self._terminal = terminal
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -90,7 +95,8 @@ class Emulator:
         if signum is not None:
             self.process.send_signal(signum)
         code = self.process.wait(60)
-        wait_until(lambda: not self._pending(), "the end of the output")
+        os.write(self._terminal, _END)  # follows all output of the command
+        wait_until(lambda: self.raw.endswith(_END), "the end of the output")
         return code
 
     def is_restored(self) -> bool:
@@ -105,10 +111,6 @@ class Emulator:
             wait_until(condition, what, timeout=30)
         except AssertionError as error:
             raise AssertionError(f"{error}; the screen is\n{self.text}") from None
-
-    def _pending(self) -> int:
-        waiting = struct.unpack("i", fcntl.ioctl(self._master, termios.FIONREAD, b"\0" * 4))[0]
-        return int(waiting)
 
     def _read(self) -> None:
         while True:
