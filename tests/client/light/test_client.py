@@ -203,7 +203,6 @@ def test_the_status_loads_no_module_of_other_commands(daemon: FakeDaemon) -> Non
         "hostmanager_client.cli.change",
         "hostmanager_client.cli.instance_text",
         "hostmanager_client.rpc_errors",
-        "hostmanager_client.seconds",
         "hostmanager_client.state",
     }
 
