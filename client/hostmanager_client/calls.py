@@ -201,7 +201,7 @@ def target_changes(changes: TargetRequests, *, failing: bool = False) -> list[di
 
     Raises InvalidRequest for what is no change.
     """
-    given: Any = changes  # whatever a program hands over
+    given: Any = changes  # a program may pass any object
     if isinstance(given, str | bytes):
         raise InvalidRequest(f'cannot set targets from {changes!r}: write {{"ID": "up"}} or [("ID", "up")]')
     requests: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """When an instance counts as failed, and when as recovered: the decision behind hooks.
 
-This module is pure. A failure begins once and ends once, so each hook runs once for it, whatever the daemon
-sees in between and however often it starts anew.
+This module is pure. A failure begins once and ends once, so each hook runs once for it, over any number of
+crashes of the instance and restarts of the daemon.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FailureWatch:
     def _end(self, instance_id: str, failure: Failure) -> None:
         if failure.told:
             self.failures[instance_id] = failure
-        else:  # began and ended before anybody was told
+        else:  # the failure ended before its hook started
             del self.failures[instance_id]
 
     def told(self, instance_id: str) -> None:
