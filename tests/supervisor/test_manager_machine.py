@@ -112,7 +112,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def restart(self, who: str) -> None:
         before = dict(self.harness.instances)
         try:
-            self.harness.manager.restart([who])
+            self.harness.manager.of_instances.restart([who])
         except RequestError:
             asked = self.wanted.get(who)
             assert self.running is not ManagerState.RUNNING or asked is None or asked[1] is Target.DOWN

@@ -78,7 +78,7 @@ def test_a_reload_changes_the_times(harness: ManagerHarness) -> None:
 def test_a_hold_survives_the_daemon_and_a_stop_of_the_manager(harness: ManagerHarness) -> None:
     harness.start(spec("a"))
     harness.pass_time(2)
-    harness.manager.hold(["a"], 600.0, "swap")
+    harness.manager.of_instances.hold(["a"], 600.0, "swap")
     harness.manager.save()
     harness.die()
     harness.host.crash("a", harness.host.behaviours.get("a", Behaviour()).status)

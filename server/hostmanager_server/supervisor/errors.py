@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hostmanager.values import dataclass, field
 
@@ -73,7 +73,7 @@ class RequestError(Exception):
 class InvalidRequestError(RequestError):
     """A request with entries that cannot be carried out; `entries` gives the reasons."""
 
-    def __init__(self, entries: list[BadEntry]) -> None:
+    def __init__(self, entries: Sequence[BadEntry]) -> None:
         super().__init__("; ".join(entry.why for entry in entries))
         self.entries = entries
 
@@ -156,3 +156,9 @@ class StaleEpochError(RequestError):
             f"cannot carry out the request: it is for epoch {expected}, and the daemon, restarted since, has "
             f"epoch {actual}; read the status, and decide again"
         )
+
+
+def raise_if(bad: Sequence[BadEntry]) -> None:
+    """Raise InvalidRequestError if there are bad entries."""
+    if bad:
+        raise InvalidRequestError(bad)

@@ -1,4 +1,4 @@
-"""Requests to the manager: start, stop, update and restart.
+"""Requests to the manager: start, stop and update.
 
 All code here runs on the supervisor thread, or in a test that plays this thread. A method that rejects a
 request raises a RequestError, and changes nothing.
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from hostmanager.values import replace
 
-from hostmanager_server.core import config_plan, holds, jobs, plan
+from hostmanager_server.core import config_plan, holds, plan
 from hostmanager_server.core.actions import listed
 from hostmanager_server.core.announcements import SiteConfig
 from hostmanager_server.core.catalog import Catalog, with_services
@@ -21,11 +21,11 @@ from hostmanager_server.core.config_changes import NO_CHANGES, ConfigChanges, ch
 from hostmanager_server.core.event_log import EntryKind, LogEntry, Severity
 from hostmanager_server.core.events import Instant
 from hostmanager_server.core.manager_status import ManagerState
-from hostmanager_server.core.model import Hold, Instance
+from hostmanager_server.core.model import Instance
 from hostmanager_server.core.origin import MOST_DETAIL, Origin, OriginKind
 from hostmanager_server.core.plan import TargetChange
 from hostmanager_server.core.recovery import Recovered, ended_without_daemon
-from hostmanager_server.core.selection import resolve_changes, select_restarts
+from hostmanager_server.core.selection import resolve_changes
 from hostmanager_server.core.spec import HostSpec, Management
 from hostmanager_server.state.store import Store
 from hostmanager_server.supervisor.answers import answer_when_stored
@@ -33,12 +33,12 @@ from hostmanager_server.supervisor.errors import (
     Accepted,
     AdoptionError,
     ConfigError,
-    InvalidRequestError,
-    JobAccepted,
     WrongStateError,
     accepted,
+    raise_if,
     validated,
 )
+from hostmanager_server.supervisor.instance_requests import InstanceRequests
 from hostmanager_server.supervisor.persistence import JournalWriter, Persistence
 from hostmanager_server.supervisor.reconciler import Reconciler
 from hostmanager_server.supervisor.run_recovery import Recovery
@@ -67,6 +67,7 @@ class RequestHandler:
         self._recovery = Recovery(reconciler, self._persistence)
         self._status = StatusPublisher(store.snapshot().manager, reconciler)
         self._now = now
+        self.of_instances = InstanceRequests(reconciler, self._require_running, now)
         self._manage = manage
         self._stop_requests: list[Future[Accepted]] = []  # answered when the manager has stopped
         self._site: HostSpec | None = None  # the last good site config, without compose services
@@ -97,7 +98,7 @@ class RequestHandler:
         elif config.spec is not None:
             known = self.ids_of(config.spec, catalog)
         changes = self._resolve(changes, config.spec if config is not None else None, catalog)
-        _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
+        raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
 
         now = self._now()
         origin = origin or Origin(OriginKind.DAEMON, now)
@@ -144,7 +145,7 @@ class RequestHandler:
             assert config.spec is not None
             known = self.ids_of(config.spec, catalog) if ids is None else ids
         changes = self._resolve(changes, config.spec if config is not None else None, catalog)
-        _raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
+        raise_if(plan.check_targets(known, changes, self._reconciler.instances.values()))
         warnings = config.problems if config is not None else ()
         if validate_only:
             return validated(self._store.revision, self._reconciler.instances, changes, known, warnings)
@@ -163,33 +164,6 @@ class RequestHandler:
         instances = self._reconciler.instances
         return changes_of(instances, config_plan.apply_config(instances, host, self._now()))
 
-    def restart(
-        self,
-        instance_ids: Sequence[str] | None,
-        origin: Origin | None = None,
-        selectors: Sequence[str] = (),
-        *,
-        failing: bool = False,
-    ) -> Accepted:
-        """Stop and start these instances, or, for None, all that can be restarted.
-
-        `selectors` name further instances. With `failing`, only failing instances restart. Raises
-        WrongStateError unless the manager is running, and InvalidRequestError.
-        """
-        self._require_running("restart")
-        instances = self._reconciler.instances
-        if instance_ids is None:
-            chosen = plan.restartable(instances)
-        else:
-            chosen, bad = select_restarts(instances, instance_ids, selectors, failing=failing)
-            _raise_if(bad)
-        now = self._now()
-        origin = origin or Origin(OriginKind.DAEMON, now)
-        changed = plan.restart(instances, chosen, origin)
-        message = f"restart of {listed(chosen) or 'nothing'}"
-        self._reconciler.apply(changed, [LogEntry(EntryKind.REQUEST, "Restart", message, now, origin=origin)])
-        return accepted(self._reconciler.publish(), {name: changed[name] for name in chosen})
-
     def _resolve(
         self, changes: Sequence[TargetChange], site: HostSpec | None, catalog: Catalog | None
     ) -> Sequence[TargetChange]:
@@ -201,52 +175,8 @@ class RequestHandler:
             return changes
         host = with_services(site, catalog or self._status.catalog) if site is not None else None
         resolved, bad = resolve_changes(changes, host, self._reconciler.instances)
-        _raise_if(bad)
+        raise_if(bad)
         return resolved
-
-    def run_once(self, name: str, arguments: Sequence[str], origin: Origin | None = None) -> JobAccepted:
-        """Run the one-shot with this id, or the only one of this class, once and now.
-
-        Raises WrongStateError unless the manager is running, and InvalidRequestError.
-        """
-        self._require_running("run")
-        found = jobs.find(self._reconciler.instances, name)
-        if isinstance(found, plan.BadEntry):
-            raise InvalidRequestError([found])
-        instance = self._reconciler.instances[found]
-        if why := jobs.why_not(instance, arguments):
-            raise InvalidRequestError([plan.BadEntry(0, why)])
-        message = f"run of {found}" + (f" with {len(arguments)} arguments" if arguments else "")
-        entry = LogEntry(EntryKind.REQUEST, "Run", message, self._now(), found, origin=origin)
-        self._reconciler.apply({found: jobs.run_once(instance, arguments)}, [entry])
-        return JobAccepted(found, instance.standing.runs + 1, self._reconciler.publish())
-
-    def hold(
-        self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None
-    ) -> Accepted:
-        """Hold these instances for some s, or, for None, until their release.
-
-        Raises WrongStateError unless the manager is running, and InvalidRequestError.
-        """
-        self._require_running("hold")
-        instances = self._reconciler.instances
-        _raise_if(plan.check_known(instances, instance_ids))
-        now = self._now()
-        wanted = Hold(now, None if seconds is None else now.plus(seconds), reason)
-        self._reconciler.apply(*holds.hold(instances, dict.fromkeys(instance_ids), wanted, origin))
-        return Accepted(self._reconciler.publish())
-
-    def release(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Accepted:
-        """Release these instances, or all for None; those that are not held stay as they are.
-
-        Raises WrongStateError unless the manager is running, and InvalidRequestError.
-        """
-        self._require_running("release")
-        instances = self._reconciler.instances
-        ids = list(instances) if instance_ids is None else list(dict.fromkeys(instance_ids))
-        _raise_if(plan.check_known(instances, instance_ids or ()))
-        self._reconciler.apply(*holds.release(instances, ids, self._now(), origin))
-        return Accepted(self._reconciler.publish())
 
     def stop(
         self, future: Future[Accepted], disown: Iterable[Management] = (), origin: Origin | None = None
@@ -422,8 +352,3 @@ class RequestHandler:
         """Publish that the disk refuses to keep something, or, with an empty `problem`, the recovery."""
         self._status.take_problem(subject, problem, self._now())
         self._reconciler.publish()
-
-
-def _raise_if(bad: list[plan.BadEntry]) -> None:
-    if bad:
-        raise InvalidRequestError(bad)

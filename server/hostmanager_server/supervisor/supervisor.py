@@ -188,7 +188,9 @@ class Supervisor:
         failing: bool = False,
     ) -> Future[Accepted]:
         """Stop and start instances, or, for None, all that can be restarted; see RequestHandler."""
-        return self._call(lambda: self._manager.restart(instance_ids, origin, selectors, failing=failing))
+        return self._call(
+            lambda: self._manager.of_instances.restart(instance_ids, origin, selectors, failing=failing)
+        )
 
     def signal(
         self, instance_id: str, signum: int, *, whole_tree: bool, origin: Origin | None = None
@@ -203,17 +205,17 @@ class Supervisor:
         self, name: str, arguments: Sequence[str], origin: Origin | None = None
     ) -> Future[JobAccepted]:
         """Run a one-shot, given by its id or its class, once and now."""
-        return self._call(lambda: self._manager.run_once(name, arguments, origin))
+        return self._call(lambda: self._manager.of_instances.run_once(name, arguments, origin))
 
     def hold(
         self, instance_ids: Sequence[str], seconds: float | None, reason: str, origin: Origin | None = None
     ) -> Future[Accepted]:
         """Hold instances for some s; None: until their release."""
-        return self._call(lambda: self._manager.hold(instance_ids, seconds, reason, origin))
+        return self._call(lambda: self._manager.of_instances.hold(instance_ids, seconds, reason, origin))
 
     def release(self, instance_ids: Sequence[str] | None, origin: Origin | None = None) -> Future[Accepted]:
         """Release instances from their holds, or, for None, all."""
-        return self._call(lambda: self._manager.release(instance_ids, origin))
+        return self._call(lambda: self._manager.of_instances.release(instance_ids, origin))
 
     def keep_targets(self) -> None:
         """Store no later change: the next daemon recovers the present targets."""

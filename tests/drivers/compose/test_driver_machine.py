@@ -128,7 +128,7 @@ class ServicesMachine(RuleBasedStateMachine):
     @rule(name=names)
     def restart(self, name: str) -> None:
         try:
-            self.manager.restart([name])
+            self.manager.of_instances.restart([name])
         except RequestError:
             instance = self.reconciler.instances.get(name)
             assert (

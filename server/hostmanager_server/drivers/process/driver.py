@@ -36,11 +36,15 @@ from hostmanager_server.drivers.process.main_process import (
     adopted_run,
     end_of_child,
     find_main_process,
-    identify_main_process,
 )
 from hostmanager_server.drivers.process.membership import agent_uids
 from hostmanager_server.drivers.process.memory_guard import MemoryGuard
 from hostmanager_server.drivers.process.process_table import ProcessTree, kill_members
+from hostmanager_server.drivers.process.recorded_runs import (
+    identified,
+    is_of_this_boot,
+    last_output_of,
+)
 from hostmanager_server.drivers.process.records.descriptor_store import DescriptorStore
 from hostmanager_server.drivers.process.records.directory import RecordDirectory
 from hostmanager_server.drivers.process.records.record import Record
@@ -188,7 +192,9 @@ class ProcessDriver:
 
     def adopt(self, specs: Mapping[str, InstanceSpec]) -> list[Adopted]:
         """See `Driver.adopt`. Kills processes that never left the gate."""
-        records = [self._identified(r) for r in self._records.read() if self._is_of_this_boot(r)]
+        records = [
+            identified(self._records, r) for r in self._records.read() if is_of_this_boot(self._records, r)
+        ]
         alive: list[tuple[Record, int]] = []
         without_main: list[tuple[Record, ExitStatus, ProcessTree]] = []
         for record in records:
@@ -210,7 +216,7 @@ class ProcessDriver:
                 # An upgraded daemon was passed no descriptors, although the store still holds them.
                 self._descriptors.drop(record.token)
                 if record.released:
-                    said = self._last_output_of(record, specs.get(record.run.instance_id))()
+                    said = last_output_of(self._output, record, specs.get(record.run.instance_id))()
                     adopted.append(adopted_run(record, ended=status, gone=True, last_output=said))
         self._groups.sweep({r.group for r in records}, {run.tree.group for run in self._runs.values()})
         self._trees.reap_orphans()
@@ -329,20 +335,6 @@ class ProcessDriver:
             run.pidfd = None
             self._memory.unwatch(run.key)
 
-    def _is_of_this_boot(self, record: Record) -> bool:
-        """Return whether a record is of this boot; void the record of an earlier boot."""
-        if record.identity.boot_id == pidfds.boot_id():
-            return True
-        self._records.remove(record.run.instance_id)
-        return False
-
-    def _identified(self, record: Record) -> Record:
-        """Return a record with the numbers of its main process, if only these are missing."""
-        found = identify_main_process(record)
-        if found is not record:
-            self._records.identify(record.run.instance_id, found.identity)
-        return found
-
     def _recover(self, record: Record, pidfd: int, spec: InstanceSpec | None) -> Adopted:
         """Follow a run again that has a living main process."""
         pid = record.identity.pid
@@ -389,7 +381,7 @@ class ProcessDriver:
     def _resume(
         self, record: Record, tree: ProcessTree, pidfd: int | None, spec: InstanceSpec | None
     ) -> _Run:
-        last_output = self._last_output_of(record, spec)
+        last_output = last_output_of(self._output, record, spec)
         run = _Run(record.run, record.identity, tree, pidfd, record.process, last_output)
         self._runs[record.run.instance_id] = run
         self._follow(run)
@@ -397,13 +389,6 @@ class ProcessDriver:
             key, pid = record.run, record.identity.pid
             self._memory.watch(MeasuredRun(key.instance_id, key.number, pid, record.started.mono), spec)
         return run
-
-    def _last_output_of(self, record: Record, spec: InstanceSpec | None) -> Callable[[], str]:
-        """Return a reader of the last lines of a recorded run; only the spec names the output file."""
-        if spec is None:
-            return str
-        mark = self._output.resume_mark(spec.instance_id, spec.log, record.output)
-        return functools.partial(self._output.last_output, spec.instance_id, spec.log, mark)
 
 
 def _tree_of(record: Record, main_pid: int = 0) -> ProcessTree:
