@@ -9,6 +9,7 @@ from hostmanager_client.cli.durations import DurationParam
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json, print_line
+from hostmanager_client.cli.selection import resolve_ids
 from hostmanager_client.words import to_datetime, to_json
 
 
@@ -35,7 +36,8 @@ def hold_command(instance_ids: tuple[str, ...], *, seconds: float | None, reason
     """
     session = pass_session()
     with session.connect() as client:
-        answer = client.hold(instance_ids, seconds, reason=reason)
+        ids = resolve_ids(client, instance_ids)
+        answer = client.hold(ids, seconds, reason=reason)
     if session.json:
         print_json(to_json(answer))
         return
@@ -43,7 +45,7 @@ def hold_command(instance_ids: tuple[str, ...], *, seconds: float | None, reason
     if answer.HasField("end_time"):
         until = f"until {to_datetime(answer.end_time):%Y-%m-%d %H:%M:%S} UTC"
     why = f" ({one_line(reason)})" if reason else ""
-    for instance_id in dict.fromkeys(instance_ids):
+    for instance_id in ids:
         print_line(f"{one_line(instance_id)}: held {until}{why}")
 
 
@@ -57,9 +59,10 @@ def release_command(instance_ids: tuple[str, ...], *, everything: bool) -> None:
         raise click.UsageError("Name one or more instances, or use --all, not both.")
     session = pass_session()
     with session.connect() as client:
-        answer = client.release(instance_ids, all_held=everything)
+        ids = resolve_ids(client, instance_ids) if instance_ids else ()
+        answer = client.release(ids, all_held=everything)
     if session.json:
         print_json(to_json(answer))
         return
-    for instance_id in dict.fromkeys(instance_ids) or ("all holds",):
+    for instance_id in ids or ("all holds",):
         print_line(f"{one_line(instance_id)}: released")

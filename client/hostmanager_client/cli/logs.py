@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -72,9 +72,9 @@ def logs_command(
 ) -> None:
     """Show the last output lines of instances, several in the order of their times; or the daemon's own log.
 
-    An ID may be a pattern such as 'thermo*'. On a terminal, colours pass and other control characters appear
-    as escapes such as \\x1b; to a pipe or a file, colours are left out. Of a progress bar, the last state
-    appears.
+    An ID may be a selector such as 'thermo*', class:Camera or @rack=3. On a terminal, colours pass and other
+    control characters appear as escapes such as \\x1b; to a pipe or a file, colours are left out. Of a
+    progress bar, the last state appears.
 
     \b
       hostmanager logs -n 20 thermo1             the last 20 lines
@@ -106,14 +106,15 @@ def logs_command(
         show_daemon_log(session, DEFAULT_LINES if lines is None else lines, follow=follow, raw=raw)
         return
     reading = _Reading(session, LogQuery(asked, follow, since, until, previous), chosen, wanted)
-    from hostmanager_client.cli.log_targets import find_instances, is_pattern
     from hostmanager_client.cli.reader import until_reader_leaves
+    from hostmanager_client.cli.selection import names_of, resolve_ids
+    from hostmanager_client.selectors import Selector
 
     with session.connect() as client, until_reader_leaves(client.close):
-        ids = find_instances(client, instance_ids)
+        ids = resolve_ids(client, instance_ids)
         if prefix is None:
-            prefix = len(ids) > 1 or any(map(is_pattern, instance_ids))
-        reading.show(client, ids, LogStyle(tuple(ids) if prefix else (), times, raw))
+            prefix = len(ids) > 1 or any(isinstance(name, Selector) for name in names_of(instance_ids))
+        reading.show(client, ids, LogStyle(ids if prefix else (), times, raw))
     reading.finish()
 
 
@@ -140,7 +141,7 @@ class _Reading:
         self._wanted = wanted  # of the lines that the filter chooses; None: all
         self._error: HostManagerError | None = None
 
-    def show(self, client: HostManagerClient, ids: list[str], style: LogStyle) -> None:
+    def show(self, client: HostManagerClient, ids: Sequence[str], style: LogStyle) -> None:
         """Print the lines of the instances."""
         printer = LogPrinter(style)
         lines = self._lines(client, ids)
@@ -160,7 +161,7 @@ class _Reading:
         if self._error is not None:
             raise click.exceptions.Exit(_exit_code(self._error))
 
-    def _lines(self, client: HostManagerClient, ids: list[str]) -> Iterator[tuple[str, pb.LogLine]]:
+    def _lines(self, client: HostManagerClient, ids: Sequence[str]) -> Iterator[tuple[str, pb.LogLine]]:
         from hostmanager_client.cli.follow import connection_reporter
 
         query, report = self._query, connection_reporter(as_json=self._session.json)
