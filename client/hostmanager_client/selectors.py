@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from hostmanager_client.errors import InvalidRequest, quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PREFIXES = ("class:", "label:", "id:")
 _PATTERN = frozenset("*?[")

@@ -126,6 +126,7 @@ def test_every_command_prints_documents_with_snake_case_keys(
 ) -> None:
     daemon.add("data1")
     daemon.write("data1", "line", at=1e9)
+    daemon.instances["data1"].last_exit.code = 0  # of `run`
     daemon.happen("started", "data1", reason="Launching")
     daemon.pulls.append(pb.DockerPullResponse(result=pb.PullResult()))
     code, out, err = run(*WORKING[command], "--json")

@@ -83,7 +83,7 @@ def test_a_single_pattern_has_prefixes_and_a_single_id_has_none(three: FakeDaemo
 def test_a_pattern_without_a_match_names_the_instances(three: FakeDaemon, run: Run) -> None:
     result = run("logs", "nothing*")
     assert result.exit_code == 4
-    assert "cannot find 'nothing*': no instance id has this form" in result.stderr
+    assert "no instance on this host matches 'nothing*'; known: cryo, thermo1, thermo2" in result.stderr
 
 
 def test_an_instance_that_cannot_be_read_does_not_hide_the_others(three: FakeDaemon, run: Run) -> None:
@@ -317,4 +317,4 @@ def test_a_terminal_without_utf_8_shows_every_line(
             code, shown = done.returncode, (done.stdout + done.stderr).decode("latin-1")
         assert "bug" not in shown, (args, shown)
         assert code in (0, 2, 4), (args, shown)
-        assert code == 4 or "caf" in shown
+        assert code in (2, 4) or "caf" in shown

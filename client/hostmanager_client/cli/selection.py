@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from hostmanager_client.selectors import Selector, id_or_selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from hostmanager_client.plain_calls import PlainCalls
 
 NONE_FAILING = "no instance is failing"
