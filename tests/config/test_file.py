@@ -117,7 +117,7 @@ def test_a_path_that_is_no_file_is_a_problem_and_blocks_nothing(tmp_path: Path, 
     config = load_site_config(path, host="h")
     assert [p.severity for p in config.problems] == [Severity.ERROR]
     assert (config.host, config.spec) == ("h", None)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # threads of other tests may close some
 
 
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:

@@ -33,8 +33,13 @@ CALLS: list[tuple[str, Message]] = [
         "Update",
         pb.UpdateRequest(requests=[pb.TargetChange(instance_id="data1", target_state=pb.TARGET_STATE_UP)]),
     ),
-    ("Restart", pb.RestartRequest(instance_ids=["data1"])),
     ("Signal", pb.SignalRequest(instance_id="data1", signal="CONT")),
+    ("Restart", pb.RestartRequest(instance_ids=["data1"])),
+    ("Run", pb.RunRequest(instance="job")),
+    ("Hold", pb.HoldRequest(instance_ids=["data1"])),
+    ("Release", pb.ReleaseRequest(all=True)),
+    ("GetUsage", pb.GetUsageRequest()),
+    ("WatchUsage", pb.WatchUsageRequest()),
     ("TailLogs", pb.TailLogsRequest(instance_id="data1", lines=1)),
     ("ListEvents", pb.ListEventsRequest(page_size=5)),
     ("Explain", pb.ExplainRequest()),
@@ -53,7 +58,8 @@ CALLS: list[tuple[str, Message]] = [
 def daemon(site: Site, compose_project: MakeProject, image: str) -> Daemon:
     service = {"image": image, "network_mode": "none", "pull_policy": "never"}
     project = compose_project(json.dumps({"services": {"idle": service}}))
-    site.write([{"instance-id": "data1", "command": ["sh", "-c", "echo ready; exec sleep 100000"]}])
+    job = {"instance-id": "job", "command": ["echo", "done"], "restart": "never", "manage": "down"}
+    site.write([{"instance-id": "data1", "command": ["sh", "-c", "echo ready; exec sleep 100000"]}, job])
     daemon = site.start("--docker-compose", str(project.file))
     daemon.wait_for("data1", pb.NEXT_ACTION_UP)
     log = Path(daemon.instance("data1").process.log_file)
@@ -100,12 +106,15 @@ def test_buf_curl_calls_everything_by_reflection_alone(daemon: Daemon) -> None:
         "Update": {"requests": [{"instance_id": "data1", "target_state": "TARGET_STATE_UP"}]},
         "Restart": {"instance_ids": ["data1"]},
         "Signal": {"instance_id": "data1", "signal": "CONT"},
+        "Run": {"instance": "job"},
+        "Hold": {"instance_ids": ["data1"]},
+        "Release": {"all": True},
         "TailLogs": {"instance_id": "data1", "lines": 1},
         "Upgrade": {"validate_only": True},
     }
     for method, _ in CALLS:
-        if method in ("WatchStatus", "WatchEvents"):
-            stream = buf.start(method, {"heartbeat_interval": "1s"})
+        if method.startswith("Watch"):
+            stream = buf.start(method, {} if method == "WatchUsage" else {"heartbeat_interval": "1s"})
             assert stream.stdout is not None
             with stream:
                 assert stream.stdout.readline().startswith("{")
@@ -159,7 +168,7 @@ def test_grpclib_calls_everything(daemon: Daemon) -> None:
     assert set(answers) == {name for name, _ in CALLS}
     status, watched, logs = answers["GetStatus"], answers["WatchStatus"], answers["TailLogs"]
     assert isinstance(status, pb.GetStatusResponse)
-    assert [child.instance_id for child in status.child_states] == ["data1", "idle"]
+    assert [child.instance_id for child in status.child_states] == ["data1", "idle", "job"]
     assert isinstance(watched, pb.WatchStatusResponse)
     assert watched.snapshot.reason == pb.StatusSnapshot.REASON_INITIAL
     assert isinstance(logs, pb.TailLogsResponse)

@@ -166,7 +166,7 @@ def test_a_readiness_probe_runs_once_a_thread_can_start(site: Site, pids: PidsGr
     def reported() -> bool:
         if daemon.instance("a").next_action == pb.NEXT_ACTION_START_AT:
             pids.allow(1)  # a thread of the daemon took the room
-        return "cannot start the thread of the readiness probes" in daemon.log.read_text()
+        return "cannot start the thread of the probes" in daemon.log.read_text()
 
     wait_until(reported, "the warning")
     pid = daemon.wait_for("a", pb.NEXT_ACTION_WAIT_START).process.pid

@@ -159,13 +159,15 @@ class TrustingDirectory(LogDirectory):
         return os.open(self.path(name), flags, 0o640)
 
 
-def _poll_without_reaping(identity: Identity, pidfd: int, limits: object = ()) -> ExitStatus:
-    """Replace `status_of_ended`: poll the process and leave a zombie."""
+def _poll_without_reaping(
+    identity: Identity, pidfd: int, limits: object = ()
+) -> tuple[ExitStatus, bool] | None:
+    """Replace `end_of_child`: poll the process and leave a zombie."""
     try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return ExitStatus()
-    return ExitStatus(code=0)
+        return ExitStatus(), False
+    return None if found is None else (ExitStatus(code=0), False)
 
 
 def _command_line(pid: int) -> bytes:
@@ -201,7 +203,7 @@ REPLACED: Mapping[Mutant, tuple[ModuleType, str, object]] = {
     Mutant.SKIPPING: (service, "WatchRpcs", SkippingWatch),
     Mutant.RUTHLESS: (parts, "ProcessDriver", RuthlessDriver),
     Mutant.LEAKY: (parts, "ProcessDriver", LeakyDriver),
-    Mutant.NEGLIGENT: (process_driver, "status_of_ended", _poll_without_reaping),
+    Mutant.NEGLIGENT: (process_driver, "end_of_child", _poll_without_reaping),
     Mutant.CREDULOUS: (record_directory, "find_record_files", _trust_all_descriptors),
     Mutant.TRUSTING: (stream, "LogDirectory", TrustingDirectory),
 }

@@ -21,7 +21,8 @@ def check_output(host: Host) -> None:
 def _all_output(host: Host, instance: str) -> str:
     """Return all output of an instance, oldest first, as lines may cross files."""
     live = host.state_dir / "logs" / f"{instance}.log"
-    old = sorted(live.parent.glob(f"{live.name}.*"), key=lambda file: -int(file.suffix[1:]))
+    archives = [file for file in live.parent.glob(f"{live.name}.*") if file.suffix[1:].isdigit()]
+    old = sorted(archives, key=lambda file: -int(file.suffix[1:]))
     return b"".join(file.read_bytes() for file in (*old, live) if file.exists()).decode()
 
 

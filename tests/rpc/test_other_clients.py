@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from h2.exceptions import StreamClosedError
 from hostmanager.v1 import host_manager_pb2 as pb
+from hostmanager_server.core.spec import RestartPolicy, RestartWhen, Target
 from hostmanager_server.rpc.service import SERVICE
 
-from tests.rpc.harness import down, refusal, run, server_harness
+from tests.rpc.harness import down, refusal, run, server_harness, spec
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 # Every RPC with a valid request, in an order that works. The tests leave streams after one message.
+SPECS = (
+    spec("a"), spec("b"), spec("c"),
+    replace(spec("job"), initial_target=Target.DOWN, restart=RestartPolicy(RestartWhen.NEVER)),
+)  # fmt: skip
 CALLS: list[tuple[str, Message]] = [
     ("StartManager", pb.StartManagerRequest(requests=down("b"))),
     ("GetStatus", pb.GetStatusRequest()),
@@ -32,6 +38,9 @@ CALLS: list[tuple[str, Message]] = [
     ("GetInstance", pb.GetInstanceRequest(instance_id="a")),
     ("WatchStatus", pb.WatchStatusRequest()),
     ("Signal", pb.SignalRequest(instance_id="a", signal="HUP")),
+    ("Hold", pb.HoldRequest(instance_ids=["c"])),
+    ("Release", pb.ReleaseRequest(instance_ids=["c"])),
+    ("Run", pb.RunRequest(instance="job")),
     ("Update", pb.UpdateRequest(requests=down("c"))),
     ("Restart", pb.RestartRequest(instance_ids=["a"])),
     ("TailLogs", pb.TailLogsRequest(instance_id="a")),
@@ -54,7 +63,7 @@ def test_the_list_of_calls_is_complete() -> None:
 
 async def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
     async with (
-        server_harness(tmp_path, started=False) as h,
+        server_harness(tmp_path, SPECS, started=False) as h,
         Channel(path=h.address.removeprefix("unix:")) as channel,
     ):
         for name, request in CALLS:
@@ -75,7 +84,7 @@ async def test_grpclib_calls_every_rpc(tmp_path: Path) -> None:
 
 
 async def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) -> None:
-    async with server_harness(tmp_path, started=False) as h:
+    async with server_harness(tmp_path, SPECS, started=False) as h:
         for name, request in CALLS:
             process = await asyncio.create_subprocess_exec(
                 str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc",
@@ -85,7 +94,7 @@ async def test_buf_curl_calls_every_rpc_with_reflection_alone(tmp_path: Path) ->
             )  # fmt: skip
             assert process.stdout is not None
             assert process.stderr is not None
-            if name.startswith("Watch"):
+            if name.startswith("Watch") or name == "Run":  # goes on
                 line = await process.stdout.readline()
                 process.terminate()
                 await process.communicate()

@@ -15,6 +15,7 @@ from hostmanager.values import dataclass
 from hostmanager_server.core.printable import printable
 from hostmanager_server.core.spec import Hook, ProcessSpec
 from hostmanager_server.drivers.exec.command import CommandError, prepare
+from hostmanager_server.linux import child_signals
 
 _OUTPUT_KEPT = 2000  # bytes, the last ones
 _CHUNK = 65536
@@ -58,10 +59,12 @@ def _run(
         os.write(given, document)
         os.lseek(given, 0, os.SEEK_SET)
         # Without preexec_fn and user, the standard library uses vfork: a fork beside gRPC may abort.
-        child = subprocess.Popen(
-            command.argv, executable=command.program, cwd=command.working_dir, env={**command.env, **facts},
-            stdin=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, bufsize=0,
-        )  # fmt: skip
+        with child_signals.unblocked():
+            child = subprocess.Popen(
+                command.argv, executable=command.program, cwd=command.working_dir,
+                env={**command.env, **facts}, stdin=given, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True, bufsize=0,
+            )  # fmt: skip
     finally:
         os.close(given)
     assert child.stdout is not None
