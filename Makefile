@@ -2,7 +2,7 @@
 #
 #   PYTHON       the interpreter of the virtual environment (default: the first that is new enough)
 #   VENV         the directory of the virtual environment (default: .venv)
-#   WORKERS      the number of parallel tests; 0: one after another (default: auto, a worker per core, up to 4)
+#   WORKERS      the number of parallel tests; 0: one after another (default: one more than processors, up to 4)
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="tests/core -x"
 #   TESTS        the tests of `make test-lowest` and `make test-newest` (default: the core; empty: all)
 #   ROUNDS, SEED, RUN_AS, DURATION  of `make torture` and `make soak`: docs/explanation/robustness.md
@@ -16,7 +16,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
-WORKERS ?= auto
+# Tests wait for much: a worker more than processors keeps these busy.
+WORKERS ?= $(shell expr `nproc` + 1)
 ROUNDS ?= 500
 DURATION ?= 1h
 SEED ?=
