@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostmanager.values import dataclass
 
 from hostmanager_server.core.event_log import LogEntry, Severity
-from hostmanager_server.core.selection import Selector
+from hostmanager_server.core.selection import ParsedSelector
 
 _RANKS = {severity: rank for rank, severity in enumerate(Severity)}
 
@@ -22,7 +22,7 @@ class EventSelection:
     min_severity: Severity = Severity.INFO
     since: float | None = None
     until: float | None = None
-    selectors: tuple[Selector, ...] = ()  # further instances, by patterns of ids
+    selectors: tuple[ParsedSelector, ...] = ()  # further instances, by patterns of ids
 
     @property
     def everything(self) -> bool:

@@ -39,7 +39,7 @@ class _Field(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Selector:
+class ParsedSelector:
     """A parsed selector; `value` is the pattern of a label's value, None for any value."""
 
     text: str
@@ -69,7 +69,7 @@ class Selector:
         return self.field is _Field.ID and self.pattern.match(instance_id) is not None
 
 
-def parse_selector(text: str) -> Selector:
+def parse_selector(text: str) -> ParsedSelector:
     """Return the selector of a text: `id:ID`, `class:PATTERN`, `label:NAME[=VALUE]`, `@NAME[=VALUE]`.
 
     Any other text is a pattern of ids. Patterns are those of shells: `*`, `?`, `[abc]`. Raises
@@ -92,7 +92,7 @@ def parse_selector(text: str) -> Selector:
         field, name = _Field.EXACT_ID, rest
     if not name:
         raise SelectorError(f"selector {text!r} names nothing; write a name or a pattern after {text!r}")
-    return Selector(text, field, name, _pattern(name), value)
+    return ParsedSelector(text, field, name, _pattern(name), value)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -176,7 +176,7 @@ def select_restarts(
     return list(chosen), bad
 
 
-def _known(selector: Selector, specs: Iterable[InstanceSpec]) -> str:
+def _known(selector: ParsedSelector, specs: Iterable[InstanceSpec]) -> str:
     """Return the known classes or labels, as a hint for a selector that matches nothing."""
     if selector.field is _Field.CLASS:
         return _listed("classes", sorted({spec.agent_class for spec in specs}))

@@ -10,7 +10,7 @@ from hostmanager_server.core.event_selection import EventSelection
 from hostmanager_server.core.health import is_failing
 from hostmanager_server.core.model import Instance
 from hostmanager_server.core.plan import no_instance
-from hostmanager_server.core.selection import Selector, SelectorError, parse_selector, select
+from hostmanager_server.core.selection import ParsedSelector, SelectorError, parse_selector, select
 from hostmanager_server.rpc.errors import FieldViolation, invalid_entries, unknown_instances
 from hostmanager_server.rpc.validation import over_limit
 from hostmanager_server.state.store import Snapshot, Tracked
@@ -23,7 +23,7 @@ class InstanceFilter:
     """The instances that a stream concerns; without ids and selectors, all of them."""
 
     ids: frozenset[str] = frozenset()
-    selectors: tuple[Selector, ...] = ()
+    selectors: tuple[ParsedSelector, ...] = ()
     failing: bool = False
 
     def __bool__(self) -> bool:
@@ -59,11 +59,11 @@ class InstanceFilter:
 
 def parse_selectors(
     texts: Sequence[str], known: Mapping[str, Tracked]
-) -> tuple[frozenset[str], tuple[Selector, ...]]:
+) -> tuple[frozenset[str], tuple[ParsedSelector, ...]]:
     """Return the ids among the texts, and the selectors. Raises RpcError for invalid ones."""
     check_selectors(len(texts))
     ids: set[str] = set()
-    selectors: list[Selector] = []
+    selectors: list[ParsedSelector] = []
     bad: list[FieldViolation] = []
     for index, text in enumerate(texts):
         if text in known:
