@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hostmanager_client.cli.cli_session import pass_session
-from hostmanager_client.cli.durations import DurationParam
+from hostmanager_client.cli.durations import read_duration
 from hostmanager_client.cli.escape import one_line
 from hostmanager_client.cli.options import common_options, ids_argument
 from hostmanager_client.cli.output import print_json, print_line
@@ -18,7 +18,7 @@ from hostmanager_client.words import to_datetime, to_json
 @click.option(
     "--for",
     "seconds",
-    type=DurationParam(),
+    callback=read_duration,
     metavar="DURATION",
     help="When the hold ends by itself, such as 30m or 2h. Default: at its release.",
 )
