@@ -58,14 +58,14 @@ def test_mistakes_are_usage_errors(daemon: FakeDaemon, run: Run, arguments: list
     daemon.add("data1")
     result = run(*arguments)
     assert result.exit_code == 2
-    assert why in result.output
+    assert why in result.stderr
 
 
 def test_an_unknown_instance_is_an_error_with_a_suggestion(daemon: FakeDaemon, run: Run) -> None:
     daemon.add("data1")
     result = run("hold", "data2")
     assert result.exit_code == 4
-    assert "did you mean 'data1'?" in result.output
+    assert "did you mean 'data1'?" in result.stderr
 
 
 def test_a_wait_for_a_held_instance_ends_at_once(daemon: FakeDaemon, run: Run) -> None:
@@ -73,4 +73,4 @@ def test_a_wait_for_a_held_instance_ends_at_once(daemon: FakeDaemon, run: Run) -
     daemon.stubborn.add("data1")
     result = run("up", "data1", "--wait", "--timeout", "60")
     assert result.exit_code == 1
-    assert "held until released" in result.output
+    assert "held until released" in result.stderr
