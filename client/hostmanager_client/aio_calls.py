@@ -22,7 +22,7 @@ class AsyncCalls:
     """Unary calls that need nothing of a client but the way to carry out one call."""
 
     async def _call(self, call: UnaryCall[Response]) -> Response:
-        raise NotImplementedError
+        raise NotImplementedError  # each client has its own
 
     async def get_status(self) -> pb.GetStatusResponse:
         """Return the manager and the states of all instances, as one consistent snapshot."""

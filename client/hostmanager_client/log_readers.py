@@ -32,7 +32,7 @@ class LogCalls:
     def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> Generator[Item]:
-        raise NotImplementedError
+        raise NotImplementedError  # each client has its own
 
     def tail_logs(
         self,

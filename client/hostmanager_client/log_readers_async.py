@@ -32,7 +32,7 @@ class AsyncLogCalls:
     def _follow(
         self, stream: Stream[Item], on_connection: OnConnection, deadline: float | None = None
     ) -> AsyncGenerator[Item]:
-        raise NotImplementedError
+        raise NotImplementedError  # each client has its own
 
     def tail_logs(
         self,

@@ -230,7 +230,7 @@ class FakeDaemon(FakeService):
             if self.generation_of_streams:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
             self.hanging.wait(0.05)
-            time.sleep(0.02)
+            time.sleep(0.02)  # the pace of the measurements, also once nothing hangs
 
     def _now(self) -> Timestamp:
         now = Timestamp()

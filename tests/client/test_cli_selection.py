@@ -159,7 +159,7 @@ def test_the_client_takes_selectors_wherever_it_takes_ids(lab: FakeDaemon, clien
 
 def test_a_plain_text_is_never_a_pattern(lab: FakeDaemon, client: Any) -> None:
     client.update({"cam1": DOWN})
-    assert lab.requests[-1].requests[0].instance_id == "cam1"  # type: ignore[attr-defined]
+    assert lab.requests[-1].requests[0].instance_id == "cam1"  # type: ignore[attr-defined]  # an UpdateRequest
     with pytest.raises(InvalidRequest, match="write"):
         client.list_instances("cam*")
 

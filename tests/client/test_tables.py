@@ -71,7 +71,9 @@ def test_a_very_long_name_leaves_room_for_the_message_and_keeps_its_end() -> Non
     lines = [visible(line) for line in status_table(60, name="a-very-long-name-of-an-instance-number-01")]
     assert max(map(len, lines)) <= 60
     name = lines[1].split()[0]
-    assert name.startswith("a-very") and name.endswith("-01") and "…" in name  # noqa: PT018
+    assert name.startswith("a-very")
+    assert name.endswith("-01")
+    assert "…" in name
 
 
 @pytest.mark.parametrize(

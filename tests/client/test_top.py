@@ -62,7 +62,7 @@ def test_top_prints_a_sorted_table_once(lab: FakeDaemon, run: Run) -> None:
     assert "1.0G of 1.0G" in lines[4]
     by_memory = run("top", "--once", "--sort", "memory").stdout.splitlines()
     assert [line.split()[0] for line in by_memory[3:]] == ["cam1", "thermo1"]
-    assert lab.requests[-1].window.nanos  # type: ignore[attr-defined]
+    assert lab.requests[-1].window.nanos  # type: ignore[attr-defined]  # a GetUsageRequest
 
 
 def test_top_as_json(lab: FakeDaemon, run: Run) -> None:

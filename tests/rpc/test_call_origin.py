@@ -151,7 +151,7 @@ def requester(
 ) -> Any:
     monkeypatch.setattr(call_origin, "connected_peers", lambda: peers and frozenset(peers))
     claims = (("hostmanager-pid", pid),) if pid else ()
-    found = call_origin.requester_of(Caller(peer.partition(":")[0], None, peer, claims))  # type: ignore[arg-type]
+    found = call_origin.requester_of(Caller(peer.partition(":")[0], None, peer, claims))  # type: ignore[arg-type]  # no handler
     return found.pid, found.uid, found.verified
 
 
@@ -179,12 +179,12 @@ def test_without_the_kernel_everything_is_a_claim(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_address_of_a_tcp_client_is_readable() -> None:
-    caller = Caller("ipv6:%5B::1%5D", None, "ipv6:%5B::1%5D:4711")  # type: ignore[arg-type]
+    caller = Caller("ipv6:%5B::1%5D", None, "ipv6:%5B::1%5D:4711")  # type: ignore[arg-type]  # no handler
     assert call_origin.requester_of(caller).peer == "[::1]:4711"
 
 
 def test_a_malformed_claim_is_an_error_of_the_request() -> None:
-    caller = Caller("unix", None, "unix:", (("hostmanager-user", "a%00b"),))  # type: ignore[arg-type]
+    caller = Caller("unix", None, "unix:", (("hostmanager-user", "a%00b"),))  # type: ignore[arg-type]  # no handler
     with pytest.raises(RpcError, match="control and invisible characters"):
         call_origin.origin_of(caller, "", Instant(1.0, 1.0))
 

@@ -14,6 +14,7 @@ from hostmanager_server.core.event_log import Severity
 from hostmanager_server.core.manager_status import Problem
 from hostmanager_server.core.spec import (
     CommandProbe,
+    EnvFile,
     HostSpec,
     HttpProbe,
     InstanceSpec,
@@ -137,7 +138,7 @@ def _folder(process: ProcessSpec) -> Iterator[tuple[str, str]]:
         yield "working-dir", f"its working directory '{folder}' cannot be entered; change its mode"
 
 
-def _readable(process: ProcessSpec) -> tuple:  # type: ignore[type-arg]
+def _readable(process: ProcessSpec) -> tuple[EnvFile, ...]:
     """Return the env-files that the loader could read; it has reported the others."""
     return tuple(file for file in process.env_files if file.digest)
 

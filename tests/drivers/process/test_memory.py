@@ -33,7 +33,7 @@ subprocess.Popen([sys.executable, "-c", child]); time.sleep(600)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the guard measure every 50 ms."""
 
-    def make(poller, call_soon, post):  # type: ignore[no-untyped-def]
+    def make(poller, call_soon, post):  # type: ignore[no-untyped-def]  # types of the harness
         return MemoryGuard(poller, call_soon, post, 0.05)
 
     monkeypatch.setattr(driver_module, "MemoryGuard", make)

@@ -58,7 +58,7 @@ class RemovalWatch:
     def removed(self) -> list[OutputStream]:
         """Return the streams whose live file is gone while a process has one of their files open."""
         assert self._inotify is not None
-        time.sleep(_END_FOLLOWS)
+        time.sleep(_END_FOLLOWS)  # on the thread of the rotation, only after a removal
         changed: dict[OutputStream, None] = {}
         for event in self._inotify.read(timeout=0):
             stream = self._streams.get(event.wd)
